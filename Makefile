@@ -1,0 +1,43 @@
+# What can be done here: `make help`. A stranger needs two: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check verify constraints clean
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## Make the environment in .venv, with the pinned versions
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed; name it: make PYTHON=python3.12'; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,pipelines,s3]'
+	touch $@
+
+demo: setup ## Make a sample dataset and run the whole pipeline on it; again: trains only what has changed
+	$(BIN)/backdrop sample $(DEMO)/data --objects 14 --views 8 --size 384x256 --seed 2
+	$(BIN)/python -m pipelines run demo --data $(DEMO)/data --work $(DEMO)
+
+test: setup ## Run the tests (a few minutes on two cores, no network)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not e2e' -n 2 --cov --cov-report=term --cov-fail-under=90
+
+test-slow: setup ## Run the tests that take long or need a browser
+	$(BIN)/python -m pytest -m 'slow or e2e'
+
+check: setup ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+
+verify: check ## Everything generated is up to date
+	$(BIN)/python -m pip check
+
+constraints: ## Pin anew what is installed now (after an upgrade in .venv)
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt
+
+clean: ## Remove the environment and the demo
+	rm -rf .venv $(DEMO)
