@@ -1,0 +1,49 @@
+"""The one tree of errors that Backdrop raises on purpose.
+
+Each carries what is wrong (naming the file or the thing) and what to do about it. The command line prints
+both on one line and ends with `exit_code`; anything else that escapes is a bug and shows its traceback.
+"""
+
+
+class BackdropError(Exception):
+    """Something the user can mend.
+
+    Args:
+        what: what is wrong, naming the file or the thing.
+        remedy: what to do about it, as an imperative sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}. {remedy}{'' if remedy.endswith('?') else '.'}")
+        self.what = what
+        self.remedy = remedy
+
+
+class ConfigError(BackdropError):
+    """A YAML file or an override that doesn't say what a recipe, an ensemble or a record may say."""
+
+
+class DataError(BackdropError):
+    """A dataset, an image or a mask that can't be used as it is."""
+
+
+class PlanError(BackdropError):
+    """A fold plan that can't be made, can't be read, or belongs to another dataset."""
+
+
+class MemberError(BackdropError):
+    """A member folder that is missing, unfinished, altered or made by other settings."""
+
+
+class StorageError(BackdropError):
+    """A file, folder or bucket that can't be read or written."""
+
+
+class TrackingError(BackdropError):
+    """The MLflow server or its registry can't do what was asked."""
+
+
+class GateError(BackdropError):
+    """A promotion that can't even be judged (as opposed to a champion that is kept)."""

@@ -1,0 +1,71 @@
+"""Masks as pixels: Dice, run-length encoding, and the geometry between a photograph and a network's input.
+
+Shapes are (height, width); sizes in text are WxH.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+def dice(prediction: Mask, truth: Mask) -> float:
+    """Dice coefficient of two masks (H, W), 0..1; two empty masks agree (1.0).
+
+    Source: Kaggle's Carvana challenge, "Evaluation".
+    """
+    total = int(prediction.sum()) + int(truth.sum())
+    return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
+
+
+def encode_rle(mask: Mask) -> str:
+    """Run-length encoding as Kaggle's Carvana asks for it: row by row, 1-based `start length` pairs.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        Pairs joined by spaces; the empty string for an empty mask.
+    """
+    flat = np.concatenate([[False], np.asarray(mask, bool).ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges[1::2] -= edges[::2]
+    return " ".join(map(str, edges.tolist()))
+
+
+def decode_rle(text: str, height: int, width: int) -> Mask:
+    """The mask (height, width) that `encode_rle` wrote.
+
+    Raises:
+        ValueError: if the text isn't pairs of numbers, or runs leave the image or overlap.
+    """
+    numbers = np.array(text.split(), dtype=np.int64)
+    if numbers.size % 2:
+        raise ValueError("run-length encoding has an odd count of numbers")
+    starts, ends = numbers[::2] - 1, numbers[::2] - 1 + numbers[1::2]
+    if (ends <= starts).any() or (starts[1:] < ends[:-1]).any() or (starts < 0).any() or (ends > height * width).any():
+        raise ValueError(f"run-length encoding doesn't fit an image of {width}x{height}")
+    steps = np.zeros(height * width + 1, np.int8)
+    steps[starts] += 1
+    steps[ends] -= 1
+    return np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(height, width)
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image (H, W) or (H, W, 3) at another size, pixel centres kept: area mean downwards, bilinear upwards."""
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.astype(np.uint8, copy=False)
+
+
+def pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image (H, W) or (H, W, 3) with zeros added at the right and at the bottom.
+
+    Raises:
+        ValueError: if the image is larger than the frame.
+    """
+    rows, columns = height - image.shape[0], width - image.shape[1]
+    if rows < 0 or columns < 0:
+        raise ValueError(f"{image.shape[1]}x{image.shape[0]} doesn't fit into {width}x{height}")
+    return np.pad(image, ((0, rows), (0, columns), (0, 0))[: image.ndim])

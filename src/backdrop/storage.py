@@ -1,0 +1,243 @@
+"""Files, here or in S3: read whole, written whole or not at all.
+
+An address is a local path or `s3://bucket/key`. S3 credentials and endpoint come from boto3's own places
+(environment, mounted files), never from an argument.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from backdrop.errors import StorageError
+
+S3_THREADS = 8
+URL_TIMEOUT_S = 60
+
+
+def is_remote(address: str | Path) -> bool:
+    """Whether the address is in S3."""
+    return str(address).startswith("s3://")
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
+    return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
+
+
+def read_bytes(address: str | Path) -> bytes:
+    """The whole content of one file: a path, `s3://` or an `https://` address.
+
+    Raises:
+        StorageError: if it doesn't exist or can't be read.
+    """
+    if is_remote(address):
+        bucket, key = _split(str(address))
+        with _s3_errors(str(address)):
+            body: bytes = _s3().get_object(Bucket=bucket, Key=key)["Body"].read()
+            return body
+    if str(address).startswith(("https://", "http://")):
+        return _download_url(str(address))
+    try:
+        return Path(address).read_bytes()
+    except OSError as error:
+        raise StorageError(f"{address} can't be read ({error.strerror})", "Check the path") from error
+
+
+def write_bytes(address: str | Path, data: bytes) -> None:
+    """Writes one file whole or not at all, making its folder if need be.
+
+    Raises:
+        StorageError: if it can't be written: no right, no room, no bucket.
+    """
+    if is_remote(address):
+        bucket, key = _split(str(address))
+        with _s3_errors(str(address)):
+            _s3().put_object(Bucket=bucket, Key=key, Body=data)
+        return
+    target = Path(address)
+    with disk_errors(target), _temporary_beside(target) as temporary:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def output_folder(address: str | Path, key_file: str) -> Iterator[Path]:
+    """A scratch folder that becomes the folder `address` when the block ends well, and vanishes when it doesn't.
+
+    Args:
+        address: where the folder shall appear. What an earlier run left there is replaced.
+        key_file: the file by which a folder of this kind is known; in S3 it is uploaded last.
+
+    Raises:
+        StorageError: if something else stands at `address`, or it can't be written.
+    """
+    remote = is_remote(address)
+    target = cache_folder() / "outgoing" if remote else Path(address)
+    if not remote and target.exists() and not (target / key_file).is_file() and _holds_something(target):
+        raise StorageError(f"{target} exists and is no folder of an earlier run (no {key_file})", "Name another --out")
+    with disk_errors(target), _temporary_beside(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if remote:
+            upload_folder(temporary, str(address), key_file)
+        else:
+            _replace_folder(temporary, target)
+
+
+def upload_folder(folder: Path, address: str, key_file: str) -> None:
+    """Copies a folder to S3, `key_file` last, so that a reader who finds that file finds all."""
+    bucket, prefix = _split(address)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files.sort(key=lambda path: path.name == key_file)
+    with _s3_errors(address):
+        for path in files:
+            _s3().upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+
+
+def local_folder(address: str | Path) -> Path:
+    """A folder on this machine with what `address` holds: itself if local, else a copy made once.
+
+    The copy of an S3 prefix stands in the cache under a digest of its listing (keys, sizes, ETags), so a
+    changed prefix is another folder and an interrupted copy is never taken for a whole one.
+
+    Raises:
+        StorageError: if there is no such folder or prefix, or S3 doesn't answer.
+    """
+    if not is_remote(address):
+        folder = Path(address)
+        if not folder.is_dir():
+            raise StorageError(f"{folder} is not a folder", "Check the path")
+        return folder
+    with _s3_errors(str(address)):
+        listing = _list(str(address))
+    if not listing:
+        raise StorageError(f"{address} holds no objects", "Check bucket and prefix")
+    digest = sha256(repr([(str(address), *entry) for entry in listing]).encode())
+    folder = cache_folder() / "datasets" / digest
+    if not folder.is_dir():
+        with disk_errors(folder), _temporary_beside(folder) as temporary, _s3_errors(str(address)):
+            _download(str(address), [name for name, *_ in listing], temporary)
+            _replace_folder(temporary, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turns what the operating system says of a file into a StorageError that names it.
+
+    Raises:
+        StorageError: in place of any OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check path and permissions"
+        raise StorageError(f"{target} can't be written ({error.strerror or error})", remedy) from error
+
+
+@contextlib.contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    """A name in the target's folder (so that a rename is atomic), whatever is left of which is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield holder / target.name
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    old = source.parent / f"{source.name}.old"
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
+
+
+def _download_url(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # the scheme was looked at
+            body: bytes = answer.read()
+            return body
+    except OSError as error:
+        raise StorageError(f"{address} can't be read ({error})", "Check the address, or download the file") from error
+
+
+def _split(address: str) -> tuple[str, str]:
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise StorageError(f"{address} names no bucket", "Write it as s3://bucket/prefix")
+    return bucket, key
+
+
+@cache
+def _s3() -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise StorageError("s3:// needs boto3, which isn't installed", "pip install 'backdrop[s3]'") from error
+    # Checksums only where the protocol demands them: many S3 look-alikes refuse or garble the newer ones.
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 5},
+        connect_timeout=10,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path"},
+    )
+    return boto3.client("s3", config=config)
+
+
+@contextlib.contextmanager
+def _s3_errors(address: str) -> Iterator[None]:
+    _s3()
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, Boto3Error) as error:
+        remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
+        raise StorageError(f"{address}: S3 says: {' '.join(str(error).split())}", remedy) from error
+
+
+def _list(address: str) -> list[tuple[str, int, str]]:
+    """Name below the prefix, size and ETag of every object, sorted."""
+    bucket, key = _split(address)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    entries = [entry for page in pages for entry in page.get("Contents", [])]
+    found = [(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"]) for entry in entries]
+    return sorted(entry for entry in found if entry[0] and not entry[0].endswith("/"))
+
+
+def _download(address: str, names: list[str], folder: Path) -> None:
+    bucket, key = _split(address)
+
+    def one(name: str) -> None:
+        target = folder / name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise StorageError(f"{address} holds an object named {name}", "Rename it: it would leave its folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _s3().download_file(bucket, f"{key.rstrip('/')}/{name}".lstrip("/"), str(target))
+
+    folder.mkdir(parents=True)
+    with ThreadPoolExecutor(S3_THREADS) as pool:
+        list(pool.map(one, names))
