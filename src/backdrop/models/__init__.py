@@ -1,0 +1,18 @@
+"""Networks in plain torch: they import nothing but torch, so that they run on any GPU box."""
+
+from typing import Any
+
+from torch import nn
+
+from backdrop.models.linknet import LinkNet
+from backdrop.models.unet import UNet
+
+NETWORKS: dict[str, type[UNet] | type[LinkNet]] = {"unet": UNet, "linknet": LinkNet}
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """A network by its name in a recipe, with the recipe's options; weights are torch's own random ones.
+
+    Every network maps (B, 3, H, W) float to logits (B, 1, H, W), H and W multiples of its `stride`.
+    """
+    return NETWORKS[name](**options)

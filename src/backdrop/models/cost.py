@@ -1,0 +1,32 @@
+"""What a recipe's network costs: parameters, and multiply-accumulates of a forward pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def parameters(network: nn.Module) -> int:
+    """Count of trained numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def macs(network: nn.Module, height: int, width: int) -> int:
+    """Multiply-accumulates of convolutions and transposed convolutions for one image, without computing any.
+
+    A transposed convolution counts by its input's pixels, a convolution by its output's.
+    """
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal total
+        weight: Any = module.weight
+        pixels = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
+        total += weight.numel() * pixels.shape[-2] * pixels.shape[-1]
+
+    network = network.to("meta").eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(count)
+    network(torch.zeros(1, 3, height, width, device="meta"))
+    return total

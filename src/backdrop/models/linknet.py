@@ -1,0 +1,62 @@
+"""LinkNet (Chaurasia and Culurciello 2017, arXiv:1707.03718) as the 1st place of the Carvana challenge built it."""
+
+from torch import Tensor, nn
+
+from backdrop.models.resnet import ResNet
+
+
+class DecoderBlock(nn.Module):
+    """1x1 convolution to a quarter of the channels, transposed 3x3 that doubles the size, 1x1 to the wanted channels.
+
+    Each with bias, batch norm and ReLU.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        middle = channels_in // 4
+        up = nn.ConvTranspose2d(middle, middle, 3, stride=2, padding=1, output_padding=1)
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(channels_in, middle, 1), nn.BatchNorm2d(middle), nn.ReLU(inplace=True)),
+            *(up, nn.BatchNorm2d(middle), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(middle, channels_out, 1), nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, H, W) to (B, channels_out, 2H, 2W)."""
+        y: Tensor = self.layers(x)
+        return y
+
+
+class LinkNet(nn.Module):
+    """LinkNet on a ResNet encoder: decoder features are added to the encoder's of the same size.
+
+    Args:
+        encoder: `resnet18` or `resnet34`.
+        width: channels of the encoder's first stage; 64 with `resnet34` is the winners' LinkNet34.
+    """
+
+    stride = 32
+
+    def __init__(self, encoder: str = "resnet34", width: int = 64) -> None:
+        super().__init__()
+        self.encoder = ResNet(encoder, width)
+        c1, c2, c3, c4 = self.encoder.channels
+        self.decoder4 = DecoderBlock(c4, c3)
+        self.decoder3 = DecoderBlock(c3, c2)
+        self.decoder2 = DecoderBlock(c2, c1)
+        self.decoder1 = DecoderBlock(c1, c1)
+        # From half size h: transposed convolution to 2h + 1, 3x3 without padding to 2h - 1, 2x2 with padding to 2h.
+        self.head = nn.Sequential(
+            *(nn.ConvTranspose2d(c1, c1 // 2, 3, stride=2), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(c1 // 2, c1 // 2, 3), nn.ReLU(inplace=True)),
+            nn.Conv2d(c1 // 2, 1, 2, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) of images (B, 3, H, W)."""
+        e1, e2, e3, e4 = self.encoder(x)
+        d4 = self.decoder4(e4) + e3
+        d3 = self.decoder3(d4) + e2
+        d2 = self.decoder2(d3) + e1
+        logits: Tensor = self.head(self.decoder1(d2))
+        return logits

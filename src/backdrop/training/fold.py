@@ -1,0 +1,115 @@
+"""One member, from photographs to its finished folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import nn
+
+from backdrop import __version__, storage
+from backdrop.config import dump_yaml
+from backdrop.dataset import Dataset, Digests, read_chunks, read_pair
+from backdrop.errors import MemberError
+from backdrop.evaluation import object_means
+from backdrop.folds import FoldPlan, Row
+from backdrop.masks import dice
+from backdrop.models.cost import parameters
+from backdrop.prediction import predict_all
+from backdrop.recipe import Recipe
+from backdrop.report.pictures import curves, panel
+from backdrop.training import member as layout
+from backdrop.training.checkpoint import save_weights
+from backdrop.training.loop import State, first_network, fit
+from backdrop.training.member import Member, MemberRecord, read_member
+from backdrop.training.pretrained import load_encoder
+from backdrop.training.samples import Samples
+
+WORST = 4
+
+
+def train_member(
+    dataset: Dataset, plan: FoldPlan, digests: Digests, recipe: Recipe, fold: int, folder: Path, key: str
+) -> Member:
+    """Trains a recipe on all folds but one, which judges; goes on from a checkpoint if the folder holds one.
+
+    Args:
+        dataset: the photographs.
+        plan: says which photograph is in which fold.
+        digests: of the plan's images and masks.
+        recipe: what to train.
+        fold: the fold that is left out.
+        folder: the member folder.
+        key: the member's content key.
+
+    Raises:
+        MemberError: if all checkpoints are damaged.
+        StorageError: if the folder can't be written.
+        DataError: if a photograph has changed or can't be read.
+    """
+    held = plan.validation(fold)
+    samples = Samples(dataset.select(row.image for row in plan.training(fold)), digests, recipe)
+    network = first_network(recipe)
+    if recipe.pretrained:
+        load_encoder(network, recipe.pretrained)
+
+    def judge(candidate: nn.Module) -> float:
+        found = dices(candidate, dataset, held, digests, recipe)
+        means = object_means((row.object, value) for row, value in zip(held, found, strict=True))
+        return sum(means.values()) / len(means)
+
+    state = fit(recipe, samples, judge, folder, key, network)
+    if not state.selected:
+        raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
+    _write_samples(folder, state, dataset, held, digests, recipe)
+    _write(folder, state, recipe, fold)
+    return read_member(folder)
+
+
+def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Digests, recipe: Recipe) -> list[float]:
+    """Dice of each photograph at its own size."""
+    found: list[float] = []
+    for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
+        probabilities = predict_all(network, [image for image, _ in pairs], recipe.input)
+        for probability, (_, truth) in zip(probabilities, pairs, strict=True):
+            found.append(dice((probability > 0.5).cpu().numpy(), truth))
+    return found
+
+
+def _write(folder: Path, state: State, recipe: Recipe, fold: int) -> None:
+    """The member's files; its record comes last: by that a finished member is known."""
+    progress = state.progress
+    weights = save_weights(state.selected)
+    storage.write_bytes(folder / layout.RECIPE, dump_yaml(recipe).encode())
+    storage.write_bytes(folder / layout.WEIGHTS, weights)
+    curves(progress.history, folder / layout.CURVES)
+    record = MemberRecord(
+        key=progress.key,
+        recipe=recipe.name,
+        fold=fold,
+        seed=recipe.seed,
+        epochs=recipe.epochs,
+        selected_epoch=progress.selected_epoch,
+        dice=progress.dice,
+        seconds=round(progress.seconds, 1),
+        parameters=parameters(state.network),
+        resumed_at=tuple(progress.resumed_at),
+        weights=storage.sha256(weights),
+        version=__version__,
+    )
+    storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())
+
+
+def _write_samples(
+    folder: Path, state: State, dataset: Dataset, rows: Sequence[Row], digests: Digests, recipe: Recipe
+) -> None:
+    """Pictures of the photographs that the selected epoch does worst on."""
+    state.network.load_state_dict(state.selected)
+    found = dices(state.network.eval(), dataset, rows, digests, recipe)
+    worst = sorted(zip(found, (row.image for row in rows), strict=True))[:WORST]
+    for rank, (value, stem) in enumerate(worst, start=1):
+        image, truth = read_pair(dataset.photos[stem], digests)
+        probability = next(iter(predict_all(state.network, [image], recipe.input))).cpu().numpy()
+        picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode(".png", np.asarray(picture))
+        storage.write_bytes(folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())

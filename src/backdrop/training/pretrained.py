@@ -1,0 +1,46 @@
+"""Weights to begin with: an encoder's, as torchvision names them, wherever they are kept."""
+
+import io
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from backdrop import storage
+from backdrop.errors import ConfigError
+from backdrop.recipe import Pretrained
+
+# torchvision's classifiers, which a segmentation network has no use for.
+IGNORED = ("fc.", "classifier.")
+
+
+def load_encoder(network: nn.Module, source: Pretrained) -> None:
+    """Loads weights into a network's encoder: all its keys must be there, and nothing else but a classifier.
+
+    Raises:
+        ConfigError: if the network has no encoder, or the weights are not those that the recipe means.
+        StorageError: if they can't be read.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise ConfigError("This network has no encoder to load pretrained weights into", "Remove pretrained")
+    weights = {key: value for key, value in _read(source).items() if not key.startswith(IGNORED)}
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        message = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{source.address} doesn't fit the encoder ({message})", "Name other weights") from error
+
+
+def _read(source: Pretrained) -> dict[str, Tensor]:
+    data = storage.read_bytes(source.address)
+    found = storage.sha256(data)
+    if found != source.sha256:
+        raise ConfigError(f"{source.address} has sha256 {found}, not {source.sha256}", "Mend pretrained.sha256")
+    try:
+        if data[:2] == b"PK":  # a zip: torch's own format
+            weights: dict[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+            return weights
+        return load(data)
+    except Exception as error:  # each format has its own errors
+        raise ConfigError(f"{source.address} holds no weights ({error})", "Use safetensors or torch.save") from error
