@@ -1,0 +1,264 @@
+"""The command line: parses, calls a step, prints what came of it. Heavy imports wait until a command needs them."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backdrop import __version__
+from backdrop.errors import BackdropError
+
+if TYPE_CHECKING:
+    from backdrop.steps.check import CheckReport
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+recipes = typer.Typer(no_args_is_help=True, help="List, show, copy, check and describe recipes.")
+app.add_typer(recipes, name="recipes")
+
+# The optional libraries, and the extra that brings each.
+EXTRAS = {"mlflow": "tracking", "kfp": "pipelines", "kfp.kubernetes": "pipelines"}
+
+Data = Annotated[str, typer.Argument(help="Dataset: a folder or s3:// prefix with train/ and train_masks/.")]
+Plan = Annotated[str, typer.Option(help="Fold plan, a CSV file that `backdrop split` wrote.")]
+Set = Annotated[list[str], typer.Option("--set", help="Override of the recipe, such as epochs=2; may be repeated.")]
+Name = Annotated[str, typer.Option(help="Name of the registered model.")]
+Members = Annotated[list[str], typer.Option(help="Members: folders or runs:/ID/member addresses, one or more.")]
+# `--members A B C`: what stands behind the first is of them too.
+MORE_MEMBERS = {"allow_extra_args": True}
+
+
+def main() -> None:
+    """Runs `backdrop`."""
+    guard(app)
+
+
+def guard(command: Callable[[], object]) -> None:
+    """Runs a command; what the user can mend is one line and exit code 2, anything else a traceback."""
+    debug = "--debug" in sys.argv
+    try:
+        command()
+    except BackdropError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug or error.name not in EXTRAS:
+            raise
+        print(f"error: {error.name} isn't installed. pip install 'backdrop[{EXTRAS[error.name]}]'.", file=sys.stderr)
+        sys.exit(BackdropError.exit_code)
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}. Check path, permissions and free space.", file=sys.stderr)
+        sys.exit(BackdropError.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"backdrop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def backdrop(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Train k-fold ensembles that cut products out of studio photographs, judge them, promote the better."""
+
+
+@app.command()
+def sample(
+    out: Annotated[str, typer.Argument(help="Folder of the new dataset.")],
+    objects: Annotated[int, typer.Option(help="How many cars.")] = 14,
+    views: Annotated[int, typer.Option(help="Photographs of each.")] = 16,
+    size: Annotated[str, typer.Option(help="WxH, pixels.")] = "768x512",
+    seed: Annotated[int, typer.Option(help="Which cars.")] = 0,
+) -> None:
+    """Render a synthetic studio dataset to try everything on."""
+    from backdrop.steps.sample import sample as step
+
+    record = step(out, objects, views, size, seed)
+    print(f"{out}: {record.objects} objects x {record.views} views, {record.size}")
+
+
+@app.command()
+def check(
+    data: Data,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a record for machines.")] = False,
+) -> None:
+    """Look for everything that can be wrong with a dataset; exit code 1 if something is."""
+    from backdrop.steps.check import check as step
+
+    report = step(data)
+    print(report.model_dump_json(indent=1) if as_json else _check_text(report))
+    raise typer.Exit(1 if report.errors else 0)
+
+
+@app.command()
+def split(
+    data: Data,
+    out: Annotated[str, typer.Option(help="The plan to write, a CSV file.")],
+    folds: Annotated[int, typer.Option(help="How many folds.")] = 5,
+    holdout: Annotated[float, typer.Option(help="Share of the objects that only judge.")] = 0.15,
+    by: Annotated[str, typer.Option(help="area, area-rank or random.")] = "area",
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    objects: Annotated[int | None, typer.Option(help="Only the first so many objects by name.")] = None,
+    extend: Annotated[str | None, typer.Option(help="Older plan whose objects keep their places.")] = None,
+) -> None:
+    """Place every object in a fold or in the holdout."""
+    from backdrop.folds import as_by
+    from backdrop.steps.split import split as step
+
+    record = step(data, out, folds, holdout, as_by(by), seed, objects, extend)
+    for name, count in record.objects.items():
+        print(f"{name:>8}  {count:4} objects  mean mask area {record.areas[name]:,.0f} pixels")
+    print(f"{out}  {record.data}")
+
+
+@app.command()
+def train(
+    data: Data,
+    plan: Plan,
+    recipe: Annotated[str, typer.Option(help="A shipped recipe's name, or a YAML file.")],
+    fold: Annotated[int, typer.Option(help="The fold that is left out and judges.")],
+    out: Annotated[str, typer.Option(help="Member folder; {key} in it becomes the content key.")],
+    overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
+) -> None:
+    """Train one recipe on one fold, or go on where a killed run stopped."""
+    from backdrop.steps.train import train as step
+
+    record = step(data, plan, recipe, fold, out, overrides)
+    how = "was there already" if record.reused else f"took {record.member.seconds:.0f} s"
+    print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold}, {how}")
+
+
+@app.command(context_settings=MORE_MEMBERS)
+def evaluate(
+    context: typer.Context,
+    data: Data,
+    plan: Plan,
+    members: Members,
+    out: Annotated[str, typer.Option(help="Report folder: index.html, metrics.json, images.csv.")],
+    ensemble: Annotated[str | None, typer.Option(help="Its recipes' weights; all alike without it.")] = None,
+) -> None:
+    """Judge members and their ensemble, out of fold and on the holdout."""
+    from backdrop.steps.evaluate import evaluate as step
+
+    evaluation = step(data, plan, [*members, *context.args], out, ensemble)
+    for recipe, found in evaluation.oof.items():
+        print(f"out of fold  {recipe:20} Dice {found.dice:.5f} on {found.objects} objects")
+    held = evaluation.holdout.ensemble
+    if held is not None:
+        interval = f" ({held.low:.5f} to {held.high:.5f})" if held.low is not None and held.high is not None else ""
+        print(f"holdout      {'ensemble':20} Dice {held.dice:.5f}{interval} on {held.objects} objects")
+    print(f"{out}/index.html")
+
+
+@app.command(context_settings=MORE_MEMBERS)
+def register(
+    context: typer.Context,
+    data: Data,
+    plan: Plan,
+    members: Members,
+    report: Annotated[str, typer.Option(help="Report folder that `backdrop evaluate` wrote.")],
+    ensemble: Annotated[str, typer.Option(help="A shipped ensemble's name, or a YAML file.")],
+    name: Name,
+) -> None:
+    """Make the ensemble a version of a registered model, and the challenger."""
+    from backdrop.steps.register import register as step
+
+    record = step(data, plan, [*members, *context.args], report, ensemble, name)
+    print(f"models:/{name}/{record.version} {'registered' if record.created else 'was there already'}")
+
+
+@app.command()
+def promote(data: Data, name: Name) -> None:
+    """Let the gate judge the challenger: the new champion, or the old one with reasons."""
+    from backdrop.steps.promote import promote as step
+
+    verdict = step(data, name)
+    print(verdict.outcome)
+    for reason in verdict.reasons:
+        print(f"  {reason}")
+
+
+@app.command()
+def rollback(name: Name) -> None:
+    """Make the previous champion the champion again."""
+    from backdrop.steps.rollback import rollback as step
+
+    print(f"models:/{name}@champion is version {step(name).version}")
+
+
+@recipes.command()
+def ls() -> None:
+    """List the shipped recipes, a name first on each line."""
+    from backdrop.recipe import find_recipe, shipped
+
+    for name in shipped("recipes"):
+        print(f"{name:24} {find_recipe(name).description}")
+
+
+@recipes.command()
+def show(name: str) -> None:
+    """Print a recipe's YAML."""
+    from backdrop.recipe import recipe_text
+
+    print(recipe_text(name), end="")
+
+
+@recipes.command()
+def cp(name: str, out: Path) -> None:
+    """Copy a recipe to a file of your own."""
+    from backdrop.errors import StorageError
+    from backdrop.recipe import recipe_text
+    from backdrop.storage import write_bytes
+
+    if out.exists():
+        raise StorageError(f"{out} exists", "Name another file")
+    write_bytes(out, recipe_text(name).encode())
+    print(f"{out}: give it a name of its own, then train it by its path")
+
+
+@recipes.command()
+def validate(name: str, overrides: Set = []) -> None:  # noqa: B006  # as above
+    """Check a recipe, shipped or a file."""
+    from backdrop.recipe import find_recipe
+
+    print(f"{find_recipe(name, overrides).name} is valid")
+
+
+@recipes.command()
+def describe(
+    name: str,
+    overrides: Set = [],  # noqa: B006  # as above
+    as_json: Annotated[bool, typer.Option("--json", help="Print a record for machines.")] = False,
+) -> None:
+    """Say what a recipe's network costs and how its learning rate goes."""
+    from backdrop.steps.describe import describe as step
+
+    found = step(name, overrides)
+    if as_json:
+        print(found.model_dump_json())
+        return
+    print(f"{found.parameters:,} parameters, {found.macs / 1e9:.1f} GMAC at {found.input}")
+    print("learning rate by epoch:", *(f"{rate:g}" for rate in found.learning_rates))
+
+
+def _check_text(report: "CheckReport") -> str:
+    sizes = ", ".join(report.sizes)
+    lines = [
+        f"{report.data}: {report.objects} objects, {report.images} photographs, {len(report.views)} views, {sizes}"
+    ]
+    lines += [f"{fault.level}: {fault.file} {fault.what}. {fault.remedy}." for fault in report.faults]
+    warnings = len(report.faults) - len(report.errors)
+    return os.linesep.join([*lines, f"{len(report.errors)} errors, {warnings} warnings"])
+
+
+if __name__ == "__main__":
+    main()

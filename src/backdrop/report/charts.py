@@ -1,0 +1,161 @@
+"""Small charts as inline SVG. Colours come from the page's style sheet, so that they follow light and dark.
+
+Dice is drawn by its distance from 1 on a logarithmic scale: 0.9, 0.99 and 0.999 are equally far apart, or all that
+matters would be squeezed into the uppermost line of pixels.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 320, 130  # of a line chart, in the units of its text
+WIDE = 520  # width of a histogram
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 18
+NEAREST = 17.0  # two labels keep this distance
+BINS = 36
+PERFECT = 1e-5  # 1 - Dice below this is drawn as this
+# The most welcome first.
+DICE_TICKS = [0.9, 0.99, 0.999, 0.5, 0.95, 0.995, 0.98, 0.998, 0.97, 0.997, 0.996, 0.992, 0.994, 0.8, 0.7, 0.6, 0.0]
+DICE_TICKS += [0.9995, 0.9999, 0.9998, 0.85, 0.93, 0.96, 0.985, 0.988, 0.991, 0.993, 0.9965, 0.9975]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which values are shown, how they are spread, and which of them may be labelled, the most welcome first."""
+
+    low: float
+    high: float
+    spread: Callable[[float], float]
+    ticks: tuple[tuple[float, str], ...]
+
+    def place(self, value: float, start: float, end: float) -> float:
+        """Where a value stands between two pixels; values beyond an end stand at that end."""
+        low, high = self.spread(self.low), self.spread(self.high)
+        share = (self.spread(value) - low) / (high - low) if high > low else 0.5
+        return start + (end - start) * min(1.0, max(0.0, share))
+
+
+def dice_scale(values: Sequence[float]) -> Scale:
+    """A scale for Dice that shows all of `values`."""
+    shown = [value for value in values if math.isfinite(value)] or [0.5]
+    low, high = _nines(min(shown)), _nines(max(shown))
+    margin = max(0.02, 0.04 * (high - low))
+    bounds = 1 - 10 ** -(low - margin), 1 - 10 ** -(high + margin)
+    return Scale(max(0.0, bounds[0]), bounds[1], _nines, tuple((tick, f"{tick:g}") for tick in DICE_TICKS))
+
+
+def positive_scale(values: Sequence[float]) -> Scale:
+    """A logarithmic scale for losses and rates; plain if some are not positive."""
+    shown = [value for value in values if math.isfinite(value)] or [1.0]
+    low, high = min(shown), max(shown)
+    if low <= 0:
+        return Scale(low, high, float, ((low, f"{low:.2g}"), (high, f"{high:.2g}")))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for step in (1, 3, 2, 5, 7) for power in powers]
+    return Scale(low / 1.08, high * 1.08, math.log10, tuple((tick, _short(tick)) for tick in ticks))
+
+
+def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | None = None) -> str:
+    """Values over epochs.
+
+    Args:
+        values: one per epoch from 0; what is not finite leaves a gap.
+        scale: of the upright axis.
+        label: what a screen reader says.
+        chosen: an epoch to be marked.
+    """
+    last = max(1, len(values) - 1)
+
+    def point(epoch: int) -> tuple[float, float]:
+        x = LEFT + (WIDTH - RIGHT - LEFT) * epoch / last
+        return x, scale.place(values[epoch], HEIGHT - BOTTOM, TOP)
+
+    parts = _upright_axis(scale)
+    parts += [_text(LEFT, HEIGHT - 4, "0", "start"), _text(WIDTH - RIGHT, HEIGHT - 4, str(len(values) - 1), "end")]
+    for run in _runs(values):
+        points = " ".join("{:.1f},{:.1f}".format(*point(epoch)) for epoch in run)
+        parts.append(
+            f'<polyline class="line" points="{points}"/>' if len(run) > 1 else _dot(*point(run[0]), "line-dot")
+        )
+    if chosen is not None and 0 <= chosen < len(values) and math.isfinite(values[chosen]):
+        parts.append(_dot(*point(chosen), "chosen"))
+    return _svg(parts, label)
+
+
+def histogram(values: Sequence[float], scale: Scale, label: str) -> str:
+    """How many values lie where."""
+    left, right, floor = LEFT, WIDE - RIGHT, HEIGHT - BOTTOM
+    counts = [0] * BINS
+    for value in values:
+        counts[min(BINS - 1, int(scale.place(value, 0, BINS)))] += 1
+    top, step, parts = max(1, *counts), (right - left) / BINS, []
+    for tick, text in _pick(scale, left, right, 2.5 * NEAREST):
+        x = scale.place(tick, left, right)
+        parts += [f'<path class="grid" d="M{x:.1f} {TOP}V{floor}"/>', _text(x, HEIGHT - 4, text, "middle")]
+    for index, count in enumerate(counts):
+        tall = max(1.0, (floor - TOP) * count / top)  # a single image shows too
+        box = f'x="{left + step * index:.1f}" y="{floor - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}"'
+        parts += [f'<rect class="bar" {box}/>'] if count else []
+    parts += [f'<path class="axis" d="M{left} {floor}H{right}"/>', _text(left - 6, TOP + 8, str(top), "end")]
+    return _svg(parts, label, WIDE)
+
+
+def interval(low: float, mean: float, high: float, scale: Scale, zero: bool = False) -> str:
+    """A mean and its interval on one line, as wide as there is room; `zero` marks the value 0."""
+    left, middle, right, origin = (scale.place(value, 2, 98) for value in (low, mean, high, 0.0))
+    parts = [f'<line class="zero" x1="{origin:.2f}%" x2="{origin:.2f}%" y1="0" y2="18"/>'] if zero else []
+    parts.append(f'<line class="span" x1="{left:.2f}%" x2="{right:.2f}%" y1="9" y2="9"/>')
+    parts.append(f'<circle class="mean" cx="{middle:.2f}%" cy="9" r="3.5"/>')
+    return f'<svg class="interval" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def _nines(dice: float) -> float:
+    return -math.log10(max(PERFECT, 1 - dice))
+
+
+def _short(value: float) -> str:
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    return f"{value:g}" if 1e-3 <= value < 1e4 else f"{mantissa}e{int(exponent)}"
+
+
+def _upright_axis(scale: Scale) -> list[str]:
+    parts = []
+    for tick, label in _pick(scale, HEIGHT - BOTTOM, TOP, NEAREST):
+        y = scale.place(tick, HEIGHT - BOTTOM, TOP)
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(_text(LEFT - 6, y + 3.5, label, "end"))
+    return [*parts, f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>']
+
+
+def _pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[float, str]]:
+    """The most welcome labels that fit beside each other."""
+    chosen: dict[float, tuple[float, str]] = {}
+    for tick in scale.ticks:
+        place = scale.place(tick[0], start, end)
+        if scale.low <= tick[0] <= scale.high and all(abs(place - other) >= nearest for other in chosen):
+            chosen[place] = tick
+    return list(chosen.values())
+
+
+def _runs(values: Sequence[float]) -> list[list[int]]:
+    """Indices of neighbouring finite values."""
+    runs: list[list[int]] = [[]]
+    for index, value in enumerate(values):
+        if math.isfinite(value):
+            runs[-1].append(index)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _dot(x: float, y: float, kind: str) -> str:
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str], label: str, width: int = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'

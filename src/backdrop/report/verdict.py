@@ -1,0 +1,74 @@
+"""The part of the report that is written twice: empty by `evaluate`, filled by `promote`."""
+
+from html import escape
+
+from backdrop.errors import GateError
+from backdrop.gate import Slice, Verdict
+from backdrop.report.charts import Scale, interval
+
+BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"
+SLICES = 48  # the page shows so many, those that fell most
+TITLES = {"promoted": "Promoted", "kept": "Not promoted"}
+
+
+def verdict_section(verdict: Verdict | None) -> str:
+    """The section between its two markers; escaped text can't hold a marker, so they are found again."""
+    body = '<p class="badge waiting">Not judged yet</p>' if verdict is None else _judged(verdict)
+    return f'{BEGIN}<section id="verdict"><h2>Verdict</h2>{body}</section>{END}'
+
+
+def with_verdict(html: str, verdict: Verdict) -> str:
+    """A report that says what the gate said, in place of what it said before.
+
+    Args:
+        html: a page that `render` made.
+        verdict: of the gate.
+
+    Raises:
+        GateError: if the page has no place for a verdict.
+    """
+    head, begin, rest = html.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise GateError("The report has no section for a verdict", "Make it again with `backdrop evaluate`")
+    return head + verdict_section(verdict) + tail
+
+
+def _judged(verdict: Verdict) -> str:
+    reasons = "".join(f"<li>{escape(reason)}.</li>" for reason in verdict.reasons)
+    title = f'<p class="badge {verdict.outcome}">{TITLES[verdict.outcome]}</p>'
+    return f'{title}<ul class="reasons">{reasons}</ul>{_changes(verdict)}'
+
+
+def _changes(verdict: Verdict) -> str:
+    """The change on the holdout and on each view, with their intervals."""
+    if verdict.difference is None or verdict.low is None or verdict.high is None:
+        return ""
+    ends = [verdict.low, verdict.high, *(end for part in verdict.slices for end in _ends(part))]
+    reach = max(1e-9, *map(abs, ends))
+    scale = Scale(-reach, reach, float, ())
+    whole = _row("all", verdict.objects, (verdict.difference, verdict.low, verdict.high), scale)
+    shown = sorted(sorted(verdict.slices, key=lambda part: part.difference)[:SLICES], key=lambda part: part.view)
+    rows = "".join(_slice(part, scale) for part in shown)
+    head = "<th>view</th><th>objects</th><th>change of Dice</th><th>95 % interval</th><th></th>"
+    table = f'<table class="spans"><thead><tr>{head}</tr></thead><tbody>{whole}{rows}</tbody></table>'
+    opened = " open" if any(part.worse for part in verdict.slices) else ""
+    return f'<details{opened}><summary>Change by view</summary><div class="wide">{table}</div></details>'
+
+
+def _ends(part: Slice) -> tuple[float, float]:
+    """The interval of a slice; that of a single object is its own value."""
+    if part.low is None or part.high is None:
+        return part.difference, part.difference
+    return part.low, part.high
+
+
+def _slice(part: Slice, scale: Scale) -> str:
+    return _row(part.view, part.objects, (part.difference, *_ends(part)), scale, "worse" if part.worse else "")
+
+
+def _row(view: str, objects: int, change: tuple[float, float, float], scale: Scale, kind: str = "") -> str:
+    mean, low, high = change
+    spread = f"{low:+.5f} to {high:+.5f}" if objects > 1 else ""
+    cells = f"<td>{escape(view)}</td><td>{objects}</td><td>{mean:+.5f}</td><td>{spread}</td>"
+    return f'<tr class="{kind}">{cells}<td>{interval(low, mean, high, scale, zero=True)}</td></tr>'

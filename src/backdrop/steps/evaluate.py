@@ -1,0 +1,72 @@
+"""`evaluate`: members and their ensemble, out of fold and on the holdout."""
+
+from collections.abc import Sequence
+
+from backdrop import storage
+from backdrop.dataset import Dataset, Digests, open_dataset, read_pair
+from backdrop.ensemble import EnsembleModel, gather, score
+from backdrop.evaluation import IMAGES, METRICS, PAGE, Evaluation, Score, dump_evaluation, dump_scores, summarise
+from backdrop.folds import read_plan, verify
+from backdrop.recipe import find_ensemble
+from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
+from backdrop.report.pictures import panel
+from backdrop.steps.members import open_member
+from backdrop.training.member import Member
+
+
+def evaluate(data: str, plan: str, members: Sequence[str], out: str, ensemble: str | None = None) -> Evaluation:
+    """Judges every photograph by the members that did not train on it, at its original size.
+
+    Args:
+        data: the dataset.
+        plan: the fold plan that the members were trained by.
+        members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
+        out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph).
+        ensemble: a shipped ensemble's name or a YAML file's path, for its weights; without it all weigh alike.
+
+    Raises:
+        MemberError: if a member isn't whole, or wasn't trained by this plan on these data.
+        PlanError: if the plan belongs to other data.
+        DataError: if a photograph can't be read.
+    """
+    config = find_ensemble(ensemble) if ensemble else None
+    folds, dataset = read_plan(plan), open_dataset(data)
+    digests = verify(folds, dataset)
+    model = gather([open_member(address) for address in members], config)
+    scored = score(dataset, folds, digests, model)
+    evaluation = summarise(scored.scores, scored.members, model.digest())
+    name = config.name if config else "ensemble"
+    worst = _worst(dataset, digests, model, scored.scores)
+    page = render(Report(name, folds.data, evaluation, scored.scores, _summaries(model, evaluation), worst))
+    with storage.output_folder(out, METRICS) as folder:
+        (folder / PAGE).write_text(page, encoding="utf-8")
+        (folder / IMAGES).write_bytes(dump_scores(scored.scores))
+        (folder / METRICS).write_bytes(dump_evaluation(evaluation))
+    return evaluation
+
+
+def _worst(dataset: Dataset, digests: Digests, model: EnsembleModel, scores: Sequence[Score]) -> list[WorstImage]:
+    found = []
+    for chosen in choose_worst(scores):
+        image, truth = read_pair(dataset.photos[chosen.image], digests)
+        found.append(WorstImage(chosen, panel(image, truth, model.of_fold(chosen.fold).probability(image))))
+    return found
+
+
+def _summaries(model: EnsembleModel, evaluation: Evaluation) -> list[MemberSummary]:
+    return [_summary(member, evaluation) for member in model.members]
+
+
+def _summary(member: Member, evaluation: Evaluation) -> MemberSummary:
+    record, alone = member.record, evaluation.holdout.members.get(member.name)
+    return MemberSummary(
+        name=member.name,
+        recipe=record.recipe,
+        fold=record.fold,
+        epochs=record.epochs,
+        selected_epoch=record.selected_epoch,
+        oof_dice=record.dice,
+        holdout_dice=alone.dice if alone else None,
+        seconds=record.seconds,
+        history=member.history(),
+    )

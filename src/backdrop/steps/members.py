@@ -1,0 +1,21 @@
+"""Members by their addresses: folders, `s3://` prefixes, `runs:/ID/member` of MLflow."""
+
+from pathlib import Path
+
+from backdrop import storage
+from backdrop.training.member import Member, read_member
+
+
+def open_member(address: str) -> Member:
+    """A finished member, wherever it is.
+
+    Raises:
+        MemberError: if it isn't whole.
+        TrackingError: if MLflow can't be reached or has no such run.
+        StorageError: if the folder or the prefix can't be read.
+    """
+    if address.startswith("runs:/"):
+        from backdrop.tracking.runs import fetch_member  # mlflow's import takes seconds: only where it's used
+
+        return read_member(fetch_member(address))
+    return read_member(storage.local_folder(address) if storage.is_remote(address) else Path(address))

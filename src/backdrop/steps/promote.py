@@ -1,0 +1,94 @@
+"""`promote`: the gate judges the challenger, and the better one becomes the champion."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from backdrop.config import parse, parse_yaml, read_text
+from backdrop.dataset import open_dataset
+from backdrop.ensemble import CONFIG, load_ensemble, score_holdout
+from backdrop.errors import GateError
+from backdrop.evaluation import IMAGES, Score, read_scores
+from backdrop.folds import FoldPlan, read_plan, verify
+from backdrop.gate import Verdict, judge
+from backdrop.recipe import Ensemble, Gate
+from backdrop.tracking import evaluations, registry
+from backdrop.tracking.evaluations import PLAN
+from backdrop.tracking.registry import CHALLENGER, CHAMPION, Version
+
+ITSELF = "the challenger is the champion already; the same model is not better than itself"
+
+
+def promote(data: str, name: str) -> Verdict:
+    """Judges a model's challenger by the gate of its ensemble, and makes it the champion if it passes.
+
+    Both are judged on the holdout of the challenger's plan: the champion by its recorded scores if they are of the
+    same photographs, else by being run on them now. The verdict is written beside the version and on its report.
+
+    Args:
+        data: the dataset that the challenger was evaluated on.
+        name: of the registered model.
+
+    Raises:
+        GateError: if there is no challenger.
+        PlanError: if `data` isn't what the challenger's plan was made for.
+        TrackingError: if MLflow can't be reached.
+    """
+    challenger, champion = registry.find_alias(name, CHALLENGER), registry.find_alias(name, CHAMPION)
+    if challenger is None:
+        raise GateError(f"{name} has no challenger", "Register an ensemble with `backdrop register`")
+    folder = evaluations.fetch_evaluation(challenger.evaluation_run)
+    plan, scores = read_plan(folder / PLAN), read_scores(folder / IMAGES)
+    if champion and champion.version == challenger.version:
+        return _kept(plan, ITSELF)  # and the verdict that made it the champion stays written
+    known = _known(plan, champion) if champion else []
+    if known:
+        verdict = _kept(plan, _leak(known))
+    else:
+        verdict = judge(scores, _champion_scores(data, plan, champion) if champion else None, _gate(folder))
+    _record(challenger, champion, verdict)
+    if verdict.outcome == "promoted":
+        registry.crown(challenger, champion)
+    return verdict
+
+
+def _known(plan: FoldPlan, champion: Version) -> list[str]:
+    """Objects of the plan's holdout on which the champion's members trained or chose their epochs."""
+    places = _plan(champion).assignment()
+    return sorted({row.object for row in plan.holdout if places.get(row.object) is not None})
+
+
+def _leak(objects: Sequence[str]) -> str:
+    return (
+        f"the champion's folds hold {len(objects)} of the challenger's holdout objects, such as {objects[0]}, so that "
+        f"comparing the two would not be fair; split with --extend models:/NAME@champion to keep every object's place"
+    )
+
+
+def _champion_scores(data: str, plan: FoldPlan, champion: Version) -> Sequence[Score]:
+    """The champion's scores on the plan's holdout: recorded ones of the same photographs, else new ones."""
+    recorded = _plan(champion)
+    if recorded.data == plan.data and recorded.holdout == plan.holdout:
+        return read_scores(evaluations.fetch_evaluation(champion.evaluation_run) / IMAGES)
+    dataset = open_dataset(data)
+    model = load_ensemble(registry.fetch_version(champion.address))
+    return score_holdout(dataset, plan, verify(plan, dataset), model)
+
+
+def _plan(version: Version) -> FoldPlan:
+    return read_plan(evaluations.fetch_evaluation(version.evaluation_run) / PLAN)
+
+
+def _gate(folder: Path) -> Gate:
+    text = read_text(folder / CONFIG, "ensemble")
+    return parse(Ensemble, parse_yaml(text, CONFIG), CONFIG).gate
+
+
+def _kept(plan: FoldPlan, reason: str) -> Verdict:
+    return Verdict(outcome="kept", reasons=(reason,), objects=len({row.object for row in plan.holdout}))
+
+
+def _record(challenger: Version, champion: Version | None, verdict: Verdict) -> None:
+    evaluations.log_verdict(challenger.evaluation_run, verdict)
+    short = verdict.model_dump(mode="json", exclude={"slices"})
+    registry.set_verdict(challenger, json.dumps({"champion": champion.version if champion else None, **short}))

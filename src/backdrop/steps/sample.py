@@ -1,0 +1,88 @@
+"""`sample`: a synthetic studio dataset, to try everything on."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop import storage
+from backdrop.config import Record
+from backdrop.errors import ConfigError, DataError
+from backdrop.progress import progress
+from backdrop.recipe import parse_size
+from backdrop.studio import draw_car, object_name, render
+
+RECORD = "sample.json"
+JPEG_QUALITY = 90
+MIN_SIDE = 64
+
+
+class SampleRecord(Record):
+    """`sample.json`: what was asked for. The same asking gives the same bytes."""
+
+    objects: int
+    views: int
+    size: str
+    seed: int
+
+
+def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", seed: int = 0) -> SampleRecord:
+    """Renders photographs of cars in a studio, and their masks, in Kaggle's Carvana layout.
+
+    Args:
+        out: the dataset's folder. One of an earlier, equal call is left as it is.
+        objects: how many cars.
+        views: how many photographs of each, a full turn of the turntable.
+        size: WxH of the photographs, pixels.
+        seed: which cars.
+
+    Raises:
+        ConfigError: if a number makes no sense.
+        DataError: if another sample stands there.
+        StorageError: if something else stands there, or it can't be written.
+    """
+    width, height = parse_size(size)
+    record = SampleRecord(objects=objects, views=views, size=size, seed=seed)
+    if objects < 1 or views < 1 or min(width, height) < MIN_SIDE:
+        raise ConfigError(
+            f"{objects} objects with {views} views at {size} can't be drawn", "Ask for 1, 1, 64x64 or more"
+        )
+    if _stands_there(out, record):
+        return record
+    with storage.output_folder(out, RECORD) as folder:
+        for name in ("train", "train_masks"):
+            (folder / name).mkdir()
+        tasks = [(index, view) for index in range(objects) for view in range(1, views + 1)]
+        draw = partial(_draw, folder=folder, views=views, width=width, height=height, seed=seed)
+        with progress("sample photographs", len(tasks)) as advance, ProcessPoolExecutor() as pool:
+            for _ in pool.map(draw, tasks, chunksize=4):
+                advance("")
+        (folder / RECORD).write_text(record.model_dump_json())
+    return record
+
+
+def _stands_there(out: str, record: SampleRecord) -> bool:
+    path = Path(out) / RECORD
+    if storage.is_remote(out) or not path.is_file():
+        return False
+    if json.loads(path.read_text()) != record.model_dump():
+        raise DataError(f"{out} holds another sample", "Name another folder or delete it")
+    return True
+
+
+def _draw(task: tuple[int, int], folder: Path, views: int, width: int, height: int, seed: int) -> None:
+    index, view = task
+    image, mask = render(draw_car(seed, index), view, views, width, height, seed)
+    stem = f"{object_name(seed, index)}_{view:02d}"
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
+    _write(folder / "train" / f"{stem}.jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    _write(folder / "train_masks" / f"{stem}_mask.png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+
+
+def _write(path: Path, image: NDArray[np.uint8], options: list[int]) -> None:
+    _, data = cv2.imencode(path.suffix, image, options)
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,70 @@
+"""`split`: objects into folds and a holdout."""
+
+from statistics import mean
+
+from backdrop import storage
+from backdrop.config import Record
+from backdrop.dataset import open_dataset
+from backdrop.folds import By, FoldPlan, Rule, dump_plan, make_plan, read_plan
+
+
+class SplitRecord(Record):
+    """The plan's digest of the data, and its objects and mean mask area (pixels) by fold."""
+
+    data: str
+    objects: dict[str, int]
+    areas: dict[str, float]
+
+
+def split(
+    data: str,
+    out: str,
+    folds: int = 5,
+    holdout: float = 0.15,
+    by: By = "area",
+    seed: int = 0,
+    objects: int | None = None,
+    extend: str | None = None,
+) -> SplitRecord:
+    """Places every object of a dataset in a fold or in the holdout.
+
+    Args:
+        data: the dataset.
+        out: the plan to write, a CSV file.
+        folds: how many folds.
+        holdout: share of the objects that only judge.
+        by: `area` balances mask area; `area-rank` deals by area rank, as the winners did; `random` shuffles.
+        seed: of all that is drawn.
+        objects: only the first so many objects by name.
+        extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
+            registered model's version; a model that isn't there yet has no plan to extend.
+
+    Raises:
+        PlanError: if there are fewer objects than places, or the older plan has other folds.
+        DataError: if a photograph has no mask or can't be read.
+    """
+    dataset = open_dataset(data)
+    plan = make_plan(dataset, Rule(folds, holdout, by, seed), objects, _older(extend))
+    storage.write_bytes(out, dump_plan(plan))
+    return summary(plan)
+
+
+def summary(plan: FoldPlan) -> SplitRecord:
+    """What a plan comes to."""
+    groups = {str(fold): plan.validation(fold) for fold in plan.folds}
+    if plan.holdout:
+        groups["holdout"] = plan.holdout
+    return SplitRecord(
+        data=plan.data,
+        objects={name: len({row.object for row in rows}) for name, rows in groups.items()},
+        areas={name: round(mean(row.area for row in rows), 1) for name, rows in groups.items()},
+    )
+
+
+def _older(extend: str | None) -> FoldPlan | None:
+    if extend is None or not extend.startswith("models:/"):
+        return read_plan(extend) if extend else None
+    from backdrop.tracking import registry  # pays for mlflow's import only where it's used
+
+    path = registry.champion_plan(extend)
+    return read_plan(path) if path else None

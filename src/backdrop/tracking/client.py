@@ -1,0 +1,118 @@
+"""The way to the MLflow server: a client of it, its experiment, and its errors in our words."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from backdrop.errors import TrackingError
+from backdrop.tracking import URI, enabled
+
+with warnings.catch_warnings():
+    # MLflow loads this part sooner or later, and warns then of its own type hints.
+    warnings.simplefilter("ignore", UserWarning)
+    import mlflow.pyfunc  # noqa: F401  # only so that it warns here
+
+EXPERIMENT = "backdrop"
+ANSWER_S = 10  # a server that is up but says nothing for so long counts as down
+SHOWN = 300  # characters of MLflow's message that an error repeats
+AGAIN = "Check the server and run the same command again: what was done already is used, not made anew"
+
+
+def connect() -> MlflowClient:
+    """A client of the server that the environment names.
+
+    Raises:
+        TrackingError: if none is named, it isn't a server's address, or it doesn't answer within seconds.
+    """
+    uri = os.environ.get(URI, "")
+    if not enabled():
+        raise TrackingError(f"{URI} is not set", "Set it to the address of your MLflow server")
+    if urlsplit(uri).scheme not in ("http", "https"):
+        # Trainers that open a database file at once damage it, so a server must stand between.
+        raise TrackingError(f"{URI} is {shown(uri)}, no http address", "Start `mlflow server` and set its address")
+    with server_errors(f"MLflow at {shown(uri)} doesn't answer", f"Start the server or mend {URI}"):
+        knock()
+    return MlflowClient(uri)
+
+
+@contextlib.contextmanager
+def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
+    """Turns MLflow's exceptions into ours.
+
+    Args:
+        what: what failed then; MLflow's own words follow it in brackets.
+        remedy: what to do about it.
+
+    Raises:
+        TrackingError: in place of whatever MLflow, or the connection below it, raises in the block.
+    """
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # errors of the connection are OSErrors
+        raise TrackingError(f"{what} ({_words(error)})", remedy) from error
+
+
+def shown(uri: str) -> str:
+    """The address without the user and password that it may hold."""
+    parts = urlsplit(uri)
+    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if parts.netloc else uri
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The experiment that MLflow's variables name, else `backdrop`; made if it isn't there.
+
+    Raises:
+        TrackingError: if it was deleted, or the server doesn't answer.
+    """
+    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return os.environ["MLFLOW_EXPERIMENT_ID"]
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    with server_errors(f"Experiment {name} can't be opened"):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return _create_experiment(client, name)
+    if found.lifecycle_stage != "active":
+        raise TrackingError(f"Experiment {name} was deleted", "Restore it or set MLFLOW_EXPERIMENT_NAME to another")
+    return str(found.experiment_id)
+
+
+def knock() -> None:
+    """Asks the server for a sign of life, for which the client itself would wait minutes if the server hangs.
+
+    Raises:
+        MlflowException: if there is none.
+    """
+    credentials = get_default_host_creds(os.environ[URI])  # type: ignore[no-untyped-call]  # mlflow left it untyped
+    body = {"max_results": 1}
+    http_request(  # type: ignore[no-untyped-call]  # mlflow left it untyped
+        credentials, "/api/2.0/mlflow/experiments/search", "POST", timeout=ANSWER_S, json=body
+    )
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether MLflow says that there is no such thing."""
+    return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+
+
+def _create_experiment(client: MlflowClient, name: str) -> str:
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException as error:
+        # Members start at once: another one may have been a moment faster.
+        found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _words(error: Exception) -> str:
+    uri = os.environ.get(URI, "")
+    message = " ".join(str(error).replace(uri, shown(uri)).split()) if uri else str(error)
+    return message if len(message) <= SHOWN else f"{message[:SHOWN]}…"

@@ -1,0 +1,191 @@
+"""Runs of ensembles: the parents of their members' runs, with the plan, the scores, the report and the verdict."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+
+from backdrop import storage
+from backdrop.config import dump_yaml
+from backdrop.ensemble import CONFIG
+from backdrop.evaluation import IMAGES, METRICS, PAGE, Estimate, Evaluation
+from backdrop.gate import Verdict
+from backdrop.recipe import Ensemble
+from backdrop.report import with_verdict
+from backdrop.tracking.cache import fetch_once
+from backdrop.tracking.client import connect, experiment_id, server_errors
+from backdrop.tracking.runs import KIND, PARENT, RUN_ID, find_run, flatten, run_of
+
+DIGEST = "backdrop.digest"
+PLAN_DIGEST = "backdrop.plan"
+PLAN = "plan.csv"
+MEMBERS = "members.json"
+REPORT = "report"
+VERDICT = "verdict.json"
+DATASET_DIGEST = 36  # characters, the most that MLflow takes
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation run is made of: an ensemble, its plan and data, and the report that `evaluate` wrote.
+
+    `members` gives each member's address by its name; `plan` are the plan file's bytes, `data` the dataset's address
+    and `data_digest` the plan's digest of it; `report` is the folder, `evaluation` what its `metrics.json` says.
+    """
+
+    config: Ensemble
+    members: Mapping[str, str]
+    plan: bytes
+    data: str
+    data_digest: str
+    report: Path
+    evaluation: Evaluation
+
+
+def find_evaluation(digest: str, plan: bytes) -> str | None:
+    """The id of the finished run that evaluated this ensemble by this very plan, if there is one.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    run = find_run(connect(), f"{_sought(digest, storage.sha256(plan))} and attributes.status = 'FINISHED'")
+    return str(run.info.run_id) if run else None
+
+
+def log_evaluation(digest: str, findings: Findings) -> str:
+    """Makes the evaluation run, parent of those of the members' runs that have none.
+
+    A run that a killed call left is gone on with, and so is the one that a pipeline made (`MLFLOW_RUN_ID`).
+
+    Args:
+        digest: the ensemble's.
+        findings: what to log.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        TrackingError: if the server doesn't answer. The same call may then be made again.
+    """
+    client = connect()
+    tags = _tags(digest, findings)
+    run = _open(client, findings.config.name, tags)
+    run_id = str(run.info.run_id)
+    with server_errors("The evaluation's run can't be written"):
+        _log_values(client, run, tags, findings)
+        _log_files(client, run_id, findings)
+        for address in findings.members.values():
+            if address.startswith("runs:/"):
+                _adopt(client, run_id, run_of(address))
+        client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def fetch_evaluation(run_id: str) -> Path:
+    """A folder with the run's `plan.csv`, `ensemble.yaml` and `images.csv`, a copy made once in the cache.
+
+    Raises:
+        TrackingError: if they aren't there, or the server doesn't answer.
+        StorageError: if it can't be written.
+    """
+
+    def fill(folder: Path) -> None:
+        client = connect()
+        with server_errors(f"Evaluation run {run_id} can't be fetched"), tempfile.TemporaryDirectory() as scratch:
+            for name in (PLAN, CONFIG, f"{REPORT}/{IMAGES}"):
+                path = Path(client.download_artifacts(run_id, name, scratch))
+                (folder / path.name).write_bytes(path.read_bytes())
+
+    return fetch_once(storage.cache_folder() / "evaluations" / run_id, fill)
+
+
+def log_verdict(run_id: str, verdict: Verdict) -> None:
+    """Adds the verdict to an evaluation run, as `verdict.json` and on its report's page.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors("The verdict can't be written"), tempfile.TemporaryDirectory() as scratch:
+        page = Path(client.download_artifacts(run_id, f"{REPORT}/{PAGE}", scratch))
+        page.write_text(with_verdict(page.read_text(encoding="utf-8"), verdict), encoding="utf-8")
+        client.log_artifact(run_id, str(page), REPORT)
+        client.log_text(run_id, f"{verdict.model_dump_json(indent=2)}\n", VERDICT)
+
+
+def _sought(digest: str, plan: str) -> str:
+    return f"tags.`{DIGEST}` = '{digest}' and tags.`{PLAN_DIGEST}` = '{plan}'"
+
+
+def _tags(digest: str, findings: Findings) -> dict[str, str]:
+    return {
+        KIND: "ensemble",
+        DIGEST: digest,
+        PLAN_DIGEST: storage.sha256(findings.plan),
+        "backdrop.data": findings.data_digest,
+    }
+
+
+def _open(client: MlflowClient, name: str, tags: dict[str, str]) -> Run:
+    given = os.environ.get(RUN_ID)
+    with server_errors("The evaluation's run can't be opened"):
+        if given:
+            return client.get_run(given)
+        left = find_run(client, f"{_sought(tags[DIGEST], tags[PLAN_DIGEST])} and attributes.status != 'FINISHED'")
+        if left:
+            client.update_run(left.info.run_id, status="RUNNING")
+            return left
+        return client.create_run(experiment_id(client), tags=tags, run_name=name)
+
+
+def _log_values(client: MlflowClient, run: Run, tags: dict[str, str], findings: Findings) -> None:
+    """Tags, parameters, metrics and the dataset. The run's own start dates the metrics: twice said is said once."""
+    values = flatten(findings.config.model_dump(mode="json"))
+    client.log_batch(
+        run.info.run_id,
+        metrics=[Metric(key, value, run.info.start_time, 0) for key, value in _metrics(findings.evaluation)],
+        params=[Param(key, value) for key, value in values if key not in run.data.params],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+    digest = findings.data_digest.removeprefix("sha256:")[:DATASET_DIGEST]
+    source = json.dumps({"uri": findings.data})
+    kind = "s3" if storage.is_remote(findings.data) else "local"
+    client.log_inputs(run.info.run_id, [DatasetInput(Dataset("dataset", digest, kind, source))])
+
+
+def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
+    """Each figure by its name, such as `holdout_dice`, `oof_dice.tiny`, `holdout_dice.tiny-0`."""
+    yield from _estimate("holdout_dice", evaluation.holdout.ensemble)
+    yield from _estimate("oof_dice", evaluation.oof_ensemble)
+    for name, estimate in evaluation.oof.items():
+        yield f"oof_dice.{name}", estimate.dice
+    for name, estimate in evaluation.holdout.members.items():
+        yield f"holdout_dice.{name}", estimate.dice
+    yield "holdout_objects", float(evaluation.holdout.objects)
+
+
+def _estimate(name: str, estimate: Estimate | None) -> Iterator[tuple[str, float]]:
+    if estimate is None:
+        return
+    yield name, estimate.dice
+    if estimate.low is not None and estimate.high is not None:
+        yield f"{name}_low", estimate.low
+        yield f"{name}_high", estimate.high
+
+
+def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
+    for name in (PAGE, METRICS, IMAGES):
+        client.log_artifact(run_id, str(findings.report / name), REPORT)
+    client.log_text(run_id, findings.plan.decode(), PLAN)
+    client.log_text(run_id, dump_yaml(findings.config), CONFIG)
+    client.log_text(run_id, f"{json.dumps(dict(findings.members), indent=2)}\n", MEMBERS)
+
+
+def _adopt(client: MlflowClient, parent: str, run_id: str) -> None:
+    if parent != run_id and PARENT not in client.get_run(run_id).data.tags:
+        client.set_tag(run_id, PARENT, parent)

@@ -1,0 +1,85 @@
+"""Metrics on their way to the server: from the member's own file, beside the training, never in its way."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from backdrop.progress import say
+
+METRICS = ("rate", "loss", "dice")
+POLL_S = 2.0
+PATIENCE_S = 60.0  # longest pause between attempts while the server is away
+FLUSH_S = 30.0  # longest wait for the last points when training is over
+BATCH = 500
+
+
+class Follower(threading.Thread):
+    """Replays `metrics.jsonl` into a run, each point once, while training writes it.
+
+    The file is the truth and every pass reads the whole of it, so that nothing is lost while the server is away, and
+    a file that a resumed training shortened does no harm. What the run has already, by metric and epoch, is not sent.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, path: Path) -> None:
+        super().__init__(name=f"follow {path}", daemon=True)
+        self._client, self._run_id = client, run_id
+        self.path = path
+        self._sent: set[tuple[str, int]] | None = None
+        self._closing = threading.Event()
+        self._complained = False
+
+    def run(self) -> None:
+        """Sends what is new, again and again; ends one pass after `close` was called."""
+        pause = POLL_S
+        while True:
+            last = self._closing.is_set()
+            pause = POLL_S if self._replay() else min(2 * pause, PATIENCE_S)
+            if last:
+                return
+            self._closing.wait(pause)
+
+    def close(self, timeout_s: float = FLUSH_S) -> int:
+        """Sends the rest, waiting no longer than `timeout_s`; the number of points that didn't arrive."""
+        self._closing.set()
+        self.join(timeout_s)
+        sent = self._sent or set()
+        return sum((point.key, point.step) not in sent for point in read_points(self.path))
+
+    def _replay(self) -> bool:
+        try:
+            if self._sent is None:
+                self._sent = self._stored()
+            sent = self._sent
+            points = [point for point in read_points(self.path) if (point.key, point.step) not in sent]
+            for start in range(0, len(points), BATCH):
+                batch = points[start : start + BATCH]
+                self._client.log_batch(self._run_id, metrics=batch)
+                sent |= {(point.key, point.step) for point in batch}
+        except Exception as error:  # whatever a server or a proxy does, training goes on
+            if not self._complained:
+                say(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
+            self._complained = True
+            return False
+        self._complained = False
+        return True
+
+    def _stored(self) -> set[tuple[str, int]]:
+        histories = (self._client.get_metric_history(self._run_id, key) for key in METRICS)
+        return {(metric.key, metric.step) for history in histories for metric in history}
+
+
+def read_points(path: Path) -> Iterator[Metric]:
+    """The points in a `metrics.jsonl`, at the times that it gives; a line that is still being written is left out."""
+    text = ""
+    with contextlib.suppress(OSError):  # not there yet
+        text = path.read_text()
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            row = json.loads(line)
+            values = {key: row[key] for key in METRICS if row.get(key) is not None}
+            yield from (Metric(key, float(value), row["time_ms"], row["epoch"]) for key, value in values.items())

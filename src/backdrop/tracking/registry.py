@@ -1,0 +1,312 @@
+"""The registry: one version per ensemble digest, and the aliases that say which one is in use."""
+
+import contextlib
+import re
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+from mlflow import MlflowClient, pyfunc
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+from backdrop import __version__, storage
+from backdrop.config import Record
+from backdrop.dataset import file_digest
+from backdrop.ensemble import CONFIG, MEMBERS
+from backdrop.errors import DataError, MemberError, TrackingError
+from backdrop.tracking.cache import fetch_once
+from backdrop.tracking.client import connect, is_missing, server_errors
+from backdrop.tracking.evaluations import DIGEST, PLAN, fetch_evaluation
+from backdrop.training.member import RECIPE, read_member
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+EVALUATION_RUN = "backdrop.evaluation_run"
+VERDICT = "backdrop.verdict"
+PREVIOUS = "backdrop.previous_champion"
+ENSEMBLE = "ensemble"
+
+# MLflow's own words may hold more, but these need no quoting in its filters and addresses.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+ADDRESS = re.compile(rf"models:/(?P<name>{NAME.pattern})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))")
+# An image file's bytes in, its mask as a PNG file's bytes out; REST carries both as base64.
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema([ColSpec(DataType.binary, "mask")])
+)
+
+
+class Version(Record):
+    """A version of a registered model: `digest` is its ensemble's, `evaluation_run` the run that holds its scores."""
+
+    name: str
+    version: int
+    digest: str
+    evaluation_run: str
+
+    @property
+    def address(self) -> str:
+        """`models:/NAME/VERSION`."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def ensemble_digest(folder: Path) -> str:
+    """sha256 of what makes an ensemble: its `ensemble.yaml`, and its members' content keys, recipes and weights.
+
+    All but the keys is read from the files themselves, so that altered ones have another digest; how long a member
+    trained, which its record says too, makes no other ensemble.
+
+    Raises:
+        MemberError: if a member is not whole.
+        DataError: if `ensemble.yaml` is missing.
+    """
+    members = [read_member(member) for member in sorted((folder / MEMBERS).iterdir())]
+    parts = sorted(f"{m.record.key} {file_digest(m.folder / RECIPE)} {m.record.weights}" for m in members)
+    return storage.sha256("\n".join([file_digest(folder / CONFIG), *parts]).encode())
+
+
+def find_version(name: str, digest: str) -> Version | None:
+    """The first version of a model with this ensemble digest, if there is one.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    wanted = f"name = '{_checked(name)}' and tags.`{DIGEST}` = '{digest}'"
+    client = connect()
+    with server_errors(f"The versions of {name} can't be searched"):
+        found = [_version(entry) for entry in client.search_model_versions(wanted)]
+    return min(found, key=lambda version: version.version, default=None)
+
+
+def find_alias(name: str, alias: str) -> Version | None:
+    """The version that bears an alias; None if there is no such model or alias.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors(f"Model {name} can't be read"):
+        try:
+            number = client.get_registered_model(_checked(name)).aliases.get(alias)
+        except MlflowException as error:
+            if is_missing(error):
+                return None
+            raise
+        return _version(client.get_model_version(name, str(number))) if number else None
+
+
+def find_address(address: str) -> Version | None:
+    """The version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`, if there is one.
+
+    Raises:
+        TrackingError: if it is no such address, or the server doesn't answer.
+    """
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        raise TrackingError(f"{address} is no model's address", "Write it as models:/NAME@champion")
+    if match["alias"]:
+        return find_alias(match["name"], match["alias"])
+    client = connect()
+    with server_errors(f"{address} can't be read"):
+        try:
+            return _version(client.get_model_version(match["name"], match["version"]))
+        except MlflowException as error:
+            if is_missing(error):
+                return None
+            raise
+
+
+def create_version(name: str, folder: Path, digest: str, evaluation_run: str) -> Version:
+    """Registers an ensemble as a new version.
+
+    Args:
+        name: of the registered model, made if it isn't there.
+        folder: the ensemble folder.
+        digest: its digest.
+        evaluation_run: the run that holds its scores; the model is logged as this run's output.
+
+    Raises:
+        TrackingError: if the server doesn't answer or refuses the name.
+    """
+    client = connect()
+    with server_errors(f"A version of {name} can't be made"):
+        _create_model(client, _checked(name))
+        model = _log_model(client, folder, evaluation_run)
+        tags = {DIGEST: digest, EVALUATION_RUN: evaluation_run}
+        source = f"models:/{model}"
+        made = client.create_model_version(
+            name, source, evaluation_run, tags=tags, model_id=model, await_creation_for=0
+        )
+        return _version(made)
+
+
+def point_to_evaluation(version: Version, run_id: str) -> Version:
+    """The version with another evaluation run as the one that counts.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    if version.evaluation_run != run_id:
+        _tag(version, EVALUATION_RUN, run_id)
+    return version.model_copy(update={"evaluation_run": run_id})
+
+
+def set_verdict(version: Version, verdict: str) -> None:
+    """Writes a verdict, as short JSON, beside the version.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    _tag(version, VERDICT, verdict)
+
+
+def set_challenger(version: Version) -> None:
+    """Makes the version the one that asks to replace the champion.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors(f"{version.address} can't be made the challenger"):
+        client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
+
+
+def crown(challenger: Version, champion: Version | None) -> None:
+    """Makes the challenger the champion; the former one is remembered.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors(f"{challenger.address} can't be made the champion"):
+        if champion:
+            client.set_registered_model_tag(challenger.name, PREVIOUS, str(champion.version))
+        client.set_registered_model_alias(challenger.name, CHAMPION, str(challenger.version))
+        client.delete_registered_model_alias(challenger.name, CHALLENGER)
+
+
+def restore(name: str) -> Version:
+    """Makes the previous champion the champion, and the champion the previous one.
+
+    Raises:
+        TrackingError: if there is no champion or no previous one, or the server doesn't answer.
+    """
+    champion = find_alias(name, CHAMPION)
+    if champion is None:
+        raise TrackingError(f"{name} has no champion", "Promote a version with `backdrop promote`")
+    client = connect()
+    with server_errors(f"The previous champion of {name} can't be restored"):
+        number = client.get_registered_model(name).tags.get(PREVIOUS)
+    if number in (None, str(champion.version)):
+        raise TrackingError(f"{champion.address} is the only champion that {name} has had", "Leave it as it is")
+    previous = find_address(f"models:/{name}/{number}")
+    if previous is None:
+        raise TrackingError(f"models:/{name}/{number}, the champion before, was deleted", "Register it again")
+    with server_errors(f"{previous.address} can't be made the champion"):
+        client.set_registered_model_tag(name, PREVIOUS, str(champion.version))
+        client.set_registered_model_alias(name, CHAMPION, str(previous.version))
+    return previous
+
+
+def fetch_version(address: str) -> Path:
+    """The ensemble folder of a version, a copy made once in the cache and verified by its digest.
+
+    Args:
+        address: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises:
+        TrackingError: if there is no such version, its files were altered, or the server doesn't answer.
+        StorageError: if it can't be written.
+    """
+    version = find_address(address)
+    if version is None:
+        raise TrackingError(f"There is no {address}", "Register an ensemble with `backdrop register`")
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            with server_errors(f"{address} can't be fetched"):
+                model = download_artifacts(artifact_uri=version.address, dst_path=scratch)
+            found = Path(model) / "artifacts" / ENSEMBLE
+            _verify(found, version)
+            for path in found.iterdir():
+                shutil.move(path, folder)  # the cache may be another disk
+
+    return fetch_once(storage.cache_folder() / "ensembles" / version.digest, fill)
+
+
+def champion_plan(address: str) -> Path | None:
+    """The fold plan of a version, a copy in the cache; None if there is no such model, alias or version.
+
+    Args:
+        address: such as `models:/NAME@champion`.
+
+    Raises:
+        TrackingError: if it is no such address, or the server doesn't answer.
+    """
+    version = find_address(address)
+    return fetch_evaluation(version.evaluation_run) / PLAN if version else None
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise TrackingError(f"{name!r} is no name for a model", "Use letters, digits, dots, dashes and underscores")
+    return name
+
+
+def _version(entry: ModelVersion) -> Version:
+    tags = entry.tags
+    if DIGEST not in tags or EVALUATION_RUN not in tags:
+        raise TrackingError(
+            f"models:/{entry.name}/{entry.version} is not Backdrop's", "Take another name, or move the alias"
+        )
+    return Version(
+        name=entry.name, version=int(entry.version), digest=tags[DIGEST], evaluation_run=tags[EVALUATION_RUN]
+    )
+
+
+def _create_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _log_model(client: MlflowClient, folder: Path, run_id: str) -> str:
+    """Logs the ensemble as a pyfunc model; its id."""
+    run = client.get_run(run_id)
+    model = client.create_logged_model(run.info.experiment_id, name=ENSEMBLE, source_run_id=run_id)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # It would like an example photograph, and run the ensemble on it.
+        warnings.simplefilter("ignore", UserWarning)
+        target = Path(scratch) / "model"
+        pyfunc.save_model(
+            target,
+            mlflow_model=Model(run_id=run_id, model_id=model.model_id, model_uuid=model.model_id),
+            python_model=str(Path(__file__).with_name("model_code.py")),
+            artifacts={ENSEMBLE: str(folder)},
+            signature=SIGNATURE,
+            pip_requirements=[f"backdrop=={__version__}"],
+        )
+        client.log_model_artifacts(model.model_id, str(target))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    return str(model.model_id)
+
+
+def _verify(folder: Path, version: Version) -> None:
+    with contextlib.suppress(DataError, MemberError):
+        if folder.is_dir() and ensemble_digest(folder) == version.digest:
+            return
+    raise TrackingError(f"The files of {version.address} are not what was registered", "Delete it and register anew")
+
+
+def _tag(version: Version, key: str, value: str) -> None:
+    client = connect()
+    with server_errors(f"{version.address} can't be changed"):
+        client.set_model_version_tag(version.name, str(version.version), key, value)

@@ -1,0 +1,118 @@
+"""An MLflow server of one's own: SQLite and a folder, for a laptop, a demonstration and the tests."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from backdrop.errors import TrackingError
+from backdrop.progress import say
+
+HOST = "127.0.0.1"
+START_S = 600.0  # generous: a busy machine takes half a minute, and a server that dies is noticed at once
+STOP_S = 20.0
+TELL_S = 15.0
+# The job runner is eight more processes that outlive the server; we have no jobs.
+SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@contextlib.contextmanager
+def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Runs `mlflow server` while the block lasts.
+
+    Args:
+        folder: holds its database, artifacts and `server.log`; what is there already is served again.
+        port: of 127.0.0.1; None takes a free one.
+
+    Yields:
+        Its address, for MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: if the port is taken, or it doesn't start.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _claim(port or 0)
+    address, log = f"http://{HOST}:{port}", folder / "server.log"
+    with log.open("ab") as output:
+        # A session of its own, so that it and its workers can be stopped together, and Ctrl-C leaves that to us.
+        server = subprocess.Popen(  # noqa: S603 (the command is ours)
+            _command(folder, port),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **SETTINGS},
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(server, port, log)
+        yield address
+    finally:
+        _stop(server)
+
+
+def _command(folder: Path, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+        *("--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--allowed-hosts", f"{HOST}:{port},localhost:{port}"),
+    ]
+
+
+def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    start = told = time.monotonic()
+    while not _is_healthy(port):
+        now = time.monotonic()
+        if server.poll() is not None or now - start > START_S:
+            raise TrackingError(f"The MLflow server at {HOST}:{port} didn't start", f"Read {log}")
+        if now - told > TELL_S:
+            told = now
+            say(f"waiting for the MLflow server, {now - start:.0f} s so far")
+        time.sleep(0.2)
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """Ends the server and its workers, kindly at first; none is left."""
+    _signal(server, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.wait(STOP_S)
+    _signal(server, signal.SIGKILL)  # whoever of the group didn't follow
+    server.wait()
+
+
+def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, number)
+
+
+def _claim(port: int) -> int:
+    """The port if it is free; a free one for 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that just stopped there does no harm
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise TrackingError(
+                f"Port {port} of {HOST} is taken", "Name another, or stop what listens there"
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found
