@@ -1,0 +1,21 @@
+"""`check` as a component: the pipeline's first task, before anything is spent."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def check(data: str, faults: dsl.Output[dsl.Markdown]) -> str:
+    """Looks at the whole dataset and returns its address; an error in it stops the pipeline."""
+    import sys
+    from pathlib import Path
+
+    from backdrop.steps.check import check as step
+    from components.pages import check_failure, check_page
+
+    report = step(data)
+    Path(faults.path).write_text(check_page(report))
+    if report.errors:
+        sys.exit(check_failure(report))
+    return data

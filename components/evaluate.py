@@ -1,0 +1,29 @@
+"""`evaluate` as a component."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def evaluate(
+    data: str,
+    plan: dsl.Input[dsl.Dataset],
+    members: list[str],
+    ensemble: str,
+    report: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Scores the members and their ensemble and writes the report; `ensemble` is the ensemble's YAML."""
+    from pathlib import Path
+
+    from backdrop.steps.evaluate import evaluate as step
+    from components.pages import as_file, evaluation_figures, evaluation_page
+
+    with as_file(ensemble) as path:
+        evaluation = step(data, plan.path, members, report.path, path)
+    metrics.metadata.update(evaluation_figures(evaluation))
+    Path(summary.path).write_text(evaluation_page(evaluation))
+    Path(page.path).write_bytes(Path(report.path, "index.html").read_bytes())

@@ -1,0 +1,109 @@
+"""What components share: short Markdown pages for the Kubeflow UI, figures for its metrics, and YAML as a file.
+
+Each task pays for what this imports, so it imports records only to name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backdrop.evaluation import Estimate, Evaluation
+    from backdrop.gate import Verdict
+    from backdrop.steps.check import CheckReport
+    from backdrop.steps.train import TrainRecord
+
+SHOWN_FAULTS = 200  # the UI cuts a long page off without saying so
+Figures = dict[str, float]
+
+
+@contextmanager
+def as_file(text: str) -> Iterator[str]:
+    """Path of a YAML file with this text, for the steps, which read files."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "given.yaml")
+        path.write_text(text, encoding="utf-8")
+        yield str(path)
+
+
+def check_page(report: CheckReport) -> str:
+    """What a dataset holds, and its faults as a table."""
+    head = f"# {report.images} photographs of {report.objects} objects\n\nSizes: {', '.join(report.sizes)}\n\n"
+    if not report.faults:
+        return f"{head}No faults.\n"
+    rows = [(fault.level, fault.file, fault.what, fault.remedy) for fault in report.faults[:SHOWN_FAULTS]]
+    more = len(report.faults) - len(rows)
+    return head + _table(("", "file", "fault", "remedy"), rows) + (f"\n… and {more} more.\n" if more else "")
+
+
+def check_failure(report: CheckReport) -> str:
+    """What stops the pipeline, in a line or two."""
+    first = report.errors[0]
+    count = len(report.errors)
+    rest = f" ({count} errors in all: see `backdrop check {report.data}`)" if count > 1 else ""
+    return f"{first.file} {first.what}. {first.remedy}.{rest}"
+
+
+def member_figures(record: TrainRecord) -> Figures:
+    """Out-of-fold Dice, epochs, seconds of training; `reused` is 1 for a member that was there already."""
+    member = record.member
+    return {
+        "dice": member.dice,
+        "epochs": member.epochs,
+        "selected_epoch": member.selected_epoch,
+        "seconds": member.seconds,
+        "reused": int(record.reused),
+    }
+
+
+def evaluation_figures(evaluation: Evaluation) -> Figures:
+    """Dice of each recipe out of fold, and of the ensemble on the holdout with its interval."""
+    figures = {f"oof_{recipe}": estimate.dice for recipe, estimate in evaluation.oof.items()}
+    held = evaluation.holdout.ensemble
+    if held is not None:
+        named = {"holdout": held.dice, "holdout_low": held.low, "holdout_high": held.high, "objects": held.objects}
+        figures |= {name: value for name, value in named.items() if value is not None}
+    return figures
+
+
+def evaluation_page(evaluation: Evaluation) -> str:
+    """Out-of-fold Dice of each recipe, holdout Dice of each member and of the ensemble."""
+    rows = [(f"{recipe}, out of fold", *_cells(found)) for recipe, found in evaluation.oof.items()]
+    if evaluation.oof_ensemble is not None:
+        rows.append(("**ensemble, out of fold**", *_cells(evaluation.oof_ensemble)))
+    rows += [(f"{name}, holdout", *_cells(found)) for name, found in evaluation.holdout.members.items()]
+    if evaluation.holdout.ensemble is not None:
+        rows.append(("**ensemble, holdout**", *_cells(evaluation.holdout.ensemble)))
+    return "# Evaluation\n\n" + _table(("", "Dice", "95 % interval", "objects"), rows)
+
+
+def verdict_figures(verdict: Verdict) -> Figures:
+    """The verdict's numbers; `promoted` is 1 or 0."""
+    figures = {"promoted": float(verdict.outcome == "promoted"), "objects": float(verdict.objects)}
+    named = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high}
+    return figures | {name: value for name, value in named.items() if value is not None}
+
+
+def verdict_page(verdict: Verdict) -> str:
+    """The verdict with its reasons."""
+    title = "Promoted: the challenger is the champion" if verdict.outcome == "promoted" else "Kept: no new champion"
+    return f"# {title}\n\n" + "".join(f"- {reason}\n" for reason in verdict.reasons)
+
+
+def _cells(found: Estimate) -> tuple[str, str, str]:
+    interval = "" if found.low is None or found.high is None else f"{found.low:.5f} to {found.high:.5f}"
+    return f"{found.dice:.5f}", interval, str(found.objects)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A bar in a file's name would end the cell."""
+    return " ".join(text.replace("|", r"\|").split())

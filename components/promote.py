@@ -1,0 +1,29 @@
+"""`promote` as a component."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def promote(
+    data: str,
+    name: str,
+    report: dsl.Input[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> str:
+    """Lets the gate judge the challenger: it becomes the champion, or the champion stays."""
+    from pathlib import Path
+
+    from backdrop.report import with_verdict
+    from backdrop.steps.promote import promote as step
+    from components.pages import verdict_figures, verdict_page
+
+    verdict = step(data, name)
+    metrics.metadata.update(verdict_figures(verdict))
+    summary.metadata["reasons"] = list(verdict.reasons)
+    Path(summary.path).write_text(verdict_page(verdict))
+    Path(page.path).write_text(with_verdict(Path(report.path, "index.html").read_text(), verdict))
+    return verdict.outcome

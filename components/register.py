@@ -1,0 +1,25 @@
+"""`register` as a component."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def register(
+    data: str,
+    plan: dsl.Input[dsl.Dataset],
+    members: list[str],
+    report: dsl.Input[dsl.Artifact],
+    ensemble: str,
+    name: str,
+    model: dsl.Output[dsl.Model],
+) -> str:
+    """Makes the ensemble a version of the registered model, its challenger, and returns the model's name."""
+    from backdrop.steps.register import register as step
+    from components.pages import as_file
+
+    with as_file(ensemble) as path:
+        registration = step(data, plan.path, members, report.path, path, name)
+    model.metadata.update(registration.model_dump())
+    return registration.name

@@ -1,0 +1,19 @@
+"""`train` as a component: one recipe on one fold."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def train(
+    data: str, plan: dsl.Input[dsl.Dataset], recipe: str, fold: int, out: str, metrics: dsl.Output[dsl.Metrics]
+) -> str:
+    """Trains a member, or finds it finished, and returns its address; `recipe` is the recipe's YAML."""
+    from backdrop.steps.train import train as step
+    from components.pages import as_file, member_figures
+
+    with as_file(recipe) as path:
+        record = step(data, plan.path, path, fold, out)
+    metrics.metadata.update(member_figures(record))
+    return record.address

@@ -1,0 +1,1 @@
+"""Components wired into versioned pipelines: compiled for a cluster, or run here with no Docker."""

@@ -1,0 +1,61 @@
+"""The compiled pipeline: one YAML, the same for the same graph, and a version that changes with the graph."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from kfp.compiler import Compiler
+from kfp.dsl.graph_component import GraphComponent
+
+from backdrop import __version__, storage
+from backdrop.recipe import Ensemble
+from pipelines.training import training
+
+DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pipeline's two YAML documents, the graph and its Kubernetes settings."""
+
+    name: str
+    version: str
+    documents: list[dict[str, Any]]
+
+    def dump(self) -> bytes:
+        """The file for Kubeflow: the same graph has the same bytes."""
+        head = f"# {self.name} {self.version}, compiled by `python -m pipelines compile`\n"
+        return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
+
+
+def build(ensemble: Ensemble, folds: Sequence[int] | None = None) -> Package:
+    """Compiles an ensemble's training pipeline.
+
+    Args:
+        ensemble: what to train, its recipes written out.
+        folds: only the members of these folds; None for all.
+
+    Raises:
+        ConfigError: if the ensemble has no such fold.
+    """
+    documents = _compile(training(ensemble, folds))
+    version = f"{__version__}-{digest(documents)[:DIGITS]}"
+    info = documents[0]["pipelineInfo"]
+    info["description"] = f"{info.get('description', '')} (version {version})".strip()
+    return Package(info["name"], version, documents)
+
+
+def digest(documents: Sequence[dict[str, Any]]) -> str:
+    """sha256 of what the documents say: KFP writes the same graph in another order each time."""
+    return storage.sha256(json.dumps(documents, sort_keys=True).encode())
+
+
+def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "package.yaml")
+        Compiler().compile(graph, str(path))
+        return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
