@@ -1,0 +1,165 @@
+"""Component bodies: they call their step with what they were given, and put into their artifacts what it returns."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from backdrop.evaluation import Estimate, Evaluation, Holdout
+from backdrop.gate import Verdict
+from backdrop.inspection import Fault
+from backdrop.report.verdict import verdict_section
+from backdrop.steps.check import CheckReport
+from backdrop.steps.split import SplitRecord
+from backdrop.steps.train import TrainRecord
+from backdrop.training.member import MemberRecord
+from components.check import check
+from components.evaluate import evaluate
+from components.promote import promote
+from components.register import register
+from components.split import split
+from components.train import train
+
+
+class Step:
+    """Stands in for a step: notes how it was called, reads the YAML that it was given, returns what it shall."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        self.given: tuple[Any, ...] = ()
+        self.texts: list[str] = []
+
+    def __call__(self, *given: Any) -> Any:
+        self.given = given
+        paths = [Path(value) for value in given if isinstance(value, str) and value.endswith(".yaml")]
+        self.texts = [path.read_text() for path in paths]
+        return self.result
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Step]:
+    def replace(name: str, result: Any) -> Step:
+        step = Step(result)
+        module = ModuleType(name)
+        setattr(module, name, step)
+        monkeypatch.setitem(sys.modules, f"backdrop.steps.{name}", module)
+        return step
+
+    return replace
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Callable[[str], dsl.Artifact]:
+    return lambda name: dsl.Artifact(name=name, uri=str(tmp_path / name), metadata={})
+
+
+def report(*faults: Fault) -> CheckReport:
+    return CheckReport(
+        data="d", objects=2, images=4, views=("01", "02"), sizes=("64x48",), digest="sha256:0", faults=faults
+    )
+
+
+def fault(level: Any, file: str = "a|b.jpg") -> Fault:
+    return Fault(level=level, file=file, what="is empty", remedy="Draw it")
+
+
+def test_check_passes_the_data_on(stand_in: Any, artifact: Any) -> None:
+    page = artifact("faults")
+    stand_in("check", report(fault("warning")))
+    assert check.python_func("d", page) == "d"
+    assert "| warning | a\\|b.jpg | is empty | Draw it |" in Path(page.path).read_text()
+
+
+def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:
+    page = artifact("faults")
+    stand_in("check", report(fault("error"), fault("error")))
+    with pytest.raises(SystemExit, match=r"a\|b.jpg is empty. Draw it. \(2 errors in all: see `backdrop check d`\)"):
+        check.python_func("d", page)
+    assert "| error |" in Path(page.path).read_text()
+
+
+@pytest.mark.parametrize(("objects", "taken"), [(0, None), (7, 7)])
+def test_split(objects: int, taken: int | None, stand_in: Any, artifact: Any) -> None:
+    plan = artifact("plan")
+    step = stand_in("split", SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0}))
+    split.python_func("d", 3, 0.15, "area", 0, objects, "models:/x@champion", plan)
+    assert step.given == ("d", plan.path, 3, 0.15, "area", 0, taken, "models:/x@champion")
+    assert plan.metadata == {"data": "sha256:1"}
+
+
+def test_train(stand_in: Any, artifact: Any) -> None:
+    member = MemberRecord(
+        key="k", recipe="tiny", fold=1, seed=0, epochs=3, selected_epoch=2, dice=0.9, seconds=5.0, parameters=7,
+        resumed_at=(), weights="w", version="0",
+    )  # fmt: skip
+    step = stand_in("train", TrainRecord(address="runs:/1/member", member=member, reused=True))
+    plan, metrics = artifact("plan"), artifact("metrics")
+    assert train.python_func("d", plan, "name: tiny", 1, "m/{key}", metrics) == "runs:/1/member"
+    assert step.given[:2] == ("d", plan.path)
+    assert step.given[3:] == (1, "m/{key}")
+    assert step.texts == ["name: tiny"]
+    assert not Path(step.given[2]).exists()
+    assert metrics.metadata == {"dice": 0.9, "epochs": 3, "selected_epoch": 2, "seconds": 5.0, "reused": 1}
+
+
+def evaluation() -> Evaluation:
+    held = Estimate(dice=0.99, objects=3, low=0.98, high=0.995)
+    return Evaluation(
+        model="0" * 64,
+        oof={"tiny": Estimate(dice=0.97, objects=11)},
+        oof_ensemble=Estimate(dice=0.975, objects=11),
+        holdout=Holdout(ensemble=held, members={"tiny-0": Estimate(dice=0.96, objects=3)}, objects=3),
+    )
+
+
+def test_evaluate(stand_in: Any, artifact: Any) -> None:
+    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
+    Path(outputs["report"].path).mkdir()
+    Path(outputs["report"].path, "index.html").write_text("<p>hello")
+    step = stand_in("evaluate", evaluation())
+    evaluate.python_func("d", artifact("plan"), ["m"], "name: demo", **outputs)
+    assert step.given[2:4] == (["m"], outputs["report"].path)
+    assert step.texts == ["name: demo"]
+    assert outputs["metrics"].metadata == {
+        "oof_tiny": 0.97, "holdout": 0.99, "holdout_low": 0.98, "holdout_high": 0.995, "objects": 3
+    }  # fmt: skip
+    text = Path(outputs["summary"].path).read_text()
+    assert "| **ensemble, holdout** | 0.99000 | 0.98000 to 0.99500 | 3 |" in text
+    assert "| tiny-0, holdout | 0.96000 |  | 3 |" in text
+    assert Path(outputs["page"].path).read_text() == "<p>hello"
+
+
+def test_register(stand_in: Any, artifact: Any) -> None:
+    from backdrop.config import Record
+
+    class Registration(Record):
+        name: str = "cars"
+        version: int = 4
+        created: bool = True
+        run_id: str = "r"
+
+    step = stand_in("register", Registration())
+    model = artifact("model")
+    found = register.python_func("d", artifact("plan"), ["m"], artifact("report"), "name: demo", "cars", model)
+    assert found == "cars"
+    assert step.given[-1] == "cars"
+    assert step.texts == ["name: demo"]
+    assert model.metadata == {"name": "cars", "version": 4, "created": True, "run_id": "r"}
+
+
+def test_promote(stand_in: Any, artifact: Any) -> None:
+    reports, outputs = artifact("report"), {name: artifact(name) for name in ("metrics", "summary", "page")}
+    Path(reports.path).mkdir()
+    Path(reports.path, "index.html").write_text(f"<p>{verdict_section(None)}")
+    verdict = Verdict(outcome="kept", reasons=("too few objects",), objects=3, difference=0.0, low=-0.1, high=0.1)
+    step = stand_in("promote", verdict)
+    assert promote.python_func("d", "cars", reports, **outputs) == "kept"
+    assert step.given == ("d", "cars")
+    assert outputs["metrics"].metadata == {"promoted": 0.0, "objects": 3.0, "difference": 0.0, "low": -0.1, "high": 0.1}
+    assert outputs["summary"].metadata == {"reasons": ["too few objects"]}
+    assert Path(outputs["summary"].path).read_text() == "# Kept: no new champion\n\n- too few objects\n"
+    assert "too few objects" in Path(outputs["page"].path).read_text()

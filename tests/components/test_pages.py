@@ -1,0 +1,42 @@
+"""What components share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from backdrop.gate import Verdict
+from backdrop.inspection import Fault
+from backdrop.recipe import find_recipe
+from backdrop.steps.check import CheckReport
+from components.pages import SHOWN_FAULTS, as_file, check_page, verdict_page
+
+
+def test_file_is_found_by_the_library_and_goes_away() -> None:
+    text = Path("src/backdrop/recipes/tiny.yaml").read_text()
+    with as_file(text) as path:
+        assert find_recipe(path) == find_recipe("tiny")
+    assert not Path(path).exists()
+
+
+def test_long_list_of_faults_says_that_it_is_cut() -> None:
+    faults = tuple(
+        Fault(level="warning", file=f"{n}.jpg", what="is odd", remedy="Look") for n in range(SHOWN_FAULTS + 3)
+    )
+    found = CheckReport(data="d", objects=1, images=1, views=(), sizes=("1x1",), digest="", faults=faults)
+    assert check_page(found).endswith("… and 3 more.\n")
+    assert "No faults." in check_page(found.model_copy(update={"faults": ()}))
+
+
+def test_promotion_says_so() -> None:
+    page = verdict_page(Verdict(outcome="promoted", reasons=("better",), objects=20))
+    assert page == "# Promoted: the challenger is the champion\n\n- better\n"
+
+
+def test_imported_in_a_task_as_kfp_runs_it() -> None:
+    """There kfp can't declare components; and what a body imports, each task pays for."""
+    heavy = ("kfp", "mlflow", "torch", "cv2", "numpy")
+    code = f"import sys, components.pages; print([name for name in {heavy} if name in sys.modules])"
+    environment = {**os.environ, "_KFP_RUNTIME": "true", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,239 @@
+"""The compiled package, read as a cluster would: as parsed YAML."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from kfp import components
+
+from backdrop import __version__
+from backdrop.errors import ConfigError
+from backdrop.recipe import find_ensemble, find_recipe
+from pipelines.cluster import CONFIG_KEYS, SECRET_KEYS
+from pipelines.package import Package, build, digest
+from pipelines.training import planned, with_overrides
+
+MEMBERS = [f"train-{recipe}-{fold}" for recipe in ("tiny", "tiny-linknet") for fold in range(3)]
+ALL = ["check", "evaluate", "promote", "register", "split", *MEMBERS]
+ON_GPU = ["evaluate", "promote", *MEMBERS]
+
+
+@pytest.fixture(scope="module")
+def package() -> Package:
+    return build(find_ensemble("demo"))
+
+
+@pytest.fixture(scope="module")
+def graph(package: Package) -> dict[str, Any]:
+    return next(yaml.safe_load_all(package.dump()))
+
+
+@pytest.fixture(scope="module")
+def settings(package: Package) -> dict[str, Any]:
+    document = list(yaml.safe_load_all(package.dump()))[1]
+    return document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def tasks_of(graph: dict[str, Any]) -> dict[str, Any]:
+    """Every task that runs a container, also those inside a branch."""
+    dags = [graph["root"]["dag"], *(c["dag"] for c in graph["components"].values() if "dag" in c)]
+    tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
+    return {
+        name: task for name, task in tasks.items() if "dag" not in graph["components"][task["componentRef"]["name"]]
+    }
+
+
+def container(graph: dict[str, Any], task: str) -> dict[str, Any]:
+    return graph["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+
+
+def test_each_member_has_a_train_task_of_its_own(graph: dict[str, Any]) -> None:
+    tasks = tasks_of(graph)
+    assert sorted(tasks) == sorted(ALL)
+    for name in MEMBERS:
+        assert tasks[name]["taskInfo"]["name"] == name
+        values = tasks[name]["inputs"]["parameters"]
+        assert f"train-{yaml.safe_load(values['recipe']['runtimeValue']['constant'])['name']}-{name[-1]}" == name
+        assert values["fold"]["runtimeValue"]["constant"] == int(name[-1])
+        assert values["out"]["runtimeValue"]["constant"].endswith(f"/{name.removeprefix('train-')}-{{key}}")
+
+
+@pytest.mark.parametrize("task", ON_GPU)
+def test_gpu_task_has_its_place(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
+    # promote stands in a branch, where pipeline parameters have another name.
+    prefix = "pipelinechannel--" if task == "promote" else ""
+    resources = container(graph, task)["resources"]
+    assert resources["accelerator"] == {
+        "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator']}}",
+        "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
+    }
+    assert resources["resourceMemoryLimit"] == "{{$.inputs.parameters['pipelinechannel--memory']}}"
+    place = settings[f"exec-{task}"]
+    assert place["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] == f"{prefix}node_selector"
+    assert [entry["tolerationJson"]["componentInputParameter"] for entry in place["tolerations"]] == [
+        f"{prefix}tolerations"
+    ]
+    assert place["emptyDirMounts"] == [
+        {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shared-memory"}
+    ]
+    policy = tasks_of(graph)[task]["retryPolicy"]
+    assert policy["maxRetryCount"] == 2
+    assert policy["backoffDuration"] == "60s"
+
+
+def test_parameters_and_their_defaults(graph: dict[str, Any]) -> None:
+    inputs = graph["root"]["inputDefinitions"]["parameters"]
+    defaults = {name: entry.get("defaultValue") for name, entry in inputs.items()}
+    assert defaults == {
+        "data": None,
+        "name": "demo",
+        "work": "/tmp/backdrop",
+        "objects": 0,
+        "promotion": True,
+        "accelerator": "nvidia.com/gpu",
+        "gpus": "1",
+        "cpu": "4",
+        "memory": "16Gi",
+        "node_selector": {"nvidia.com/gpu.present": "true"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    }
+    assert [name for name, entry in inputs.items() if not entry.get("isOptional")] == ["data"]
+    # The backend reads a number as empty text where a resource is asked for.
+    assert {inputs[name]["parameterType"] for name in ("accelerator", "gpus", "cpu", "memory")} == {"STRING"}
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_every_task_is_no_root_and_uncached(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
+    security = settings[f"exec-{task}"]["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert int(security["runAsUser"]) > 0
+    assert not tasks_of(graph)[task]["cachingOptions"].get("enableCache", False)
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
+    place = settings[f"exec-{task}"]
+    for entry, kind, keys in (
+        (place["configMapAsEnv"], "configMap", CONFIG_KEYS),
+        (place["secretAsEnv"], "secret", SECRET_KEYS),
+    ):
+        assert [source["optional"] for source in entry] == [True]
+        assert {pair["envVar"] for pair in entry[0]["keyToEnv"]} == set(keys)
+        assert entry[0][f"{kind}NameParameter"]["runtimeValue"]["constant"] == "backdrop"
+    assert container(graph, task).get("env", []) == [{"name": "PYTHONUNBUFFERED", "value": "1"}]
+
+
+def test_environment_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in (*CONFIG_KEYS, *SECRET_KEYS):
+        monkeypatch.setenv(key, "no-one-may-read-this")
+    assert b"no-one-may-read-this" not in build(find_ensemble("tiny")).dump()
+
+
+def test_nothing_is_installed_when_a_pod_starts(graph: dict[str, Any]) -> None:
+    images = {container(graph, task)["image"] for task in ALL}
+    assert images == {f"ghcr.io/backdrop-ml/backdrop:{__version__}"}
+    assert not any("pip install" in part for task in ALL for part in container(graph, task)["command"])
+
+
+def test_image_is_named_by_the_environment() -> None:
+    code = "from components.image import IMAGE; print(IMAGE)"
+    environment = {"BACKDROP_IMAGE": "registry.example/backdrop@sha256:1", "PYTHONPATH": ":".join(sys.path)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "registry.example/backdrop@sha256:1"
+
+
+def test_every_channel_is_declared_where_it_is_used(graph: dict[str, Any], settings: dict[str, Any]) -> None:
+    """A known trap: KFP compiles a resource's parameter inside a branch without declaring it there."""
+    dags = {"root": graph["root"], **{name: c for name, c in graph["components"].items() if "dag" in c}}
+    for part in dags.values():
+        declared = part["inputDefinitions"]["parameters"]
+        for name, task in part["dag"]["tasks"].items():
+            inputs = task.get("inputs", {}).get("parameters", {})
+            used = {value["componentInputParameter"] for value in inputs.values() if "componentInputParameter" in value}
+            used |= set(
+                re.findall(r"componentInputParameter\": \"([^\"]+)", json.dumps(settings.get(f"exec-{name}", {})))
+            )
+            assert used <= set(declared), name
+            if f"exec-{name}" in graph["deploymentSpec"]["executors"]:
+                placeholders = re.findall(
+                    r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", json.dumps(container(graph, name))
+                )
+                assert set(placeholders) <= set(inputs), name
+
+
+def test_no_trap_that_kfp_springs_silently(graph: dict[str, Any]) -> None:
+    text = json.dumps(graph)
+    assert "Iterator" not in text  # ParallelFor: retries are ignored in it, and items get mixed up
+    assert "exit-handler" not in text
+    optional = [
+        name
+        for name, entry in graph["root"]["inputDefinitions"]["parameters"].items()
+        if entry.get("isOptional") and entry.get("defaultValue") is None
+    ]
+    assert optional == []  # a parameter that may be None fails in a local run
+
+
+def test_all_members_are_judged_together(graph: dict[str, Any]) -> None:
+    for task in ("evaluate", "register"):
+        members = tasks_of(graph)[task]["inputs"]["parameters"]["members"]["runtimeValue"]["constant"]
+        assert members == [f"{{{{$.inputs.parameters['pipelinechannel--{name}-Output']}}}}" for name in MEMBERS]
+
+
+def test_the_champions_plan_is_extended(graph: dict[str, Any]) -> None:
+    values = tasks_of(graph)["split"]["inputs"]["parameters"]
+    assert values["extend"]["runtimeValue"]["constant"] == (
+        "models:/{{$.inputs.parameters['pipelinechannel--name']}}@champion"
+    )
+    assert values["folds"]["runtimeValue"]["constant"] == 3
+
+
+def test_same_graph_same_bytes(package: Package) -> None:
+    assert build(find_ensemble("demo")).dump() == package.dump()
+
+
+def test_kfp_reads_what_we_write(package: Package) -> None:
+    loaded = components.load_component_from_text(package.dump().decode())
+    assert loaded.name == "backdrop-demo"
+    assert "data" in loaded.required_inputs
+
+
+def test_version_changes_with_the_recipe(package: Package) -> None:
+    other = build(with_overrides(find_ensemble("demo"), ["epochs=11"]))
+    assert other.name == package.name == "backdrop-demo"
+    assert re.fullmatch(re.escape(__version__) + "-[0-9a-f]{12}", package.version)
+    assert other.version != package.version
+    assert package.version in package.documents[0]["pipelineInfo"]["description"]
+
+
+def test_digest_does_not_see_the_order() -> None:
+    assert digest([{"a": 1, "b": 2}]) == digest([{"b": 2, "a": 1}]) != digest([{"a": 2, "b": 1}])
+
+
+def test_some_folds_only() -> None:
+    graph = build(find_ensemble("demo"), [2, 0]).documents[0]
+    trained = [name for name in tasks_of(graph) if name.startswith("train-")]
+    assert sorted(trained) == ["train-tiny-0", "train-tiny-2", "train-tiny-linknet-0", "train-tiny-linknet-2"]
+
+
+def test_unknown_fold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no fold 3. Use some of 0 to 2"):
+        planned(find_ensemble("demo"), [0, 3])
+
+
+def test_overrides_go_into_every_recipe() -> None:
+    ensemble = with_overrides(find_ensemble("demo"), ["epochs=3", "optimiser.weight_decay=0.5"])
+    assert {(part.resolve().epochs, part.resolve().optimiser.weight_decay) for part in ensemble.members} == {(3, 0.5)}
+    assert ensemble.members[0].resolve().input == find_ensemble("demo").members[0].resolve().input
+
+
+def test_wrong_override_names_the_right_one() -> None:
+    with pytest.raises(ConfigError, match="Did you mean epochs"):
+        with_overrides(find_ensemble("tiny"), ["epohcs=3"])
+
+
+def test_no_override_changes_nothing() -> None:
+    assert with_overrides(find_ensemble("tiny"), []).members[0].resolve() == find_recipe("tiny")

@@ -1,0 +1,91 @@
+"""Imports run downward only, as the design's layers say, and heavy libraries stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "backdrop"
+# From the bottom up; modules of one row may import each other, but not in a circle.
+LAYERS = [
+    {"errors", "progress", "config", "masks", "storage", "dataset", "folds", "recipe", "studio", "inspection"},
+    {"models", "losses", "schedules", "augmentation", "prediction"},
+    {"training", "ensemble", "evaluation", "gate", "report"},
+    {"tracking"},
+    {"steps"},
+    {"cli"},
+]
+RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+HEAVY = {"mlflow": {"tracking"}, "kfp": set(), "ray": set(), "typer": {"cli"}}
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
+
+
+def dotted(path: Path) -> str:
+    parts = ("backdrop", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules a file imports, also inside functions: `from a import b` may mean a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_its_layer() -> None:
+    top = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES}
+    assert top == set(RANK)
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_imports_run_downward_only(path: Path) -> None:
+    own = dotted(path).split(".")[1]
+    for name in imports(path):
+        first, *rest = name.split(".")
+        if first == "backdrop" and rest[0] in RANK:
+            assert RANK[rest[0]] <= RANK[own], f"{path} imports {name} from a layer above its own"
+        assert own in HEAVY.get(first, {own}), f"{path} imports {first}"
+
+
+def test_there_is_no_circle() -> None:
+    modules = {dotted(path): path for path in FILES}
+    graph = {
+        module: {found for name in imports(path) for found in (name, name.rpartition(".")[0]) if found in modules}
+        for module, path in modules.items()
+    }
+    # A package that re-exports its own modules is no circle: they don't import it back.
+    while leaves := [module for module, targets in graph.items() if not targets & set(graph) - {module}]:
+        for module in leaves:
+            del graph[module]
+    assert not graph, f"These import each other: {sorted(graph)}"
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import backdrop.cli", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"}),
+        ("import backdrop.training.fold", {"kfp", "mlflow", "ray", "typer"}),
+        (
+            "import backdrop.training.step, backdrop.models, backdrop.losses",
+            {"pydantic", "cv2", "albumentations", "yaml"},
+        ),
+        (
+            "import backdrop.steps.train, backdrop.steps.evaluate, backdrop.steps.split",
+            {"mlflow", "kfp", "ray", "typer"},
+        ),
+    ],
+)
+def test_heavy_libraries_wait_until_they_are_needed(statement: str, absent: set[str]) -> None:
+    assert not loaded_by(statement) & absent

@@ -1,0 +1,48 @@
+"""A real MLflow server, and a small world to track."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backdrop.dataset import open_dataset
+from backdrop.folds import Rule, dump_plan, make_plan
+from backdrop.recipe import find_recipe
+from backdrop.tracking.server import local_server
+from tests.tracking.small_world import HELD, World, write_member
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with local_server(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
+
+
+@pytest.fixture
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", tmp_path.name)
+
+
+@pytest.fixture
+def tracked(server: str, clean: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server's address, which the environment names; every test has an experiment of its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    return server
+
+
+@pytest.fixture
+def world(make_dataset: Callable[..., Path], tmp_path: Path) -> World:
+    """Sixteen objects, twelve of them held out."""
+    data, plan = make_dataset(objects=HELD + 4), tmp_path / "plan.csv"
+    plan.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, HELD / (HELD + 4), "area", 0))))
+    return World(tmp_path, data, plan)
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Path:
+    """A member folder that belongs to no data."""
+    recipe = find_recipe("tiny", ["network.width=2", "network.depth=1", "epochs=3"])
+    return write_member(tmp_path / "member", recipe, "c" * 64, 1)

@@ -1,0 +1,115 @@
+"""Members and ensembles so small that they needn't be trained."""
+
+import json
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from backdrop import __version__
+from backdrop.config import dump_yaml
+from backdrop.dataset import Digests, open_dataset
+from backdrop.ensemble import gather
+from backdrop.evaluation import Score, dump_evaluation, dump_scores, summarise
+from backdrop.folds import FoldPlan, read_plan, verify
+from backdrop.models import build
+from backdrop.recipe import Recipe, find_ensemble
+from backdrop.report import Report, render
+from backdrop.storage import sha256
+from backdrop.training.member import MemberRecord, content_key, read_member
+
+HELD = 12  # objects in the holdout: the fewest on which a champion is replaced
+START_MS = 1_700_000_000_000
+SET = "set: {input.size: 16x16, network.width: 2, network.depth: 1, epochs: 3, seed: SEED}"
+ENSEMBLE = f"name: small\nfolds: {{count: 2}}\nmembers:\n  - recipe: tiny\n    {SET}\ngate: {{minimum_dice: 0.9}}\n"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def metrics_line(epoch: int, dice: float = 0.9, time_ms: int | None = None) -> str:
+    time_ms = START_MS + 1000 * epoch if time_ms is None else time_ms
+    row = {"epoch": epoch, "rate": 1e-3, "loss": 0.3, "dice": dice, "seconds": 1.0, "time_ms": time_ms}
+    return json.dumps(row) + "\n"
+
+
+def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
+    """A whole member folder with random weights."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
+    torch.manual_seed(recipe.seed * 100 + fold)
+    save_file(build(**recipe.network.model_dump()).state_dict(), folder / "weights.safetensors")
+    (folder / "recipe.yaml").write_text(dump_yaml(recipe))
+    (folder / "metrics.jsonl").write_text("".join(metrics_line(epoch) for epoch in range(3)))
+    for name in ("curves.png", "samples/worst-1.png", "checkpoints/step-3.ckpt"):
+        (folder / name).write_bytes(b"picture")
+    record = MemberRecord(
+        key=key,
+        recipe=recipe.name,
+        fold=fold,
+        seed=recipe.seed,
+        epochs=3,
+        selected_epoch=2,
+        dice=0.9,
+        seconds=1.0,
+        parameters=1,
+        resumed_at=(),
+        weights=sha256((folder / "weights.safetensors").read_bytes()),
+        version=__version__,
+    )
+    (folder / "member.json").write_text(record.model_dump_json())
+    return folder
+
+
+@dataclass(frozen=True)
+class World:
+    """A dataset with its plan, and ensembles of two members that differ by their seed."""
+
+    root: Path
+    data: Path
+    plan: Path
+
+    def read(self) -> tuple[FoldPlan, Digests]:
+        plan = read_plan(self.plan)
+        return plan, verify(plan, open_dataset(self.data))
+
+    def ensemble(self, seed: int) -> Path:
+        path = self.root / f"ensemble-{seed}.yaml"
+        path.write_text(ENSEMBLE.replace("SEED", str(seed)))
+        return path
+
+    def recipe(self, seed: int) -> Recipe:
+        return find_ensemble(str(self.ensemble(seed))).members[0].resolve()
+
+    def members(self, seed: int) -> list[Path]:
+        plan, digests = self.read()
+        recipe = self.recipe(seed)
+        folders = [self.root / f"members-{seed}-{sha256(self.plan.read_bytes())[:6]}" / f"tiny-{k}" for k in (0, 1)]
+        for fold, folder in enumerate(folders):
+            if not folder.is_dir():
+                write_member(folder, recipe, content_key(recipe, plan, digests, fold), fold)
+        return folders
+
+    def report(self, dice: float, seed: int = 1) -> Path:
+        """What `evaluate` would have written, had the members such a Dice, somewhat different from object to object."""
+        folder = self.root / f"report-{dice}-{seed}-{sha256(self.plan.read_bytes())[:6]}"
+        folder.mkdir(exist_ok=True)
+        rows = read_plan(self.plan).rows
+        values = {row.image: dice - 0.001 * (index % 5) for index, row in enumerate(rows)}
+        scores = [
+            Score(r.image, r.object, r.view, r.area, r.fold, values[r.image], {"tiny": values[r.image]}) for r in rows
+        ]
+        model = gather([read_member(path) for path in self.members(seed)], find_ensemble(str(self.ensemble(seed))))
+        held = {row.image: values[row.image] for row in rows if row.fold is None}
+        evaluation = summarise(scores, {"tiny-0": held, "tiny-1": held}, model.digest())
+        (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
+        (folder / "images.csv").write_bytes(dump_scores(scores))
+        (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))
+        return folder
+
+    def with_plan(self, plan: Path) -> "World":
+        return replace(self, plan=plan)

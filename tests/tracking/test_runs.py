@@ -1,0 +1,226 @@
+import json
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+
+from backdrop.config import parse, parse_yaml
+from backdrop.errors import MemberError, TrackingError
+from backdrop.recipe import Recipe
+from backdrop.tracking import client, enabled, follow
+from backdrop.tracking.cache import fetch_once
+from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.runs import MemberRun, fetch_member, find_member, flatten, run_of
+from backdrop.tracking.server import local_server
+from tests.tracking.small_world import START_MS, free_port, metrics_line
+
+KEY = "c" * 64
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "POLL_S", 0.05)
+
+
+def recipe_of(member: Path) -> Recipe:
+    return parse(Recipe, parse_yaml((member / "recipe.yaml").read_text(), "recipe.yaml"), "recipe.yaml")
+
+
+def the_run(address: str) -> Run:
+    return connect().get_run(run_of(address))
+
+
+def points(run_id: str, key: str = "dice") -> list[tuple[int, float, int]]:
+    return [(m.step, m.value, m.timestamp) for m in connect().get_metric_history(run_id, key)]
+
+
+def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -> None:
+    assert find_member(KEY) is None
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        run.follow(member / "metrics.jsonl")
+        assert find_member(KEY) is None  # it isn't finished
+        address = run.finish(member)
+    assert find_member(KEY) == address == f"runs:/{run.run_id}/member"
+    found = the_run(address)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "tiny-1")
+    tags = {key: value for key, value in found.data.tags.items() if key.startswith("backdrop.")}
+    assert tags == {
+        "backdrop.kind": "member",
+        "backdrop.content_key": KEY,
+        "backdrop.recipe": "tiny",
+        "backdrop.fold": "1",
+    }
+    assert found.data.params["network.width"] == "2"
+    assert found.data.metrics["selected_dice"] == 0.9
+    copy = fetch_member(address)
+    names = {"member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples/worst-1.png"}
+    assert {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} == names
+    assert (copy / "weights.safetensors").read_bytes() == (member / "weights.safetensors").read_bytes()
+
+
+def test_a_replay_adds_no_point_twice(tracked: str, member: Path) -> None:
+    killed = MemberRun(KEY, recipe_of(member), 1).__enter__()
+    killed.follow(member / "metrics.jsonl")
+    killed.__exit__(KeyboardInterrupt, None, None)
+    assert connect().get_run(killed.run_id).info.status == "KILLED"
+    assert len(points(killed.run_id)) == 3
+    # The resumed training wrote the last epoch anew, at another time.
+    lines = (member / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (member / "metrics.jsonl").write_text("".join([*lines[:2], metrics_line(2, time_ms=START_MS + 99_000)]))
+    with MemberRun(KEY, recipe_of(member), 1) as again:
+        again.follow(member / "metrics.jsonl")
+        again.finish(member)
+    assert again.run_id == killed.run_id
+    for key in ("rate", "loss", "dice"):
+        assert [step for step, *_ in points(again.run_id, key)] == [0, 1, 2]
+    assert [time_ms for *_, time_ms in points(again.run_id)] == [START_MS, START_MS + 1000, START_MS + 2000]
+
+
+def test_points_are_seen_while_training_goes_on(tracked: str, member: Path, tmp_path: Path) -> None:
+    written = tmp_path / "elsewhere.jsonl"
+    run = MemberRun(KEY, recipe_of(member), 1).__enter__()
+    run.follow(written)
+    written.write_text(metrics_line(0) + metrics_line(1)[:20])  # the second line is being written
+    deadline = time.monotonic() + 60
+    while not points(run.run_id) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [step for step, *_ in points(run.run_id)] == [0]
+    run.__exit__(ZeroDivisionError, None, None)
+    assert connect().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"):
+        monkeypatch.setenv(pause, "0")
+    port, metrics, recipe = free_port(), tmp_path / "written.jsonl", recipe_of(member)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(follow, "PATIENCE_S", 0.2)
+    with local_server(tmp_path / "mlflow", port):
+        staying, ending = MemberRun("a" * 64, recipe, 1).__enter__(), MemberRun(KEY, recipe, 1).__enter__()
+        metrics.write_text(metrics_line(0))
+        staying.follow(metrics)
+        ending.follow(metrics)
+    # The training that ends while the server is away loses nothing, and its error says how to go on.
+    metrics.write_text(metrics_line(0) + metrics_line(1))
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match=r"is finished, but can't be uploaded.* same command again"):
+        ending.finish(member)
+    ending.__exit__(TrackingError, None, None)
+    assert time.monotonic() - start < 30
+    with local_server(tmp_path / "mlflow", port):
+        metrics.write_text(metrics_line(0) + metrics_line(1) + metrics_line(2))
+        staying.finish(member)
+        assert find_member(KEY) is None
+        with MemberRun(KEY, recipe, 1) as again:
+            assert find_member(KEY) is None
+            assert find_member("a" * 64) == f"runs:/{staying.run_id}/member"
+            again.finish(member)
+        assert again.run_id == ending.run_id
+        assert find_member(KEY) == f"runs:/{again.run_id}/member"
+        for run in (staying, again):
+            assert [step for step, *_ in points(run.run_id)] == [0, 1, 2]
+
+
+def test_a_pipelines_run_is_joined(tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = connect()
+    given = server.create_run(experiment_id(server), run_name="train-task", tags={"mlflow.parentRunId": "p"})
+    server.log_param(given.info.run_id, "epochs", "given by the pipeline")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        run.finish(member)
+    assert run.run_id == given.info.run_id
+    found = server.get_run(run.run_id)
+    assert found.info.run_name == "train-task"
+    assert (found.data.params["epochs"], found.data.params["network.width"]) == ("given by the pipeline", "2")
+    assert find_member(KEY) == f"runs:/{run.run_id}/member"
+
+
+def test_members_that_start_at_once_share_one_experiment(tracked: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: experiment_id(connect()), range(8)))
+    assert len(found) == 1
+
+
+def test_a_deleted_experiment_is_said(tracked: str) -> None:
+    server = connect()
+    server.delete_experiment(experiment_id(server))
+    with pytest.raises(TrackingError, match="was deleted"):
+        find_member(KEY)
+
+
+def test_an_unfinished_folder_is_not_uploaded(tracked: str, member: Path) -> None:
+    recipe = recipe_of(member)
+    (member / "weights.safetensors").write_bytes(b"torn")
+    with pytest.raises(MemberError), MemberRun(KEY, recipe, 1) as run:
+        run.finish(member)
+    assert connect().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_no_server_is_said_within_seconds(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1") as caught:
+        find_member(KEY)
+    assert time.monotonic() - start < 10
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_hangs_counts_as_down(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(TrackingError, match="doesn't answer"):
+            find_member(KEY)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "./mlruns", ""])
+def test_only_a_server_will_do(clean: None, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert enabled() == bool(uri)
+    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI is"):
+        find_member(KEY)
+
+
+@pytest.mark.parametrize("address", ["runs:/../member", "runs:/abc", "runs:/abc/model", "runs:/"])
+def test_only_a_members_address_is_fetched(clean: None, address: str) -> None:
+    with pytest.raises(TrackingError, match="no member's address"):
+        fetch_member(address)
+
+
+def test_a_missing_run_is_said(tracked: str) -> None:
+    with pytest.raises(TrackingError, match="can't be fetched"):
+        fetch_member("runs:/" + "0" * 32 + "/member")
+    assert not list((Path(os.environ["BACKDROP_CACHE"]) / "members").iterdir())
+
+
+def test_settings_are_flattened() -> None:
+    values = {"a": {"b": 1, "none": None}, "rates": [1, 2], "phases": [{"kind": "x"}], "long": "y" * 9000}
+    assert dict(flatten(values)) == {"a.b": "1", "rates": "[1, 2]", "phases.0.kind": "x", "long": "y" * 500}
+
+
+def test_odd_lines_are_no_points(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("[]\n{}\nnothing\n" + json.dumps({"epoch": 1, "loss": 2}) + "\n")
+    assert list(follow.read_points(tmp_path / "metrics.jsonl")) == []
+    assert list(follow.read_points(tmp_path / "absent.jsonl")) == []
+
+
+def test_of_two_downloads_at_once_one_is_kept(tmp_path: Path) -> None:
+    folder, both = tmp_path / "copy", threading.Barrier(2)
+
+    def fetch(number: int) -> str:
+        def fill(target: Path) -> None:
+            (target / "number").write_text(str(number))
+            both.wait(60)
+
+        return (fetch_once(folder, fill) / "number").read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(fetch, (1, 2))
+    assert first in "12"
+    assert second in "12"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
