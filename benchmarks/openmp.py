@@ -1,0 +1,56 @@
+"""Training steps of `tiny` on two threads, OpenMP waiting actively or passively, alone and beside a busy process.
+
+    .venv/bin/python benchmarks/openmp.py
+
+Prints the median step of each, and how much slower the active wait is.
+"""
+
+import os
+import subprocess
+import sys
+from statistics import median
+
+STEPS = 30
+STEP = """
+import time
+import torch
+from backdrop.losses import bce_dice
+from backdrop.models import build
+from backdrop.training.step import make_optimiser, set_rate, train_step
+
+torch.set_num_threads(2)
+network = build("unet", width=8, depth=4).to(memory_format=torch.channels_last)
+optimiser = make_optimiser(network, "adamw", 0.0, 0.9)
+set_rate(optimiser, 1e-3)
+images, targets = torch.rand(4, 3, 128, 192), torch.ones(4, 1, 128, 192)
+for _ in range(STEPS):
+    start = time.perf_counter()
+    train_step(network, optimiser, bce_dice, images, targets, 1.0)
+    print(time.perf_counter() - start)
+"""
+
+
+def step_s(policy: str) -> float:
+    """Median seconds of a step."""
+    code = STEP.replace("STEPS", str(STEPS))
+    environment = os.environ | {"OMP_WAIT_POLICY": policy}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return median(map(float, done.stdout.split()))
+
+
+def main() -> None:
+    """Measures both policies in turn, first alone, then beside a process that never rests."""
+    for beside in (0, 1):
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(beside)]
+        try:
+            active, passive = step_s("ACTIVE"), step_s("PASSIVE")
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        where = "beside a busy process" if beside else "alone"
+        print(f"{where}: active {active:.3f} s, passive {passive:.3f} s, ratio {active / passive:.2f}")
+
+
+if __name__ == "__main__":
+    main()
