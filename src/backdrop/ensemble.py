@@ -76,7 +76,7 @@ class EnsembleModel:
 
 def opinions(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
     """One member's probability (H, W) of each photograph."""
-    return predict_all(member.network().to(device()), images, member.recipe.input)
+    return predict_all(member.network().to(device()), images, member.recipe.input, member.recipe.tta)
 
 
 def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:

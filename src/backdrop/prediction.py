@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from backdrop import masks
 from backdrop.errors import DataError
-from backdrop.recipe import Input
+from backdrop.recipe import Input, Tta
 
 BATCH = 4
 ONE = 2**24
+PLAIN = Tta()
 WEIGHT_ONE = 2**20
 # ImageNet's mean and standard deviation of R, G, B in 0..1, as torchvision gives them.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -55,32 +56,64 @@ def from_output(logits: Tensor, height: int, width: int, spec: Input) -> Tensor:
     """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized by pixel centres."""
     if spec.fit == "pad":
         return logits[0, 0, :height, :width]
-    return functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+    return _resize(logits, (height, width))[0, 0]
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input) -> list[Tensor]:
+def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN) -> list[Tensor]:
     """Each photograph's probability (H, W) float32, at its own size.
 
     Args:
         network: in evaluation mode.
         images: (H, W, 3) RGB each; they may differ in size.
         spec: the recipe's input.
+        tta: the recipe's test-time augmentation.
 
     Raises:
         DataError: if a photograph doesn't fit the input.
     """
     where = next(network.parameters()).device
-    inputs = torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where)
-    logits = network(normalise(inputs, spec)).float()
+    batch = normalise(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where), spec)
+    answers = [answer.float() for answer in _answers(network, batch, tta)]
     sizes = [image.shape[:2] for image in images]
-    return [from_output(one[None], h, w, spec).sigmoid() for one, (h, w) in zip(logits, sizes, strict=True)]
+    return [_average([a[i : i + 1] for a in answers], h, w, spec, tta) for i, (h, w) in enumerate(sizes)]
 
 
-def predict_all(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input) -> Iterator[Tensor]:
+def predict_all(
+    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN
+) -> Iterator[Tensor]:
     """As `predict`, for as many photographs as there are, a few at a time."""
     for start in range(0, len(images), BATCH):
-        yield from predict(network, images[start : start + BATCH], spec)
+        yield from predict(network, images[start : start + BATCH], spec, tta)
+
+
+def _answers(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
+    """Logits (B, 1, H, W) of the batch (B, 3, H, W) as it is and in each other way, turned back."""
+    size = batch.shape[-2:]
+    flips = [(), *[(3,)] * tta.hflip, *[(2,)] * tta.vflip, *[(2, 3)] * (tta.hflip and tta.vflip)]
+    for scale in tta.scales:
+        scaled = batch if scale == 1 else _resize(batch, [_whole(side * scale, network) for side in size])
+        for dims in flips:
+            logits = network(scaled.flip(dims)).flip(dims)
+            yield logits if scale == 1 else _resize(logits, size)
+
+
+def _average(answers: Sequence[Tensor], height: int, width: int, spec: Input, tta: Tta) -> Tensor:
+    """The probability (H, W) that logits (1, 1, h, w) of one photograph come to."""
+    own_size = torch.stack([from_output(logits, height, width, spec) for logits in answers])
+    if tta.average == "logits":
+        return own_size.mean(dim=0).sigmoid()
+    return own_size.sigmoid().mean(dim=0)
+
+
+def _whole(side: float, network: nn.Module) -> int:
+    """The multiple of the network's stride that is nearest to a side."""
+    stride = int(getattr(network, "stride", 1))
+    return max(1, round(side / stride)) * stride
+
+
+def _resize(batch: Tensor, size: Sequence[int]) -> Tensor:
+    return functional.interpolate(batch, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def quantise(probability: Tensor) -> Tensor:

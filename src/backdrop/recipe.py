@@ -67,6 +67,18 @@ class Input(Record):
         return parse_size(self.size)[1]
 
 
+class Tta(Record):
+    """Test-time augmentation: a photograph is predicted mirrored as well, and at other `scales` of the input's size.
+
+    The answers are averaged at the photograph's own size, as logits (the winners' way) or as probabilities.
+    """
+
+    hflip: bool = False
+    vflip: bool = False
+    scales: tuple[Rate, ...] = (1.0,)
+    average: Literal["logits", "probabilities"] = "logits"
+
+
 class Loss(Record):
     """`bce_dice` is the winners' BCE + 1 - Dice."""
 
@@ -141,6 +153,7 @@ class Recipe(Record):
     """Everything needed to train a member.
 
     `epochs` is the length of training; the lengths of the schedule's phases are stretched to fill it.
+    With `ema`, what is judged and kept is a running mean of the weights that forgets at this rate a step.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -154,6 +167,8 @@ class Recipe(Record):
     batch_size: Count
     schedule: Annotated[tuple[Phase, ...], Field(min_length=1)]
     augmentation: Augmentation = Augmentation()
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    tta: Tta = Tta()
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -42,10 +42,11 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """Progress, the network's weights, those of the selected epoch, and the optimiser's state."""
+    """Progress, the network's weights, their running mean (empty without), those selected, the optimiser's state."""
 
     progress: Progress
     weights: Weights
+    average: Weights
     selected: Weights
     optimiser: dict[str, Any]
 
@@ -66,6 +67,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     files = {
         "progress.json": json.dumps(asdict(checkpoint.progress)).encode(),
         "weights.safetensors": save_weights(checkpoint.weights),
+        "average.safetensors": save_weights(checkpoint.average),
         "selected.safetensors": save_weights(checkpoint.selected),
         "optimiser.pt": optimiser.getvalue(),
     }
@@ -101,8 +103,8 @@ def _read(folder: Path) -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != digests[name]:
             raise ValueError(f"{name} has another digest than when it was written")
     optimiser = torch.load(io.BytesIO(files["optimiser.pt"]), weights_only=True)
-    weights, selected = load(files["weights.safetensors"]), load(files["selected.safetensors"])
-    return Checkpoint(Progress(**json.loads(files["progress.json"])), weights, selected, optimiser)
+    weights, average, selected = (load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected"))
+    return Checkpoint(Progress(**json.loads(files["progress.json"])), weights, average, selected, optimiser)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -70,7 +70,7 @@ def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Di
     """Dice of each photograph at its own size."""
     found: list[float] = []
     for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
-        probabilities = predict_all(network, [image for image, _ in pairs], recipe.input)
+        probabilities = predict_all(network, [image for image, _ in pairs], recipe.input, recipe.tta)
         for probability, (_, truth) in zip(probabilities, pairs, strict=True):
             found.append(dice((probability > 0.5).cpu().numpy(), truth))
     return found
@@ -109,7 +109,7 @@ def _write_samples(
     worst = sorted(zip(found, (row.image for row in rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
         image, truth = read_pair(dataset.photos[stem], digests)
-        probability = next(iter(predict_all(state.network, [image], recipe.input))).cpu().numpy()
+        probability = next(iter(predict_all(state.network, [image], recipe.input, recipe.tta))).cpu().numpy()
         picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".png", np.asarray(picture))
         storage.write_bytes(folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())

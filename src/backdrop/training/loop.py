@@ -17,10 +17,10 @@ from backdrop.prediction import device, normalise
 from backdrop.progress import progress, say
 from backdrop.recipe import Recipe
 from backdrop.schedules import learning_rates
-from backdrop.training.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
+from backdrop.training.checkpoint import Checkpoint, Progress, Weights, read_checkpoint, write_checkpoint
 from backdrop.training.member import CHECKPOINTS, METRICS
 from backdrop.training.samples import Samples
-from backdrop.training.step import make_optimiser, set_rate, train_step
+from backdrop.training.step import follow, make_optimiser, set_rate, train_step
 
 Judge = Callable[[nn.Module], float]
 
@@ -30,13 +30,21 @@ class State:
     """A training run between two epochs."""
 
     network: nn.Module
+    average: nn.Module | None
     optimiser: torch.optim.Optimizer
     progress: Progress
-    selected: dict[str, torch.Tensor]
+    selected: Weights
 
     def checkpoint(self) -> Checkpoint:
         """What must be kept to go on from here."""
-        return Checkpoint(self.progress, self.network.state_dict(), self.selected, self.optimiser.state_dict())
+        average = self.average.state_dict() if self.average else {}
+        return Checkpoint(
+            self.progress, self.network.state_dict(), average, self.selected, self.optimiser.state_dict()
+        )
+
+    def candidate(self) -> nn.Module:
+        """What is judged: the running mean if there is one."""
+        return (self.average or self.network).eval()
 
 
 def fit(recipe: Recipe, samples: Samples, judge: Judge, folder: Path, key: str, start: nn.Module) -> State:
@@ -81,24 +89,28 @@ def _resume(recipe: Recipe, folder: Path, key: str, start: nn.Module) -> State:
     network = start.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads omit it
     settings = recipe.optimiser
     optimiser = make_optimiser(network, settings.name, settings.weight_decay, settings.momentum)
+    average = copy.deepcopy(network) if recipe.ema else None
     saved = read_checkpoint(folder / CHECKPOINTS)
     if saved is None:
-        return State(network, optimiser, Progress(key), {})
+        return State(network, average, optimiser, Progress(key), {})
     network.load_state_dict(saved.weights)
+    if average:
+        average.load_state_dict(saved.average)
     optimiser.load_state_dict(saved.optimiser)
     saved.progress.resumed_at.append(saved.progress.step)
     say(f"Going on at epoch {saved.progress.epoch}, step {saved.progress.step}")
-    return State(network, optimiser, saved.progress, saved.selected)
+    return State(network, average, optimiser, saved.progress, saved.selected)
 
 
 def _epoch(state: State, recipe: Recipe, samples: Samples, judge: Judge, epoch: int, rate: float) -> None:
     started = time.monotonic()
     set_rate(state.optimiser, rate)
     loss = _train_epoch(state, recipe, samples, epoch)
-    dice = judge(state.network.eval())
+    candidate = state.candidate()
+    dice = judge(candidate)
     if dice > state.progress.dice:
         state.progress.dice, state.progress.selected_epoch = dice, epoch
-        state.selected = copy.deepcopy(state.network.state_dict())
+        state.selected = copy.deepcopy(candidate.state_dict())
     seconds = time.monotonic() - started
     state.progress.seconds += seconds
     state.progress.epoch = epoch + 1
@@ -116,6 +128,8 @@ def _train_epoch(state: State, recipe: Recipe, samples: Samples, epoch: int) -> 
         batch = normalise(images, recipe.input)
         losses.append(train_step(state.network, state.optimiser, loss_function, batch, targets, clip_norm))
         state.progress.step += 1
+        if state.average and recipe.ema:
+            follow(state.average, state.network, recipe.ema, state.progress.step)
     return float(torch.stack(losses).mean())
 
 

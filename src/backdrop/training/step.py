@@ -52,3 +52,23 @@ def train_step(
         nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
     optimiser.step()
     return loss.detach()
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Moves a running mean of weights (batch norm's statistics among them) towards the network's.
+
+    Early steps move it faster, so that it isn't led by random first weights.
+
+    Args:
+        average: the running mean, changed in place.
+        network: of the same kind, just stepped.
+        decay: how much of the mean stays, 0..1.
+        step: how many steps there have been.
+    """
+    stays = min(decay, (1 + step) / (10 + step))
+    for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if slow.is_floating_point():
+            slow.lerp_(fast, 1 - stays)
+        else:
+            slow.copy_(fast)
