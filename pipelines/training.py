@@ -53,7 +53,7 @@ def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Plan
         if fold not in known:
             raise ConfigError(f"Ensemble {ensemble.name} has no fold {fold}", f"Use some of 0 to {len(known) - 1}")
     chosen = sorted(set(folds)) if folds else known
-    return [Planned(part.resolve(), fold) for part in ensemble.members for fold in chosen]
+    return [Planned(part.resolve(), fold) for part in ensemble.parts() for fold in chosen]
 
 
 def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
@@ -66,9 +66,9 @@ def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
     def changed(part: Part) -> Part:
         recipe = part.resolve()
         values = override(recipe.model_dump(mode="json"), assignments)
-        return Part(recipe=parse(Recipe, values, recipe.name), weight=part.weight)
+        return Part(recipe=parse(Recipe, values, recipe.name), weight=part.weight, folds=part.folds)
 
-    return ensemble.model_copy(update={"members": tuple(changed(part) for part in ensemble.members)})
+    return ensemble.model_copy(update={"members": tuple(changed(part) for part in ensemble.parts())})
 
 
 def training(ensemble: Ensemble, folds: Sequence[int] | None = None, retries: int = RETRIES) -> GraphComponent:

@@ -89,14 +89,14 @@ def test_an_ensemble_sets_what_its_recipes_leave_open() -> None:
     ensemble = config.parse(Ensemble, {"name": "x", "members": parts}, "x").resolve()
     recipe = ensemble.members[0].resolve()
     assert (recipe.epochs, recipe.input.width, recipe.input.height) == (3, 64, 32)
-    assert ensemble.weights() == {"tiny": 2.0}
+    assert ensemble.weights() == {"tiny": 1.0}
 
 
 def test_ensembles_that_cannot_be_are_refused() -> None:
     twice = {"name": "x", "members": [{"recipe": "tiny"}, {"recipe": "tiny"}]}
     with pytest.raises(ConfigError, match="has recipe tiny twice"):
         config.parse(Ensemble, twice, "x").resolve()
-    with pytest.raises(ConfigError, match=r"folds\.count must be 2"):
+    with pytest.raises(ConfigError, match=r"folds\.count: Input should be greater than or equal to 2"):
         config.parse(Ensemble, {"name": "x", "folds": {"count": 1}, "members": [{"recipe": "tiny"}]}, "x")
 
 

@@ -1,11 +1,12 @@
 """Random changes of training samples, by albumentations, the same for the same (seed, epoch, sample)."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backdrop.recipe import Augmentation
+from backdrop.recipe import augmentation as words
 
 # Read by albumentations when it's imported: it would ask the network for a newer version of itself.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -18,13 +19,13 @@ class Augmenter:
     """A recipe's augmentation.
 
     Args:
-        recipe: probabilities and limits.
+        changes: what may be done to a sample, in this order.
         seed: the member's seed.
     """
 
-    def __init__(self, recipe: Augmentation, seed: int) -> None:
+    def __init__(self, changes: Sequence[words.Change], seed: int) -> None:
         self.seed = seed
-        self.transform = albumentations.Compose(_transforms(recipe))
+        self.transform = albumentations.Compose([_transform(change) for change in changes])
 
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8], epoch: int, sample: int
@@ -36,22 +37,32 @@ class Augmenter:
         return changed["image"], changed["mask"]
 
 
-def _transforms(recipe: Augmentation) -> list[albumentations.BasicTransform]:
-    # Reflected borders and bilinear masks, as the winners had them; their targets stay soft at the edge.
-    affine = albumentations.Affine(
-        translate_percent=(-recipe.shift, recipe.shift),
-        scale=(1 - recipe.scale, 1 + recipe.scale),
-        rotate=(-recipe.rotate, recipe.rotate),
+def _transform(change: words.Change) -> albumentations.BasicTransform | albumentations.OneOf:
+    if isinstance(change, words.HFlip):
+        return albumentations.HorizontalFlip(p=change.p)
+    if isinstance(change, words.Affine):
+        return _affine(change)
+    if isinstance(change, words.Hsv):
+        return albumentations.HueSaturationValue(change.hue, change.saturation, change.value, p=change.p)
+    if isinstance(change, words.Gray):
+        return albumentations.ToGray(p=change.p)
+    if isinstance(change, words.Erase):
+        return albumentations.CoarseDropout(
+            (1, change.most), (0.04, 0.2), (0.1, 1.0), fill="random_uniform", p=change.p
+        )
+    if isinstance(change, words.OneOf):
+        return albumentations.OneOf([_transform(one) for one in change.of], p=change.p)
+    same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+    return albumentations.ColorJitter(**{**same, change.kind: change.factor}, p=change.p)
+
+
+def _affine(change: words.Affine) -> albumentations.Affine:
+    return albumentations.Affine(
+        translate_percent=(-change.shift, change.shift),
+        scale=change.scale,
+        rotate=(-change.rotate, change.rotate),
         interpolation=cv2.INTER_LINEAR,
         mask_interpolation=cv2.INTER_LINEAR,
         border_mode=cv2.BORDER_REFLECT_101,
-        p=recipe.affine,
+        p=change.p,
     )
-    limit, (hue, saturation, value) = recipe.brightness_limit, recipe.hsv_limits
-    return [
-        albumentations.HorizontalFlip(p=recipe.hflip),
-        affine,
-        albumentations.RandomBrightnessContrast((-limit, limit), (0, 0), p=recipe.brightness),
-        albumentations.HueSaturationValue(hue, saturation, value, p=recipe.hsv),
-        albumentations.CoarseDropout((1, 3), (0.04, 0.2), (0.1, 1.0), fill="random_uniform", p=recipe.erase),
-    ]

@@ -55,8 +55,10 @@ def read_text(path: Path, what: str) -> str:
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `values` with `a.b=c` assignments made; the right side is YAML (`1e-3`, `true`, `[1, 2]`).
 
+    A list's items are named by their place: `schedule.0.rate=1e-3`.
+
     Raises:
-        ConfigError: if an assignment has no `=`, or goes into something that has no keys.
+        ConfigError: if an assignment has no `=`, or goes into something that has no such place.
     """
     result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(values)))
     for assignment in assignments:
@@ -86,15 +88,32 @@ def meant(word: str, choices: Iterable[str]) -> str:
     return f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}"
 
 
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+def _assign(values: Any, dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for depth, parent in enumerate(parents):
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            path = ".".join(parents[: depth + 1])
-            raise ConfigError(f"--set {dotted}: {path} is not a mapping", f"Set {path} as a whole")
-        values = inner
-    values[last] = value
+        if isinstance(values, dict):
+            values.setdefault(parent, {})
+        values = _inside(values, parent, dotted, parents[:depth])
+    if isinstance(values, list):
+        _inside(values, last, dotted, parents)
+        values[int(last)] = value
+    elif isinstance(values, dict):
+        values[last] = value
+    else:
+        path = ".".join(parents)
+        raise ConfigError(f"--set {dotted}: {path} is not a mapping", f"Set {path} as a whole")
+
+
+def _inside(values: Any, key: str, dotted: str, path: list[str]) -> Any:
+    """What stands under a mapping's key or at a list's place."""
+    if isinstance(values, list) and key.isdecimal() and int(key) < len(values):
+        return values[int(key)]
+    if isinstance(values, dict):
+        return values[key]
+    where = ".".join(path)
+    if isinstance(values, list):
+        raise ConfigError(f"--set {dotted}: {where} has no item {key}", f"Use 0 to {len(values) - 1}, or set {where}")
+    raise ConfigError(f"--set {dotted}: {where} is not a mapping", f"Set {where} as a whole")
 
 
 def _scalar(text: str) -> Any:

@@ -86,7 +86,7 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
         MemberError: if there is none, one stands there twice, or it isn't of the ensemble.
     """
     names = [member.name for member in members]
-    recipes = [part.resolve() for part in config.members] if config else []
+    recipes = [part.resolve() for part in config.parts()] if config else []
     if not members:
         raise MemberError("The ensemble has no members", "Name them with --members")
     for member in members:

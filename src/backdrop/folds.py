@@ -19,7 +19,7 @@ from backdrop.config import meant
 from backdrop.dataset import Dataset, Digests, Photo, dataset_digest, file_digests, in_threads, read_mask
 from backdrop.errors import PlanError
 
-By = Literal["area", "area-rank", "random"]
+By = Literal["area", "area-rank", "stratified", "random"]
 HOLDOUT = "holdout"
 HEADER = "# backdrop-plan v1 data="
 COLUMNS = ["image", "object", "view", "area", "fold"]

@@ -4,14 +4,44 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from backdrop.recipe import Constant, Cosine, Phase
+from backdrop.recipe.schedule import Constant, Cosine, Cycle, Phase
 
 
 def learning_rates(phases: Sequence[Phase], epochs: int) -> list[float]:
-    """The rate of every epoch, phases stretched or shrunk in proportion until they fill `epochs`."""
-    return [
-        rate for phase, length in zip(phases, lengths(phases, epochs), strict=True) for rate in _rates(phase, length)
-    ]
+    """The rate of every epoch, phases stretched or shrunk in proportion until they fill `epochs`.
+
+    A plateau is shown as if the Dice rose at every epoch.
+    """
+    return [rate(phases, epochs, epoch, range(epoch)) for epoch in range(epochs)]
+
+
+def rate(phases: Sequence[Phase], epochs: int, epoch: int, dices: Sequence[float]) -> float:
+    """The rate of one epoch.
+
+    Args:
+        phases: the recipe's schedule.
+        epochs: how many there are in all.
+        epoch: which one, from 0.
+        dices: the out-of-fold Dice of each epoch before it, which a plateau looks at.
+    """
+    index, start, length = locate(phases, epochs, epoch)
+    phase, i = phases[index], epoch - start
+    if isinstance(phase, Constant):
+        return phase.rate
+    if isinstance(phase, Cosine):
+        swing = (phase.rate - phase.final) / 2
+        return phase.final + swing * (1 + math.cos(math.pi * i / max(1, length - 1)))
+    if isinstance(phase, Cycle):
+        return phase.rates[i % len(phase.rates)]
+    raise NotImplementedError(phase.kind)
+
+
+def locate(phases: Sequence[Phase], epochs: int, epoch: int) -> tuple[int, int, int]:
+    """Which phase an epoch is in, the phase's first epoch, and how many it has here."""
+    sizes = lengths(phases, epochs)
+    stops = list(accumulate(sizes))
+    index = next(i for i, stop in enumerate(stops) if epoch < stop)
+    return index, stops[index] - sizes[index], sizes[index]
 
 
 def lengths(phases: Sequence[Phase], epochs: int) -> list[int]:
@@ -26,12 +56,3 @@ def lengths(phases: Sequence[Phase], epochs: int) -> list[int]:
         least = stops[-1] + (epochs >= len(ends))
         stops.append(min(max(proportional, least), max(epochs - later, least)))
     return [stop - start for start, stop in pairwise(stops)]
-
-
-def _rates(phase: Phase, length: int) -> list[float]:
-    if isinstance(phase, Constant):
-        return [phase.rate] * length
-    if isinstance(phase, Cosine):
-        swing = (phase.rate - phase.final) / 2
-        return [phase.final + swing * (1 + math.cos(math.pi * i / max(1, length - 1))) for i in range(length)]
-    return [phase.rates[i % len(phase.rates)] for i in range(length)]

@@ -86,7 +86,7 @@ train(data, plan, "tiny", 0, out, overrides)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(data: Path, plan: Path, tmp_path: Path) -> None:
-    longer = (*SMALL, "epochs=30", "augmentation.affine=0.5")
+    longer = (*SMALL, "epochs=30", "augmentation=[{kind: affine}]")
     whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), longer).member
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", RUN, str(data), str(plan), str(killed), *longer]
@@ -155,7 +155,7 @@ def test_the_content_key_knows_recipe_fold_version_and_the_masks_it_sees(data: P
 
 
 def test_samples_depend_on_seed_epoch_and_index_only(data: Path, plan: Path) -> None:
-    busy = (*SMALL, "augmentation.affine=1", "augmentation.hsv=0.5", "augmentation.brightness=0.5")
+    busy = (*SMALL, "augmentation=[{kind: affine, p: 1}, {kind: hsv}, {kind: brightness}]")
     first, second = samples(data, plan, busy), samples(data, plan, busy)
     _ = [second[i] for i in (3, 1, 1)]
     for pair, again in zip([first[2], first[0]], [second[2], second[0]], strict=True):

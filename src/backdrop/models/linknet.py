@@ -1,5 +1,6 @@
 """LinkNet (Chaurasia and Culurciello 2017, arXiv:1707.03718) as the 1st place of the Carvana challenge built it."""
 
+import torch
 from torch import Tensor, nn
 
 from backdrop.models.resnet import ResNet
@@ -28,16 +29,17 @@ class DecoderBlock(nn.Module):
 
 
 class LinkNet(nn.Module):
-    """LinkNet on a ResNet encoder: decoder features are added to the encoder's of the same size.
+    """LinkNet on a ResNet encoder: decoder features meet the encoder's of the same size.
 
     Args:
         encoder: `resnet18` or `resnet34`.
         width: channels of the encoder's first stage; 64 with `resnet34` is the winners' LinkNet34.
+        skip: `add` as in the winners' code, or `concat`, followed by a 1x1 convolution, as in their interview.
     """
 
     stride = 32
 
-    def __init__(self, encoder: str = "resnet34", width: int = 64) -> None:
+    def __init__(self, encoder: str = "resnet34", width: int = 64, skip: str = "add") -> None:
         super().__init__()
         self.encoder = ResNet(encoder, width)
         c1, c2, c3, c4 = self.encoder.channels
@@ -45,6 +47,7 @@ class LinkNet(nn.Module):
         self.decoder3 = DecoderBlock(c3, c2)
         self.decoder2 = DecoderBlock(c2, c1)
         self.decoder1 = DecoderBlock(c1, c1)
+        self.joins = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in (c3, c2, c1)) if skip == "concat" else None
         # From half size h: transposed convolution to 2h + 1, 3x3 without padding to 2h - 1, 2x2 with padding to 2h.
         self.head = nn.Sequential(
             *(nn.ConvTranspose2d(c1, c1 // 2, 3, stride=2), nn.ReLU(inplace=True)),
@@ -55,8 +58,14 @@ class LinkNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1, H, W) of images (B, 3, H, W)."""
         e1, e2, e3, e4 = self.encoder(x)
-        d4 = self.decoder4(e4) + e3
-        d3 = self.decoder3(d4) + e2
-        d2 = self.decoder2(d3) + e1
+        d4 = self._join(0, self.decoder4(e4), e3)
+        d3 = self._join(1, self.decoder3(d4), e2)
+        d2 = self._join(2, self.decoder2(d3), e1)
         logits: Tensor = self.head(self.decoder1(d2))
         return logits
+
+    def _join(self, level: int, decoded: Tensor, encoded: Tensor) -> Tensor:
+        if self.joins is None:
+            return decoded + encoded
+        joined: Tensor = self.joins[level](torch.cat([decoded, encoded], dim=1))
+        return joined

@@ -7,28 +7,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def conv_bn_relu(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3x3 convolution that keeps the size, batch norm, ReLU."""
-    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
-
-
 class UNet(nn.Module):
     """U-Net of `depth` halvings with `width` channels at full size, doubled at each halving.
+
+    With width 32, depth 6, widest 1024, three up convolutions and bias it is the winners' U-Net from scratch.
 
     Args:
         width: channels at full size.
         depth: how often the size is halved; the input's sides must be multiples of 2**depth.
+        widest: the most channels that a level may have; None for no bound.
+        up_convolutions: how many follow each upsampling.
+        bias: whether convolutions have one, in spite of batch norm.
+        align_corners: how bilinear upsampling places its pixels; torch 0.2 did so.
     """
 
-    def __init__(self, width: int = 32, depth: int = 5) -> None:
+    def __init__(
+        self,
+        width: int = 32,
+        depth: int = 5,
+        widest: int | None = None,
+        up_convolutions: int = 2,
+        bias: bool = False,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
         self.stride = 2**depth
-        channels = [width * 2**level for level in range(depth + 1)]
-        ends = [3, *channels]
-        self.down = nn.ModuleList(_double(low, high) for low, high in pairwise(ends))
+        self.align_corners = align_corners
+        channels = [min(width * 2**level, widest or width * 2**level) for level in range(depth + 1)]
+        self.down = nn.ModuleList(_block(low, high, 2, bias) for low, high in pairwise([3, *channels]))
         self.up = nn.ModuleList(
-            _double(channels[level] + channels[level + 1], channels[level]) for level in reversed(range(depth))
+            _block(channels[level] + channels[level + 1], channels[level], up_convolutions, bias)
+            for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(width, 1, 1)
 
@@ -41,11 +50,18 @@ class UNet(nn.Module):
         x = skips.pop()
         for block in self.up:
             skip = skips.pop()
-            x = functional.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = functional.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=self.align_corners)
             x = block(torch.cat([skip, x], dim=1))
         logits: Tensor = self.head(x)
         return logits
 
 
-def _double(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(conv_bn_relu(channels_in, channels_out), conv_bn_relu(channels_out, channels_out))
+def _block(channels_in: int, channels_out: int, convolutions: int, bias: bool) -> nn.Sequential:
+    """So many times: 3x3 convolution that keeps the size, batch norm, ReLU."""
+    ends = [channels_in, *[channels_out] * convolutions]
+    return nn.Sequential(*(_conv_bn_relu(low, high, bias) for low, high in pairwise(ends)))
+
+
+def _conv_bn_relu(channels_in: int, channels_out: int, bias: bool) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))

@@ -1,0 +1,134 @@
+"""An ensemble: one YAML says which recipes are trained on which folds, averaged, repaired and promoted."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag
+
+from backdrop.config import Record, override, parse, parse_yaml
+from backdrop.errors import ConfigError
+from backdrop.folds import By
+from backdrop.recipe.network import Count, Rate, Share
+from backdrop.recipe.recipe import Recipe
+from backdrop.recipe.shipped import find_recipe, find_text
+
+
+class Scheme(Record):
+    """How objects are split into folds; the words are those of `backdrop split`."""
+
+    count: Annotated[int, Field(ge=2)] = 5
+    by: By = "area"
+    view: str | None = None
+    seed: int = 0
+
+
+class Folds(Scheme):
+    """The ensemble's own scheme; its holdout is that of all other schemes too."""
+
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.15
+
+
+class Part(Record):
+    """A recipe's place in an ensemble: its weight against the others, and what is set otherwise than in its YAML.
+
+    `recipe` is a name, a file's path, or the recipe itself. `folds` are those of the group or the ensemble if none.
+    """
+
+    recipe: str | Recipe
+    weight: Rate = 1.0
+    folds: Scheme | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+
+    def resolve(self) -> Recipe:
+        """The recipe as this ensemble trains it.
+
+        Raises:
+            ConfigError: if there is no such recipe, or it isn't valid.
+        """
+        overrides = [f"{key}={json.dumps(value)}" for key, value in self.set.items()]
+        if isinstance(self.recipe, str):
+            return find_recipe(self.recipe, overrides)
+        return parse(Recipe, override(self.recipe.model_dump(mode="json"), overrides), self.recipe.name)
+
+
+class Group(Record):
+    """Parts and groups that are averaged first; then their mean weighs against the group's neighbours."""
+
+    group: str
+    weight: Rate = 1.0
+    folds: Scheme | None = None
+    members: Annotated[tuple["Item", ...], Field(min_length=1)]
+
+
+def _kind(value: Any) -> str:
+    return "group" if isinstance(value, Group) or (isinstance(value, dict) and "group" in value) else "part"
+
+
+Item = Annotated[Annotated[Part, Tag("part")] | Annotated[Group, Tag("group")], Discriminator(_kind)]
+
+
+class Gate(Record):
+    """What a challenger must show on the holdout.
+
+    `minimum_dice` is asked of a first champion. Against a champion, a challenger is refused if it is worse by more
+    than `slice_drop` on any guarded slice (a view) and that slice's interval lies wholly below zero.
+    """
+
+    minimum_dice: Share = 0.95
+    slice_drop: Share = 0.002
+
+
+class Ensemble(Record):
+    """Which recipes are trained on which folds and averaged, and by what gate they are promoted."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    folds: Folds = Folds()
+    members: Annotated[tuple[Item, ...], Field(min_length=1)]
+    gate: Gate = Gate()
+
+    def resolve(self) -> "Ensemble":
+        """The same without groups, every recipe written out and its weight a share of 1: it needs no other file.
+
+        Raises:
+            ConfigError: if there is no such recipe, it isn't valid, or two have one name.
+        """
+        parts = tuple(_flat(self.members, 1.0, None))
+        names = [recipe.name for recipe in map(Part.resolve, parts)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"Ensemble {self.name} has recipe {name} twice", "Set another name for one of them")
+        return self.model_copy(update={"members": parts})
+
+    def parts(self) -> list[Part]:
+        """The recipes with their shares, outside of any group."""
+        return list(_flat(self.members, 1.0, None))
+
+    def weights(self) -> dict[str, float]:
+        """The share of each recipe, by name; they add up to 1."""
+        return {part.resolve().name: part.weight for part in self.parts()}
+
+    def scheme(self, part: Part) -> Scheme:
+        """How the part's folds are made."""
+        return part.folds or Scheme(**self.folds.model_dump(exclude={"holdout"}))
+
+
+def _flat(items: tuple[Part | Group, ...], share: float, folds: Scheme | None) -> Iterator[Part]:
+    total = sum(item.weight for item in items)
+    for item in items:
+        own, scheme = share * item.weight / total, item.folds or folds
+        if isinstance(item, Group):
+            yield from _flat(item.members, own, scheme)
+        else:
+            yield Part(recipe=item.resolve(), weight=own, folds=scheme)
+
+
+def find_ensemble(name: str) -> Ensemble:
+    """A shipped ensemble by name, or a YAML file's by path, its recipes written out.
+
+    Raises:
+        ConfigError: if there is none, or it or one of its recipes isn't valid.
+    """
+    text, source = find_text("ensembles", name)
+    return parse(Ensemble, parse_yaml(text, source), source).resolve()

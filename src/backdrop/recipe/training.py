@@ -1,0 +1,60 @@
+"""How a network is trained: loss, optimiser, tricks."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from backdrop.config import Record
+from backdrop.recipe.network import Count, Rate, Share
+
+
+class BceDice(Record):
+    """BCE + 1 - soft Dice, the mean over images; `clamped` is the winners' form, which exceeds 1 and is cut there."""
+
+    name: Literal["bce_dice"] = "bce_dice"
+    clamped: bool = False
+
+
+class BceLog(Record):
+    """BCE - ln(soft Dice or Jaccard), its sums taken over each image or over the whole batch."""
+
+    name: Literal["bce_log"]
+    of: Literal["dice", "jaccard"] = "dice"
+    over: Literal["image", "batch"] = "image"
+
+
+class Boundary(Record):
+    """BCE + 1 - soft Dice with pixels near the boundary weighing up to `weight` times as much as others.
+
+    `band` is the band's width as a share of the image's height, both sides together. The weight falls with the distance
+    from the boundary, or is two-level in a box (the winners'), and in the Dice term it may be `squared` (theirs too).
+    """
+
+    name: Literal["boundary"]
+    band: Annotated[float, Field(gt=0, le=1)] = 0.04
+    weight: Annotated[float, Field(ge=1)] = 3.0
+    profile: Literal["distance", "box"] = "distance"
+    squared: bool = False
+
+
+Loss = Annotated[BceDice | BceLog | Boundary, Field(discriminator="name")]
+
+
+class Optimiser(Record):
+    """The optimiser; its rate comes from the schedule. `clip_norm` bounds the gradient's L2 norm.
+
+    `forgetful` makes it anew at each epoch, as one of the winners did.
+    """
+
+    name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Share = 0.9
+    clip_norm: Rate | None = None
+    forgetful: bool = False
+
+
+class Accumulation(Record):
+    """A step's gradient from several batches: their mean over images, or the sum of their means (the winners')."""
+
+    batches: Count = 1
+    reduce: Literal["mean", "sum"] = "mean"
