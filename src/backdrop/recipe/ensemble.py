@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag
 from backdrop.config import Record, override, parse, parse_yaml
 from backdrop.errors import ConfigError
 from backdrop.folds import By
-from backdrop.recipe.network import Count, Rate, Share
+from backdrop.recipe.network import Rate, Share
 from backdrop.recipe.recipe import Recipe
 from backdrop.recipe.shipped import find_recipe, find_text
 

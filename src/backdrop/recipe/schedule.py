@@ -89,7 +89,7 @@ class Restarts(_Phase):
 
 
 class OneCycle(_Phase):
-    """Up from `start` to `rate` in the first `warmup` share, down to `final`, by cosines (Smith 2018, arXiv:1803.09820)."""
+    """From `start` to `rate` in the first `warmup` share, then down to `final`, by cosines (Smith 2018, arXiv 1803.09820)."""
 
     kind: Literal["one-cycle"]
     rate: Rate
