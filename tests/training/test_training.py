@@ -162,26 +162,28 @@ def test_samples_depend_on_seed_epoch_and_index_only(data: Path, plan: Path) -> 
         assert all(np.array_equal(a, b) for a, b in zip(pair, again, strict=True))
     second.epoch = 1
     assert not np.array_equal(first[2][0], second[2][0])
-    image, mask = first[2]
+    image, mask, weight = first[2]
     assert image.shape == (32, 64, 3)
     assert mask.shape == (32, 64)
+    assert weight == 1
 
 
 def test_batches_are_of_one_size_and_see_every_sample_in_turn(data: Path, plan: Path) -> None:
     batches = list(samples(data, plan, (*SMALL, "batch_size=3")).batches(0, torch.device("cpu")))
     assert len(batches) == len(read_plan(plan).training(0)) // 3
-    for images, targets in batches:
-        assert images.shape == (3, 32, 64, 3)
-        assert targets.shape == (3, 1, 32, 64)
-        assert targets.min() >= 0
-        assert targets.max() == 1
-    seen = [index for epoch in range(40) for batch in epoch_order(7, 0, epoch, 3) for index in batch]
+    for batch in batches:
+        assert batch.images.shape == (3, 3, 32, 64)
+        assert batch.targets.shape == (3, 1, 32, 64)
+        assert batch.targets.min() >= 0
+        assert batch.targets.max() == 1
+        assert batch.weights is None
+    seen = [index for epoch in range(40) for order in epoch_order(7, 0, epoch, 3) for index in order]
     assert set(seen) == set(range(7))
     assert epoch_order(2, 0, 0, 8) != []
     assert sorted(epoch_order(2, 0, 0, 8)[0]) == [0, 1]
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd", "rmsprop"])
 def test_every_optimiser_trains(data: Path, plan: Path, tmp_path: Path, optimiser: str) -> None:
     one = (*SMALL, "epochs=1", f"optimiser.name={optimiser}")
     assert train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), one).member.dice >= 0

@@ -6,8 +6,9 @@ from torch import nn
 
 from backdrop.models.linknet import LinkNet
 from backdrop.models.unet import UNet
+from backdrop.models.vgg_unet import VggUNet
 
-NETWORKS: dict[str, type[UNet] | type[LinkNet]] = {"unet": UNet, "linknet": LinkNet}
+NETWORKS: dict[str, type[UNet | LinkNet | VggUNet]] = {"unet": UNet, "linknet": LinkNet, "vgg-unet": VggUNet}
 
 
 def build(name: str, **options: Any) -> nn.Module:

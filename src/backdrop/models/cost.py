@@ -1,5 +1,6 @@
 """What a recipe's network costs: parameters, and multiply-accumulates of a forward pass."""
 
+import copy
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def macs(network: nn.Module, height: int, width: int) -> int:
         pixels = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
         total += weight.numel() * pixels.shape[-2] * pixels.shape[-1]
 
-    network = network.to("meta").eval()
+    network = copy.deepcopy(network).to("meta").eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_hook(count)

@@ -2,13 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from backdrop.config import Record
-from backdrop.recipe.network import Count, Share
+from backdrop.recipe.network import Count, Rate, Share
+
+
+def _rising(factors: tuple[float, float]) -> tuple[float, float]:
+    if factors[0] > factors[1]:
+        raise ValueError(f"{factors[0]} is above {factors[1]}; give the lowest factor first")
+    return factors
+
 
 # Factors: the lowest and the highest.
-Range = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+Range = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_rising)]
+Scale = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
 
 
 class HFlip(Record):
@@ -19,15 +27,16 @@ class HFlip(Record):
 
 
 class Affine(Record):
-    """Shifts by up to a share of the size, scales by a factor, turns by up to so many degrees; borders are reflected.
+    """Scales by a factor, turns by up to so many degrees and shifts by up to a share of each side, about the centre.
 
-    The mask is interpolated too and stays soft at its edge, unless `hard` cuts it at one half.
+    Borders are reflected. The mask is interpolated too and stays soft at its edge, unless `hard` cuts it at one half,
+    in moved samples and in those left alone.
     """
 
     kind: Literal["affine"]
     p: Share = 0.5
     shift: Share = 0.0625
-    scale: Range = (0.9, 1.1)
+    scale: Scale = (0.9, 1.1)
     rotate: Annotated[float, Field(ge=0, le=180)] = 5.0
     hard: bool = False
 
@@ -57,7 +66,7 @@ class Saturation(Record):
 
 
 class Hsv(Record):
-    """Adds to hue (of 180), saturation and value (of 255) up to so much either way."""
+    """Adds to hue (of 180, a circle), saturation and value (of 255) up to so much either way; what is gray stays so."""
 
     kind: Literal["hsv"]
     p: Share = 0.5
@@ -67,7 +76,7 @@ class Hsv(Record):
 
 
 class Gray(Record):
-    """Takes the colour away: everywhere, or only from the `object`, on its own coloured background."""
+    """Puts luma in place of colour: everywhere, or only where the mask is on, the `object` on its own background."""
 
     kind: Literal["gray"]
     p: Share = 0.25

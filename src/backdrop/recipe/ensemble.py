@@ -1,14 +1,15 @@
 """An ensemble: one YAML says which recipes are trained on which folds, averaged, repaired and promoted."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from backdrop.config import Record, override, parse, parse_yaml
 from backdrop.errors import ConfigError
-from backdrop.folds import By
+from backdrop.folds import PLAN, By, Rule
 from backdrop.recipe.network import Rate, Share
 from backdrop.recipe.recipe import Recipe
 from backdrop.recipe.shipped import find_recipe, find_text
@@ -21,6 +22,12 @@ class Scheme(Record):
     by: By = "area"
     view: str | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _view_is_ranked(self) -> "Scheme":
+        if self.view is not None and self.by != "area-rank":
+            raise ValueError(f"a split by {self.by} looks at no single view; use view with by: area-rank")
+        return self
 
 
 class Folds(Scheme):
@@ -49,6 +56,8 @@ class Part(Record):
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.set.items()]
         if isinstance(self.recipe, str):
             return find_recipe(self.recipe, overrides)
+        if not overrides:
+            return self.recipe
         return parse(Recipe, override(self.recipe.model_dump(mode="json"), overrides), self.recipe.name)
 
 
@@ -109,13 +118,21 @@ class Ensemble(Record):
         """The share of each recipe, by name; they add up to 1."""
         return {part.resolve().name: part.weight for part in self.parts()}
 
-    def scheme(self, part: Part) -> Scheme:
-        """How the part's folds are made."""
-        return part.folds or Scheme(**self.folds.model_dump(exclude={"holdout"}))
+    def rule(self, part: Part | None = None) -> Rule:
+        """How the part's folds are made; without a part, those of the ensemble itself."""
+        scheme = part.folds if part and part.folds else self.folds
+        return Rule(scheme.count, self.folds.holdout, scheme.by, scheme.seed, scheme.view)
+
+    def plans(self) -> dict[Rule, str]:
+        """The name of each fold scheme's plan: first the ensemble's own, `plan.csv`, then those of its parts."""
+        rules = dict.fromkeys([self.rule(), *(self.rule(part) for part in self.parts())])
+        return {rule: PLAN if rule == self.rule() else rule.file for rule in rules}
 
 
 def _flat(items: tuple[Part | Group, ...], share: float, folds: Scheme | None) -> Iterator[Part]:
-    total = sum(item.weight for item in items)
+    total = math.fsum(item.weight for item in items)
+    if math.isclose(total, 1.0):
+        total = 1.0  # they are shares already, and the shares of a resolved ensemble stay what they are
     for item in items:
         own, scheme = share * item.weight / total, item.folds or folds
         if isinstance(item, Group):

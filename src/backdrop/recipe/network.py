@@ -69,10 +69,13 @@ Network = Annotated[UNet | LinkNet | VggUNet, Field(discriminator="name")]
 
 
 class Pretrained(Record):
-    """Encoder weights: a file, URL or `s3://` address of a safetensors or weights-only torch file, and its sha256."""
+    """Encoder weights: a file, URL or `s3://` address of a safetensors or weights-only torch file, and its sha256.
+
+    The first eight digits or more are enough: torchvision puts so many into its files' names.
+    """
 
     address: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{8,64}$")
 
 
 class Input(Record):

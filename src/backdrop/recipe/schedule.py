@@ -1,4 +1,7 @@
-"""Schedules: phases one after another, each with its rates and, if need be, its own augmentation and optimiser."""
+"""Schedules: phases one after another, each with its rates and, if need be, its own augmentation and optimiser.
+
+Where the phases' epochs don't add up to the recipe's, each is stretched or shrunk in proportion and keeps its shape.
+"""
 
 from typing import Annotated, Literal
 
@@ -45,7 +48,11 @@ class Exponential(_Phase):
 
 
 class Plateau(_Phase):
-    """`rate`, multiplied by `factor` whenever the out-of-fold Dice hasn't risen for more than `patience` epochs."""
+    """`rate`, multiplied by `factor` whenever the out-of-fold Dice hasn't risen for more than `patience` epochs.
+
+    As torch's ReduceLROnPlateau with a threshold of 0, looking at no epoch before the phase. A stretched phase is as
+    much more patient.
+    """
 
     kind: Literal["plateau"]
     rate: Rate
@@ -54,7 +61,11 @@ class Plateau(_Phase):
 
 
 class Cycle(_Phase):
-    """The `rates` in turn, again and again; each for one epoch, or for as many as `lengths` says."""
+    """The `rates` in turn, again and again; each for one epoch, or for as many as `lengths` says.
+
+    The last round may be cut short by the phase's end. At another length of the phase, its whole rounds are stretched
+    or shrunk instead, a shorter phase has fewer of them once there is no epoch for each rate.
+    """
 
     kind: Literal["cycle"]
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
@@ -78,18 +89,23 @@ class Cosine(_Phase):
 class Restarts(_Phase):
     """Half a cosine from `rate` to `final` again and again (SGDR: Loshchilov and Hutter 2016, arXiv:1608.03983).
 
-    The first takes `cycle` epochs, each later one `growth` times as many.
+    The first takes `cycle` epochs, each later one `growth` times as many. An epoch's rate is that at its beginning, so
+    `final` is approached, not reached. The phase's end and another length are as for `cycle`, with two epochs or more
+    to a round.
     """
 
     kind: Literal["restarts"]
     rate: Rate
     final: Rate
     cycle: Count
-    growth: Annotated[float, Field(ge=1)] = 1.0
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
 
 
 class OneCycle(_Phase):
-    """From `start` to `rate` in the first `warmup` share, then down to `final`, by cosines (Smith 2018, arXiv 1803.09820)."""
+    """From `start` to `rate` in the first `warmup` share, then down to `final`, by cosines, as torch's OneCycleLR.
+
+    Source: Smith 2018, arXiv:1803.09820.
+    """
 
     kind: Literal["one-cycle"]
     rate: Rate

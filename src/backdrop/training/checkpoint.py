@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,27 +28,30 @@ Weights = dict[str, Tensor]
 class Progress:
     """How far training has come: what can't be derived from recipe and step.
 
-    `history` has a row per finished epoch; `resumed_at` the steps at which a killed run went on.
+    `history` has a row per finished epoch; `selected` the best epoch of each cycle that is kept (`cycle`, `epoch`,
+    `dice`); `resumed_at` the steps at which a killed run went on.
     """
 
     key: str
     epoch: int = 0
     step: int = 0
-    selected_epoch: int = -1
-    dice: float = -1.0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    selected: list[dict[str, Any]] = field(default_factory=list)
     resumed_at: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Checkpoint:
-    """Progress, the network's weights, their running mean (empty without), those selected, the optimiser's state."""
+    """Progress, the network's weights, their running mean (empty without), those selected, the optimiser's state.
+
+    `selected` has the weights of each cycle's best epoch (empty where none had a Dice).
+    """
 
     progress: Progress
     weights: Weights
     average: Weights
-    selected: Weights
+    selected: list[Weights]
     optimiser: dict[str, Any]
 
 
@@ -68,7 +72,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "progress.json": json.dumps(asdict(checkpoint.progress)).encode(),
         "weights.safetensors": save_weights(checkpoint.weights),
         "average.safetensors": save_weights(checkpoint.average),
-        "selected.safetensors": save_weights(checkpoint.selected),
+        "selected.safetensors": save_weights(_numbered(checkpoint.selected)),
         "optimiser.pt": optimiser.getvalue(),
     }
     files[MANIFEST] = json.dumps({name: storage.sha256(data) for name, data in files.items()}).encode()
@@ -104,7 +108,17 @@ def _read(folder: Path) -> Checkpoint:
             raise ValueError(f"{name} has another digest than when it was written")
     optimiser = torch.load(io.BytesIO(files["optimiser.pt"]), weights_only=True)
     weights, average, selected = (load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected"))
-    return Checkpoint(Progress(**json.loads(files["progress.json"])), weights, average, selected, optimiser)
+    progress = Progress(**json.loads(files["progress.json"]))
+    cycles = [_of_number(selected, i) for i in range(len(progress.selected))]
+    return Checkpoint(progress, weights, average, cycles, optimiser)
+
+
+def _numbered(cycles: Sequence[Weights]) -> Weights:
+    return {f"{i}.{name}": tensor for i, weights in enumerate(cycles) for name, tensor in weights.items()}
+
+
+def _of_number(weights: Weights, i: int) -> Weights:
+    return {name.removeprefix(f"{i}."): tensor for name, tensor in weights.items() if name.startswith(f"{i}.")}
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -14,14 +14,15 @@ from backdrop.errors import MemberError
 from backdrop.evaluation import object_means
 from backdrop.folds import FoldPlan, Row
 from backdrop.masks import dice
+from backdrop.models import build
 from backdrop.models.cost import parameters
-from backdrop.prediction import predict_all
+from backdrop.prediction import device, predict_all
 from backdrop.recipe import Recipe
 from backdrop.report.pictures import curves, panel
 from backdrop.training import member as layout
-from backdrop.training.checkpoint import save_weights
+from backdrop.training.checkpoint import Progress, Weights, save_weights
 from backdrop.training.loop import State, first_network, fit
-from backdrop.training.member import Member, MemberRecord, read_member
+from backdrop.training.member import Member, MemberRecord, assemble, read_member
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 
@@ -54,15 +55,16 @@ def train_member(
         load_encoder(network, recipe.pretrained)
 
     def judge(candidate: nn.Module) -> float:
-        found = dices(candidate, dataset, held, digests, recipe)
-        means = object_means((row.object, value) for row, value in zip(held, found, strict=True))
-        return sum(means.values()) / len(means)
+        return _mean(held, dices(candidate, dataset, held, digests, recipe))
 
     state = fit(recipe, samples, judge, folder, key, network)
-    if not state.selected:
+    weights = _weights(state, recipe)
+    if not weights:
         raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
-    _write_samples(folder, state, dataset, held, digests, recipe)
-    _write(folder, state, recipe, fold)
+    trained = assemble(recipe, weights).to(device())
+    found = dices(trained, dataset, held, digests, recipe)
+    _write_samples(folder, trained, found, dataset, held, digests, recipe)
+    _write(folder, state.progress, weights, recipe, fold, _mean(held, found))
     return read_member(folder)
 
 
@@ -76,12 +78,25 @@ def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Di
     return found
 
 
-def _write(folder: Path, state: State, recipe: Recipe, fold: int) -> None:
+def _mean(rows: Sequence[Row], found: Sequence[float]) -> float:
+    """The mean Dice over objects, so that one with fewer views counts as much as another."""
+    means = object_means((row.object, value) for row, value in zip(rows, found, strict=True))
+    return sum(means.values()) / len(means)
+
+
+def _weights(state: State, recipe: Recipe) -> Weights:
+    """The best epoch's weights, or a committee's of each cycle's best."""
+    kept = [weights for weights in state.selected if weights]
+    if not recipe.snapshots:
+        return kept[0] if kept else {}
+    return {f"networks.{i}.{name}": tensor for i, weights in enumerate(kept) for name, tensor in weights.items()}
+
+
+def _write(folder: Path, progress: Progress, weights: Weights, recipe: Recipe, fold: int, dice: float) -> None:
     """The member's files; its record comes last: by that a finished member is known."""
-    progress = state.progress
-    weights = save_weights(state.selected)
+    data = save_weights(weights)
     storage.write_bytes(folder / layout.RECIPE, dump_yaml(recipe).encode())
-    storage.write_bytes(folder / layout.WEIGHTS, weights)
+    storage.write_bytes(folder / layout.WEIGHTS, data)
     curves(progress.history, folder / layout.CURVES)
     record = MemberRecord(
         key=progress.key,
@@ -89,27 +104,31 @@ def _write(folder: Path, state: State, recipe: Recipe, fold: int) -> None:
         fold=fold,
         seed=recipe.seed,
         epochs=recipe.epochs,
-        selected_epoch=progress.selected_epoch,
-        dice=progress.dice,
+        selected_epoch=max(progress.selected, key=lambda row: row["dice"])["epoch"],
+        dice=dice,
         seconds=round(progress.seconds, 1),
-        parameters=parameters(state.network),
+        parameters=parameters(build(**recipe.network.model_dump())),
         resumed_at=tuple(progress.resumed_at),
-        weights=storage.sha256(weights),
+        weights=storage.sha256(data),
         version=__version__,
     )
     storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())
 
 
 def _write_samples(
-    folder: Path, state: State, dataset: Dataset, rows: Sequence[Row], digests: Digests, recipe: Recipe
+    folder: Path,
+    trained: nn.Module,
+    found: Sequence[float],
+    dataset: Dataset,
+    rows: Sequence[Row],
+    digests: Digests,
+    recipe: Recipe,
 ) -> None:
-    """Pictures of the photographs that the selected epoch does worst on."""
-    state.network.load_state_dict(state.selected)
-    found = dices(state.network.eval(), dataset, rows, digests, recipe)
+    """Pictures of the photographs that the member does worst on."""
     worst = sorted(zip(found, (row.image for row in rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
         image, truth = read_pair(dataset.photos[stem], digests)
-        probability = next(iter(predict_all(state.network, [image], recipe.input, recipe.tta))).cpu().numpy()
+        probability = next(iter(predict_all(trained, [image], recipe.input, recipe.tta))).cpu().numpy()
         picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".png", np.asarray(picture))
         storage.write_bytes(folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())

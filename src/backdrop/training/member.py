@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from backdrop import __version__, storage
 from backdrop.config import Record, parse, parse_yaml, read_text
@@ -15,6 +15,7 @@ from backdrop.dataset import Digests, dataset_digest, file_digest
 from backdrop.errors import BackdropError, MemberError
 from backdrop.folds import FoldPlan, Row
 from backdrop.models import build
+from backdrop.models.committee import Committee
 from backdrop.recipe import Recipe, digest
 
 RECORD = "member.json"
@@ -29,7 +30,8 @@ CHECKPOINTS = "checkpoints"
 class MemberRecord(Record):
     """`member.json`: what was trained, and how well.
 
-    `key` is the content key; `dice` the out-of-fold Dice of the selected epoch at the photographs' own size;
+    `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
+    best epoch (of those kept, if there are several);
     `resumed_at` the steps at which a killed run went on; `weights` the sha256 of the weights' file;
     `version` the package's.
     """
@@ -63,13 +65,22 @@ class Member:
 
     def network(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
-        network = build(**self.recipe.network.model_dump())
-        network.load_state_dict(load_file(self.folder / WEIGHTS))
-        return network.eval()
+        return assemble(self.recipe, load_file(self.folder / WEIGHTS))
 
     def history(self) -> list[dict[str, Any]]:
         """A row per epoch: epoch, rate, loss, dice, seconds, time_ms."""
         return [json.loads(line) for line in (self.folder / METRICS).read_text().splitlines()]
+
+
+def assemble(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
+    """The network with these weights in evaluation mode: a committee where the recipe keeps several snapshots."""
+    if recipe.snapshots:
+        count = len({name.split(".")[1] for name in weights})
+        network: nn.Module = Committee(build(**recipe.network.model_dump()) for _ in range(count))
+    else:
+        network = build(**recipe.network.model_dump())
+    network.load_state_dict(weights)
+    return network.eval()
 
 
 def content_key(recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int, version: str = __version__) -> str:

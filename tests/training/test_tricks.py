@@ -1,0 +1,231 @@
+"""What training may do beside a plain step: accumulate, replay, change its mind between phases, average, keep several."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from backdrop.dataset import open_dataset
+from backdrop.folds import read_plan, verify
+from backdrop.losses import make_loss
+from backdrop.recipe import find_recipe
+from backdrop.steps.train import train
+from backdrop.training import loop
+from backdrop.training.member import read_member
+from backdrop.training.samples import Samples
+from backdrop.training.step import Batch, follow, make_optimiser, set_rate, train_step
+from tests.conftest import SMALL
+
+CONSTANT = "schedule=[{kind: constant, epochs: 1, rate: 1e-2}]"
+
+
+def network() -> nn.Module:
+    """Without batch norm, which knows the batch's size."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+
+def batch(count: int, seed: int, weights: Sequence[float] | None = None) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 3, 8, 8, generator=generator)
+    targets = (torch.rand(count, 1, 8, 8, generator=generator) > 0.5).float()
+    return Batch(images, targets, None if weights is None else torch.tensor(weights))
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    weights = [b.weights for b in batches if b.weights is not None]
+    return Batch(
+        torch.cat([b.images for b in batches]),
+        torch.cat([b.targets for b in batches]),
+        torch.cat(weights) if weights else None,
+    )
+
+
+def gradient(batches: Sequence[Batch], add_up: bool = False) -> torch.Tensor:
+    """What one step of plain SGD at rate 1 takes away."""
+    model = network()
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
+    set_rate(optimiser, 1.0)
+    train_step(model, optimiser, make_loss("bce_dice"), batches, None, add_up)
+    return before - nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize("weights", [None, [[1.0, 0.5], [0.25, 1.0], [0.5]]])
+def test_accumulated_batches_step_as_one_large_one_even_if_the_last_is_smaller(weights) -> None:
+    batches = [batch(count, i, weights and weights[i]) for i, count in enumerate((2, 2, 1))]
+    torch.testing.assert_close(gradient(batches), gradient([joined(batches)]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_winners_accumulation_adds_the_batches_gradients_up() -> None:
+    batches = [batch(2, seed) for seed in range(3)]
+    alone = sum(gradient([one]) for one in batches)
+    torch.testing.assert_close(gradient(batches, add_up=True), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_images() -> None:
+    batches = [batch(2, 0), batch(1, 1)]
+    model = network()
+    expected = make_loss("bce_dice")(model(joined(batches).images), joined(batches).targets, None)
+    optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
+    assert float(train_step(model, optimiser, make_loss("bce_dice"), batches, None)) == pytest.approx(float(expected.detach()))
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    model = network()
+    optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
+    train_step(model, optimiser, make_loss("bce_dice"), [batch(2, 0)], 1e-3)
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_running_mean_follows_the_weights_and_copies_counts() -> None:
+    fast = nn.BatchNorm2d(2)
+    slow = copy.deepcopy(fast)
+    with torch.no_grad():
+        fast.weight.fill_(3.0)
+    assert fast.num_batches_tracked is not None
+    fast.num_batches_tracked.fill_(7)
+    follow(slow, fast, 0.9, step=1)  # (1 + 1) / (10 + 1) of the old stays
+    assert slow.weight.tolist() == pytest.approx([3 - 2 * 2 / 11] * 2)
+    assert slow.num_batches_tracked == 7
+    with torch.no_grad():
+        slow.weight.fill_(1.0)
+    follow(slow, fast, 0.9, step=10_000)
+    assert slow.weight.tolist() == pytest.approx([1.2] * 2)
+
+
+class Spy:
+    """Notes which images each step trained on, and with which optimiser and rate."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.images: list[list[float]] = []
+        self.losses: list[float] = []
+        self.optimisers: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
+        monkeypatch.setattr(loop, "train_step", self.step)
+
+    def step(self, model, optimiser, loss_function, batches, clip_norm, add_up=False) -> torch.Tensor:
+        loss = train_step(model, optimiser, loss_function, batches, clip_norm, add_up)
+        self.images.append([float(image.sum()) for batch in batches for image in batch.images])
+        self.losses.append(float(loss))
+        self.optimisers.append(optimiser)
+        self.rates.append(optimiser.param_groups[0]["lr"])
+        return loss
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    return Spy(monkeypatch)
+
+
+def run(data: Path, plan: Path, folder: Path, *overrides: str) -> None:
+    train(str(data), str(plan), "tiny", 0, str(folder), (*SMALL, CONSTANT, "augmentation=[]", *overrides))
+
+
+def test_the_hardest_batch_of_each_few_is_trained_on_once_more(data: Path, plan: Path, tmp_path: Path, spy) -> None:
+    run(data, plan, tmp_path / "m", "batch_size=1", "replay_every=2", "epochs=1")
+    assert len(spy.images) == 6  # 4 photographs, and one of each two again
+    for start in (0, 3):
+        first, second, again = spy.images[start : start + 3]
+        hardest = first if spy.losses[start] > spy.losses[start + 1] else second
+        assert again == hardest
+
+
+def test_no_image_is_lost_in_accumulation(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
+    run(data, plan, tmp_path / "m", "batch_size=1", "accumulate.batches=3", "epochs=1")
+    assert [len(images) for images in spy.images] == [3, 1]
+    assert len({value for images in spy.images for value in images}) == 4
+
+
+def test_a_phase_may_bring_its_own_optimiser(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
+    phases = (
+        "schedule=[{kind: constant, epochs: 2, rate: 1e-2}, "
+        "{kind: constant, epochs: 1, rate: 1e-3, optimiser: {name: rmsprop}}, {kind: constant, epochs: 1, rate: 1e-4}]"
+    )
+    run(data, plan, tmp_path / "m", phases, "epochs=4", "batch_size=4")
+    assert [type(one).__name__ for one in spy.optimisers] == ["AdamW", "AdamW", "RMSprop", "RMSprop"]
+    assert spy.optimisers[0] is spy.optimisers[1]
+    assert spy.optimisers[2] is spy.optimisers[3]
+    assert spy.rates == [1e-2, 1e-2, 1e-3, 1e-4]
+
+
+def test_a_forgetful_optimiser_begins_anew_at_each_epoch(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
+    run(data, plan, tmp_path / "m", "optimiser.forgetful=true", "epochs=3", "batch_size=4")
+    assert len({id(one) for one in spy.optimisers}) == 3
+
+
+def test_a_phase_may_bring_its_own_augmentation(data: Path, plan: Path) -> None:
+    phases = (
+        "schedule=[{kind: constant, epochs: 1, rate: 1e-2, augmentation: [{kind: hflip, p: 1}]}, "
+        "{kind: constant, epochs: 1, rate: 1e-2}, {kind: constant, epochs: 1, rate: 1e-2, augmentation: []}]"
+    )
+    recipe = find_recipe("tiny", (*SMALL, phases, "epochs=3", "batch_size=4"))
+    dataset, folds = open_dataset(data), read_plan(plan)
+    photos = dataset.select(row.image for row in folds.training(0))
+    samples = Samples(photos, verify(folds, dataset), recipe)
+
+    def images(epoch: int) -> torch.Tensor:
+        (found,) = samples.batches(epoch, torch.device("cpu"))
+        order = found.images.sum(dim=(1, 2, 3)).argsort()
+        return found.images[order]
+
+    assert torch.equal(images(0), images(1))  # the second phase goes on as the first did
+    assert torch.equal(images(0).flip(3), images(2))
+
+
+def test_pseudo_labelled_photographs_weigh_less(data: Path, plan: Path) -> None:
+    recipe = find_recipe("tiny", (*SMALL, "batch_size=4", "pseudo_weight=0.25"))
+    dataset, folds = open_dataset(data), read_plan(plan)
+    photos = dataset.select(row.image for row in folds.training(0))
+    samples = Samples(photos[:3], verify(folds, dataset), recipe, photos[3:])
+    (found,) = samples.batches(0, torch.device("cpu"))
+    assert found.weights is not None
+    assert sorted(found.weights.tolist()) == [0.25, 1, 1, 1]
+    assert found.weight() == 3.25
+
+
+def test_snapshots_keep_the_best_epoch_of_each_of_the_last_cycles(data: Path, plan: Path, tmp_path: Path) -> None:
+    cycles = "schedule=[{kind: cycle, epochs: 6, rates: [1e-2, 1e-3]}]"
+    run(data, plan, tmp_path / "m", cycles, "epochs=6", "snapshots=2", "ema=0.5")
+    member = read_member(tmp_path / "m")
+    committee = member.network()
+    assert len(committee.networks) == 2  # type: ignore[arg-type]  # it's a ModuleList
+    history = member.history()
+    best = max(history[2:], key=lambda row: row["dice"])
+    assert member.record.selected_epoch == best["epoch"]
+    image = torch.rand(1, 3, 32, 64)
+    with torch.inference_mode():
+        logits = [network(image) for network in committee.networks]  # type: ignore[union-attr]  # as above
+        torch.testing.assert_close(committee(image), (logits[0] + logits[1]) / 2)
+    assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("kept", ["ema=0.9", "snapshots=2", "optimiser.forgetful=true", "replay_every=2"])
+def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
+    data: Path, plan: Path, tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("schedule=[{kind: cycle, epochs: 6, rates: [1e-2, 1e-3]}]", "epochs=5", "augmentation=[{kind: affine}]")
+    run(data, plan, tmp_path / "whole", *settings, kept)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write = loop.write_checkpoint
+
+    def write_and_stop(folder: Path, checkpoint: loop.Checkpoint) -> None:
+        write(folder, checkpoint)
+        if checkpoint.progress.epoch == 3:
+            stop()
+
+    monkeypatch.setattr(loop, "write_checkpoint", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, plan, tmp_path / "stopped", *settings, kept)
+    monkeypatch.setattr(loop, "write_checkpoint", write)
+    run(data, plan, tmp_path / "stopped", *settings, kept)
+    whole, resumed = (read_member(tmp_path / name).record for name in ("whole", "stopped"))
+    assert resumed.resumed_at
+    assert resumed.weights == whole.weights
