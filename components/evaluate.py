@@ -8,7 +8,7 @@ from components.image import component
 @component
 def evaluate(
     data: str,
-    plan: dsl.Input[dsl.Dataset],
+    plans: dsl.Input[dsl.Dataset],
     members: list[str],
     ensemble: str,
     report: dsl.Output[dsl.Artifact],
@@ -21,9 +21,10 @@ def evaluate(
 
     from backdrop.steps.evaluate import evaluate as step
     from components.pages import as_file, evaluation_figures, evaluation_page
+    from components.plans import plan_paths
 
     with as_file(ensemble) as path:
-        evaluation = step(data, plan.path, members, report.path, path)
+        evaluation = step(data, plan_paths(plans.path), members, report.path, path)
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))
     Path(page.path).write_bytes(Path(report.path, "index.html").read_bytes())

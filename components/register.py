@@ -8,7 +8,7 @@ from components.image import component
 @component
 def register(
     data: str,
-    plan: dsl.Input[dsl.Dataset],
+    plans: dsl.Input[dsl.Dataset],
     members: list[str],
     report: dsl.Input[dsl.Artifact],
     ensemble: str,
@@ -18,8 +18,9 @@ def register(
     """Makes the ensemble a version of the registered model, its challenger, and returns the model's name."""
     from backdrop.steps.register import register as step
     from components.pages import as_file
+    from components.plans import plan_paths
 
     with as_file(ensemble) as path:
-        registration = step(data, plan.path, members, report.path, path, name)
+        registration = step(data, plan_paths(plans.path), members, report.path, path, name)
     model.metadata.update(registration.model_dump())
     return registration.name

@@ -7,11 +7,29 @@ from components.image import component
 
 @component
 def split(
-    data: str, folds: int, holdout: float, by: str, seed: int, objects: int, extend: str, plan: dsl.Output[dsl.Dataset]
+    data: str,
+    folds: int,
+    holdout: float,
+    by: str,
+    view: str,
+    seed: int,
+    objects: int,
+    extend: str,
+    plan: dsl.Output[dsl.Dataset],
+    plans: dsl.Output[dsl.Dataset],
+    before: dsl.Input[dsl.Dataset] = None,
 ) -> None:
-    """Places every object in a fold or in the holdout; `objects` 0 takes all."""
+    """Places every object in a fold or in the holdout; `objects` 0 takes all, an empty `view` means all views.
+
+    A further scheme of an ensemble is given the `plans` of the task before; it takes the objects and the holdout of
+    the first of them.
+    """
     from backdrop.folds import as_by
     from backdrop.steps.split import split as step
+    from components.plans import hand_on, plan_paths
 
-    record = step(data, plan.path, folds, holdout, as_by(by), seed, objects or None, extend)
+    others = plan_paths(before.path) if before else []
+    first = others[0] if others else None
+    record = step(data, plan.path, folds, holdout, as_by(by), seed, objects or None, extend, view or None, first)
     plan.metadata["data"] = record.data
+    hand_on(others, plan.path, plans.path)

@@ -24,7 +24,7 @@ from pipelines.screen import Screen, Task
 from pipelines.training import planned, training
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BESIDE_MEMBERS = ("check", "split", "evaluate", "register")
+BESIDE_MEMBERS = ("check", "evaluate", "register")
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,15 @@ def run_here(request: Request, console: Console) -> int:
 def exit_code(tasks: Mapping[str, Task]) -> int:
     """0 if all tasks went well, 2 if the first ones refused what they were given, else 1."""
     failed = [task for task in tasks.values() if not task.well]
-    if any(task.name in ("check", "split") and task.error for task in failed):
+    if any(task.name.startswith(("check", "split")) and task.error for task in failed):
         return 2
     return 1 if failed or not tasks else 0
 
 
 def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[str, Task]:
     graph = training(request.ensemble, request.folds, retries=0)
-    total = len(planned(request.ensemble, request.folds)) + len(BESIDE_MEMBERS) + int(request.promotion)
+    splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
+    total = len(splits) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with (

@@ -1,5 +1,7 @@
 """The training pipeline of an ensemble: check, split, a train task for each member, evaluate, register, promote.
 
+An ensemble whose recipes use several fold schemes has a split task for each, one after another.
+
 Members are unrolled when the graph is built, so that each has its own name, retries and place on the nodes.
 """
 
@@ -14,6 +16,7 @@ from kfp.dsl.python_component import PythonComponent
 
 from backdrop.config import dump_yaml, override, parse
 from backdrop.errors import ConfigError
+from backdrop.folds import Rule
 from backdrop.recipe import Ensemble, Part, Recipe
 from components.check import check
 from components.evaluate import evaluate
@@ -26,10 +29,11 @@ from pipelines.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS, Pool, on_gpu,
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A member that the pipeline trains."""
+    """A member that the pipeline trains; `rule` says how its folds are made."""
 
     recipe: Recipe
     fold: int
+    rule: Rule
 
     @property
     def name(self) -> str:
@@ -43,17 +47,18 @@ class Planned:
 
 
 def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Planned]:
-    """The members of an ensemble, of all folds or of some.
+    """The members of an ensemble, of all folds or of some; each recipe has as many as its own scheme.
 
     Raises:
-        ConfigError: if the ensemble has no such fold.
+        ConfigError: if none of its schemes has such a fold.
     """
-    known = range(ensemble.folds.count)
+    rules = [(part.resolve(), ensemble.rule(part)) for part in ensemble.parts()]
+    known = range(max(rule.folds for _, rule in rules))
     for fold in folds or ():
         if fold not in known:
             raise ConfigError(f"Ensemble {ensemble.name} has no fold {fold}", f"Use some of 0 to {len(known) - 1}")
     chosen = sorted(set(folds)) if folds else known
-    return [Planned(part.resolve(), fold) for part in ensemble.parts() for fold in chosen]
+    return [Planned(recipe, fold, rule) for recipe, rule in rules for fold in chosen if fold < rule.folds]
 
 
 def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
@@ -116,9 +121,11 @@ def training(ensemble: Ensemble, folds: Sequence[int] | None = None, retries: in
         """
         pool = Pool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checked = settle(check(data=data)).outputs["Output"]
-        plan = settle(_split(ensemble, checked, objects, name)).outputs["plan"]
-        trained = [settle(on_gpu(_train(member, checked, plan, work), pool)) for member in members]
-        common = {"data": checked, "plan": plan, "members": [task.outputs["Output"] for task in trained]}
+        splits = _splits(ensemble, checked, objects, name)
+        plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
+        trained = [settle(on_gpu(_train(member, checked, plans[member.rule], work), pool)) for member in members]
+        together = list(splits.values())[-1].outputs["plans"]
+        common = {"data": checked, "plans": together, "members": [task.outputs["Output"] for task in trained]}
         report = settle(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
         model = settle(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
         # Locally, a graph with a branch goes on with a failed member's siblings; a plain one stops.
@@ -128,18 +135,30 @@ def training(ensemble: Ensemble, folds: Sequence[int] | None = None, retries: in
     return graph
 
 
-def _split(ensemble: Ensemble, data: PipelineChannel, objects: PipelineChannel, name: PipelineChannel) -> PipelineTask:
-    """A champion's plan is extended: what it never saw must stay unseen, or the two can't be compared."""
-    rule = ensemble.folds
-    return split(
-        data=data,
-        folds=rule.count,
-        holdout=rule.holdout,
-        by=rule.by,
-        seed=rule.seed,
-        objects=objects,
-        extend=f"models:/{name}@champion",
-    )
+def _splits(
+    ensemble: Ensemble, data: PipelineChannel, objects: PipelineChannel, name: PipelineChannel
+) -> dict[Rule, PipelineTask]:
+    """A split task for each fold scheme, the ensemble's own first; each hands on the plans before its own.
+
+    A champion's plans are extended: what it never saw must stay unseen, or the two can't be compared.
+    """
+    tasks: dict[Rule, PipelineTask] = {}
+    before: dict[str, PipelineChannel] = {}
+    for rule in ensemble.plans():
+        task = split(
+            data=data,
+            folds=rule.folds,
+            holdout=rule.holdout,
+            by=rule.by,
+            view=rule.view or "",
+            seed=rule.seed,
+            objects=0 if before else objects,
+            extend=f"models:/{name}@champion",
+            **before,
+        )
+        tasks[rule] = settle(task)
+        before = {"before": task.outputs["plans"]}
+    return tasks
 
 
 def _train(member: Planned, data: PipelineChannel, plan: PipelineChannel, work: PipelineChannel) -> PipelineTask:

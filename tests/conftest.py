@@ -6,9 +6,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from backdrop.dataset import open_dataset
 from backdrop.folds import Rule, dump_plan, make_plan
+
+# A busy machine is no fault of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 HEIGHT, WIDTH = 48, 64
 

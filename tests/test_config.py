@@ -5,6 +5,7 @@ import pytest
 
 from backdrop import config
 from backdrop.errors import ConfigError
+from backdrop.folds import Rule
 from backdrop.recipe import Ensemble, Recipe, find_ensemble, find_recipe, parse_size, recipe_text, shipped
 
 
@@ -98,6 +99,54 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
         config.parse(Ensemble, twice, "x").resolve()
     with pytest.raises(ConfigError, match=r"folds\.count: Input should be greater than or equal to 2"):
         config.parse(Ensemble, {"name": "x", "folds": {"count": 1}, "members": [{"recipe": "tiny"}]}, "x")
+
+
+def test_groups_become_shares_and_each_recipe_keeps_its_folds() -> None:
+    view = {"count": 3, "by": "area-rank", "view": "05"}
+    named = [{"recipe": "tiny", "set": {"name": f"tiny-{i}"}} for i in range(5)]
+    inner = {"group": "inner", "weight": 3, "folds": view, "members": [named[1], {**named[2], "folds": {"count": 4}}]}
+    outer = {"group": "outer", "weight": 0.5, "members": [named[0], inner]}
+    values = {"name": "x", "folds": {"count": 5, "holdout": 0.2}, "members": [outer, {**named[3], "weight": 1.5}]}
+    ensemble = config.parse(Ensemble, values, "x").resolve()
+    # The group has 0.5 of 2; inside it tiny-0 stands against a group that weighs three times as much.
+    shares = {"tiny-0": 0.25 / 4, "tiny-1": 0.25 * 3 / 8, "tiny-2": 0.25 * 3 / 8, "tiny-3": 0.75}
+    assert ensemble.weights() == pytest.approx(shares)
+    rules = {part.resolve().name: ensemble.rule(part) for part in ensemble.parts()}
+    own, ranked, four = Rule(5, 0.2, "area", 0), Rule(3, 0.2, "area-rank", 0, "05"), Rule(4, 0.2, "area", 0)
+    assert rules == {"tiny-0": own, "tiny-1": ranked, "tiny-2": four, "tiny-3": own}
+    assert ensemble.plans() == {
+        own: "plan.csv",
+        ranked: "plan-area-rank-3-seed0-view05.csv",
+        four: "plan-area-4-seed0.csv",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in shipped("ensembles") if name.startswith("best-overfitting")])
+def test_the_winners_ensemble_has_their_networks_folds_and_weights(name: str) -> None:
+    ensemble = find_ensemble(name)
+    counts = {part.resolve().name: ensemble.rule(part).folds for part in ensemble.parts()}
+    assert len(counts) == 9
+    assert sum(counts.values()) == 49
+    assert [(rule.by, rule.folds, rule.view) for rule in ensemble.plans()] == [
+        ("area-rank", 5, None),
+        ("area-rank", 5, "05"),
+        ("random", 7, None),
+        ("stratified", 7, None),
+    ]
+    linknets = sum(share for recipe, share in ensemble.weights().items() if recipe.startswith("linknet34"))
+    others = sorted(share for recipe, share in ensemble.weights().items() if not recipe.startswith("linknet34"))
+    # Four maps at a quarter each by their code; by the interview one map of LinkNets against 5 + 7 + 7 networks.
+    expected = (0.25, [0.25] * 3) if name == "best-overfitting" else (1 / 20, [5 / 20, 7 / 20, 7 / 20])
+    assert linknets == pytest.approx(expected[0])
+    assert others == pytest.approx(expected[1])
+
+
+def test_a_view_is_for_ranks_only() -> None:
+    part = {"recipe": "tiny", "folds": {"by": "random", "view": "05"}}
+    with pytest.raises(ConfigError, match="a split by random looks at no single view"):
+        config.parse(Ensemble, {"name": "x", "members": [part]}, "x")
+    with pytest.raises(ConfigError, match="holdout"):  # all schemes share the ensemble's
+        config.parse(Ensemble, {"name": "x", "members": [{"recipe": "tiny", "folds": {"holdout": 0.1}}]}, "x")
 
 
 @pytest.mark.parametrize("size", ["12", "x", "0x3", "3x-1", "axb"])

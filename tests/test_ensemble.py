@@ -1,3 +1,5 @@
+import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,15 +8,17 @@ import pytest
 from backdrop import ensemble
 from backdrop.config import dump_yaml, parse
 from backdrop.dataset import open_dataset, read_pair
-from backdrop.errors import MemberError
-from backdrop.folds import read_plan, verify
+from backdrop.errors import MemberError, PlanError
+from backdrop.folds import read_plan, read_plans, verify
 from backdrop.masks import dice
-from backdrop.recipe import Ensemble, find_ensemble
+from backdrop.recipe import Ensemble, find_ensemble, find_recipe
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.members import open_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
+from backdrop.training.member import Member, content_key
 from tests.conftest import SMALL
+from tests.tracking.small_world import write_member
 
 SET = dict(item.split("=") for item in SMALL)
 
@@ -39,7 +43,8 @@ def test_a_fold_is_judged_only_by_the_member_that_did_not_see_it(data: Path, pla
     dataset, folds = open_dataset(data), read_plan(plan)
     digests = verify(folds, dataset)
     opened = [open_member(address) for address in members]
-    scored = ensemble.score(dataset, folds, digests, ensemble.gather(opened, None))
+    who = ensemble.judges([folds], digests, ensemble.gather(opened, None))
+    scored = ensemble.score(dataset, who, digests)
     assert {score.image for score in scored.scores} == set(dataset.photos)
     for score in scored.scores:
         image, truth = read_pair(dataset.photos[score.image], digests)
@@ -88,3 +93,118 @@ def test_the_order_of_members_does_not_matter(
         evaluate(str(data), str(plan), order, str(tmp_path / name))
     for name in ("images.csv", "metrics.json", "index.html"):
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "back" / name).read_bytes()
+
+
+# Two schemes: the first recipe has two folds by area, the others three by chance, and all one holdout.
+PARTS = {"first": (0, 0.5), "second": (1, 0.3), "third": (1, 0.2)}
+
+
+@pytest.fixture
+def plans(data: Path, plan: Path, tmp_path: Path) -> list[str]:
+    other = str(tmp_path / "other.csv")
+    split(str(data), other, folds=3, by="random", seed=1, holdout_from=str(plan))
+    return [str(plan), other]
+
+
+@pytest.fixture
+def mixed(data: Path, plans: list[str], tmp_path: Path) -> dict[str, Member]:
+    """Eight untrained members, two of the first scheme and twice three of the second."""
+    read = read_plans(plans)
+    digests = verify(read[0], open_dataset(data))
+    for seed, (name, (number, _)) in enumerate(PARTS.items()):
+        recipe = find_recipe("tiny", [*SMALL, f"name={name}", f"seed={seed}"])
+        for fold in read[number].folds:
+            key = content_key(recipe, read[number], digests, fold)
+            write_member(tmp_path / "mixed" / f"{name}-{fold}", recipe, key, fold)
+    return {path.name: open_member(str(path)) for path in sorted((tmp_path / "mixed").iterdir())}
+
+
+def mixed_ensemble() -> Ensemble:
+    parts = [
+        {
+            "recipe": find_recipe("tiny", [*SMALL, f"name={name}", f"seed={seed}"]).model_dump(mode="json"),
+            "weight": weight,
+            "folds": {"count": 3, "by": "random", "seed": 1} if number else None,
+        }
+        for seed, (name, (number, weight)) in enumerate(PARTS.items())
+    ]
+    return parse(Ensemble, {"name": "mixed", "folds": {"count": 2}, "members": parts}, "mixed").resolve()
+
+
+def read_folds(path: str) -> dict[str, str]:
+    """Fold by image, read without the project's code."""
+    lines = Path(path).read_text().splitlines()[1:]
+    return {row["image"]: row["fold"] for row in csv.DictReader(lines)}
+
+
+@pytest.mark.parametrize(
+    ("present", "judges"),
+    [
+        (None, {3, 8}),
+        ({"first-0", "first-1", "second-1", "second-2", "third-0", "third-1"}, {2, 3, 6}),
+        ({"first-1", "second-0"}, {0, 1, 2}),
+    ],
+)
+def test_each_member_judges_what_its_own_plan_kept_from_it(
+    data: Path, plans: list[str], mixed: dict[str, Member], present: set[str] | None, judges: set[int]
+) -> None:
+    dataset, places, read = open_dataset(data), [read_folds(path) for path in plans], read_plans(plans)
+    digests = verify(read[0], dataset)
+    there = [member for name, member in mixed.items() if present is None or name in present]
+    who = ensemble.judges(read, digests, ensemble.gather(there, mixed_ensemble()))
+    scored = ensemble.score(dataset, who, digests)
+    assert set(scored.members) == {member.name for member in there}
+    found, counts, changes = {score.image: score for score in scored.scores}, set(), []
+    for stem in dataset.photos:
+        # A member's name ends in its fold.
+        told = [m for m in there if places[PARTS[m.record.recipe][0]][stem] in (m.name[-1], "holdout")]
+        counts.add(len(told))
+        if not told:
+            assert stem not in found
+            continue
+        score, (image, truth) = found[stem], read_pair(dataset.photos[stem], digests)
+        maps = {m.name: ensemble.gather([m], None).probability(image).astype(np.float64) for m in there}
+        names = sorted({m.record.recipe for m in told})
+        means = [np.mean([maps[m.name] for m in told if m.record.recipe == name], axis=0) for name in names]
+        expected = np.average(means, axis=0, weights=[PARTS[name][1] for name in names])
+        assert score.dice == pytest.approx(dice(expected > 0.5, truth), abs=2e-3)  # a pixel or two at one half
+        assert sorted(score.recipes) == names
+        assert places[0][stem] == ("holdout" if score.fold is None else str(score.fold))
+        changes.append(abs(score.dice - dice(np.mean(list(maps.values()), axis=0) > 0.5, truth)))
+    assert counts == judges
+    assert max(changes) > 0.01 or 0 in judges  # a mean over other members would have been seen
+
+
+def test_evaluate_takes_the_plans_of_all_schemes(
+    data: Path, plans: list[str], mixed: dict[str, Member], tmp_path: Path
+) -> None:
+    config = tmp_path / "mixed.yaml"
+    config.write_text(dump_yaml(mixed_ensemble()))
+    addresses = [str(member.folder) for member in mixed.values()]
+    evaluation = evaluate(str(data), plans, addresses, str(tmp_path / "report"), str(config))
+    assert {name: found.objects for name, found in evaluation.oof.items()} == dict.fromkeys(PARTS, 5)
+    assert evaluation.oof_ensemble is not None
+    assert evaluation.oof_ensemble.objects == 5
+    assert set(evaluation.holdout.members) == set(mixed)
+    rows = list(csv.DictReader((tmp_path / "report" / "images.csv").read_text().splitlines()))
+    assert {row["image"]: row["fold"] for row in rows} == read_folds(plans[0])
+    assert all(row[recipe] for row in rows for recipe in PARTS)
+    assert "Worst out-of-fold images" in (tmp_path / "report" / "index.html").read_text()
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["model"] == evaluation.model
+
+
+def test_members_of_no_plan_given_are_refused(
+    data: Path, plans: list[str], mixed: dict[str, Member], tmp_path: Path
+) -> None:
+    out, addresses = str(tmp_path / "report"), [str(member.folder) for member in mixed.values()]
+    with pytest.raises(MemberError, match="second-0 was not trained by this plan on these data"):
+        evaluate(str(data), plans[:1], addresses, out)
+    third = str(tmp_path / "third.csv")
+    split(str(data), third, folds=2, by="random", seed=9, holdout_from=plans[0])
+    with pytest.raises(MemberError, match="second-0 was not trained by any of these plans on these data"):
+        evaluate(str(data), [plans[0], third], addresses, out)
+    other = str(tmp_path / "held.csv")
+    split(str(data), other, folds=3, by="random", seed=4)
+    with pytest.raises(PlanError, match="holds out other objects"):
+        evaluate(str(data), [plans[0], other], addresses, out)
+    assert not (tmp_path / "report").exists()

@@ -13,8 +13,8 @@ SOURCE = ROOT / "src" / "backdrop"
 # From the bottom up; modules of one row may import each other, but not in a circle.
 LAYERS = [
     {"errors", "progress", "config", "masks", "storage", "dataset", "folds", "recipe", "studio", "inspection"},
-    {"models", "losses", "schedules", "augmentation", "prediction"},
-    {"training", "ensemble", "evaluation", "gate", "report"},
+    {"models", "losses", "schedules", "augmentation", "prediction", "doubt", "postprocessing"},
+    {"training", "ensemble", "evaluation", "repair", "gate", "report"},
     {"tracking"},
     {"steps"},
     {"cli"},

@@ -1,7 +1,9 @@
 """Random changes of training samples, by albumentations, the same for the same (seed, epoch, sample)."""
 
 import os
+import random
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
 import cv2
+
+Transform: TypeAlias = albumentations.BasicTransform | albumentations.BaseCompose
+HALF = 127  # Mask values above it are inside.
 
 
 class Augmenter:
@@ -31,38 +36,81 @@ class Augmenter:
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8], epoch: int, sample: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, 3) RGB and soft mask (H, W), 0..255, changed as this epoch changes this sample."""
-        entropy = np.random.SeedSequence([self.seed, epoch, sample])
-        self.transform.set_random_seed(int(entropy.generate_state(1)[0]))
+        generator = np.random.default_rng([self.seed, epoch, sample])
+        # Both streams are shared by all changes: given a seed, each would begin it anew, and all would happen at once.
+        self.transform.set_random_state(generator, random.Random(generator.bytes(16)))  # noqa: S311  # no secret
         changed = self.transform(image=image, mask=mask)
         return changed["image"], changed["mask"]
 
 
-def _transform(change: words.Change) -> albumentations.BasicTransform | albumentations.OneOf:
-    if isinstance(change, words.HFlip):
-        return albumentations.HorizontalFlip(p=change.p)
-    if isinstance(change, words.Affine):
-        return _affine(change)
-    if isinstance(change, words.Hsv):
-        return albumentations.HueSaturationValue(change.hue, change.saturation, change.value, p=change.p)
-    if isinstance(change, words.Gray):
-        return albumentations.ToGray(p=change.p)
-    if isinstance(change, words.Erase):
-        return albumentations.CoarseDropout(
-            (1, change.most), (0.04, 0.2), (0.1, 1.0), fill="random_uniform", p=change.p
-        )
-    if isinstance(change, words.OneOf):
-        return albumentations.OneOf([_transform(one) for one in change.of], p=change.p)
-    same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
-    return albumentations.ColorJitter(**{**same, change.kind: change.factor}, p=change.p)
+class GrayObject(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is untyped
+    """Takes the colour away where the mask is on."""
+
+    @property
+    def targets_as_params(self) -> list[str]:
+        """What the change depends on."""
+        return ["mask"]
+
+    def get_params_dependent_on_data(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """The mask (H, W), 0..255."""
+        return {"on": data["mask"] > HALF}
+
+    def apply(self, img: NDArray[np.uint8], on: NDArray[np.bool_], **_: Any) -> NDArray[np.uint8]:
+        """An image (H, W, 3) RGB with luma in place of colour where `on` (H, W) is true."""
+        luma = cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
+        return np.where(on[..., None], luma[..., None], img)
 
 
-def _affine(change: words.Affine) -> albumentations.Affine:
-    return albumentations.Affine(
+class HardMask(albumentations.DualTransform):  # type: ignore[misc]  # albumentations is untyped
+    """Cuts a soft mask at one half."""
+
+    def apply(self, img: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
+        """The image as it is."""
+        return img
+
+    def apply_to_mask(self, mask: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
+        """The mask (H, W), 0..255, as 0 or 255."""
+        return np.where(mask > HALF, np.uint8(255), np.uint8(0))
+
+
+def _transform(change: words.Change) -> Transform:
+    match change:
+        case words.HFlip():
+            return albumentations.HorizontalFlip(p=change.p)
+        case words.Affine():
+            return _affine(change)
+        case words.Brightness():
+            return _jitter(change.p, brightness=change.factor)
+        case words.Contrast():
+            return _jitter(change.p, contrast=change.factor)
+        case words.Saturation():
+            return _jitter(change.p, saturation=change.factor)
+        case words.Hsv():
+            return albumentations.HueSaturationValue(change.hue, change.saturation, change.value, p=change.p)
+        case words.Gray():
+            return GrayObject(p=change.p) if change.where == "object" else albumentations.ToGray(p=change.p)
+        case words.Erase():
+            sizes = (0.04, 0.2), (0.1, 1.0)  # heights and widths, as shares
+            return albumentations.CoarseDropout((1, change.most), *sizes, fill="random_uniform", p=change.p)
+        case words.OneOf():
+            # With p = 1 each is as likely as the others, and done when it's chosen.
+            return albumentations.OneOf([_transform(one.model_copy(update={"p": 1})) for one in change.of], p=change.p)
+
+
+def _affine(change: words.Affine) -> Transform:
+    moved = albumentations.Affine(
         translate_percent=(-change.shift, change.shift),
         scale=change.scale,
         rotate=(-change.rotate, change.rotate),
+        keep_ratio=True,
         interpolation=cv2.INTER_LINEAR,
         mask_interpolation=cv2.INTER_LINEAR,
         border_mode=cv2.BORDER_REFLECT_101,
         p=change.p,
     )
+    return albumentations.Sequential([moved, HardMask(p=1)], p=1) if change.hard else moved
+
+
+def _jitter(p: float, **factor: tuple[float, float]) -> Transform:
+    same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+    return albumentations.ColorJitter(**{**same, **factor}, p=p)

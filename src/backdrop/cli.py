@@ -23,6 +23,9 @@ EXTRAS = {"mlflow": "tracking", "kfp": "pipelines", "kfp.kubernetes": "pipelines
 
 Data = Annotated[str, typer.Argument(help="Dataset: a folder or s3:// prefix with train/ and train_masks/.")]
 Plan = Annotated[str, typer.Option(help="Fold plan, a CSV file that `backdrop split` wrote.")]
+Plans = Annotated[
+    list[str], typer.Option(help="Fold plan; repeated if recipes differ in theirs, the first is the ensemble's own.")
+]
 Set = Annotated[list[str], typer.Option("--set", help="Override of the recipe, such as epochs=2; may be repeated.")]
 Name = Annotated[str, typer.Option(help="Name of the registered model.")]
 Members = Annotated[list[str], typer.Option(help="Members: folders or runs:/ID/member addresses, one or more.")]
@@ -105,16 +108,18 @@ def split(
     out: Annotated[str, typer.Option(help="The plan to write, a CSV file.")],
     folds: Annotated[int, typer.Option(help="How many folds.")] = 5,
     holdout: Annotated[float, typer.Option(help="Share of the objects that only judge.")] = 0.15,
-    by: Annotated[str, typer.Option(help="area, area-rank or random.")] = "area",
+    by: Annotated[str, typer.Option(help="area, area-rank, stratified or random.")] = "area",
+    view: Annotated[str | None, typer.Option(help="Rank by the area of this view alone, with area-rank.")] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     objects: Annotated[int | None, typer.Option(help="Only the first so many objects by name.")] = None,
     extend: Annotated[str | None, typer.Option(help="Older plan whose objects keep their places.")] = None,
+    holdout_from: Annotated[str | None, typer.Option(help="Plan whose objects and holdout are taken.")] = None,
 ) -> None:
     """Place every object in a fold or in the holdout."""
     from backdrop.folds import as_by
     from backdrop.steps.split import split as step
 
-    record = step(data, out, folds, holdout, as_by(by), seed, objects, extend)
+    record = step(data, out, folds, holdout, as_by(by), seed, objects, extend, view, holdout_from)
     for name, count in record.objects.items():
         print(f"{name:>8}  {count:4} objects  mean mask area {record.areas[name]:,.0f} pixels")
     print(f"{out}  {record.data}")
@@ -141,7 +146,7 @@ def train(
 def evaluate(
     context: typer.Context,
     data: Data,
-    plan: Plan,
+    plan: Plans,
     members: Members,
     out: Annotated[str, typer.Option(help="Report folder: index.html, metrics.json, images.csv.")],
     ensemble: Annotated[str | None, typer.Option(help="Its recipes' weights; all alike without it.")] = None,
@@ -163,7 +168,7 @@ def evaluate(
 def register(
     context: typer.Context,
     data: Data,
-    plan: Plan,
+    plan: Plans,
     members: Members,
     report: Annotated[str, typer.Option(help="Report folder that `backdrop evaluate` wrote.")],
     ensemble: Annotated[str, typer.Option(help="A shipped ensemble's name, or a YAML file.")],

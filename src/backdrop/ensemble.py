@@ -1,5 +1,6 @@
 """Many members, one answer: the weighted mean of their probabilities, and how well it fits the truth."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 from backdrop import masks, storage
 from backdrop.config import dump_yaml, parse, parse_yaml, read_text
 from backdrop.dataset import Dataset, Digests, read_chunks
-from backdrop.errors import MemberError
+from backdrop.errors import MemberError, PlanError
 from backdrop.evaluation import Score
 from backdrop.folds import FoldPlan, Row
 from backdrop.prediction import Mean, device, integer_weights, predict_all
@@ -66,12 +67,15 @@ class EnsembleModel:
 
     def mask(self, image: Image) -> masks.Mask:
         """The cut-out (H, W) of one photograph (H, W, 3) RGB."""
-        return self.means([image])[0].mask()
+        return self.cut(self.means([image])[0])
 
-    def of_fold(self, fold: int | None) -> "EnsembleModel":
-        """Those members that may speak of a fold's photographs: they didn't train on them. All for the holdout."""
-        able = tuple(member for member in self.members if fold is None or member.record.fold == fold)
-        return EnsembleModel(able, self.recipe_weights)
+    def cut(self, mean: Mean) -> masks.Mask:
+        """The mask (H, W) that the members' mean comes to: the one place where the ensemble's map becomes a mask."""
+        return mean.mask()
+
+
+# Who may judge each photograph.
+Judges = dict[Row, EnsembleModel]
 
 
 def opinions(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
@@ -123,36 +127,64 @@ def load_ensemble(folder: Path) -> EnsembleModel:
     return gather(members, config)
 
 
-def score(dataset: Dataset, plan: FoldPlan, digests: Digests, model: EnsembleModel) -> Scored:
-    """Scores every photograph by those who may: a fold's by the members that didn't train on it, the holdout's by all.
+def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Judges:
+    """Those who may judge each photograph: the members that did not train on it, each under the plan that it is of.
 
-    Photographs of folds for which there is no member are left out.
+    A recipe that has no such member is left out, and the others keep their proportions; a photograph that has none at
+    all is left out.
+
+    Args:
+        plans: of the same data and with one holdout; the first is the ensemble's own, and tells the photographs' folds.
+        digests: of the data.
+        model: the ensemble.
 
     Raises:
-        MemberError: if a member wasn't trained by this plan on these data.
+        MemberError: if a member wasn't trained by one of the plans on these data.
+    """
+    places = [_plan_of(member, plans, digests).assignment() for member in model.members]
+    found: Judges = {}
+    for row in plans[0].rows:
+        folds = [place[row.object] for place in places]
+        able = [m for m, fold in zip(model.members, folds, strict=True) if fold in (None, m.record.fold)]
+        if able:
+            found[row] = EnsembleModel(tuple(able), model.recipe_weights)
+    return found
+
+
+def score(dataset: Dataset, who: Judges, digests: Digests) -> Scored:
+    """Scores every photograph by those who may judge it.
+
+    Raises:
         DataError: if a photograph has changed or doesn't fit a recipe's input.
     """
-    for member in model.members:
-        verify_member(member, plan, digests)
-    found = Scored([], {member.name: {} for member in model.members})
-    folds = sorted({member.record.fold for member in model.members})
-    total = sum(len(plan.validation(fold)) for fold in folds) + len(plan.holdout)
-    with progress("evaluate photographs", total) as advance:
-        for fold in folds:
-            for row_score, _ in _judge(dataset, plan.validation(fold), digests, model.of_fold(fold)):
+    found = Scored([], {})
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row, model in who.items():
+        groups.setdefault(tuple(member.name for member in model.members), []).append(row)
+    with progress("evaluate photographs", len(who)) as advance:
+        for rows in groups.values():
+            for row_score, alone in _judge(dataset, rows, digests, who[rows[0]]):
                 found.scores.append(row_score)
+                if row_score.fold is None:
+                    for name, dice in alone.items():
+                        found.members.setdefault(name, {})[row_score.image] = dice
                 advance("")
-        for row_score, alone in _judge(dataset, plan.holdout, digests, model):
-            found.scores.append(row_score)
-            for name, dice in alone.items():
-                found.members[name][row_score.image] = dice
-            advance("")
     return found
 
 
 def score_holdout(dataset: Dataset, plan: FoldPlan, digests: Digests, model: EnsembleModel) -> list[Score]:
     """Scores the holdout by an ensemble that may have been trained by another plan (see the gate for what it may)."""
     return [row_score for row_score, _ in _judge(dataset, plan.holdout, digests, model)]
+
+
+def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:
+    """The plan that the member was trained by. Where several are, they put the same photographs before it."""
+    for plan in plans:
+        with contextlib.suppress(MemberError, PlanError):
+            verify_member(member, plan, digests)
+            return plan
+    which = "this plan" if len(plans) == 1 else "any of these plans"
+    raise MemberError(f"Member {member.name} was not trained by {which} on these data", "Train it again")
 
 
 def _judge(
@@ -178,5 +210,5 @@ def _judge_chunk(
             alone[i][member.name] = masks.dice((probability > 0.5).cpu().numpy(), truths[i])
     for i, row in enumerate(rows):
         recipes = {name: masks.dice(group[i].mask(), truths[i]) for name, group in by_recipe.items()}
-        dice = masks.dice(means[i].mask(), truths[i])
+        dice = masks.dice(model.cut(means[i]), truths[i])
         yield Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes), alone[i]

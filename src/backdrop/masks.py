@@ -40,7 +40,10 @@ def decode_rle(text: str, height: int, width: int) -> Mask:
     Raises:
         ValueError: if the text isn't pairs of numbers, or runs leave the image or overlap.
     """
-    numbers = np.array(text.split(), dtype=np.int64)
+    try:
+        numbers = np.array(text.split(), dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"run-length encoding holds what is no number of a pixel ({error})") from error
     if numbers.size % 2:
         raise ValueError("run-length encoding has an odd count of numbers")
     starts, ends = numbers[::2] - 1, numbers[::2] - 1 + numbers[1::2]
@@ -65,7 +68,25 @@ def pad(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     Raises:
         ValueError: if the image is larger than the frame.
     """
+    rows, columns = _missing(image, height, width)
+    return np.pad(image, ((0, rows), (0, columns), (0, 0))[: image.ndim])
+
+
+def reflect(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image (H, W) or (H, W, 3) in the middle of a frame that mirrors it at its edge pixels (reflect-101).
+
+    Of an odd number of rows or columns the extra one is below or at the right.
+
+    Raises:
+        ValueError: if the image is larger than the frame.
+    """
+    margins = [(missing // 2, missing - missing // 2) for missing in _missing(image, height, width)]
+    return np.pad(image, [*margins, (0, 0)][: image.ndim], mode="reflect")
+
+
+def _missing(image: NDArray[np.uint8], height: int, width: int) -> tuple[int, int]:
+    """Rows and columns that an image lacks of a frame."""
     rows, columns = height - image.shape[0], width - image.shape[1]
     if rows < 0 or columns < 0:
         raise ValueError(f"{image.shape[1]}x{image.shape[0]} doesn't fit into {width}x{height}")
-    return np.pad(image, ((0, rows), (0, columns), (0, 0))[: image.ndim])
+    return rows, columns

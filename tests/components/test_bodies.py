@@ -43,7 +43,7 @@ class Step:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Step]:
     def replace(name: str, result: Any) -> Step:
-        step = Step(result)
+        step = result if isinstance(result, Step) else Step(result)
         module = ModuleType(name)
         setattr(module, name, step)
         monkeypatch.setitem(sys.modules, f"backdrop.steps.{name}", module)
@@ -82,13 +82,44 @@ def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:
     assert "| error |" in Path(page.path).read_text()
 
 
+class SplitStep(Step):
+    """Writes a plan as the step does: what the next task is handed is read from it."""
+
+    def __call__(self, *given: Any) -> Any:
+        Path(given[1]).write_text(f"plan of {given[2]} folds")
+        return super().__call__(*given)
+
+
+@pytest.fixture
+def plans(tmp_path: Path) -> dsl.Artifact:
+    """Two plans as the split tasks hand them on."""
+    folder = tmp_path / "handed"
+    folder.mkdir()
+    for name in ("001.csv", "000.csv"):
+        (folder / name).write_text(name)
+    return dsl.Artifact(name="plans", uri=str(folder), metadata={})
+
+
 @pytest.mark.parametrize(("objects", "taken"), [(0, None), (7, 7)])
 def test_split(objects: int, taken: int | None, stand_in: Any, artifact: Any) -> None:
-    plan = artifact("plan")
-    step = stand_in("split", SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0}))
-    split.python_func("d", 3, 0.15, "area", 0, objects, "models:/x@champion", plan)
-    assert step.given == ("d", plan.path, 3, 0.15, "area", 0, taken, "models:/x@champion")
+    plan, plans = artifact("plan"), artifact("plans")
+    step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
+    split.python_func("d", 3, 0.15, "area", "", 0, objects, "models:/x@champion", plan, plans)
+    assert step.given == ("d", plan.path, 3, 0.15, "area", 0, taken, "models:/x@champion", None, None)
     assert plan.metadata == {"data": "sha256:1"}
+    assert [path.read_text() for path in Path(plans.path).iterdir()] == ["plan of 3 folds"]
+
+
+def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> None:
+    plan, together = artifact("plan"), artifact("plans")
+    step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
+    split.python_func("d", 4, 0.15, "area-rank", "05", 0, 0, "models:/x@champion", plan, together, plans)
+    assert step.given[-2:] == ("05", f"{plans.path}/000.csv")
+    assert [path.read_text() for path in sorted(Path(together.path).iterdir())] == [
+        "000.csv",
+        "001.csv",
+        "plan of 4 folds",
+    ]
 
 
 def test_train(stand_in: Any, artifact: Any) -> None:
@@ -116,12 +147,13 @@ def evaluation() -> Evaluation:
     )
 
 
-def test_evaluate(stand_in: Any, artifact: Any) -> None:
+def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
     outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    evaluate.python_func("d", artifact("plan"), ["m"], "name: demo", **outputs)
+    evaluate.python_func("d", plans, ["m"], "name: demo", **outputs)
+    assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[2:4] == (["m"], outputs["report"].path)
     assert step.texts == ["name: demo"]
     assert outputs["metrics"].metadata == {
@@ -133,7 +165,7 @@ def test_evaluate(stand_in: Any, artifact: Any) -> None:
     assert Path(outputs["page"].path).read_text() == "<p>hello"
 
 
-def test_register(stand_in: Any, artifact: Any) -> None:
+def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
     from backdrop.config import Record
 
     class Registration(Record):
@@ -144,8 +176,9 @@ def test_register(stand_in: Any, artifact: Any) -> None:
 
     step = stand_in("register", Registration())
     model = artifact("model")
-    found = register.python_func("d", artifact("plan"), ["m"], artifact("report"), "name: demo", "cars", model)
+    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", "cars", model)
     assert found == "cars"
+    assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[-1] == "cars"
     assert step.texts == ["name: demo"]
     assert model.metadata == {"name": "cars", "version": 4, "created": True, "run_id": "r"}

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from backdrop.folds import read_plans
 from backdrop.recipe import find_ensemble, find_recipe
 from pipelines import local
 from pipelines.local import Request, exit_code, run_here
@@ -33,6 +34,7 @@ def task(name: str, well: bool | None, last: str = "") -> Task:
         ([task("check", True), task("train-tiny-0", True)], 0),
         ([task("check", False, "a.jpg is empty. Draw it.")], 1),
         ([task("check", True), task("split", False, REFUSAL)], 2),
+        ([task("check", True), task("split", True), task("split-2", False, REFUSAL)], 2),
         ([task("check", True), task("train-tiny-0", False, REFUSAL)], 1),
         ([task("check", True), task("train-tiny-0", None)], 1),
         ([], 1),
@@ -134,3 +136,27 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
     assert "kept: no new champion" in text
     assert b"Promoted" in first
     assert b"Not promoted" in (tmp_path / "work" / "report" / "index.html").read_bytes()
+
+
+@pytest.mark.e2e
+def test_two_fold_schemes_and_a_second_run_on_more_objects(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    """Real tasks: each scheme's plan goes to its members, all go to evaluate and register, and both are extended."""
+    small = find_recipe("tiny", SMALL).model_dump(mode="json")
+    parts = [{"recipe": small}, {"recipe": {**small, "name": "shuffled"}, "folds": {"count": 3, "by": "stratified"}}]
+    values = {"name": "schemes", "folds": {"count": 2}, "members": parts, "gate": {"minimum_dice": 0.0}}
+    config = tmp_path / "schemes.yaml"
+    config.write_text(yaml.safe_dump(values))
+    plans = []
+    for objects in (6, 9):
+        text = io.StringIO()
+        request = Request(find_ensemble(str(config)), str(make_dataset(objects)), "cars", tmp_path / "work")
+        assert run_here(request, Console(file=text, width=100)) == 0, text.getvalue()
+        assert "[11/11] promote" in text.getvalue()
+        assert "reused" not in text.getvalue()
+        (folder,) = max((tmp_path / "work" / "runs").iterdir()).rglob("split-2/plans")
+        plans.append(read_plans([str(path) for path in sorted(folder.iterdir())]))
+    for old, new in zip(*plans, strict=True):
+        assert old.assignment().items() <= new.assignment().items()
+    assert [plan.folds for plan in plans[1]] == [[0, 1], [0, 1, 2]]
+    page = (tmp_path / "work" / "report" / "index.html").read_text()
+    assert all(name in page for name in ("tiny-1", "shuffled-2"))

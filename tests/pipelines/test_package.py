@@ -12,7 +12,7 @@ from kfp import components
 
 from backdrop import __version__
 from backdrop.errors import ConfigError
-from backdrop.recipe import find_ensemble, find_recipe
+from backdrop.recipe import Ensemble, find_ensemble, find_recipe
 from pipelines.cluster import CONFIG_KEYS, SECRET_KEYS
 from pipelines.package import Package, build, digest
 from pipelines.training import planned, with_overrides
@@ -22,9 +22,30 @@ ALL = ["check", "evaluate", "promote", "register", "split", *MEMBERS]
 ON_GPU = ["evaluate", "promote", *MEMBERS]
 
 
+# A recipe on the ensemble's own folds, and two more on schemes of their own.
+MIXED = """
+name: mixed
+folds: {count: 2}
+members:
+  - {recipe: tiny}
+  - group: others
+    folds: {count: 3, by: area-rank, view: "05"}
+    members:
+      - {recipe: tiny-linknet}
+      - {recipe: tiny, set: {name: shuffled}, folds: {count: 4, by: random, seed: 7}}
+"""
+
+
 @pytest.fixture(scope="module")
 def package() -> Package:
     return build(find_ensemble("demo"))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    path = tmp_path_factory.mktemp("mixed") / "mixed.yaml"
+    path.write_text(MIXED)
+    return find_ensemble(str(path))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +212,44 @@ def test_the_champions_plan_is_extended(graph: dict[str, Any]) -> None:
     assert values["folds"]["runtimeValue"]["constant"] == 3
 
 
+def test_each_fold_scheme_has_a_split_task(mixed: Ensemble) -> None:
+    package = build(mixed)
+    graph, settings = package.documents[0], package.documents[1]["platforms"]["kubernetes"]["deploymentSpec"]
+    tasks = tasks_of(graph)
+    words = {}
+    for name in ("split", "split-2", "split-3"):
+        values = tasks[name]["inputs"]["parameters"]
+        words[name] = tuple(values[key]["runtimeValue"]["constant"] for key in ("by", "folds", "view", "seed"))
+        assert "@champion" in values["extend"]["runtimeValue"]["constant"]
+        assert settings["executors"][f"exec-{name}"]["securityContext"]["runAsNonRoot"] is True
+    assert words == {
+        "split": ("area", 2, "", 0),
+        "split-2": ("area-rank", 3, "05", 0),
+        "split-3": ("random", 4, "", 7),
+    }
+    # The first takes as many objects as the run is told, the others those of the first.
+    assert "componentInputParameter" in tasks["split"]["inputs"]["parameters"]["objects"]
+    assert tasks["split-2"]["inputs"]["parameters"]["objects"]["runtimeValue"]["constant"] == 0
+
+
+def test_each_member_is_trained_by_its_own_schemes_plan(mixed: Ensemble) -> None:
+    graph = build(mixed).documents[0]
+    tasks = tasks_of(graph)
+
+    def producer(task: str, artifact: str) -> tuple[str, str]:
+        found = tasks[task]["inputs"]["artifacts"][artifact]["taskOutputArtifact"]
+        return found["producerTask"], found["outputArtifactKey"]
+
+    splits = {"tiny": ("split", 2), "tiny-linknet": ("split-2", 3), "shuffled": ("split-3", 4)}
+    trained = {f"train-{recipe}-{fold}": split for recipe, (split, count) in splits.items() for fold in range(count)}
+    assert {name for name in tasks if name.startswith("train-")} == set(trained)
+    assert {name: producer(name, "plan") for name in trained} == {name: (s, "plan") for name, s in trained.items()}
+    assert "artifacts" not in tasks["split"]["inputs"]
+    assert producer("split-2", "before") == ("split", "plans")
+    assert producer("split-3", "before") == ("split-2", "plans")
+    assert {producer(name, "plans") for name in ("evaluate", "register")} == {("split-3", "plans")}
+
+
 def test_same_graph_same_bytes(package: Package) -> None:
     assert build(find_ensemble("demo")).dump() == package.dump()
 
@@ -224,10 +283,22 @@ def test_unknown_fold_is_refused() -> None:
         planned(find_ensemble("demo"), [0, 3])
 
 
+def test_some_folds_of_several_schemes(mixed: Ensemble) -> None:
+    assert [member.name for member in planned(mixed, [2, 3])] == ["tiny-linknet-2", "shuffled-2", "shuffled-3"]
+    with pytest.raises(ConfigError, match=r"no fold 4. Use some of 0 to 3"):
+        planned(mixed, [4])
+
+
 def test_overrides_go_into_every_recipe() -> None:
     ensemble = with_overrides(find_ensemble("demo"), ["epochs=3", "optimiser.weight_decay=0.5"])
     assert {(part.resolve().epochs, part.resolve().optimiser.weight_decay) for part in ensemble.members} == {(3, 0.5)}
     assert ensemble.members[0].resolve().input == find_ensemble("demo").members[0].resolve().input
+
+
+def test_overrides_leave_folds_and_weights_alone(mixed: Ensemble) -> None:
+    changed = with_overrides(mixed, ["epochs=3"])
+    assert changed.plans() == mixed.plans()
+    assert changed.weights() == mixed.weights()
 
 
 def test_wrong_override_names_the_right_one() -> None:

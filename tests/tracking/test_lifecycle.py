@@ -18,6 +18,8 @@ from backdrop.ensemble import load_ensemble, score_holdout
 from backdrop.errors import GateError, MemberError, PlanError, TrackingError
 from backdrop.evaluation import mean_dice
 from backdrop.folds import Rule, dump_plan, make_plan, read_plan
+from backdrop.recipe import find_ensemble
+from backdrop.steps.evaluate import evaluate
 from backdrop.steps.promote import promote
 from backdrop.steps.register import Registration, register
 from backdrop.steps.rollback import rollback
@@ -26,7 +28,8 @@ from backdrop.tracking import registry
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from backdrop.tracking.runs import MemberRun, run_of
-from tests.tracking.small_world import World
+from backdrop.training.member import content_key
+from tests.tracking.small_world import World, write_member
 
 
 @pytest.fixture
@@ -259,6 +262,70 @@ def test_a_report_of_others_is_refused(
     with pytest.raises(PlanError, match="made for data"):
         put(wide, name, seed=1, dice=0.95)
     assert registry.find_alias(name, "challenger") is None
+
+
+SCHEMES = """
+name: schemes
+folds: {count: 2, holdout: 0.75}
+members:
+  - {recipe: tiny, set: {input.size: 16x16, network.width: 2, network.depth: 1}}
+  - recipe: tiny
+    folds: {count: 3, by: random, seed: 1}
+    set: {name: shuffled, input.size: 16x16, network.width: 2, network.depth: 1, seed: 5}
+gate: {minimum_dice: 0.0}
+"""
+FURTHER = "plan-random-3-seed1.csv"
+
+
+def further(world: World, out: str, **more: str) -> Path:
+    """The second scheme's plan."""
+    path = world.root / out
+    split(str(world.data), str(path), folds=3, by="random", seed=1, holdout_from=str(world.plan), **more)
+    return path
+
+
+def test_an_ensemble_of_several_fold_schemes(
+    tracked: str, world: World, name: str, make_dataset: Callable[..., Path]
+) -> None:
+    config = world.root / "schemes.yaml"
+    config.write_text(SCHEMES)
+    plans = [str(world.plan), str(further(world, "further.csv"))]
+    digests, members = world.read()[1], []
+    for part, path in zip(find_ensemble(str(config)).parts(), plans, strict=True):
+        recipe, plan = part.resolve(), read_plan(path)
+        for fold in plan.folds:
+            folder = world.root / "schemes" / f"{recipe.name}-{fold}"
+            members.append(str(write_member(folder, recipe, content_key(recipe, plan, digests, fold), fold)))
+    data, report = str(world.data), str(world.root / "report")
+    evaluate(data, plans, members, report, str(config))
+
+    held, drawn = str(world.root / "held.csv"), str(world.root / "drawn.csv")
+    split(data, held, folds=3, holdout=0.75, by="random", seed=8)
+    split(data, drawn, folds=3, by="random", seed=8, holdout_from=plans[0])
+    for given, error, message in (
+        (plans[0], PlanError, rf"as many plans as .* schemes, 2, not 1\. .*: plan\.csv, {FURTHER}"),
+        ([plans[0], held], PlanError, "holds out other objects"),
+        ([plans[0], drawn], MemberError, "shuffled-0 was not trained by this plan"),
+    ):
+        with pytest.raises(error, match=message):
+            register(data, given, members, report, str(config), name)
+
+    made = register(data, plans, members, report, str(config), name)
+    assert register(data, plans, members[::-1], report, str(config), name) == made.model_copy(update={"created": False})
+    assert promote(data, name).outcome == "promoted"
+    address = f"models:/{name}@champion"
+    kept = [champion_plan(address), champion_plan(address, FURTHER)]
+    assert [path.read_bytes() for path in kept if path] == [Path(path).read_bytes() for path in plans]
+    assert champion_plan(address, "plan-random-4-seed1.csv") is None
+
+    make_dataset(objects=20)
+    wide = world.with_plan(world.root / "wide.csv")
+    split(data, str(wide.plan), folds=2, holdout=0.75, extend=address)
+    for plan, old in ((wide.plan, plans[0]), (further(wide, "wide-further.csv", extend=address), plans[1])):
+        before, after = read_plan(old).assignment(), read_plan(plan).assignment()
+        assert before.items() <= after.items()
+        assert len(after) == 20
+        assert list(after.values()).count(None) == 15
 
 
 def test_wrong_names_are_said(tracked: str, name: str) -> None:

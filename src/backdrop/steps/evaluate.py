@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from backdrop import storage
 from backdrop.dataset import Dataset, Digests, open_dataset, read_pair
-from backdrop.ensemble import EnsembleModel, gather, score
+from backdrop.ensemble import EnsembleModel, Judges, gather, judges, score
 from backdrop.evaluation import IMAGES, METRICS, PAGE, Evaluation, Score, dump_evaluation, dump_scores, summarise
-from backdrop.folds import read_plan, verify
+from backdrop.folds import read_plans, verify
 from backdrop.recipe import find_ensemble
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
 from backdrop.report.pictures import panel
@@ -14,30 +14,33 @@ from backdrop.steps.members import open_member
 from backdrop.training.member import Member
 
 
-def evaluate(data: str, plan: str, members: Sequence[str], out: str, ensemble: str | None = None) -> Evaluation:
+def evaluate(
+    data: str, plan: str | Sequence[str], members: Sequence[str], out: str, ensemble: str | None = None
+) -> Evaluation:
     """Judges every photograph by the members that did not train on it, at its original size.
 
     Args:
         data: the dataset.
-        plan: the fold plan that the members were trained by.
+        plan: the fold plan that the members were trained by; several if they differ in that, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
         out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph).
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights; without it all weigh alike.
 
     Raises:
-        MemberError: if a member isn't whole, or wasn't trained by this plan on these data.
-        PlanError: if the plan belongs to other data.
+        MemberError: if a member isn't whole, or wasn't trained by one of the plans on these data.
+        PlanError: if a plan belongs to other data or holds out other objects than the first.
         DataError: if a photograph can't be read.
     """
     config = find_ensemble(ensemble) if ensemble else None
-    folds, dataset = read_plan(plan), open_dataset(data)
-    digests = verify(folds, dataset)
+    plans, dataset = read_plans(plan), open_dataset(data)
+    digests = verify(plans[0], dataset)
     model = gather([open_member(address) for address in members], config)
-    scored = score(dataset, folds, digests, model)
+    who = judges(plans, digests, model)
+    scored = score(dataset, who, digests)
     evaluation = summarise(scored.scores, scored.members, model.digest())
     name = config.name if config else "ensemble"
-    worst = _worst(dataset, digests, model, scored.scores)
-    page = render(Report(name, folds.data, evaluation, scored.scores, _summaries(model, evaluation), worst))
+    worst = _worst(dataset, digests, who, scored.scores)
+    page = render(Report(name, plans[0].data, evaluation, scored.scores, _summaries(model, evaluation), worst))
     with storage.output_folder(out, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scored.scores))
@@ -45,11 +48,11 @@ def evaluate(data: str, plan: str, members: Sequence[str], out: str, ensemble: s
     return evaluation
 
 
-def _worst(dataset: Dataset, digests: Digests, model: EnsembleModel, scores: Sequence[Score]) -> list[WorstImage]:
-    found = []
+def _worst(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> list[WorstImage]:
+    found, models = [], {row.image: model for row, model in who.items()}
     for chosen in choose_worst(scores):
         image, truth = read_pair(dataset.photos[chosen.image], digests)
-        found.append(WorstImage(chosen, panel(image, truth, model.of_fold(chosen.fold).probability(image))))
+        found.append(WorstImage(chosen, panel(image, truth, models[chosen.image].probability(image))))
     return found
 
 

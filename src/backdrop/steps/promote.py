@@ -9,11 +9,10 @@ from backdrop.dataset import open_dataset
 from backdrop.ensemble import CONFIG, load_ensemble, score_holdout
 from backdrop.errors import GateError
 from backdrop.evaluation import IMAGES, Score, read_scores
-from backdrop.folds import FoldPlan, read_plan, verify
+from backdrop.folds import PLAN, FoldPlan, read_plan, verify
 from backdrop.gate import Verdict, judge
 from backdrop.recipe import Ensemble, Gate
 from backdrop.tracking import evaluations, registry
-from backdrop.tracking.evaluations import PLAN
 from backdrop.tracking.registry import CHALLENGER, CHAMPION, Version
 
 ITSELF = "the challenger is the champion already; the same model is not better than itself"

@@ -1,21 +1,21 @@
 """`register`: an evaluated ensemble becomes a version in the registry, and the challenger."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backdrop import storage
 from backdrop.config import Record, parse, parse_yaml, read_text
-from backdrop.dataset import open_dataset
-from backdrop.ensemble import EnsembleModel, gather, write_ensemble
-from backdrop.errors import MemberError, StorageError
+from backdrop.dataset import Digests, open_dataset
+from backdrop.ensemble import EnsembleModel, gather, judges, write_ensemble
+from backdrop.errors import MemberError, PlanError, StorageError
 from backdrop.evaluation import IMAGES, METRICS, PAGE, Evaluation, read_scores
-from backdrop.folds import FoldPlan, read_plan, verify
-from backdrop.recipe import find_ensemble
+from backdrop.folds import PLAN, FoldPlan, dump_plan, read_plans, verify
+from backdrop.recipe import Ensemble, find_ensemble
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
-from backdrop.training.member import Member, verify_member
+from backdrop.training.member import verify_member
 
 
 class Registration(Record):
@@ -27,12 +27,15 @@ class Registration(Record):
     run_id: str
 
 
-def register(data: str, plan: str, members: Sequence[str], report: str, ensemble: str, name: str) -> Registration:
+def register(
+    data: str, plan: str | Sequence[str], members: Sequence[str], report: str, ensemble: str, name: str
+) -> Registration:
     """Registers an ensemble with its evaluation. What is there already is not made again.
 
     Args:
         data: the dataset.
-        plan: the fold plan that the members were trained by.
+        plan: the fold plan that the members were trained by; where the ensemble's recipes use several schemes, a plan
+            for each, its own first and the others in the order in which its YAML names them.
         members: their addresses.
         report: the folder that `evaluate` wrote for just these members.
         ensemble: a shipped ensemble's name, or a YAML file's path.
@@ -42,24 +45,27 @@ def register(data: str, plan: str, members: Sequence[str], report: str, ensemble
         The version, which bears the alias `challenger` from now on.
 
     Raises:
-        MemberError: if a member is not of this ensemble or wasn't trained by this plan, or the report is of others.
-        PlanError: if the plan belongs to other data.
+        MemberError: if a member is not of this ensemble or wasn't trained by its plan, or the report is of others.
+        PlanError: if a plan belongs to other data, holds out others than the first, or one is missing.
         ConfigError: if the ensemble isn't valid.
         TrackingError: if MLflow can't be reached.
     """
     config = find_ensemble(ensemble)
     opened = [open_member(address) for address in members]
     model = gather(opened, config)
-    folds = _verify(data, plan, model.members)
+    plans = _match(read_plans(plan), config)
+    own = plans[PLAN]
+    digests = verify(own, open_dataset(data))
+    _verify(model, config, plans, digests)
     pages = storage.local_folder(report)
     findings = Findings(
         config=config,
         members={member.name: address for member, address in zip(opened, members, strict=True)},
-        plan=storage.read_bytes(plan),
+        plans={name: dump_plan(one) for name, one in plans.items()},
         data=data,
-        data_digest=folds.data,
+        data_digest=own.data,
         report=pages,
-        evaluation=_read_report(pages, folds, model),
+        evaluation=_read_report(pages, list(plans.values()), digests, model),
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / registry.ENSEMBLE
@@ -67,24 +73,31 @@ def register(data: str, plan: str, members: Sequence[str], report: str, ensemble
         return _register(name, folder, findings)
 
 
-def _verify(data: str, plan: str, members: Sequence[Member]) -> FoldPlan:
-    """The plan, if it is of these data and the members were trained by it."""
-    folds = read_plan(plan)
-    digests = verify(folds, open_dataset(data))
-    for member in members:
-        verify_member(member, folds, digests)
-    return folds
+def _match(plans: Sequence[FoldPlan], config: Ensemble) -> dict[str, FoldPlan]:
+    """The plans by the names that the ensemble gives them."""
+    names = list(config.plans().values())
+    if len(plans) != len(names):
+        what = f"Ensemble {config.name} needs as many plans as it has fold schemes, {len(names)}, not {len(plans)}"
+        raise PlanError(what, f"Name a --plan for each, in this order: {', '.join(names)}")
+    return dict(zip(names, plans, strict=True))
 
 
-def _read_report(folder: Path, plan: FoldPlan, model: EnsembleModel) -> Evaluation:
-    """The evaluation, if it is of this ensemble by this plan."""
+def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan], digests: Digests) -> None:
+    """Makes sure that each member was trained by the plan of its recipe's scheme."""
+    names = config.plans()
+    due = {part.resolve().name: plans[names[config.rule(part)]] for part in config.parts()}
+    for member in model.members:
+        verify_member(member, due[member.record.recipe], digests)
+
+
+def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Evaluation:
+    """The evaluation, if it is of this ensemble by these plans."""
     for name in (PAGE, METRICS, IMAGES):
         if not (folder / name).is_file():
             raise StorageError(f"{folder} is no report (no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))
     scored = {(score.image, score.fold, score.area) for score in read_scores(folder / IMAGES)}
-    told = {None, *(member.record.fold for member in model.members)}
-    due = {(row.image, row.fold, row.area) for row in plan.rows if row.fold in told}
+    due = {(row.image, row.fold, row.area) for row in judges(plans, digests, model)}
     if scored != due or evaluation.model != model.digest():
         raise MemberError(f"{folder} is a report of other members or another plan", "Run `backdrop evaluate` again")
     return evaluation
@@ -92,7 +105,7 @@ def _read_report(folder: Path, plan: FoldPlan, model: EnsembleModel) -> Evaluati
 
 def _register(name: str, folder: Path, findings: Findings) -> Registration:
     digest = registry.ensemble_digest(folder)
-    run_id = evaluations.find_evaluation(digest, findings.plan) or evaluations.log_evaluation(digest, findings)
+    run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
     known = registry.find_version(name, digest)
     version = known or registry.create_version(name, folder, digest, run_id)
     version = registry.point_to_evaluation(version, run_id)

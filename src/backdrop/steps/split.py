@@ -5,7 +5,8 @@ from statistics import mean
 from backdrop import storage
 from backdrop.config import Record
 from backdrop.dataset import open_dataset
-from backdrop.folds import By, FoldPlan, Rule, dump_plan, make_plan, read_plan
+from backdrop.errors import PlanError
+from backdrop.folds import PLAN, By, FoldPlan, Rule, dump_plan, make_plan, read_plan, refold, verify
 
 
 class SplitRecord(Record):
@@ -25,6 +26,8 @@ def split(
     seed: int = 0,
     objects: int | None = None,
     extend: str | None = None,
+    view: str | None = None,
+    holdout_from: str | None = None,
 ) -> SplitRecord:
     """Places every object of a dataset in a fold or in the holdout.
 
@@ -33,18 +36,32 @@ def split(
         out: the plan to write, a CSV file.
         folds: how many folds.
         holdout: share of the objects that only judge.
-        by: `area` balances mask area; `area-rank` deals by area rank, as the winners did; `random` shuffles.
+        by: `area` balances mask area; `area-rank` deals by area rank, as the winners did; `stratified` spreads classes
+            of area evenly; `random` shuffles.
         seed: of all that is drawn.
         objects: only the first so many objects by name.
         extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
-            registered model's version; a model that isn't there yet has no plan to extend.
+            registered model's version (with `holdout_from`, its plan of the same scheme); what isn't there yet has
+            nothing to extend.
+        view: rank by the mask area of this view alone; only for `area-rank`.
+        holdout_from: another plan of these data, whose objects and holdout are taken: for a further scheme of the same
+            ensemble. `holdout` isn't looked at then.
 
     Raises:
-        PlanError: if there are fewer objects than places, or the older plan has other folds.
+        PlanError: if there are fewer objects than places, one lacks the view, the older plan has other folds or
+            another holdout, or `holdout_from` is of other data.
         DataError: if a photograph has no mask or can't be read.
     """
+    if holdout_from and objects:
+        raise PlanError("--objects doesn't go with --holdout-from", "Leave it out: the objects are that plan's")
+    rule = Rule(folds, holdout, by, seed, view)
     dataset = open_dataset(data)
-    plan = make_plan(dataset, Rule(folds, holdout, by, seed), objects, _older(extend))
+    if holdout_from:
+        first = read_plan(holdout_from)
+        verify(first, dataset)
+        plan = refold(first, rule, _older(extend, rule.file))
+    else:
+        plan = make_plan(dataset, rule, objects, _older(extend, PLAN))
     storage.write_bytes(out, dump_plan(plan))
     return summary(plan)
 
@@ -61,10 +78,11 @@ def summary(plan: FoldPlan) -> SplitRecord:
     )
 
 
-def _older(extend: str | None) -> FoldPlan | None:
+def _older(extend: str | None, name: str) -> FoldPlan | None:
+    """The plan to extend; of a registered version that which is called so."""
     if extend is None or not extend.startswith("models:/"):
         return read_plan(extend) if extend else None
     from backdrop.tracking import registry  # pays for mlflow's import only where it's used
 
-    path = registry.champion_plan(extend)
+    path = registry.champion_plan(extend, name)
     return read_plan(path) if path else None

@@ -14,6 +14,7 @@ from backdrop import storage
 from backdrop.config import dump_yaml
 from backdrop.ensemble import CONFIG
 from backdrop.evaluation import IMAGES, METRICS, PAGE, Estimate, Evaluation
+from backdrop.folds import PLAN
 from backdrop.gate import Verdict
 from backdrop.recipe import Ensemble
 from backdrop.report import with_verdict
@@ -23,7 +24,6 @@ from backdrop.tracking.runs import KIND, PARENT, RUN_ID, find_run, flatten, run_
 
 DIGEST = "backdrop.digest"
 PLAN_DIGEST = "backdrop.plan"
-PLAN = "plan.csv"
 MEMBERS = "members.json"
 REPORT = "report"
 VERDICT = "verdict.json"
@@ -32,28 +32,29 @@ DATASET_DIGEST = 36  # characters, the most that MLflow takes
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation run is made of: an ensemble, its plan and data, and the report that `evaluate` wrote.
+    """What an evaluation run is made of: an ensemble, its plans and data, and the report that `evaluate` wrote.
 
-    `members` gives each member's address by its name; `plan` are the plan file's bytes, `data` the dataset's address
-    and `data_digest` the plan's digest of it; `report` is the folder, `evaluation` what its `metrics.json` says.
+    `members` gives each member's address by its name; `plans` each plan's bytes by its file's name, the ensemble's own
+    first; `data` is the dataset's address and `data_digest` the plans' digest of it; `report` is the folder,
+    `evaluation` what its `metrics.json` says.
     """
 
     config: Ensemble
     members: Mapping[str, str]
-    plan: bytes
+    plans: Mapping[str, bytes]
     data: str
     data_digest: str
     report: Path
     evaluation: Evaluation
 
 
-def find_evaluation(digest: str, plan: bytes) -> str | None:
-    """The id of the finished run that evaluated this ensemble by this very plan, if there is one.
+def find_evaluation(digest: str, plans: Mapping[str, bytes]) -> str | None:
+    """The id of the finished run that evaluated this ensemble by these very plans, if there is one.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    run = find_run(connect(), f"{_sought(digest, storage.sha256(plan))} and attributes.status = 'FINISHED'")
+    run = find_run(connect(), f"{_sought(digest, _digest(plans))} and attributes.status = 'FINISHED'")
     return str(run.info.run_id) if run else None
 
 
@@ -87,7 +88,7 @@ def log_evaluation(digest: str, findings: Findings) -> str:
 
 
 def fetch_evaluation(run_id: str) -> Path:
-    """A folder with the run's `plan.csv`, `ensemble.yaml` and `images.csv`, a copy made once in the cache.
+    """A folder with the run's plans, `ensemble.yaml` and `images.csv`, a copy made once in the cache.
 
     Raises:
         TrackingError: if they aren't there, or the server doesn't answer.
@@ -97,7 +98,8 @@ def fetch_evaluation(run_id: str) -> Path:
     def fill(folder: Path) -> None:
         client = connect()
         with server_errors(f"Evaluation run {run_id} can't be fetched"), tempfile.TemporaryDirectory() as scratch:
-            for name in (PLAN, CONFIG, f"{REPORT}/{IMAGES}"):
+            plans = {entry.path for entry in client.list_artifacts(run_id) if Path(entry.path).suffix == ".csv"}
+            for name in (*(plans | {PLAN}), CONFIG, f"{REPORT}/{IMAGES}"):
                 path = Path(client.download_artifacts(run_id, name, scratch))
                 (folder / path.name).write_bytes(path.read_bytes())
 
@@ -118,6 +120,10 @@ def log_verdict(run_id: str, verdict: Verdict) -> None:
         client.log_text(run_id, f"{verdict.model_dump_json(indent=2)}\n", VERDICT)
 
 
+def _digest(plans: Mapping[str, bytes]) -> str:
+    return storage.sha256(b"".join(plans.values()))
+
+
 def _sought(digest: str, plan: str) -> str:
     return f"tags.`{DIGEST}` = '{digest}' and tags.`{PLAN_DIGEST}` = '{plan}'"
 
@@ -126,7 +132,7 @@ def _tags(digest: str, findings: Findings) -> dict[str, str]:
     return {
         KIND: "ensemble",
         DIGEST: digest,
-        PLAN_DIGEST: storage.sha256(findings.plan),
+        PLAN_DIGEST: _digest(findings.plans),
         "backdrop.data": findings.data_digest,
     }
 
@@ -181,7 +187,8 @@ def _estimate(name: str, estimate: Estimate | None) -> Iterator[tuple[str, float
 def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
     for name in (PAGE, METRICS, IMAGES):
         client.log_artifact(run_id, str(findings.report / name), REPORT)
-    client.log_text(run_id, findings.plan.decode(), PLAN)
+    for name, data in findings.plans.items():
+        client.log_text(run_id, data.decode(), name)
     client.log_text(run_id, dump_yaml(findings.config), CONFIG)
     client.log_text(run_id, f"{json.dumps(dict(findings.members), indent=2)}\n", MEMBERS)
 

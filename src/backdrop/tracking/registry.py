@@ -20,9 +20,10 @@ from backdrop.config import Record
 from backdrop.dataset import file_digest
 from backdrop.ensemble import CONFIG, MEMBERS
 from backdrop.errors import DataError, MemberError, TrackingError
+from backdrop.folds import PLAN
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, server_errors
-from backdrop.tracking.evaluations import DIGEST, PLAN, fetch_evaluation
+from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
 from backdrop.training.member import RECIPE, read_member
 
 CHALLENGER = "challenger"
@@ -239,17 +240,19 @@ def fetch_version(address: str) -> Path:
     return fetch_once(storage.cache_folder() / "ensembles" / version.digest, fill)
 
 
-def champion_plan(address: str) -> Path | None:
-    """The fold plan of a version, a copy in the cache; None if there is no such model, alias or version.
+def champion_plan(address: str, name: str = PLAN) -> Path | None:
+    """A fold plan of a version, a copy in the cache; None if there is no such model, alias, version or plan.
 
     Args:
         address: such as `models:/NAME@champion`.
+        name: what the plan is called in its ensemble: its own, or that of a further scheme.
 
     Raises:
         TrackingError: if it is no such address, or the server doesn't answer.
     """
     version = find_address(address)
-    return fetch_evaluation(version.evaluation_run) / PLAN if version else None
+    path = fetch_evaluation(version.evaluation_run) / name if version else None
+    return path if path and path.is_file() else None
 
 
 def _checked(name: str) -> str:

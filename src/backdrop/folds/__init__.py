@@ -1,0 +1,36 @@
+"""The fold plan: which object is in which fold, or in the holdout that no member ever trains on.
+
+Objects, never single images, are placed, so that no fold knows another's cars.
+"""
+
+from backdrop.folds.place import By, Places, Rule, as_by, place
+from backdrop.folds.plan import (
+    HOLDOUT,
+    PLAN,
+    FoldPlan,
+    Row,
+    dump_plan,
+    make_plan,
+    read_plan,
+    read_plans,
+    refold,
+    verify,
+)
+
+__all__ = [
+    "HOLDOUT",
+    "PLAN",
+    "By",
+    "FoldPlan",
+    "Places",
+    "Row",
+    "Rule",
+    "as_by",
+    "dump_plan",
+    "make_plan",
+    "place",
+    "read_plan",
+    "read_plans",
+    "refold",
+    "verify",
+]
