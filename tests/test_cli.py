@@ -17,8 +17,9 @@ RUN = CliRunner()
 SURFACE = {
     "sample": {"out", "objects", "views", "size", "seed"},
     "check": {"data", "as_json"},
-    "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend"},
-    "train": {"data", "plan", "recipe", "fold", "out", "overrides"},
+    "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
+    "train": {"data", "plan", "recipe", "fold", "out", "overrides", "pseudo"},
+    "label": {"data", "plan", "members", "out", "ensemble", "most"},
     "evaluate": {"data", "plan", "members", "out", "ensemble"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name"},
@@ -99,7 +100,10 @@ def test_a_fault_in_the_data_is_exit_code_1(data: Path) -> None:
 
 
 def test_recipes(tmp_path: Path) -> None:
-    assert [line.split()[0] for line in run("recipes", "ls").splitlines()] == ["linknet34", "tiny", "tiny-linknet"]
+    assert [line.split()[0] for line in run("recipes", "ls").splitlines()] == [
+        *("linknet34", "linknet34-concat", "linknet34-faithful", "tiny", "tiny-linknet", "unet-scratch"),
+        *("unet-scratch-faithful", "unet-vgg11", "unet-vgg11-faithful", "unet11", "unet11-faithful"),
+    ]
     assert "network:" in run("recipes", "show", "tiny")
     mine = tmp_path / "mine.yaml"
     run("recipes", "cp", "tiny", mine)

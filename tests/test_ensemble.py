@@ -4,16 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from backdrop import ensemble
-from backdrop.config import dump_yaml, parse
-from backdrop.dataset import open_dataset, read_pair
-from backdrop.errors import MemberError, PlanError
+from backdrop.config import dump_yaml, parse, parse_yaml
+from backdrop.dataset import open_dataset, read_image, read_pair
+from backdrop.errors import ConfigError, MemberError, PlanError
 from backdrop.folds import read_plan, read_plans, verify
 from backdrop.masks import dice
 from backdrop.recipe import Ensemble, find_ensemble, find_recipe
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.members import open_member
+from backdrop.steps.register import register
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from backdrop.training.member import Member, content_key
@@ -32,7 +34,7 @@ def members(data: Path, plan: Path, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     """The ensemble that they are of, as a file."""
-    parts = [{"recipe": "tiny", "set": {key: value if "x" in value else int(value) for key, value in SET.items()}}]
+    parts = [{"recipe": "tiny", "set": {key: yaml.safe_load(value) for key, value in SET.items()}}]
     values = {"name": "small", "folds": {"count": 2}, "members": parts}
     path = tmp_path / "small.yaml"
     path.write_text(dump_yaml(parse(Ensemble, values, "small")))
@@ -208,3 +210,28 @@ def test_members_of_no_plan_given_are_refused(
     with pytest.raises(PlanError, match="holds out other objects"):
         evaluate(str(data), [plans[0], other], addresses, out)
     assert not (tmp_path / "report").exists()
+
+
+def test_operations_are_applied_measured_and_part_of_the_digest(
+    data: Path, plan: Path, members: list[str], config: str, tmp_path: Path
+) -> None:
+    values = parse_yaml(Path(config).read_text(), config)
+    level = {"kind": "threshold", "level": 0.2}
+    best = {"kind": "best_members", "above": 0.0, "recipes": {"01": ["tiny"]}}
+    repaired = tmp_path / "repaired.yaml"
+    repaired.write_text(dump_yaml(parse(Ensemble, {**values, "postprocessing": [best, level]}, "repaired")))
+    found = {name: evaluate(str(data), str(plan), members, str(tmp_path / f"r-{Path(name).stem}"), name)
+             for name in (config, str(repaired))}  # fmt: skip
+    plain, other = found.values()
+    assert plain.model != other.model
+    assert plain.repair == ()
+    assert [effect.operation for effect in other.repair] == ["best_members", "threshold", "all"]
+    assert other.repair[-1].images == 10
+    assert {effect.verdict for effect in other.repair} == {"no evidence"}  # too few objects for any
+    assert "After the mean" in (tmp_path / "r-repaired" / "index.html").read_text()
+    model = ensemble.gather([open_member(address) for address in members], find_ensemble(str(repaired)))
+    photo = next(iter(open_dataset(data).photos.values()))
+    image = read_image(photo.image)
+    assert np.array_equal(model.mask(image, photo.view), model.probability(image) > 0.2)
+    with pytest.raises(ConfigError, match=r"best_members isn't shown to help \(no evidence: .* Leave it out"):
+        register(str(data), str(plan), members, str(tmp_path / "r-repaired"), str(repaired), "model")

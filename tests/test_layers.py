@@ -12,9 +12,22 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "backdrop"
 # From the bottom up; modules of one row may import each other, but not in a circle.
 LAYERS = [
-    {"errors", "progress", "config", "masks", "storage", "dataset", "folds", "recipe", "studio", "inspection"},
+    {
+        "errors",
+        "progress",
+        "config",
+        "masks",
+        "storage",
+        "submission",
+        "dataset",
+        "folds",
+        "recipe",
+        "studio",
+        "inspection",
+        "labels",
+    },
     {"models", "losses", "schedules", "augmentation", "prediction", "doubt", "postprocessing"},
-    {"training", "ensemble", "evaluation", "repair", "gate", "report"},
+    {"training", "ensemble", "cutouts", "evaluation", "repair", "gate", "report"},
     {"tracking"},
     {"steps"},
     {"cli"},

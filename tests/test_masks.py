@@ -29,7 +29,9 @@ def test_rle_agrees_with_its_definition_and_round_trips(mask: np.ndarray) -> Non
     assert np.array_equal(masks.decode_rle(text, *mask.shape), mask)
 
 
-@pytest.mark.parametrize("text", ["1", "0 2", "1 0", "3 4 1 2", "1 3 3 2", "8 2", "5 9"])
+@pytest.mark.parametrize(
+    "text", ["1", "0 2", "1 0", "3 4 1 2", "1 3 3 2", "8 2", "5 9", "a b", "1 1.5", f"1 {2**63 - 1}", f"{2**70} 1"]
+)
 def test_rle_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="run-length"):
         masks.decode_rle(text, 2, 4)

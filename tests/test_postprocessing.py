@@ -436,6 +436,7 @@ TABLE: dict[str, Any] = {"kind": "best_members", "above": 1, "recipes": {"01": [
         ([{"kind": "threshold"}, {"kind": "threshold"}], "at most once"),
         ([TABLE, TABLE], "at most once"),
         ([{"kind": "hull", "low": 0.8, "high": 0.3}], r"low \(0.8\) is not below high \(0.3\)"),
+        ([TABLE | {"low": 0.8}], r"low \(0.8\) is not below high \(0.8\)"),
         (
             [{"kind": "fill_holes", "least": 0.1}],
             "unknown key postprocessing.0.fill_holes.least. Use one of kind, most",

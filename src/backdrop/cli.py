@@ -133,13 +133,32 @@ def train(
     fold: Annotated[int, typer.Option(help="The fold that is left out and judges.")],
     out: Annotated[str, typer.Option(help="Member folder; {key} in it becomes the content key.")],
     overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
+    pseudo: Annotated[str | None, typer.Option(help="Train on these pseudo-labels too: a folder of `label`.")] = None,
 ) -> None:
     """Train one recipe on one fold, or go on where a killed run stopped."""
     from backdrop.steps.train import train as step
 
-    record = step(data, plan, recipe, fold, out, overrides)
+    record = step(data, plan, recipe, fold, out, overrides, pseudo)
     how = "was there already" if record.reused else f"took {record.member.seconds:.0f} s"
     print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold}, {how}")
+
+
+@app.command(context_settings=MORE_MEMBERS)
+def label(
+    context: typer.Context,
+    data: Data,
+    plan: Plans,
+    members: Members,
+    out: Annotated[str, typer.Option(help="Folder of labels.csv and the masks.")],
+    ensemble: Annotated[str | None, typer.Option(help="Its recipes' weights; all alike without it.")] = None,
+    most: Annotated[float, typer.Option(help="Most unconfidence of an object that is kept.")] = 0.01,
+) -> None:
+    """Predict masks for a dataset's test photographs to train on, for each fold by members that never saw it."""
+    from backdrop.steps.label import label as step
+
+    record = step(data, plan, [*members, *context.args], out, ensemble, most)
+    for fold, kept in record.kept.items():
+        print(f"fold {fold}  {kept} of {record.photographs} photographs kept")
 
 
 @app.command(context_settings=MORE_MEMBERS)
@@ -198,6 +217,29 @@ def rollback(name: Name) -> None:
     from backdrop.steps.rollback import rollback as step
 
     print(f"models:/{name}@champion is version {step(name).version}")
+
+
+@app.command(context_settings=MORE_MEMBERS)
+def predict(
+    context: typer.Context,
+    images: Annotated[str, typer.Argument(help="Folder or s3:// prefix that the photographs themselves lie in.")],
+    out: Annotated[str, typer.Option(help="Folder of the masks.")],
+    members: Members = [],  # noqa: B006  # as above
+    model: Annotated[str | None, typer.Option(help="Registered model, such as models:/NAME@champion.")] = None,
+    ensemble: Annotated[str | None, typer.Option(help="Its recipes' weights, for --members.")] = None,
+    format: Annotated[str, typer.Option(help="png, rle or submission.")] = "png",  # noqa: A002  # the option's name
+    sample_submission: Annotated[str | None, typer.Option(help="Kaggle's, whose images must be these.")] = None,
+) -> None:
+    """Cut out new photographs, by members or by a registered model; exit code 1 if some failed."""
+    from backdrop.steps.predict import as_format
+    from backdrop.steps.predict import predict as step
+
+    record = step(images, out, [*members, *context.args], model, ensemble, as_format(format), sample_submission)
+    print(f"{out}: masks of {record.images - record.failed} photographs")
+    if record.failed:
+        empty = ", and have an empty mask in the submission" if record.format == "submission" else ""
+        print(f"{record.failed} photographs failed{empty}: see {out}/failed.csv")
+    raise typer.Exit(1 if record.failed else 0)
 
 
 @recipes.command()

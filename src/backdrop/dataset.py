@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,11 +46,15 @@ class Photo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's photographs by stem, in sorted order, and the masks that belong to none."""
+    """A dataset's photographs by stem, in sorted order, and the masks that belong to none.
+
+    `unlabelled` are those in `test`, which have no masks.
+    """
 
     root: Path
     photos: dict[str, Photo]
     orphans: tuple[Path, ...]
+    unlabelled: dict[str, Photo] = field(default_factory=dict)
 
     def select(self, stems: Iterable[str]) -> list[Photo]:
         """The photographs with these stems, each with a mask.
@@ -81,7 +85,9 @@ def open_dataset(data: str | Path) -> Dataset:
         raise DataError(f"{data} has no photographs in train/", "Lay it out as train/*.jpg and train_masks/*_mask.gif")
     photos = {stem: _photo(stem, path, masks.get(stem)) for stem, path in sorted(images.items())}
     orphans = tuple(path for stem, path in sorted(masks.items()) if stem not in images)
-    return Dataset(root, photos, orphans)
+    test = _by_stem(root / "test", IMAGE_SUFFIXES, "")
+    unlabelled = {stem: _photo(stem, path, None) for stem, path in sorted(test.items())}
+    return Dataset(root, photos, orphans, unlabelled)
 
 
 def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from backdrop.dataset import Dataset, Digests, read_chunks
 from backdrop.errors import MemberError, PlanError
 from backdrop.evaluation import Score
 from backdrop.folds import FoldPlan, Row
+from backdrop.postprocessing import MeanOf, repair
 from backdrop.prediction import Mean, device, integer_weights, predict_all
 from backdrop.progress import progress
 from backdrop.recipe import Ensemble
+from backdrop.recipe.postprocessing import Operations
 from backdrop.training.member import RECIPE, RECORD, WEIGHTS, Member, read_member, verify_member
 
 CONFIG = "ensemble.yaml"
@@ -38,10 +40,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class EnsembleModel:
-    """Members and the weights of their recipes; a recipe's weight is shared by its members."""
+    """Members, the weights of their recipes (shared by a recipe's members), and what is done to their mean."""
 
     members: tuple[Member, ...]
     recipe_weights: Mapping[str, float]
+    operations: Operations = ()
 
     def weights(self) -> list[int]:
         """Integer weights of the members, in their order."""
@@ -49,8 +52,9 @@ class EnsembleModel:
         return integer_weights([self.recipe_weights.get(name, 1.0) / names.count(name) for name in names])
 
     def digest(self) -> str:
-        """sha256 of the members' weights and of how they weigh in the mean."""
+        """sha256 of the members' weights, of how they weigh in the mean, and of what is done to it."""
         parts = [[m.name, m.record.weights, weight] for m, weight in zip(self.members, self.weights(), strict=True)]
+        parts += [[operation.model_dump_json()] for operation in self.operations]
         return storage.sha256(json.dumps(parts).encode())
 
     def means(self, images: Sequence[Image]) -> list[Mean]:
@@ -65,13 +69,24 @@ class EnsembleModel:
         """The mean probability (H, W), 0..1, of one photograph (H, W, 3) RGB."""
         return self.means([image])[0].probability()
 
-    def mask(self, image: Image) -> masks.Mask:
-        """The cut-out (H, W) of one photograph (H, W, 3) RGB."""
-        return self.cut(self.means([image])[0])
+    def mask(self, image: Image, view: str = "") -> masks.Mask:
+        """The cut-out (H, W) of one photograph (H, W, 3) RGB; its view matters only to `best_members`."""
+        return self.cut(self.means([image])[0], image, view)
 
-    def cut(self, mean: Mean) -> masks.Mask:
+    def cut(self, mean: Mean, image: Image, view: str) -> masks.Mask:
         """The mask (H, W) that the members' mean comes to: the one place where the ensemble's map becomes a mask."""
-        return mean.mask()
+        if not self.operations:
+            return mean.mask()  # decided on the integers
+        return repair(mean.probability(), view, self.operations, self.mean_of(image))
+
+    def mean_of(self, image: Image) -> MeanOf:
+        """The mean of some recipes' members alone on a photograph; of all if none of those recipes has a member."""
+
+        def probability(recipes: tuple[str, ...]) -> NDArray[np.float32]:
+            chosen = tuple(member for member in self.members if member.record.recipe in recipes)
+            return replace(self, members=chosen or self.members).probability(image)
+
+        return probability
 
 
 # Who may judge each photograph.
@@ -100,7 +115,8 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
             what = f"Member {member.name} was not trained by a recipe of ensemble {config.name}"
             raise MemberError(what, "Leave it out, or put its settings into the ensemble's YAML")
     weights = config.weights() if config else {}
-    return EnsembleModel(tuple(sorted(members, key=lambda member: member.name)), weights)
+    ordered = tuple(sorted(members, key=lambda member: member.name))
+    return EnsembleModel(ordered, weights, config.postprocessing if config else ())
 
 
 def write_ensemble(folder: Path, config: Ensemble, members: Sequence[Member]) -> None:
@@ -147,7 +163,7 @@ def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) ->
         folds = [place[row.object] for place in places]
         able = [m for m, fold in zip(model.members, folds, strict=True) if fold in (None, m.record.fold)]
         if able:
-            found[row] = EnsembleModel(tuple(able), model.recipe_weights)
+            found[row] = replace(model, members=tuple(able))
     return found
 
 
@@ -210,5 +226,5 @@ def _judge_chunk(
             alone[i][member.name] = masks.dice((probability > 0.5).cpu().numpy(), truths[i])
     for i, row in enumerate(rows):
         recipes = {name: masks.dice(group[i].mask(), truths[i]) for name, group in by_recipe.items()}
-        dice = masks.dice(model.cut(means[i]), truths[i])
+        dice = masks.dice(model.cut(means[i], images[i], row.view), truths[i])
         yield Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes), alone[i]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,16 +76,35 @@ class Holdout(Record):
     objects: int
 
 
+class Effect(Record):
+    """What an operation adds to p > 0.5 out of fold, alone; or what all of them add together (`operation` is "all").
+
+    `difference` is of Dice, mean over objects, with its 95 % interval (None for a single object). Under 12 objects
+    there is never evidence, as at the gate.
+    """
+
+    operation: str
+    difference: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    objects: int = Field(ge=1)
+    images: int = Field(ge=1)
+    changed: int = Field(ge=0)
+    verdict: Literal["helps", "hurts", "no evidence"]
+
+
 class Evaluation(Record):
     """What `metrics.json` says: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
 
-    `model` is the digest of what was evaluated: members' weights, and how they weigh in the mean.
+    `model` is the digest of what was evaluated: members' weights, how they weigh in the mean, and what is done to it.
+    `repair` says of each operation after the mean what it adds out of fold.
     """
 
     model: str
     oof: dict[str, Estimate]
     oof_ensemble: Estimate | None
     holdout: Holdout
+    repair: tuple[Effect, ...] = ()
 
 
 def object_means(values: Iterable[tuple[str, float]]) -> dict[str, float]:

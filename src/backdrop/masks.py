@@ -43,16 +43,15 @@ def decode_rle(text: str, height: int, width: int) -> Mask:
     try:
         numbers = np.array(text.split(), dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"run-length encoding holds what is no number of a pixel ({error})") from error
+        raise ValueError(f"run-length encoding holds what is no number ({error})") from error
     if numbers.size % 2:
         raise ValueError("run-length encoding has an odd count of numbers")
     starts, ends = numbers[::2] - 1, numbers[::2] - 1 + numbers[1::2]
     if (ends <= starts).any() or (starts[1:] < ends[:-1]).any() or (starts < 0).any() or (ends > height * width).any():
         raise ValueError(f"run-length encoding doesn't fit an image of {width}x{height}")
-    steps = np.zeros(height * width + 1, np.int8)
-    steps[starts] += 1
-    steps[ends] -= 1
-    return np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(height, width)
+    edges = np.stack([starts, ends], axis=1).ravel()
+    lengths = np.diff(edges, prepend=0, append=height * width)
+    return np.repeat(np.arange(lengths.size) % 2 > 0, lengths).reshape(height, width)
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -8,11 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field, FiniteFloat
-
-from backdrop.config import Record
 from backdrop.errors import MemberError
-from backdrop.evaluation import Interval, Score, bootstrap, object_means
+from backdrop.evaluation import Effect, Interval, Score, bootstrap, object_means
 from backdrop.folds import Row
 from backdrop.gate import MINIMUM_OBJECTS
 from backdrop.masks import Mask, dice
@@ -33,23 +30,6 @@ class Case:
     truth: Mask
     probability: Probability
     mean_of: MeanOf
-
-
-class Effect(Record):
-    """What an operation adds to p > 0.5 out of fold, alone; or what all of them add together (`operation` is "all").
-
-    `difference` is of Dice, mean over objects, with its 95 % interval (None for a single object). Under 12 objects
-    there is never evidence, as at the gate.
-    """
-
-    operation: str
-    difference: FiniteFloat
-    low: FiniteFloat | None
-    high: FiniteFloat | None
-    objects: int = Field(ge=1)
-    images: int = Field(ge=1)
-    changed: int = Field(ge=0)
-    verdict: Literal["helps", "hurts", "no evidence"]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What training may do beside a plain step: accumulate, replay, change its mind between phases, average, keep several."""
+"""What training may do beside a plain step: accumulate, replay, change between phases, average, keep several."""
 
 import copy
 from collections.abc import Sequence
@@ -71,7 +71,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_images() -> None:
     model = network()
     expected = make_loss("bce_dice")(model(joined(batches).images), joined(batches).targets, None)
     optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
-    assert float(train_step(model, optimiser, make_loss("bce_dice"), batches, None)) == pytest.approx(float(expected.detach()))
+    found = train_step(model, optimiser, make_loss("bce_dice"), batches, None)
+    assert float(found) == pytest.approx(float(expected.detach()))
 
 
 def test_clipping_bounds_the_gradient() -> None:

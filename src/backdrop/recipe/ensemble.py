@@ -11,6 +11,7 @@ from backdrop.config import Record, override, parse, parse_yaml
 from backdrop.errors import ConfigError
 from backdrop.folds import PLAN, By, Rule
 from backdrop.recipe.network import Rate, Share
+from backdrop.recipe.postprocessing import Operations
 from backdrop.recipe.recipe import Recipe
 from backdrop.recipe.shipped import find_recipe, find_text
 
@@ -89,12 +90,13 @@ class Gate(Record):
 
 
 class Ensemble(Record):
-    """Which recipes are trained on which folds and averaged, and by what gate they are promoted."""
+    """Which recipes are trained on which folds and averaged, what is done to the mean, and the gate for promotion."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str = ""
     folds: Folds = Folds()
     members: Annotated[tuple[Item, ...], Field(min_length=1)]
+    postprocessing: Operations = ()
     gate: Gate = Gate()
 
     def resolve(self) -> "Ensemble":

@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from backdrop import __version__
-from backdrop.evaluation import Estimate, Evaluation, Score, estimate
+from backdrop.evaluation import Effect, Estimate, Evaluation, Score, estimate
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
 from backdrop.report.pictures import Image, data_uri, number
 from backdrop.report.verdict import verdict_section
@@ -83,6 +83,7 @@ def render(report: Report) -> str:
         "members": _members(report.members),
         "curves": _curves(report.members),
         "images": _distributions(held, folded),
+        "repair": _repair(report.evaluation.repair),
         "views": _views(held or folded, "holdout" if held else "out-of-fold"),
         "data": escape(report.data),
         "version": escape(__version__),
@@ -169,6 +170,23 @@ def _view(view: str, found: Estimate, scale: Scale) -> list[str]:
     low, high = (found.dice if end is None else end for end in (found.low, found.high))
     spread = "" if found.low is None else f"{low:.5f} to {high:.5f}"
     return [escape(view), str(found.objects), f"{found.dice:.5f}", spread, interval(low, found.dice, high, scale)]
+
+
+def _repair(effects: Sequence[Effect]) -> str:
+    """What each operation after the mean adds out of fold; nothing if there are none."""
+    if not effects:
+        return ""
+    heads = ("operation", "difference of Dice", "95 % interval", "images changed", "verdict")
+    rows = [
+        [escape(e.operation), f"{e.difference:+.5f}", _spread(e), f"{e.changed:,} of {e.images:,}", e.verdict]
+        for e in effects
+    ]
+    note = '<p class="note">Each alone, then all together, out of fold.</p>'
+    return f"<section><h2>After the mean</h2>{_table(heads, rows)}{note}</section>"
+
+
+def _spread(effect: Effect) -> str:
+    return "" if effect.low is None else f"{effect.low:+.5f} to {effect.high:+.5f}"
 
 
 def _worst(worst: Sequence[WorstImage], room: int) -> str:

@@ -1,13 +1,25 @@
 """`evaluate`: members and their ensemble, out of fold and on the holdout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from backdrop import storage
 from backdrop.dataset import Dataset, Digests, open_dataset, read_pair
 from backdrop.ensemble import EnsembleModel, Judges, gather, judges, score
-from backdrop.evaluation import IMAGES, METRICS, PAGE, Evaluation, Score, dump_evaluation, dump_scores, summarise
+from backdrop.evaluation import (
+    IMAGES,
+    METRICS,
+    PAGE,
+    Effect,
+    Evaluation,
+    Score,
+    dump_evaluation,
+    dump_scores,
+    summarise,
+)
 from backdrop.folds import read_plans, verify
+from backdrop.progress import progress
 from backdrop.recipe import find_ensemble
+from backdrop.repair import Case, effects
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
 from backdrop.report.pictures import panel
 from backdrop.steps.members import open_member
@@ -38,6 +50,7 @@ def evaluate(
     who = judges(plans, digests, model)
     scored = score(dataset, who, digests)
     evaluation = summarise(scored.scores, scored.members, model.digest())
+    evaluation = evaluation.model_copy(update={"repair": _effects(dataset, digests, who, scored.scores)})
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scored.scores)
     page = render(Report(name, plans[0].data, evaluation, scored.scores, _summaries(model, evaluation), worst))
@@ -46,6 +59,23 @@ def evaluate(
         (folder / IMAGES).write_bytes(dump_scores(scored.scores))
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     return evaluation
+
+
+def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> tuple[Effect, ...]:
+    """What the ensemble's operations add out of fold. Its members look again: there was no room for all their maps."""
+    operations = next(iter(who.values())).operations
+    folded = {row: model for row, model in who.items() if row.fold is not None}
+    if not operations or not folded:
+        return ()
+
+    def cases() -> Iterator[Case]:
+        with progress("measure post-processing", len(folded)) as advance:
+            for row, model in folded.items():
+                image, truth = read_pair(dataset.photos[row.image], digests)
+                yield Case(row, truth, model.probability(image), model.mean_of(image))
+                advance("")
+
+    return effects(cases(), operations, scores)
 
 
 def _worst(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> list[WorstImage]:

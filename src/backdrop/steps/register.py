@@ -8,10 +8,11 @@ from backdrop import storage
 from backdrop.config import Record, parse, parse_yaml, read_text
 from backdrop.dataset import Digests, open_dataset
 from backdrop.ensemble import EnsembleModel, gather, judges, write_ensemble
-from backdrop.errors import MemberError, PlanError, StorageError
+from backdrop.errors import ConfigError, MemberError, PlanError, StorageError
 from backdrop.evaluation import IMAGES, METRICS, PAGE, Evaluation, read_scores
 from backdrop.folds import PLAN, FoldPlan, dump_plan, read_plans, verify
 from backdrop.recipe import Ensemble, find_ensemble
+from backdrop.repair import ALL
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
@@ -47,7 +48,7 @@ def register(
     Raises:
         MemberError: if a member is not of this ensemble or wasn't trained by its plan, or the report is of others.
         PlanError: if a plan belongs to other data, holds out others than the first, or one is missing.
-        ConfigError: if the ensemble isn't valid.
+        ConfigError: if the ensemble isn't valid, or does something to the mean that isn't shown to help.
         TrackingError: if MLflow can't be reached.
     """
     config = find_ensemble(ensemble)
@@ -100,6 +101,12 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
     due = {(row.image, row.fold, row.area) for row in judges(plans, digests, model)}
     if scored != due or evaluation.model != model.digest():
         raise MemberError(f"{folder} is a report of other members or another plan", "Run `backdrop evaluate` again")
+    for effect in evaluation.repair:
+        if effect.operation != ALL and effect.verdict != "helps":
+            what = (
+                f"Out of fold, {effect.operation} isn't shown to help ({effect.verdict}: {effect.difference:+.5f} Dice)"
+            )
+            raise ConfigError(what, "Leave it out of the ensemble's postprocessing, and evaluate again")
     return evaluation
 
 

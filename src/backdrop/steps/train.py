@@ -8,6 +8,7 @@ from backdrop.config import Record
 from backdrop.dataset import open_dataset
 from backdrop.errors import MemberError
 from backdrop.folds import read_plan, verify
+from backdrop.labels import Pseudo, read_labels
 from backdrop.recipe import Recipe, find_recipe
 from backdrop.steps.members import open_member
 from backdrop.tracking import enabled
@@ -24,7 +25,15 @@ class TrainRecord(Record):
     reused: bool
 
 
-def train(data: str, plan: str, recipe: str, fold: int, out: str, overrides: Sequence[str] = ()) -> TrainRecord:
+def train(
+    data: str,
+    plan: str,
+    recipe: str,
+    fold: int,
+    out: str,
+    overrides: Sequence[str] = (),
+    pseudo: str | None = None,
+) -> TrainRecord:
     """Trains one member, or finds it: in MLflow by its content key (where MLFLOW_TRACKING_URI is set), or in `out`.
 
     Args:
@@ -35,16 +44,19 @@ def train(data: str, plan: str, recipe: str, fold: int, out: str, overrides: Seq
         out: the member folder; `{key}` in it stands for the first 12 digits of the content key. What a killed run
             left there is gone on with.
         overrides: `a.b=c` for the recipe.
+        pseudo: a folder that `label` wrote, whose photographs are trained on too.
 
     Raises:
         ConfigError: if the recipe isn't valid.
+        DataError: if the pseudo-labels are of another plan.
         PlanError: if the plan belongs to other data, or has no such fold.
         MemberError: if `out` holds another member.
         TrackingError: if MLflow can't be reached.
     """
     chosen, folds, dataset = find_recipe(recipe, overrides), read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
-    key = content_key(chosen, folds, digests, fold)
+    labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else Pseudo()
+    key = content_key(chosen, folds, digests, fold, labels.digest)
     if known := _tracked(key):
         return TrainRecord(address=known, member=open_member(known).record, reused=True)
     target = out.replace("{key}", key[:12])
@@ -52,7 +64,9 @@ def train(data: str, plan: str, recipe: str, fold: int, out: str, overrides: Seq
     reused = _finished(folder, key)
 
     def work() -> Member:
-        return read_member(folder) if reused else train_member(dataset, folds, digests, chosen, fold, folder, key)
+        if reused:
+            return read_member(folder)
+        return train_member(dataset, folds, digests, chosen, fold, folder, key, labels)
 
     address = _follow(work, chosen, fold, folder, key) if enabled() else str(work().folder)
     if storage.is_remote(target):

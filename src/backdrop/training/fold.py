@@ -13,6 +13,7 @@ from backdrop.dataset import Dataset, Digests, read_chunks, read_pair
 from backdrop.errors import MemberError
 from backdrop.evaluation import object_means
 from backdrop.folds import FoldPlan, Row
+from backdrop.labels import Pseudo
 from backdrop.masks import dice
 from backdrop.models import build
 from backdrop.models.cost import parameters
@@ -27,10 +28,18 @@ from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 
 WORST = 4
+NO_LABELS = Pseudo()
 
 
 def train_member(
-    dataset: Dataset, plan: FoldPlan, digests: Digests, recipe: Recipe, fold: int, folder: Path, key: str
+    dataset: Dataset,
+    plan: FoldPlan,
+    digests: Digests,
+    recipe: Recipe,
+    fold: int,
+    folder: Path,
+    key: str,
+    pseudo: Pseudo = NO_LABELS,
 ) -> Member:
     """Trains a recipe on all folds but one, which judges; goes on from a checkpoint if the folder holds one.
 
@@ -42,6 +51,7 @@ def train_member(
         fold: the fold that is left out.
         folder: the member folder.
         key: the member's content key.
+        pseudo: photographs with predicted masks that are trained on too.
 
     Raises:
         MemberError: if all checkpoints are damaged.
@@ -49,7 +59,8 @@ def train_member(
         DataError: if a photograph has changed or can't be read.
     """
     held = plan.validation(fold)
-    samples = Samples(dataset.select(row.image for row in plan.training(fold)), digests, recipe)
+    photos = dataset.select(row.image for row in plan.training(fold))
+    samples = Samples(photos, {**digests, **pseudo.digests}, recipe, pseudo.photos)
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
@@ -64,7 +75,7 @@ def train_member(
     trained = assemble(recipe, weights).to(device())
     found = dices(trained, dataset, held, digests, recipe)
     _write_samples(folder, trained, found, dataset, held, digests, recipe)
-    _write(folder, state.progress, weights, recipe, fold, _mean(held, found))
+    _write(folder, state.progress, weights, recipe, fold, _mean(held, found), pseudo)
     return read_member(folder)
 
 
@@ -92,7 +103,9 @@ def _weights(state: State, recipe: Recipe) -> Weights:
     return {f"networks.{i}.{name}": tensor for i, weights in enumerate(kept) for name, tensor in weights.items()}
 
 
-def _write(folder: Path, progress: Progress, weights: Weights, recipe: Recipe, fold: int, dice: float) -> None:
+def _write(
+    folder: Path, progress: Progress, weights: Weights, recipe: Recipe, fold: int, dice: float, pseudo: Pseudo
+) -> None:
     """The member's files; its record comes last: by that a finished member is known."""
     data = save_weights(weights)
     storage.write_bytes(folder / layout.RECIPE, dump_yaml(recipe).encode())
@@ -111,6 +124,7 @@ def _write(folder: Path, progress: Progress, weights: Weights, recipe: Recipe, f
         resumed_at=tuple(progress.resumed_at),
         weights=storage.sha256(data),
         version=__version__,
+        pseudo=pseudo.digest,
     )
     storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())
 

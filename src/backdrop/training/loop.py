@@ -41,9 +41,7 @@ class State:
     def checkpoint(self) -> Checkpoint:
         """What must be kept to go on from here."""
         average = self.average.state_dict() if self.average else {}
-        return Checkpoint(
-            self.progress, self.network.state_dict(), average, self.selected, self.optimiser.state_dict()
-        )
+        return Checkpoint(self.progress, self.network.state_dict(), average, self.selected, self.optimiser.state_dict())
 
     def candidate(self) -> nn.Module:
         """What is judged: the running mean if there is one."""

@@ -33,7 +33,7 @@ class MemberRecord(Record):
     `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
     best epoch (of those kept, if there are several);
     `resumed_at` the steps at which a killed run went on; `weights` the sha256 of the weights' file;
-    `version` the package's.
+    `version` the package's; `pseudo` the digest of the pseudo-labelled photographs, empty without.
     """
 
     key: str
@@ -48,6 +48,7 @@ class MemberRecord(Record):
     resumed_at: tuple[int, ...]
     weights: str
     version: str
+    pseudo: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,19 @@ def assemble(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
     return network.eval()
 
 
-def content_key(recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int, version: str = __version__) -> str:
+def content_key(
+    recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int, pseudo: str = "", version: str = __version__
+) -> str:
     """sha256 of all that makes a member: recipe (with its seed), images and masks it sees, fold, package version.
 
-    The fold's own images are among them: they choose the epoch.
+    The fold's own images are among them: they choose the epoch. So are pseudo-labelled ones, by their digest.
     """
 
     def part(rows: Sequence[Row]) -> str:
         return dataset_digest({row.image: digests[row.image] for row in rows})
 
     parts = [digest(recipe), part(plan.training(fold)), part(plan.validation(fold)), fold, version]
+    parts += [pseudo] if pseudo else []
     return storage.sha256(json.dumps(parts).encode())
 
 
@@ -123,5 +127,5 @@ def verify_member(member: Member, plan: FoldPlan, digests: Digests) -> None:
         PlanError: if the plan has no such fold.
     """
     record = member.record
-    if content_key(member.recipe, plan, digests, record.fold, record.version) != record.key:
+    if content_key(member.recipe, plan, digests, record.fold, record.pseudo, record.version) != record.key:
         raise MemberError(f"Member {member.name} was not trained by this plan on these data", "Train it again")

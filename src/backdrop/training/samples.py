@@ -29,9 +29,7 @@ class Samples(Dataset[Item]):
         pseudo: photographs whose masks were predicted; they weigh as the recipe says.
     """
 
-    def __init__(
-        self, photos: Sequence[Photo], digests: Digests, recipe: Recipe, pseudo: Sequence[Photo] = ()
-    ) -> None:
+    def __init__(self, photos: Sequence[Photo], digests: Digests, recipe: Recipe, pseudo: Sequence[Photo] = ()) -> None:
         self.photos = [*photos, *pseudo]
         self.weights = [1.0] * len(photos) + [recipe.pseudo_weight] * len(pseudo)
         self.weighted = bool(pseudo)

@@ -1,0 +1,32 @@
+"""`predict` as a component."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def predict(
+    images: str,
+    out: str,
+    members: list[str],
+    model: str,
+    ensemble: str,
+    format: str,  # noqa: A002  # the step's parameter
+    sample_submission: str,
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Cuts out the photographs and returns where the masks are; what is empty is left out.
+
+    `ensemble` is the ensemble's YAML. Photographs that failed don't fail the task: `metrics` counts them.
+    """
+    from contextlib import nullcontext
+
+    from backdrop.steps.predict import as_format
+    from backdrop.steps.predict import predict as step
+    from components.pages import as_file
+
+    with as_file(ensemble) if ensemble else nullcontext() as path:
+        record = step(images, out, members, model or None, path, as_format(format), sample_submission or None)
+    metrics.metadata.update(images=record.images, failed=record.failed)
+    return out

@@ -1,0 +1,131 @@
+"""`label`: predicted masks for photographs that have none, for each fold by members that never saw its truth."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from backdrop import storage
+from backdrop.config import Record
+from backdrop.dataset import Dataset, Photo, file_digest, open_dataset, read_image
+from backdrop.doubt import unconfidence
+from backdrop.ensemble import EnsembleModel, gather, judges
+from backdrop.errors import DataError, MemberError
+from backdrop.folds import FoldPlan, read_plans, verify
+from backdrop.labels import LABELS, Label, dump_labels, mask_name
+from backdrop.progress import progress
+from backdrop.recipe import find_ensemble
+from backdrop.steps.members import open_member
+
+CHUNK = 8
+
+
+class LabelRecord(Record):
+    """How many photographs were looked at, and how many are kept for each fold."""
+
+    photographs: int
+    kept: dict[str, int]
+
+
+def label(
+    data: str,
+    plan: str | Sequence[str],
+    members: Sequence[str],
+    out: str,
+    ensemble: str | None = None,
+    most: float = 0.01,
+) -> LabelRecord:
+    """Predicts the masks of a dataset's `test` photographs and keeps those objects whose answers are confident.
+
+    For each fold of the plan only those members answer that trained on none of its photographs: a member of that fold
+    can then be judged on its truth, which its pseudo-labels don't know.
+
+    Args:
+        data: the dataset, with photographs in `test`.
+        plan: the plan to train by; further ones if members were trained by others.
+        members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
+        out: the folder to write: `labels.csv` and the masks.
+        ensemble: a shipped ensemble's name or a YAML file's path, for its weights; without it all weigh alike.
+        most: an object is kept if the mean unconfidence of its photographs is at most this.
+
+    Raises:
+        DataError: if there are no such photographs, or an object is of the plan too.
+        MemberError: if a fold has no member that may label for it.
+        PlanError: if a plan belongs to other data.
+    """
+    config = find_ensemble(ensemble) if ensemble else None
+    plans, dataset = read_plans(plan), open_dataset(data)
+    _check(dataset, plans[0])
+    digests = verify(plans[0], dataset)
+    model = gather([open_member(address) for address in members], config)
+    able = labellers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
+    photos = list(dataset.unlabelled.values())
+    labels: list[Label] = []
+    with (
+        storage.output_folder(out, LABELS) as folder,
+        progress("label photographs", len(photos) * len(able)) as advance,
+    ):
+        for fold, one in able.items():
+            (folder / mask_name(fold, "")).parent.mkdir()
+            labels += _label_fold(folder, fold, one, photos, most, advance)
+        (folder / LABELS).write_bytes(dump_labels(plans[0], labels))
+    kept = {str(fold): sum(row.kept for row in labels if row.fold == fold) for fold in able}
+    return LabelRecord(photographs=len(photos), kept=kept)
+
+
+def labellers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, EnsembleModel]:
+    """For each fold, the members that trained on none of its objects.
+
+    Args:
+        plan: the plan to train by.
+        judges: for each object, the members that did not train on it.
+
+    Raises:
+        MemberError: if a fold has none.
+    """
+    found = {}
+    for fold in plan.folds:
+        models = [judges.get(name) for name, place in plan.assignment().items() if place == fold]
+        names = set.intersection(*({m.name for m in one.members} if one else set() for one in models))
+        first = models[0]
+        if not names or first is None:
+            raise MemberError(f"No member may label for fold {fold}: each has trained on it", "Name one of that fold")
+        found[fold] = replace(first, members=tuple(m for m in first.members if m.name in names))
+    return found
+
+
+def _check(dataset: Dataset, plan: FoldPlan) -> None:
+    if not dataset.unlabelled:
+        raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
+    placed = plan.assignment()
+    for photo in dataset.unlabelled.values():
+        if photo.object in placed:
+            raise DataError(f"{photo.image} is of {photo.object}, which the plan places", "Remove it from test")
+
+
+def _label_fold(
+    folder: Path, fold: int, model: EnsembleModel, photos: Sequence[Photo], most: float, advance: Callable[[str], None]
+) -> Iterator[Label]:
+    """Masks are written for all and those of doubtful objects removed again: an object is judged as a whole."""
+    doubts: dict[str, list[float]] = {}
+    found: list[tuple[Photo, float]] = []
+    for start in range(0, len(photos), CHUNK):
+        chunk = photos[start : start + CHUNK]
+        images = [read_image(photo.image) for photo in chunk]
+        for photo, image, mean in zip(chunk, images, model.means(images), strict=True):
+            mask = model.cut(mean, image, photo.view)
+            doubt = unconfidence(mean.probability())
+            found.append((photo, doubt))
+            doubts.setdefault(photo.object, []).append(doubt)
+            _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+            (folder / mask_name(fold, photo.stem)).write_bytes(png.tobytes())
+            advance("")
+    for photo, doubt in found:
+        path = folder / mask_name(fold, photo.stem)
+        kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= most
+        digest = file_digest(path) if kept else ""
+        if not kept:
+            path.unlink()
+        yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest)

@@ -1,0 +1,169 @@
+"""`predict`: masks of new photographs by an ensemble, as pictures, as runs, or as a submission."""
+
+import contextlib
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import cv2
+import numpy as np
+
+from backdrop import storage
+from backdrop.config import Record, meant
+from backdrop.cutouts import Cutout, Ledger, keep_networks
+from backdrop.dataset import IMAGE_SUFFIXES
+from backdrop.ensemble import EnsembleModel, gather, load_ensemble
+from backdrop.errors import ConfigError, DataError, MemberError
+from backdrop.masks import decode_rle
+from backdrop.progress import progress
+from backdrop.recipe import find_ensemble
+from backdrop.steps.members import open_member
+from backdrop.submission import check_names, open_submission
+
+RECORD = "predict.json"
+RUNS = "masks.csv"
+SUBMISSION = "submission.csv.gz"
+FAILED = "failed.csv"
+
+Format = Literal["png", "rle", "submission"]
+
+
+class PredictRecord(Record):
+    """`predict.json`: the ensemble's digest, what was written, how many photographs there were, how many failed."""
+
+    model: str
+    format: Format
+    images: int
+    failed: int
+
+
+def as_format(text: str) -> Format:
+    """The word as a format.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if text not in get_args(Format):
+        raise ConfigError(f"Masks can't be written as {text}", meant(text, get_args(Format)))
+    return cast(Format, text)
+
+
+def predict(
+    images: str,
+    out: str,
+    members: Sequence[str] = (),
+    model: str | None = None,
+    ensemble: str | None = None,
+    format: Format = "png",  # noqa: A002  # the option's name, here as everywhere
+    sample_submission: str | None = None,
+) -> PredictRecord:
+    """Cuts out every photograph in a folder, at its own size. What a killed run has done is not done again.
+
+    Args:
+        images: the folder (or `s3://` prefix) that the photographs themselves lie in, such as a dataset's `test`.
+        out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the masks.
+        members: addresses of the ensemble's members; or else
+        model: its address in the registry, such as `models:/NAME@champion`.
+        ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights.
+        format: `png` (`<stem>.png` each, 0 and 255), `rle` (`masks.csv`) or `submission` (`submission.csv.gz`, where
+            a photograph that failed has an empty mask, because Kaggle refuses a file that lacks a row).
+        sample_submission: Kaggle's, to make sure that just the images are there that it names.
+
+    Raises:
+        DataError: if there are no photographs, or others than the sample submission names.
+        MemberError: if neither or both of members and model are named, or a member isn't whole.
+        ConfigError: if the ensemble isn't valid, or an option is of no use with the others.
+        TrackingError: if MLflow can't be reached or has no such model.
+        StorageError: if something can't be read or written.
+    """
+    photos = _list(images)
+    if sample_submission is not None:
+        _check(photos, format, sample_submission)
+    chosen = keep_networks(_open(members, model, ensemble))
+    failed: list[Cutout] = []
+    ledger = Ledger(_unfinished(out))
+    with storage.output_folder(out, RECORD) as folder:
+        with _writer(folder, format) as write, progress("predict photographs", len(photos)) as advance:
+            for cutout in ledger.cut_out(chosen, photos):
+                if cutout.failure:
+                    failed.append(cutout)
+                if not cutout.failure or format == "submission":
+                    write(cutout)
+                advance(cutout.image)
+        record = PredictRecord(model=chosen.digest(), format=format, images=len(photos), failed=len(failed))
+        _write_failed(folder, failed)
+        (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n")
+    ledger.clear()
+    return record
+
+
+def _list(images: str) -> list[Path]:
+    """The photographs of a folder, by name."""
+    found = [path for path in storage.local_folder(images).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    photos = sorted(path for path in found if not path.name.startswith("."))
+    if not photos:
+        raise DataError(f"{images} has no photographs", "Name the folder that they lie in, such as DATA/test")
+    stems: dict[str, Path] = {}
+    for photo in photos:
+        if stems.setdefault(photo.stem, photo) != photo:
+            raise DataError(f"{stems[photo.stem]} and {photo} have one stem", "Keep one of them")
+    return photos
+
+
+def _check(photos: Sequence[Path], format: Format, sample: str) -> None:  # noqa: A002  # as above
+    if format != "submission":
+        raise ConfigError("--sample-submission is of no use without --format submission", "Leave one out, or add one")
+    check_names([photo.name for photo in photos], sample)
+
+
+def _open(members: Sequence[str], model: str | None, ensemble: str | None) -> EnsembleModel:
+    if bool(members) == bool(model):
+        raise MemberError("Either members or a model must be named", "Set one of --members and --model")
+    if model is None:
+        return gather([open_member(address) for address in members], find_ensemble(ensemble) if ensemble else None)
+    if ensemble is not None:
+        raise ConfigError(f"{model} has its own ensemble", "Leave --ensemble out")
+    from backdrop.tracking.registry import fetch_version  # mlflow's import takes seconds: only where it's used
+
+    return load_ensemble(fetch_version(model))
+
+
+def _unfinished(out: str) -> Path:
+    """The folder that keeps what is done until all is: beside `out`, or in the cache if that is in S3."""
+    return storage.cache_folder() / "predicting" if storage.is_remote(out) else Path(f"{Path(out)}.partial")
+
+
+@contextlib.contextmanager
+def _writer(folder: Path, format: Format) -> Iterator[Callable[[Cutout], object]]:  # noqa: A002  # as above
+    """Yields what writes one photograph's mask."""
+    if format == "submission":
+        with open_submission(folder / SUBMISSION) as write_row:
+            yield lambda cutout: write_row(cutout.image, cutout.rle)
+    elif format == "rle":
+        with _table(folder / RUNS, ["stem", "height", "width", "rle"]) as write:
+            yield lambda cutout: write([Path(cutout.image).stem, cutout.height, cutout.width, cutout.rle])
+    else:
+        yield partial(_write_png, folder)
+
+
+def _write_png(folder: Path, cutout: Cutout) -> None:
+    mask = decode_rle(cutout.rle, cutout.height, cutout.width)
+    _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    (folder / f"{Path(cutout.image).stem}.png").write_bytes(data.tobytes())
+
+
+def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:
+    if failed:
+        with _table(folder / FAILED, ["image", "reason"]) as write_row:
+            for cutout in failed:
+                write_row([cutout.image, cutout.failure])
+
+
+@contextlib.contextmanager
+def _table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Sequence[object]], object]]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(head)
+        yield rows.writerow
