@@ -20,6 +20,7 @@ SURFACE = {
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
     "train": {"data", "plan", "recipe", "fold", "out", "overrides", "pseudo"},
     "label": {"data", "plan", "members", "out", "ensemble", "most"},
+    "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},
     "evaluate": {"data", "plan", "members", "out", "ensemble"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name"},

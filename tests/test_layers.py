@@ -95,7 +95,7 @@ def loaded_by(statement: str) -> set[str]:
             {"pydantic", "cv2", "albumentations", "yaml"},
         ),
         (
-            "import backdrop.steps.train, backdrop.steps.evaluate, backdrop.steps.split",
+            "import backdrop.steps.train, backdrop.steps.evaluate, backdrop.steps.split, backdrop.steps.predict",
             {"mlflow", "kfp", "ray", "typer"},
         ),
     ],

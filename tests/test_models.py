@@ -1,19 +1,16 @@
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from backdrop.losses import bce_dice
 from backdrop.models import build
 from backdrop.models.cost import macs, parameters
 from backdrop.models.initialise import as_2017
 from backdrop.models.resnet import ResNet
 from backdrop.recipe import find_recipe, shipped
 from backdrop.recipe.network import Network
-from backdrop.schedules import learning_rates, lengths
 from backdrop.steps.describe import describe
 
 # Parameters, batch norm's share of them, its buffers, and 1e9 multiply-accumulates at each size, as counted on the
@@ -171,48 +168,3 @@ def test_first_weights_of_2017_follow_the_seed() -> None:
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
-
-
-def loss_by_hand(logits: np.ndarray, target: np.ndarray) -> float:
-    """BCE + 1 - Dice in float64, image by image."""
-    p = 1 / (1 + np.exp(-logits))
-    bce = -(target * np.log(p) + (1 - target) * np.log1p(-p)).mean()
-    dice = [(2 * (a * b).sum() + 1) / (a.sum() + b.sum() + 1) for a, b in zip(p, target, strict=True)]
-    return float(bce + 1 - np.mean(dice))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_bce_dice_agrees_with_float64(share: float) -> None:
-    random = np.random.default_rng(1)
-    logits, target = random.normal(0, 3, (2, 1, 8, 9)), (random.random((2, 1, 8, 9)) < share).astype(float)
-    found = bce_dice(torch.tensor(logits, dtype=torch.float32), torch.tensor(target, dtype=torch.float32))
-    assert float(found) == pytest.approx(loss_by_hand(logits, target), rel=1e-5)
-    rough = bce_dice(torch.tensor(logits).bfloat16(), torch.tensor(target).bfloat16())
-    assert float(rough) == pytest.approx(float(found), rel=0.02)
-
-
-def test_bce_dice_of_a_perfect_answer_is_zero_even_for_an_empty_mask() -> None:
-    for value in (0.0, 1.0):
-        target = torch.full((1, 1, 4, 4), value)
-        assert float(bce_dice((target - 0.5) * 200, target)) == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 14, 40, 41, 400])
-@pytest.mark.parametrize("name", shipped("recipes"))
-def test_phases_fill_any_length(name: str, epochs: int) -> None:
-    phases = find_recipe(name).schedule
-    assert len(learning_rates(phases, epochs)) == sum(lengths(phases, epochs)) == epochs
-    assert min(lengths(phases, epochs)) >= (epochs >= len(phases)), "no phase vanishes"
-    if epochs % sum(phase.epochs for phase in phases) == 0:
-        factor = epochs // sum(phase.epochs for phase in phases)
-        assert lengths(phases, epochs) == [phase.epochs * factor for phase in phases]
-
-
-def test_a_cosine_falls_from_its_rate_to_its_end() -> None:
-    rates = describe(
-        "tiny", ["schedule=[{kind: cosine, epochs: 5, rate: 1e-2, final: 1e-4}]", "epochs=5"]
-    ).learning_rates
-    assert rates[0] == pytest.approx(1e-2)
-    assert rates[2] == pytest.approx((1e-2 + 1e-4) / 2)
-    assert rates[4] == pytest.approx(1e-4)
-    assert list(rates) == sorted(rates, reverse=True)

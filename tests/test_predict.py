@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backdrop import cli, cutouts, storage
+from backdrop.config import dump_yaml, parse
 from backdrop.cutouts import cut_out, keep_networks
 from backdrop.dataset import open_dataset, read_image, read_mask
 from backdrop.ensemble import EnsembleModel, gather
@@ -22,7 +23,7 @@ from backdrop.errors import BackdropError, ConfigError, DataError, MemberError, 
 from backdrop.folds import Rule, dump_plan, make_plan
 from backdrop.masks import Mask, decode_rle
 from backdrop.prediction import BATCH, Mean
-from backdrop.recipe import find_recipe
+from backdrop.recipe import Ensemble, find_recipe
 from backdrop.steps.members import open_member
 from backdrop.steps.predict import as_format, predict
 from backdrop.steps.train import train
@@ -31,6 +32,8 @@ from tests.test_masks import runs_by_hand
 from tests.test_storage import bucket  # noqa: F401  # the fixture
 from tests.tracking.small_world import write_member
 
+# Enough for a network to find what is dark on a light ground.
+LEARN = (*SMALL, "epochs=8", "ema=null", "augmentation=[]", "schedule=[{kind: constant, epochs: 8, rate: 3e-2}]")
 SIZES = [(48, 64), (40, 40), (30, 70)]
 
 
@@ -42,7 +45,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         draw_pair(root / "data", f"car{index}_01", index)
     (root / "plan.csv").write_bytes(dump_plan(make_plan(open_dataset(root / "data"), Rule(2, 0.0, "area", 0))))
     places = [str(root / "data"), str(root / "plan.csv"), "tiny"]
-    return [train(*places, fold, str(root / f"m{fold}"), (*SMALL, "epochs=16", "ema=0.1", "augmentation=[]")).address for fold in (0, 1)]
+    return [train(*places, fold, str(root / f"m{fold}"), LEARN).address for fold in (0, 1)]
 
 
 @pytest.fixture
@@ -93,11 +96,11 @@ def table(path: Path) -> list[list[str]]:
     return list(csv.reader(text.splitlines()))
 
 
-def by_hand(photo: Path, model: EnsembleModel) -> Mask:
-    """Where the members' mean, taken in float64, exceeds one half."""
+def by_hand(photo: Path, model: EnsembleModel, level: float = 0.5) -> Mask:
+    """Where the members' mean, taken in float64, exceeds a level."""
     image = read_image(photo)
     alone = [gather([member], None).probability(image).astype(np.float64) for member in model.members]
-    return np.asarray(np.mean(alone, axis=0) > 0.5)
+    return np.asarray(np.mean(alone, axis=0) > level)
 
 
 def test_each_photograph_gets_its_mask_at_its_own_size(
@@ -114,6 +117,22 @@ def test_each_photograph_gets_its_mask_at_its_own_size(
         assert np.array_equal(read_mask(written), expected)
         assert written.read_bytes()[24] == 1  # PNG's header: bits of a pixel
         assert set(np.unique(cv2.imread(str(written), cv2.IMREAD_UNCHANGED))) == {0, 255}
+
+
+def test_an_ensemble_s_post_processing_is_part_of_it(
+    photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path
+) -> None:
+    parts, levels = [{"recipe": model.members[0].recipe}], (0.3, 0.7)
+    for level in levels:
+        values = {"name": "strict", "members": parts, "postprocessing": [{"kind": "threshold", "level": level}]}
+        (tmp_path / f"{level}.yaml").write_text(dump_yaml(parse(Ensemble, values, "strict")))
+        predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / f"{level}.yaml"))
+        for photo in photos.iterdir():
+            mask = read_mask(tmp_path / "out" / f"{photo.stem}.png")
+            assert np.array_equal(mask, by_hand(photo, model, level))
+    assert any(
+        (by_hand(photo, model, levels[0]) != by_hand(photo, model, levels[1])).any() for photo in photos.iterdir()
+    )
 
 
 def test_all_formats_say_the_same(photos: Path, members: list[str], tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def predict(
     out: Annotated[str, typer.Option(help="Folder of the masks.")],
     members: Members = [],  # noqa: B006  # as above
     model: Annotated[str | None, typer.Option(help="Registered model, such as models:/NAME@champion.")] = None,
-    ensemble: Annotated[str | None, typer.Option(help="Its recipes' weights, for --members.")] = None,
+    ensemble: Annotated[str | None, typer.Option(help="Weights and post-processing, for --members.")] = None,
     format: Annotated[str, typer.Option(help="png, rle or submission.")] = "png",  # noqa: A002  # the option's name
     sample_submission: Annotated[str | None, typer.Option(help="Kaggle's, whose images must be these.")] = None,
 ) -> None:

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ from backdrop.ensemble import EnsembleModel
 from backdrop.errors import DataError
 from backdrop.masks import encode_rle
 from backdrop.prediction import BATCH, device
-from backdrop.recipe import digest
 from backdrop.training.member import WEIGHTS, Member
 
 PIXELS = 2**27  # of photographs in memory at once: their sums take 1 GiB
@@ -107,8 +105,7 @@ def cut_out(model: EnsembleModel, photos: Sequence[Path]) -> list[Cutout]:
 
 def _key(model: EnsembleModel, photos: Sequence[Path]) -> str:
     names = [photo.name for photo in photos]
-    recipes = [digest(member.recipe) for member in model.members]
-    parts = [__version__, model.digest(), recipes, names, in_threads(_digest, photos)]
+    parts = [__version__, model.digest(), names, in_threads(_digest, photos)]
     return storage.sha256(json.dumps(parts).encode())
 
 
@@ -151,8 +148,6 @@ def _read(photo: Path) -> Image | str:
         return read_image(photo)
     except DataError as error:
         return error.what.removeprefix(f"{photo} ")
-    except cv2.error:  # a header that promises more pixels than OpenCV takes
-        return "is not a readable image"
 
 
 def _misfit(model: EnsembleModel, image: Image) -> str:

@@ -204,7 +204,10 @@ def _decode(path: Path, flags: int, digest: str | None) -> NDArray[np.uint8]:
     ending, tail = ENDINGS.get(data[:2], (b"", 1))
     if ending not in data[-tail:]:
         raise DataError(f"{path} is truncated", "Copy it again from where it came")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:  # a header that promises more pixels than OpenCV takes
+        image = None
     if image is None:
         raise DataError(f"{path} is not a readable image", "Copy it again from where it came, or remove it")
     return image.astype(np.uint8, copy=False)

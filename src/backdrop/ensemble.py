@@ -20,7 +20,7 @@ from backdrop.folds import FoldPlan, Row
 from backdrop.postprocessing import MeanOf, repair
 from backdrop.prediction import Mean, device, integer_weights, predict_all
 from backdrop.progress import progress
-from backdrop.recipe import Ensemble
+from backdrop.recipe import Ensemble, digest
 from backdrop.recipe.postprocessing import Operations
 from backdrop.training.member import RECIPE, RECORD, WEIGHTS, Member, read_member, verify_member
 
@@ -52,8 +52,9 @@ class EnsembleModel:
         return integer_weights([self.recipe_weights.get(name, 1.0) / names.count(name) for name in names])
 
     def digest(self) -> str:
-        """sha256 of the members' weights, of how they weigh in the mean, and of what is done to it."""
-        parts = [[m.name, m.record.weights, weight] for m, weight in zip(self.members, self.weights(), strict=True)]
+        """sha256 of the members' weights and recipes, of how they weigh in the mean, and of what is done to it."""
+        weighed = zip(self.members, self.weights(), strict=True)
+        parts = [[m.name, m.record.weights, digest(m.recipe), weight] for m, weight in weighed]
         parts += [[operation.model_dump_json()] for operation in self.operations]
         return storage.sha256(json.dumps(parts).encode())
 

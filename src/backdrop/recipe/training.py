@@ -26,8 +26,9 @@ class BceLog(Record):
 class Boundary(Record):
     """BCE + 1 - soft Dice with pixels near the boundary weighing up to `weight` times as much as others.
 
-    `band` is the band's width as a share of the image's height, both sides together. The weight falls with the distance
-    from the boundary, or is two-level in a box (the winners'), and in the Dice term it may be `squared` (theirs too).
+    `band` is the band's width as a share of the image's height, both sides together, at least 3 pixels. The weight
+    falls with the distance from the boundary, or is two-level in a box (the winners'), and in the Dice term it may be
+    `squared` (theirs too).
     """
 
     name: Literal["boundary"]

@@ -66,7 +66,7 @@ def predict(
         out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the masks.
         members: addresses of the ensemble's members; or else
         model: its address in the registry, such as `models:/NAME@champion`.
-        ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights.
+        ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights and the post-processing.
         format: `png` (`<stem>.png` each, 0 and 255), `rle` (`masks.csv`) or `submission` (`submission.csv.gz`, where
             a photograph that failed has an empty mask, because Kaggle refuses a file that lacks a row).
         sample_submission: Kaggle's, to make sure that just the images are there that it names.
