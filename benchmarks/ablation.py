@@ -26,10 +26,6 @@ VARIANTS = {
     "hard-batch replay": ("replay_every=10",),
     "boundary weights by distance": ("loss={name: boundary}",),
     "boundary weights in two levels, squared": ("loss={name: boundary, profile: box, squared: true}",),
-    "BCE - ln Dice": ("loss={name: bce_log}",),
-    "no running mean of weights": ("ema=null",),
-    "no mirroring at prediction": ("tta.hflip=false",),
-    "nothing erased": ("augmentation.4.p=0",),
 }
 OPERATIONS = [
     {"kind": "threshold", "level": 0.45},
