@@ -56,6 +56,11 @@ def rate(phases: Sequence[Phase], epochs: int, epoch: int, dices: Sequence[float
             return _one_cycle(phase, i, length)
 
 
+def begun(phases: Sequence[Phase], epochs: int, epoch: int) -> Sequence[Phase]:
+    """The phases that have begun by an epoch, the latest first: what one says holds until another does."""
+    return phases[locate(phases, epochs, epoch)[0] :: -1]
+
+
 def locate(phases: Sequence[Phase], epochs: int, epoch: int) -> tuple[int, int, int]:
     """Which phase an epoch is in, the phase's first epoch, and how many it has here."""
     sizes = lengths(phases, epochs)

@@ -19,7 +19,7 @@ from backdrop.prediction import device
 from backdrop.progress import progress, say
 from backdrop.recipe import Recipe
 from backdrop.recipe.training import Optimiser
-from backdrop.schedules import cycle_ends, locate, rate
+from backdrop.schedules import begun, cycle_ends, locate, rate
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, read_checkpoint, write_checkpoint
 from backdrop.training.member import CHECKPOINTS, METRICS
 from backdrop.training.samples import Samples
@@ -179,10 +179,9 @@ def _begins_anew(recipe: Recipe, epoch: int) -> bool:
 
 
 def _settings(recipe: Recipe, epoch: int) -> Optimiser:
-    """Those of the last phase up to the epoch's that names an optimiser, else the recipe's own."""
-    index, _, _ = locate(recipe.schedule, recipe.epochs, epoch)
-    named = [phase.optimiser for phase in recipe.schedule[: index + 1] if phase.optimiser]
-    return named[-1] if named else recipe.optimiser
+    """Those of the latest phase that names an optimiser, else the recipe's own."""
+    phases = begun(recipe.schedule, recipe.epochs, epoch)
+    return next((phase.optimiser for phase in phases if phase.optimiser), recipe.optimiser)
 
 
 def _optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ from backdrop.dataset import Digests, Photo, read_pair
 from backdrop.prediction import normalise, to_input
 from backdrop.recipe import Recipe
 from backdrop.recipe.augmentation import Change
-from backdrop.schedules import locate
+from backdrop.schedules import begun
 from backdrop.training.step import Batch
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
@@ -61,10 +61,9 @@ class Samples(Dataset[Item]):
 
 
 def _augmentation(recipe: Recipe, epoch: int) -> Sequence[Change]:
-    """That of the last phase up to the epoch's that names one, else the recipe's own."""
-    index, _, _ = locate(recipe.schedule, recipe.epochs, epoch)
-    named = [phase.augmentation for phase in recipe.schedule[: index + 1] if phase.augmentation is not None]
-    return named[-1] if named else recipe.augmentation
+    """That of the latest phase that names one, else the recipe's own."""
+    phases = begun(recipe.schedule, recipe.epochs, epoch)
+    return next((phase.augmentation for phase in phases if phase.augmentation is not None), recipe.augmentation)
 
 
 def epoch_order(count: int, seed: int, epoch: int, batch_size: int) -> list[list[int]]:
