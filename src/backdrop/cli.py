@@ -134,11 +134,12 @@ def train(
     out: Annotated[str, typer.Option(help="Member folder; {key} in it becomes the content key.")],
     overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
     pseudo: Annotated[str | None, typer.Option(help="Train on these pseudo-labels too: a folder of `label`.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and discard what is there.")] = False,
 ) -> None:
     """Train one recipe on one fold, or go on where a killed run stopped."""
     from backdrop.steps.train import train as step
 
-    record = step(data, plan, recipe, fold, out, overrides, pseudo)
+    record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh)
     how = "was there already" if record.reused else f"took {record.member.seconds:.0f} s"
     print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold}, {how}")
 

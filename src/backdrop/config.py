@@ -39,9 +39,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     return value
 
 
-def dump_yaml(record: Record) -> str:
+def dump_yaml(record: Record, without: Iterable[str] = ()) -> str:
     """The record as YAML, keys in the order of its fields, so that the same record has the same bytes."""
-    return yaml.safe_dump(record.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(record.model_dump(mode="json", exclude=set(without)), sort_keys=False, allow_unicode=True)
 
 
 def read_text(path: Path, what: str) -> str:

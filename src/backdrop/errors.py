@@ -37,6 +37,10 @@ class MemberError(BackdropError):
     """A member folder that is missing, unfinished, altered or made by other settings."""
 
 
+class TrainingError(BackdropError):
+    """A training that can't go on: a loss that is no number, a dead worker."""
+
+
 class StorageError(BackdropError):
     """A file, folder or bucket that can't be read or written."""
 

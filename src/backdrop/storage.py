@@ -7,6 +7,7 @@ An address is a local path or `s3://bucket/key`. S3 credentials and endpoint com
 import contextlib
 import errno
 import hashlib
+import http
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from backdrop.errors import StorageError
 
 S3_THREADS = 8
 URL_TIMEOUT_S = 60
+DIGEST = "sha256"  # the name under which an object carries its own
 
 
 def is_remote(address: str | Path) -> bool:
@@ -98,14 +100,65 @@ def output_folder(address: str | Path, key_file: str) -> Iterator[Path]:
             _replace_folder(temporary, target)
 
 
-def upload_folder(folder: Path, address: str, key_file: str) -> None:
-    """Copies a folder to S3, `key_file` last, so that a reader who finds that file finds all."""
-    bucket, prefix = _split(address)
+def upload_folder(folder: Path, address: str, key_file: str) -> int:
+    """Copies a folder to S3, `key_file` last, so that a reader who finds that file finds all.
+
+    Each object carries its own sha256; what is there already isn't uploaded again.
+
+    Returns:
+        How many objects were uploaded.
+
+    Raises:
+        StorageError: if S3 doesn't take one.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    files.sort(key=lambda path: path.name == key_file)
-    with _s3_errors(address):
-        for path in files:
-            _s3().upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+    rest, last = [[path for path in files if (path == folder / key_file) == wanted] for wanted in (False, True)]
+
+    def one(path: Path) -> bool:
+        return _upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+
+    with ThreadPoolExecutor(S3_THREADS) as pool:
+        return sum(pool.map(one, rest)) + sum(map(one, last))
+
+
+def exists(address: str | Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        StorageError: if S3 doesn't answer.
+    """
+    return _metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
+
+
+def list_files(address: str | Path) -> list[str]:
+    """Names of the files below a folder or prefix, sorted, without hidden ones; none if there is no such folder.
+
+    Raises:
+        StorageError: if S3 doesn't answer.
+    """
+    if is_remote(address):
+        with _s3_errors(str(address)):
+            return [name for name, *_ in _list(str(address))]
+    folder = Path(address)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def remove_folder(address: str | Path, key_file: str) -> None:
+    """Deletes a folder or all below a prefix, `key_file` first, so that nobody finds that file without the rest.
+
+    Raises:
+        StorageError: if S3 doesn't do it.
+    """
+    if not is_remote(address):
+        (Path(address) / key_file).unlink(missing_ok=True)
+        shutil.rmtree(address, ignore_errors=True)
+        return
+    bucket, key = _split(str(address))
+    with _s3_errors(str(address)):
+        names = sorted(list_files(address), key=lambda name: name != key_file)
+        for name in names:
+            _s3().delete_object(Bucket=bucket, Key=f"{key.rstrip('/')}/{name}")
 
 
 def local_folder(address: str | Path) -> Path:
@@ -216,6 +269,33 @@ def _s3_errors(address: str) -> Iterator[None]:
     except (BotoCoreError, ClientError, Boto3Error) as error:
         remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
         raise StorageError(f"{address}: S3 says: {' '.join(str(error).split())}", remedy) from error
+
+
+def _metadata(address: str) -> dict[str, str] | None:
+    """What an object carries, names in small letters (some servers send capitals); None if there is no such object."""
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(address)
+    with _s3_errors(address):
+        try:
+            found: dict[str, str] = _s3().head_object(Bucket=bucket, Key=key)["Metadata"]
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == http.HTTPStatus.NOT_FOUND:
+                return None
+            raise
+    return {name.lower(): value for name, value in found.items()}
+
+
+def _upload(path: Path, address: str) -> bool:
+    """Uploads a file unless S3 has it already; whether it had to."""
+    bucket, key = _split(address)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (_metadata(address) or {}).get(DIGEST) == digest:
+        return False
+    with _s3_errors(address):
+        _s3().upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {DIGEST: digest}})
+    return True
 
 
 def _list(address: str) -> list[tuple[str, int, str]]:

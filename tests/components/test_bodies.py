@@ -125,7 +125,7 @@ def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> 
 def test_train(stand_in: Any, artifact: Any) -> None:
     member = MemberRecord(
         key="k", recipe="tiny", fold=1, seed=0, epochs=3, selected_epoch=2, dice=0.9, seconds=5.0, parameters=7,
-        resumed_at=(), weights="w", version="0",
+        resumed_at=(), weights="w", version="0", threads=1, processes=1, device="cpu", precision="fp32",
     )  # fmt: skip
     step = stand_in("train", TrainRecord(address="runs:/1/member", member=member, reused=True))
     plan, metrics = artifact("plan"), artifact("metrics")

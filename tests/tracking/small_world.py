@@ -60,6 +60,10 @@ def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
         resumed_at=(),
         weights=sha256((folder / "weights.safetensors").read_bytes()),
         version=__version__,
+        threads=1,
+        processes=1,
+        device="cpu",
+        precision="fp32",
     )
     (folder / "member.json").write_text(record.model_dump_json())
     return folder

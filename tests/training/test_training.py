@@ -1,9 +1,6 @@
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -77,53 +74,6 @@ def test_the_same_training_gives_the_same_bytes(data: Path, plan: Path, tmp_path
     assert other.weights != records[0].weights
 
 
-RUN = """
-import sys
-from backdrop.steps.train import train
-data, plan, out, *overrides = sys.argv[1:]
-train(data, plan, "tiny", 0, out, overrides)
-"""
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(data: Path, plan: Path, tmp_path: Path) -> None:
-    longer = (*SMALL, "epochs=30", "augmentation=[{kind: affine}]")
-    whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), longer).member
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-c", RUN, str(data), str(plan), str(killed), *longer]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ) as process:
-        while len(list(killed.glob("checkpoints/[0-9]*"))) < 2 and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert not (killed / "member.json").exists(), "the run ended before it could be killed"
-    resumed = train(str(data), str(plan), "tiny", 0, str(killed), longer).member
-    assert len(resumed.resumed_at) == 1
-    assert resumed.resumed_at[0] > 0
-    assert resumed.weights == whole.weights
-    history = read_member(killed).history()
-    assert [row["epoch"] for row in history] == list(range(30))
-    assert [row["loss"] for row in history] == [row["loss"] for row in read_member(tmp_path / "whole").history()]
-
-
-def test_a_damaged_checkpoint_is_passed_over_and_never_a_silent_new_start(
-    data: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "epochs=3")).member
-    (tmp_path / "m" / "member.json").unlink()
-    older, newest = sorted((tmp_path / "m" / "checkpoints").iterdir())
-    weights = bytearray((newest / "weights.safetensors").read_bytes())
-    weights[-5] ^= 1
-    (newest / "weights.safetensors").write_bytes(weights)
-    resumed = train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "epochs=3")).member
-    assert resumed.resumed_at == (int(older.name),)
-    assert resumed.weights == whole.weights
-    assert "is damaged (weights.safetensors has another digest" in capsys.readouterr().err
-    (tmp_path / "m" / "member.json").unlink()
-    for folder in (tmp_path / "m" / "checkpoints").iterdir():
-        (folder / "optimiser.pt").write_bytes(b"")
-    with pytest.raises(MemberError, match=r"All checkpoints in .* are damaged\. Delete that folder to begin anew"):
-        train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "epochs=3"))
-
-
 def test_altered_weights_are_found(data: Path, plan: Path, tmp_path: Path) -> None:
     train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
     path = tmp_path / "m" / "weights.safetensors"
@@ -157,21 +107,21 @@ def test_the_content_key_knows_recipe_fold_version_and_the_masks_it_sees(data: P
 def test_samples_depend_on_seed_epoch_and_index_only(data: Path, plan: Path) -> None:
     busy = (*SMALL, "augmentation=[{kind: affine, p: 1}, {kind: hsv}, {kind: brightness}]")
     first, second = samples(data, plan, busy), samples(data, plan, busy)
-    _ = [second[i] for i in (3, 1, 1)]
-    for pair, again in zip([first[2], first[0]], [second[2], second[0]], strict=True):
+    _ = [second[0, i] for i in (3, 1, 1)]
+    for pair, again in zip([first[0, 2], first[0, 0]], [second[0, 2], second[0, 0]], strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(pair, again, strict=True))
-    second.epoch = 1
-    assert not np.array_equal(first[2][0], second[2][0])
-    image, mask, weight = first[2]
+    assert not np.array_equal(first[0, 2][0], second[1, 2][0])
+    image, mask, weight = first[0, 2]
     assert image.shape == (32, 64, 3)
     assert mask.shape == (32, 64)
     assert weight == 1
 
 
 def test_batches_are_of_one_size_and_see_every_sample_in_turn(data: Path, plan: Path) -> None:
-    batches = list(samples(data, plan, (*SMALL, "batch_size=3")).batches(0, torch.device("cpu")))
-    assert len(batches) == len(read_plan(plan).training(0)) // 3
-    for batch in batches:
+    small = samples(data, plan, (*SMALL, "batch_size=3", "epochs=1"))
+    steps = list(small.stream(0, 0, torch.device("cpu")))
+    assert len(steps) == len(small.steps(0)) == len(read_plan(plan).training(0)) // 3
+    for (batch,) in steps:
         assert batch.images.shape == (3, 3, 32, 64)
         assert batch.targets.shape == (3, 1, 32, 64)
         assert batch.targets.min() >= 0
@@ -181,6 +131,20 @@ def test_batches_are_of_one_size_and_see_every_sample_in_turn(data: Path, plan: 
     assert set(seen) == set(range(7))
     assert epoch_order(2, 0, 0, 8) != []
     assert sorted(epoch_order(2, 0, 0, 8)[0]) == [0, 1]
+
+
+def test_a_stream_taken_up_in_the_middle_gives_the_same_batches(data: Path, plan: Path) -> None:
+    busy = (*SMALL, "augmentation=[{kind: affine, p: 1}]", "epochs=3", "batch_size=1", "accumulate.batches=2")
+    whole = list(samples(data, plan, busy).stream(0, 0, torch.device("cpu")))
+    again = samples(data, plan, busy)
+    done = len(again.steps(0)) + 1
+    later = list(again.stream(1, 1, torch.device("cpu")))
+    assert len(later) == len(whole) - done
+    for one, other in zip(whole[done:], later, strict=True):
+        assert [len(batch.images) for batch in one] == [len(batch.images) for batch in other]
+        assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
+    (once_more, *_) = again.batches(1, again.steps(1)[1], torch.device("cpu"))
+    assert torch.equal(once_more.images, later[0][0].images)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd", "rmsprop"])
@@ -211,11 +175,11 @@ import sys
 from pathlib import Path
 found = []
 sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
-from backdrop.training.checkpoint import read_checkpoint
 from backdrop.training.member import read_member
+from backdrop.training.shelf import Shelf
 folder = Path(sys.argv[1])
 found.clear()  # what libraries do as they are imported is theirs
-assert read_checkpoint(folder / "checkpoints") is not None
+assert Shelf(folder / "checkpoints").read() is not None
 read_member(folder).network()
 assert not found, found
 """

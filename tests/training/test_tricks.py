@@ -109,8 +109,8 @@ class Spy:
         self.rates: list[float] = []
         monkeypatch.setattr(loop, "train_step", self.step)
 
-    def step(self, model, optimiser, loss_function, batches, clip_norm, add_up=False) -> torch.Tensor:
-        loss = train_step(model, optimiser, loss_function, batches, clip_norm, add_up)
+    def step(self, model, optimiser, loss_function, batches, *how) -> torch.Tensor:
+        loss = train_step(model, optimiser, loss_function, batches, *how)
         self.images.append([float(image.sum()) for batch in batches for image in batch.images])
         self.losses.append(float(loss))
         self.optimisers.append(optimiser)
@@ -170,7 +170,7 @@ def test_a_phase_may_bring_its_own_augmentation(data: Path, plan: Path) -> None:
     samples = Samples(photos, verify(folds, dataset), recipe)
 
     def images(epoch: int) -> torch.Tensor:
-        (found,) = samples.batches(epoch, torch.device("cpu"))
+        (found,) = samples.batches(epoch, samples.steps(epoch)[0], torch.device("cpu"))
         order = found.images.sum(dim=(1, 2, 3)).argsort()
         return found.images[order]
 
@@ -183,7 +183,7 @@ def test_pseudo_labelled_photographs_weigh_less(data: Path, plan: Path) -> None:
     dataset, folds = open_dataset(data), read_plan(plan)
     photos = dataset.select(row.image for row in folds.training(0))
     samples = Samples(photos[:3], verify(folds, dataset), recipe, photos[3:])
-    (found,) = samples.batches(0, torch.device("cpu"))
+    (found,) = samples.batches(0, samples.steps(0)[0], torch.device("cpu"))
     assert found.weights is not None
     assert sorted(found.weights.tolist()) == [0.25, 1, 1, 1]
     assert found.weight() == 3.25
@@ -210,22 +210,21 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
     data: Path, plan: Path, tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("schedule=[{kind: cycle, epochs: 6, rates: [1e-2, 1e-3]}]", "epochs=5", "augmentation=[{kind: affine}]")
+    settings += ("checkpoint.every_steps=1",)
     run(data, plan, tmp_path / "whole", *settings, kept)
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    steps = []
 
-    write = loop.write_checkpoint
+    def step_or_stop(*args) -> torch.Tensor:
+        steps.append(args)
+        if len(steps) == 6:  # in the middle of an epoch
+            raise KeyboardInterrupt
+        return train_step(*args)
 
-    def write_and_stop(folder: Path, checkpoint: loop.Checkpoint) -> None:
-        write(folder, checkpoint)
-        if checkpoint.progress.epoch == 3:
-            stop()
-
-    monkeypatch.setattr(loop, "write_checkpoint", write_and_stop)
+    monkeypatch.setattr(loop, "train_step", step_or_stop)
     with pytest.raises(KeyboardInterrupt):
         run(data, plan, tmp_path / "stopped", *settings, kept)
-    monkeypatch.setattr(loop, "write_checkpoint", write)
+    monkeypatch.setattr(loop, "train_step", train_step)
     run(data, plan, tmp_path / "stopped", *settings, kept)
     whole, resumed = (read_member(tmp_path / name).record for name in ("whole", "stopped"))
     assert resumed.resumed_at

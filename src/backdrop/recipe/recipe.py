@@ -9,7 +9,10 @@ from backdrop.config import Record, dump_yaml
 from backdrop.recipe.augmentation import Change, HFlip
 from backdrop.recipe.network import Count, Input, Network, Pretrained, Tta
 from backdrop.recipe.schedule import Phase
-from backdrop.recipe.training import Accumulation, BceDice, Loss, Optimiser
+from backdrop.recipe.training import Accumulation, BceDice, Checkpoints, Compute, Loading, Loss, Optimiser
+
+# What changes nothing about a member: they are no part of what it is known by.
+HOW_IT_RUNS = ("checkpoint", "loading", "on_nan")
 
 
 class Recipe(Record):
@@ -20,6 +23,8 @@ class Recipe(Record):
     last time is trained on once more. With `ema`, what is judged and kept is a running mean of the weights, of which
     so much stays at each step. With `snapshots`, the best epochs of the last so many phases and cycles are kept, and
     the member's answer is the mean of theirs. `pseudo_weight` is what a pseudo-labelled photograph weighs in the loss.
+
+    `on_nan` says what a loss that is no number does: it stops the training, or its step is skipped.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -41,6 +46,10 @@ class Recipe(Record):
     pseudo_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     tta: Tta = Tta()
     seed: Annotated[int, Field(ge=0)] = 0
+    compute: Compute = Compute()
+    checkpoint: Checkpoints = Checkpoints()
+    loading: Loading = Loading()
+    on_nan: Literal["stop", "skip"] = "stop"
 
     @model_validator(mode="after")
     def _whole_strides(self) -> "Recipe":
@@ -49,7 +58,13 @@ class Recipe(Record):
             raise ValueError(f"input.size {self.input.size}: this network needs multiples of {stride}")
         return self
 
+    @model_validator(mode="after")
+    def _cached_where_it_is_changed(self) -> "Recipe":
+        if self.loading.cache == "device" and self.compute.augment != "device":
+            raise ValueError("loading.cache device needs compute.augment device")
+        return self
 
-def digest(record: Record) -> str:
-    """sha256 of a record, the same for the same content."""
-    return storage.sha256(dump_yaml(record).encode())
+
+def digest(recipe: Recipe) -> str:
+    """sha256 of all that a recipe says about what comes out; how often it is checkpointed and the like isn't in it."""
+    return storage.sha256(dump_yaml(recipe, without=HOW_IT_RUNS).encode())

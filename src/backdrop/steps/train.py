@@ -1,5 +1,6 @@
 """`train`: one recipe on one fold."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,12 +10,23 @@ from backdrop.dataset import open_dataset
 from backdrop.errors import MemberError
 from backdrop.folds import read_plan, verify
 from backdrop.labels import Pseudo, read_labels
+from backdrop.progress import say
 from backdrop.recipe import Recipe, find_recipe
 from backdrop.steps.members import open_member
 from backdrop.tracking import enabled
-from backdrop.training.checkpoint import read_checkpoint
 from backdrop.training.fold import train_member
-from backdrop.training.member import CHECKPOINTS, METRICS, RECORD, Member, MemberRecord, content_key, read_member
+from backdrop.training.member import (
+    CHECKPOINTS,
+    METRICS,
+    RECORD,
+    SAMPLES,
+    Member,
+    MemberRecord,
+    content_key,
+    read_member,
+)
+from backdrop.training.shelf import Shelf
+from backdrop.training.world import World, join
 
 
 class TrainRecord(Record):
@@ -33,8 +45,11 @@ def train(
     out: str,
     overrides: Sequence[str] = (),
     pseudo: str | None = None,
+    fresh: bool = False,
 ) -> TrainRecord:
     """Trains one member, or finds it: in MLflow by its content key (where MLFLOW_TRACKING_URI is set), or in `out`.
+
+    Started by `torchrun`, its processes train the member together.
 
     Args:
         data: the dataset.
@@ -45,34 +60,43 @@ def train(
             left there is gone on with.
         overrides: `a.b=c` for the recipe.
         pseudo: a folder that `label` wrote, whose photographs are trained on too.
+        fresh: begin anew, whatever MLflow or `out` holds; what is discarded is said.
 
     Raises:
         ConfigError: if the recipe isn't valid.
         DataError: if the pseudo-labels are of another plan.
         PlanError: if the plan belongs to other data, or has no such fold.
         MemberError: if `out` holds another member.
+        TrainingError: if training can't go on.
         TrackingError: if MLflow can't be reached.
     """
     chosen, folds, dataset = find_recipe(recipe, overrides), read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else Pseudo()
     key = content_key(chosen, folds, digests, fold, labels.digest)
-    if known := _tracked(key):
-        return TrainRecord(address=known, member=open_member(known).record, reused=True)
-    target = out.replace("{key}", key[:12])
-    folder = storage.cache_folder() / "training" / key if storage.is_remote(target) else Path(target)
-    reused = _finished(folder, key)
+    with join() as world:
+        known = world.told(_tracked(key) if world.first and not fresh else None)
+        if known:
+            return TrainRecord(address=known, member=open_member(known).record, reused=True)
+        target = out.replace("{key}", key[:12])
+        remote = storage.is_remote(target)
+        folder = storage.cache_folder() / "training" / key if remote else Path(target)
+        shelf = Shelf(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
+        if world.first:
+            _discard(target, folder, shelf) if fresh else _fetch(target, folder)
+        world.wait()
+        reused = _finished(folder, shelf, key)
 
-    def work() -> Member:
-        if reused:
-            return read_member(folder)
-        return train_member(dataset, folds, digests, chosen, fold, folder, key, labels)
+        def work() -> Member:
+            if reused:
+                return read_member(folder)
+            return train_member(dataset, folds, digests, chosen, fold, folder, key, shelf, labels, world)
 
-    address = _follow(work, chosen, fold, folder, key) if enabled() else str(work().folder)
-    if storage.is_remote(target):
-        storage.upload_folder(folder, target, RECORD)
-        address = address if enabled() else target
-    return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
+        address = _follow(work, chosen, fold, folder, key, world) if enabled() else str(work().folder)
+        if remote and world.first:
+            storage.upload_folder(folder, target, RECORD)
+        address = target if remote and not enabled() else address
+        return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
 
 
 def _tracked(key: str) -> str | None:
@@ -84,24 +108,49 @@ def _tracked(key: str) -> str | None:
     return find_member(key)
 
 
-def _follow(work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str) -> str:
+def _follow(work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, world: World) -> str:
     """Trains under an MLflow run that shows each epoch; the member's address."""
+    if not world.first:
+        work()
+        return world.told("")
     from backdrop.tracking.runs import MemberRun
 
     with MemberRun(key, recipe, fold) as run:
         run.follow(folder / METRICS)
-        return run.finish(work().folder)
+        return world.told(run.finish(work().folder))
 
 
-def _finished(folder: Path, key: str) -> bool:
+def _finished(folder: Path, shelf: Shelf, key: str) -> bool:
     """Whether the folder holds this member already.
 
     Raises:
         MemberError: if it holds another one, finished or not.
     """
     finished = (folder / RECORD).is_file()
-    checkpoint = None if finished else read_checkpoint(folder / CHECKPOINTS)
+    checkpoint = None if finished else shelf.read()
     found = read_member(folder).record.key if finished else checkpoint.progress.key if checkpoint else key
     if found != key:
         raise MemberError(f"{folder} holds a member of other data or settings", "Name another --out or delete it")
     return finished
+
+
+def _fetch(target: str, folder: Path) -> None:
+    """Copies a finished member from S3 into the cache, if it's there and not yet here; its record comes last."""
+    if not storage.is_remote(target) or (folder / RECORD).is_file() or not storage.exists(f"{target}/{RECORD}"):
+        return
+    names = [name for name in storage.list_files(target) if not name.startswith(f"{CHECKPOINTS}/")]
+    for name in sorted(names, key=lambda name: name == RECORD):
+        storage.write_bytes(folder / name, storage.read_bytes(f"{target}/{name}"))
+
+
+def _discard(target: str, folder: Path, shelf: Shelf) -> None:
+    """Forgets what an earlier run left, and says so."""
+    names = shelf.names()
+    if (folder / RECORD).is_file() or names:
+        said = f"the training at epoch-step {max(names)}" if names else "the finished member"
+        say(f"Discarding {said} in {target}")
+    (folder / RECORD).unlink(missing_ok=True)
+    shelf.clear()
+    shutil.rmtree(folder / SAMPLES, ignore_errors=True)
+    if storage.is_remote(target):
+        storage.remove_folder(target, RECORD)

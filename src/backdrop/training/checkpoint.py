@@ -1,13 +1,10 @@
-"""Checkpoints: written whole or not at all, known by digest, so that a torn or altered one is never used."""
+"""A checkpoint: what it holds, and its files, each known by digest, so that a torn or altered one is never used."""
 
 import hashlib
 import io
 import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from backdrop import storage
-from backdrop.errors import MemberError
-from backdrop.progress import say
 
-KEEP = 2
 MANIFEST = "manifest.json"
 
 Weights = dict[str, Tensor]
@@ -28,14 +22,22 @@ Weights = dict[str, Tensor]
 class Progress:
     """How far training has come: what can't be derived from recipe and step.
 
+    `losses` are those of the epoch's steps so far (replayed batches are not among them), `epoch_seconds` what it took;
     `history` has a row per finished epoch; `selected` the best epoch of each cycle that is kept (`cycle`, `epoch`,
-    `dice`); `resumed_at` the steps at which a killed run went on.
+    `dice`); `resumed_at` the steps at which a killed run went on. `threads` are the CPU's, `processes` those that
+    share a batch, and `device` and `precision` what they compute on and in: with others the last bits would differ.
     """
 
     key: str
+    threads: int = 1
+    processes: int = 1
+    device: str = "cpu"
+    precision: str = "fp32"
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     selected: list[dict[str, Any]] = field(default_factory=list)
     resumed_at: list[int] = field(default_factory=list)
@@ -60,12 +62,17 @@ def save_weights(weights: Weights) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint into `folder` and forgets all but the last few.
+def to_host(values: Any) -> Any:
+    """A copy of nested tensors in the host's memory, which training doesn't change any more."""
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, dict):
+        return {key: to_host(value) for key, value in values.items()}
+    return [to_host(value) for value in values] if isinstance(values, list | tuple) else values
 
-    Raises:
-        StorageError: if it can't be written.
-    """
+
+def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The files of a checkpoint by name; the manifest, with the digests of all others, is the last."""
     optimiser = io.BytesIO()
     torch.save(checkpoint.optimiser, optimiser)
     files = {
@@ -75,34 +82,21 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "selected.safetensors": save_weights(_numbered(checkpoint.selected)),
         "optimiser.pt": optimiser.getvalue(),
     }
-    files[MANIFEST] = json.dumps({name: storage.sha256(data) for name, data in files.items()}).encode()
-    with storage.output_folder(folder / f"{checkpoint.progress.step:08d}", MANIFEST) as scratch:
-        for name, data in files.items():
-            _write_through(scratch / name, data)
-    for old in _folders(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+    digests = {name: storage.sha256(data) for name, data in files.items()}
+    return {**files, MANIFEST: json.dumps(digests).encode()}
 
 
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint in `folder`, or None if there is none; what is damaged is said and passed over.
+def unpack(read: Callable[[str], bytes]) -> Checkpoint:
+    """A checkpoint from its files.
+
+    Args:
+        read: gives a file's content by its name.
 
     Raises:
-        MemberError: if all are damaged, rather than to begin anew without a word.
+        ValueError: if a file isn't what was written, or as whatever torch, JSON and `read` say of a damaged one.
     """
-    candidates = _folders(folder)
-    for candidate in reversed(candidates):
-        try:
-            return _read(candidate)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            say(f"{candidate} is damaged ({error}); going back to the one before")
-    if candidates:
-        raise MemberError(f"All checkpoints in {folder} are damaged", "Delete that folder to begin anew")
-    return None
-
-
-def _read(folder: Path) -> Checkpoint:
-    digests = json.loads((folder / MANIFEST).read_bytes())
-    files = {name: (folder / name).read_bytes() for name in digests}
+    digests: Mapping[str, str] = json.loads(read(MANIFEST))
+    files = {name: read(name) for name in digests}
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != digests[name]:
             raise ValueError(f"{name} has another digest than when it was written")
@@ -119,15 +113,3 @@ def _numbered(cycles: Sequence[Weights]) -> Weights:
 
 def _of_number(weights: Weights, i: int) -> Weights:
     return {name.removeprefix(f"{i}."): tensor for name, tensor in weights.items() if name.startswith(f"{i}.")}
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    """To the disk itself: a rename must not become visible before what it names."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -22,10 +22,13 @@ from backdrop.recipe import Recipe
 from backdrop.report.pictures import curves, panel
 from backdrop.training import member as layout
 from backdrop.training.checkpoint import Progress, Weights, save_weights
-from backdrop.training.loop import State, first_network, fit
+from backdrop.training.loop import Trainer, first_network
 from backdrop.training.member import Member, MemberRecord, assemble, read_member
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
+from backdrop.training.shelf import Shelf
+from backdrop.training.state import State
+from backdrop.training.world import ALONE, World
 
 WORST = 4
 NO_LABELS = Pseudo()
@@ -39,7 +42,9 @@ def train_member(
     fold: int,
     folder: Path,
     key: str,
+    shelf: Shelf,
     pseudo: Pseudo = NO_LABELS,
+    world: World = ALONE,
 ) -> Member:
     """Trains a recipe on all folds but one, which judges; goes on from a checkpoint if the folder holds one.
 
@@ -51,31 +56,39 @@ def train_member(
         fold: the fold that is left out.
         folder: the member folder.
         key: the member's content key.
+        shelf: of its checkpoints.
         pseudo: photographs with predicted masks that are trained on too.
+        world: the processes that train it together.
 
     Raises:
         MemberError: if all checkpoints are damaged.
+        TrainingError: if a loss is no number.
         StorageError: if the folder can't be written.
         DataError: if a photograph has changed or can't be read.
     """
     held = plan.validation(fold)
     photos = dataset.select(row.image for row in plan.training(fold))
-    samples = Samples(photos, {**digests, **pseudo.digests}, recipe, pseudo.photos)
+    samples = Samples(photos, {**digests, **pseudo.digests}, recipe, pseudo.photos, world)
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
 
     def judge(candidate: nn.Module) -> float:
-        return _mean(held, dices(candidate, dataset, held, digests, recipe))
+        return _mean(held, answers(candidate))
 
-    state = fit(recipe, samples, judge, folder, key, network)
+    def answers(candidate: nn.Module) -> list[float]:
+        return world.gather(dices(candidate, dataset, world.share(held), digests, recipe))
+
+    state = Trainer(recipe, samples, judge, folder, shelf, world).fit(key, network)
     weights = _weights(state, recipe)
     if not weights:
         raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
     trained = assemble(recipe, weights).to(device())
-    found = dices(trained, dataset, held, digests, recipe)
-    _write_samples(folder, trained, found, dataset, held, digests, recipe)
-    _write(folder, state.progress, weights, recipe, fold, _mean(held, found), pseudo)
+    found = answers(trained)
+    if world.first:
+        _write_samples(folder, trained, found, dataset, held, digests, recipe)
+        _write(folder, state.progress, weights, recipe, fold, _mean(held, found), pseudo)
+    world.wait()
     return read_member(folder)
 
 
@@ -124,6 +137,10 @@ def _write(
         resumed_at=tuple(progress.resumed_at),
         weights=storage.sha256(data),
         version=__version__,
+        threads=progress.threads,
+        processes=progress.processes,
+        device=progress.device,
+        precision=progress.precision,
         pseudo=pseudo.digest,
     )
     storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())

@@ -1,92 +1,206 @@
 """The training loop. All that is random comes from (seed, epoch, sample), so the state is small and explicit."""
 
-import copy
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from backdrop import storage
-from backdrop.losses import make_loss
+from backdrop.errors import ConfigError, StorageError, TrainingError
+from backdrop.losses import Loss, make_loss
 from backdrop.models import build
 from backdrop.models.initialise import as_2017
 from backdrop.prediction import device
 from backdrop.progress import progress, say
 from backdrop.recipe import Recipe
-from backdrop.recipe.training import Optimiser
-from backdrop.schedules import begun, cycle_ends, locate, rate
-from backdrop.training.checkpoint import Checkpoint, Progress, Weights, read_checkpoint, write_checkpoint
-from backdrop.training.member import CHECKPOINTS, METRICS
+from backdrop.recipe.training import BceLog, Checkpoints
+from backdrop.schedules import cycle_ends, locate, rate
+from backdrop.training.compute import computing
+from backdrop.training.member import METRICS
 from backdrop.training.samples import Samples
-from backdrop.training.step import Batch, follow, make_optimiser, set_rate, train_step
+from backdrop.training.shelf import Shelf, Writer
+from backdrop.training.state import State, begin, new_optimiser, settings
+from backdrop.training.step import Batch, follow, set_rate, train_step
+from backdrop.training.world import ALONE, World
 
 Judge = Callable[[nn.Module], float]
+# A loss that is no number is noticed after so many steps at the latest: to look at each would make a GPU wait.
+LOOK = 64
+# Several processes ask the first one's clock only so often: each time they wait for each other.
+ASK = 8
 
 
-@dataclass
-class State:
-    """A training run between two epochs."""
-
-    network: nn.Module
-    average: nn.Module | None
-    optimiser: torch.optim.Optimizer
-    progress: Progress
-    selected: list[Weights]
-
-    def checkpoint(self) -> Checkpoint:
-        """What must be kept to go on from here."""
-        average = self.average.state_dict() if self.average else {}
-        return Checkpoint(self.progress, self.network.state_dict(), average, self.selected, self.optimiser.state_dict())
-
-    def candidate(self) -> nn.Module:
-        """What is judged: the running mean if there is one."""
-        return (self.average or self.network).eval()
-
-    def select(self, dice: float, epoch: int, cycle: int, most: int) -> None:
-        """Keeps the candidate's weights if it's the best of its cycle so far, and only the last `most` cycles."""
-        rows = self.progress.selected
-        if not rows or rows[-1]["cycle"] != cycle:
-            rows.append({"cycle": cycle, "epoch": epoch, "dice": -1.0})
-            self.selected.append({})
-        if dice > rows[-1]["dice"]:
-            rows[-1] = {"cycle": cycle, "epoch": epoch, "dice": dice}
-            self.selected[-1] = copy.deepcopy(self.candidate().state_dict())
-        del rows[:-most], self.selected[:-most]
-
-
-def fit(recipe: Recipe, samples: Samples, judge: Judge, folder: Path, key: str, start: nn.Module) -> State:
-    """Trains a member to its last epoch, from its newest checkpoint if it has one.
+class Trainer:
+    """One member's training, from its newest checkpoint if it has one.
 
     Args:
         recipe: what to train.
         samples: what to train on.
         judge: gives the out-of-fold Dice of a network in evaluation mode.
-        folder: the member folder; gets `metrics.jsonl` and checkpoints.
-        key: the member's content key.
-        start: the network with its first weights.
-
-    Returns:
-        The state after the last epoch; `selected` are the weights of the best epoch, or of each kept cycle's.
+        folder: the member folder; gets `metrics.jsonl`.
+        shelf: of the checkpoints.
+        world: the processes that train together.
 
     Raises:
-        MemberError: if all checkpoints are damaged.
-        StorageError: if the folder can't be written.
+        ConfigError: if the loss needs the whole batch in one process.
     """
-    state = _resume(recipe, folder, key, start)
-    _write_metrics(folder, state.progress)
-    with progress(f"{recipe.name} epoch", recipe.epochs - state.progress.epoch) as advance:
-        for epoch in range(state.progress.epoch, recipe.epochs):
-            _epoch(state, recipe, samples, judge, epoch)
-            _write_metrics(folder, state.progress)
-            write_checkpoint(folder / CHECKPOINTS, state.checkpoint())
-            row = state.progress.history[-1]
-            advance(f"loss {row['loss']:.4f} dice {row['dice']:.4f}")
-    return state
+
+    def __init__(
+        self, recipe: Recipe, samples: Samples, judge: Judge, folder: Path, shelf: Shelf, world: World = ALONE
+    ) -> None:
+        self.recipe, self.samples, self.judge = recipe, samples, judge
+        self.folder, self.shelf, self.world = folder, shelf, world
+        if world.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
+            raise ConfigError("A loss over the whole batch can't be shared by processes", "Set loss.over=image")
+        self.loss: Loss = make_loss(**recipe.loss.model_dump())
+
+    def fit(self, key: str, start: nn.Module) -> State:
+        """Trains to the last epoch.
+
+        Args:
+            key: the member's content key.
+            start: the network with its first weights.
+
+        Returns:
+            The state after the last epoch; `selected` are the weights of the best epoch, or of each kept cycle's.
+
+        Raises:
+            MemberError: if all checkpoints are damaged.
+            TrainingError: if a loss is no number.
+            StorageError: if checkpoints in S3 can't be listed.
+        """
+        saved = self.shelf.read()
+        self.world.wait()  # nobody writes there before all have read
+        recipe = self.recipe
+        state = begin(recipe, saved, start, key, self.world)
+        first, done = state.progress.epoch, len(state.progress.losses)
+        left = sum(len(self.samples.steps(epoch)) for epoch in range(first, recipe.epochs)) - done
+        with (
+            computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads),
+            Writer(self.shelf) as self.writer,
+            progress(f"{recipe.name} step", left) as self.advance,
+        ):
+            self.due = Due(recipe.checkpoint, state.progress.step)
+            self._write_metrics(state)
+            batches = self.samples.stream(first, done, device())
+            for _ in range(first, recipe.epochs):
+                self._epoch(state, batches)
+            if first < recipe.epochs:
+                self._save(state, wait=True)
+        return state
+
+    def _epoch(self, state: State, batches: Iterator[list[Batch]]) -> None:
+        epoch, recipe = state.progress.epoch, self.recipe
+        done = len(state.progress.losses)
+        if done == 0 and _begins_anew(recipe, epoch):
+            state.optimiser = new_optimiser(state.network, recipe, epoch)
+        now_rate = rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
+        set_rate(state.optimiser, now_rate)
+        state.network.train()
+        for index in range(done, len(self.samples.steps(epoch))):
+            state.pending.append(self._step(state, next(batches)))
+            if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
+                self._replay(state, epoch, index)
+            self._after_step(state)
+        self._settle(state)
+        state.end_epoch(now_rate, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
+        self._write_metrics(state)
+        if self.due.now(state, self.world):
+            self._save(state)
+
+    def _step(self, state: State, batches: list[Batch]) -> torch.Tensor:
+        recipe, progress = self.recipe, state.progress
+        # What a layer draws at random depends on the step alone, so that it needn't be kept.
+        torch.manual_seed((recipe.seed * 2**32 + progress.step) % 2**63)
+        loss = train_step(
+            state.model,
+            state.optimiser,
+            self.loss,
+            batches,
+            settings(recipe, progress.epoch).clip_norm,
+            recipe.accumulate.reduce == "sum",
+            progress.precision == "bf16",
+            recipe.on_nan == "skip",
+        )
+        progress.step += 1
+        if state.average and recipe.ema:
+            follow(state.average, state.network, recipe.ema, progress.step)
+        return loss
+
+    def _replay(self, state: State, epoch: int, index: int) -> None:
+        """One more step on the hardest of the last batches; its loss isn't counted."""
+        self._settle(state)
+        steps = range(index + 1 - (self.recipe.replay_every or 1), index + 1)
+        losses = {step: state.progress.losses[step] for step in steps}
+        numbers = {step: loss for step, loss in losses.items() if not math.isnan(loss)}
+        if numbers:
+            hardest = self.samples.steps(epoch)[max(numbers, key=lambda step: numbers[step])]
+            self._step(state, self.samples.batches(epoch, hardest, device()))
+
+    def _after_step(self, state: State) -> None:
+        self.advance(f"epoch {state.progress.epoch}{_last(state)}")
+        if self.due.now(state, self.world):
+            self._save(state)
+        elif len(state.pending) >= LOOK:
+            self._settle(state)
+
+    def _settle(self, state: State) -> None:
+        """Takes the losses from the device and looks at them.
+
+        Raises:
+            TrainingError: if one is no number, and such steps aren't to be skipped.
+        """
+        before = len(state.progress.losses)
+        state.settle()
+        steps = self.samples.steps(state.progress.epoch)
+        for index, loss in enumerate(state.progress.losses[before:], start=before):
+            if not math.isfinite(loss):
+                where = f"epoch {state.progress.epoch}, step {index}: {', '.join(self.samples.names(steps[index]))}"
+                if self.recipe.on_nan == "stop":
+                    remedy = "Look at these files, lower the rates, or --set on_nan=skip"
+                    raise TrainingError(f"The loss is no number at {where}", remedy)
+                say(f"Skipped, as its loss is no number: {where}")
+
+    def _save(self, state: State, wait: bool = False) -> None:
+        """Hands a checkpoint to the writer, if it isn't busy: what is due then is made later."""
+        self._settle(state)
+        if self.world.first and (wait or not self.writer.busy):
+            self.writer.submit(state.checkpoint())
+        self.due.reset(state.progress.step)
+
+    def _write_metrics(self, state: State) -> None:
+        """Written anew from the state each time, so that a resumed run leaves neither gap nor duplicate."""
+        if not self.world.first:
+            return
+        lines = [json.dumps(row) + "\n" for row in state.progress.history]
+        try:
+            storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
+        except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
+            say(f"Training goes on: {error}")
+
+
+class Due:
+    """When the next checkpoint is due."""
+
+    def __init__(self, every: Checkpoints, step: int) -> None:
+        self._every = every
+        self.reset(step)
+
+    def reset(self, step: int) -> None:
+        """A checkpoint was made at this step."""
+        self._step, self._time = step, time.monotonic()
+
+    def now(self, state: State, world: World) -> bool:
+        """Whether one is due; all processes have the same answer."""
+        step = state.progress.step
+        if self._every.every_steps and step - self._step >= self._every.every_steps:
+            return True
+        late = time.monotonic() - self._time >= self._every.every_s
+        return world.told(late) if world.size > 1 and step % ASK == 0 else late and world.size == 1
 
 
 def first_network(recipe: Recipe) -> nn.Module:
@@ -99,72 +213,9 @@ def first_network(recipe: Recipe) -> nn.Module:
         return network
 
 
-def _resume(recipe: Recipe, folder: Path, key: str, start: nn.Module) -> State:
-    network = start.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads omit it
-    average = copy.deepcopy(network) if recipe.ema else None
-    saved = read_checkpoint(folder / CHECKPOINTS)
-    if saved is None:
-        return State(network, average, _optimiser(network, _settings(recipe, 0)), Progress(key), [])
-    network.load_state_dict(saved.weights)
-    if average:
-        average.load_state_dict(saved.average)
-    optimiser = _optimiser(network, _settings(recipe, max(0, saved.progress.epoch - 1)))
-    optimiser.load_state_dict(saved.optimiser)
-    saved.progress.resumed_at.append(saved.progress.step)
-    say(f"Going on at epoch {saved.progress.epoch}, step {saved.progress.step}")
-    return State(network, average, optimiser, saved.progress, saved.selected)
-
-
-def _epoch(state: State, recipe: Recipe, samples: Samples, judge: Judge, epoch: int) -> None:
-    started = time.monotonic()
-    if _begins_anew(recipe, epoch):
-        state.optimiser = _optimiser(state.network, _settings(recipe, epoch))
-    dices = [row["dice"] for row in state.progress.history]
-    now_rate = rate(recipe.schedule, recipe.epochs, epoch, dices)
-    set_rate(state.optimiser, now_rate)
-    loss = _train_epoch(state, recipe, samples, epoch)
-    dice = judge(state.candidate())
-    state.select(dice, epoch, _cycle(recipe, epoch), recipe.snapshots or 1)
-    seconds = time.monotonic() - started
-    state.progress.seconds += seconds
-    state.progress.epoch = epoch + 1
-    now = time.time_ns() // 1_000_000
-    row = {"epoch": epoch, "rate": now_rate, "loss": loss, "dice": dice, "seconds": round(seconds, 3), "time_ms": now}
-    state.progress.history.append(row)
-
-
-def _train_epoch(state: State, recipe: Recipe, samples: Samples, epoch: int) -> float:
-    """The epoch's mean loss; what is replayed isn't in it."""
-    state.network.train()
-    loss_function = make_loss(**recipe.loss.model_dump())
-    clip_norm, add_up = _settings(recipe, epoch).clip_norm, recipe.accumulate.reduce == "sum"
-
-    def step(batches: list[Batch]) -> torch.Tensor:
-        loss = train_step(state.network, state.optimiser, loss_function, batches, clip_norm, add_up)
-        state.progress.step += 1
-        if state.average and recipe.ema:
-            follow(state.average, state.network, recipe.ema, state.progress.step)
-        return loss
-
-    losses: list[torch.Tensor] = []
-    hardest: tuple[float, list[Batch]] | None = None
-    for batches in _grouped(samples.batches(epoch, device()), recipe.accumulate.batches):
-        losses.append(step(batches))
-        if recipe.replay_every is None:
-            continue
-        if hardest is None or float(losses[-1]) > hardest[0]:
-            hardest = float(losses[-1]), batches
-        if len(losses) % recipe.replay_every == 0:
-            step(hardest[1])
-            hardest = None
-    return float(torch.stack(losses).mean())
-
-
-def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """So many at a time; the last of an epoch may be fewer."""
-    left = iter(batches)
-    while group := list(islice(left, size)):
-        yield group
+def _last(state: State) -> str:
+    rows = state.progress.history
+    return f", last loss {rows[-1]['loss']:.4f} dice {rows[-1]['dice']:.4f}" if rows and rows[-1]["loss"] else ""
 
 
 def _cycle(recipe: Recipe, epoch: int) -> int:
@@ -175,20 +226,4 @@ def _cycle(recipe: Recipe, epoch: int) -> int:
 def _begins_anew(recipe: Recipe, epoch: int) -> bool:
     index, start, _ = locate(recipe.schedule, recipe.epochs, epoch)
     named = recipe.schedule[index].optimiser is not None
-    return (named and epoch == start) or _settings(recipe, epoch).forgetful
-
-
-def _settings(recipe: Recipe, epoch: int) -> Optimiser:
-    """Those of the latest phase that names an optimiser, else the recipe's own."""
-    phases = begun(recipe.schedule, recipe.epochs, epoch)
-    return next((phase.optimiser for phase in phases if phase.optimiser), recipe.optimiser)
-
-
-def _optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.Optimizer:
-    return make_optimiser(network, settings.name, settings.weight_decay, settings.momentum)
-
-
-def _write_metrics(folder: Path, progress: Progress) -> None:
-    """Written anew from the state each time, so that a resumed run leaves neither gap nor duplicate."""
-    lines = [json.dumps(row) + "\n" for row in progress.history]
-    storage.write_bytes(folder / METRICS, "".join(lines).encode())
+    return (named and epoch == start) or settings(recipe, epoch).forgetful

@@ -33,7 +33,8 @@ class MemberRecord(Record):
     `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
     best epoch (of those kept, if there are several);
     `resumed_at` the steps at which a killed run went on; `weights` the sha256 of the weights' file;
-    `version` the package's; `pseudo` the digest of the pseudo-labelled photographs, empty without.
+    `version` the package's; `pseudo` the digest of the pseudo-labelled photographs, empty without; `threads`,
+    `processes`, `device` and `precision` what it was computed with: with others the weights would have other last bits.
     """
 
     key: str
@@ -48,6 +49,10 @@ class MemberRecord(Record):
     resumed_at: tuple[int, ...]
     weights: str
     version: str
+    threads: int
+    processes: int
+    device: str
+    precision: str
     pseudo: str = ""
 
 

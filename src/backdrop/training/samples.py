@@ -5,17 +5,21 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from backdrop.augmentation import Augmenter
 from backdrop.dataset import Digests, Photo, read_pair
+from backdrop.errors import ConfigError
 from backdrop.prediction import normalise, to_input
 from backdrop.recipe import Recipe
 from backdrop.recipe.augmentation import Change
 from backdrop.schedules import begun
 from backdrop.training.step import Batch
+from backdrop.training.world import ALONE, World
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
+Key = tuple[int, int]  # epoch and sample
+Step = list[list[int]]  # the samples of each of a step's batches
 GPU_WORKERS = 4
 
 
@@ -27,37 +31,85 @@ class Samples(Dataset[Item]):
         digests: sha256 of image and mask by stem; a file that changed is refused as it is read.
         recipe: says size, augmentation and seed.
         pseudo: photographs whose masks were predicted; they weigh as the recipe says.
+        world: the processes that share each batch.
+
+    Raises:
+        ConfigError: if there are more processes than a batch has images.
     """
 
-    def __init__(self, photos: Sequence[Photo], digests: Digests, recipe: Recipe, pseudo: Sequence[Photo] = ()) -> None:
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        digests: Digests,
+        recipe: Recipe,
+        pseudo: Sequence[Photo] = (),
+        world: World = ALONE,
+    ) -> None:
         self.photos = [*photos, *pseudo]
         self.weights = [1.0] * len(photos) + [recipe.pseudo_weight] * len(pseudo)
         self.weighted = bool(pseudo)
         self.digests = digests
         self.recipe = recipe
-        self.augmenter = Augmenter(recipe.augmentation, recipe.seed)
-        self.epoch = 0
+        self.world = world
+        self._augmenters: dict[Sequence[Change], Augmenter] = {}
+        if min(recipe.batch_size, len(self)) < world.size:
+            raise ConfigError(f"{world.size} processes can't share a batch of {recipe.batch_size}", "Start fewer")
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
         image, mask = read_pair(self.photos[index], self.digests)
         soft = to_input(mask.astype(np.uint8) * 255, self.recipe.input)
-        changed = self.augmenter(to_input(image, self.recipe.input), soft, self.epoch, index)
+        changed = self._augmenter(epoch)(to_input(image, self.recipe.input), soft, epoch, index)
         return *changed, np.float32(self.weights[index])
 
-    def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
-        """The epoch's batches on the device, changed as the epoch's phase says."""
-        self.epoch = epoch
-        self.augmenter = Augmenter(_augmentation(self.recipe, epoch), self.recipe.seed)
-        workers = GPU_WORKERS if device.type == "cuda" else 0
+    def steps(self, epoch: int) -> list[Step]:
+        """The epoch's optimiser steps, all processes together; the last one may have fewer batches."""
         order = epoch_order(len(self), self.recipe.seed, epoch, self.recipe.batch_size)
-        loader = DataLoader(self, batch_sampler=order, num_workers=workers, pin_memory=workers > 0)
-        for images, targets, weights in loader:
-            inputs = normalise(images.to(device, non_blocking=True), self.recipe.input)
-            masks = targets.to(device, non_blocking=True)[:, None].float() / 255
-            yield Batch(inputs, masks, weights.to(device) if self.weighted else None)
+        size = self.recipe.accumulate.batches
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def stream(self, epoch: int, done: int, device: torch.device) -> Iterator[list[Batch]]:
+        """The batches of each step on the device, from one step to the end of training.
+
+        Args:
+            epoch: the first epoch.
+            done: how many of its steps to leave out.
+            device: where the batches are wanted.
+        """
+        first = self.steps(epoch)[done:] if epoch < self.recipe.epochs else []
+        later = ((e, step) for e in range(epoch + 1, self.recipe.epochs) for step in self.steps(e))
+        steps = [*((epoch, step) for step in first), *later]
+        workers = GPU_WORKERS if device.type == "cuda" else 0
+        keys = [[(e, index) for index in self.world.share(batch)] for e, step in steps for batch in step]
+        loader = iter(DataLoader(self, batch_sampler=keys, num_workers=workers, pin_memory=workers > 0))
+        for _, step in steps:
+            yield [self._to(device, next(loader), batch) for batch in step]
+
+    def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
+        """A step's batches once more."""
+        parts = [[(epoch, index) for index in self.world.share(batch)] for batch in step]
+        made = [default_collate([self[key] for key in part]) for part in parts]
+        return [self._to(device, *pair) for pair in zip(made, step, strict=True)]
+
+    def names(self, step: Step) -> list[str]:
+        """The files of a step's photographs."""
+        return [str(self.photos[index].image) for batch in step for index in batch]
+
+    def _to(self, device: torch.device, made: Sequence[torch.Tensor], batch: Sequence[int]) -> Batch:
+        images, targets, weights = (part.to(device, non_blocking=True) for part in made)
+        whole = float(sum(np.float32(self.weights[index]) for index in batch)) if self.world.size > 1 else None
+        masks = targets[:, None].float() / 255
+        inputs = normalise(images, self.recipe.input)
+        return Batch(inputs, masks, weights if self.weighted else None, whole, self.world.size)
+
+    def _augmenter(self, epoch: int) -> Augmenter:
+        changes = _augmentation(self.recipe, epoch)
+        if changes not in self._augmenters:
+            self._augmenters[changes] = Augmenter(changes, self.recipe.seed)
+        return self._augmenters[changes]
 
 
 def _augmentation(recipe: Recipe, epoch: int) -> Sequence[Change]:

@@ -1,0 +1,94 @@
+"""The processes that train one member together, one for each GPU of a pod; `torchrun` starts them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# One process judges or writes while the others wait; how long that takes is no fault.
+PATIENCE = timedelta(days=1)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those that train together; the first one writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module, sync_batch_norm: bool) -> nn.Module:
+        """The network with gradients averaged over all processes."""
+        if self.size == 1:
+            return network
+        if sync_batch_norm:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch left it untyped
+        return DistributedDataParallel(network)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over processes of each value."""
+        if self.size > 1:
+            values = values.clone()
+            distributed.all_reduce(values)
+            values /= self.size
+        return values
+
+    def align(self, network: nn.Module) -> None:
+        """Gives all processes the first one's weights and statistics: batch norm's differ, each saw other images."""
+        if self.size > 1:
+            for tensor in network.state_dict().values():
+                distributed.broadcast(tensor, src=0)
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of some work."""
+        return items[self.rank :: self.size]
+
+    def gather(self, mine: Sequence[T]) -> list[T]:
+        """What all have made of their parts, in the order of the whole."""
+        if self.size == 1:
+            return list(mine)
+        parts: list[Sequence[T]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(parts, list(mine))
+        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+
+    def told(self, word: T) -> T:
+        """The first process's word."""
+        words = [word]
+        if self.size > 1:
+            distributed.broadcast_object_list(words, src=0)
+        return words[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+ALONE = World()
+
+
+@contextmanager
+def join() -> Iterator[World]:
+    """Joins the processes that `torchrun` started; a process that it didn't start is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield World(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

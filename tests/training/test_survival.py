@@ -1,0 +1,287 @@
+"""What a killed, damaged or starved training does: it goes on, to the same bits."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from backdrop.errors import MemberError, StorageError, TrainingError
+from backdrop.folds import read_plan
+from backdrop.steps.train import train
+from backdrop.training import loop
+from backdrop.training.member import MemberRecord, read_member
+from backdrop.training.samples import Samples
+from backdrop.training.shelf import Shelf
+from backdrop.training.step import Batch
+from tests.conftest import SMALL
+
+# Three epochs of all that has a memory: momentum, a running mean, replayed batches, several batches a step, cycles.
+EVERYTHING = (
+    *SMALL,
+    "epochs=3",
+    "batch_size=1",
+    "accumulate.batches=2",
+    "ema=0.9",
+    "replay_every=2",
+    "snapshots=2",
+    "schedule=[{kind: cycle, epochs: 3, rates: [0.01, 0.001]}]",
+    "augmentation=[{kind: affine}, {kind: hsv}]",
+    "checkpoint.every_steps=1",
+)
+RUN = """
+import sys
+from backdrop.steps.train import train
+data, plan, out, *overrides = sys.argv[1:]
+train(data, plan, "tiny", 0, out, overrides)
+"""
+
+
+def start(data: Path, plan: Path, out: Path, overrides: tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", RUN, str(data), str(plan), str(out), *overrides]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("checkpoints/[0-9]*"))
+
+
+def kill_at(process: "subprocess.Popen[bytes]", out: Path, delay_s: float, writing: bool) -> None:
+    """Kills a training some time after its first checkpoint, or then as soon as another one is being written."""
+    while not checkpoints(out) and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(delay_s)
+    while writing and process.poll() is None and not list(out.glob("checkpoints/.[0-9]*")):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def metrics(out: Path) -> list[tuple[int, float, float, float]]:
+    return [(row["epoch"], row["rate"], row["loss"], row["dice"]) for row in read_member(out).history()]
+
+
+def kill_again_and_again(data: Path, plan: Path, tmp_path: Path, kills: int, seed: int) -> None:
+    """Kills a run at random moments until it has been killed so often in all, beginning anew whenever it ended."""
+    whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), EVERYTHING).member
+    chance, killed, round_ = random.Random(seed), 0, 0
+    while killed < kills:
+        out, before, round_ = tmp_path / f"killed-{round_}", killed, round_ + 1
+        while killed < kills and killed - before < 4:
+            process = start(data, plan, out, EVERYTHING)
+            kill_at(process, out, chance.uniform(0, 0.3), writing=chance.random() < 0.3)
+            if (out / "member.json").exists():
+                break
+            killed += 1
+        resumed = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
+        assert resumed.weights == whole.weights
+        assert metrics(out) == metrics(tmp_path / "whole")
+        if killed > before:
+            assert resumed.resumed_at
+            assert min(resumed.resumed_at) > 0
+
+
+@pytest.fixture
+def longer(data: Path) -> Path:
+    """More photographs, so that an epoch has enough steps to be killed at."""
+    for source in sorted((data / "train").glob("*.jpg")):
+        car, view = source.stem.split("_")
+        for copy in (3, 4, 5, 6):
+            name = f"{car}_{int(view) + 2 * copy:02d}"
+            shutil.copy(source, data / "train" / f"{name}.jpg")
+            shutil.copy(data / "train_masks" / f"{source.stem}_mask.png", data / "train_masks" / f"{name}_mask.png")
+    return data
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(longer: Path, plan: Path, tmp_path: Path) -> None:
+    kill_again_and_again(longer, plan, tmp_path, kills=4, seed=0)
+
+
+@pytest.mark.slow
+def test_forty_kills_change_no_bit(longer: Path, plan: Path, tmp_path: Path) -> None:
+    kill_again_and_again(longer, plan, tmp_path, kills=40, seed=1)
+
+
+@pytest.fixture
+def unfinished(data: Path, plan: Path, tmp_path: Path) -> tuple[Path, MemberRecord]:
+    """A training with its last two checkpoints, and what it comes to."""
+    out = tmp_path / "m"
+    whole = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
+    (out / "member.json").unlink()
+    return out, whole
+
+
+def damages(newest: Path) -> Iterator[str]:
+    """Damages the newest checkpoint, one way after another, and mends it again."""
+    chance = random.Random(0)
+    whole = {path: path.read_bytes() for path in newest.iterdir()}
+    for path, data in whole.items():
+        for _ in range(2):
+            bits = bytearray(data)
+            bits[chance.randrange(len(bits))] ^= 1 << chance.randrange(8)
+            path.write_bytes(bits)
+            yield f"a bit of {path.name}"
+            path.write_bytes(data[: chance.randrange(len(data))])
+            yield f"{path.name} cut short"
+        path.unlink()
+        yield f"no {path.name}"
+        path.write_bytes(data)
+    shutil.rmtree(newest)
+    yield "nothing at all"
+
+
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(
+    unfinished: tuple[Path, MemberRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = unfinished
+    older, newest = checkpoints(out)
+    count = 0
+    for what in damages(newest):
+        found = Shelf(out / "checkpoints").read()
+        assert found is not None
+        assert found.progress.step == int(older.name.split("-")[1]), what
+        assert f"{newest} is damaged" in capsys.readouterr().err, what
+        count += 1
+    assert count >= 20
+
+
+def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_weights(
+    unfinished: tuple[Path, MemberRecord], data: Path, plan: Path
+) -> None:
+    out, whole = unfinished
+    older, newest = checkpoints(out)
+    (newest / "weights.safetensors").write_bytes(b"")
+    resumed = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
+    assert resumed.resumed_at == (int(older.name.split("-")[1]),)
+    assert resumed.weights == whole.weights
+
+
+def test_with_all_damaged_nothing_begins_anew_in_silence(
+    unfinished: tuple[Path, MemberRecord], data: Path, plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = unfinished
+    for folder in checkpoints(out):
+        shutil.rmtree(folder)
+    with pytest.raises(MemberError, match=r"All checkpoints in .* are damaged\. Begin anew with --fresh"):
+        train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING)
+    anew = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING, fresh=True).member
+    assert "Discarding the training at epoch-step 00003-" in capsys.readouterr().err
+    assert anew.resumed_at == ()
+    assert anew.weights == whole.weights
+    again = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING, fresh=True)
+    assert not again.reused
+    assert "Discarding" in capsys.readouterr().err
+
+
+def test_a_checkpoint_made_with_other_threads_goes_on_with_its_own(
+    unfinished: tuple[Path, MemberRecord], data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = unfinished
+    shutil.rmtree(checkpoints(out)[-1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        resumed = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
+    finally:
+        torch.set_num_threads(before)
+    assert resumed.threads == whole.threads == before
+    assert resumed.weights == whole.weights
+
+
+def test_checkpoints_are_no_part_of_what_a_member_is(data: Path, plan: Path, tmp_path: Path) -> None:
+    often = train(str(data), str(plan), "tiny", 0, str(tmp_path / "a"), (*SMALL, "checkpoint.every_steps=1")).member
+    seldom = train(str(data), str(plan), "tiny", 0, str(tmp_path / "b"), SMALL).member
+    assert (often.key, often.weights) == (seldom.key, seldom.weights)
+    header = (tmp_path / "a" / "weights.safetensors").read_bytes()
+    assert "__metadata__" not in json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+
+
+def test_a_full_disk_costs_checkpoints_but_not_the_training(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), EVERYTHING).member
+    out, room = tmp_path / "m", tmp_path / "full"
+    room.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(room)], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        out.mkdir()
+        (out / "checkpoints").symlink_to(room)
+        (room / "ballast").write_bytes(b"x" * 60_000)
+        full = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
+        said = capsys.readouterr().err
+        assert "training goes on" in said
+        assert "No space left on device" in said
+        assert full.weights == whole.weights
+        assert not [path for path in room.rglob("*") if path.name not in ("ballast", "index.json")]
+    finally:
+        subprocess.run(["umount", str(room)], check=True)
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(out)], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        fit = loop.Trainer.fit
+
+        def fill(*args: object) -> object:
+            state = fit(*args)  # type: ignore[arg-type]
+            left = shutil.disk_usage(out).free
+            (out / "ballast").write_bytes(bytes(left))
+            return state
+
+        monkeypatch.setattr(loop.Trainer, "fit", fill)
+        with pytest.raises((StorageError, OSError), match="No space left on device"):
+            train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING)
+        assert not (out / "member.json").exists()
+        monkeypatch.undo()
+        (out / "ballast").unlink()
+        assert train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member.resumed_at
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+
+
+class Poisoned(Samples):
+    """The first photograph is no number."""
+
+    def stream(self, epoch: int, done: int, device: torch.device) -> Iterator[list[Batch]]:
+        steps = [step for later in range(epoch, self.recipe.epochs) for step in self.steps(later)][done:]
+        for step, batches in zip(steps, super().stream(epoch, done, device), strict=True):
+            for indices, batch in zip(step, batches, strict=True):
+                if 0 in indices:
+                    batch.images[indices.index(0)] = torch.nan
+            yield batches
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backdrop.training.fold.Samples", Poisoned)
+
+
+def test_a_loss_that_is_no_number_names_the_batch(poisoned: None, data: Path, plan: Path, tmp_path: Path) -> None:
+    first = read_plan(plan).training(0)[0].image
+    with pytest.raises(TrainingError, match=rf"The loss is no number at epoch 0, step \d: .*{first}\.jpg.*on_nan=skip"):
+        train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "checkpoint.every_steps=1"))
+
+
+def test_a_loss_that_is_no_number_can_be_skipped(
+    poisoned: None, data: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "on_nan=skip")).member
+    assert record.dice >= 0
+    assert "Skipped, as its loss is no number: epoch 0, step" in capsys.readouterr().err
+    weights = read_member(tmp_path / "m").network().state_dict()
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert all(row["loss"] > 0 for row in read_member(tmp_path / "m").history())
