@@ -17,6 +17,7 @@ LAYERS = [
         "progress",
         "config",
         "masks",
+        "s3",
         "storage",
         "submission",
         "dataset",

@@ -7,7 +7,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from backdrop import storage
+from backdrop import s3, storage
 from backdrop.dataset import open_dataset
 from backdrop.errors import StorageError
 from backdrop.steps.split import split
@@ -29,11 +29,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         "BACKDROP_CACHE": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
-    storage._s3.cache_clear()
+    s3.client.cache_clear()
     boto3.client("s3").create_bucket(Bucket="photos")
     yield "s3://photos"
     server.stop()
-    storage._s3.cache_clear()
+    s3.client.cache_clear()
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_plans_and_members_can_live_in_s3(bucket: str, data: Path, tmp_path: Pat
     split(str(data), f"{bucket}/plan.csv", folds=2, holdout=0.15)
     record = train(str(data), f"{bucket}/plan.csv", "tiny", 0, f"{bucket}/members/{{key}}", (*SMALL, "epochs=1"))
     assert record.address == f"{bucket}/members/{record.member.key[:12]}"
-    names = {name for name, *_ in storage._list(record.address)}
+    names = {name for name, *_ in s3.listing(record.address)}
     assert {"member.json", "weights.safetensors", "recipe.yaml", "metrics.jsonl"} <= names
 
 
@@ -124,7 +124,7 @@ def test_s3_errors_name_the_address_and_the_remedy(bucket: str, monkeypatch: pyt
         storage.read_bytes("s3:///x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._s3.cache_clear()
+    s3.client.cache_clear()
     with pytest.raises(StorageError, match=r"Could not connect.*Check the address, AWS_ENDPOINT_URL"):
         storage.read_bytes(f"{bucket}/x")
 

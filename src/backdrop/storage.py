@@ -1,28 +1,23 @@
 """Files, here or in S3: read whole, written whole or not at all.
 
-An address is a local path or `s3://bucket/key`. S3 credentials and endpoint come from boto3's own places
-(environment, mounted files), never from an argument.
+An address is a local path or `s3://bucket/key`.
 """
 
 import contextlib
 import errno
 import hashlib
-import http
 import os
 import shutil
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from typing import Any
 
+from backdrop import s3
 from backdrop.errors import StorageError
 
-S3_THREADS = 8
 URL_TIMEOUT_S = 60
-DIGEST = "sha256"  # the name under which an object carries its own
 
 
 def is_remote(address: str | Path) -> bool:
@@ -47,10 +42,7 @@ def read_bytes(address: str | Path) -> bytes:
         StorageError: if it doesn't exist or can't be read.
     """
     if is_remote(address):
-        bucket, key = _split(str(address))
-        with _s3_errors(str(address)):
-            body: bytes = _s3().get_object(Bucket=bucket, Key=key)["Body"].read()
-            return body
+        return s3.read(str(address))
     if str(address).startswith(("https://", "http://")):
         return _download_url(str(address))
     try:
@@ -66,9 +58,7 @@ def write_bytes(address: str | Path, data: bytes) -> None:
         StorageError: if it can't be written: no right, no room, no bucket.
     """
     if is_remote(address):
-        bucket, key = _split(str(address))
-        with _s3_errors(str(address)):
-            _s3().put_object(Bucket=bucket, Key=key, Body=data)
+        s3.write(str(address), data)
         return
     target = Path(address)
     with disk_errors(target), _temporary_beside(target) as temporary:
@@ -115,9 +105,9 @@ def upload_folder(folder: Path, address: str, key_file: str) -> int:
     rest, last = [[path for path in files if (path == folder / key_file) == wanted] for wanted in (False, True)]
 
     def one(path: Path) -> bool:
-        return _upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+        return s3.upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
 
-    with ThreadPoolExecutor(S3_THREADS) as pool:
+    with ThreadPoolExecutor(s3.THREADS) as pool:
         return sum(pool.map(one, rest)) + sum(map(one, last))
 
 
@@ -127,7 +117,7 @@ def exists(address: str | Path) -> bool:
     Raises:
         StorageError: if S3 doesn't answer.
     """
-    return _metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
+    return s3.metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
 
 
 def list_files(address: str | Path) -> list[str]:
@@ -137,8 +127,7 @@ def list_files(address: str | Path) -> list[str]:
         StorageError: if S3 doesn't answer.
     """
     if is_remote(address):
-        with _s3_errors(str(address)):
-            return [name for name, *_ in _list(str(address))]
+        return [name for name, *_ in s3.listing(str(address))]
     folder = Path(address)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
@@ -154,11 +143,8 @@ def remove_folder(address: str | Path, key_file: str) -> None:
         (Path(address) / key_file).unlink(missing_ok=True)
         shutil.rmtree(address, ignore_errors=True)
         return
-    bucket, key = _split(str(address))
-    with _s3_errors(str(address)):
-        names = sorted(list_files(address), key=lambda name: name != key_file)
-        for name in names:
-            _s3().delete_object(Bucket=bucket, Key=f"{key.rstrip('/')}/{name}")
+    for name in sorted(list_files(address), key=lambda name: name != key_file):
+        s3.delete(f"{str(address).rstrip('/')}/{name}")
 
 
 def local_folder(address: str | Path) -> Path:
@@ -175,15 +161,14 @@ def local_folder(address: str | Path) -> Path:
         if not folder.is_dir():
             raise StorageError(f"{folder} is not a folder", "Check the path")
         return folder
-    with _s3_errors(str(address)):
-        listing = _list(str(address))
+    listing = s3.listing(str(address))
     if not listing:
         raise StorageError(f"{address} holds no objects", "Check bucket and prefix")
     digest = sha256(repr([(str(address), *entry) for entry in listing]).encode())
     folder = cache_folder() / "datasets" / digest
     if not folder.is_dir():
-        with disk_errors(folder), _temporary_beside(folder) as temporary, _s3_errors(str(address)):
-            _download(str(address), [name for name, *_ in listing], temporary)
+        with disk_errors(folder), _temporary_beside(folder) as temporary:
+            s3.download(str(address), [name for name, *_ in listing], temporary)
             _replace_folder(temporary, folder)
     return folder
 
@@ -231,93 +216,3 @@ def _download_url(address: str) -> bytes:
             return body
     except OSError as error:
         raise StorageError(f"{address} can't be read ({error})", "Check the address, or download the file") from error
-
-
-def _split(address: str) -> tuple[str, str]:
-    bucket, _, key = address.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise StorageError(f"{address} names no bucket", "Write it as s3://bucket/prefix")
-    return bucket, key
-
-
-@cache
-def _s3() -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise StorageError("s3:// needs boto3, which isn't installed", "pip install 'backdrop[s3]'") from error
-    # Checksums only where the protocol demands them: many S3 look-alikes refuse or garble the newer ones.
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
-        connect_timeout=10,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path"},
-    )
-    return boto3.client("s3", config=config)
-
-
-@contextlib.contextmanager
-def _s3_errors(address: str) -> Iterator[None]:
-    _s3()
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError, Boto3Error) as error:
-        remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
-        raise StorageError(f"{address}: S3 says: {' '.join(str(error).split())}", remedy) from error
-
-
-def _metadata(address: str) -> dict[str, str] | None:
-    """What an object carries, names in small letters (some servers send capitals); None if there is no such object."""
-    from botocore.exceptions import ClientError
-
-    bucket, key = _split(address)
-    with _s3_errors(address):
-        try:
-            found: dict[str, str] = _s3().head_object(Bucket=bucket, Key=key)["Metadata"]
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == http.HTTPStatus.NOT_FOUND:
-                return None
-            raise
-    return {name.lower(): value for name, value in found.items()}
-
-
-def _upload(path: Path, address: str) -> bool:
-    """Uploads a file unless S3 has it already; whether it had to."""
-    bucket, key = _split(address)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if (_metadata(address) or {}).get(DIGEST) == digest:
-        return False
-    with _s3_errors(address):
-        _s3().upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {DIGEST: digest}})
-    return True
-
-
-def _list(address: str) -> list[tuple[str, int, str]]:
-    """Name below the prefix, size and ETag of every object, sorted."""
-    bucket, key = _split(address)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    pages = _s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    entries = [entry for page in pages for entry in page.get("Contents", [])]
-    found = [(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"]) for entry in entries]
-    return sorted(entry for entry in found if entry[0] and not entry[0].endswith("/"))
-
-
-def _download(address: str, names: list[str], folder: Path) -> None:
-    bucket, key = _split(address)
-
-    def one(name: str) -> None:
-        target = folder / name
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(f"{address} holds an object named {name}", "Rename it: it would leave its folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _s3().download_file(bucket, f"{key.rstrip('/')}/{name}".lstrip("/"), str(target))
-
-    folder.mkdir(parents=True)
-    with ThreadPoolExecutor(S3_THREADS) as pool:
-        list(pool.map(one, names))

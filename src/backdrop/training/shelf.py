@@ -119,6 +119,8 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         """Waits for what is being written."""
         self._thread.shutdown(wait=True)
+        if self._last and kind is None:
+            self._last.result()
 
     @property
     def busy(self) -> bool:
@@ -126,7 +128,9 @@ class Writer:
         return self._last is not None and not self._last.done()
 
     def submit(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint that nobody changes any more."""
+        """Begins to write a checkpoint that nobody changes any more; raises what the last one's writing raised."""
+        if self._last:
+            self._last.result()
         self._last = self._thread.submit(self._write, checkpoint)
 
     def _write(self, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,97 @@
+"""A proxy before a server that does to some of the calls what networks and busy servers do."""
+
+import http.client
+import itertools
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Forwards each call to `port`, or, for a share of them, drawn from a seed, does one of the `faults` in turn."""
+
+    daemon_threads = True
+    faults = ("cut", "busy", "silent", "closed")
+
+    def __init__(self, port: int, share: float, seed: int, silence_s: float) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target, self.share, self.silence_s = port, share, silence_s
+        self.seen: Counter[str] = Counter()  # faults by name, and calls by method
+        self._chance, self._lock = random.Random(seed), threading.Lock()
+        self._cut, self._uncut = itertools.cycle(self.faults), itertools.cycle(self.faults[1:])
+        self.stopping = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fault(self, method: str) -> str:
+        """What happens to this call: nothing, or one of the faults; only a body that is read can be cut."""
+        with self._lock:
+            self.seen[method] += 1
+            if self._chance.random() >= self.share:
+                return ""
+            turns = self._cut if method == "GET" else self._uncut
+            name = next(turns)
+            self.seen[name] += 1
+            return name
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FaultyProxy
+    protocol_version = "HTTP/1.1"
+
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.server.fault(self.command)
+        if fault in ("closed", "silent"):
+            self.server.stopping.wait(self.server.silence_s if fault == "silent" else 0)
+            self.close_connection = True
+            return
+        if fault == "busy":
+            self._answer(503, [("Content-Type", "application/xml")], BUSY, len(BUSY))
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.target)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        length = int(answer.headers.get("Content-Length") or len(data))
+        if fault == "cut" and data:
+            data, self.close_connection = data[: len(data) // 2], True
+        self._answer(answer.status, answer.getheaders(), data, length)
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward  # noqa: N815  # http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def faulty(port: int, share: float, seed: int = 0, silence_s: float = 2.0) -> Iterator[FaultyProxy]:
+    """Runs the proxy while the block lasts."""
+    proxy = FaultyProxy(port, share, seed, silence_s)
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stopping.set()
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
