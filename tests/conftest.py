@@ -18,6 +18,12 @@ settings.load_profile("patient")
 HEIGHT, WIDTH = 48, 64
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests leave nothing in the cache of whoever runs them."""
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def draw_pair(folder: Path, stem: str, seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     """A dark ellipse on a light noisy ground, and its mask."""
     random = np.random.default_rng(seed)

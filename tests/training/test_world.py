@@ -91,14 +91,15 @@ def test_work_is_shared_and_put_together_again_in_its_order() -> None:
 def test_a_batch_needs_an_image_for_each_process(data: Path, plan: Path) -> None:
     one = samples(data, plan)
     with pytest.raises(ConfigError, match="9 processes can't share a batch of 2"):
-        type(one)(one.photos, one.digests, one.recipe, (), World(0, 9))
+        type(one)(one.photos, one.decoded.digests, one.recipe, (), World(0, 9))
 
 
-def test_the_parts_of_a_batch_weigh_as_the_whole(data: Path, plan: Path) -> None:
+def test_the_parts_of_a_batch_weigh_as_the_whole(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "wait", lambda _: None)  # both are this process
     one = samples(data, plan, (*SMALL, "batch_size=3"))
     step = one.steps(0)[0]
     (whole,) = one.batches(0, step, torch.device("cpu"))
-    parts = [type(one)(one.photos, one.digests, one.recipe, (), World(rank, 2)) for rank in range(2)]
+    parts = [type(one)(one.photos, one.decoded.digests, one.recipe, (), World(rank, 2)) for rank in range(2)]
     batches = [part.batches(0, step, torch.device("cpu"))[0] for part in parts]
     assert [len(batch.images) for batch in batches] == [2, 1]
     assert [batch.scale() / 2 for batch in batches] == pytest.approx([2 / 3, 1 / 3])

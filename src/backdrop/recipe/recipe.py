@@ -58,12 +58,6 @@ class Recipe(Record):
             raise ValueError(f"input.size {self.input.size}: this network needs multiples of {stride}")
         return self
 
-    @model_validator(mode="after")
-    def _cached_where_it_is_changed(self) -> "Recipe":
-        if self.loading.cache == "device" and self.compute.augment != "device":
-            raise ValueError("loading.cache device needs compute.augment device")
-        return self
-
 
 def digest(recipe: Recipe) -> str:
     """sha256 of all that a recipe says about what comes out; how often it is checkpointed and the like isn't in it."""

@@ -65,14 +65,12 @@ class Compute(Record):
     """How a step is computed; all of it changes the last bits of what comes out.
 
     `precision` auto is bf16 on a GPU that has it, else fp32 (on a GPU without TF32). `deterministic` lets a GPU too
-    use only algorithms that give the same bits again, which costs time; a CPU always does. `augment` says where samples
-    are changed: by albumentations on the host, or by torch on the device, where a batch costs next to nothing.
+    use only algorithms that give the same bits again, which costs time; a CPU always does.
     """
 
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     compile: bool = False
     deterministic: bool = False
-    augment: Literal["host", "device"] = "host"
     sync_batch_norm: bool = False
 
 
@@ -86,9 +84,9 @@ class Checkpoints(Record):
 class Loading(Record):
     """Where decoded photographs are kept at the network's input size, and how many processes prepare them.
 
-    `cache` disk keeps them in the cache folder; auto does so if that takes no more than half of what is free there;
-    device keeps them in the device's memory. `workers` are as many as suit if not said.
+    `cache` disk keeps them in the cache folder; auto does so if that takes no more than half of what is free there.
+    `workers` are as many as suit if not said.
     """
 
-    cache: Literal["auto", "disk", "device", "none"] = "auto"
+    cache: Literal["auto", "disk", "none"] = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None

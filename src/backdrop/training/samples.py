@@ -1,26 +1,31 @@
 """Training samples in an order and with changes that depend on nothing but (seed, epoch, sample)."""
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from backdrop.augmentation import Augmenter
-from backdrop.dataset import Digests, Photo, read_pair
-from backdrop.errors import ConfigError
-from backdrop.prediction import normalise, to_input
+from backdrop.dataset import Digests, Photo
+from backdrop.errors import ConfigError, TrainingError
+from backdrop.prediction import normalise
 from backdrop.recipe import Recipe
 from backdrop.recipe.augmentation import Change
 from backdrop.schedules import begun
+from backdrop.training.decoded import open_decoded
 from backdrop.training.step import Batch
 from backdrop.training.world import ALONE, World
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
 Key = tuple[int, int]  # epoch and sample
 Step = list[list[int]]  # the samples of each of a step's batches
-GPU_WORKERS = 4
+GPU_WORKERS = 8
 
 
 class Samples(Dataset[Item]):
@@ -35,6 +40,8 @@ class Samples(Dataset[Item]):
 
     Raises:
         ConfigError: if there are more processes than a batch has images.
+        DataError: if a photograph can't be decoded.
+        StorageError: if `loading.cache` is disk, and there is no room.
     """
 
     def __init__(
@@ -48,22 +55,22 @@ class Samples(Dataset[Item]):
         self.photos = [*photos, *pseudo]
         self.weights = [1.0] * len(photos) + [recipe.pseudo_weight] * len(pseudo)
         self.weighted = bool(pseudo)
-        self.digests = digests
         self.recipe = recipe
         self.world = world
         self._augmenters: dict[Sequence[Change], Augmenter] = {}
         if min(recipe.batch_size, len(self)) < world.size:
             raise ConfigError(f"{world.size} processes can't share a batch of {recipe.batch_size}", "Start fewer")
+        with world.in_turn():  # the first decodes, the others find it done
+            self.decoded = open_decoded(self.photos, digests, recipe.input, recipe.loading.cache)
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
-        image, mask = read_pair(self.photos[index], self.digests)
-        soft = to_input(mask.astype(np.uint8) * 255, self.recipe.input)
-        changed = self._augmenter(epoch)(to_input(image, self.recipe.input), soft, epoch, index)
-        return *changed, np.float32(self.weights[index])
+        changed = self._augmenter(epoch)(*self.decoded(self.photos[index]), epoch, index)
+        image, mask = (np.array(part) for part in changed)  # what nothing has changed is the cache's own
+        return image, mask, np.float32(self.weights[index])
 
     def steps(self, epoch: int) -> list[Step]:
         """The epoch's optimiser steps, all processes together; the last one may have fewer batches."""
@@ -79,14 +86,18 @@ class Samples(Dataset[Item]):
             done: how many of its steps to leave out.
             device: where the batches are wanted.
         """
-        first = self.steps(epoch)[done:] if epoch < self.recipe.epochs else []
-        later = ((e, step) for e in range(epoch + 1, self.recipe.epochs) for step in self.steps(e))
-        steps = [*((epoch, step) for step in first), *later]
-        workers = GPU_WORKERS if device.type == "cuda" else 0
-        keys = [[(e, index) for index in self.world.share(batch)] for e, step in steps for batch in step]
-        loader = iter(DataLoader(self, batch_sampler=keys, num_workers=workers, pin_memory=workers > 0))
-        for _, step in steps:
-            yield [self._to(device, next(loader), batch) for batch in step]
+        workers = _workers(self.recipe.loading.workers, device)
+        keys = _Keys(self, epoch, done)
+        loader = DataLoader(
+            self,
+            batch_sampler=keys,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_begin_worker if workers else None,
+        )
+        made = _watched(iter(loader))
+        for _, step in keys.steps():
+            yield [self._to(device, next(made), batch) for batch in step]
 
     def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
         """A step's batches once more."""
@@ -126,3 +137,64 @@ def epoch_order(count: int, seed: int, epoch: int, batch_size: int) -> list[list
     shuffled = np.random.Generator(np.random.Philox([seed, epoch])).permutation(count).tolist()
     ends = range(batch_size, count + 1, batch_size) if count >= batch_size else [count]
     return [shuffled[max(0, end - batch_size) : end] for end in ends]
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The samples of each batch from one step to the end of training, as a loader wants them."""
+
+    samples: Samples
+    epoch: int
+    done: int
+
+    def steps(self) -> Iterator[tuple[int, Step]]:
+        """Epoch and samples of each optimiser step."""
+        for epoch in range(self.epoch, self.samples.recipe.epochs):
+            for step in self.samples.steps(epoch)[self.done if epoch == self.epoch else 0 :]:
+                yield epoch, step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """This process's part of each batch."""
+        for epoch, step in self.steps():
+            for batch in step:
+                yield [(epoch, index) for index in self.samples.world.share(batch)]
+
+
+def _workers(wanted: int | None, device: torch.device) -> int:
+    """As many as wanted, else one for each CPU that this process has for itself, where a GPU would wait for it."""
+    if wanted is not None:
+        return wanted
+    here = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(GPU_WORKERS, here) if device.type == "cuda" else 0
+
+
+def _begin_worker(_: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def _watched(loader: Iterator[Sequence[torch.Tensor]]) -> Iterator[Sequence[torch.Tensor]]:
+    """What the loader gives; if one of its workers dies, an error that says why it may have.
+
+    Raises:
+        TrainingError: if a worker died.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        free, total = (size / 2**20 for size in _shared_memory())
+        remedy = "Give it more memory, or --set loading.workers=0"
+        if "Killed" not in str(error):  # torch says no more of a worker that found /dev/shm full
+            remedy = f"If that's full, mount a larger one (in a pod, an emptyDir of medium Memory). {remedy}"
+        what = f"A process that loads photographs died ({' '.join(str(error).split())})"
+        raise TrainingError(f"{what}; /dev/shm has {free:.0f} of {total:.0f} MiB free", remedy) from error
+
+
+def _shared_memory() -> tuple[int, int]:
+    """Bytes free, and in all."""
+    try:
+        usage = shutil.disk_usage("/dev/shm")  # noqa: S108  # where torch's workers hand over their batches
+        return usage.free, usage.total
+    except OSError:
+        return 0, 0

@@ -70,6 +70,15 @@ class World:
             distributed.broadcast_object_list(words, src=0)
         return words[0]
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process does the block alone, then all others do."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:

@@ -1,0 +1,120 @@
+"""How photographs get to the network: decoded once, loaded by others, and who dies is named."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backdrop import storage
+from backdrop.errors import DataError, StorageError
+from backdrop.training import decoded
+from backdrop.training.decoded import open_decoded
+from tests.conftest import SMALL
+from tests.training.test_training import samples
+
+FITS = ["input.fit=stretch", "input={size: 96x64, fit: pad}", "input={size: 96x64, fit: reflect, clahe: true}"]
+
+
+def files() -> list[Path]:
+    return sorted((storage.cache_folder() / "decoded").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_pixels_are_the_same_with_and_without_a_cache(data: Path, plan: Path, fit: str) -> None:
+    each = [samples(data, plan, (*SMALL, fit, f"loading.cache={cache}")) for cache in ("none", "disk", "disk")]
+    assert len(files()) == len(each[0])
+    for batches in zip(*(one.stream(0, 0, torch.device("cpu")) for one in each), strict=True):
+        first, *others = [step[0] for step in batches]
+        for other in others:
+            assert torch.equal(first.images, other.images)
+            assert torch.equal(first.targets, other.targets)
+
+
+def test_what_is_there_is_not_decoded_again(data: Path, plan: Path) -> None:
+    samples(data, plan)
+    before = {path: path.stat().st_mtime_ns for path in files()}
+    torn, *_ = before
+    torn.write_bytes(torn.read_bytes()[:-1])
+    samples(data, plan)
+    after = {path: path.stat().st_mtime_ns for path in files()}
+    assert {path for path in before if after[path] != before[path]} == {torn}
+
+
+def test_a_photograph_that_changed_is_another_file(data: Path, plan: Path) -> None:
+    one = samples(data, plan)
+    stem = one.photos[0].stem
+    digests = {**one.decoded.digests, stem: ("0" * 64, one.decoded.digests[stem][1])}
+    with pytest.raises(DataError, match="has changed since the plan was verified"):
+        open_decoded(one.photos, digests, one.recipe.input, "disk")
+
+
+def test_little_room_means_no_cache_unless_it_was_asked_for(
+    data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decoded, "_free", lambda _: 1)
+    assert samples(data, plan).decoded.folder is None
+    assert "there is little room" in capsys.readouterr().err
+    assert files() == []
+    assert samples(data, plan, (*SMALL, "loading.cache=disk")).decoded.folder is not None
+    assert samples(data, plan).decoded.folder is not None  # nothing is missing any more
+
+
+def test_a_disk_that_is_full_is_said(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path / "full")]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "full"))
+        (tmp_path / "full" / "ballast").write_bytes(bytes(50_000))
+        with pytest.raises(StorageError, match="No space left on device"):
+            samples(data, plan, (*SMALL, "loading.cache=disk"))
+        monkeypatch.setattr(decoded, "_free", lambda _: 10**9)
+        assert samples(data, plan).decoded.folder is None
+        assert "Photographs are decoded anew in each epoch: " in capsys.readouterr().err
+        assert all(np.load(path) is not None for path in files())
+    finally:
+        subprocess.run(["umount", str(tmp_path / "full")], check=True)
+
+
+WORKERS = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from backdrop.training import samples as module
+from tests.training.test_training import samples
+data, plan, number = sys.argv[1:]
+SETTINGS = ("epochs=3", "input.size=64x32", "batch_size=1")
+alone = samples(Path(data), Path(plan), SETTINGS)
+helped = samples(Path(data), Path(plan), (*SETTINGS, "loading.workers=2"))
+if number == "0":
+    both = [one.stream(0, 0, torch.device("cpu")) for one in (alone, helped)]
+    for one, other in zip(*both, strict=True):
+        assert torch.equal(one[0].images, other[0].images)
+    sys.exit()
+def die(self, photo):
+    os.kill(os.getpid(), int(number))
+type(helped.decoded).__call__ = die
+try:
+    next(helped.stream(0, 0, torch.device("cpu")))
+except module.TrainingError as error:
+    print(error)
+"""
+
+
+# Workers inside pytest, coverage and xdist die of themselves.
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, ""), (7, "If that's full, mount a larger one"), (9, "Give it more memory, or --set loading.workers=0")],
+)
+def test_workers_load_the_same_and_who_dies_is_named(data: Path, plan: Path, number: int, said: str) -> None:
+    command = [sys.executable, "-c", WORKERS, str(data), str(plan), str(number)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert said in done.stdout
+    assert number == 0 or "A process that loads photographs died (DataLoader worker" in done.stdout
+    assert number == 0 or "MiB free" in done.stdout
