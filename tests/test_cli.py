@@ -25,6 +25,7 @@ SURFACE = {
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name"},
     "rollback": {"name"},
+    "reap": {"idle_minutes"},
     "recipes ls": set(),
     "recipes show": {"name"},
     "recipes cp": {"name", "out"},

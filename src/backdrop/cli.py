@@ -220,6 +220,20 @@ def rollback(name: Name) -> None:
     print(f"models:/{name}@champion is version {step(name).version}")
 
 
+@app.command()
+def reap(
+    idle_minutes: Annotated[float, typer.Option(help="Silent for so long, a run counts as gone.")] = 15,
+) -> None:
+    """Close MLflow's runs whose process is gone."""
+    from datetime import datetime
+
+    from backdrop.steps.reap import reap as step
+
+    for run in step(idle_minutes):
+        last = datetime.fromtimestamp(run.last_ms / 1000).astimezone()
+        print(f"{run.run_id} {run.name}: killed, last seen {last:%Y-%m-%d %H:%M:%S %z}")
+
+
 @app.command(context_settings=MORE_MEMBERS)
 def predict(
     context: typer.Context,

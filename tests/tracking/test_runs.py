@@ -49,6 +49,7 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
     found = the_run(address)
     assert (found.info.status, found.info.run_name) == ("FINISHED", "tiny-1")
     tags = {key: value for key, value in found.data.tags.items() if key.startswith("backdrop.")}
+    assert abs(time.time() - int(tags.pop("backdrop.heartbeat")) / 1000) < 600
     assert tags == {
         "backdrop.kind": "member",
         "backdrop.content_key": KEY,
@@ -100,12 +101,13 @@ def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, m
     port, metrics, recipe = free_port(), tmp_path / "written.jsonl", recipe_of(member)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(follow, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(client, "AWAY_S", 0)
     with local_server(tmp_path / "mlflow", port):
         staying, ending = MemberRun("a" * 64, recipe, 1).__enter__(), MemberRun(KEY, recipe, 1).__enter__()
         metrics.write_text(metrics_line(0))
         staying.follow(metrics)
         ending.follow(metrics)
-    # The training that ends while the server is away loses nothing, and its error says how to go on.
+    # The training that ends while the server stays away loses nothing, and its error says how to go on.
     metrics.write_text(metrics_line(0) + metrics_line(1))
     start = time.monotonic()
     with pytest.raises(TrackingError, match=r"is finished, but can't be uploaded.* same command again"):

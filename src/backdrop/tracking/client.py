@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -12,6 +13,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from backdrop.errors import TrackingError
+from backdrop.progress import say
 from backdrop.tracking import URI, enabled
 
 with warnings.catch_warnings():
@@ -21,6 +23,8 @@ with warnings.catch_warnings():
 
 EXPERIMENT = "backdrop"
 ANSWER_S = 10  # a server that is up but says nothing for so long counts as down
+AWAY_S = 600.0  # so long a finished training waits for a server that is away
+PAUSE_S = 30.0  # longest pause between attempts meanwhile
 SHOWN = 300  # characters of MLflow's message that an error repeats
 AGAIN = "Check the server and run the same command again: what was done already is used, not made anew"
 
@@ -57,6 +61,30 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:  # errors of the connection are OSErrors
         raise TrackingError(f"{what} ({_words(error)})", remedy) from error
+
+
+def insist(what: str, act: Callable[[], None]) -> None:
+    """Does what a finished training asks of the server; while that is away, again and again.
+
+    Args:
+        what: what can't be done then.
+        act: the calls; those that went through are made once more, and must do no harm.
+
+    Raises:
+        TrackingError: if the server refuses, or is away for more than ten minutes.
+    """
+    deadline, pause = time.monotonic() + AWAY_S, 1.0
+    while True:
+        try:
+            knock()
+            return act()
+        except (MlflowException, OSError) as error:
+            if not _passes(error) or time.monotonic() + pause > deadline:
+                raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
+            if pause == 1.0:
+                say(f"{what} yet ({_words(error)}); trying for {AWAY_S / 60:.0f} minutes")
+        time.sleep(pause)
+        pause = min(2 * pause, PAUSE_S)
 
 
 def shown(uri: str) -> str:
@@ -110,6 +138,18 @@ def _create_experiment(client: MlflowClient, name: str) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _passes(error: MlflowException | OSError) -> bool:
+    """Whether it may be otherwise in a while: nobody answers, or the server has troubles of its own."""
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
+    elif error.filename:  # one of our own files
+        return False
+    else:
+        response = getattr(error, "response", None)
+        status = 503 if response is None else response.status_code
+    return bool(status >= 500 or status == 429)
 
 
 def _words(error: Exception) -> str:

@@ -15,8 +15,8 @@ from backdrop.errors import TrackingError
 from backdrop.progress import say
 from backdrop.recipe import Recipe
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, experiment_id, knock, server_errors
-from backdrop.tracking.follow import Follower
+from backdrop.tracking.client import connect, experiment_id, insist, knock, server_errors
+from backdrop.tracking.follow import HEARTBEAT, Follower, heartbeat
 from backdrop.training.member import CURVES, METRICS, RECIPE, RECORD, SAMPLES, WEIGHTS, Member, read_member
 
 KIND = "backdrop.kind"
@@ -24,6 +24,7 @@ KEY = "backdrop.content_key"
 PARENT = "mlflow.parentRunId"
 RUN_ID = "MLFLOW_RUN_ID"  # set by a pipeline that has made the run already
 ARTIFACT = "member"
+CLOSE_S = 5.0  # for the calls that are under way when training ends
 VALUE = 500  # characters of a parameter's value; MLflow refuses very long ones
 
 ADDRESS = re.compile(r"runs:/(?P<run>[A-Za-z0-9]+)/" + ARTIFACT)
@@ -115,7 +116,7 @@ class MemberRun:
         self._follower.start()
 
     def finish(self, folder: Path) -> str:
-        """Uploads the finished member and the points that the run lacks.
+        """Uploads the finished member and the points that the run lacks; waits for a server that is away for minutes.
 
         Returns:
             Its address `runs:/ID/member`.
@@ -126,13 +127,17 @@ class MemberRun:
         """
         member = read_member(folder)
         self.follow(folder / METRICS)
-        with server_errors(f"Member {folder} is finished, but can't be uploaded"):
-            knock()
-            self._upload(folder)
-        self._flush()
-        with server_errors(f"Member {folder} is uploaded, but its run can't be closed"):
+        follower = self._follower
+        assert follower is not None
+
+        def close() -> None:
+            follower.send()
             self._client.log_batch(self.run_id, metrics=list(_selected(member)))
             self._client.set_terminated(self.run_id, "FINISHED")
+
+        insist(f"Member {folder} is finished, but can't be uploaded", lambda: self._upload(folder))
+        follower.close(CLOSE_S)
+        insist(f"Member {folder} is uploaded, but its run can't be closed", close)
         self._finished = True
         return member_address(self.run_id)
 
@@ -141,7 +146,7 @@ class MemberRun:
         if self._finished:
             return
         if self._follower:
-            self._follower.close(timeout_s=5)
+            self._follower.close(CLOSE_S)
         failed = kind is None or issubclass(kind, Exception)
         try:
             with server_errors("The run can't be closed"):
@@ -166,14 +171,10 @@ class MemberRun:
         return {
             KIND: "member",
             KEY: self._key,
+            HEARTBEAT: heartbeat(),
             "backdrop.recipe": self._recipe.name,
             "backdrop.fold": str(self._fold),
         }
-
-    def _flush(self) -> None:
-        missing = self._follower.close() if self._follower else 0
-        if missing:
-            say(f"{missing} points of run {self.run_id} are missing in MLflow; its file {METRICS} has them")
 
     def _upload(self, folder: Path) -> None:
         if (folder / SAMPLES).is_dir():
