@@ -18,6 +18,7 @@ SURFACE = {
     "sample": {"out", "objects", "views", "size", "seed"},
     "check": {"data", "as_json"},
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
+    "plan": {"ensemble", "data", "price", "max_gpu_hours"},
     "train": {"data", "plan", "recipe", "fold", "out", "overrides", "pseudo", "fresh"},
     "label": {"data", "plan", "members", "out", "ensemble", "most"},
     "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},

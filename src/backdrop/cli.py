@@ -13,6 +13,7 @@ from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:
     from backdrop.steps.check import CheckReport
+    from backdrop.steps.plan import PlanRecord
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 recipes = typer.Typer(no_args_is_help=True, help="List, show, copy, check and describe recipes.")
@@ -123,6 +124,23 @@ def split(
     for name, count in record.objects.items():
         print(f"{name:>8}  {count:4} objects  mean mask area {record.areas[name]:,.0f} pixels")
     print(f"{out}  {record.data}")
+
+
+@app.command()
+def plan(
+    ensemble: Annotated[str, typer.Argument(help="A shipped ensemble's name, or a YAML file.")],
+    data: Annotated[str, typer.Option(help="The dataset that it will be trained on.")],
+    price: Annotated[float | None, typer.Option(help="Of one device for an hour, in any currency.")] = None,
+    max_gpu_hours: Annotated[float | None, typer.Option(help="Refuse an ensemble that takes more.")] = None,
+) -> None:
+    """Measure for moments what training an ensemble will take: hours, memory, devices, money."""
+    from backdrop.steps.plan import afford
+    from backdrop.steps.plan import plan as step
+
+    record = step(ensemble, data)
+    print(_plan_text(record, price))
+    if max_gpu_hours is not None:
+        afford(record, max_gpu_hours)
 
 
 @app.command()
@@ -320,6 +338,23 @@ def _check_text(report: "CheckReport") -> str:
     lines += [f"{fault.level}: {fault.file} {fault.what}. {fault.remedy}." for fault in report.faults]
     warnings = len(report.faults) - len(report.errors)
     return os.linesep.join([*lines, f"{len(report.errors)} errors, {warnings} warnings"])
+
+
+def _plan_text(record: "PlanRecord", price: float | None) -> str:
+    names = max(len("recipe"), *(len(cost.recipe) for cost in record.recipes))
+    lines = [f"{'recipe':{names}}  members  trained/s  judged/s  memory GiB  hours each  hours all"]
+    for cost in record.recipes:
+        rates = f"{cost.training:9.2f}  {cost.judging:8.2f}  {cost.memory / 2**30:10.1f}"
+        hours = f"{_hours(cost.hours)}  {_hours(cost.hours * cost.members, 9)}"
+        lines.append(f"{cost.recipe:{names}}  {cost.members:7}  {rates}  {hours}")
+    paid = "" if price is None else f", {record.device_hours * price:,.2f} at {price:g} an hour"
+    lines.append(f"{record.ensemble}: {_hours(record.device_hours, 0)} hours of one {record.device}{paid}")
+    lines += [f"{count:4} at a time: {_hours(hours)} hours" for count, hours in record.hours.items()]
+    return os.linesep.join(lines)
+
+
+def _hours(hours: float, width: int = 10) -> str:
+    return f"{hours:{width}.{1 if hours >= 10 else 3}f}"
 
 
 if __name__ == "__main__":

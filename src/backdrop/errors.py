@@ -20,6 +20,10 @@ class BackdropError(Exception):
         self.what = what
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type["BackdropError"], tuple[str, str]]:
+        """So that it reaches the process that waits for it."""
+        return type(self), (self.what, self.remedy)
+
 
 class ConfigError(BackdropError):
     """A YAML file or an override that doesn't say what a recipe, an ensemble or a record may say."""

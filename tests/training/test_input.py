@@ -118,3 +118,24 @@ def test_workers_load_the_same_and_who_dies_is_named(data: Path, plan: Path, num
     assert said in done.stdout
     assert number == 0 or "A process that loads photographs died (DataLoader worker" in done.stdout
     assert number == 0 or "MiB free" in done.stdout
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photograph_that_changes_meanwhile_is_named(data: Path, plan: Path, workers: int) -> None:
+    code = f"""
+from pathlib import Path
+import torch
+from backdrop.errors import DataError
+from tests.training.test_training import samples
+from tests.conftest import SMALL
+data = Path({str(data)!r})
+loaded = samples(data, Path({str(plan)!r}), (*SMALL, "loading.cache=none", "loading.workers={workers}"))
+for path in (data / "train").iterdir():
+    path.write_bytes(b"else")
+try:
+    next(loaded.stream(0, 0, torch.device("cpu")))
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "has changed since the plan was verified. Run the step again." in done.stdout, done.stderr

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -102,7 +102,7 @@ class Trainer:
         set_rate(state.optimiser, now_rate)
         state.network.train()
         for index in range(done, len(self.samples.steps(epoch))):
-            state.pending.append(self._step(state, next(batches)))
+            state.pending.append(take_step(recipe, self.loss, state, next(batches)))
             if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
                 self._replay(state, epoch, index)
             self._after_step(state)
@@ -112,25 +112,6 @@ class Trainer:
         if self.due.now(state, self.world):
             self._save(state)
 
-    def _step(self, state: State, batches: list[Batch]) -> torch.Tensor:
-        recipe, progress = self.recipe, state.progress
-        # What a layer draws at random depends on the step alone, so that it needn't be kept.
-        torch.manual_seed((recipe.seed * 2**32 + progress.step) % 2**63)
-        loss = train_step(
-            state.model,
-            state.optimiser,
-            self.loss,
-            batches,
-            settings(recipe, progress.epoch).clip_norm,
-            recipe.accumulate.reduce == "sum",
-            progress.precision == "bf16",
-            recipe.on_nan == "skip",
-        )
-        progress.step += 1
-        if state.average and recipe.ema:
-            follow(state.average, state.network, recipe.ema, progress.step)
-        return loss
-
     def _replay(self, state: State, epoch: int, index: int) -> None:
         """One more step on the hardest of the last batches; its loss isn't counted."""
         self._settle(state)
@@ -139,7 +120,7 @@ class Trainer:
         numbers = {step: loss for step, loss in losses.items() if not math.isnan(loss)}
         if numbers:
             hardest = self.samples.steps(epoch)[max(numbers, key=lambda step: numbers[step])]
-            self._step(state, self.samples.batches(epoch, hardest, device()))
+            take_step(self.recipe, self.loss, state, self.samples.batches(epoch, hardest, device()))
 
     def _after_step(self, state: State) -> None:
         self.advance(f"epoch {state.progress.epoch}{_last(state)}")
@@ -181,6 +162,27 @@ class Trainer:
             storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
         except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
             say(f"Training goes on: {error}")
+
+
+def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]) -> torch.Tensor:
+    """One optimiser step and what belongs to it; its mean loss, on the device."""
+    progress = state.progress
+    # What a layer draws at random depends on the step alone, so that it needn't be kept.
+    torch.manual_seed((recipe.seed * 2**32 + progress.step) % 2**63)
+    mean = train_step(
+        state.model,
+        state.optimiser,
+        loss,
+        batches,
+        settings(recipe, progress.epoch).clip_norm,
+        recipe.accumulate.reduce == "sum",
+        progress.precision == "bf16",
+        recipe.on_nan == "skip",
+    )
+    progress.step += 1
+    if state.average and recipe.ema:
+        follow(state.average, state.network, recipe.ema, progress.step)
+    return mean
 
 
 class Due:

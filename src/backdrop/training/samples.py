@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from backdrop.augmentation import Augmenter
 from backdrop.dataset import Digests, Photo
-from backdrop.errors import ConfigError, TrainingError
+from backdrop.errors import BackdropError, ConfigError, TrainingError
 from backdrop.prediction import normalise
 from backdrop.recipe import Recipe
 from backdrop.recipe.augmentation import Change
@@ -23,12 +23,13 @@ from backdrop.training.step import Batch
 from backdrop.training.world import ALONE, World
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
+Made = Sequence[torch.Tensor] | BackdropError
 Key = tuple[int, int]  # epoch and sample
 Step = list[list[int]]  # the samples of each of a step's batches
 GPU_WORKERS = 8
 
 
-class Samples(Dataset[Item]):
+class Samples(Dataset[Item | BackdropError]):
     """Photographs and masks at the network's input size: RGB (H, W, 3) and soft masks (H, W), uint8, and a weight.
 
     Args:
@@ -66,9 +67,13 @@ class Samples(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, key: Key) -> Item:
+    def __getitem__(self, key: Key) -> Item | BackdropError:
         epoch, index = key
-        changed = self._augmenter(epoch)(*self.decoded(self.photos[index]), epoch, index)
+        try:
+            pair = self.decoded(self.photos[index])
+        except BackdropError as error:  # raised where it's wanted: torch would make another error of it on the way
+            return error
+        changed = self._augmenter(epoch)(*pair, epoch, index)
         image, mask = (np.array(part) for part in changed)  # what nothing has changed is the cache's own
         return image, mask, np.float32(self.weights[index])
 
@@ -92,17 +97,18 @@ class Samples(Dataset[Item]):
             self,
             batch_sampler=keys,
             num_workers=workers,
+            collate_fn=_collate,
             pin_memory=device.type == "cuda",
             worker_init_fn=_begin_worker if workers else None,
         )
-        made = _watched(iter(loader))
+        made = _raised(_watched(iter(loader)))
         for _, step in keys.steps():
             yield [self._to(device, next(made), batch) for batch in step]
 
     def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
         """A step's batches once more."""
         parts = [[(epoch, index) for index in self.world.share(batch)] for batch in step]
-        made = [default_collate([self[key] for key in part]) for part in parts]
+        made = _raised(_collate([self[key] for key in part]) for part in parts)
         return [self._to(device, *pair) for pair in zip(made, step, strict=True)]
 
     def names(self, step: Step) -> list[str]:
@@ -172,7 +178,20 @@ def _begin_worker(_: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _watched(loader: Iterator[Sequence[torch.Tensor]]) -> Iterator[Sequence[torch.Tensor]]:
+def _collate(items: Sequence[Item | BackdropError]) -> Made:
+    """The batch of some samples, or the first of their errors."""
+    return next((item for item in items if isinstance(item, BackdropError)), None) or default_collate(list(items))
+
+
+def _raised(batches: Iterable[Made]) -> Iterator[Sequence[torch.Tensor]]:
+    """The batches; an error among them is raised."""
+    for batch in batches:
+        if isinstance(batch, BackdropError):
+            raise batch
+        yield batch
+
+
+def _watched(loader: Iterator[Made]) -> Iterator[Made]:
     """What the loader gives; if one of its workers dies, an error that says why it may have.
 
     Raises:
