@@ -92,8 +92,8 @@ def loaded_by(statement: str) -> set[str]:
         ("import backdrop.cli", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"}),
         ("import backdrop.training.fold", {"kfp", "mlflow", "ray", "typer"}),
         (
-            "import backdrop.training.step, backdrop.models, backdrop.losses",
-            {"pydantic", "cv2", "albumentations", "yaml"},
+            "import benchmarks.gpu",
+            {"pydantic", "cv2", "albumentations", "yaml", "safetensors"},
         ),
         (
             "import backdrop.steps.train, backdrop.steps.evaluate, backdrop.steps.split, backdrop.steps.predict",
