@@ -4,7 +4,7 @@
 
 It needs torch >= 2.11 and numpy alone. First what the device can do at best: a bf16 matrix product, copies. Then each
 network at its own size: training as Backdrop does it, with torch.compile too, with torch's defaults (TF32 for
-convolutions), and with TF32 off; and predicting. Last the hours that the winners' 49 networks would take at these rates.
+convolutions), and with TF32 off; and predicting. Last the hours of the winners' 49 networks at these rates.
 Each line is printed, and written, as soon as it is measured.
 """
 
