@@ -63,8 +63,8 @@ def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:
         b"img,mask\na,1\n",
         b"img,rle_mask\na,1,2\n",
         b"\xff\xd8\xff",
-        gzip.compress(SAMPLE.encode())[:-9],
-        gzip.compress(SAMPLE.encode())[:12] + b"\xff" * 20,
+        gzip.compress(SAMPLE.encode(), mtime=0)[:-9],
+        gzip.compress(SAMPLE.encode(), mtime=0)[:12] + b"\xff" * 20,
         zipped(SAMPLE)[:-9],
     ],
 )
