@@ -12,7 +12,7 @@ from statistics import median
 
 import cv2
 
-from backdrop.augmentation import Augmenter
+from backdrop.augmentation.host import Augmenter
 from backdrop.dataset import Digests, Photo, file_digests, open_dataset, read_pair
 from backdrop.prediction import to_input
 from backdrop.recipe import Recipe, find_recipe
@@ -21,6 +21,11 @@ from backdrop.training.samples import Samples
 RECIPES = ("tiny", "unet-scratch", "unet11", "linknet34")
 PHOTOGRAPHS = 16
 ROUNDS = 5
+SETTINGS = (
+    ["loading.cache=disk", "compute.augment=host"],
+    ["loading.cache=none", "compute.augment=host"],
+    ["loading.cache=disk", "compute.augment=device"],
+)
 
 
 def full_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable[[int, int], object]:
@@ -36,7 +41,10 @@ def full_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable
 
 
 def own_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable[[int, int], object]:
-    """As training does it: at the network's input size, from the cache if the recipe has one."""
+    """As training does it: at the network's input size, from the cache if the recipe has one.
+
+    What is left to a GPU isn't in it.
+    """
     samples = Samples(photos, digests, recipe)
     return lambda epoch, index: samples[epoch, index]
 
@@ -49,13 +57,11 @@ def main() -> None:
     dataset = open_dataset(Path(os.environ["BACKDROP_CARVANA"], "full"))
     photos = [photo for photo in dataset.photos.values() if photo.mask][:PHOTOGRAPHS]
     digests = file_digests(photos)
-    print(
-        "| recipe, input | full-size augmentation | decoded each time | default: decoded once | default / full-size |"
-    )
-    print("| --- | --- | --- | --- | --- |")
+    print("| recipe, input | full-size augmentation | decoded each time | default for a CPU | for a GPU | ratios |")
+    print("|" + " --- |" * 6)
     for name in RECIPES:
-        recipe, plain = (find_recipe(name, [f"loading.cache={cache}"]) for cache in ("disk", "none"))
-        ways = [full_size(recipe, photos, digests), own_size(plain, photos, digests), own_size(recipe, photos, digests)]
+        recipe, plain, gpu = (find_recipe(name, settings) for settings in SETTINGS)
+        ways = [full_size(recipe, photos, digests), *(own_size(one, photos, digests) for one in (plain, recipe, gpu))]
         rates: list[list[float]] = [[] for _ in ways]
         for epoch in range(ROUNDS):
             for way, found in zip(ways, rates, strict=True):
@@ -63,9 +69,9 @@ def main() -> None:
                 for index in range(PHOTOGRAPHS):
                     way(epoch, index)
                 found.append(PHOTOGRAPHS / (time.perf_counter() - start))
-        ratio = median(default / full for full, _, default in zip(*rates, strict=True))
-        cells = [f"`{name}`, {recipe.input.size}", *(f"{median(found):.0f}" for found in rates), f"{ratio:.1f}"]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        ratios = [median(one / full for full, one in zip(rates[0], found, strict=True)) for found in rates[2:]]
+        cells = [f"`{name}`, {recipe.input.size}", *(f"{median(found):.0f}" for found in rates)]
+        print(f"| {' | '.join(cells)} | {', '.join(f'{ratio:.1f}' for ratio in ratios)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,18 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import albumentations
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch.utils.data import Dataset
 
-from backdrop.augmentation import Augmenter, GrayObject, HardMask
+from backdrop.augmentation import device, host
+from backdrop.augmentation.host import GrayObject, HardMask
 from backdrop.recipe.augmentation import Change
 
 Pixels = NDArray[np.uint8]
@@ -40,8 +42,28 @@ EVERYTHING: list[dict[str, Any]] = [
 ]
 
 
-def make(*changes: dict[str, Any], seed: int = 0) -> Augmenter:
-    return Augmenter(TypeAdapter(tuple[Change, ...]).validate_python(changes), seed)
+class OnDevice(device.Augmenter):
+    """With arrays instead of tensors."""
+
+    def __call__(self, image: Any, mask: Any, epoch: int, sample: int) -> Any:
+        changed = super().__call__(torch.tensor(image), torch.tensor(mask), epoch, sample)
+        return tuple(part.numpy() for part in changed)
+
+
+class Engine:
+    """What makes the changes; all that follows holds for each."""
+
+    all: ClassVar[dict[str, Any]] = {"host": host.Augmenter, "device": OnDevice}
+    name = "host"
+
+
+@pytest.fixture(params=Engine.all, autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "name", request.param)
+
+
+def make(*changes: dict[str, Any], seed: int = 0) -> Any:
+    return Engine.all[Engine.name](TypeAdapter(tuple[Change, ...]).validate_python(changes), seed)
 
 
 def once(change: dict[str, Any], image: Pixels = NOISE, mask: Pixels = EDGE, sample: int = 0) -> tuple[Pixels, Pixels]:
@@ -86,9 +108,10 @@ class Drawn(Dataset[tuple[Pixels, Pixels]]):
 
 
 DRAW = """
-import torch
+import sys, torch
 from torch.utils.data import DataLoader
-from tests.test_augmentation import Drawn
+from tests.test_augmentation import Drawn, Engine
+Engine.name = sys.argv[1]
 alone, shared = (list(DataLoader(Drawn(), batch_size=3, num_workers=workers)) for workers in (0, 2))
 assert len(alone) == len(shared) == 4
 for batch, other in zip(alone, shared):
@@ -98,7 +121,7 @@ for batch, other in zip(alone, shared):
 
 def test_workers_draw_what_one_process_draws() -> None:
     """In a process of its own: forked workers don't get on with what pytest and coverage keep running in theirs."""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", DRAW], cwd=Path(__file__).parents[1], check=True)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", DRAW, Engine.name], cwd=Path(__file__).parents[1], check=True)
 
 
 @pytest.mark.parametrize("change", EVERYTHING, ids=lambda change: change["kind"])
@@ -245,7 +268,7 @@ def test_factors_multiply_about_black_the_mean_luma_or_the_own_luma(kind: str, f
 def test_factors_are_drawn_from_their_whole_range() -> None:
     white = np.full((2, 2, 3), 200, np.uint8)
     augmenter = make({"kind": "brightness", "p": 1, "factor": (0.5, 1.2)})
-    factors = [augmenter(white, EDGE[:2, :2], 0, sample)[0].mean() / 200 for sample in range(300)]
+    factors = [augmenter(white, EDGE[:2, :2], 0, sample)[0].mean() / 200 for sample in range(600)]
     assert min(factors) == pytest.approx(0.5, abs=0.01)
     assert max(factors) == pytest.approx(1.2, abs=0.01)
     assert np.mean(factors) == pytest.approx(0.85, abs=0.05)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backdrop import storage
-from backdrop.errors import DataError, StorageError
+from backdrop.errors import ConfigError, DataError, StorageError, TrainingError
 from backdrop.training import decoded
 from backdrop.training.decoded import open_decoded
 from tests.conftest import SMALL
@@ -31,6 +31,49 @@ def test_pixels_are_the_same_with_and_without_a_cache(data: Path, plan: Path, fi
         for other in others:
             assert torch.equal(first.images, other.images)
             assert torch.equal(first.targets, other.targets)
+
+
+DEVICE = (*SMALL, "compute.augment=device")
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_samples_changed_on_the_device_are_the_same_wherever_they_are_kept(data: Path, plan: Path, fit: str) -> None:
+    each = [samples(data, plan, (*DEVICE, fit, f"loading.cache={cache}")) for cache in ("none", "disk", "device")]
+    on_host = samples(data, plan, (*SMALL, fit)).stream(0, 0, torch.device("cpu"))
+    others = 0
+    for *batches, changed_on_host in zip(
+        *(one.stream(0, 0, torch.device("cpu")) for one in each), on_host, strict=True
+    ):
+        first, *same = [step[0] for step in batches]
+        for other in same:
+            assert torch.equal(first.images, other.images)
+            assert torch.equal(first.targets, other.targets)
+        others += not torch.equal(first.images, changed_on_host[0].images)
+        assert first.images.shape == changed_on_host[0].images.shape
+    assert others > 0
+
+
+def test_a_stream_changed_on_the_device_can_be_taken_up_in_the_middle(data: Path, plan: Path) -> None:
+    whole = list(samples(data, plan, DEVICE).stream(0, 0, torch.device("cpu")))
+    rest = list(samples(data, plan, (*DEVICE, "loading.cache=device")).stream(1, 1, torch.device("cpu")))
+    assert 0 < len(rest) < len(whole)
+    for (one,), (other,) in zip(whole[-len(rest) :], rest, strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+def test_what_the_device_holds_is_changed_there(data: Path, plan: Path) -> None:
+    with pytest.raises(ConfigError, match="Samples held on the device can't be changed on the host"):
+        samples(data, plan, (*SMALL, "compute.augment=host", "loading.cache=device"))
+
+
+def test_a_device_that_is_too_small_is_said(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no")
+
+    held = samples(data, plan, (*DEVICE, "loading.cache=device"))
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(TrainingError, match="photographs at 64x32 don't fit the device's memory"):
+        next(held.stream(0, 0, torch.device("cpu")))
 
 
 def test_what_is_there_is_not_decoded_again(data: Path, plan: Path) -> None:

@@ -69,19 +69,21 @@ def metrics(out: Path) -> list[tuple[int, float, float, float]]:
     return [(row["epoch"], row["rate"], row["loss"], row["dice"]) for row in read_member(out).history()]
 
 
-def kill_again_and_again(data: Path, plan: Path, tmp_path: Path, kills: int, seed: int) -> None:
+def kill_again_and_again(
+    data: Path, plan: Path, tmp_path: Path, kills: int, seed: int, settings: tuple[str, ...] = EVERYTHING
+) -> None:
     """Kills a run at random moments until it has been killed so often in all, beginning anew whenever it ended."""
-    whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), EVERYTHING).member
+    whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), settings).member
     chance, killed, round_ = random.Random(seed), 0, 0
     while killed < kills:
         out, before, round_ = tmp_path / f"killed-{round_}", killed, round_ + 1
         while killed < kills and killed - before < 4:
-            process = start(data, plan, out, EVERYTHING)
+            process = start(data, plan, out, settings)
             kill_at(process, out, chance.uniform(0, 0.3), writing=chance.random() < 0.3)
             if (out / "member.json").exists():
                 break
             killed += 1
-        resumed = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
+        resumed = train(str(data), str(plan), "tiny", 0, str(out), settings).member
         assert resumed.weights == whole.weights
         assert metrics(out) == metrics(tmp_path / "whole")
         if killed > before:
@@ -101,8 +103,11 @@ def longer(data: Path) -> Path:
     return data
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(longer: Path, plan: Path, tmp_path: Path) -> None:
-    kill_again_and_again(longer, plan, tmp_path, kills=4, seed=0)
+@pytest.mark.parametrize("more", [(), ("compute.augment=device", "loading.cache=device")], ids=["host", "device"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
+    longer: Path, plan: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    kill_again_and_again(longer, plan, tmp_path, 4, 0, (*EVERYTHING, *more))
 
 
 @pytest.mark.slow

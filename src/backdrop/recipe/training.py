@@ -65,10 +65,13 @@ class Compute(Record):
     """How a step is computed; all of it changes the last bits of what comes out.
 
     `precision` auto is bf16 on a GPU that has it, else fp32 (on a GPU without TF32). `deterministic` lets a GPU too
-    use only algorithms that give the same bits again, which costs time; a CPU always does.
+    use only algorithms that give the same bits again, which costs time; a CPU always does. `augment` says where samples
+    are changed: on the `host` as they are loaded, or on the `device` that trains; auto is device on a GPU, else host.
+    The two draw differently.
     """
 
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    augment: Literal["auto", "host", "device"] = "auto"
     compile: bool = False
     deterministic: bool = False
     sync_batch_norm: bool = False
@@ -84,9 +87,10 @@ class Checkpoints(Record):
 class Loading(Record):
     """Where decoded photographs are kept at the network's input size, and how many processes prepare them.
 
-    `cache` disk keeps them in the cache folder; auto does so if that takes no more than half of what is free there.
+    `cache` disk keeps them in the cache folder; auto does so if that takes no more than half of what is free there;
+    device does as auto, and holds them all in the memory of the device that trains.
     `workers` are as many as suit if not said.
     """
 
-    cache: Literal["auto", "disk", "none"] = "auto"
+    cache: Literal["auto", "disk", "device", "none"] = "auto"
     workers: Annotated[int, Field(ge=0)] | None = None

@@ -16,6 +16,13 @@ def precision_of(wanted: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
+def augments_on(wanted: str, device: torch.device) -> str:
+    """`host` or `device`: what `auto` comes to where this device trains, else what is wanted."""
+    if wanted != "auto":
+        return wanted
+    return "host" if device.type == "cpu" else "device"
+
+
 @contextmanager
 def computing(precision: str, deterministic: bool, threads: int) -> Iterator[None]:
     """Sets torch's switches while the block lasts, and what it draws at random there is the block's own.

@@ -100,7 +100,8 @@ def open_decoded(photos: Sequence[Photo], digests: Digests, spec: Input, cache: 
         photos: those that will be wanted.
         digests: sha256 of image and mask by stem.
         spec: the network's input.
-        cache: `none`; `disk`; or `auto`: on disk if what is missing there takes no more than half of what is free.
+        cache: `none`; `disk`; or `auto` and `device`: on disk if what is missing there takes no more than half of what
+            is free.
 
     Raises:
         DataError: if a photograph can't be decoded.
@@ -110,7 +111,7 @@ def open_decoded(photos: Sequence[Photo], digests: Digests, spec: Input, cache: 
     if cache == "none":
         return plain
     kept = Decoded(digests, spec, storage.cache_folder() / "decoded" / _digest(spec))
-    if cache == "auto" and kept.missing_bytes(photos) > SHARE * _free(kept.folder):
+    if cache != "disk" and kept.missing_bytes(photos) > SHARE * _free(kept.folder):
         say(f"Photographs are decoded anew in each epoch: there is little room in {storage.cache_folder()}")
         return plain
     try:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -11,14 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from backdrop.augmentation import Augmenter
+from backdrop.augmentation import device as device_changes
+from backdrop.augmentation import host as host_changes
 from backdrop.dataset import Digests, Photo
 from backdrop.errors import BackdropError, ConfigError, TrainingError
+from backdrop.prediction import device as training_device
 from backdrop.prediction import normalise
 from backdrop.recipe import Recipe
 from backdrop.recipe.augmentation import Change
 from backdrop.schedules import begun
+from backdrop.training.compute import augments_on
 from backdrop.training.decoded import open_decoded
+from backdrop.training.feed import ahead
 from backdrop.training.step import Batch
 from backdrop.training.world import ALONE, World
 
@@ -40,7 +45,8 @@ class Samples(Dataset[Item | BackdropError]):
         world: the processes that share each batch.
 
     Raises:
-        ConfigError: if there are more processes than a batch has images.
+        ConfigError: if there are more processes than a batch has images, or samples are to be changed on the host but
+            held on the device.
         DataError: if a photograph can't be decoded.
         StorageError: if `loading.cache` is disk, and there is no room.
     """
@@ -58,7 +64,9 @@ class Samples(Dataset[Item | BackdropError]):
         self.weighted = bool(pseudo)
         self.recipe = recipe
         self.world = world
-        self._augmenters: dict[Sequence[Change], Augmenter] = {}
+        self.on_device = augments_on(recipe.compute.augment, training_device()) == "device"
+        if recipe.loading.cache == "device" and not self.on_device:
+            raise ConfigError("Samples held on the device can't be changed on the host", "Set compute.augment=device")
         if min(recipe.batch_size, len(self)) < world.size:
             raise ConfigError(f"{world.size} processes can't share a batch of {recipe.batch_size}", "Start fewer")
         with world.in_turn():  # the first decodes, the others find it done
@@ -73,8 +81,9 @@ class Samples(Dataset[Item | BackdropError]):
             pair = self.decoded(self.photos[index])
         except BackdropError as error:  # raised where it's wanted: torch would make another error of it on the way
             return error
-        changed = self._augmenter(epoch)(*pair, epoch, index)
-        image, mask = (np.array(part) for part in changed)  # what nothing has changed is the cache's own
+        if not self.on_device:
+            pair = _host_augmenter(_augmentation(self.recipe, epoch), self.recipe.seed)(*pair, epoch, index)
+        image, mask = (np.array(part) for part in pair)  # what nothing has changed is the cache's own
         return image, mask, np.float32(self.weights[index])
 
     def steps(self, epoch: int) -> list[Step]:
@@ -91,8 +100,24 @@ class Samples(Dataset[Item | BackdropError]):
             done: how many of its steps to leave out.
             device: where the batches are wanted.
         """
-        workers = _workers(self.recipe.loading.workers, device)
         keys = _Keys(self, epoch, done)
+        made = (self._held if self.recipe.loading.cache == "device" else self._loaded)(keys, device)
+        steps = ([self._to(device, next(made), epoch, batch) for batch in step] for epoch, step in keys.steps())
+        return ahead(steps, device)
+
+    def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
+        """A step's batches once more."""
+        parts = [[(epoch, index) for index in self.world.share(batch)] for batch in step]
+        made = _raised(_collate([self[key] for key in part]) for part in parts)
+        return [self._to(device, one, epoch, batch) for one, batch in zip(made, step, strict=True)]
+
+    def names(self, step: Step) -> list[str]:
+        """The files of a step's photographs."""
+        return [str(self.photos[index].image) for batch in step for index in batch]
+
+    def _loaded(self, keys: "_Keys", device: torch.device) -> Iterator[Sequence[torch.Tensor]]:
+        """Batches in the host's memory, made by workers if there are any."""
+        workers = _workers(self.recipe.loading.workers, device)
         loader = DataLoader(
             self,
             batch_sampler=keys,
@@ -101,32 +126,44 @@ class Samples(Dataset[Item | BackdropError]):
             pin_memory=device.type == "cuda",
             worker_init_fn=_begin_worker if workers else None,
         )
-        made = _raised(_watched(iter(loader)))
-        for _, step in keys.steps():
-            yield [self._to(device, next(made), batch) for batch in step]
+        return _raised(_watched(iter(loader)))
 
-    def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
-        """A step's batches once more."""
-        parts = [[(epoch, index) for index in self.world.share(batch)] for batch in step]
-        made = _raised(_collate([self[key] for key in part]) for part in parts)
-        return [self._to(device, *pair) for pair in zip(made, step, strict=True)]
+    def _held(self, keys: "_Keys", device: torch.device) -> Iterator[Sequence[torch.Tensor]]:
+        """Batches of samples that the device holds, all of them from the first batch on.
 
-    def names(self, step: Step) -> list[str]:
-        """The files of a step's photographs."""
-        return [str(self.photos[index].image) for batch in step for index in batch]
+        Raises:
+            TrainingError: if they don't fit its memory.
+        """
+        height, width = self.recipe.input.height, self.recipe.input.width
+        try:
+            images = torch.empty(len(self), height, width, 3, dtype=torch.uint8, device=device)
+            masks = torch.empty(len(self), height, width, dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            size = f"{len(self)} photographs at {self.recipe.input.size}"
+            raise TrainingError(f"{size} don't fit the device's memory", "--set loading.cache=auto") from error
+        for index, photo in enumerate(self.photos):
+            image, mask = self.decoded(photo)
+            images[index], masks[index] = torch.tensor(image), torch.tensor(mask)
+        weights = torch.tensor(self.weights, device=device)
+        for part in keys:
+            yield [torch.stack([kept[index] for _, index in part]) for kept in (images, masks, weights)]
 
-    def _to(self, device: torch.device, made: Sequence[torch.Tensor], batch: Sequence[int]) -> Batch:
+    def _to(self, device: torch.device, made: Sequence[torch.Tensor], epoch: int, batch: Sequence[int]) -> Batch:
         images, targets, weights = (part.to(device, non_blocking=True) for part in made)
+        if self.on_device:
+            augment = device_changes.Augmenter(_augmentation(self.recipe, epoch), self.recipe.seed)
+            mine = zip(images, targets, self.world.share(batch), strict=True)
+            changed = [augment(image, mask, epoch, index) for image, mask, index in mine]
+            images, targets = (torch.stack(parts) for parts in zip(*changed, strict=True))
         whole = float(sum(np.float32(self.weights[index]) for index in batch)) if self.world.size > 1 else None
         masks = targets[:, None].float() / 255
         inputs = normalise(images, self.recipe.input)
         return Batch(inputs, masks, weights if self.weighted else None, whole, self.world.size)
 
-    def _augmenter(self, epoch: int) -> Augmenter:
-        changes = _augmentation(self.recipe, epoch)
-        if changes not in self._augmenters:
-            self._augmenters[changes] = Augmenter(changes, self.recipe.seed)
-        return self._augmenters[changes]
+
+@lru_cache
+def _host_augmenter(changes: Sequence[Change], seed: int) -> host_changes.Augmenter:
+    return host_changes.Augmenter(changes, seed)
 
 
 def _augmentation(recipe: Recipe, epoch: int) -> Sequence[Change]:

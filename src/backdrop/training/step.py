@@ -34,6 +34,10 @@ class Batch:
         """Times this, and averaged over the processes, their losses are the whole batch's."""
         return 1.0 if self.whole is None else self._own() / self.whole * self.processes
 
+    def tensors(self) -> list[Tensor]:
+        """All that is on the device."""
+        return [tensor for tensor in (self.images, self.targets, self.weights) if tensor is not None]
+
     def _own(self) -> float:
         return float(len(self.images)) if self.weights is None else float(self.weights.sum())
 

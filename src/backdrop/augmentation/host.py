@@ -1,4 +1,4 @@
-"""Random changes of training samples, by albumentations, the same for the same (seed, epoch, sample)."""
+"""Changes by albumentations in the host's memory, the same for the same (seed, epoch, sample)."""
 
 import os
 import random

@@ -1,0 +1,138 @@
+"""The same changes by torch, where the tensors are: the same for the same (seed, epoch, sample), other than the host's.
+
+All that is drawn are Python's own numbers, handed to kernels as arguments: nothing waits for a GPU. Imports nothing but
+torch and numpy, so that it runs on any GPU box.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from backdrop.recipe import augmentation as words
+
+HALF = 127  # Mask values above it are inside.
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601
+ERASED_HEIGHT, ERASED_WIDTH = (0.04, 0.2), (0.1, 1.0)  # of a rectangle, as shares
+
+Pair = tuple[Tensor, Tensor]  # an image (3, H, W) RGB and its soft mask (1, H, W), both float in 0..255
+
+
+class Augmenter:
+    """A recipe's augmentation.
+
+    Args:
+        changes: what may be done to a sample, in this order.
+        seed: the member's seed.
+    """
+
+    def __init__(self, changes: Sequence["words.Change"], seed: int) -> None:
+        self.changes, self.seed = changes, seed
+
+    def __call__(self, image: Tensor, mask: Tensor, epoch: int, sample: int) -> Pair:
+        """Image (H, W, 3) RGB and soft mask (H, W), uint8, changed as this epoch changes this sample."""
+        draw = np.random.default_rng([self.seed, epoch, sample])
+        pair = image.permute(2, 0, 1).float(), mask[None].float()
+        for change in self.changes:
+            pair = _maybe(change, pair, draw)
+        changed, soft = (part.round().byte() for part in pair)
+        return changed.permute(1, 2, 0), soft[0]
+
+
+def _maybe(change: "words.Change", pair: Pair, draw: np.random.Generator) -> Pair:
+    if draw.random() < change.p:
+        return _change(change, pair, draw)
+    return _hard(pair) if change.kind == "affine" and change.hard else pair
+
+
+def _change(change: "words.Change", pair: Pair, draw: np.random.Generator) -> Pair:
+    image, mask = pair
+    if change.kind == "hflip":
+        return image.flip(-1), mask.flip(-1)
+    if change.kind == "affine":
+        moved = _affine(change, torch.cat(pair), draw)
+        return _hard((moved[:3], moved[3:])) if change.hard else (moved[:3], moved[3:])
+    if change.kind == "brightness":
+        return _away(image, 0.0, draw.uniform(*change.factor)), mask
+    if change.kind == "contrast":
+        return _away(image, _luma(image).mean(), draw.uniform(*change.factor)), mask
+    if change.kind == "saturation":
+        return _away(image, _luma(image), draw.uniform(*change.factor)), mask
+    if change.kind == "hsv":
+        return _hsv(image, *(draw.uniform(-most, most) for most in (change.hue, change.saturation, change.value))), mask
+    if change.kind == "gray":
+        gray = _luma(image).expand_as(image)
+        return torch.where(_inside(mask), gray, image) if change.where == "object" else gray, mask
+    if change.kind == "erase":
+        return _erase(image, int(draw.integers(1, change.most + 1)), draw), mask
+    return _change(change.of[draw.integers(len(change.of))], pair, draw)
+
+
+def _affine(change: "words.Affine", planes: Tensor, draw: np.random.Generator) -> Tensor:
+    """Bilinear, with borders mirrored at the outermost pixels."""
+    height, width = planes.shape[1:]
+    shift_x, shift_y = (draw.uniform(-change.shift, change.shift) * side for side in (width, height))
+    scale, angle = draw.uniform(*change.scale), math.radians(draw.uniform(-change.rotate, change.rotate))
+    # Whence each pixel comes: seen from the centre, which grid_sample calls 0, with the outermost pixels at -1 and 1.
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    x = torch.arange(width, device=planes.device) - (middle_x + shift_x)
+    y = torch.arange(height, device=planes.device)[:, None] - (middle_y + shift_y)
+    cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
+    grid = torch.stack([(cosine * x + sine * y) / middle_x, (cosine * y - sine * x) / middle_y], dim=-1)
+    moved = functional.grid_sample(planes[None], grid[None], "bilinear", "reflection", align_corners=True)
+    return moved[0]
+
+
+def _hard(pair: Pair) -> Pair:
+    image, mask = pair
+    return image, _inside(mask) * 255.0
+
+
+def _inside(mask: Tensor) -> Tensor:
+    return mask.round() > HALF
+
+
+def _luma(image: Tensor) -> Tensor:
+    weighted = [plane * share for plane, share in zip(image[:, None], LUMA, strict=True)]
+    return torch.stack(weighted).sum(0)
+
+
+def _away(image: Tensor, anchor: Tensor | float, factor: float) -> Tensor:
+    return (anchor + factor * (image - anchor)).clamp(0, 255)
+
+
+def _hsv(image: Tensor, hue: float, saturation: float, value: float) -> Tensor:
+    """The hexagonal model's hue in sixths of its circle, saturation and value (Smith 1978, SIGGRAPH), and back."""
+    red, green, blue = image[:, None]
+    top = image.amax(0, keepdim=True)
+    chroma = top - image.amin(0, keepdim=True)
+    some = chroma.clamp(min=1e-6)
+    of_red = ((green - blue) / some) % 6
+    of_others = torch.where(top == green, (blue - red) / some + 2, (red - green) / some + 4)
+    turned = torch.where(top == red, of_red, of_others) + hue / 30
+    full = (chroma / top.clamp(min=1e-6) + saturation / 255).clamp(0, 1) * (chroma > 0)
+    bright = (top + value).clamp(0, 255)
+    sixths = [(turned + n) % 6 for n in (5, 3, 1)]
+    return torch.cat([bright * (1 - full * torch.minimum(k, 4 - k).clamp(0, 1)) for k in sixths])
+
+
+def _erase(image: Tensor, count: int, draw: np.random.Generator) -> Tensor:
+    image = image.clone()
+    for _ in range(count):
+        (top, bottom), (left, right) = (
+            _span(side, share, draw) for side, share in zip(image.shape[1:], (ERASED_HEIGHT, ERASED_WIDTH), strict=True)
+        )
+        for plane in image:
+            plane[top:bottom, left:right] = int(draw.integers(256))
+    return image
+
+
+def _span(side: int, share: tuple[float, float], draw: np.random.Generator) -> tuple[int, int]:
+    length = max(1, int(side * draw.uniform(*share)))
+    start = int(draw.integers(side - length + 1))
+    return start, start + length
