@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from backdrop.errors import MemberError, StorageError, TrainingError
 from backdrop.folds import read_plan
 from backdrop.steps.train import train
 from backdrop.training import loop
+from backdrop.training.checkpoint import pieces
 from backdrop.training.member import MemberRecord, read_member
 from backdrop.training.samples import Samples
 from backdrop.training.shelf import Shelf
@@ -167,6 +169,20 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_weights(
     resumed = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
     assert resumed.resumed_at == (int(older.name.split("-")[1]),)
     assert resumed.weights == whole.weights
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pieces_are_the_bytes_of_safetensors(layout: torch.memory_format) -> None:
+    image = torch.rand(2, 3, 5, 7).to(memory_format=layout)
+    weights = {
+        "b.\u00e9": image,
+        "a": torch.rand(3),
+        "seen": torch.tensor(7),
+        "step": torch.tensor(2.5),
+        "z": torch.rand(0),
+    }
+    assert b"".join(pieces(weights)) == save({name: tensor.contiguous() for name, tensor in weights.items()})
+    assert b"".join(pieces({})) == save({})
 
 
 def test_with_all_damaged_nothing_begins_anew_in_silence(

@@ -1,7 +1,6 @@
 """A checkpoint: what it holds, and its files, each known by digest, so that a torn or altered one is never used."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,11 +10,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from backdrop import storage
-
 MANIFEST = "manifest.json"
 
+# Networks and optimisers hold no others.
+DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+
 Weights = dict[str, Tensor]
+Buffer = bytes | memoryview
 
 
 @dataclass
@@ -71,19 +72,19 @@ def to_host(values: Any) -> Any:
     return [to_host(value) for value in values] if isinstance(values, list | tuple) else values
 
 
-def pack(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The files of a checkpoint by name; the manifest, with the digests of all others, is the last."""
-    optimiser = io.BytesIO()
-    torch.save(checkpoint.optimiser, optimiser)
+def pack(checkpoint: Checkpoint) -> dict[str, Sequence[Buffer]]:
+    """The files of a checkpoint by name, in pieces; the manifest, with the digests of all others, is the last."""
+    optimiser = checkpoint.optimiser
+    progress = {**asdict(checkpoint.progress), "optimiser": optimiser["param_groups"]}
     files = {
-        "progress.json": json.dumps(asdict(checkpoint.progress)).encode(),
-        "weights.safetensors": save_weights(checkpoint.weights),
-        "average.safetensors": save_weights(checkpoint.average),
-        "selected.safetensors": save_weights(_numbered(checkpoint.selected)),
-        "optimiser.pt": optimiser.getvalue(),
+        "progress.json": [json.dumps(progress).encode()],
+        "weights.safetensors": pieces(checkpoint.weights),
+        "average.safetensors": pieces(checkpoint.average),
+        "selected.safetensors": pieces(_numbered(dict(enumerate(checkpoint.selected)))),
+        "optimiser.safetensors": pieces(_numbered(optimiser["state"])),
     }
-    digests = {name: storage.sha256(data) for name, data in files.items()}
-    return {**files, MANIFEST: json.dumps(digests).encode()}
+    digests = {name: _digest(parts) for name, parts in files.items()}
+    return {**files, MANIFEST: [json.dumps(digests).encode()]}
 
 
 def unpack(read: Callable[[str], bytes]) -> Checkpoint:
@@ -93,22 +94,51 @@ def unpack(read: Callable[[str], bytes]) -> Checkpoint:
         read: gives a file's content by its name.
 
     Raises:
-        ValueError: if a file isn't what was written, or as whatever torch, JSON and `read` say of a damaged one.
+        ValueError: if a file isn't what was written, or as whatever safetensors, JSON and `read` say of a damaged one.
     """
     digests: Mapping[str, str] = json.loads(read(MANIFEST))
     files = {name: read(name) for name in digests}
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != digests[name]:
             raise ValueError(f"{name} has another digest than when it was written")
-    optimiser = torch.load(io.BytesIO(files["optimiser.pt"]), weights_only=True)
-    weights, average, selected = (load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected"))
-    progress = Progress(**json.loads(files["progress.json"]))
+    weights, average, selected, moments = (
+        load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected", "optimiser")
+    )
+    kept = json.loads(files["progress.json"])
+    groups = kept.pop("optimiser")
+    progress = Progress(**kept)
     cycles = [_of_number(selected, i) for i in range(len(progress.selected))]
+    numbers = sorted({int(name.partition(".")[0]) for name in moments})
+    optimiser = {"state": {i: _of_number(moments, i) for i in numbers}, "param_groups": groups}
     return Checkpoint(progress, weights, average, cycles, optimiser)
 
 
-def _numbered(cycles: Sequence[Weights]) -> Weights:
-    return {f"{i}.{name}": tensor for i, weights in enumerate(cycles) for name, tensor in weights.items()}
+def pieces(weights: Weights) -> Sequence[Buffer]:
+    """What safetensors' own `save` gives, joined; but the tensors' memory isn't copied, and Python's lock not held.
+
+    So training goes on while this is written.
+    """
+    header: dict[str, Any] = {}
+    ordered = sorted(weights.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    views = [tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data for _, tensor in ordered]
+    return [len(text).to_bytes(8, "little") + text, *views]
+
+
+def _digest(parts: Sequence[Buffer]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _numbered(parts: Mapping[int, Weights]) -> Weights:
+    return {f"{i}.{name}": tensor for i, weights in parts.items() for name, tensor in weights.items()}
 
 
 def _of_number(weights: Weights, i: int) -> Weights:

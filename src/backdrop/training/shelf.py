@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import TracebackType
 from backdrop import storage
 from backdrop.errors import BackdropError, MemberError, StorageError
 from backdrop.progress import say
-from backdrop.training.checkpoint import MANIFEST, Checkpoint, pack, unpack
+from backdrop.training.checkpoint import MANIFEST, Buffer, Checkpoint, pack, unpack
 
 KEEP = 2
 INDEX = "index.json"
@@ -40,8 +40,8 @@ class Shelf:
         if not (self.folder / name / MANIFEST).is_file():  # a damaged one, which we have passed over
             shutil.rmtree(self.folder / name, ignore_errors=True)
         with storage.output_folder(self.folder / name, MANIFEST) as scratch:
-            for file, data in pack(checkpoint).items():
-                _write_through(scratch / file, data)
+            for file, parts in pack(checkpoint).items():
+                _write_through(scratch / file, parts)
         kept = self._local()[-KEEP:]
         storage.write_bytes(self.folder / INDEX, json.dumps(kept).encode())
         for old in set(self._local()) - set(kept):
@@ -149,9 +149,9 @@ def _index(address: str) -> list[str]:
         return []
 
 
-def _write_through(path: Path, data: bytes) -> None:
+def _write_through(path: Path, parts: Sequence[Buffer]) -> None:
     """To the disk itself: a rename must not become visible before what it names."""
     with path.open("wb") as file:
-        file.write(data)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())

@@ -124,11 +124,20 @@ def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, 
         inside = progress.epoch if progress.losses else max(0, progress.epoch - 1)
         optimiser = new_optimiser(network, recipe, inside)
         optimiser.load_state_dict(saved.optimiser)
+        _lay_out(optimiser)
     if recipe.compute.compile:
         network.compile()
     return State(
         network, world.wrap(network, recipe.compute.sync_batch_norm), average, optimiser, progress, selected, world
     )
+
+
+def _lay_out(optimiser: torch.optim.Optimizer) -> None:
+    """Moments in memory as their parameters are: kernels go through both side by side."""
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def new_optimiser(network: nn.Module, recipe: Recipe, epoch: int) -> torch.optim.Optimizer:
