@@ -39,9 +39,15 @@ def test_each_way_runs(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rate, taken = gpu.train_rate(small, gpu.WAYS[way], CPU)
     assert rate > 0
     assert taken == 0
+    assert gpu.fed_rate(small, gpu.WAYS[way], CPU) > 0
     assert gpu.predict_rate(small, gpu.WAYS[way], CPU) > 0
 
 
 def test_ceilings_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "ROUND_S", 0)
     assert all(value > 0 for value in gpu.ceilings(CPU, side=64).values())
+
+
+def test_the_changes_are_a_recipe_s() -> None:
+    changes = find_recipe("linknet34").augmentation
+    assert [vars(change) for change in gpu.CHANGES] == [change.model_dump() for change in changes]

@@ -1,16 +1,12 @@
 """Training samples in an order and with changes that depend on nothing but (seed, epoch, sample)."""
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from backdrop.augmentation import device as device_changes
 from backdrop.augmentation import host as host_changes
@@ -25,13 +21,11 @@ from backdrop.training.compute import augments_on
 from backdrop.training.decoded import open_decoded
 from backdrop.training.feed import ahead
 from backdrop.training.step import Batch
+from backdrop.training.workers import Item, collate, load, raised
 from backdrop.training.world import ALONE, World
 
-Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
-Made = Sequence[torch.Tensor] | BackdropError
 Key = tuple[int, int]  # epoch and sample
 Step = list[list[int]]  # the samples of each of a step's batches
-GPU_WORKERS = 8
 
 
 class Samples(Dataset[Item | BackdropError]):
@@ -101,32 +95,20 @@ class Samples(Dataset[Item | BackdropError]):
             device: where the batches are wanted.
         """
         keys = _Keys(self, epoch, done)
-        made = (self._held if self.recipe.loading.cache == "device" else self._loaded)(keys, device)
+        loading = self.recipe.loading
+        made = self._held(keys, device) if loading.cache == "device" else load(self, keys, loading.workers, device)
         steps = ([self._to(device, next(made), epoch, batch) for batch in step] for epoch, step in keys.steps())
         return ahead(steps, device)
 
     def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
         """A step's batches once more."""
         parts = [[(epoch, index) for index in self.world.share(batch)] for batch in step]
-        made = _raised(_collate([self[key] for key in part]) for part in parts)
+        made = raised(collate([self[key] for key in part]) for part in parts)
         return [self._to(device, one, epoch, batch) for one, batch in zip(made, step, strict=True)]
 
     def names(self, step: Step) -> list[str]:
         """The files of a step's photographs."""
         return [str(self.photos[index].image) for batch in step for index in batch]
-
-    def _loaded(self, keys: "_Keys", device: torch.device) -> Iterator[Sequence[torch.Tensor]]:
-        """Batches in the host's memory, made by workers if there are any."""
-        workers = _workers(self.recipe.loading.workers, device)
-        loader = DataLoader(
-            self,
-            batch_sampler=keys,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_begin_worker if workers else None,
-        )
-        return _raised(_watched(iter(loader)))
 
     def _held(self, keys: "_Keys", device: torch.device) -> Iterator[Sequence[torch.Tensor]]:
         """Batches of samples that the device holds, all of them from the first batch on.
@@ -201,56 +183,3 @@ class _Keys:
         for epoch, step in self.steps():
             for batch in step:
                 yield [(epoch, index) for index in self.samples.world.share(batch)]
-
-
-def _workers(wanted: int | None, device: torch.device) -> int:
-    """As many as wanted, else one for each CPU that this process has for itself, where a GPU would wait for it."""
-    if wanted is not None:
-        return wanted
-    here = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(GPU_WORKERS, here) if device.type == "cuda" else 0
-
-
-def _begin_worker(_: int) -> None:
-    cv2.setNumThreads(1)
-
-
-def _collate(items: Sequence[Item | BackdropError]) -> Made:
-    """The batch of some samples, or the first of their errors."""
-    return next((item for item in items if isinstance(item, BackdropError)), None) or default_collate(list(items))
-
-
-def _raised(batches: Iterable[Made]) -> Iterator[Sequence[torch.Tensor]]:
-    """The batches; an error among them is raised."""
-    for batch in batches:
-        if isinstance(batch, BackdropError):
-            raise batch
-        yield batch
-
-
-def _watched(loader: Iterator[Made]) -> Iterator[Made]:
-    """What the loader gives; if one of its workers dies, an error that says why it may have.
-
-    Raises:
-        TrainingError: if a worker died.
-    """
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        free, total = (size / 2**20 for size in _shared_memory())
-        remedy = "Give it more memory, or --set loading.workers=0"
-        if "Killed" not in str(error):  # torch says no more of a worker that found /dev/shm full
-            remedy = f"If that's full, mount a larger one (in a pod, an emptyDir of medium Memory). {remedy}"
-        what = f"A process that loads photographs died ({' '.join(str(error).split())})"
-        raise TrainingError(f"{what}; /dev/shm has {free:.0f} of {total:.0f} MiB free", remedy) from error
-
-
-def _shared_memory() -> tuple[int, int]:
-    """Bytes free, and in all."""
-    try:
-        usage = shutil.disk_usage("/dev/shm")  # noqa: S108  # where torch's workers hand over their batches
-        return usage.free, usage.total
-    except OSError:
-        return 0, 0
