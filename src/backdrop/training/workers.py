@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,12 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data._utils import signal_handling
 
 from backdrop.errors import BackdropError, TrainingError
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
 Made = Sequence[torch.Tensor] | BackdropError
 GPU_WORKERS = 8
+
+# The loader's handler of SIGCHLD raises wherever the main thread is as a worker dies: amid a queue's lock, and then the
+# process never ends. This says that it's set already. The loader looks every few seconds whether its workers live.
+signal_handling._SIGCHLD_handler_set = True
 
 
 def load(
@@ -44,7 +48,7 @@ def load(
         pin_memory=device.type == "cuda",
         worker_init_fn=_begin if count else None,
     )
-    return raised(_watched(_calm(loader)))
+    return raised(_watched(iter(loader)))
 
 
 def _count(wanted: int | None, device: torch.device) -> int:
@@ -70,19 +74,6 @@ def raised(batches: Iterable[Made]) -> Iterator[Sequence[torch.Tensor]]:
         if isinstance(batch, BackdropError):
             raise batch
         yield batch
-
-
-def _calm(loader: DataLoader[Any]) -> Iterator[Made]:
-    """The loader's batches, without its handler of SIGCHLD.
-
-    That raises wherever the main thread is as a worker dies: amid a queue's lock, then the process never ends. The
-    loader itself looks every few seconds whether its workers live.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, before)
-    return batches
 
 
 def _watched(batches: Iterator[Made]) -> Iterator[Made]:
