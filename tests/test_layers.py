@@ -28,13 +28,20 @@ LAYERS = [
         "labels",
     },
     {"models", "losses", "schedules", "augmentation", "prediction", "doubt", "postprocessing"},
-    {"training", "ensemble", "cutouts", "evaluation", "repair", "gate", "report"},
-    {"tracking"},
+    {"training", "ensemble", "cutouts", "evaluation", "repair", "gate", "trials", "report"},
+    {"tracking", "tuning"},
     {"steps"},
     {"cli"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-HEAVY = {"mlflow": {"tracking"}, "kfp": set(), "ray": set(), "typer": {"cli"}}
+HEAVY = {
+    "mlflow": {"tracking"},
+    "kfp": set(),
+    "ray": {"tuning"},
+    "optuna": {"tuning"},
+    "kubernetes": {"tuning"},
+    "typer": {"cli"},
+}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
 
 

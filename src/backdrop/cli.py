@@ -20,7 +20,14 @@ recipes = typer.Typer(no_args_is_help=True, help="List, show, copy, check and de
 app.add_typer(recipes, name="recipes")
 
 # The optional libraries, and the extra that brings each.
-EXTRAS = {"mlflow": "tracking", "kfp": "pipelines", "kfp.kubernetes": "pipelines"}
+EXTRAS = {
+    "mlflow": "tracking",
+    "kfp": "pipelines",
+    "kfp.kubernetes": "pipelines",
+    "ray": "tuning",
+    "optuna": "tuning",
+    "kubernetes": "tuning",
+}
 
 Data = Annotated[str, typer.Argument(help="Dataset: a folder or s3:// prefix with train/ and train_masks/.")]
 Plan = Annotated[str, typer.Option(help="Fold plan, a CSV file that `backdrop split` wrote.")]
