@@ -35,6 +35,9 @@ Plans = Annotated[
     list[str], typer.Option(help="Fold plan; repeated if recipes differ in theirs, the first is the ensemble's own.")
 ]
 Set = Annotated[list[str], typer.Option("--set", help="Override of the recipe, such as epochs=2; may be repeated.")]
+SetFile = Annotated[
+    str | None, typer.Option(help="YAML of keys in place of the recipe's own, such as a search's schedule.yaml.")
+]
 Name = Annotated[str, typer.Option(help="Name of the registered model.")]
 Members = Annotated[list[str], typer.Option(help="Members: folders or runs:/ID/member addresses, one or more.")]
 # `--members A B C`: what stands behind the first is of them too.
@@ -158,13 +161,14 @@ def train(
     fold: Annotated[int, typer.Option(help="The fold that is left out and judges.")],
     out: Annotated[str, typer.Option(help="Member folder; {key} in it becomes the content key.")],
     overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
+    set_file: SetFile = None,
     pseudo: Annotated[str | None, typer.Option(help="Train on these pseudo-labels too: a folder of `label`.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and discard what is there.")] = False,
 ) -> None:
     """Train one recipe on one fold, or go on where a killed run stopped."""
     from backdrop.steps.train import train as step
 
-    record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh)
+    record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh, set_file)
     how = "was there already" if record.reused else f"took {record.member.seconds:.0f} s"
     print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold}, {how}")
 

@@ -1,9 +1,10 @@
-"""Recipes and ensembles, as YAML says them."""
+"""Recipes, ensembles and spaces of schedules, as YAML says them."""
 
 from backdrop.recipe.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme, find_ensemble
 from backdrop.recipe.network import Input, Pretrained, Tta, parse_size
 from backdrop.recipe.recipe import Recipe, digest
-from backdrop.recipe.shipped import find_recipe, recipe_text, shipped
+from backdrop.recipe.shipped import find_recipe, read_over, recipe_text, shipped
+from backdrop.recipe.space import Space, find_space
 
 __all__ = [
     "Ensemble",
@@ -15,11 +16,14 @@ __all__ = [
     "Pretrained",
     "Recipe",
     "Scheme",
+    "Space",
     "Tta",
     "digest",
     "find_ensemble",
     "find_recipe",
+    "find_space",
     "parse_size",
+    "read_over",
     "recipe_text",
     "shipped",
 ]
