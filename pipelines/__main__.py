@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from backdrop.cli import guard
-from backdrop.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -30,11 +29,12 @@ def compile_(
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop import storage
+    from backdrop.folds import as_folds
     from backdrop.recipe import find_ensemble
     from pipelines.package import build
     from pipelines.training import with_overrides
 
-    package = build(with_overrides(find_ensemble(ensemble), assignments), _folds(folds))
+    package = build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None)
     storage.write_bytes(out, package.dump())
     print(f"{package.name} {package.version} is in {out}")
 
@@ -53,21 +53,15 @@ def run(
     """Run an ensemble's training pipeline here, one task after another."""
     from rich.console import Console
 
+    from backdrop.folds import as_folds
     from backdrop.recipe import find_ensemble
     from pipelines.local import Request, run_here
     from pipelines.training import with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    request = Request(chosen, data, name or chosen.name, work, objects, _folds(folds), promote)
+    request = Request(chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote)
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
-
-
-def _folds(text: str) -> list[int] | None:
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError as error:
-        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
 
 
 def main() -> None:

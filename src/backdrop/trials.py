@@ -32,7 +32,7 @@ class Trial(Record):
 
     name: str
     family: str
-    values: dict[str, float | str] = Field(default_factory=dict)
+    values: dict[str, int | float | str] = Field(default_factory=dict)
     rates: tuple[float, ...] = ()
     dices: tuple[float, ...] = ()
     dice: float | None = None

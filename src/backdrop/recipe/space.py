@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from backdrop.config import Record, parse, parse_yaml
 from backdrop.errors import ConfigError
@@ -64,7 +64,7 @@ class Draws:
 
     chance: Chance
     family: str
-    values: dict[str, float | str] = field(default_factory=dict)
+    values: dict[str, int | float | str] = field(default_factory=dict)
 
     def real(self, name: str, ends: tuple[float, float], log: bool = True) -> float:
         """A number, as text has it."""
@@ -230,12 +230,35 @@ class Space(Record):
     families: Annotated[tuple[Family, ...], Field(min_length=1)]
 
 
+class Budget(Record):
+    """How much of a space is tried, and how.
+
+    `trials` are schedules, presets among them; each trains `epochs` on each of the `folds` that judge, at most:
+    schedules are stretched to it. `tpe` draws near what did well so far, `random` anywhere; `asha` stops what does badly
+    early. The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
+    """
+
+    trials: Count = 16
+    epochs: Annotated[int, Field(ge=2)] = 6
+    folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    searcher: Literal["tpe", "random"] = "tpe"
+    scheduler: Literal["asha", "none"] = "asha"
+    repeats: Annotated[int, Field(ge=0)] = 3
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _noise_is_seen(self) -> "Budget":
+        if self.repeats == 1:
+            raise ValueError("repeats 1 shows no noise; repeat twice or more, or 0 times")
+        return self
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A schedule to try: its family, what was drawn for it, and what it sets in the recipe."""
 
     family: str
-    values: dict[str, float | str]
+    values: dict[str, int | float | str]
     override: dict[str, Any]
 
 
