@@ -233,9 +233,9 @@ class Space(Record):
 class Budget(Record):
     """How much of a space is tried, and how.
 
-    `trials` are schedules, presets among them; each trains `epochs` on each of the `folds` that judge, at most:
-    schedules are stretched to it. `tpe` draws near what did well so far, `random` anywhere; `asha` stops what does badly
-    early. The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
+    `trials` are schedules, presets among them. Each trains `epochs` on each of the `folds` that judge, at most: schedules
+    are stretched to it. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does badly.
+    The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
     """
 
     trials: Count = 16

@@ -4,7 +4,3 @@ from backdrop.report.page import MemberSummary, Report, WorstImage, choose_worst
 from backdrop.report.verdict import with_verdict
 
 __all__ = ["MemberSummary", "Report", "WorstImage", "choose_worst", "render", "with_verdict"]
-
-
-def render_search(search):  # replaced by the real page
-    return ""

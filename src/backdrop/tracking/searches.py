@@ -37,9 +37,9 @@ class Sent:
 
 @dataclass
 class SearchRuns:
-    """The runs of one search: `with SearchRuns(key, recipe, space) as runs: …`; those that a killed one left are joined.
+    """The runs of one search: `with SearchRuns(key, recipe, space) as runs: …`.
 
-    `key` is the search's key.
+    `key` is the search's; the runs that a killed search with the same key left are joined.
     """
 
     key: str

@@ -76,8 +76,8 @@ class Ledger:
 
     def find(self, index: int) -> Entry | None:
         """The trial of that number, if it has begun."""
-        names = [name for name in self._names() if name.startswith(f"{index:03}-")]
-        return self.read(names[0]) if names else None
+        name = next((name for name in self._names() if number(name) == index), None)
+        return self.read(name) if name else None
 
     def write(self, entry: Entry) -> None:
         """Keeps a trial as it is now.
@@ -102,6 +102,16 @@ class Ledger:
 
     def _path(self, name: str) -> str:
         return f"{self.address}/{name}.json"
+
+
+def named(index: int, word: str) -> str:
+    """A trial's name."""
+    return f"{index:03}-{word}"
+
+
+def number(name: str) -> int:
+    """A trial's number, by its name."""
+    return int(name.partition("-")[0])
 
 
 def judged(rows: Sequence[Row]) -> float:

@@ -7,7 +7,7 @@ from backdrop.errors import ConfigError, TuningError
 from backdrop.recipe import Budget, Recipe, Space
 from backdrop.recipe.space import Candidate
 from backdrop.trials import Comparison, Search, Trial, compare, ranked
-from backdrop.tuning.ledger import Entry, as_trial, judged
+from backdrop.tuning.ledger import Entry, as_trial, judged, named
 from backdrop.tuning.search import cluster, search, slots
 from backdrop.tuning.sources import Listed, Random, Source, Tpe, entry
 from backdrop.tuning.trial import Question, trial_recipe
@@ -40,8 +40,7 @@ class Plan:
 
     def entries(self) -> list[Entry]:
         """The presets as trials."""
-        named = enumerate(self.presets.items())
-        return [entry(f"{i:03}-{name}", candidate) for i, (name, candidate) in named]
+        return [entry(named(i, name), candidate) for i, (name, candidate) in enumerate(self.presets.items())]
 
     def check(self) -> None:
         """Makes sure, before anything is spent, that there is something to search, and that all of it can be trained.
@@ -131,7 +130,7 @@ def _finalists(order: Sequence[Trial], entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _with_seed(index: int, one: Entry, seed: int) -> Entry:
-    name = f"{index:03}-{one.name}-seed-{seed}"
+    name = named(index, f"{one.name}-seed-{seed}")
     return Entry(name=name, family=one.family, override={**one.override, SEED: seed})
 
 

@@ -29,6 +29,7 @@ PRESET = "preset"
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # training is what the machine is for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
@@ -114,7 +115,14 @@ def slots() -> int:
     return max(1, int(ray.cluster_resources().get("GPU", 0)))
 
 
-class Candidates(Searcher):
+class Unpickled:
+    """Ray writes what it is given as a pickle too, which nobody reads: nothing of this."""
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class Candidates(Unpickled, Searcher):
     """A source, as Ray asks for its schedules; a trial that the ledger knows is given as it was."""
 
     def __init__(self, source: Source, ledger: Ledger) -> None:
@@ -145,7 +153,7 @@ class Candidates(Searcher):
         """Never done."""
 
 
-class Keeper(tune.Callback):
+class Keeper(Unpickled, tune.Callback):
     """Writes the ledger as results come in."""
 
     def __init__(self, ledger: Ledger, epochs: int, tell: Told, told: Told, advance: Callable[[str], None]) -> None:

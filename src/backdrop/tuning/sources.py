@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from backdrop.recipe import Recipe, Space
 from backdrop.recipe.space import Candidate, draw
-from backdrop.tuning.ledger import Entry
+from backdrop.tuning.ledger import Entry, named, number
 
 STARTUP = 5  # so many draws are random before TPE learns from them
 
@@ -66,7 +66,7 @@ class Random:
             return self.presets[index]
         chance = Recorder(Recorded(known) if known else self.draws(index))
         found = draw(self.space, self.recipe, chance)
-        return entry(f"{index:03}-{found.family}", found, chance.params)
+        return entry(named(index, found.family), found, chance.params)
 
     def draws(self, index: int) -> Any:
         """Where the numbers of a new trial come from."""
@@ -85,16 +85,21 @@ class Tpe(Random):
     def __init__(self, space: Space, recipe: Recipe, presets: Sequence[Entry], total: int, seed: int) -> None:
         super().__init__(space, recipe, presets, total, seed)
         self.study = optuna.create_study(direction="maximize")
+        self.asked: dict[int, optuna.Trial] = {}
 
     def draws(self, index: int) -> Any:
         """Optuna's next trial; its chance begins anew each time, so that it depends on the number alone."""
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
-        return self.study.ask()
+        self.asked[index] = self.study.ask()
+        return self.asked[index]
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """Learns from a trial that isn't a preset."""
+        """Learns from a trial that isn't a preset, drawn now or before."""
         if not entry.params:
+            return
+        if (index := number(entry.name)) in self.asked:
+            self.study.tell(self.asked.pop(index), dice)
             return
         chance = Recorder(Recorded(entry.params))
         draw(self.space, self.recipe, chance)
