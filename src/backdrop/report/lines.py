@@ -6,6 +6,7 @@ Several lines share a chart. Their kinds are classes of the page's style sheet.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from backdrop.report.charts import NEAREST, Scale, pick
 
@@ -106,7 +107,7 @@ def _line(line: Line, height: int) -> str:
 def _path(run: Sequence[Point]) -> str:
     """Steps from point to point: whole numbers, which are short."""
     places = [(round(ACROSS * x), round(UP * y)) for x, y in run]
-    steps = [f"{x - left} {y - top}" for (left, top), (x, y) in zip(places, places[1:], strict=False)]
+    steps = [f"{x - left} {y - top}" for (left, top), (x, y) in pairwise(places)]
     return f"M{places[0][0]} {places[0][1]}l{' '.join(steps)}".replace(" -", "-")
 
 

@@ -8,22 +8,22 @@ from backdrop.report.charts import Scale, interval
 from backdrop.report.lines import shorten
 from backdrop.report.parts import counted, dice_text, fact, frame, sheet, table, time_text
 from backdrop.report.search_charts import families, legend, schedules, standing, training, values_text
-from backdrop.trials import Comparison, Search, Trial, ranked
+from backdrop.trials import Comparison, Search, Status, Trial, ranked
 
 ERROR = 300  # characters of an error; trials.csv has them all
-ABOUT = """Every Dice is out of fold: on images that the network did not train on, that of the best epoch, then the mean over
-folds. Trials train for the epochs of the search at its size of the input, so their Dice compares with each other's only.
-Schedules were chosen by the same Dice that is shown for them, which flatters the best of many; hence the comparison, for
-which two were trained anew with fresh seeds, on the same folds."""
-SCHEDULES = """Learning rates over the epochs of the search: those of all presets and of the best that were drawn. The best
-of all is faint in each."""
-TRAINING = """Out-of-fold Dice of every trial; the least eighth of it stands on the floor. Names stand at the ends of their
-lines."""
-FOLDS = "A trial trains on one fold after another, so many epochs on each."
+ABOUT = """Every Dice is out of fold, on images that the network did not train on: that of the best epoch, then the mean
+over folds. Trials train for the epochs of the search, at its size of the input, so their Dice compares with each
+other's only. Schedules were chosen by the same Dice that is shown for them, which flatters the best of many; hence the
+comparison, for which two were trained anew with fresh seeds, on the same folds."""
+SCHEDULES = """Learning rates over the epochs of the search: those of all presets and of the best that were drawn.
+The best of all is faint in each."""
+TRAINING = """Out-of-fold Dice of every trial; the least eighth of it stands on the floor. Names stand at the ends of
+their lines, a circle where a trial ended early."""
+FOLDS = "A trial trains on one fold after another."
 FAMILIES = "Each line is a trial: what was drawn for it, and the Dice it came to. The best fifth is drawn the boldest."
-STATES = ("finished", "stopped", "failed", "running")
+STATES: tuple[Status, ...] = ("finished", "stopped", "failed", "running")
 BADGES = {1: ("promoted", "Beats the preset"), 0: ("kept", "Within the noise"), -1: ("kept", "Worse than the preset")}
-LINES = (("best", "the best"), ("preset", "preset"), ("other", "other"), ("stopped", "stopped"))
+LINES = (("best", "the best"), ("preset", "preset"), ("other", "other"), ("stopped", "stopped or failed"))
 RANKS = (("best", "the best"), ("fifth-1", "best fifth"), ("fifth-3", "middle"), ("fifth-5", "worst fifth"))
 
 
@@ -35,7 +35,7 @@ def render_search(search: Search) -> str:
         body += _section("Schedules", schedules(search), legend(*LINES[:2], ("other", "drawn")), SCHEDULES)
     if any(trial.dices for trial in search.trials):
         body += _section("Dice over epochs", training(search), legend(*LINES), TRAINING + several)
-    if any(trial.values for trial in search.trials):
+    if any(trial.values and trial.dice is not None for trial in search.trials):
         body += _section("Values that were drawn", families(search), legend(*RANKS, LINES[-1]), FAMILIES)
     body += _section("Trials", _trials(search))
     kind, style = "Backdrop schedule search", sheet("search.css")

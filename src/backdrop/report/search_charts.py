@@ -13,6 +13,7 @@ FEW = 6  # of the schedules that were drawn so many are shown, the best
 LOW, MIDDLING, TALL = 104, 170, 360  # heights of a schedule, of a family's values, of Dice over epochs
 LAYERS = ("stopped", "other", "halt", "preset", "best")  # kinds of lines, the last on top
 FIFTHS = ("fifth-5", "fifth-4", "fifth-3", "fifth-2", "fifth-1")  # kinds too: by Dice, the best last
+CROWD = 60  # more trials are drawn paler
 LEAST = 8  # this part of all Dice, the least, stands on the floor of a chart
 AXIS_WIDTH = 72  # pixels from one upright axis to the next, at least
 APART = 26.0  # two labels of an upright axis keep this distance
@@ -84,8 +85,8 @@ def training(search: Search) -> str:
         if trial.preset or kind == "best" or trial.name == search.chosen:
             ends.append((points[-1], trial.name, kind))
     lines.sort(key=lambda line: LAYERS.index(line.kind))
-    under = upright_axis(scale, TALL) + _epochs(search, length)
-    return chart(lines, TALL, "Dice over epochs of every trial", under, end_labels(ends, TALL), "labelled")
+    under, kind = upright_axis(scale, TALL) + _epochs(search, length), "labelled" + " crowded" * (len(begun) > CROWD)
+    return chart(lines, TALL, "Dice over epochs of every trial", under, end_labels(ends, TALL), kind)
 
 
 def _most(dices: Sequence[float]) -> Scale:
@@ -143,8 +144,8 @@ def _family(family: str, trials: Sequence[Trial], scale: Scale, kinds: dict[str,
     drawn = chart(lines, MIDDLING, f"Values of {family}", "", "".join(marks), "values")
     best = f", the best {dice_text(trials[0].dice)}" if trials[0].dice is not None else ""
     caption = f"<b>{escape(family)}</b><span>{counted(len(trials), 'trial')}{best}</span>"
-    width = AXIS_WIDTH * len(axes)
-    return f'<figure><figcaption>{caption}</figcaption><div class="wide"><div style="min-width:{width}px">{drawn}</div></div></figure>'
+    drawn = f'<div style="min-width:{AXIS_WIDTH * len(axes)}px">{drawn}</div>'
+    return f'<figure><figcaption>{caption}</figcaption><div class="wide">{drawn}</div></figure>'
 
 
 def _axis(values: Sequence[float | str | None]) -> tuple[Scale, list[float]]:
