@@ -19,19 +19,19 @@ from tests.test_report import Reader
 FAMILIES = ("cosine", "step", "tail", "shapes")
 
 
-def trial(index: int, epochs: int, folds: int) -> Trial:
-    """Two presets, then every family in turn; every seventh is stopped, every eleventh fails."""
+def trial(index: int, epochs: int, folds: int, presets: int) -> Trial:
+    """Presets, then every family in turn; every seventh is stopped, every eleventh fails."""
     chance = random.Random(index)
-    family = "preset" if index < 2 else FAMILIES[index % len(FAMILIES)]
+    family = "preset" if index < presets else FAMILIES[index % len(FAMILIES)]
     status = "stopped" if index % 7 == 6 else "failed" if index % 11 == 10 else "finished"
     values: dict[str, Any] = {"rate": 10 ** chance.uniform(-5, -2), "every": chance.randint(2, 9)}
     values |= {"shape": chance.choice(["saw", "wave"])} if family == "shapes" else {}
     top, count = chance.uniform(0.9, 0.98), epochs * folds if status == "finished" else (epochs + 1) // 2
     dices = [top - 0.5 / (1 + epoch % epochs) ** 2 for epoch in range(count if status != "failed" else 0)]
     return Trial(
-        name=f"{index:03}-{family}",
+        name=f"{index:03}-{'unet-scratch-faithful' if index < presets else family}",
         family=family,
-        values={} if index < 2 else values,
+        values={} if index < presets else values,
         rates=tuple(10 ** chance.uniform(-6, -2) for _ in range(epochs)),
         dices=tuple(dices),
         dice=max(dices) if dices else None,
@@ -41,8 +41,8 @@ def trial(index: int, epochs: int, folds: int) -> Trial:
     )
 
 
-def make_search(count: int = 24, epochs: int = 8, folds: int = 1, **changes: Any) -> Search:
-    trials = tuple(trial(index, epochs, folds) for index in range(count))
+def make_search(count: int = 24, epochs: int = 8, folds: int = 1, presets: int = 2, **changes: Any) -> Search:
+    trials = tuple(trial(index, epochs, folds, presets) for index in range(count))
     order = ranked(trials)
     best = next((found.name for found in order if not found.preset), None)
     preset = next((found.name for found in order if found.preset), None)

@@ -82,7 +82,7 @@ def search_page(tmp_path: Path) -> Path:
     """The page that BACKDROP_SEARCH_REPORT names, or one made here."""
     if given := os.environ.get("BACKDROP_SEARCH_REPORT"):
         return Path(given)
-    (tmp_path / "search.html").write_text(render_search(make_search(30, 12, folds=2)), encoding="utf-8")
+    (tmp_path / "search.html").write_text(render_search(make_search(40, 12, folds=2, presets=12)), encoding="utf-8")
     return tmp_path / "search.html"
 
 

@@ -64,20 +64,14 @@ def _chosen(search: Search) -> str:
     chosen = next((trial for trial in search.trials if trial.name == search.chosen), None)
     if chosen is None:
         return fact("Chosen schedule", '<span class="chosen-name">none</span>', "No trial finished with a Dice.")
-    rank = (
-        f"rank {finished.index(chosen) + 1} of the {len(finished)} that finished"
-        if chosen in finished
-        else chosen.status
-    )
-    drawn = values_text(chosen) or chosen.family
-    name = fact(
-        "Chosen schedule",
-        f'<span class="chosen-name">{escape(chosen.name)}</span>',
-        f"{escape(drawn)}<br>written for the recipe's {counted(search.epochs, 'epoch')}",
-    )
+    place = f"rank {finished.index(chosen) + 1} of the {len(finished)} that finished" if chosen in finished else ""
+    name = f'<span class="chosen-name">{escape(chosen.name)}</span>'
+    drawn = escape(values_text(chosen) or chosen.family)
+    written = f"{drawn}<br>written for the recipe's {counted(search.epochs, 'epoch')}"
     preset = next((trial for trial in finished if trial.preset), None)
     beside = f"<br>best preset {escape(preset.name)}: {dice_text(preset.dice)}" if preset else ""
-    return name + fact("Its Dice out of fold", dice_text(chosen.dice), rank + beside)
+    result = fact("Its Dice out of fold", dice_text(chosen.dice), (place or chosen.status) + beside)
+    return fact("Chosen schedule", name, written) + result
 
 
 def _comparison(found: Comparison | None) -> str:

@@ -30,10 +30,10 @@ def standing(trials: Sequence[Trial]) -> list[Trial]:
 
 def values_text(trial: Trial) -> str:
     """What was drawn for a trial, in a line."""
-    return " · ".join(f"{name}\N{NO-BREAK SPACE}{value_text(value)}" for name, value in trial.values.items())
+    return " · ".join(f"{name}\N{NO-BREAK SPACE}{_value_text(value)}" for name, value in trial.values.items())
 
 
-def value_text(value: float | str) -> str:
+def _value_text(value: float | str) -> str:
     """A drawn value in three digits at most; a word as it is."""
     return value if isinstance(value, str) else short(value, 3)
 
@@ -153,9 +153,9 @@ def _axis(values: Sequence[float | str | None]) -> tuple[Scale, list[float]]:
     if not any(isinstance(value, str) for value in values):
         numbers = [math.nan if value is None else float(value) for value in values]
         return value_scale(numbers), numbers
-    words = sorted({value_text(value) for value in values if value is not None})
+    words = sorted({_value_text(value) for value in values if value is not None})
     ticks = tuple((float(place), shorten(word, WORD)) for place, word in enumerate(words))
-    places = [math.nan if value is None else float(words.index(value_text(value))) for value in values]
+    places = [math.nan if value is None else float(words.index(_value_text(value))) for value in values]
     return Scale(0, len(words) - 1, float, ticks), places
 
 
