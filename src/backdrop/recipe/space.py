@@ -233,7 +233,7 @@ class Space(Record):
 class Budget(Record):
     """How much of a space is tried, and how.
 
-    `trials` are schedules, presets among them. Each trains `epochs` on each of the `folds` that judge, at most: schedules
+    `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge: schedules
     are stretched to it. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does badly.
     The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
     """
