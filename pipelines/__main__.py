@@ -12,6 +12,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 Name = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")]
 FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
+Tune = Annotated[str, typer.Option("--tune", help="Search each recipe's schedule first: off, fast or full.")]
 Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
 
 
@@ -26,15 +27,16 @@ def compile_(
     out: Annotated[Path, typer.Option("--out", "-o", help="The package to write.")] = Path("package.yaml"),
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
+    tune: Tune = "off",
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop import storage
     from backdrop.folds import as_folds
     from backdrop.recipe import find_ensemble
     from pipelines.package import build
-    from pipelines.training import with_overrides
+    from pipelines.training import as_tuned, with_overrides
 
-    package = build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None)
+    package = build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None, as_tuned(tune))
     storage.write_bytes(out, package.dump())
     print(f"{package.name} {package.version} is in {out}")
 
@@ -48,6 +50,7 @@ def run(
     objects: Annotated[int, typer.Option(min=0, help="Only the first so many objects by name; 0 for all.")] = 0,
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
+    tune: Tune = "off",
     promote: Annotated[bool, typer.Option(help="Let the gate judge the new version.")] = True,
 ) -> None:
     """Run an ensemble's training pipeline here, one task after another."""
@@ -56,10 +59,12 @@ def run(
     from backdrop.folds import as_folds
     from backdrop.recipe import find_ensemble
     from pipelines.local import Request, run_here
-    from pipelines.training import with_overrides
+    from pipelines.training import as_tuned, with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    request = Request(chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote)
+    request = Request(
+        chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote, as_tuned(tune)
+    )
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
 

@@ -21,7 +21,7 @@ from backdrop.tracking.server import local_server
 from pipelines.logs import TaskLogs
 from pipelines.results import Outputs, members_table, read_outputs, summary
 from pipelines.screen import Screen, Task
-from pipelines.training import planned, training
+from pipelines.training import Tuned, planned, searched, training
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BESIDE_MEMBERS = ("check", "evaluate", "register")
@@ -38,6 +38,7 @@ class Request:
     objects: int = 0
     folds: Sequence[int] | None = None
     promotion: bool = True
+    tuned: Tuned = "off"
 
 
 def run_here(request: Request, console: Console) -> int:
@@ -76,9 +77,10 @@ def exit_code(tasks: Mapping[str, Task]) -> int:
 
 
 def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[str, Task]:
-    graph = training(request.ensemble, request.folds, retries=0)
+    graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned)
     splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
-    total = len(splits) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
+    searches = searched(request.ensemble, request.tuned)
+    total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with (

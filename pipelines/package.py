@@ -13,7 +13,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from backdrop import __version__, storage
 from backdrop.recipe import Ensemble
-from pipelines.training import training
+from pipelines.training import Tuned, training
 
 DIGITS = 12
 
@@ -32,17 +32,18 @@ class Package:
         return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
 
 
-def build(ensemble: Ensemble, folds: Sequence[int] | None = None) -> Package:
+def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned = "off") -> Package:
     """Compiles an ensemble's training pipeline.
 
     Args:
         ensemble: what to train, its recipes written out.
         folds: only the members of these folds; None for all.
+        tuned: how much is spent on a search of each recipe's schedule.
 
     Raises:
         ConfigError: if the ensemble has no such fold.
     """
-    documents = _compile(training(ensemble, folds))
+    documents = _compile(training(ensemble, folds, tuned=tuned))
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]
     info["description"] = f"{info.get('description', '')} (version {version})".strip()

@@ -63,8 +63,10 @@ def test_shipped_spaces_hold_the_winners_presets(name: str) -> None:
 
 
 def test_a_recipe_has_the_space_of_its_kind() -> None:
-    names = {name: find_space(None, find_recipe(name)).name for name in ("tiny", "linknet34", "unet-scratch")}
-    assert names == {"tiny": "tiny", "linknet34": "adam", "unet-scratch": "sgd"}
+    names = {
+        name: find_space(None, find_recipe(name)).name for name in ("tiny", "tiny-linknet", "linknet34", "unet-scratch")
+    }
+    assert names == {"tiny": "tiny", "tiny-linknet": "tiny", "linknet34": "adam", "unet-scratch": "sgd"}
 
 
 def test_a_preset_keeps_rates_and_optimiser_but_not_augmentation() -> None:

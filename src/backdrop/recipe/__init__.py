@@ -4,9 +4,10 @@ from backdrop.recipe.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme,
 from backdrop.recipe.network import Input, Pretrained, Tta, parse_size
 from backdrop.recipe.recipe import Recipe, digest
 from backdrop.recipe.shipped import find_recipe, read_over, recipe_text, shipped
-from backdrop.recipe.space import Budget, Space, find_space
+from backdrop.recipe.space import BUDGETS, Budget, Space, find_space
 
 __all__ = [
+    "BUDGETS",
     "Budget",
     "Ensemble",
     "Folds",

@@ -20,7 +20,6 @@ from backdrop.recipe.training import Optimiser
 
 DIGITS = 3  # significant ones of what is drawn: a schedule is read by people
 COLD = 0.1  # a warm-up begins at this share of the rate
-GRADIENT_DESCENT = "sgd"
 LEAST_EPOCHS = 4  # below that no schedule has a shape
 
 N = TypeVar("N", int, float)
@@ -233,9 +232,9 @@ class Space(Record):
 class Budget(Record):
     """How much of a space is tried, and how.
 
-    `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge: schedules
-    are stretched to it. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does badly.
-    The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
+    `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge, its
+    schedule stretched to them. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does
+    badly. The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
     """
 
     trials: Count = 16
@@ -253,6 +252,10 @@ class Budget(Record):
         return self
 
 
+# What a pipeline may spend on a search before it trains.
+BUDGETS = {"fast": Budget(trials=12), "full": Budget(trials=48, epochs=20, folds=(0, 1))}
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A schedule to try: its family, what was drawn for it, and what it sets in the recipe."""
@@ -265,11 +268,14 @@ class Candidate:
 def find_space(name: str | None, recipe: Recipe) -> Space:
     """A shipped space by name, or a YAML file's by path; without a name, the one for such a recipe.
 
+    That is the one whose name the recipe's begins with, else the one of its optimiser's kind.
+
     Raises:
         ConfigError: if there is none, or it isn't valid.
     """
-    kind = "sgd" if recipe.optimiser.name == GRADIENT_DESCENT else "adam"
-    text, source = find_text("spaces", name or (recipe.name if recipe.name in shipped("spaces") else kind))
+    kind = "sgd" if recipe.optimiser.name == "sgd" else "adam"
+    own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), kind)
+    text, source = find_text("spaces", name or own)
     return parse(Space, parse_yaml(text, source), source)
 
 
