@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from backdrop.cli import guard
-from backdrop.errors import ConfigError
+from pipelines.kubeflow import app as kubeflow
+from pipelines.options import Assignments, FoldList, Name, folds_of, package_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-Name = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")]
-FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
-Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
+app.add_typer(kubeflow)
 
 
 @app.callback()
@@ -30,11 +28,8 @@ def compile_(
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop import storage
-    from backdrop.recipe import find_ensemble
-    from pipelines.package import build
-    from pipelines.training import with_overrides
 
-    package = build(with_overrides(find_ensemble(ensemble), assignments), _folds(folds))
+    package = package_of(ensemble, folds, assignments)
     storage.write_bytes(out, package.dump())
     print(f"{package.name} {package.version} is in {out}")
 
@@ -58,16 +53,9 @@ def run(
     from pipelines.training import with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    request = Request(chosen, data, name or chosen.name, work, objects, _folds(folds), promote)
+    request = Request(chosen, data, name or chosen.name, work, objects, folds_of(folds), promote)
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
-
-
-def _folds(text: str) -> list[int] | None:
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError as error:
-        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
 
 
 def main() -> None:

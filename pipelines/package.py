@@ -13,6 +13,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from backdrop import __version__, storage
 from backdrop.recipe import Ensemble
+from pipelines.lint import refuse
 from pipelines.training import training
 
 DIGITS = 12
@@ -40,9 +41,10 @@ def build(ensemble: Ensemble, folds: Sequence[int] | None = None) -> Package:
         folds: only the members of these folds; None for all.
 
     Raises:
-        ConfigError: if the ensemble has no such fold.
+        ConfigError: if the ensemble has no such fold, or what comes of it wouldn't run as it reads.
     """
     documents = _compile(training(ensemble, folds))
+    refuse(documents)
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]
     info["description"] = f"{info.get('description', '')} (version {version})".strip()
