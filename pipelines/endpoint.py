@@ -57,15 +57,13 @@ class Endpoint:
         found = self.every(listing, field, filter=json.dumps({"predicates": [predicate]}), **query)
         return [entry for entry in found if entry.display_name == name]
 
-    def every(self, listing: Callable[..., Any], field: str, **query: Any) -> list[Any]:
-        """All of a kind, page by page."""
-        found, token = [], ""
-        while True:
+    def every(self, listing: Callable[..., Any], field: str, **query: Any) -> Iterator[Any]:
+        """All of a kind, page by page, as far as they are taken."""
+        token: str | None = ""
+        while token is not None:
             page = listing(page_token=token, page_size=PAGE, **query)
-            found += getattr(page, field) or []
-            token = page.next_page_token or ""
-            if not token:
-                return found
+            yield from getattr(page, field) or []
+            token = page.next_page_token or None
 
     def page(self, path: str) -> str:
         """Address of a page of the UI."""

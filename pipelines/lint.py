@@ -127,8 +127,6 @@ def _undeclared(task: Task) -> Iterator[str]:
     taken |= set(PARAMETER.findall(json.dumps(task.settings)))
     for name in sorted(taken - set(task.given)):
         yield f"takes {_plain(name)}, which nothing around it declares: make it an input of the task or a sub-pipeline"
-    for name in sorted(set(PLACEHOLDER.findall(json.dumps(task.container))) - set(task.inputs)):
-        yield f"is told of {_plain(name)}, which isn't among its inputs: call register_pipeline_channels"
 
 
 def _retried_in_loop(task: Task) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """What Kubeflow has of ours: schedules, what they are pinned to, and what their last runs came to."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from kfp_server_api import ApiException, RecurringRunMode, V2beta1RecurringRun
 
 from backdrop.config import meant
 from backdrop.errors import EndpointError
-from pipelines.endpoint import PAGE, Endpoint
+from pipelines.endpoint import Endpoint
 from pipelines.schedules import ours
 
 RUNS = 5  # of each schedule that are shown
@@ -54,7 +55,9 @@ def _version(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
 
 def _runs(endpoint: Endpoint, entry: V2beta1RecurringRun) -> list[Any]:
     """The newest runs of the same pipeline; a schedule that was replaced has left its own to nobody."""
-    page = endpoint.client.list_runs(experiment_id=entry.experiment_id, sort_by="created_at desc", page_size=PAGE)
     pipeline = entry.pipeline_version_reference.pipeline_id
-    references = [(run, run.pipeline_version_reference) for run in page.runs or []]
-    return [run for run, reference in references if reference and reference.pipeline_id == pipeline][:RUNS]
+    newest = endpoint.every(
+        endpoint.client.list_runs, "runs", experiment_id=entry.experiment_id, sort_by="created_at desc"
+    )
+    references = ((run, run.pipeline_version_reference) for run in newest)
+    return list(islice((run for run, of in references if of and of.pipeline_id == pipeline), RUNS))

@@ -11,6 +11,7 @@ from pipelines.__main__ import app, main
 
 OPTIONS = {
     "compile": {"ensemble", "-o", "--out", "--folds", "--set"},
+    "preflight": {"--params", "--ray", "--host", "--namespace"},
     "run": {
         "ensemble",
         "--data",
@@ -22,6 +23,32 @@ OPTIONS = {
         "--promote",
         "--no-promote",
     },
+    "schedule": {
+        "ensemble",
+        "--name",
+        "--cron",
+        "--params",
+        "--paused",
+        "--remove",
+        "--experiment",
+        "--service-account",
+        "--host",
+        "--namespace",
+        "--folds",
+        "--set",
+    },
+    "status": {"--name", "--host", "--namespace"},
+    "submit": {
+        "ensemble",
+        "--params",
+        "--experiment",
+        "--service-account",
+        "--host",
+        "--namespace",
+        "--folds",
+        "--set",
+    },
+    "upload": {"ensemble", "--host", "--namespace", "--folds", "--set"},
 }
 
 
@@ -74,6 +101,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, pipelines.__main__; print([m for m in ('kfp', 'mlflow', 'torch', 'cv2') if m in sys.modules])"
+    heavy = "kfp", "kubernetes", "mlflow", "torch", "cv2", "boto3", "pydantic"
+    code = f"import sys, pipelines.__main__; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -21,7 +21,7 @@ def refuse(status: int | None, message: str = "") -> None:
 
 def pipelines_of(found: endpoint.Endpoint) -> list[object]:
     with found.errors():
-        return found.every(found.client.list_pipelines, "pipelines", namespace=found.namespace)
+        return list(found.every(found.client.list_pipelines, "pipelines", namespace=found.namespace))
 
 
 @pytest.mark.parametrize(("version", "told"), [("2.17.0", "2.17.0"), ("v2.18.1-rc.0", "v2.18.1-rc.0"), ("unknown", "")])
