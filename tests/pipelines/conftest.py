@@ -15,9 +15,11 @@ PARAMS = "data: s3://photos/cars\nwork: s3://photos/work\n"
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No endpoint, token or namespace of whoever runs the tests."""
+    """No endpoint, token, namespace or cluster of whoever runs the tests."""
     for name in (endpoint.HOST, endpoint.UI_HOST, endpoint.NAMESPACE, endpoint.TOKEN, "KF_PIPELINES_SA_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(endpoint, "POD_NAMESPACE", tmp_path / "none")
 
 

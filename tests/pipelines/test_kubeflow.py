@@ -176,14 +176,16 @@ def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     assert call("status")[1] == "".join(
         f"{name}: paused, at {CRON}, backdrop-tiny {version}\n  no run yet\n" for name in ("nightly", "weekly")
     )
-    for state in ("FAILED", "SUCCEEDED"):
+    for day, state in ((1, "FAILED"), (2, "SUCCEEDED")):
         call("submit", *given)
-        list(kfp.runs.values())[-1]["state"] = state
+        list(kfp.runs.values())[-1].update(state=state, created_at=f"2026-11-{day:02}T03:00:00Z")
     other = {**list(kfp.runs.values())[-1], "pipeline_version_reference": None}
     kfp.add(kfp.runs, "run_id", other)
-    lines = call("status", "--name", "weekly")[1].splitlines()
-    assert [line.split()[3] for line in lines[1:]] == ["FAILED", "SUCCEEDED"]  # of the same second
-    assert lines[1].endswith(f"{host}/#/runs/details/{next(iter(kfp.runs))}")
+    failed, succeeded, _ = kfp.runs
+    assert call("status", "--name", "weekly")[1].splitlines()[1:] == [
+        f"  2026-11-02 03:00 UTC  SUCCEEDED  {host}/#/runs/details/{succeeded}",
+        f"  2026-11-01 03:00 UTC  FAILED     {host}/#/runs/details/{failed}",
+    ]
 
 
 def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
