@@ -86,8 +86,10 @@ def lint(documents: Sequence[Mapping[str, Any]]) -> list[str]:
         documents: its YAML documents: the graph, and what Kubernetes is told if there is a second.
     """
     graph, *others = documents
-    settings = [other["platforms"]["kubernetes"]["deploymentSpec"]["executors"] for other in others]
-    tasks = _tasks(graph, settings[0] if settings else {}, graph["root"])
+    settings: dict[str, Any] = {}
+    for other in others:
+        settings |= other["platforms"]["kubernetes"].get("deploymentSpec", {}).get("executors", {})
+    tasks = _tasks(graph, settings, graph["root"])
     parameters = graph["root"].get("inputDefinitions", {}).get("parameters", {})
     optional = [name for name, about in parameters.items() if about.get("isOptional") and "defaultValue" not in about]
     return [

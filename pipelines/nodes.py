@@ -5,6 +5,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import urllib3
+from kubernetes import client, config
+from kubernetes.utils.quantity import parse_quantity
 from pydantic import Field
 
 from backdrop.config import Record
@@ -44,8 +47,6 @@ def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], toleratio
     Raises:
         EndpointError: if none would, saying why, or Kubernetes' API can't be asked.
     """
-    from kubernetes import client
-
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
     with _asked("list nodes") as api:
         nodes = client.CoreV1Api(api).list_node(label_selector=labels, _request_timeout=TIMEOUT_S).items
@@ -68,8 +69,6 @@ def check_rayjobs() -> str:
     Raises:
         EndpointError: if it isn't, or Kubernetes' API can't be asked.
     """
-    from kubernetes import client
-
     missing = EndpointError("Kubernetes has no RayJob of ray.io/v1", "Install the KubeRay operator and its CRDs")
     with _asked("look for RayJob", missing) as api:
         found = client.CustomObjectsApi(api).get_api_resources("ray.io", "v1", _request_timeout=TIMEOUT_S)
@@ -80,8 +79,6 @@ def check_rayjobs() -> str:
 
 def _against(node: Any, needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
     """What keeps the pod from this node, empty if nothing does."""
-    from kubernetes.utils.quantity import parse_quantity
-
     if node.spec.unschedulable:
         return "it's cordoned off"
     for taint in node.spec.taints or []:
@@ -101,19 +98,7 @@ def _amounts(needs: Mapping[str, str]) -> str:
 @contextlib.contextmanager
 def _asked(what: str, missing: EndpointError | None = None) -> Iterator[Any]:
     """A client of Kubernetes' API, of the pod's own cluster or of the kubeconfig; its errors in our words."""
-    import urllib3
-    from kubernetes import client, config
-
-    settings = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=settings)
-    except config.ConfigException:
-        try:
-            config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=settings)
-        except config.ConfigException as error:
-            raise EndpointError(
-                f"No Kubernetes API is known here ({error})", "Run it in a pod, or set KUBECONFIG"
-            ) from error
+    settings = _settings()
     try:
         with client.ApiClient(settings) as api:
             yield api
@@ -121,9 +106,21 @@ def _asked(what: str, missing: EndpointError | None = None) -> Iterator[Any]:
         if error.status == 404 and missing:
             raise missing from error
         remedy = "Give the account that right, or run this with another"
-        raise EndpointError(
-            f"Kubernetes at {settings.host} doesn't let us {what} ({error.status} {error.reason})", remedy
-        ) from error
+        refused = f"Kubernetes at {settings.host} doesn't let us {what} ({error.status} {error.reason})"
+        raise EndpointError(refused, remedy) from error
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
         raise EndpointError(f"Kubernetes at {settings.host} doesn't answer ({reason})", "Mend KUBECONFIG") from error
+
+
+def _settings() -> client.Configuration:
+    settings = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException:
+        try:
+            config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=settings)
+        except config.ConfigException as error:
+            remedy = "Run it in a pod, or set KUBECONFIG"
+            raise EndpointError(f"No Kubernetes API is known here ({error})", remedy) from error
+    return settings

@@ -34,22 +34,18 @@ def publish(endpoint: Endpoint, package: Package) -> Published:
     Raises:
         EndpointError: if the endpoint doesn't answer or refuses it.
     """
+    client, where = endpoint.client, {"namespace": endpoint.namespace}
     with endpoint.errors(), silent(), TemporaryDirectory() as folder:
         # kfp's own upload would make a second version, named after the pipeline.
         pipeline, _ = found_or_made(
-            lambda: endpoint.named(
-                endpoint.client.list_pipelines, "pipelines", package.name, namespace=endpoint.namespace
-            ),
-            lambda: endpoint.client.pipelines.pipeline_service_create_pipeline(_pipeline(endpoint, package)),
+            lambda: endpoint.named(client.list_pipelines, "pipelines", package.name, **where),
+            lambda: client.pipelines.pipeline_service_create_pipeline(_pipeline(endpoint, package)),
         )
-        path = Path(folder, "package.yaml")
+        path, of = Path(folder, "package.yaml"), {"pipeline_id": pipeline.pipeline_id}
         path.write_bytes(package.dump())
-        about = {"pipeline_id": pipeline.pipeline_id}
         version, new = found_or_made(
-            lambda: endpoint.named(
-                endpoint.client.list_pipeline_versions, "pipeline_versions", package.version, **about
-            ),
-            lambda: endpoint.client.upload_pipeline_version(str(path), package.version, **about),
+            lambda: endpoint.named(client.list_pipeline_versions, "pipeline_versions", package.version, **of),
+            lambda: client.upload_pipeline_version(str(path), package.version, **of),
         )
     return Published(package.name, package.version, pipeline.pipeline_id, version.pipeline_version_id, new)
 
@@ -100,6 +96,5 @@ def experiment_id(endpoint: Endpoint, name: str = "") -> str:
 
 def _pipeline(endpoint: Endpoint, package: Package) -> V2beta1Pipeline:
     about = package.documents[0]["pipelineInfo"]["description"].partition(" (version")[0]
-    return V2beta1Pipeline(
-        name=package.name, display_name=package.name, description=about, namespace=endpoint.namespace
-    )
+    names = {"name": package.name, "display_name": package.name}
+    return V2beta1Pipeline(**names, description=about, namespace=endpoint.namespace)

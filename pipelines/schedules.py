@@ -19,7 +19,7 @@ from backdrop.errors import EndpointError
 from pipelines.endpoint import Endpoint
 from pipelines.publish import Published
 
-MARK = re.compile(r"^Backdrop: .* sha256:([0-9a-f]{64})$")
+MARK = re.compile(r"^Backdrop: .* sha256:[0-9a-f]{64}$")
 ROUNDS = 10  # so often it looks again; more only if somebody changes the same schedule all the time
 
 
