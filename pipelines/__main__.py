@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from backdrop.cli import guard
+from pipelines.kubeflow import app as kubeflow
+from pipelines.options import Assignments, FoldList, Name, Tune, package_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-Name = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")]
-FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
-Tune = Annotated[str, typer.Option("--tune", help="Search each recipe's schedule first: off, fast or full.")]
-Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
+app.add_typer(kubeflow)
 
 
 @app.callback()
@@ -31,12 +29,8 @@ def compile_(
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop import storage
-    from backdrop.folds import as_folds
-    from backdrop.recipe import find_ensemble
-    from pipelines.package import build
-    from pipelines.training import as_tuned, with_overrides
 
-    package = build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None, as_tuned(tune))
+    package = package_of(ensemble, folds, assignments, tune)
     storage.write_bytes(out, package.dump())
     print(f"{package.name} {package.version} is in {out}")
 

@@ -13,6 +13,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from backdrop import __version__, storage
 from backdrop.recipe import Ensemble
+from pipelines.lint import refuse
 from pipelines.training import Tuned, training
 
 DIGITS = 12
@@ -41,9 +42,10 @@ def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned =
         tuned: how much is spent on a search of each recipe's schedule.
 
     Raises:
-        ConfigError: if the ensemble has no such fold.
+        ConfigError: if the ensemble has no such fold, or what comes of it wouldn't run as it reads.
     """
     documents = _compile(training(ensemble, folds, tuned=tuned))
+    refuse(documents)
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]
     info["description"] = f"{info.get('description', '')} (version {version})".strip()

@@ -59,3 +59,7 @@ class TrackingError(BackdropError):
 
 class GateError(BackdropError):
     """A promotion that can't even be judged (as opposed to a champion that is kept)."""
+
+
+class EndpointError(BackdropError):
+    """A cluster's API, Kubeflow's or Kubernetes' own, can't be reached or can't do what was asked."""
