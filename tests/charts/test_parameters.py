@@ -109,7 +109,6 @@ def test_image_is_the_components() -> None:
     assert image == IMAGE
 
 
-@pytest.mark.skipif("schedule" not in COMMANDS, reason="this version of the pipelines has no command schedule")
 @pytest.mark.parametrize("case", CASES)
 def test_commands_are_those_of_the_pipelines(case: str) -> None:
     for _, pod in pods(case):
