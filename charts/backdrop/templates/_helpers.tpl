@@ -1,7 +1,10 @@
 {{/* The name that every object of the release begins with; short, for what is appended to it. */}}
 {{- define "backdrop.fullname" -}}
-{{- $name := .Values.fullnameOverride | default (contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name)) -}}
-{{- $name | trunc 48 | trimSuffix "-" -}}
+{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- $name = .Release.Name -}}
+{{- end -}}
+{{- .Values.fullnameOverride | default $name | trunc 48 | trimSuffix "-" -}}
 {{- end }}
 
 {{/* Labels that choose every pod of the release, and no pod of the pipeline. */}}
@@ -62,6 +65,7 @@ AWS_DEFAULT_REGION: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Where MLflow is: the chart's own, or a server that was there before. */}}
 {{- define "backdrop.trackingUri" -}}
 {{- if .Values.mlflow.enabled -}}
 http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.mlflow.port }}
@@ -72,11 +76,11 @@ http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{
 
 {{/* Every name by which a pod may call MLflow, and a forwarded port: exact names, for a wildcard admits strangers. */}}
 {{- define "backdrop.allowedHosts" -}}
-{{- $service := printf "%s-mlflow" (include "backdrop.fullname" .) -}}
-{{- $inNamespace := printf "%s.%s" $service .Release.Namespace -}}
-{{- $names := list $service $inNamespace (printf "%s.svc" $inNamespace) (printf "%s.svc.%s" $inNamespace .Values.clusterDomain) "localhost" "127.0.0.1" -}}
+{{- $short := printf "%s-mlflow" (include "backdrop.fullname" .) -}}
+{{- $long := printf "%s.%s" $short .Release.Namespace -}}
+{{- $full := printf "%s.svc.%s" $long .Values.clusterDomain -}}
 {{- $hosts := list -}}
-{{- range $names -}}
+{{- range list $short $long (printf "%s.svc" $long) $full "localhost" "127.0.0.1" -}}
 {{- $hosts = concat $hosts (list . (printf "%s:%v" . $.Values.mlflow.port)) -}}
 {{- end -}}
 {{- concat $hosts .Values.mlflow.allowedHosts | join "," -}}
