@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check verify constraints clean
+.PHONY: help setup demo test test-slow check generate verify constraints clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,8 +33,14 @@ check: setup ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 
-verify: check ## Everything generated is up to date
+generate: setup ## Write anew what is generated: the chart's README and snapshots (needs helm)
+	$(BIN)/python charts/readme.py
+	$(BIN)/python -m tests.charts.snapshots
+
+verify: check ## Everything generated is up to date (needs helm)
 	$(BIN)/python -m pip check
+	$(BIN)/python charts/readme.py --check
+	$(BIN)/python -m tests.charts.snapshots --check
 
 constraints: ## Pin anew what is installed now (after an upgrade in .venv)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt
