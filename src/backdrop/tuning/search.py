@@ -32,6 +32,7 @@ SETTINGS = {
     "RAY_worker_niceness": "0",  # training is what the machine is for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would make an end of an interruption
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
