@@ -45,6 +45,10 @@ class TrainingError(BackdropError):
     """A training that can't go on: a loss that is no number, a dead worker."""
 
 
+class TuningError(BackdropError):
+    """A schedule search that can't be run or goes on nowhere."""
+
+
 class StorageError(BackdropError):
     """A file, folder or bucket that can't be read or written."""
 
