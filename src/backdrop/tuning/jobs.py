@@ -19,11 +19,11 @@ from ray.job_submission import JobSubmissionClient
 from backdrop.errors import TuningError
 from backdrop.progress import say
 from backdrop.tuning.auth import USAGE, cluster_token
+from backdrop.tuning.words import cause, short
 
 SILENCE_S = 60.0  # of the log; the connection may be dead, so it is made anew
 AWAY_S = 600.0  # so long a cluster that doesn't answer is waited for
 PAUSE_S = 5.0
-SHOWN = 300  # characters of a job's message that an error repeats
 SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY|USERNAME", re.IGNORECASE)
 FAILED = ("FAILED", "STOPPED")
 
@@ -85,7 +85,7 @@ def _errors_at(address: str) -> Iterator[None]:
         ) from error
     except (OSError, RuntimeError, ValueError, aiohttp.ClientError) as error:
         raise TuningError(
-            f"Ray at {address} doesn't answer as it should ({_short(error)})",
+            f"Ray at {address} doesn't answer as it should ({short(error)})",
             "Check that RAY_ADDRESS is its dashboard's, such as http://head:8265, and that it runs",
         ) from error
 
@@ -124,7 +124,7 @@ def _follow(client: Any, job: str) -> Any:
                 ) from error
             if away_since is None:
                 away_since = time.monotonic()
-                say(f"Ray doesn't answer ({_short(error)}); trying for {AWAY_S / 60:.0f} minutes")
+                say(f"Ray doesn't answer ({short(error)}); trying for {AWAY_S / 60:.0f} minutes")
             elif time.monotonic() - away_since > AWAY_S:
                 raise
             time.sleep(PAUSE_S)
@@ -154,15 +154,8 @@ def _check(found: Any, address: str) -> None:
     """
     if found.status == "SUCCEEDED":
         return
-    lines = [line for line in (found.message or "").splitlines() if line.strip()]
-    line = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+    how = "was stopped" if found.status == "STOPPED" else "failed"
     raise TuningError(
-        f"Ray job {found.submission_id} at {address} {'was stopped' if found.status == 'STOPPED' else 'failed'} "
-        f"({_short(line)})",
+        f"Ray job {found.submission_id} at {address} {how} ({cause(found.message)})",
         "Read its log above, and run the same command again: it goes on where it was",
     )
-
-
-def _short(message: object) -> str:
-    text = " ".join(str(message).split())
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
