@@ -1,14 +1,13 @@
 """What a local Ray cluster does with its token, in a process and a home of its own."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.tuning.machine import ray_folder
 
 CODE = """
 import os, sys
@@ -27,14 +26,6 @@ for _ in range(2):
 """
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short one: Unix sockets lie below it, and their paths hold no more than 107 bytes."""
-    found = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    yield found
-    shutil.rmtree(found, ignore_errors=True)
-
-
 @pytest.mark.parametrize(
     ("first", "mode"),
     [
@@ -44,13 +35,12 @@ def folder() -> Iterator[Path]:
         pytest.param("", "token", marks=pytest.mark.slow),
     ],
 )
-def test_a_local_cluster_has_a_token_and_writes_none(
-    first: str, mode: str | None, folder: Path, tmp_path: Path
-) -> None:
+def test_a_local_cluster_has_a_token_and_writes_none(first: str, mode: str | None, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment |= {"RAY_AUTH_MODE": mode} if mode else {}
-    command = [sys.executable, "-c", CODE.format(first=first), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    with ray_folder() as folder:
+        command = [sys.executable, "-c", CODE.format(first=first), str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*"))

@@ -2,78 +2,54 @@
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray.job_submission import JobSubmissionClient
 
 from backdrop.errors import TuningError
 from backdrop.tuning import jobs
+from tests.tuning.machine import free_ports, ray_folder, until
 from tests.tuning.wire import wire_to
 
 # Ray's own client does it.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
 
 SECRET = secrets.token_hex(32)
-PATIENCE_S = 600.0
 RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-def until(found: Callable[[], Any]) -> Any:
-    start = time.monotonic()
-    while not (answer := found()):
-        assert time.monotonic() - start < PATIENCE_S
-        time.sleep(0.1)
-    return answer
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     gcs, dashboard, agent = free_ports(3)
-    # Unix sockets lie below it, and their paths hold no more than 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    own = {"HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET, "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own
-    command = [RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--num-cpus=1"]
-    with (folder / "head.log").open("wb") as log:
+    with ray_folder() as folder, (folder / "head.log").open("wb") as log:
+        own = {"HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET, "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own
+        command = [RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
-    def client() -> JobSubmissionClient | None:
-        assert head.poll() is None, (folder / "head.log").read_text()
-        try:
-            return ask(f"http://127.0.0.1:{dashboard}")
-        except (ConnectionError, RuntimeError):
-            return None
+        def client() -> JobSubmissionClient | None:
+            assert head.poll() is None, (folder / "head.log").read_text()
+            try:
+                return ask(f"http://127.0.0.1:{dashboard}")
+            except (ConnectionError, RuntimeError):
+                return None
 
-    try:
-        until(client)
-        yield f"http://127.0.0.1:{dashboard}"
-    finally:
-        head.terminate()
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            until(client)
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            head.terminate()
+            head.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +141,25 @@ def test_the_log_is_shown_whole_and_once_though_the_line_fails(
     shown += capsys.readouterr().err
     assert [shown.count(f"{word}\n") for word in ("one", "two", "three")] == [1, 1, 1]
     assert ("Ray doesn't answer" in shown) == (fault == "cut")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_stays_away_is_an_error(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "AWAY_S", 0.0)
+    monkeypatch.setattr(jobs, "PAUSE_S", 0.1)
+    ran = tmp_path / "ran"
+    client = ask(address)
+    client.submit_job(entrypoint=f"touch {ran}; sleep 600", submission_id="away")
+    until(ran.exists)
+    with wire_to(int(address.rpartition(":")[2])) as wire, ThreadPoolExecutor() as pool:
+        follower = pool.submit(jobs.run, wire.address, "away", ["true"], {})
+        until(lambda: wire.lines)
+        wire.shutdown()
+        wire.server_close()
+        wire.cut()
+        with pytest.raises(TuningError, match=r"^Ray at .* doesn't answer as it should"):
+            follower.result()
+    client.stop_job("away")
 
 
 @pytest.mark.slow
