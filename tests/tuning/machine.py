@@ -1,7 +1,9 @@
 """What tests need that start Ray on this machine, beside other Rays."""
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -42,13 +44,16 @@ def ray_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        until(lambda: not _in_use(folder))
+        until(lambda: not _end_users_of(folder))
         shutil.rmtree(folder)
 
 
-def _in_use(folder: Path) -> bool:
+def _end_users_of(folder: Path) -> list[int]:
+    """Kills whatever was started with a path below it; what there was."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if str(folder).encode() in path.read_bytes():
-                return True
-    return False
+                found.append(int(path.parent.name))
+                os.kill(found[-1], signal.SIGKILL)
+    return found

@@ -218,9 +218,15 @@ def test_without_a_token_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
             listener.accept()
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:8265", "not an address"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:8265"])
 def test_an_unreachable_cluster_is_said(address: str) -> None:
-    with pytest.raises(TuningError, match=r"doesn't answer as it should .* Check that RAY_ADDRESS"):
+    with pytest.raises(TuningError, match=r"doesn't answer as it should .* Check that it runs, and that RAY_ADDRESS"):
+        jobs.run(address, "far", ["true"], {})
+
+
+@pytest.mark.parametrize("address", ["head:6379", "ray://head:10001", "auto"])
+def test_what_isnt_a_dashboard_is_said(address: str) -> None:
+    with pytest.raises(TuningError, match=f"^Ray's address is {address}, no http address"):
         jobs.run(address, "far", ["true"], {})
 
 

@@ -25,6 +25,7 @@ SILENCE_S = 60.0  # of the log; the connection may be dead, so it is made anew
 AWAY_S = 600.0  # so long a cluster that doesn't answer is waited for
 PAUSE_S = 5.0
 SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY|USERNAME", re.IGNORECASE)
+DASHBOARD = "that of its dashboard, such as http://head:8265"
 FAILED = ("FAILED", "STOPPED")
 
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each connection
@@ -48,6 +49,8 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
         TuningError: if the job fails, or the cluster can't be reached, doesn't take the token, or forgets the job; or
             if `environment` holds what looks like a secret.
     """
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise TuningError(f"Ray's address is {address}, no http address", f"Set RAY_ADDRESS to {DASHBOARD}")
     _refuse_secrets(environment)
     with _errors_at(address):
         client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {cluster_token()}"})
@@ -86,7 +89,7 @@ def _errors_at(address: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, aiohttp.ClientError) as error:
         raise TuningError(
             f"Ray at {address} doesn't answer as it should ({short(error)})",
-            "Check that RAY_ADDRESS is its dashboard's, such as http://head:8265, and that it runs",
+            f"Check that it runs, and that RAY_ADDRESS is {DASHBOARD}",
         ) from error
 
 

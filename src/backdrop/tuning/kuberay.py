@@ -39,8 +39,8 @@ def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
     """Runs a command as a RayJob until it has succeeded.
 
     A RayJob of that name that was made for the same command and cluster is watched, and one that failed is made anew.
-    If this process is interrupted or gets a SIGTERM, it tries to delete the RayJob, so that its nodes are free. If it
-    just dies, the RayJob goes on, and the next call watches it again.
+    If this process is interrupted or gets a SIGTERM while it watches, it tries to delete the RayJob, so that its nodes
+    are free. If it just dies, the RayJob goes on, and the next call watches it again.
 
     Args:
         cluster: what it runs on.
@@ -54,8 +54,8 @@ def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
     body = manifest(cluster, name, command)
     with _connect() as api, _terminable():
         job = _RayJob(api, cluster.namespace or _own_namespace(), name)
+        _settle(job, body)
         try:
-            _settle(job, body)
             _follow(job)
         except (KeyboardInterrupt, SystemExit):
             _abandon(job)

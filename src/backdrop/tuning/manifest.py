@@ -14,7 +14,8 @@ from backdrop.tuning.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_M
 
 QUESTION = "backdrop/question"  # an annotation: the digest of all the rest
 NAME = re.compile("[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # KubeRay's: it makes a Service's name of it
-LABELS = {"app.kubernetes.io/name": "backdrop", "app.kubernetes.io/component": "tune"}
+# Not app.kubernetes.io/name: KubeRay's Services find their pods by it.
+LABELS = {"app.kubernetes.io/part-of": "backdrop", "app.kubernetes.io/component": "tune"}
 # The head runs the command and no trial.
 HEAD = {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
 KEEP_S = 60  # after its end, so that whoever watches sees it even where the operator deletes finished RayJobs
