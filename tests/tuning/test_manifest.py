@@ -90,6 +90,8 @@ def test_its_pods_are_valid_and_restricted(cluster: Cluster) -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         assert not spec["automountServiceAccountToken"]
+        # KubeRay's Services find their pods by these, and take our values for its own.
+        assert not {"app.kubernetes.io/name", "app.kubernetes.io/created-by"} & set(template["metadata"]["labels"])
 
 
 def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:

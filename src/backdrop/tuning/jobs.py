@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,7 @@ PAUSE_S = 5.0
 SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY|USERNAME", re.IGNORECASE)
 DASHBOARD = "that of its dashboard, such as http://head:8265"
 FAILED = ("FAILED", "STOPPED")
+UNKNOWN, TAKEN = "status code 404", "already exists"  # in the errors of Ray's client
 
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each connection
 
@@ -102,29 +103,46 @@ def _latest(client: Any, name: str) -> tuple[str, str | None]:
 
 
 def _submit(client: Any, job: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-    variables = {**environment, **USAGE}
+    ask = {"entrypoint": shlex.join(command), "runtime_env": {"env_vars": {**environment, **USAGE}}}
     try:
-        client.submit_job(entrypoint=shlex.join(command), submission_id=job, runtime_env={"env_vars": variables})
+        _patiently(lambda: client.submit_job(submission_id=job, **ask))
     except RuntimeError as error:
-        if "already exists" not in str(error):  # somebody with the same question was a moment faster
+        if TAKEN not in str(error):
             raise
+        # Somebody with the same question was a moment faster, or we were, and didn't hear it.
 
 
 def _follow(client: Any, job: str) -> Any:
     """Shows the job's log until it ends, over whatever happens to the connection; what the cluster says of it then."""
-    log, away_since = _Log(), None
+    log = _Log()
+
+    def look() -> Any:
+        found = client.get_job_info(job)
+        asyncio.run(log.show(client, job))
+        return found
+
+    try:
+        # It has ended before its log was shown, so that this was all of it.
+        while not (found := _patiently(look)).status.is_terminal():
+            pass
+        return found
+    except RuntimeError as error:
+        if UNKNOWN not in str(error):
+            raise
+        raise TuningError(
+            f"The Ray cluster doesn't know its job {job} any more", "Run the same command again"
+        ) from error
+
+
+def _patiently(act: Callable[[], Any]) -> Any:
+    """What Ray answers in the end: a cluster that has just been started answers, but can't do much yet."""
+    away_since = None
     while True:
         try:
-            found = client.get_job_info(job)
-            asyncio.run(log.show(client, job))
-            if found.status.is_terminal():  # before its log was shown, so that this was all of it
-                return found
-            away_since = None
+            return act()
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            if "status code 404" in str(error):
-                raise TuningError(
-                    f"The Ray cluster doesn't know its job {job} any more", "Run the same command again"
-                ) from error
+            if UNKNOWN in str(error) or TAKEN in str(error):
+                raise
             if away_since is None:
                 away_since = time.monotonic()
                 say(f"Ray doesn't answer ({short(error)}); trying for {AWAY_S / 60:.0f} minutes")
