@@ -21,6 +21,7 @@ from backdrop.config import dump_yaml, meant, override, parse
 from backdrop.errors import ConfigError
 from backdrop.folds import Rule
 from backdrop.recipe import Ensemble, Part, Recipe
+from backdrop.tuning.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
 from components.check import check
 from components.evaluate import evaluate
 from components.promote import promote
@@ -28,7 +29,7 @@ from components.register import register
 from components.split import split
 from components.train import train
 from components.tune import tune
-from pipelines.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS, Pool, on_gpu, settle
+from pipelines.cluster import Pool, on_gpu, settle
 
 Tuned = Literal["off", "fast", "full"]
 
