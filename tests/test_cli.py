@@ -22,7 +22,7 @@ SURFACE = {
     "train": {"data", "plan", "recipe", "fold", "out", "overrides", "set_file", "pseudo", "fresh"},
     "tune": {
         *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),
-        *("repeats", "parallel", "seed", "overrides"),
+        *("repeats", "parallel", "seed", "cluster", "overrides"),
     },
     "label": {"data", "plan", "members", "out", "ensemble", "most"},
     "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},

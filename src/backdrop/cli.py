@@ -189,6 +189,7 @@ def tune(
     repeats: Annotated[int, typer.Option(help="Fresh seeds for the best and the best preset; 0: no comparison.")] = 3,
     parallel: Annotated[int | None, typer.Option(help="Trials at a time; one for each GPU, else one.")] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    cluster: Annotated[str | None, typer.Option(help="YAML of a Ray cluster that KubeRay makes for it.")] = None,
     overrides: Set = [],  # noqa: B006  # as above
 ) -> None:
     """Search a learning-rate schedule on Ray, or go on where a killed search stopped."""
@@ -199,7 +200,7 @@ def tune(
 
     asked = {"trials": trials, "epochs": budget_epochs, "folds": as_folds(folds), "searcher": searcher}
     asked |= {"scheduler": scheduler, "repeats": repeats, "seed": seed}
-    record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, parallel)
+    record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, parallel, cluster)
     print(_search_text(record.search))
     print(f"{record.out}/schedule.yaml")
 

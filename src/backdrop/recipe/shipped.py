@@ -14,7 +14,7 @@ Kind = Literal["recipes", "ensembles", "spaces"]
 
 
 def find_recipe(name: str, overrides: Iterable[str] = (), over: Mapping[str, Any] | None = None) -> Recipe:
-    """A shipped recipe by name, or a YAML file's by path.
+    """A shipped recipe by name, or a YAML file's by its path or `s3://` address.
 
     Args:
         name: the name or path.
@@ -64,6 +64,8 @@ def find_text(kind: Kind, name: str) -> tuple[str, str]:
     texts, noun = shipped(kind), kind.removesuffix("s")
     if name in texts:
         return texts[name], f"{kind}/{name}.yaml"
+    if storage.is_remote(name):
+        return storage.read_bytes(name).decode(errors="replace"), name
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return read_text(Path(name), noun), name
     raise ConfigError(f"There is no {noun} {name}", meant(name, texts))

@@ -1,14 +1,16 @@
 """`tune`: which schedule and which rates for a recipe on these data, in a fixed budget."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from backdrop import __version__, storage
-from backdrop.config import Record, parse, parse_yaml
+from backdrop.config import Record, dump_yaml, parse, parse_yaml, read_text
 from backdrop.dataset import open_dataset
 from backdrop.errors import TuningError
 from backdrop.folds import PLAN, dump_plan, read_plan, verify
@@ -27,6 +29,7 @@ TRIALS = "trials.csv"
 PAGE = "report/index.html"
 RECORD = "search.json"
 KEY = "key"
+RECIPE, SPACE = "recipe.yaml", "space.yaml"
 
 
 class TuneRecord(Record):
@@ -46,8 +49,11 @@ def tune(
     space: str | None = None,
     overrides: Sequence[str] = (),
     parallel: int | None = None,
+    cluster: str | None = None,
 ) -> TuneRecord:
     """Searches a schedule, or goes on where a killed search stopped, or finds it finished.
+
+    Ray runs here, or on the cluster whose dashboard RAY_ADDRESS names (`http://…`), or on one that KubeRay makes.
 
     Args:
         data: the dataset.
@@ -58,9 +64,10 @@ def tune(
         space: a shipped space's name, or a YAML file's path; without one, that of the recipe's kind.
         overrides: `a.b=c` for the trials' recipe, on top of what the space sets.
         parallel: how many trials run at a time; if not said, one for each GPU, else one.
+        cluster: a YAML file that says what cluster KubeRay makes for it.
 
     Raises:
-        ConfigError: if recipe, space or budget isn't valid.
+        ConfigError: if recipe, space, budget or cluster isn't valid.
         PlanError: if the plan belongs to other data, or has no such fold.
         TuningError: if `out` holds another search, or no trial comes to a Dice.
         StorageError: if `out` can't be written.
@@ -79,13 +86,18 @@ def tune(
     if found := _finished(target, key):
         return TuneRecord(out=target, search=found, reused=True)
 
+    given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
+    elsewhere = _elsewhere(key, cluster)
+    verify(folds, open_dataset(data))
     from backdrop.tuning import phases  # ray's import takes seconds: only where it's used
 
     whole = phases.Plan(data, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
-    verify(folds, open_dataset(data))
-    storage.write_bytes(whole.plan, dump_plan(folds))
-    storage.write_bytes(f"{target}/{KEY}", key.encode())
+    for name, text in given.items():
+        storage.write_bytes(f"{target}/{name}", text.encode())
+    if elsewhere:
+        elsewhere(_command(data, target, budget, overrides, parallel))
+        return TuneRecord(out=target, search=read_search(target), reused=False)
     with _followed(key, whole) as runs:
         search, winner = phases.hold(whole, parallel, runs.told if runs else lambda *_: None)
         files = _files(search, winner.override)
@@ -118,6 +130,34 @@ def _finished(target: str, key: str) -> Search | None:
         what = f"{target} holds a search of other data, settings or budget"
         raise TuningError(what, "Name another --out, or delete it")
     return read_search(target) if storage.exists(f"{target}/{RECORD}") else None
+
+
+def _elsewhere(key: str, cluster: str | None) -> Callable[[Sequence[str]], None] | None:
+    """What runs a command on another cluster, if one is named."""
+    name, address = f"backdrop-tune-{key[:12]}", os.environ.get("RAY_ADDRESS", "")
+    if cluster:
+        from backdrop.tuning import kuberay
+        from backdrop.tuning.cluster import Cluster
+
+        text = read_text(Path(cluster), "cluster")
+        made = parse(Cluster, parse_yaml(text, cluster), cluster)
+        return lambda command: kuberay.run(made, name, command)
+    if address.startswith(("http://", "https://")):
+        from backdrop.tuning import jobs
+
+        return lambda command: jobs.run(address, name, command, {})
+    return None
+
+
+def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], parallel: int | None) -> list[str]:
+    """The same search as a command, which needs no file but those below `target`."""
+    options = {"plan": f"{target}/{PLAN}", "recipe": f"{target}/{RECIPE}", "space": f"{target}/{SPACE}", "out": target}
+    options |= {"folds": ",".join(map(str, budget.folds)), "budget-epochs": str(budget.epochs)}
+    options |= {name: str(value) for name, value in budget.model_dump(exclude={"folds", "epochs"}).items()}
+    options |= {"parallel": str(parallel)} if parallel else {}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    sets = [word for assignment in overrides for word in ("--set", assignment)]
+    return ["python3", "-m", "backdrop.cli", "tune", data, *words, *sets]
 
 
 def _followed(key: str, plan: "phases.Plan") -> AbstractContextManager["SearchRuns | None"]:
