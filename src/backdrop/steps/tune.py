@@ -13,7 +13,7 @@ import yaml
 from backdrop import __version__, storage
 from backdrop.config import Record, dump_yaml, parse, parse_yaml, read_text
 from backdrop.dataset import open_dataset
-from backdrop.errors import TuningError
+from backdrop.errors import ConfigError, TuningError
 from backdrop.folds import PLAN, dump_plan, read_plan, verify
 from backdrop.recipe import Budget, digest, find_recipe, find_space
 from backdrop.recipe.space import preset
@@ -137,6 +137,8 @@ def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], No
     """What runs a command on another cluster, if one is named."""
     address = os.environ.get("RAY_ADDRESS", "")
     if cluster:
+        if not storage.is_remote(target):
+            raise ConfigError(f"A cluster of pods can't write to {target}", "Name an s3:// address as --out")
         from backdrop.tuning import kuberay
         from backdrop.tuning.cluster import Cluster
 
