@@ -168,7 +168,7 @@ def training(
         ]
         together = list(splits.values())[-1].outputs["plans"]
         addresses = [task.outputs["Output"] for task in trained]
-        common = {"data": checked, "plans": together, "members": addresses, "recipes": list(recipes.values())}
+        common = {"data": checked, "plans": together, "members": addresses, "tuned": bool(searches)}
         report = settle(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
         model = settle(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
         # Locally, a graph with a branch goes on with a failed member's siblings; a plain one stops.

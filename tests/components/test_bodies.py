@@ -11,10 +11,11 @@ import yaml
 from kfp import dsl
 
 from backdrop.config import parse
+from backdrop.errors import ConfigError
 from backdrop.evaluation import Estimate, Evaluation, Holdout
 from backdrop.gate import Verdict
 from backdrop.inspection import Fault
-from backdrop.recipe import BUDGETS, recipe_text
+from backdrop.recipe import BUDGETS, find_recipe, recipe_text
 from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport
 from backdrop.steps.split import SplitRecord
@@ -30,6 +31,7 @@ from components.register import register
 from components.split import split
 from components.train import train
 from components.tune import tune
+from tests.tracking.small_world import write_member
 
 
 class Step:
@@ -182,17 +184,26 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
         assert seen["cluster"] is None
 
 
-def test_tuned_recipes_take_their_place_in_the_ensemble(stand_in: Any, artifact: Any, plans: Any) -> None:
+def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any, plans: Any, tmp_path: Path) -> None:
     outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    tuned = recipe_text("tiny").replace("6e-3", "5e-3")
-    given = "name: two\nmembers: [{recipe: tiny, weight: 3}, {recipe: tiny-linknet}]"
-    evaluate.python_func("d", plans, ["m"], given, [tuned], **outputs)
-    members = yaml.safe_load(step.texts[0])["members"]
-    assert [(one["recipe"]["name"], one["weight"]) for one in members] == [("tiny", 0.75), ("tiny-linknet", 0.25)]
-    assert members[0]["recipe"]["schedule"][1]["rate"] == 5e-3
+    settings = ["network.width=2", "network.depth=1", "input.size=16x16", "epochs=3"]
+    found = find_recipe("tiny", [*settings, "schedule.1.rate=5e-3", "optimiser.name=adam"])
+    members = [str(write_member(tmp_path / str(fold), found, "k", fold)) for fold in (0, 1)]
+    own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
+    part = {"recipe": yaml.safe_load(own), "weight": 3}
+    given = yaml.safe_dump({"name": "two", "members": [part, {"recipe": "tiny-linknet"}]})
+    evaluate.python_func("d", plans, members, given, True, **outputs)
+    parts = yaml.safe_load(step.texts[0])["members"]
+    assert [(one["recipe"]["name"], one["weight"]) for one in parts] == [("tiny", 0.75), ("tiny-linknet", 0.25)]
+    assert parts[0]["recipe"] == found.model_dump(mode="json")
+    for more in ("epochs=2", "name=other"):
+        other = find_recipe("tiny", [*settings, more])
+        stranger = str(write_member(tmp_path / more, other, "k", 0))
+        with pytest.raises(ConfigError, match="isn't ensemble two's with another schedule"):
+            evaluate.python_func("d", plans, [*members, stranger], given, True, **outputs)
 
 
 def evaluation() -> Evaluation:
@@ -210,7 +221,7 @@ def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    evaluate.python_func("d", plans, ["m"], "name: demo", [], **outputs)
+    evaluate.python_func("d", plans, ["m"], "name: demo", False, **outputs)
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[2:4] == (["m"], outputs["report"].path)
     assert step.texts == ["name: demo"]
@@ -234,7 +245,7 @@ def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
 
     step = stand_in("register", Registration())
     model = artifact("model")
-    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", [], "cars", model)
+    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", False, "cars", model)
     assert found == "cars"
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[-1] == "cars"

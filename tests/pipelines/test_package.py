@@ -325,8 +325,7 @@ def test_members_train_with_the_schedule_that_a_search_found() -> None:
         recipe = tasks[name]["inputs"]["parameters"]["recipe"]["taskOutputParameter"]
         assert recipe["producerTask"] == f"tune-{name.removeprefix('train-')[:-2]}"
     for name in ("evaluate", "register"):
-        recipes = tasks[name]["inputs"]["parameters"]["recipes"]["runtimeValue"]["constant"]
-        assert recipes == [f"{{{{$.inputs.parameters['pipelinechannel--{search}-Output']}}}}" for search in searches]
+        assert tasks[name]["inputs"]["parameters"]["tuned"]["runtimeValue"]["constant"] is True
     for name in searches:
         assert tasks[name]["inputs"]["parameters"]["workers"]["runtimeValue"]["constant"] == 0
         assert "accelerator" in container(graph, name)["resources"]
@@ -343,4 +342,4 @@ def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
 
 
 def test_without_a_search_recipes_stand_in_the_package(graph: dict[str, Any]) -> None:
-    assert tasks_of(graph)["evaluate"]["inputs"]["parameters"]["recipes"]["runtimeValue"]["constant"] == []
+    assert tasks_of(graph)["evaluate"]["inputs"]["parameters"]["tuned"]["runtimeValue"]["constant"] is False

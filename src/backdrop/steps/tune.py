@@ -83,7 +83,7 @@ def tune(
         folds.validation(fold)
     parts = [digest(chosen), digest(proxy), tried.model_dump_json(), budget.model_dump_json(), __version__]
     key = storage.sha256(json.dumps([*parts, storage.sha256(dump_plan(folds))]).encode())
-    target = out.replace("{key}", key[:12])
+    target, photos = storage.absolute(out.replace("{key}", key[:12])), storage.absolute(data)
     if found := _finished(target, key):
         return TuneRecord(out=target, search=found, reused=True)
 
@@ -92,12 +92,12 @@ def tune(
     verify(folds, open_dataset(data))
     from backdrop.tuning import phases  # ray's import takes seconds: only where it's used
 
-    whole = phases.Plan(data, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
+    whole = phases.Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
     for name, text in given.items():
         storage.write_bytes(f"{target}/{name}", text.encode())
     if elsewhere:
-        elsewhere(_command(data, target, budget, overrides, parallel))
+        elsewhere(_command(photos, target, budget, overrides, parallel))
         return TuneRecord(out=target, search=read_search(target), reused=False)
     with _followed(key, whole) as runs:
         search, winner = phases.hold(whole, parallel, runs.told if runs else lambda *_: None)
