@@ -1,5 +1,6 @@
 """Runs trials on Ray: which begin, which are stopped early, and what each has come to."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ FIRST_RUNG = 4  # which is after this part of a fold's budget
 LITTLE = 100 * 2**20  # bytes of Ray's object store: trials hand each other nothing
 PRESET = "preset"
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks; our errors say what they say
 
 # Ray's own wishes for a directory of logs, state that nobody restores, and figures sent home.
 SETTINGS = {
@@ -205,8 +208,7 @@ class Keeper(Unpickled, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial failed so often that it is given up."""
-        entry, lines = self._entry(trial), str(trial.get_error() or "").strip().splitlines()
-        error = lines[-1] if lines else "its process died"
+        entry, error = self._entry(trial), _why(trial)
         say(f"{entry.name} failed: {error}")
         self._keep(entry.model_copy(update={"status": "failed", "error": error}))
 
@@ -227,6 +229,14 @@ class Sparing(ASHAScheduler):
         decision = super().on_trial_result(tune_controller, trial, result)
         spared = trial.config["entry"]["family"] == PRESET
         return TrialScheduler.CONTINUE if spared else str(decision)
+
+
+def _why(trial: RayTrial) -> str:
+    """What its process said last, our own error if there is one."""
+    path = Path(trial.error_file)
+    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.errors.")]
+    return short((ours or lines or ["its process died"])[-1])
 
 
 def _asha(question: Question) -> Sparing:
