@@ -85,13 +85,15 @@ def start(cars: tuple[Path, Path], out: Path | str, space: Path, budget: Budget)
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_again_and_again(cars: tuple[Path, Path], space: Path, tmp_path: Path, kills: int, seed: int) -> None:
+def kill_again_and_again(
+    cars: tuple[Path, Path], space: Path, tmp_path: Path, kills: int, seed: int, budget: Budget = BUDGET
+) -> None:
     """Kills the driver of one search at random moments, so often; then lets it end."""
     data, plan = map(str, cars)
-    whole = tune(data, plan, "tiny", str(tmp_path / "whole"), BUDGET, str(space)).search
+    whole = tune(data, plan, "tiny", str(tmp_path / "whole"), budget, str(space)).search
     out, chance = tmp_path / "killed", random.Random(seed)
     for kill in range(kills):
-        process = start(cars, out, space, BUDGET)
+        process = start(cars, out, space, budget)
         begun = len(list(out.glob("*/*.json")))
         # Ray takes seconds to begin; then a kill hits a trial: the first one, or some later one.
         while process.poll() is None and len(list(out.glob("*/*.json"))) <= begun and kill < 2 * len(whole.trials):
@@ -99,7 +101,7 @@ def kill_again_and_again(cars: tuple[Path, Path], space: Path, tmp_path: Path, k
         time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    search = tune(data, plan, "tiny", str(out), BUDGET, str(space)).search
+    search = tune(data, plan, "tiny", str(out), budget, str(space)).search
     assert come_to(search) == come_to(whole)
     assert search.chosen == whole.chosen
     assert search.comparison == whole.comparison
@@ -113,6 +115,12 @@ def test_a_killed_search_goes_on_to_the_same_end(cars: tuple[Path, Path], space:
 @pytest.mark.slow
 def test_ten_kills_change_nothing(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     kill_again_and_again(cars, space, tmp_path, kills=10, seed=1)
+
+
+@pytest.mark.slow
+def test_tpe_goes_on_to_the_same_draws(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    budget = Budget(trials=10, epochs=2, folds=(0, 1), searcher="tpe", repeats=0)
+    kill_again_and_again(cars, space, tmp_path, kills=4, seed=2, budget=budget)
 
 
 def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:

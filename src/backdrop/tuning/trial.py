@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,47 +59,57 @@ def trial_recipe(question: Question, override: Mapping[str, Any]) -> Recipe:
     return parse(Recipe, values, question.recipe.name)
 
 
+@dataclass
+class _Teller:
+    """Tells Ray a trial's epochs; `rows` are those that it has heard."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def __call__(self, row: Row) -> None:
+        """One epoch more. Ray ends the trial here if it has seen enough."""
+        self.rows.append(row)
+        tune.report({DICE: judged(self.rows), EPOCHS: len(self.rows), ROW: row.model_dump()})
+
+    def failed(self, error: str) -> None:
+        """The trial can't go on."""
+        tune.report({DICE: judged(self.rows) if self.rows else 0.0, EPOCHS: len(self.rows), ERROR: error})
+
+
 def run(config: dict[str, Any], question: Question) -> None:
-    """A trial from its beginning, or from where an earlier process was killed; told to Ray from its first epoch again.
+    """A trial from its beginning, or from where an earlier process was killed; Ray hears its first epochs again then.
 
     What can't be trained (a loss that is no number) is a result; what may be otherwise next time is raised.
     """
-    ledger = Ledger(question.ledger)
-    entry = parse(Entry, config["entry"], "a trial")
+    entry, ledger, tell = parse(Entry, config["entry"], "a trial"), Ledger(question.ledger), _Teller()
     known = ledger.read(entry.name) or entry
-    rows: list[Row] = []
-
-    def tell(row: Row) -> None:
-        rows.append(row)
-        tune.report({DICE: judged(rows), EPOCHS: len(rows), ROW: row.model_dump()})
-
     try:
-        for place, fold in enumerate(question.folds):
+        for fold in question.folds:
             done = [row for row in known.rows if row.fold == fold]
             if known.ended or len(done) == question.recipe.epochs:
                 for row in done:
                     tell(row)
             else:
-                _train(question, entry, fold, ledger, tell, skip=place * question.recipe.epochs, rows=rows)
+                _train(question, entry, fold, ledger.folder(entry.name), tell)
     except TrainingError as error:
-        tune.report({DICE: judged(rows) if rows else 0.0, EPOCHS: len(rows), ERROR: str(error)})
+        tell.failed(str(error))
 
 
-def _train(question: Question, entry: Entry, fold: int, ledger: Ledger, tell: Any, skip: int, rows: list[Row]) -> None:
+def _train(question: Question, entry: Entry, fold: int, place: str, tell: _Teller) -> None:
     """One fold of a trial, by the very loop of `train`; its checkpoints go when it is over."""
     dataset, plan, digests = _world(question.data, question.plan)
     recipe = trial_recipe(question, entry.override)
-    target = f"{ledger.folder(entry.name)}/fold-{fold}"
+    target = f"{place}/fold-{fold}"
     key = content_key(recipe, plan, digests, fold)
     remote = storage.is_remote(target)
     folder = storage.cache_folder() / "trials" / key if remote else Path(target)
     shelf = Shelf(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
 
     def watch(history: Sequence[Mapping[str, Any]]) -> None:
-        for row in history[len(rows) - skip :]:
+        heard = sum(row.fold == fold for row in tell.rows)
+        for row in history[heard:]:
             tell(as_row(fold, row))
 
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))  # Ray sets it to the trial's CPUs
     left_out = LeftOut(dataset, plan.validation(fold), digests, recipe)
     try:
         fit(dataset, plan, recipe, fold, folder, key, shelf, left_out, watch=watch)
