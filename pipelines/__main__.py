@@ -1,6 +1,7 @@
 """`python -m pipelines`: compiles a pipeline for a cluster, or runs it here."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 Name = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")]
 FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
 Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
+
+
+class Runner(StrEnum):
+    """Where a local run's tasks run: as processes here, or in containers of the image."""
+
+    subprocess = "subprocess"
+    docker = "docker"
 
 
 @app.callback()
@@ -49,6 +57,7 @@ def run(
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     promote: Annotated[bool, typer.Option(help="Let the gate judge the new version.")] = True,
+    runner: Annotated[Runner, typer.Option(help="Tasks as processes here, or in containers.")] = Runner.subprocess,
 ) -> None:
     """Run an ensemble's training pipeline here, one task after another."""
     from rich.console import Console
@@ -58,7 +67,7 @@ def run(
     from pipelines.training import with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    request = Request(chosen, data, name or chosen.name, work, objects, _folds(folds), promote)
+    request = Request(chosen, data, name or chosen.name, work, objects, _folds(folds), promote, runner is Runner.docker)
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
 
