@@ -86,7 +86,7 @@ def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[
     total = len(splits) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
     data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
     work = (request.work / "members").resolve()
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     runner = docker_runner(data, work) if request.containers else local.SubprocessRunner(use_venv=False)
     local.init(runner, pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
