@@ -8,7 +8,7 @@ IMAGE ?= $(or $(BACKDROP_IMAGE),ghcr.io/backdrop-ml/backdrop:$(VERSION))
 BASE ?= python:3.11-slim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check verify wheels image release constraints clean
+.PHONY: help setup demo test test-slow check generate verify wheels image release constraints clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,8 +37,14 @@ check: setup ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 
-verify: check ## Everything generated is up to date
+generate: setup ## Write anew what is generated: the chart's README and snapshots (needs helm)
+	$(BIN)/python charts/readme.py
+	$(BIN)/python -m tests.charts.snapshots
+
+verify: check ## Everything generated is up to date (needs helm)
 	$(BIN)/python -m pip check
+	$(BIN)/python charts/readme.py --check
+	$(BIN)/python -m tests.charts.snapshots --check
 
 wheels: setup ## Download into wheels/ what the image installs; then `make image PIP_NO_INDEX=1` needs no network
 	rm -rf wheels

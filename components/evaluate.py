@@ -11,19 +11,23 @@ def evaluate(
     plans: dsl.Input[dsl.Dataset],
     members: list[str],
     ensemble: str,
+    recipes: list[str],
     report: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> None:
-    """Scores the members and their ensemble and writes the report; `ensemble` is the ensemble's YAML."""
+    """Scores the members and their ensemble and writes the report.
+
+    `ensemble` is its YAML, `recipes` those that were tuned.
+    """
     from pathlib import Path
 
     from backdrop.steps.evaluate import evaluate as step
-    from components.pages import as_file, evaluation_figures, evaluation_page
+    from components.pages import ensemble_file, evaluation_figures, evaluation_page
     from components.plans import plan_paths
 
-    with as_file(ensemble) as path:
+    with ensemble_file(ensemble, recipes) as path:
         evaluation = step(data, plan_paths(plans.path), members, report.path, path)
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from backdrop.gate import Verdict
     from backdrop.steps.check import CheckReport
     from backdrop.steps.train import TrainRecord
+    from backdrop.trials import Search
 
 SHOWN_FAULTS = 200  # the UI cuts a long page off without saying so
+SHOWN_TRIALS = 20
 Figures = dict[str, float]
 
 
@@ -28,6 +30,38 @@ def as_file(text: str) -> Iterator[str]:
         path = Path(folder, "given.yaml")
         path.write_text(text, encoding="utf-8")
         yield str(path)
+
+
+@contextmanager
+def ensemble_file(ensemble: str, recipes: Sequence[str]) -> Iterator[str]:
+    """Path of the ensemble's YAML, with recipes (YAML too) that a search has changed in place of its own."""
+    from backdrop.config import dump_yaml
+    from backdrop.recipe import find_ensemble, find_recipe
+
+    changed = []
+    for recipe in recipes:
+        with as_file(recipe) as path:
+            changed.append(find_recipe(path))
+    with as_file(ensemble) as path:
+        whole = dump_yaml(find_ensemble(path).with_recipes(changed)) if changed else ensemble
+    with as_file(whole) as path:
+        yield path
+
+
+def search_figures(search: Search) -> Figures:
+    """The chosen trial's Dice, how many there were, and what it gains over the best preset, with its interval."""
+    chosen, compared = search.trial(search.chosen), search.comparison
+    figures = {"dice": chosen.dice or 0.0, "trials": float(len(search.trials))}
+    gain = {"gain": compared.difference, "low": compared.low, "high": compared.high} if compared else {}
+    return figures | gain
+
+
+def search_page(search: Search) -> str:
+    """What a search came to: the chosen schedule, and the best trials."""
+    compared = f"{search.comparison.sentence}.\n\n" if search.comparison else ""
+    rows = [(one.name, f"{one.dice:.5f}", str(len(one.dices)), one.status) for one in search.trials if one.dice]
+    best = sorted(rows, key=lambda row: row[1], reverse=True)[:SHOWN_TRIALS]
+    return f"# {search.chosen}\n\n{compared}" + _table(("trial", "Dice", "epochs", ""), best)
 
 
 def check_page(report: CheckReport) -> str:

@@ -8,13 +8,11 @@ from typing import Annotated
 import typer
 
 from backdrop.cli import guard
-from backdrop.errors import ConfigError
+from pipelines.kubeflow import app as kubeflow
+from pipelines.options import Assignments, FoldList, Name, Tune, package_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-Name = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")]
-FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
-Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
+app.add_typer(kubeflow)
 
 
 class Runner(StrEnum):
@@ -35,14 +33,12 @@ def compile_(
     out: Annotated[Path, typer.Option("--out", "-o", help="The package to write.")] = Path("package.yaml"),
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
+    tune: Tune = "off",
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop import storage
-    from backdrop.recipe import find_ensemble
-    from pipelines.package import build
-    from pipelines.training import with_overrides
 
-    package = build(with_overrides(find_ensemble(ensemble), assignments), _folds(folds))
+    package = package_of(ensemble, folds, assignments, tune)
     storage.write_bytes(out, package.dump())
     print(f"{package.name} {package.version} is in {out}")
 
@@ -56,27 +52,23 @@ def run(
     objects: Annotated[int, typer.Option(min=0, help="Only the first so many objects by name; 0 for all.")] = 0,
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
+    tune: Tune = "off",
     promote: Annotated[bool, typer.Option(help="Let the gate judge the new version.")] = True,
     runner: Annotated[Runner, typer.Option(help="Tasks as processes here, or in containers.")] = Runner.subprocess,
 ) -> None:
     """Run an ensemble's training pipeline here, one task after another."""
     from rich.console import Console
 
+    from backdrop.folds import as_folds
     from backdrop.recipe import find_ensemble
     from pipelines.local import Request, run_here
-    from pipelines.training import with_overrides
+    from pipelines.training import as_tuned, with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    request = Request(chosen, data, name or chosen.name, work, objects, _folds(folds), promote, runner is Runner.docker)
+    wanted = (as_folds(folds) or None, promote, as_tuned(tune), runner is Runner.docker)
+    request = Request(chosen, data, name or chosen.name, work, objects, *wanted)
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
-
-
-def _folds(text: str) -> list[int] | None:
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError as error:
-        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
 
 
 def main() -> None:

@@ -6,23 +6,7 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineChannel
 
-# A ConfigMap and a Secret of this name, both optional, hold what the tasks find in their environment.
-SETTINGS = "backdrop"
-CONFIG_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
-SECRET_KEYS = (
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-)
-USER = 1000  # the image's; Kubernetes wants a number to know that it isn't root
-# The 64 MiB that a pod has of itself kill the data loaders' workers.
-SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", "8Gi"  # noqa: S108  # no temporary file of ours
-RETRIES = 2
-
-NODE_SELECTOR = {"nvidia.com/gpu.present": "true"}
-TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+from backdrop.tuning.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_MEMORY, SHARED_MEMORY_SIZE, USER
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pipelines.containers import docker_runner, find_docker
 from pipelines.logs import TaskLogs
 from pipelines.results import Outputs, members_table, read_outputs, summary
 from pipelines.screen import Screen, Task
-from pipelines.training import planned, training
+from pipelines.training import Tuned, planned, searched, training
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BESIDE_MEMBERS = ("check", "evaluate", "register")
@@ -39,6 +39,7 @@ class Request:
     objects: int = 0
     folds: Sequence[int] | None = None
     promotion: bool = True
+    tuned: Tuned = "off"
     containers: bool = False
 
 
@@ -81,9 +82,10 @@ def exit_code(tasks: Mapping[str, Task]) -> int:
 
 
 def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[str, Task]:
-    graph = training(request.ensemble, request.folds, retries=0)
+    graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned)
     splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
-    total = len(splits) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
+    searches = searched(request.ensemble, request.tuned)
+    total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
     data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
     work = (request.work / "members").resolve()
     root.mkdir(parents=True, exist_ok=True)

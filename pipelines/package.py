@@ -13,7 +13,8 @@ from kfp.dsl.graph_component import GraphComponent
 
 from backdrop import __version__, storage
 from backdrop.recipe import Ensemble
-from pipelines.training import training
+from pipelines.lint import refuse
+from pipelines.training import Tuned, training
 
 DIGITS = 12
 
@@ -32,17 +33,19 @@ class Package:
         return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
 
 
-def build(ensemble: Ensemble, folds: Sequence[int] | None = None) -> Package:
+def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned = "off") -> Package:
     """Compiles an ensemble's training pipeline.
 
     Args:
         ensemble: what to train, its recipes written out.
         folds: only the members of these folds; None for all.
+        tuned: how much is spent on a search of each recipe's schedule.
 
     Raises:
-        ConfigError: if the ensemble has no such fold.
+        ConfigError: if the ensemble has no such fold, or what comes of it wouldn't run as it reads.
     """
-    documents = _compile(training(ensemble, folds))
+    documents = _compile(training(ensemble, folds, tuned=tuned))
+    refuse(documents)
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]
     info["description"] = f"{info.get('description', '')} (version {version})".strip()

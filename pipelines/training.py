@@ -1,12 +1,15 @@
 """The training pipeline of an ensemble: check, split, a train task for each member, evaluate, register, promote.
 
+If wanted, a tune task for each recipe comes before its members, and gives them their schedule.
+
 An ensemble whose recipes use several fold schemes has a split task for each, one after another.
 
 Members are unrolled when the graph is built, so that each has its own name, retries and place on the nodes.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast, get_args
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
@@ -14,17 +17,21 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.python_component import PythonComponent
 
-from backdrop.config import dump_yaml, override, parse
+from backdrop.config import dump_yaml, meant, override, parse
 from backdrop.errors import ConfigError
 from backdrop.folds import Rule
 from backdrop.recipe import Ensemble, Part, Recipe
+from backdrop.tuning.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
 from components.check import check
 from components.evaluate import evaluate
 from components.promote import promote
 from components.register import register
 from components.split import split
 from components.train import train
-from pipelines.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS, Pool, on_gpu, settle
+from components.tune import tune
+from pipelines.cluster import Pool, on_gpu, settle
+
+Tuned = Literal["off", "fast", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,22 @@ def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Plan
     return [Planned(recipe, fold, rule) for recipe, rule in rules for fold in chosen if fold < rule.folds]
 
 
+def searched(ensemble: Ensemble, tuned: Tuned) -> list[tuple[Recipe, Rule]]:
+    """The recipes whose schedule is searched, and how their folds are made."""
+    return [] if tuned == "off" else [(part.resolve(), ensemble.rule(part)) for part in ensemble.parts()]
+
+
+def as_tuned(text: str) -> Tuned:
+    """The word as a budget.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if text not in get_args(Tuned):
+        raise ConfigError(f"--tune {text} is no budget", meant(text, get_args(Tuned)))
+    return cast(Tuned, text)
+
+
 def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
     """The ensemble with `a.b=c` set in every recipe.
 
@@ -76,13 +99,16 @@ def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
     return ensemble.model_copy(update={"members": tuple(changed(part) for part in ensemble.parts())})
 
 
-def training(ensemble: Ensemble, folds: Sequence[int] | None = None, retries: int = RETRIES) -> GraphComponent:
+def training(
+    ensemble: Ensemble, folds: Sequence[int] | None = None, retries: int = RETRIES, tuned: Tuned = "off"
+) -> GraphComponent:
     """Builds the graph.
 
     Args:
         ensemble: what to train, its recipes written out.
         folds: only the members of these folds; None for all.
         retries: how often a task on the GPU nodes is tried again.
+        tuned: how much is spent on a search of each recipe's schedule before it is trained.
 
     Raises:
         ConfigError: if the ensemble has no such fold.
@@ -123,9 +149,17 @@ def training(ensemble: Ensemble, folds: Sequence[int] | None = None, retries: in
         checked = settle(check(data=data)).outputs["Output"]
         splits = _splits(ensemble, checked, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
-        trained = [settle(on_gpu(_train(member, checked, plans[member.rule], work), pool)) for member in members]
+        searches = {
+            recipe.name: settle(on_gpu(_tune(recipe, checked, plans[rule], work, tuned), pool))
+            for recipe, rule in searched(ensemble, tuned)
+        }
+        recipes = {name: task.outputs["Output"] for name, task in searches.items()}
+        trained = [
+            settle(on_gpu(_train(member, checked, plans[member.rule], work, recipes), pool)) for member in members
+        ]
         together = list(splits.values())[-1].outputs["plans"]
-        common = {"data": checked, "plans": together, "members": [task.outputs["Output"] for task in trained]}
+        addresses = [task.outputs["Output"] for task in trained]
+        common = {"data": checked, "plans": together, "members": addresses, "recipes": list(recipes.values())}
         report = settle(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
         model = settle(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
         # Locally, a graph with a branch goes on with a failed member's siblings; a plain one stops.
@@ -161,13 +195,31 @@ def _splits(
     return tasks
 
 
-def _train(member: Planned, data: PipelineChannel, plan: PipelineChannel, work: PipelineChannel) -> PipelineTask:
+def _train(
+    member: Planned,
+    data: PipelineChannel,
+    plan: PipelineChannel,
+    work: PipelineChannel,
+    tuned: Mapping[str, PipelineChannel],
+) -> PipelineTask:
     """The train component under the member's name; the step fills in `{key}`."""
-    spec = dataclasses.replace(train.component_spec, name=member.task)
-    return PythonComponent(spec, train.python_func)(
+    return _named(train, member.task)(
         data=data,
         plan=plan,
-        recipe=dump_yaml(member.recipe),
+        recipe=tuned.get(member.recipe.name, dump_yaml(member.recipe)),
         fold=member.fold,
         out=f"{work}/{member.name}-{{key}}",
     )
+
+
+def _tune(
+    recipe: Recipe, data: PipelineChannel, plan: PipelineChannel, work: PipelineChannel, budget: Tuned
+) -> PipelineTask:
+    """The tune component under the recipe's name."""
+    return _named(tune, f"tune-{recipe.name}")(
+        data=data, plan=plan, recipe=dump_yaml(recipe), out=f"{work}/tune-{recipe.name}-{{key}}", budget=budget
+    )
+
+
+def _named(component: PythonComponent, name: str) -> PythonComponent:
+    return PythonComponent(dataclasses.replace(component.component_spec, name=name), component.python_func)

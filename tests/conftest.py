@@ -1,6 +1,6 @@
 """Small things that many tests need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -66,5 +66,56 @@ def plan(data: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """An S3 server with an empty bucket."""
+    import boto3  # moto's import takes a second, which most tests needn't wait for
+    from moto.server import ThreadedMotoServer
+
+    from backdrop import s3
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "BACKDROP_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3.client.cache_clear()
+    boto3.client("s3").create_bucket(Bucket="photos")
+    yield "s3://photos"
+    server.stop()
+    s3.client.cache_clear()
+
+
 # What makes the smallest recipe train in a second: the tests' own overrides.
 SMALL = ("epochs=2", "input.size=64x32", "network.width=4", "network.depth=2", "batch_size=2", "ema=null")
+
+# A space for a world in which a trial takes a second.
+SPACE = """
+name: small
+set: {input.size: 64x32, network.width: 4, network.depth: 2, batch_size: 1, ema: null, checkpoint.every_steps: 1}
+presets: [linknet34-faithful]
+families:
+  - {kind: cosine, rate: [3e-3, 3e-2], floor: [1e-2, 0.1]}
+  - {kind: cycle, rate: [3e-3, 3e-2], factor: [0.05, 0.7], rounds: [2, 8], warmup: [0, 0.5]}
+"""
+
+
+@pytest.fixture
+def cars(make_dataset: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A dataset of enough views that an epoch has some steps, and its plan: two folds, one object held out."""
+    data, plan = make_dataset(objects=5, views=6, name="cars"), tmp_path / "cars.csv"
+    plan.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, 0.15, "area", 0))))
+    return data, plan
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    return path

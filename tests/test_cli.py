@@ -19,7 +19,11 @@ SURFACE = {
     "check": {"data", "as_json"},
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
     "plan": {"ensemble", "data", "price", "max_gpu_hours"},
-    "train": {"data", "plan", "recipe", "fold", "out", "overrides", "pseudo", "fresh"},
+    "train": {"data", "plan", "recipe", "fold", "out", "overrides", "set_file", "pseudo", "fresh"},
+    "tune": {
+        *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),
+        *("repeats", "parallel", "seed", "cluster", "overrides"),
+    },
     "label": {"data", "plan", "members", "out", "ensemble", "most"},
     "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},
     "evaluate": {"data", "plan", "members", "out", "ensemble"},

@@ -1,11 +1,8 @@
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from backdrop import s3, storage
 from backdrop.dataset import open_dataset
@@ -13,27 +10,6 @@ from backdrop.errors import StorageError
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from tests.conftest import SMALL
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """An S3 server with an empty bucket."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "BACKDROP_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
-    boto3.client("s3").create_bucket(Bucket="photos")
-    yield "s3://photos"
-    server.stop()
-    s3.client.cache_clear()
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from backdrop.errors import BackdropError
 if TYPE_CHECKING:
     from backdrop.steps.check import CheckReport
     from backdrop.steps.plan import PlanRecord
+    from backdrop.trials import Search
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 recipes = typer.Typer(no_args_is_help=True, help="List, show, copy, check and describe recipes.")
@@ -35,6 +36,9 @@ Plans = Annotated[
     list[str], typer.Option(help="Fold plan; repeated if recipes differ in theirs, the first is the ensemble's own.")
 ]
 Set = Annotated[list[str], typer.Option("--set", help="Override of the recipe, such as epochs=2; may be repeated.")]
+SetFile = Annotated[
+    str | None, typer.Option(help="YAML of keys in place of the recipe's own, such as a search's schedule.yaml.")
+]
 Name = Annotated[str, typer.Option(help="Name of the registered model.")]
 Members = Annotated[list[str], typer.Option(help="Members: folders or runs:/ID/member addresses, one or more.")]
 # `--members A B C`: what stands behind the first is of them too.
@@ -158,15 +162,47 @@ def train(
     fold: Annotated[int, typer.Option(help="The fold that is left out and judges.")],
     out: Annotated[str, typer.Option(help="Member folder; {key} in it becomes the content key.")],
     overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
+    set_file: SetFile = None,
     pseudo: Annotated[str | None, typer.Option(help="Train on these pseudo-labels too: a folder of `label`.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and discard what is there.")] = False,
 ) -> None:
     """Train one recipe on one fold, or go on where a killed run stopped."""
     from backdrop.steps.train import train as step
 
-    record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh)
+    record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh, set_file)
     how = "was there already" if record.reused else f"took {record.member.seconds:.0f} s"
     print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold}, {how}")
+
+
+@app.command()
+def tune(
+    data: Data,
+    plan: Plan,
+    recipe: Annotated[str, typer.Option(help="A shipped recipe's name, or a YAML file.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// prefix; {key} in it becomes the search's key.")],
+    trials: Annotated[int, typer.Option(help="How many schedules are tried, presets among them.")] = 16,
+    budget_epochs: Annotated[int, typer.Option(help="Epochs of a trial on a fold, at most.")] = 6,
+    folds: Annotated[str, typer.Option(metavar="0,1", help="Folds that are left out in turn and judge.")] = "0",
+    space: Annotated[str | None, typer.Option(help="A shipped space's name, or a YAML file.")] = None,
+    searcher: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
+    scheduler: Annotated[str, typer.Option(help="asha stops what does badly; none.")] = "asha",
+    repeats: Annotated[int, typer.Option(help="Fresh seeds for the best and the best preset; 0: no comparison.")] = 3,
+    parallel: Annotated[int | None, typer.Option(help="Trials at a time; one for each GPU, else one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    cluster: Annotated[str | None, typer.Option(help="YAML of a Ray cluster that KubeRay makes for it.")] = None,
+    overrides: Set = [],  # noqa: B006  # as above
+) -> None:
+    """Search a learning-rate schedule on Ray, or go on where a killed search stopped."""
+    from backdrop.config import parse
+    from backdrop.folds import as_folds
+    from backdrop.recipe import Budget
+    from backdrop.steps.tune import tune as step
+
+    asked = {"trials": trials, "epochs": budget_epochs, "folds": as_folds(folds), "searcher": searcher}
+    asked |= {"scheduler": scheduler, "repeats": repeats, "seed": seed}
+    record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, parallel, cluster)
+    print(_search_text(record.search))
+    print(f"{record.out}/schedule.yaml")
 
 
 @app.command(context_settings=MORE_MEMBERS)
@@ -358,6 +394,17 @@ def _plan_text(record: "PlanRecord", price: float | None) -> str:
     lines.append(f"{record.ensemble}: {_hours(record.device_hours, 0)} hours of one {record.device}{paid}")
     lines += [f"{count:4} at a time: {_hours(hours)} hours" for count, hours in record.hours.items()]
     return os.linesep.join(lines)
+
+
+def _search_text(search: "Search") -> str:
+    names = max(len("trial"), *(len(trial.name) for trial in search.trials))
+    lines = [f"{'trial':{names}}  epochs     Dice  "]
+    for trial in sorted(search.trials, key=lambda one: (-(one.dice or 0.0), one.name)):
+        dice = "" if trial.dice is None else f"{trial.dice:.5f}"
+        note = trial.error if trial.status == "failed" else "" if trial.status == "finished" else trial.status
+        chosen = " <- chosen" if trial.name == search.chosen else ""
+        lines.append(f"{trial.name:{names}}  {len(trial.dices):6}  {dice:>7}  {note}{chosen}".rstrip())
+    return os.linesep.join([*lines, *([search.comparison.sentence] if search.comparison else [])])
 
 
 def _hours(hours: float, width: int = 10) -> str:

@@ -45,6 +45,10 @@ class TrainingError(BackdropError):
     """A training that can't go on: a loss that is no number, a dead worker."""
 
 
+class TuningError(BackdropError):
+    """A schedule search that can't be run, or comes to nothing."""
+
+
 class StorageError(BackdropError):
     """A file, folder or bucket that can't be read or written."""
 
@@ -59,3 +63,7 @@ class DockerError(BackdropError):
 
 class GateError(BackdropError):
     """A promotion that can't even be judged (as opposed to a champion that is kept)."""
+
+
+class EndpointError(BackdropError):
+    """A cluster's API, Kubeflow's or Kubernetes' own, can't be reached or can't do what was asked."""

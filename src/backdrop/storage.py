@@ -133,14 +133,15 @@ def list_files(address: str | Path) -> list[str]:
     return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
 
 
-def remove_folder(address: str | Path, key_file: str) -> None:
+def remove_folder(address: str | Path, key_file: str | None = None) -> None:
     """Deletes a folder or all below a prefix, `key_file` first, so that nobody finds that file without the rest.
 
     Raises:
         StorageError: if S3 doesn't do it.
     """
     if not is_remote(address):
-        (Path(address) / key_file).unlink(missing_ok=True)
+        if key_file:
+            (Path(address) / key_file).unlink(missing_ok=True)
         shutil.rmtree(address, ignore_errors=True)
         return
     for name in sorted(list_files(address), key=lambda name: name != key_file):

@@ -152,7 +152,7 @@ def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    evaluate.python_func("d", plans, ["m"], "name: demo", **outputs)
+    evaluate.python_func("d", plans, ["m"], "name: demo", [], **outputs)
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[2:4] == (["m"], outputs["report"].path)
     assert step.texts == ["name: demo"]
@@ -176,7 +176,7 @@ def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
 
     step = stand_in("register", Registration())
     model = artifact("model")
-    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", "cars", model)
+    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", [], "cars", model)
     assert found == "cars"
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[-1] == "cars"

@@ -1,6 +1,7 @@
-"""The report in a real browser: nothing on the console, everything on the page."""
+"""The reports in a real browser: nothing on the console, everything on the page."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,14 +10,25 @@ from pathlib import Path
 import cv2
 import pytest
 
+from backdrop.report import render_search
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.train import train
 from tests.conftest import SMALL
+from tests.test_search_report import make_search
 
 pytestmark = pytest.mark.e2e
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--enable-logging=stderr")
+# Says how many labels of charts leave the window, and how many pairs within a chart cover each other.
+MEASURE = """<script>
+const boxes = svg => [...svg.querySelectorAll('text')].map(text => text.getBoundingClientRect());
+const charts = [...document.querySelectorAll('.plot > svg')].map(boxes);
+const covers = (a, b) => a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom;
+const beyond = charts.flat().filter(box => box.left < 0 || box.right > innerWidth).length;
+const covered = charts.flatMap(all => all.flatMap((a, i) => all.slice(i + 1).filter(b => covers(a, b)))).length;
+console.log(`MEASURED width ${document.documentElement.scrollWidth} beyond ${beyond} covered ${covered}`);
+</script>"""
 
 Browse = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -63,3 +75,37 @@ def test_the_report_is_drawn(browse: Browse, page: Path, tmp_path: Path) -> None
     assert picture.shape[:2] == (2000, 1200)
     assert picture.std() > 10
     assert picture[1000:].std() > 10
+
+
+@pytest.fixture
+def search_page(tmp_path: Path) -> Path:
+    """The page that BACKDROP_SEARCH_REPORT names, or one made here."""
+    if given := os.environ.get("BACKDROP_SEARCH_REPORT"):
+        return Path(given)
+    (tmp_path / "search.html").write_text(render_search(make_search(40, 12, folds=2, presets=12)), encoding="utf-8")
+    return tmp_path / "search.html"
+
+
+def test_a_search_opens_without_a_word_on_the_console(browse: Browse, search_page: Path) -> None:
+    done = browse(search_page, "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    for heading in ("Best drawn against best preset", "Schedules", "Dice over epochs", "Trials"):
+        assert heading in done.stdout
+
+
+@pytest.mark.parametrize("width", [420, 1120])
+def test_a_search_is_drawn_within_its_width_and_no_label_covers_another(
+    browse: Browse, search_page: Path, tmp_path: Path, width: int
+) -> None:
+    html = re.sub("<meta http-equiv.*?>", "", search_page.read_text(encoding="utf-8"))
+    (tmp_path / "inner.html").write_text(html.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    # A window can't be as narrow as a telephone, but a frame can.
+    outer = tmp_path / "outer.html"
+    outer.write_text(f'<body style="margin: 0"><iframe src="inner.html" width="{width}" height="3000" frameborder="0">')
+    shot = tmp_path / "shot.png"
+    done = browse(outer, "--hide-scrollbars", "--window-size=1120,3000", f"--screenshot={shot}")
+    said = re.search(r'"MEASURED (.*?)"', done.stderr)
+    assert said is not None
+    assert said[1] == f"width {width} beyond 0 covered 0"
+    picture = cv2.imread(str(shot))[:, :width]
+    assert all(picture[top : top + 500].std() > 10 for top in range(0, 3000, 500))

@@ -11,7 +11,8 @@ from typer.main import get_command
 from pipelines.__main__ import app, main
 
 OPTIONS = {
-    "compile": {"ensemble", "-o", "--out", "--folds", "--set"},
+    "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune"},
+    "preflight": {"--params", "--ray", "--host", "--namespace"},
     "run": {
         "ensemble",
         "--data",
@@ -20,10 +21,39 @@ OPTIONS = {
         "--objects",
         "--folds",
         "--set",
+        "--tune",
         "--promote",
         "--no-promote",
         "--runner",
     },
+    "schedule": {
+        "ensemble",
+        "--name",
+        "--cron",
+        "--params",
+        "--paused",
+        "--remove",
+        "--experiment",
+        "--service-account",
+        "--host",
+        "--namespace",
+        "--folds",
+        "--set",
+        "--tune",
+    },
+    "status": {"--name", "--host", "--namespace"},
+    "submit": {
+        "ensemble",
+        "--params",
+        "--experiment",
+        "--service-account",
+        "--host",
+        "--namespace",
+        "--folds",
+        "--set",
+        "--tune",
+    },
+    "upload": {"ensemble", "--host", "--namespace", "--folds", "--set", "--tune"},
 }
 
 
@@ -87,6 +117,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, pipelines.__main__; print([m for m in ('kfp', 'mlflow', 'torch', 'cv2') if m in sys.modules])"
+    heavy = "kfp", "kubernetes", "mlflow", "torch", "cv2", "boto3", "pydantic"
+    code = f"import sys, pipelines.__main__; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -13,7 +13,7 @@ from kfp import components
 from backdrop import __version__
 from backdrop.errors import ConfigError
 from backdrop.recipe import Ensemble, find_ensemble, find_recipe
-from pipelines.cluster import CONFIG_KEYS, SECRET_KEYS
+from backdrop.tuning.cluster import CONFIG_KEYS, SECRET_KEYS
 from pipelines.package import Package, build, digest
 from pipelines.training import planned, with_overrides
 

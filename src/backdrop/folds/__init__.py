@@ -3,7 +3,7 @@
 Objects, never single images, are placed, so that no fold knows another's cars.
 """
 
-from backdrop.folds.place import By, Places, Rule, as_by, place
+from backdrop.folds.place import By, Places, Rule, as_by, as_folds, place
 from backdrop.folds.plan import (
     HOLDOUT,
     PLAN,
@@ -26,6 +26,7 @@ __all__ = [
     "Row",
     "Rule",
     "as_by",
+    "as_folds",
     "dump_plan",
     "make_plan",
     "place",

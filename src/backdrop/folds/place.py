@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Literal, cast, get_args
 
 from backdrop.config import meant
-from backdrop.errors import PlanError
+from backdrop.errors import ConfigError, PlanError
 
 By = Literal["area", "area-rank", "stratified", "random"]
 BINS = 35  # of the winners' histogram of areas
@@ -50,6 +50,18 @@ def as_by(text: str) -> By:
     if text not in get_args(By):
         raise PlanError(f"Objects can't be split by {text}", meant(text, get_args(By)))
     return cast(By, text)
+
+
+def as_folds(text: str) -> list[int]:
+    """The folds of a list such as `0,1`; none for an empty one.
+
+    Raises:
+        ConfigError: if it is no such list.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
 
 
 def place(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None] | None = None) -> Places:

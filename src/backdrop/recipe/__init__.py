@@ -1,11 +1,14 @@
-"""Recipes and ensembles, as YAML says them."""
+"""Recipes, ensembles and spaces of schedules, as YAML says them."""
 
 from backdrop.recipe.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme, find_ensemble
 from backdrop.recipe.network import Input, Pretrained, Tta, parse_size
 from backdrop.recipe.recipe import Recipe, digest
-from backdrop.recipe.shipped import find_recipe, recipe_text, shipped
+from backdrop.recipe.shipped import find_recipe, read_over, recipe_text, shipped
+from backdrop.recipe.space import BUDGETS, Budget, Space, find_space
 
 __all__ = [
+    "BUDGETS",
+    "Budget",
     "Ensemble",
     "Folds",
     "Gate",
@@ -15,11 +18,14 @@ __all__ = [
     "Pretrained",
     "Recipe",
     "Scheme",
+    "Space",
     "Tta",
     "digest",
     "find_ensemble",
     "find_recipe",
+    "find_space",
     "parse_size",
+    "read_over",
     "recipe_text",
     "shipped",
 ]

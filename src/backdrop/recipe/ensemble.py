@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -110,6 +110,15 @@ class Ensemble(Record):
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"Ensemble {self.name} has recipe {name} twice", "Set another name for one of them")
+        return self.model_copy(update={"members": parts})
+
+    def with_recipes(self, recipes: Sequence[Recipe]) -> "Ensemble":
+        """The same, resolved, with some recipes in place of those of their names."""
+        others = {recipe.name: recipe for recipe in recipes}
+        parts = tuple(
+            part.model_copy(update={"recipe": others.get(part.resolve().name, part.resolve()), "set": {}})
+            for part in self.parts()
+        )
         return self.model_copy(update={"members": parts})
 
     def parts(self) -> list[Part]:

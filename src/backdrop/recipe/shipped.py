@@ -1,25 +1,46 @@
-"""Recipes and ensembles by name or path: what the package ships, and YAML files of one's own."""
+"""Recipes, ensembles and spaces by name or path: what the package ships, and YAML files of one's own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from backdrop import storage
 from backdrop.config import meant, override, parse, parse_yaml, read_text
 from backdrop.errors import ConfigError
 from backdrop.recipe.recipe import Recipe
 
-Kind = Literal["recipes", "ensembles"]
+Kind = Literal["recipes", "ensembles", "spaces"]
 
 
-def find_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
-    """A shipped recipe by name, or a YAML file's by path, with `a.b=c` overrides.
+def find_recipe(name: str, overrides: Iterable[str] = (), over: Mapping[str, Any] | None = None) -> Recipe:
+    """A shipped recipe by name, or a YAML file's by its path or `s3://` address.
+
+    Args:
+        name: the name or path.
+        overrides: `a.b=c`, set last.
+        over: keys that take the place of the recipe's own, each as a whole.
 
     Raises:
         ConfigError: if there is none, or it isn't valid.
     """
     text, source = find_text("recipes", name)
-    return parse(Recipe, override(parse_yaml(text, source), overrides), source)
+    return parse(Recipe, override({**parse_yaml(text, source), **(over or {})}, overrides), source)
+
+
+def read_over(path: str | None) -> dict[str, Any]:
+    """Keys that take the place of a recipe's own, from a YAML file such as a search's `schedule.yaml`; none for None.
+
+    Raises:
+        ConfigError: if it can't be read, isn't a mapping or has a key that no recipe has.
+    """
+    if path is None:
+        return {}
+    values = parse_yaml(storage.read_bytes(path).decode(errors="replace"), path)
+    for key in values:
+        if key not in Recipe.model_fields:
+            raise ConfigError(f"{path}: unknown key {key}", meant(key, Recipe.model_fields))
+    return values
 
 
 def recipe_text(name: str) -> str:
@@ -35,7 +56,7 @@ def shipped(kind: Kind) -> dict[str, str]:
 
 
 def find_text(kind: Kind, name: str) -> tuple[str, str]:
-    """The YAML text of a recipe or an ensemble, and what to call it in an error.
+    """The YAML text of a recipe, an ensemble or a space, and what to call it in an error.
 
     Raises:
         ConfigError: if there is none.
@@ -43,6 +64,8 @@ def find_text(kind: Kind, name: str) -> tuple[str, str]:
     texts, noun = shipped(kind), kind.removesuffix("s")
     if name in texts:
         return texts[name], f"{kind}/{name}.yaml"
+    if storage.is_remote(name):
+        return storage.read_bytes(name).decode(errors="replace"), name
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return read_text(Path(name), noun), name
     raise ConfigError(f"There is no {noun} {name}", meant(name, texts))

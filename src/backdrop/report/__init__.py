@@ -1,6 +1,7 @@
-"""The report of an evaluation: one page that carries everything with it, and the pictures on it."""
+"""Reports: one page each that carries everything with it, of an evaluation and of a schedule search."""
 
 from backdrop.report.page import MemberSummary, Report, WorstImage, choose_worst, render
+from backdrop.report.search import render_search
 from backdrop.report.verdict import with_verdict
 
-__all__ = ["MemberSummary", "Report", "WorstImage", "choose_worst", "render", "with_verdict"]
+__all__ = ["MemberSummary", "Report", "WorstImage", "choose_worst", "render", "render_search", "with_verdict"]

@@ -53,7 +53,18 @@ def positive_scale(values: Sequence[float]) -> Scale:
         return Scale(low, high, float, ((low, f"{low:.2g}"), (high, f"{high:.2g}")))
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [step * 10.0**power for step in (1, 3, 2, 5, 7) for power in powers]
-    return Scale(low / 1.08, high * 1.08, math.log10, tuple((tick, _short(tick)) for tick in ticks))
+    return Scale(low / 1.08, high * 1.08, math.log10, tuple((tick, short(tick)) for tick in ticks))
+
+
+def value_scale(values: Sequence[float]) -> Scale:
+    """A scale for anything: logarithmic where positive values span a decade or more, else plain."""
+    shown = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(shown), max(shown)
+    if low > 0 and high >= 10 * low:
+        return positive_scale(shown)
+    step = 10.0 ** math.floor(math.log10(high - low)) if high > low else 1.0
+    between = [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return Scale(low, high, float, tuple((tick, short(tick, 2)) for tick in (low, high, *between)))
 
 
 def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | None = None) -> str:
@@ -73,7 +84,7 @@ def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | 
 
     parts = _upright_axis(scale)
     parts += [_text(LEFT, HEIGHT - 4, "0", "start"), _text(WIDTH - RIGHT, HEIGHT - 4, str(len(values) - 1), "end")]
-    for run in _runs(values):
+    for run in runs(values):
         points = " ".join("{:.1f},{:.1f}".format(*point(epoch)) for epoch in run)
         parts.append(
             f'<polyline class="line" points="{points}"/>' if len(run) > 1 else _dot(*point(run[0]), "line-dot")
@@ -90,7 +101,7 @@ def histogram(values: Sequence[float], scale: Scale, label: str) -> str:
     for value in values:
         counts[min(BINS - 1, int(scale.place(value, 0, BINS)))] += 1
     top, step, parts = max(1, *counts), (right - left) / BINS, []
-    for tick, text in _pick(scale, left, right, 2.5 * NEAREST):
+    for tick, text in pick(scale, left, right, 2.5 * NEAREST):
         x = scale.place(tick, left, right)
         parts += [f'<path class="grid" d="M{x:.1f} {TOP}V{floor}"/>', _text(x, HEIGHT - 4, text, "middle")]
     for index, count in enumerate(counts):
@@ -110,26 +121,16 @@ def interval(low: float, mean: float, high: float, scale: Scale, zero: bool = Fa
     return f'<svg class="interval" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def _nines(dice: float) -> float:
-    return -math.log10(max(PERFECT, 1 - dice))
+def short(value: float, digits: int = 1) -> str:
+    """A number in few characters: `0.003`, `3e-4`; so many digits where it has an exponent."""
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.{3 if abs(value) < 100 else 4}g}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if exponent else mantissa
 
 
-def _short(value: float) -> str:
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    return f"{value:g}" if 1e-3 <= value < 1e4 else f"{mantissa}e{int(exponent)}"
-
-
-def _upright_axis(scale: Scale) -> list[str]:
-    parts = []
-    for tick, label in _pick(scale, HEIGHT - BOTTOM, TOP, NEAREST):
-        y = scale.place(tick, HEIGHT - BOTTOM, TOP)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 6, y + 3.5, label, "end"))
-    return [*parts, f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>']
-
-
-def _pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[float, str]]:
-    """The most welcome labels that fit beside each other."""
+def pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[float, str]]:
+    """The most welcome ticks whose labels fit beside each other, `nearest` apart at least."""
     chosen: dict[float, tuple[float, str]] = {}
     for tick in scale.ticks:
         place = scale.place(tick[0], start, end)
@@ -138,7 +139,7 @@ def _pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[
     return list(chosen.values())
 
 
-def _runs(values: Sequence[float]) -> list[list[int]]:
+def runs(values: Sequence[float]) -> list[list[int]]:
     """Indices of neighbouring finite values."""
     runs: list[list[int]] = [[]]
     for index, value in enumerate(values):
@@ -147,6 +148,19 @@ def _runs(values: Sequence[float]) -> list[list[int]]:
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
+
+
+def _nines(dice: float) -> float:
+    return -math.log10(max(PERFECT, 1 - dice))
+
+
+def _upright_axis(scale: Scale) -> list[str]:
+    parts = []
+    for tick, label in pick(scale, HEIGHT - BOTTOM, TOP, NEAREST):
+        y = scale.place(tick, HEIGHT - BOTTOM, TOP)
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(_text(LEFT - 6, y + 3.5, label, "end"))
+    return [*parts, f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>']
 
 
 def _dot(x: float, y: float, kind: str) -> str:

@@ -1,16 +1,13 @@
 """The page: one HTML file that needs nothing else, no network and no script."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 
-from backdrop import __version__
 from backdrop.evaluation import Effect, Estimate, Evaluation, Score, estimate
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
+from backdrop.report.parts import counted, dice_text, fact, fill, frame, table, time_text
 from backdrop.report.pictures import Image, data_uri, number
 from backdrop.report.verdict import verdict_section
 
@@ -18,6 +15,9 @@ PAGE_BYTES = 1_400_000  # what the page may take; a verdict comes later
 PICTURE_BYTES = 90_000  # what one picture may take
 VIEWS = 48  # the page shows so many views, those with the least Dice
 CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("rate", "learning rate"))
+ABOUT = """Every Dice of many images is the mean over objects of the mean over each object's images. No member trained
+on an object of the holdout; out of fold, an image is judged only by members that did not train on it. Intervals are
+bootstrapped over objects."""
 LEGEND = (
     '<p class="note"><span class="key missing"></span>missing: true, but not found '
     '<span class="key surplus"></span>surplus: found, but not true. The frame is where the close-up is.</p>'
@@ -72,26 +72,20 @@ def choose_worst(scores: Sequence[Score], count: int = 12) -> list[Score]:
 
 def render(report: Report) -> str:
     """The page `index.html`, below 1.5 MB; the same report has the same bytes."""
-    folder = resources.files("backdrop.report")
     held = [score for score in report.scores if score.fold is None]
     folded = [score for score in report.scores if score.fold is not None]
     parts = {
-        "style": (folder / "style.css").read_text(encoding="utf-8"),
-        "name": escape(report.name),
-        "headline": _headline(report),
         "verdict": verdict_section(None),
         "members": _members(report.members),
         "curves": _curves(report.members),
         "images": _distributions(held, folded),
         "repair": _repair(report.evaluation.repair),
         "views": _views(held or folded, "holdout" if held else "out-of-fold"),
-        "data": escape(report.data),
-        "version": escape(__version__),
     }
     # The pictures get what the rest leaves.
     room = PAGE_BYTES - sum(len(part.encode()) for part in parts.values())
-    page = Template((folder / "page.html").read_text(encoding="utf-8"))
-    return page.substitute(parts, worst=_worst(report.worst, room))
+    body = fill("page.html", **parts, worst=_worst(report.worst, room))
+    return frame("Backdrop evaluation", report.name, _headline(report), body, ABOUT, report.data)
 
 
 def _headline(report: Report) -> str:
@@ -99,25 +93,32 @@ def _headline(report: Report) -> str:
     facts = [_fact("Dice on the holdout", held)] if held else []
     facts += [_fact("Dice out of fold", folded)] if folded else []
     note = "" if held else '<p class="note">There is no holdout, so nothing can be promoted.</p>'
-    counts = {"members": len(report.members), "images": len(report.scores)}
-    counts["objects"] = len({score.object for score in report.scores})
-    line = " · ".join(f"{count:,} {what[:-1] if count == 1 else what}" for what, count in counts.items())
+    counts = (len(report.members), "member"), (len(report.scores), "image")
+    objects = len({score.object for score in report.scores})
+    line = " · ".join(counted(count, what) for count, what in (*counts, (objects, "object")))
     return f'<p class="counts">{line}</p><div class="facts">{"".join(facts)}</div>{note}'
 
 
 def _fact(title: str, found: Estimate) -> str:
     spread = f"{found.low:.5f} to {found.high:.5f}, " if found.low is not None and found.high is not None else ""
-    note = f"{'95 % interval ' if spread else ''}{spread}{found.objects:,} object{'s' if found.objects != 1 else ''}"
-    return f'<div class="fact"><p>{title}</p><p class="figure">{found.dice:.5f}</p><p>{note}</p></div>'
+    note = f"{'95 % interval ' if spread else ''}{spread}{counted(found.objects, 'object')}"
+    return fact(title, f"{found.dice:.5f}", note)
 
 
 def _members(members: Sequence[MemberSummary]) -> str:
     heads = ("member", "fold", "epochs", "selected epoch", "out-of-fold Dice", "holdout Dice", "time")
     rows = [
-        [m.name, m.fold, m.epochs, m.selected_epoch, _dice(m.oof_dice), _dice(m.holdout_dice), _time(m.seconds)]
+        (
+            m.name,
+            m.fold,
+            m.epochs,
+            m.selected_epoch,
+            *map(dice_text, (m.oof_dice, m.holdout_dice)),
+            time_text(m.seconds),
+        )
         for m in members
     ]
-    return _table(heads, [[escape(str(cell)) for cell in row] for row in rows])
+    return table(heads, [[escape(str(cell)) for cell in row] for row in rows])
 
 
 def _curves(members: Sequence[MemberSummary]) -> str:
@@ -163,7 +164,7 @@ def _views(scores: Sequence[Score], title: str) -> str:
     scale = dice_scale(ends)
     rows = [_view(view, found[view], scale) for view in shown]
     left_out = f'<p class="note">The {VIEWS} worst of {len(views)} views.</p>' if len(views) > VIEWS else ""
-    return left_out + _table(("view", "objects", f"{title} Dice", "95 % interval", ""), rows, "spans")
+    return left_out + table(("view", "objects", f"{title} Dice", "95 % interval", ""), rows, "spans")
 
 
 def _view(view: str, found: Estimate, scale: Scale) -> list[str]:
@@ -182,7 +183,7 @@ def _repair(effects: Sequence[Effect]) -> str:
         for e in effects
     ]
     note = '<p class="note">Each alone, then all together, out of fold.</p>'
-    return f"<section><h2>After the mean</h2>{_table(heads, rows)}{note}</section>"
+    return f"<section><h2>After the mean</h2>{table(heads, rows)}{note}</section>"
 
 
 def _spread(effect: Effect) -> str:
@@ -206,26 +207,8 @@ def _gallery(title: str, images: Sequence[WorstImage], limit: int) -> str:
 def _card(image: WorstImage, limit: int) -> str:
     score = image.score
     place = "holdout" if score.fold is None else f"fold {score.fold}"
-    alone = " · ".join(f"{escape(recipe)} {_dice(dice)}" for recipe, dice in sorted(score.recipes.items()))
-    words = f"<b>{escape(score.image)}</b> Dice {_dice(score.dice)}, {place}"
+    alone = " · ".join(f"{escape(recipe)} {dice_text(dice)}" for recipe, dice in sorted(score.recipes.items()))
+    words = f"<b>{escape(score.image)}</b> Dice {dice_text(score.dice)}, {place}"
     extra = f"<br><small>{alone}</small>" if len(score.recipes) > 1 else ""
     picture = f'<img alt="Panel of {escape(score.image)}" loading="lazy" src="{data_uri(image.panel, limit)}">'
     return f"<figure>{picture}<figcaption>{words}{extra}</figcaption></figure>"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    head = "".join(f"<th>{title}</th>" for title in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _dice(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.5f}"
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -11,7 +11,7 @@ from backdrop.errors import MemberError
 from backdrop.folds import read_plan, verify
 from backdrop.labels import Pseudo, read_labels
 from backdrop.progress import say
-from backdrop.recipe import Recipe, find_recipe
+from backdrop.recipe import Recipe, find_recipe, read_over
 from backdrop.steps.members import open_member
 from backdrop.tracking import enabled
 from backdrop.training.fold import train_member
@@ -46,6 +46,7 @@ def train(
     overrides: Sequence[str] = (),
     pseudo: str | None = None,
     fresh: bool = False,
+    set_file: str | None = None,
 ) -> TrainRecord:
     """Trains one member, or finds it: in MLflow by its content key (where MLFLOW_TRACKING_URI is set), or in `out`.
 
@@ -61,6 +62,7 @@ def train(
         overrides: `a.b=c` for the recipe.
         pseudo: a folder that `label` wrote, whose photographs are trained on too.
         fresh: begin anew, whatever MLflow or `out` holds; what is discarded is said.
+        set_file: a YAML file of keys that take the place of the recipe's own, such as a search's `schedule.yaml`.
 
     Raises:
         ConfigError: if the recipe isn't valid.
@@ -70,7 +72,8 @@ def train(
         TrainingError: if training can't go on.
         TrackingError: if MLflow can't be reached.
     """
-    chosen, folds, dataset = find_recipe(recipe, overrides), read_plan(plan), open_dataset(data)
+    chosen = find_recipe(recipe, overrides, read_over(set_file))
+    folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else Pseudo()
     key = content_key(chosen, folds, digests, fold, labels.digest)

@@ -1,6 +1,7 @@
 """One member, from photographs to its finished folder."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from backdrop.recipe import Recipe
 from backdrop.report.pictures import curves, panel
 from backdrop.training import member as layout
 from backdrop.training.checkpoint import Progress, Weights, save_weights
-from backdrop.training.loop import Trainer, first_network
+from backdrop.training.loop import Trainer, Watch, first_network
 from backdrop.training.member import Member, MemberRecord, assemble, read_member
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
@@ -66,30 +67,68 @@ def train_member(
         StorageError: if the folder can't be written.
         DataError: if a photograph has changed or can't be read.
     """
-    held = plan.validation(fold)
-    photos = dataset.select(row.image for row in plan.training(fold))
-    samples = Samples(photos, {**digests, **pseudo.digests}, recipe, pseudo.photos, world)
-    network = first_network(recipe)
-    if recipe.pretrained:
-        load_encoder(network, recipe.pretrained)
-
-    def judge(candidate: nn.Module) -> float:
-        return _mean(held, answers(candidate))
-
-    def answers(candidate: nn.Module) -> list[float]:
-        return world.gather(dices(candidate, dataset, world.share(held), digests, recipe))
-
-    state = Trainer(recipe, samples, judge, folder, shelf, world).fit(key, network)
+    judge = LeftOut(dataset, plan.validation(fold), digests, recipe, world)
+    state = fit(dataset, plan, recipe, fold, folder, key, shelf, judge, pseudo)
     weights = _weights(state, recipe)
     if not weights:
         raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
     trained = assemble(recipe, weights).to(device())
-    found = answers(trained)
+    found = judge.dices(trained)
     if world.first:
-        _write_samples(folder, trained, found, dataset, held, digests, recipe)
-        _write(folder, state.progress, weights, recipe, fold, _mean(held, found), pseudo)
+        _write_samples(folder, trained, found, dataset, judge.rows, digests, recipe)
+        _write(folder, state.progress, weights, recipe, fold, judge.mean(found), pseudo)
     world.wait()
     return read_member(folder)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The photographs of the fold that is left out, which say how well a network does; all processes share the work."""
+
+    dataset: Dataset
+    rows: Sequence[Row]
+    digests: Digests
+    recipe: Recipe
+    world: World = ALONE
+
+    def __call__(self, candidate: nn.Module) -> float:
+        """The network's out-of-fold Dice."""
+        return self.mean(self.dices(candidate))
+
+    def dices(self, candidate: nn.Module) -> list[float]:
+        """The Dice of each photograph."""
+        mine = dices(candidate, self.dataset, self.world.share(self.rows), self.digests, self.recipe)
+        return self.world.gather(mine)
+
+    def mean(self, found: Sequence[float]) -> float:
+        """The mean over objects, so that one with fewer views counts as much as another."""
+        means = object_means((row.object, value) for row, value in zip(self.rows, found, strict=True))
+        return sum(means.values()) / len(means)
+
+
+def fit(
+    dataset: Dataset,
+    plan: FoldPlan,
+    recipe: Recipe,
+    fold: int,
+    folder: Path,
+    key: str,
+    shelf: Shelf,
+    judge: LeftOut,
+    pseudo: Pseudo = NO_LABELS,
+    watch: Watch | None = None,
+) -> State:
+    """Trains to the last epoch, from a checkpoint if there is one: what `train` and a search have in common.
+
+    Arguments and errors are those of `train_member`; `judge` judges each epoch, and `watch` is told their rows.
+    """
+    photos = dataset.select(row.image for row in plan.training(fold))
+    digests, world = {**judge.digests, **pseudo.digests}, judge.world
+    samples = Samples(photos, digests, recipe, pseudo.photos, world)
+    network = first_network(recipe)
+    if recipe.pretrained:
+        load_encoder(network, recipe.pretrained)
+    return Trainer(recipe, samples, judge, folder, shelf, world, watch).fit(key, network)
 
 
 def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Digests, recipe: Recipe) -> list[float]:
@@ -100,12 +139,6 @@ def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Di
         for probability, (_, truth) in zip(probabilities, pairs, strict=True):
             found.append(dice((probability > 0.5).cpu().numpy(), truth))
     return found
-
-
-def _mean(rows: Sequence[Row], found: Sequence[float]) -> float:
-    """The mean Dice over objects, so that one with fewer views counts as much as another."""
-    means = object_means((row.object, value) for row, value in zip(rows, found, strict=True))
-    return sum(means.values()) / len(means)
 
 
 def _weights(state: State, recipe: Recipe) -> Weights:

@@ -3,8 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ from backdrop.training.step import Batch, follow, set_rate, train_step
 from backdrop.training.world import ALONE, World
 
 Judge = Callable[[nn.Module], float]
+Watch = Callable[[Sequence[Mapping[str, Any]]], None]
 # A loss that is no number is noticed after so many steps at the latest: to look at each would make a GPU wait.
 LOOK = 64
 # Several processes ask the first one's clock only so often: each time they wait for each other.
@@ -44,16 +46,24 @@ class Trainer:
         folder: the member folder; gets `metrics.jsonl`.
         shelf: of the checkpoints.
         world: the processes that train together.
+        watch: is told the rows of all epochs so far, when training begins and after each epoch.
 
     Raises:
         ConfigError: if the loss needs the whole batch in one process.
     """
 
     def __init__(
-        self, recipe: Recipe, samples: Samples, judge: Judge, folder: Path, shelf: Shelf, world: World = ALONE
+        self,
+        recipe: Recipe,
+        samples: Samples,
+        judge: Judge,
+        folder: Path,
+        shelf: Shelf,
+        world: World = ALONE,
+        watch: Watch | None = None,
     ) -> None:
         self.recipe, self.samples, self.judge = recipe, samples, judge
-        self.folder, self.shelf, self.world = folder, shelf, world
+        self.folder, self.shelf, self.world, self.watch = folder, shelf, world, watch
         if world.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
             raise ConfigError("A loss over the whole batch can't be shared by processes", "Set loss.over=image")
         self.loss: Loss = make_loss(**recipe.loss.model_dump())
@@ -162,6 +172,8 @@ class Trainer:
             storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
         except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
             say(f"Training goes on: {error}")
+        if self.watch:
+            self.watch(state.progress.history)
 
 
 def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]) -> torch.Tensor:

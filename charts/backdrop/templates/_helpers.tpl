@@ -1,0 +1,236 @@
+{{/* The name that every object of the release begins with; short, for what is appended to it. */}}
+{{- define "backdrop.fullname" -}}
+{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- $name = .Release.Name -}}
+{{- end -}}
+{{- .Values.fullnameOverride | default $name | trunc 48 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* Labels that choose every pod of the release, and no pod of the pipeline. */}}
+{{- define "backdrop.releaseSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Labels that choose the pods of a component. Takes a dict: root, component. */}}
+{{- define "backdrop.selector" -}}
+{{ include "backdrop.releaseSelector" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* Labels of every object. Takes a dict: root, component. */}}
+{{- define "backdrop.labels" -}}
+{{ include "backdrop.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/part-of: backdrop
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Labels of every pod. Takes a dict: root, component. */}}
+{{- define "backdrop.podLabels" -}}
+{{ include "backdrop.labels" . }}
+{{- with .root.Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* A hook that is gone once it has done well, and whose log `helm` prints. Takes a dict: on, weight. */}}
+{{- define "backdrop.hook" -}}
+helm.sh/hook: {{ .on }}
+helm.sh/hook-weight: {{ .weight | default 0 | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
+{{- end }}
+
+{{/* An image's reference: by its digest if there is one. Takes a dict: image, tag (if the image has none). */}}
+{{- define "backdrop.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .tag }}
+{{- end -}}
+{{- end }}
+
+{{/* What the tasks of the pipeline find in the ConfigMap `backdrop`. */}}
+{{- define "backdrop.settings" -}}
+MLFLOW_TRACKING_URI: {{ include "backdrop.trackingUri" . | quote }}
+MLFLOW_EXPERIMENT_NAME: {{ .Values.tracking.experiment | quote }}
+{{- with .Values.s3.endpoint }}
+AWS_ENDPOINT_URL: {{ . | quote }}
+{{- end }}
+{{- with .Values.s3.region }}
+AWS_DEFAULT_REGION: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Where MLflow is: the chart's own, or a server that was there before. */}}
+{{- define "backdrop.trackingUri" -}}
+{{- if .Values.mlflow.enabled -}}
+http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.mlflow.port }}
+{{- else -}}
+{{ .Values.tracking.uri }}
+{{- end -}}
+{{- end }}
+
+{{/* Every name by which a pod may call MLflow, and a forwarded port: exact names, for a wildcard admits strangers. */}}
+{{- define "backdrop.allowedHosts" -}}
+{{- $short := printf "%s-mlflow" (include "backdrop.fullname" .) -}}
+{{- $long := printf "%s.%s" $short .Release.Namespace -}}
+{{- $full := printf "%s.svc.%s" $long .Values.clusterDomain -}}
+{{- $hosts := list -}}
+{{- range list $short $long (printf "%s.svc" $long) $full "localhost" "127.0.0.1" -}}
+{{- $hosts = concat $hosts (list . (printf "%s:%v" . $.Values.mlflow.port)) -}}
+{{- end -}}
+{{- concat $hosts .Values.mlflow.allowedHosts | join "," -}}
+{{- end }}
+
+{{/* The claim of MLflow's volume: made here, or given; empty if database and artifacts are both elsewhere. */}}
+{{- define "backdrop.mlflowClaim" -}}
+{{- if or (eq .Values.mlflow.database "sqlite") (not .Values.mlflow.artifacts) -}}
+{{ .Values.mlflow.volume.existingClaim | default (printf "%s-mlflow" (include "backdrop.fullname" .)) }}
+{{- end -}}
+{{- end }}
+
+{{/* The GPU nodes, as the pipeline's run-time parameters name them. The only place that reads gpu.nodePool. */}}
+{{- define "backdrop.gpuNodePool" -}}
+{{- with .Values.gpu.nodePool -}}
+accelerator: {{ .accelerator | quote }}
+gpus: {{ .gpus | quote }}
+cpu: {{ .cpu | quote }}
+memory: {{ .memory | quote }}
+node_selector: {{ .nodeSelector | toJson }}
+tolerations: {{ .tolerations | toJson }}
+{{- end }}
+{{- end }}
+
+{{/* The files of /etc/backdrop: the pipeline's run-time parameters, and whatever else is given. */}}
+{{- define "backdrop.files" -}}
+params.yaml: |
+  {{- with .Values.pipeline }}
+  data: {{ .data | quote }}
+  {{- with .model }}
+  name: {{ . | quote }}
+  {{- end }}
+  work: {{ .work | quote }}
+  objects: {{ int .objects }}
+  promotion: {{ .promotion }}
+  {{- end }}
+  {{- include "backdrop.gpuNodePool" . | nindent 2 }}
+{{- with .Values.pipeline.files }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Pod Security "restricted", for a pod; fsGroup lets the user write to volumes. */}}
+{{- define "backdrop.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* Pod Security "restricted", for a container. */}}
+{{- define "backdrop.containerSecurity" -}}
+allowPrivilegeEscalation: false
+capabilities: {drop: [ALL]}
+privileged: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* Where a pod runs and how it is pulled. Service links would set variables such as MLFLOW_PORT, which MLflow reads. */}}
+{{- define "backdrop.place" -}}
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/*
+A pod that runs one command in Backdrop's image and ends, with a token for Kubeflow Pipelines. Takes a dict: root,
+account, command (a list); files, the ConfigMap at /etc/backdrop, if any; tracking, whether it has what the pipeline's
+tasks have in their environment; kubernetes, whether it may call that API.
+*/}}
+{{- define "backdrop.jobPod" -}}
+{{- $image := include "backdrop.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) -}}
+restartPolicy: Never
+serviceAccountName: {{ .account }}
+automountServiceAccountToken: {{ .kubernetes | default false }}
+{{ include "backdrop.place" .root }}
+securityContext: {{- include "backdrop.podSecurity" . | nindent 2 }}
+containers:
+  - name: backdrop
+    image: {{ $image | quote }}
+    imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+    command: {{ .command | toJson }}
+    env:
+      - {name: HOME, value: /tmp}
+      # The image of the tasks, if the pipeline is compiled here.
+      - {name: BACKDROP_IMAGE, value: {{ $image | quote }}}
+      - {name: KF_PIPELINES_ENDPOINT, value: {{ .root.Values.kfp.endpoint | quote }}}
+      - {name: KF_PIPELINES_SA_TOKEN_PATH, value: /var/run/secrets/kubeflow/pipelines/token}
+      {{- if .tracking }}
+      {{- range $name, $value := include "backdrop.settings" .root | fromYaml }}
+      - {name: {{ $name }}, value: {{ $value | quote }}}
+      {{- end }}
+      {{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
+      - name: {{ . }}
+        valueFrom: {secretKeyRef: {name: backdrop, key: {{ . }}, optional: true}}
+      {{- end }}
+      {{- end }}
+    resources: {{- toYaml .root.Values.jobs.resources | nindent 6 }}
+    securityContext: {{- include "backdrop.containerSecurity" . | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      - {name: kfp-token, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
+      {{- if .files }}
+      - {name: files, mountPath: /etc/backdrop, readOnly: true}
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {sizeLimit: 1Gi}
+  - name: kfp-token
+    projected:
+      sources:
+        - serviceAccountToken: {path: token, expirationSeconds: 7200, audience: pipelines.kubeflow.org}
+  {{- with .files }}
+  - name: files
+    configMap: {name: {{ . }}}
+  {{- end }}
+{{- end }}
+
+{{/* Stops a render whose values can't work, with a word on what to do. */}}
+{{- define "backdrop.check" -}}
+{{- $needsKfp := or .Values.schedule.enabled .Values.preflight.enabled -}}
+{{- if and $needsKfp (not .Values.pipeline.data) -}}
+{{- fail "pipeline.data is empty, so there is nothing to train on. Set it to the dataset's address: --set pipeline.data=s3://BUCKET/FOLDER" -}}
+{{- end -}}
+{{- if and $needsKfp (not .Values.kfp.endpoint) -}}
+{{- fail "kfp.endpoint is empty, but schedule and preflight call Kubeflow Pipelines. Set it: --set kfp.endpoint=http://ml-pipeline.kubeflow.svc.cluster.local:8888" -}}
+{{- end -}}
+{{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
+{{- fail (printf "schedule.cron is %q, which hasn't six fields. Begin with the seconds: 0 0 2 * * 0 is at 2:00 on Sundays" .Values.schedule.cron) -}}
+{{- end -}}
+{{- if and .Values.mlflow.enabled .Values.tracking.uri -}}
+{{- fail "tracking.uri names a server, but mlflow.enabled would start another. Set mlflow.enabled=false, or leave tracking.uri empty" -}}
+{{- end -}}
+{{- if not (or .Values.mlflow.enabled .Values.tracking.uri) -}}
+{{- fail "There is no tracking server. Set mlflow.enabled=true, or tracking.uri to the address of yours: --set tracking.uri=https://mlflow.example" -}}
+{{- end -}}
+{{- if and .Values.mlflow.enabled (eq .Values.mlflow.database "external") (not .Values.mlflow.existingSecret) -}}
+{{- fail "mlflow.database is external, but no Secret says where it is. Make one with the key MLFLOW_BACKEND_STORE_URI, such as postgresql://USER:PASSWORD@HOST/DATABASE, and set mlflow.existingSecret to its name" -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,35 @@
+"""`tune` as a component: the schedule of one recipe."""
+
+from kfp import dsl
+
+from components.image import component
+
+
+@component
+def tune(
+    data: str,
+    plan: dsl.Input[dsl.Dataset],
+    recipe: str,
+    out: str,
+    budget: str,
+    metrics: dsl.Output[dsl.Metrics],
+    summary: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+) -> str:
+    """Searches a schedule, or finds it, and returns the recipe's YAML with it; `budget` is fast or full."""
+    from pathlib import Path
+
+    from backdrop import storage
+    from backdrop.config import dump_yaml
+    from backdrop.recipe import BUDGETS, find_recipe, read_over
+    from backdrop.steps.tune import PAGE, SCHEDULE
+    from backdrop.steps.tune import tune as step
+    from components.pages import as_file, search_figures, search_page
+
+    with as_file(recipe) as path:
+        record = step(data, plan.path, path, out, BUDGETS[budget])
+        tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
+    metrics.metadata.update(search_figures(record.search))
+    Path(summary.path).write_text(search_page(record.search))
+    Path(page.path).write_bytes(storage.read_bytes(f"{record.out}/{PAGE}"))
+    return dump_yaml(tuned)

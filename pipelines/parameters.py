@@ -1,0 +1,79 @@
+"""Run-time parameters from a YAML file, checked against the package that they are for."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backdrop.config import meant, parse, parse_yaml, read_text
+from backdrop.errors import ConfigError
+from pipelines.nodes import Toleration
+from pipelines.package import Package
+
+# KFP's types, in Python's words and in ours.
+TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "STRING": ((str,), "text"),
+    "BOOLEAN": ((bool,), "true or false"),
+    "NUMBER_INTEGER": ((int,), "a whole number"),
+    "NUMBER_DOUBLE": ((int, float), "a number"),
+    "LIST": ((list,), "a list"),
+    "STRUCT": ((dict,), "a mapping"),
+}
+# Kubernetes reads these only when a pod is made, hours into a run.
+FORMS = {
+    "gpus": (r"\d+", "a whole number"),
+    "cpu": (r"\d+(\.\d+)?|\d+m", "a number of cores such as 4 or 500m"),
+    "memory": (r"\d+(\.\d+)?([KMGTPE]i?|k)?", "a size such as 16Gi"),
+}
+
+
+def read_parameters(path: Path, package: Package) -> dict[str, Any]:
+    """The values that a run of the package is given.
+
+    Raises:
+        ConfigError: if the file can't be read, a key is unknown or missing, or a value isn't of its kind.
+    """
+    given = parse_yaml(read_text(path, "Parameters"), str(path))
+    known = package.documents[0]["root"]["inputDefinitions"]["parameters"]
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(f"{path}: unknown key {name}", meant(str(name), known))
+        _check(path, name, value, known[name]["parameterType"])
+    for name, about in known.items():
+        if name not in given and not about.get("isOptional"):
+            raise ConfigError(f"{path}: key {name} is missing", f"Add {name}")
+    return given
+
+
+def with_defaults(values: Mapping[str, Any], package: Package) -> dict[str, Any]:
+    """The values, and the package's own for what isn't given."""
+    known = package.documents[0]["root"]["inputDefinitions"]["parameters"]
+    return {name: about["defaultValue"] for name, about in known.items() if "defaultValue" in about} | dict(values)
+
+
+def tolerations_of(source: str, values: list[Any]) -> list[Toleration]:
+    """Tolerations as records.
+
+    Raises:
+        ConfigError: if one isn't of Kubernetes' form.
+    """
+    if not all(isinstance(value, dict) for value in values):
+        raise ConfigError(f"{source}: tolerations: not each is a mapping", "Write each as {key: …, operator: Exists}")
+    return [parse(Toleration, value, f"{source}: tolerations") for value in values]
+
+
+def _check(path: Path, name: str, value: Any, kind: str) -> None:
+    types, words = TYPES[kind]
+    # Python takes true for 1.
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        remedy = f'Write {name}: "{value}"' if kind == "STRING" and value is not None else f"Give {words}"
+        raise ConfigError(f"{path}: {name} is {value!r}, not {words}", remedy)
+    if name in FORMS and not re.fullmatch(FORMS[name][0], value):
+        raise ConfigError(f"{path}: {name} is {value!r}", f"Give {FORMS[name][1]}")
+    if name == "node_selector":
+        for label, wanted in value.items():
+            if not isinstance(wanted, str):
+                remedy = f'Put it in quotes: "{str(wanted).lower()}"'
+                raise ConfigError(f"{path}: node_selector: {label} is {wanted!r}, not text", remedy)
+    if name == "tolerations":
+        tolerations_of(str(path), value)

@@ -1,0 +1,67 @@
+"""What the pages share: their frame, their tables, and how figures are written."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from string import Template
+
+from backdrop import __version__
+
+
+def sheet(name: str) -> str:
+    """The text of a template or style sheet beside this file."""
+    return (resources.files("backdrop.report") / name).read_text(encoding="utf-8")
+
+
+def fill(template: str, /, **parts: str) -> str:
+    """A template with its parts, which are HTML already."""
+    return Template(sheet(template)).substitute(parts)
+
+
+def frame(kind: str, name: str, headline: str, body: str, about: str, data: str, style: str = "") -> str:
+    """A page that needs nothing else, no network and no script.
+
+    Args:
+        kind: what is reported.
+        name: of it; the page's title.
+        headline: HTML under the title.
+        body: HTML of the sections.
+        about: a paragraph at the page's end, as HTML.
+        data: the digest of the plan's data.
+        style: rules that follow those of every page.
+    """
+    words = {"kind": escape(kind), "name": escape(name), "data": escape(data), "version": escape(__version__)}
+    style = sheet("style.css") + style
+    return fill("frame.html", **words, headline=headline, body=body, about=about, style=style)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A table that scrolls where there is no room; heads and cells are HTML."""
+    head = "".join(f"<th>{title}</th>" for title in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def fact(title: str, figure: str, note: str) -> str:
+    """A card with one large figure; all three are HTML."""
+    return f'<div class="fact"><p>{title}</p><p class="figure">{figure}</p><p>{note}</p></div>'
+
+
+def counted(count: int, what: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count:,} {what if count == 1 else what + 's'}"
+
+
+def dice_text(value: float | None) -> str:
+    """A Dice with its five digits; nothing for none."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.5f}"
+
+
+def time_text(seconds: float) -> str:
+    """`2 h 05 min`, `3 min 07 s` or `12 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

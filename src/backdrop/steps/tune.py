@@ -1,0 +1,183 @@
+"""`tune`: which schedule and which rates for a recipe on these data, in a fixed budget."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from backdrop import __version__, storage
+from backdrop.config import Record, dump_yaml, parse, parse_yaml, read_text
+from backdrop.dataset import open_dataset
+from backdrop.errors import TuningError
+from backdrop.folds import PLAN, dump_plan, read_plan, verify
+from backdrop.recipe import Budget, digest, find_recipe, find_space
+from backdrop.recipe.space import preset
+from backdrop.report import render_search
+from backdrop.tracking import enabled
+from backdrop.trials import Search, dump_trials
+
+if TYPE_CHECKING:
+    from backdrop.tracking.searches import SearchRuns
+    from backdrop.tuning import phases
+
+SCHEDULE = "schedule.yaml"
+TRIALS = "trials.csv"
+PAGE = "report/index.html"
+RECORD = "search.json"
+KEY = "key"
+RECIPE, SPACE = "recipe.yaml", "space.yaml"
+
+
+class TuneRecord(Record):
+    """Where the result lies, what it is, and whether it was there already."""
+
+    out: str
+    search: Search
+    reused: bool
+
+
+def tune(
+    data: str,
+    plan: str,
+    recipe: str,
+    out: str,
+    budget: Budget,
+    space: str | None = None,
+    overrides: Sequence[str] = (),
+    parallel: int | None = None,
+    cluster: str | None = None,
+) -> TuneRecord:
+    """Searches a schedule, or goes on where a killed search stopped, or finds it finished.
+
+    Ray runs here, or on the cluster whose dashboard RAY_ADDRESS names (`http://…`), or on one that KubeRay makes.
+
+    Args:
+        data: the dataset.
+        plan: its fold plan.
+        recipe: a shipped recipe's name, or a YAML file's path.
+        out: folder or `s3://` prefix of the result; `{key}` in it stands for the first 12 digits of the search's key.
+        budget: how much is tried, and how.
+        space: a shipped space's name, or a YAML file's path; without one, that of the recipe's kind.
+        overrides: `a.b=c` for the trials' recipe, on top of what the space sets.
+        parallel: how many trials run at a time; if not said, one for each GPU, else one.
+        cluster: a YAML file that says what cluster KubeRay makes for it.
+
+    Raises:
+        ConfigError: if recipe, space, budget or cluster isn't valid.
+        PlanError: if the plan belongs to other data, or has no such fold.
+        TuningError: if `out` holds another search, or no trial comes to a Dice.
+        StorageError: if `out` can't be written.
+    """
+    chosen = find_recipe(recipe)
+    tried = find_space(space, chosen)
+    settings = [f"{key}={json.dumps(value)}" for key, value in tried.set.items()]
+    proxy = find_recipe(recipe, [*settings, *overrides, f"epochs={budget.epochs}"])
+    presets = {"own": preset(chosen), **{name: preset(find_recipe(name)) for name in tried.presets}}
+    folds = read_plan(plan)
+    for fold in budget.folds:
+        folds.validation(fold)
+    parts = [digest(chosen), digest(proxy), tried.model_dump_json(), budget.model_dump_json(), __version__]
+    key = storage.sha256(json.dumps([*parts, storage.sha256(dump_plan(folds))]).encode())
+    target = out.replace("{key}", key[:12])
+    if found := _finished(target, key):
+        return TuneRecord(out=target, search=found, reused=True)
+
+    given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
+    elsewhere = _elsewhere(key, cluster)
+    verify(folds, open_dataset(data))
+    from backdrop.tuning import phases  # ray's import takes seconds: only where it's used
+
+    whole = phases.Plan(data, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
+    whole.check()
+    for name, text in given.items():
+        storage.write_bytes(f"{target}/{name}", text.encode())
+    if elsewhere:
+        elsewhere(_command(data, target, budget, overrides, parallel))
+        return TuneRecord(out=target, search=read_search(target), reused=False)
+    with _followed(key, whole) as runs:
+        search, winner = phases.hold(whole, parallel, runs.told if runs else lambda *_: None)
+        files = _files(search, winner.override)
+        if runs:
+            runs.finish(search, files)
+    for name, content in files.items():  # the record comes last: by it a finished search is known
+        storage.write_bytes(f"{target}/{name}", content)
+    return TuneRecord(out=target, search=search, reused=False)
+
+
+def read_search(out: str) -> Search:
+    """What a finished search came to.
+
+    Raises:
+        StorageError: if there is none.
+    """
+    text = storage.read_bytes(f"{out}/{RECORD}").decode()
+    return parse(Search, parse_yaml(text, RECORD), f"{out}/{RECORD}")
+
+
+def _finished(target: str, key: str) -> Search | None:
+    """The search, if it is there and finished.
+
+    Raises:
+        TuningError: if another one is there.
+    """
+    if not storage.exists(f"{target}/{KEY}"):
+        return None
+    if storage.read_bytes(f"{target}/{KEY}").decode() != key:
+        what = f"{target} holds a search of other data, settings or budget"
+        raise TuningError(what, "Name another --out, or delete it")
+    return read_search(target) if storage.exists(f"{target}/{RECORD}") else None
+
+
+def _elsewhere(key: str, cluster: str | None) -> Callable[[Sequence[str]], None] | None:
+    """What runs a command on another cluster, if one is named."""
+    name, address = f"backdrop-tune-{key[:12]}", os.environ.get("RAY_ADDRESS", "")
+    if cluster:
+        from backdrop.tuning import kuberay
+        from backdrop.tuning.cluster import Cluster
+
+        text = read_text(Path(cluster), "cluster")
+        made = parse(Cluster, parse_yaml(text, cluster), cluster)
+        return lambda command: kuberay.run(made, name, command)
+    if address.startswith(("http://", "https://")):
+        from backdrop.tuning import jobs
+
+        return lambda command: jobs.run(address, name, command, {})
+    return None
+
+
+def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], parallel: int | None) -> list[str]:
+    """The same search as a command, which needs no file but those below `target`."""
+    options = {"plan": f"{target}/{PLAN}", "recipe": f"{target}/{RECIPE}", "space": f"{target}/{SPACE}", "out": target}
+    options |= {"folds": ",".join(map(str, budget.folds)), "budget-epochs": str(budget.epochs)}
+    options |= {name: str(value) for name, value in budget.model_dump(exclude={"folds", "epochs"}).items()}
+    options |= {"parallel": str(parallel)} if parallel else {}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    sets = [word for assignment in overrides for word in ("--set", assignment)]
+    return ["python3", "-m", "backdrop.cli", "tune", data, *words, *sets]
+
+
+def _followed(key: str, plan: "phases.Plan") -> AbstractContextManager["SearchRuns | None"]:
+    """MLflow's runs of the search, if MLflow is used."""
+    if not enabled():
+        return nullcontext()
+    from backdrop.tracking.searches import SearchRuns  # mlflow's import takes seconds: only where it's used
+
+    return SearchRuns(key, plan.recipe, plan.space.name)
+
+
+def _files(search: Search, override: dict[str, Any]) -> dict[str, bytes]:
+    """What came of it, by name."""
+    head = f"# {search.recipe}: the schedule of trial {search.chosen}, for `backdrop train --set-file`\n"
+    if search.comparison:
+        head += f"# {search.comparison.sentence}\n"
+    kept = {name: override[name] for name in ("schedule", "optimiser")}
+    return {
+        SCHEDULE: (head + yaml.safe_dump(kept, sort_keys=False)).encode(),
+        TRIALS: dump_trials(search.trials),
+        PAGE: render_search(search).encode(),
+        RECORD: search.model_dump_json(indent=1).encode(),
+    }

@@ -1,0 +1,116 @@
+"""One trial, in a process of Ray's: the training that `train` does, told to Ray epoch by epoch."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from backdrop import storage
+from backdrop.config import parse
+from backdrop.dataset import Dataset, Digests, open_dataset
+from backdrop.errors import TrainingError
+from backdrop.folds import FoldPlan, read_plan, verify
+from backdrop.recipe import Recipe
+from backdrop.recipe.space import within
+from backdrop.training.fold import LeftOut, fit
+from backdrop.training.member import CHECKPOINTS, content_key
+from backdrop.training.shelf import Shelf
+from backdrop.tuning.ledger import Entry, Ledger, Row, as_row, judged
+
+DICE = "dice"  # what Ray compares
+EPOCHS = "epochs"  # trained so far, all folds together
+ROW = "row"
+ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all trials of a search have in common.
+
+    `plan` is an address that every machine can read; `recipe` is that of the trials, at its proxy size and with the
+    budget as its epochs; `ledger` is where its trials are kept.
+    """
+
+    data: str
+    plan: str
+    recipe: Recipe
+    folds: tuple[int, ...]
+    ledger: str
+
+    @property
+    def epochs(self) -> int:
+        """Those of a trial that isn't stopped, over all folds."""
+        return self.recipe.epochs * len(self.folds)
+
+
+def trial_recipe(question: Question, override: Mapping[str, Any]) -> Recipe:
+    """What a trial trains.
+
+    Raises:
+        ConfigError: if its schedule isn't valid.
+    """
+    values = {**question.recipe.model_dump(mode="json"), **within(dict(override), question.recipe.epochs)}
+    return parse(Recipe, values, question.recipe.name)
+
+
+def run(config: dict[str, Any], question: Question) -> None:
+    """A trial from its beginning, or from where an earlier process was killed; told to Ray from its first epoch again.
+
+    What can't be trained (a loss that is no number) is a result; what may be otherwise next time is raised.
+    """
+    ledger = Ledger(question.ledger)
+    entry = parse(Entry, config["entry"], "a trial")
+    known = ledger.read(entry.name) or entry
+    rows: list[Row] = []
+
+    def tell(row: Row) -> None:
+        rows.append(row)
+        tune.report({DICE: judged(rows), EPOCHS: len(rows), ROW: row.model_dump()})
+
+    try:
+        for place, fold in enumerate(question.folds):
+            done = [row for row in known.rows if row.fold == fold]
+            if known.ended or len(done) == question.recipe.epochs:
+                for row in done:
+                    tell(row)
+            else:
+                _train(question, entry, fold, ledger, tell, skip=place * question.recipe.epochs, rows=rows)
+    except TrainingError as error:
+        tune.report({DICE: judged(rows) if rows else 0.0, EPOCHS: len(rows), ERROR: str(error)})
+
+
+def _train(question: Question, entry: Entry, fold: int, ledger: Ledger, tell: Any, skip: int, rows: list[Row]) -> None:
+    """One fold of a trial, by the very loop of `train`; its checkpoints go when it is over."""
+    dataset, plan, digests = _world(question.data, question.plan)
+    recipe = trial_recipe(question, entry.override)
+    target = f"{ledger.folder(entry.name)}/fold-{fold}"
+    key = content_key(recipe, plan, digests, fold)
+    remote = storage.is_remote(target)
+    folder = storage.cache_folder() / "trials" / key if remote else Path(target)
+    shelf = Shelf(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
+
+    def watch(history: Sequence[Mapping[str, Any]]) -> None:
+        for row in history[len(rows) - skip :]:
+            tell(as_row(fold, row))
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    left_out = LeftOut(dataset, plan.validation(fold), digests, recipe)
+    try:
+        fit(dataset, plan, recipe, fold, folder, key, shelf, left_out, watch=watch)
+        shelf.clear()
+    finally:
+        if remote:  # what is needed to go on is there
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(1)
+def _world(data: str, plan: str) -> tuple[Dataset, FoldPlan, Digests]:
+    """Read and verified once in each process, which runs many trials."""
+    dataset, folds = open_dataset(data), read_plan(plan)
+    return dataset, folds, verify(folds, dataset)

@@ -1,0 +1,213 @@
+"""What the chart makes is accepted by Kubernetes, belongs together, and gets in nobody's way."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from backdrop import __version__
+from tests.charts.rendering import (
+    CASES,
+    CHART,
+    KUBERNETES,
+    ROOT,
+    containers,
+    helm,
+    manifests,
+    named,
+    pods,
+    rendered,
+    values_of,
+)
+
+pytestmark = pytest.mark.e2e
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
+SETTINGS = ("ConfigMap", "backdrop")  # the name that the pipeline's tasks look for
+
+
+def identities(*arguments: str, **about: Any) -> set[tuple[str, str]]:
+    return {(m["kind"], m["metadata"]["name"]) for m in manifests(*arguments, **about)}
+
+
+def hook(manifest: dict[str, Any]) -> dict[str, str]:
+    annotations = manifest["metadata"].get("annotations", {})
+    return {key.removeprefix("helm.sh/"): value for key, value in annotations.items() if "helm.sh/hook" in key}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lint(case: str) -> None:
+    done = helm("lint", "--strict", str(CHART), *values_of(case))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kubernetes_knows_every_field(case: str) -> None:
+    for manifest in manifests(case):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+def test_a_misspelt_field_would_be_found() -> None:
+    service = named("Service", "backdrop-mlflow")
+    service["spec"]["selectors"] = service["spec"].pop("selector")
+    with pytest.raises(kubernetes_validate.ValidationError, match="selectors"):
+        kubernetes_validate.validate(service, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_port_has_its_protocol(case: str) -> None:
+    services = [m for m in manifests(case) if m["kind"] == "Service"]
+    ports = [port for service in services for port in service["spec"]["ports"]]
+    ports += [port for _, pod in pods(case) for container in containers(pod) for port in container.get("ports", [])]
+    assert all(port["protocol"] == "TCP" for port in ports)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_image_has_a_registry_and_a_version(case: str) -> None:
+    images = [container["image"] for _, pod in pods(case) for container in containers(pod)]
+    assert images or case in ("external-mlflow",)
+    for image in images:
+        assert re.fullmatch(r"ghcr\.io/[a-z/-]+(:v?[\d.]+(-full)?|@sha256:[0-9a-f]{64})", image)
+
+
+def test_versions_are_those_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
+    pinned = re.search(r"^mlflow==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert pinned
+    assert values["mlflow"]["image"]["tag"] == f"v{pinned[1]}-full"
+
+
+def test_digest_goes_before_tag() -> None:
+    digest = "sha256:" + "a" * 64
+    options = ("--set", f"image.tag=1.2.3,image.digest={digest}", "--set", f"mlflow.image.digest={digest}")
+    images = set(re.findall(r"image: \"(.+)\"", rendered("scheduled", *options)))
+    assert images == {f"ghcr.io/backdrop-ml/backdrop@{digest}", f"ghcr.io/mlflow/mlflow@{digest}"}
+    # The tasks run in the image that compiles them.
+    assert f'{{name: BACKDROP_IMAGE, value: "ghcr.io/backdrop-ml/backdrop@{digest}"}}' in rendered(
+        "scheduled", *options
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_a_pod_names_is_there(case: str) -> None:
+    made = identities(case)
+    for _, pod in pods(case):
+        assert ("ServiceAccount", pod["spec"]["serviceAccountName"]) in made
+        for volume in pod["spec"]["volumes"]:
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in made
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in made
+        mounted = {mount["name"] for container in containers(pod) for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_object_is_labelled(case: str) -> None:
+    for manifest in manifests(case, "--set", "extraObjects=null"):
+        labels = manifest["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == labels["app.kubernetes.io/part-of"] == "backdrop"
+        assert labels["app.kubernetes.io/instance"] == "backdrop"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert labels["app.kubernetes.io/version"] == __version__
+        assert labels["app.kubernetes.io/component"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_releases_share_nothing_but_the_settings(case: str) -> None:
+    options = ("--set", "fullnameOverride=,extraObjects=null")
+    assert identities(case, *options, release="one") & identities(case, *options, release="two") == {SETTINGS}
+    assert not any("namespace" in manifest["metadata"] for manifest in manifests(case, release="one"))
+
+
+def test_releases_of_one_name_in_two_namespaces_share_nothing() -> None:
+    here, there = (
+        {(kind, name) for kind, name in identities("full", namespace=namespace) if kind in CLUSTER_WIDE}
+        for namespace in ("here", "there")
+    )
+    assert len(here) == 2
+    assert not here & there
+
+
+def test_a_long_name_is_cut() -> None:
+    names = {name for _, name in identities("full", "--set", "fullnameOverride=", release="r" * 53)}
+    assert max(map(len, names)) <= 63
+
+
+def test_hooks_come_in_order_and_go() -> None:
+    found = {m["metadata"]["name"].removeprefix("cutouts-"): hook(m) for m in manifests("full") if hook(m)}
+    assert {name: about["hook"] for name, about in found.items()} == {
+        "preflight": "post-install,post-upgrade",
+        "schedule": "post-install,post-upgrade",
+        "unschedule": "pre-delete",
+        "test-mlflow": "test",
+        "test-status": "test",
+    }
+    assert int(found["preflight"]["hook-weight"]) < int(found["schedule"]["hook-weight"])
+    for about in found.values():
+        assert about["hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+
+
+def test_a_schedule_that_is_turned_off_is_removed_by_the_upgrade() -> None:
+    found = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("unscheduled") if m["kind"] == "Job"}
+    assert found == {"backdrop-unschedule": "post-upgrade"}
+    # Where no Kubeflow is known there was no schedule.
+    assert not [m for m in manifests() if m["kind"] == "Job"]
+
+
+def test_extra_objects_come_as_they_are() -> None:
+    assert {("ConfigMap", "as-object"), ("ConfigMap", "as-text")} <= identities("full")
+
+
+@pytest.mark.parametrize(
+    ("values", "volume"),
+    [
+        ("mlflow.database=sqlite", True),
+        ("mlflow.database=sqlite,mlflow.artifacts=s3://models", True),
+        ("mlflow.database=external,mlflow.existingSecret=mlflow", True),
+        ("mlflow.database=external,mlflow.existingSecret=mlflow,mlflow.artifacts=s3://models", False),
+        ("mlflow.volume.existingClaim=ours", False),
+    ],
+)
+def test_a_volume_is_made_if_it_is_needed(values: str, volume: bool) -> None:
+    claims = [m for m in manifests("defaults", "--set", values) if m["kind"] == "PersistentVolumeClaim"]
+    assert len(claims) == volume
+    assert all(claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for claim in claims)
+
+
+def test_a_claim_of_yours_is_mounted() -> None:
+    deployment = named("Deployment", "backdrop-mlflow", "defaults", "--set", "mlflow.volume.existingClaim=ours")
+    volumes = {volume["name"]: volume for volume in deployment["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == "ours"
+
+
+def test_as_a_sub_chart(tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / "backdrop")
+    dependency = {"name": "backdrop", "version": "0.1.0", "condition": "backdrop.enabled"}
+    chart = {"apiVersion": "v2", "name": "studio", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    (tmp_path / "values.yaml").write_text("global: {team: studio}\nbackdrop: {enabled: true, mlflow: {port: 5050}}\n")
+    service = named("Service", "studio-backdrop-mlflow", chart=tmp_path, release="studio")
+    assert service["spec"]["ports"][0]["port"] == 5050
+    assert manifests("defaults", "--set", "backdrop.enabled=false", chart=tmp_path, release="studio") == []
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("defaults", ["Nothing is scheduled", "kubectl port-forward -n ml svc/backdrop-mlflow 5000"]),
+        ("scheduled", ["trains compact on s3://photos/cars at `0 0 2 * * 0`.", "helm test backdrop -n ml"]),
+        ("paused", ["is paused. To go on:", "--set schedule.paused=false"]),
+    ],
+)
+def test_notes_say_what_to_do_next(case: str, told: list[str]) -> None:
+    done = helm("install", "backdrop", str(CHART), "--dry-run=client", "--namespace", "ml", *values_of(case))
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert all(line in notes for line in told)
+    assert "kubectl create secret generic backdrop -n ml" in notes

@@ -1,0 +1,105 @@
+"""The schedule's Jobs as the chart renders them, run here against a Kubeflow endpoint."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cluster import NODE_SELECTOR
+from tests.charts.rendering import Manifest, manifests, named
+from tests.pipelines.fake_kfp import FakeKfp, serving
+
+pytestmark = pytest.mark.e2e
+TOKEN = "of-the-pod"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def kfp() -> FakeKfp:
+    """A Kubeflow of many users, which knows the pod's token."""
+    kfp = FakeKfp(many_users=True)
+    kfp.token = TOKEN
+    return kfp
+
+
+@pytest.fixture
+def run(kfp: FakeKfp, tmp_path: Path) -> Iterator[Run]:
+    """Runs the command of a Job or test with its environment, files and token."""
+    (tmp_path / "token").write_text(TOKEN)
+    with serving(kfp) as host:
+
+        def run(kind: str, name: str, *options: str) -> "subprocess.CompletedProcess[str]":
+            options = ("--set", f"kfp.endpoint={host}", "--set", "pipeline.ensemble=tiny", *options)
+            manifest = named(kind, f"backdrop-{name}", "scheduled", *options)
+            return subprocess.run(
+                command(manifest, *options), env=environment(manifest), capture_output=True, text=True
+            )
+
+        def command(manifest: Manifest, *options: str) -> list[str]:
+            for file, text in named("ConfigMap", "backdrop-files", "scheduled", *options)["data"].items():
+                (tmp_path / file).write_text(text)
+            _, *words = container(manifest)["command"]
+            return [sys.executable, *(word.replace("/etc/backdrop", str(tmp_path)) for word in words)]
+
+        def environment(manifest: Manifest) -> dict[str, str]:
+            env = {entry["name"]: entry["value"] for entry in container(manifest)["env"] if "value" in entry}
+            own = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+            return {**env, **own, "KF_PIPELINES_SA_TOKEN_PATH": str(tmp_path / "token")}
+
+        yield run
+
+
+def container(manifest: Manifest) -> Manifest:
+    spec = manifest["spec"]["template"]["spec"] if manifest["kind"] == "Job" else manifest["spec"]
+    found: Manifest = spec["containers"][0]
+    return found
+
+
+def test_the_schedule_comes_changes_and_goes(kfp: FakeKfp, run: Run) -> None:
+    done = run("Job", "schedule")
+    assert "schedule backdrop is created" in done.stdout, done.stderr
+    (schedule,) = kfp.schedules.values()
+    assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 0"
+    parameters = schedule["runtime_config"]["parameters"]
+    assert parameters["data"] == "s3://photos/cars"
+    assert parameters["node_selector"] == NODE_SELECTOR
+    assert run("Pod", "test-status").returncode == 0
+
+    assert "unchanged" in run("Job", "schedule").stdout
+    assert "replaced" in run("Job", "schedule", "--set", "gpu.nodePool.gpus=2,schedule.paused=true").stdout
+    (schedule,) = kfp.schedules.values()
+    assert schedule["runtime_config"]["parameters"]["gpus"] == "2"
+    assert schedule["mode"] == "DISABLE"
+
+    assert "schedule backdrop is deleted" in run("Job", "unschedule").stdout
+    assert not kfp.schedules
+    assert run("Job", "unschedule").returncode == 0
+    assert run("Pod", "test-status").returncode == 2
+
+
+def test_its_tasks_run_in_the_charts_image(kfp: FakeKfp, run: Run) -> None:
+    assert run("Job", "schedule", "--set", "image.repository=registry.example/backdrop,image.tag=v2").returncode == 0
+    (version,) = kfp.versions.values()
+    assert "registry.example/backdrop:v2" in yaml.safe_dump(version["pipeline_spec"])
+
+
+def test_an_ensemble_of_yours(kfp: FakeKfp, run: Run, tmp_path: Path) -> None:
+    ours = "name: ours\nfolds: {count: 2}\nmembers: [{recipe: tiny}]\n"
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"pipeline": {"files": {"ours.yaml": ours}}}))
+    options = ("--values", str(tmp_path / "values.yaml"), "--set", "pipeline.ensemble=/etc/backdrop/ours.yaml")
+    done = run("Job", "schedule", *options)
+    assert done.returncode == 0, done.stderr
+    assert [pipeline["display_name"] for pipeline in kfp.pipelines.values()] == ["backdrop-ours"]
+
+
+def test_no_other_job_knows_the_keys() -> None:
+    secrets = {
+        manifest["metadata"]["name"]
+        for manifest in manifests("full")
+        if manifest["kind"] in ("Job", "Pod") and any("valueFrom" in entry for entry in container(manifest)["env"])
+    }
+    assert secrets == {"cutouts-preflight", "cutouts-test-mlflow"}

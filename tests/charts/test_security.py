@@ -1,0 +1,171 @@
+"""Every pod, hooks and tests included, is of Pod Security's level `restricted`, and has no right that it doesn't use.
+
+https://kubernetes.io/docs/concepts/security/pod-security-standards/
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.charts.rendering import CASES, Manifest, containers, manifests, named, pods
+
+pytestmark = pytest.mark.e2e
+VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+
+
+def violations(pod: Manifest) -> Iterator[str]:
+    """What `restricted` forbids, and what this project asks for beyond it."""
+    spec = pod["spec"]
+    if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
+        yield "host"
+    if any(not set(volume) - {"name"} <= VOLUMES for volume in spec["volumes"]):
+        yield "volume"
+    if spec.get("enableServiceLinks") is not False:
+        yield "service links"  # a Service named mlflow would set MLFLOW_PORT
+    for container in containers(pod):
+        context = container.get("securityContext", {})
+        for level in (spec.get("securityContext", {}), context):
+            if level.get("runAsNonRoot") is not True or (level.get("runAsUser"), level.get("runAsGroup")) != (
+                1000,
+                1000,
+            ):
+                yield "user"
+            if level.get("seccompProfile") != {"type": "RuntimeDefault"}:
+                yield "seccomp"
+        if context.get("allowPrivilegeEscalation") is not False or context.get("privileged"):
+            yield "privileges"
+        if context.get("capabilities") != {"drop": ["ALL"]}:
+            yield "capabilities"
+        if context.get("readOnlyRootFilesystem") is not True:
+            yield "writable root"
+        if {"name": "HOME", "value": "/tmp"} not in container["env"]:
+            yield "home"
+        if {"name": "tmp", "mountPath": "/tmp"} not in container["volumeMounts"]:
+            yield "tmp"
+        if any(set(container["resources"].get(kind, {})) != {"cpu", "memory"} for kind in ("requests", "limits")):
+            yield "resources"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_is_restricted(case: str) -> None:
+    assert {name: found for name, pod in pods(case) if (found := list(violations(pod)))} == {}
+
+
+def forget(*path: Any) -> Callable[[Manifest], None]:
+    def change(pod: Manifest) -> None:
+        at = pod["spec"]
+        for key in path[:-1]:
+            at = at[key]
+        del at[path[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (forget("enableServiceLinks"), "service links"),
+        (forget("securityContext", "runAsNonRoot"), "user"),
+        (forget("containers", 0, "securityContext", "seccompProfile"), "seccomp"),
+        (forget("securityContext", "runAsUser"), "user"),
+        (forget("containers", 0, "securityContext", "allowPrivilegeEscalation"), "privileges"),
+        (forget("containers", 0, "securityContext", "capabilities"), "capabilities"),
+        (forget("initContainers", 0, "securityContext", "readOnlyRootFilesystem"), "writable root"),
+        (forget("containers", 0, "resources", "limits", "cpu"), "resources"),
+        (forget("containers", 0, "volumeMounts", 0), "tmp"),
+        (lambda pod: pod["spec"]["volumes"].append({"name": "node", "hostPath": {"path": "/"}}), "volume"),
+        (lambda pod: pod["spec"].update(hostNetwork=True), "host"),
+    ],
+)
+def test_what_is_forgotten_is_found(change: Callable[[Manifest], None], found: str) -> None:
+    pod = copy.deepcopy(dict(pods("full"))["cutouts-mlflow"])
+    assert list(violations(pod)) == []
+    change(pod)
+    assert found in set(violations(pod))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_only_the_preflight_may_call_kubernetes(case: str) -> None:
+    may = {name for name, pod in pods(case) if pod["spec"]["automountServiceAccountToken"]}
+    assert may <= {"cutouts-preflight"}
+    accounts = [manifest for manifest in manifests(case) if manifest["kind"] == "ServiceAccount"]
+    assert accounts
+    assert not any(account["automountServiceAccountToken"] for account in accounts)
+
+
+def test_rights_are_few() -> None:
+    rules = {m["metadata"]["name"]: m["rules"] for m in manifests("full") if m["kind"] in ("Role", "ClusterRole")}
+    everything = [rule for found in rules.values() for rule in found]
+    assert not any("*" in rule[key] for rule in everything for key in ("apiGroups", "resources", "verbs"))
+    assert rules["ml-cutouts-preflight"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    assert {rule["apiGroups"][0] for name in ("cutouts", "cutouts-preflight") for rule in rules[name]} == {
+        "pipelines.kubeflow.org"
+    }
+
+
+def test_the_cluster_role_can_be_left_out() -> None:
+    kinds = {m["kind"] for m in manifests("full", "--set", "preflight.clusterRole=false")}
+    assert not kinds & {"ClusterRole", "ClusterRoleBinding"}
+
+
+def test_token_for_kubeflow_is_for_kubeflow_alone() -> None:
+    found = dict(pods("full"))
+    for name in ("cutouts-schedule", "cutouts-unschedule", "cutouts-preflight", "cutouts-test-status"):
+        spec = found[name]["spec"]
+        (token,) = (volume for volume in spec["volumes"] if volume["name"] == "kfp-token")
+        (source,) = token["projected"]["sources"]
+        assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+        (mount,) = (mount for mount in spec["containers"][0]["volumeMounts"] if mount["name"] == "kfp-token")
+        env = {entry["name"]: entry.get("value") for entry in spec["containers"][0]["env"]}
+        path = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+        assert env["KF_PIPELINES_SA_TOKEN_PATH"] == path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_secrets_are_only_referred_to(case: str) -> None:
+    for _, pod in pods(case):
+        for entry in (entry for container in containers(pod) for entry in container["env"]):
+            secret = any(word in entry["name"] for word in ("PASSWORD", "SECRET", "ACCESS_KEY", "SESSION"))
+            assert not secret or "secretKeyRef" in entry["valueFrom"], entry["name"]
+    assert "Secret" not in {manifest["kind"] for manifest in manifests(case)}
+
+
+def test_the_database_is_known_from_the_secret() -> None:
+    for container in containers(dict(pods("postgres"))["backdrop-mlflow"]):
+        env = {entry["name"]: entry for entry in container["env"]}
+        reference = {"secretKeyRef": {"name": "mlflow", "key": "MLFLOW_BACKEND_STORE_URI"}}
+        assert env["MLFLOW_BACKEND_STORE_URI"]["valueFrom"] == reference
+
+
+def chosen(policy: Manifest, labels: dict[str, str]) -> bool:
+    """Whether a policy is one for a pod with these labels."""
+    selector = policy["spec"]["podSelector"]
+    same = all(labels.get(key) == value for key, value in selector["matchLabels"].items())
+    return same and all(labels[rule["key"]] in rule["values"] for rule in selector.get("matchExpressions", []))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_pod_talks_to_whom_it_likes(case: str) -> None:
+    policies = [manifest for manifest in manifests(case) if manifest["kind"] == "NetworkPolicy"]
+    for name, pod in pods(case):
+        mine = [policy["spec"] for policy in policies if chosen(policy, pod["metadata"]["labels"])]
+        assert any(set(spec["policyTypes"]) == {"Ingress", "Egress"} and len(spec) == 2 for spec in mine), name
+        allowed = [port["port"] for spec in mine for rule in spec.get("egress", []) for port in rule["ports"]]
+        assert 53 in allowed
+        assert (6443 in allowed) == (name == "cutouts-preflight")
+        assert (8888 in allowed) == ("mlflow" not in pod["metadata"]["labels"]["app.kubernetes.io/component"])
+
+
+def test_a_policy_is_not_for_pods_of_the_pipeline() -> None:
+    policies = [manifest for manifest in manifests("full") if manifest["kind"] == "NetworkPolicy"]
+    assert not any(chosen(policy, {"pipeline/runid": "1"}) for policy in policies)
+
+
+def test_jobs_reach_mlflow_where_it_listens() -> None:
+    policy = named("NetworkPolicy", "backdrop-jobs", "scheduled")
+    peer = policy["spec"]["egress"][-1]
+    labels = dict(pods("scheduled"))["backdrop-mlflow"]["metadata"]["labels"]
+    assert peer["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert peer["ports"] == [{"protocol": "TCP", "port": 5000}]

@@ -1,0 +1,116 @@
+"""Values: each is documented and has its type; a wrong one is refused with a word on what to do."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from charts import readme
+from tests.charts.rendering import CHART, helm, rendered
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+KFP = "kfp.endpoint=http://kfp:8888"
+DATA = "pipeline.data=s3://photos/cars"
+
+
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    return resolved(SCHEMA["definitions"][node["$ref"].rpartition("/")[2]]) if "$ref" in node else node
+
+
+def differences(node: dict[str, Any], values: Any, path: str = "") -> list[str]:
+    """Keys that only one of schema and values has; a schema without properties takes any."""
+    node = resolved(node)
+    if "properties" not in node or not isinstance(values, dict) or not values:
+        return []
+    found = [f"{path}.{key}" for key in node["properties"].keys() ^ values.keys()]
+    for key in node["properties"].keys() & values.keys():
+        found += differences(node["properties"][key], values[key], f"{path}.{key}")
+    return found
+
+
+def objects(node: Any) -> list[dict[str, Any]]:
+    """Every object schema that names its properties."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    own = [node] if isinstance(node, dict) and isinstance(node.get("properties"), dict) else []
+    return own + [found for child in children for found in objects(child)]
+
+
+def test_schema_is_a_schema() -> None:
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    jsonschema.Draft7Validator(SCHEMA).validate(VALUES)
+
+
+def test_schema_and_values_have_the_same_keys() -> None:
+    assert [path for path in differences(SCHEMA, VALUES) if not path.startswith(".jobs.resources")] == []
+
+
+def test_no_object_takes_a_key_that_it_does_not_name() -> None:
+    named = objects(SCHEMA)
+    assert len(named) > 15
+    assert all(node["additionalProperties"] is False for node in named)
+    assert SCHEMA["properties"]["global"] == {"type": "object"}
+
+
+def test_readme_is_up_to_date() -> None:
+    assert readme.readme() == (CHART / "README.md").read_text()
+
+
+def test_every_value_is_documented() -> None:
+    rows = {key: default for key, default, _ in readme.rows((CHART / "values.yaml").read_text())}
+    assert set(VALUES) == {key for key in rows if "." not in key}
+    assert rows["gpu.nodePool.gpus"] == "1"
+    assert rows["mlflow"] is None
+    with pytest.raises(ValueError, match=r"mlflow\.port has no comment"):
+        list(readme.rows("# -- A server.\nmlflow:\n  port: 5000\n"))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("schedul.enabled=true", "additional properties 'schedul' not allowed"),
+        ("schedule.enable=true", "at '/schedule': additional properties 'enable' not allowed"),
+        ("gpu.nodepool.gpus=1", "at '/gpu': additional properties 'nodepool' not allowed"),
+        ("gpu.nodePool.count=1", "at '/gpu/nodePool': additional properties 'count' not allowed"),
+        ("mlflow.image.tags=1", "at '/mlflow/image': additional properties 'tags' not allowed"),
+        ("jobs.resources.limit.cpu=1", "at '/jobs/resources': additional properties 'limit' not allowed"),
+        ("tolerations[0].efect=NoSchedule", "at '/tolerations/0': additional properties 'efect' not allowed"),
+        ("networkPolicy.kfp[0].too=1", "at '/networkPolicy/kfp/0': additional properties 'too' not allowed"),
+        ("schedule.paused=1", "at '/schedule/paused': got number, want boolean"),
+        ("image.repository=backdrop", "at '/image/repository': 'backdrop' does not match pattern"),
+        ("image.digest=abc", "at '/image/digest': 'abc' does not match pattern"),
+        ("mlflow.allowedHosts[0]=mlflow.*", "at '/mlflow/allowedHosts/0': 'mlflow.*' does not match pattern"),
+        ("mlflow.database=postgres", "at '/mlflow/database': value must be one of 'sqlite', 'external'"),
+    ],
+)
+def test_a_typo_is_refused(values: str, message: str) -> None:
+    done = helm("template", "backdrop", str(CHART), "--set", values)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (f"schedule.enabled=true,{KFP}", "pipeline.data is empty, so there is nothing to train on. Set it to"),
+        (f"preflight.enabled=true,{KFP}", "pipeline.data is empty, so there is nothing to train on. Set it to"),
+        (f"schedule.enabled=true,{DATA}", "kfp.endpoint is empty, but schedule and preflight call Kubeflow"),
+        ("schedule.cron=0 2 * * 0", 'schedule.cron is "0 2 * * 0", which hasn\'t six fields. Begin with'),
+        ("mlflow.enabled=false", "There is no tracking server. Set mlflow.enabled=true, or tracking.uri"),
+        ("tracking.uri=https://mlflow.example", "Set mlflow.enabled=false, or leave tracking.uri empty"),
+        ("mlflow.database=external", "no Secret says where it is. Make one with the key MLFLOW_BACKEND_STORE_URI"),
+    ],
+)
+def test_what_is_missing_is_said(values: str, message: str) -> None:
+    done = helm("template", "backdrop", str(CHART), "--set", values)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.e2e
+def test_global_may_hold_anything() -> None:
+    assert rendered("defaults", "--set", "global.team.name=studio") == rendered()

@@ -1,0 +1,111 @@
+"""params.yaml and --cron: what is wrong is said before anything is asked of Kubeflow."""
+
+from pathlib import Path
+
+import pytest
+
+from backdrop.errors import ConfigError
+from backdrop.recipe import find_ensemble
+from pipelines.cron import check_cron
+from pipelines.package import Package, build
+from pipelines.parameters import read_parameters, with_defaults
+
+WHOLE = """
+data: s3://photos/cars
+name: cars
+objects: 12
+promotion: false
+gpus: "2"
+cpu: 500m
+memory: 1.5Gi
+node_selector: {pool: gpu, nvidia.com/gpu.present: "true"}
+tolerations:
+  - {key: nvidia.com/gpu, operator: Exists}
+  - {key: team, value: vision, effect: NoExecute, tolerationSeconds: 60}
+"""
+
+
+@pytest.fixture(scope="module")
+def package() -> Package:
+    return build(find_ensemble("tiny"), [0])
+
+
+def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(WHOLE)
+    given = read_parameters(path, package)
+    assert set(given) == {
+        *("data", "name", "objects", "promotion", "gpus", "cpu", "memory", "node_selector", "tolerations")
+    }
+    full = with_defaults(given, package)
+    assert full["accelerator"] == "nvidia.com/gpu"
+    assert full["name"] == "cars"
+    assert set(full) == set(package.documents[0]["root"]["inputDefinitions"]["parameters"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: cars", "key data is missing. Add data."),
+        ("data: [", "is not valid YAML"),
+        ("- data", "holds no mapping"),
+        ("data: x\nnode_selektor: {}", "unknown key node_selektor. Did you mean node_selector?"),
+        ("data: x\ngpus: 1", 'gpus is 1, not text. Write gpus: "1".'),
+        ("data: x\ngpus: half", "gpus is 'half'. Give a whole number."),
+        ("data: x\ncpu: four", "cpu is 'four'. Give a number of cores such as 4 or 500m."),
+        ("data: x\nmemory: 16 GB", "memory is '16 GB'. Give a size such as 16Gi."),
+        ("data: x\nobjects: '3'", "objects is '3', not a whole number. Give a whole number."),
+        ("data: x\nobjects: true", "objects is True, not a whole number."),
+        ("data: x\npromotion: 1", "promotion is 1, not true or false."),
+        ("data:", "data is None, not text. Give text."),
+        ("data: x\nnode_selector: [a]", "node_selector is ['a'], not a mapping."),
+        ("data: x\nnode_selector: {gpu: true}", 'node_selector: gpu is True, not text. Put it in quotes: "true".'),
+        ("data: x\ntolerations: {key: gpu}", "tolerations is {'key': 'gpu'}, not a list."),
+        ("data: x\ntolerations: [gpu]", "tolerations: not each is a mapping. Write each as"),
+        ("data: x\ntolerations: [{kye: gpu}]", "tolerations: unknown key kye. Did you mean key?"),
+        ("data: x\ntolerations: [{key: gpu, operator: Is}]", "tolerations: operator: Input should be 'Exists' or"),
+    ],
+)
+def test_what_is_refused(text: str, message: str, package: Package, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_parameters(path, package)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+
+
+def test_no_such_file(package: Package) -> None:
+    with pytest.raises(ConfigError, match=r"^Parameters /no/such can't be read"):
+        read_parameters(Path("/no/such"), package)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0 0 3 * * 0", " 0  30 2,14 1-7 JAN-mar ? ", "*/10 0-59/5 5/2 * * Mon", "0 0 0 31 12 6"],
+)
+def test_good_crons(text: str) -> None:
+    assert check_cron(text) == " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 3 * * 0", "has 5 fields, not 6. Begin with the seconds"),
+        ("@weekly", "has 1 fields, not 6"),
+        ("0 0 24 * * *", "24 is no hour. Use 0 to 23, *, or ranges and steps such as 0-23/2."),
+        ("0 0 3 0 * *", "0 is no day of the month"),
+        ("0 0 3 * 13 *", "13 is no month. Use 1 to 12, JAN to DEC, *"),
+        ("0 0 3 * * 7", "7 is no day of the week. Use 0 to 6, SUN to SAT"),
+        ("0 0 3 * * MONDAY", "MONDAY is no day of the week"),
+        ("60 0 3 * * *", "60 is no second"),
+        ("0 -1 3 * * *", "-1 is no minute"),
+        ("0 5-2 3 * * *", "5-2 is no minute"),
+        ("0 */0 3 * * *", "*/0 is no minute"),
+        ("0 1, 3 * * *", "nothing is no minute"),
+    ],
+)
+def test_bad_crons(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_cron(text)
+    assert message in str(caught.value)

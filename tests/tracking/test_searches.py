@@ -1,0 +1,111 @@
+"""A search's runs in MLflow: a parent, and one for each trial."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from backdrop.recipe import Budget, find_recipe
+from backdrop.steps.tune import tune
+from backdrop.tracking import searches
+from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.searches import SearchRuns
+from backdrop.tracking.server import local_server
+from backdrop.trials import Search
+from backdrop.tuning.ledger import Entry, Row
+from tests.tracking.small_world import free_port
+
+BUDGET = Budget(trials=4, epochs=2, searcher="random", repeats=2)
+
+
+def runs(kind: str) -> list:
+    client = connect()
+    return client.search_runs([experiment_id(client)], f"tags.`backdrop.kind` = '{kind}'")
+
+
+def test_a_search_is_a_parent_with_a_run_per_trial(
+    tracked: str,
+    cars: tuple[Path, Path],
+    space: Path,
+    tmp_path: Path,
+) -> None:
+    data, plan = map(str, cars)
+    search = tune(data, plan, "tiny", str(tmp_path / "out"), BUDGET, str(space)).search
+    (parent,) = runs("search")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["backdrop.chosen"] == search.chosen
+    trials = {run.info.run_name: run for run in runs("trial")}
+    repeats = {name for name in trials if name.startswith("repeat-")}
+    assert set(trials) - repeats == {trial.name for trial in search.trials}
+    assert len(repeats) == 4
+    client = connect()
+    for trial in search.trials:
+        run = trials[trial.name]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == {"finished": "FINISHED", "stopped": "KILLED"}[trial.status]
+        history = client.get_metric_history(run.info.run_id, "dice")
+        assert [(point.step, point.value) for point in history] == list(enumerate(trial.dices))
+        assert {key: run.data.params[key] for key in trial.values} == {k: str(v) for k, v in trial.values.items()}
+    names = {file.path for file in client.list_artifacts(parent.info.run_id, "search")}
+    assert names >= {"search/schedule.yaml", "search/trials.csv"}
+
+
+def entry(rows: int, status: str = "running") -> Entry:
+    made = [Row(fold=0, epoch=i, rate=0.1, loss=1.0, dice=0.5, seconds=1.0, time_ms=1000 + i) for i in range(rows)]
+    return Entry(name="000-own", family="preset", override={}, rows=made, status=status)
+
+
+def test_a_killed_searchs_runs_are_joined_and_no_point_is_there_twice(tracked: str) -> None:
+    recipe = find_recipe("tiny")
+    first = SearchRuns("k" * 64, recipe, "small")
+    first.__enter__()
+    first.told("000-own", entry(2), recipe)
+    first._stop()
+    first._send()  # and then its process was killed
+    second = SearchRuns("k" * 64, recipe, "small").__enter__()
+    assert second.parent == first.parent
+    second.told("000-own", entry(3, "finished"), recipe)
+    second._stop()
+    second._send()
+    second.__exit__(KeyboardInterrupt, None, None)
+    (run,) = runs("trial")
+    history = connect().get_metric_history(run.info.run_id, "dice")
+    assert [point.step for point in history] == [0, 1, 2]
+    assert run.info.status == "FINISHED"
+    assert runs("search")[0].info.status == "KILLED"
+
+
+def test_a_server_may_go_and_come(clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe, port, search = (
+        find_recipe("tiny"),
+        free_port(),
+        Search(
+            recipe="tiny",
+            space="small",
+            data="",
+            folds=(0,),
+            budget_epochs=3,
+            epochs=3,
+            trials=(),
+            comparison=None,
+            chosen="",
+        ),
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(searches, "PATIENCE_S", 1.0)
+    with ExitStack() as down:
+        down.enter_context(local_server(tmp_path / "mlflow", port))
+        with SearchRuns("b" * 64, recipe, "small") as found:
+            down.close()
+            start = time.monotonic()
+            for rows in range(1, 4):
+                found.told("000-own", entry(rows), recipe)
+            assert time.monotonic() - start < 1, "a trial doesn't wait"
+            found.told("000-own", entry(3, "finished"), recipe)
+            with local_server(tmp_path / "mlflow", port):
+                found.finish(search, {"a.txt": b"a"})
+                (run,) = runs("trial")
+                history = connect().get_metric_history(run.info.run_id, "dice")
+                assert [point.step for point in history] == [0, 1, 2]
+                assert [one.info.status for one in (*runs("search"), run)] == ["FINISHED", "FINISHED"]

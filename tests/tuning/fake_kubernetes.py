@@ -1,0 +1,150 @@
+"""As much of a Kubernetes API server as RayJobs need, on plain HTTP; a script plays KubeRay's operator."""
+
+import contextlib
+import itertools
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+PATH = re.compile(r"/apis/ray\.io/v1/namespaces/([^/?]+)/rayjobs(?:/([^/?]+))?$")
+Answer = tuple[int, dict[str, Any]]
+
+
+def refusal(code: int, reason: str, message: str) -> Answer:
+    """As the API server words one."""
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
+    return code, {**status, "code": code, "reason": reason, "message": message}
+
+
+class FakeKubernetes(ThreadingHTTPServer):
+    """Holds the RayJobs of all namespaces.
+
+    Attributes:
+        statuses: what the operator makes of any RayJob, one more each time somebody looks; the last stays. One that is
+            callable is called instead.
+        faults: for the next calls: an answer in place of the right one, or None to close the connection.
+        linger: how often one that is deleted is still there.
+        calls: `GET`, `POST`, … in order.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.statuses: list[dict[str, Any] | Callable[[], None]] = []
+        self.faults: list[Answer | None] = []
+        self.linger = 0
+        self.calls: list[str] = []
+        self._uids = itertools.count(1)
+        self._lock = threading.Lock()
+
+    @property
+    def kubeconfig(self) -> dict[str, Any]:
+        """The way to it."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "fake", "user": "me", "namespace": "mine"}}],
+            "clusters": [{"name": "fake", "cluster": {"server": f"http://127.0.0.1:{self.server_port}"}}],
+            "users": [{"name": "me", "user": {"token": "secret"}}],
+        }
+
+    def create(self, namespace: str, body: dict[str, Any]) -> Answer:
+        """POST."""
+        key = namespace, body["metadata"]["name"]
+        if body["metadata"].get("namespace", namespace) != namespace:
+            return refusal(400, "BadRequest", "the namespace of the object does not match the namespace on the request")
+        self._sweep(key)
+        if key in self.jobs:
+            return refusal(409, "AlreadyExists", f'rayjobs.ray.io "{key[1]}" already exists')
+        metadata = {**body["metadata"], "namespace": namespace, "uid": f"uid-{next(self._uids)}"}
+        self.jobs[key] = {**body, "metadata": metadata}
+        return 201, self.jobs[key]
+
+    def look(self, key: tuple[str, str]) -> Answer:
+        """GET."""
+        self._sweep(key)
+        if key not in self.jobs:
+            return refusal(404, "NotFound", f'rayjobs.ray.io "{key[1]}" not found')
+        if self.statuses:
+            now = self.statuses[0] if len(self.statuses) == 1 else self.statuses.pop(0)
+            if callable(now):
+                now()
+            else:
+                self.jobs[key]["status"] = now
+        return 200, self.jobs[key]
+
+    def delete(self, key: tuple[str, str], options: dict[str, Any]) -> Answer:
+        """DELETE: it goes when its finalizer is done."""
+        if key not in self.jobs:
+            return refusal(404, "NotFound", f'rayjobs.ray.io "{key[1]}" not found')
+        metadata = self.jobs[key]["metadata"]
+        wanted = options.get("preconditions", {}).get("uid", metadata["uid"])
+        if wanted != metadata["uid"]:
+            return refusal(409, "Conflict", "the UID in the precondition does not match the UID in record")
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        return 200, self.jobs[key]
+
+    def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer | None:
+        """What a call gets."""
+        with self._lock:
+            self.calls.append(method)
+            if self.faults:
+                return self.faults.pop(0)
+            match = PATH.match(path)
+            if match is None:
+                return refusal(404, "NotFound", "the server could not find the requested resource")
+            if method == "POST":
+                return self.create(match[1], body)
+            key = match[1], match[2]
+            return self.delete(key, body) if method == "DELETE" else self.look(key)
+
+    def _sweep(self, key: tuple[str, str]) -> None:
+        if "deletionTimestamp" in self.jobs.get(key, {}).get("metadata", {}):
+            self.linger -= 1
+            if self.linger < 0:
+                del self.jobs[key]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeKubernetes
+    protocol_version = "HTTP/1.1"
+
+    def _handle(self) -> None:
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers["Authorization"] != "Bearer secret":
+            found: Answer | None = refusal(401, "Unauthorized", "Unauthorized")
+        else:
+            found = self.server.answer(self.command, self.path, json.loads(text or b"{}"))
+        if found is None:
+            self.close_connection = True
+            return
+        code, answer = found
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+    do_GET = do_POST = do_DELETE = _handle  # noqa: N815  # http.server's names
+
+
+@contextlib.contextmanager
+def fake_kubernetes() -> Iterator[FakeKubernetes]:
+    with FakeKubernetes() as fake:
+        thread = threading.Thread(target=fake.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield fake
+        finally:
+            fake.shutdown()
+            thread.join()

@@ -1,0 +1,192 @@
+"""Whole searches on a real Ray of this machine."""
+
+import csv
+import io
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backdrop import storage
+from backdrop.errors import ConfigError, TuningError
+from backdrop.recipe import Budget, find_recipe, read_over
+from backdrop.steps.train import train
+from backdrop.steps.tune import read_search, tune
+from backdrop.trials import Search
+from backdrop.tuning.ledger import Ledger
+from tests.conftest import SMALL
+
+BUDGET = Budget(trials=6, epochs=4, searcher="random", repeats=2)
+RUN = """
+import sys
+from backdrop.recipe import Budget
+from backdrop.steps.tune import tune
+data, plan, out, space, budget = sys.argv[1:]
+tune(data, plan, "tiny", out, Budget.model_validate_json(budget), space)
+"""
+
+
+def come_to(search: Search) -> list[Any]:
+    """All that doesn't depend on time."""
+    return [(one.name, one.family, one.values, one.dices, one.status) for one in search.trials]
+
+
+def test_a_search_finds_a_schedule_that_train_takes(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    data, plan = map(str, cars)
+    out = tmp_path / "search"
+    search = tune(data, plan, "tiny", str(out), BUDGET, str(space)).search
+
+    assert [one.name for one in search.trials[:2]] == ["000-own", "001-linknet34-faithful"]
+    assert [one.preset for one in search.trials] == [True, True, False, False, False, False]
+    assert all(one.status == "finished" for one in search.trials if one.preset)
+    assert all(len(one.rates) == BUDGET.epochs for one in search.trials)
+    assert max(one.dice or 0 for one in search.trials) > 0.5
+    assert search.comparison is not None
+    assert search.comparison.seeds == (1, 2)
+    better = search.comparison.best if search.comparison.difference > 0 else search.comparison.preset
+    assert search.chosen == better
+    assert sorted(path.name for path in out.iterdir()) == [
+        "key",
+        "plan.csv",
+        "repeats",
+        "report",
+        "schedule.yaml",
+        "search.json",
+        "trials",
+        "trials.csv",
+    ]
+    assert not [path for path in (out / "trials").iterdir() if path.is_dir()], "checkpoints of trials that are over"
+    rows = list(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
+    assert [row["name"] for row in rows] == [one.name for one in search.trials]
+
+    member = train(data, plan, "tiny", 0, str(tmp_path / "m"), SMALL, set_file=str(out / "schedule.yaml"))
+    kept = yaml.safe_load((tmp_path / "m" / "recipe.yaml").read_text())
+    assert (
+        kept["schedule"]
+        == find_recipe("tiny", (), read_over(str(out / "schedule.yaml"))).model_dump(mode="json")["schedule"]
+    )
+    assert member.member.dice >= 0
+
+    again = tune(data, plan, "tiny", str(out), BUDGET, str(space))
+    assert again.reused
+    assert again.search == search
+    with pytest.raises(TuningError, match="a search of other data, settings or budget"):
+        tune(data, plan, "tiny", str(out), BUDGET.model_copy(update={"seed": 1}), str(space))
+
+
+def start(cars: tuple[Path, Path], out: Path | str, space: Path, budget: Budget) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", RUN, *map(str, cars), str(out), str(space), budget.model_dump_json()]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def kill_again_and_again(cars: tuple[Path, Path], space: Path, tmp_path: Path, kills: int, seed: int) -> None:
+    """Kills the driver of one search at random moments, so often; then lets it end."""
+    data, plan = map(str, cars)
+    whole = tune(data, plan, "tiny", str(tmp_path / "whole"), BUDGET, str(space)).search
+    out, chance = tmp_path / "killed", random.Random(seed)
+    for kill in range(kills):
+        process = start(cars, out, space, BUDGET)
+        begun = len(list(out.glob("*/*.json")))
+        # Ray takes seconds to begin; then a kill hits a trial: the first one, or some later one.
+        while process.poll() is None and len(list(out.glob("*/*.json"))) <= begun and kill < 2 * len(whole.trials):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    search = tune(data, plan, "tiny", str(out), BUDGET, str(space)).search
+    assert come_to(search) == come_to(whole)
+    assert search.chosen == whole.chosen
+    assert search.comparison == whole.comparison
+    assert read_search(str(out)) == search
+
+
+def test_a_killed_search_goes_on_to_the_same_end(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    kill_again_and_again(cars, space, tmp_path, kills=2, seed=0)
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    kill_again_and_again(cars, space, tmp_path, kills=10, seed=1)
+
+
+def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    data, plan = map(str, cars)
+    space.write_text(
+        space.read_text().replace("presets: [linknet34-faithful]", "presets: []").replace("3e-3, 3e-2", "1e30, 1e35")
+    )
+    search = tune(data, plan, "tiny", str(tmp_path / "out"), Budget(trials=3, epochs=2), str(space)).search
+    assert [one.status for one in search.trials] == ["finished", "failed", "failed"]
+    assert "The loss is no number" in search.trials[1].error
+    assert search.chosen == "000-own"
+    assert search.comparison is None
+
+
+def test_a_search_in_s3_goes_on_on_another_machine(
+    bucket: str, cars: tuple[Path, Path], space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, plan = map(str, cars)
+    budget = Budget(trials=3, epochs=3, searcher="random", repeats=0)
+    whole = tune(data, plan, "tiny", str(tmp_path / "whole"), budget, str(space)).search
+    out = f"{bucket}/search"
+    process = start(cars, out, space, budget)
+    while process.poll() is None and not storage.exists(f"{out}/trials/001-linknet34-faithful.json"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "another machine"))
+    search = tune(data, plan, "tiny", out, budget, str(space)).search
+    assert come_to(search) == come_to(whole)
+    names = storage.list_files(out)
+    assert {"schedule.yaml", "trials.csv", "search.json", "report/index.html", "plan.csv"} <= set(names)
+    assert not [name for name in names if "checkpoints" in name]
+    assert tune(data, plan, "tiny", out, budget, str(space)).reused
+
+
+def test_ctrl_c_leaves_what_a_search_needs_to_go_on(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    out, budget = tmp_path / "out", Budget(trials=3, epochs=200, searcher="random", repeats=0)
+    process = start(cars, out, space, budget)
+    while process.poll() is None and not list(out.glob("trials/000-own/fold-0/checkpoints/index.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() != 0
+    own = Ledger(str(out / "trials")).find(0)
+    assert own is not None
+    assert own.status == "running"
+    assert list(out.glob("trials/000-own/fold-0/checkpoints/[0-9]*"))
+    assert not (out / "search.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("cosine", "cosin"), "families.0"),
+        (("[3e-3, 3e-2]", "[3e-2, 3e-3]"), "families.0.cosine.rate"),
+        (("[3e-3, 3e-2]", "-1"), "families.0.cosine.rate"),
+        (("linknet34-faithful", "linknet43"), "There is no recipe linknet43"),
+    ],
+)
+def test_a_bad_space_is_refused_before_ray_starts(
+    cars: tuple[Path, Path], space: Path, tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    data, plan = map(str, cars)
+    space.write_text(space.read_text().replace(*change))
+    code = "import sys; from backdrop.cli import main\ntry: main()\nfinally: print('ray' in sys.modules)"
+    command = [sys.executable, "-c", code, "tune", data, "--plan", plan, "--recipe", "tiny", "--space", str(space)]
+    done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == "False\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_presets_alone_are_no_search(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+    data, plan = map(str, cars)
+    with pytest.raises(ConfigError, match="2 trials are no more than the 2 presets of small"):
+        tune(data, plan, "tiny", str(tmp_path / "out"), Budget(trials=2), str(space))
