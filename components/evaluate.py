@@ -11,7 +11,7 @@ def evaluate(
     plans: dsl.Input[dsl.Dataset],
     members: list[str],
     ensemble: str,
-    recipes: list[str],
+    tuned: bool,
     report: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
@@ -19,7 +19,7 @@ def evaluate(
 ) -> None:
     """Scores the members and their ensemble and writes the report.
 
-    `ensemble` is its YAML, `recipes` those that were tuned.
+    `ensemble` is its YAML; `tuned` says that members have schedules of their own.
     """
     from pathlib import Path
 
@@ -27,7 +27,7 @@ def evaluate(
     from components.pages import ensemble_file, evaluation_figures, evaluation_page
     from components.plans import plan_paths
 
-    with ensemble_file(ensemble, recipes) as path:
+    with ensemble_file(ensemble, tuned, members) as path:
         evaluation = step(data, plan_paths(plans.path), members, report.path, path)
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))

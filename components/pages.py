@@ -33,19 +33,22 @@ def as_file(text: str) -> Iterator[str]:
 
 
 @contextmanager
-def ensemble_file(ensemble: str, recipes: Sequence[str]) -> Iterator[str]:
-    """Path of the ensemble's YAML, with recipes (YAML too) that a search has changed in place of its own."""
-    from backdrop.config import dump_yaml
-    from backdrop.recipe import find_ensemble, find_recipe
+def ensemble_file(ensemble: str, tuned: bool, members: Sequence[str]) -> Iterator[str]:
+    """Path of the ensemble's YAML; if it was tuned, with the schedules that its members have.
 
-    changed = []
-    for recipe in recipes:
-        with as_file(recipe) as path:
-            changed.append(find_recipe(path))
+    They aren't handed on as text: KFP breaks a list of texts that have more than one line.
+    """
     with as_file(ensemble) as path:
-        whole = dump_yaml(find_ensemble(path).with_recipes(changed)) if changed else ensemble
-    with as_file(whole) as path:
-        yield path
+        if not tuned:
+            yield path
+            return
+        from backdrop.config import dump_yaml
+        from backdrop.recipe import find_ensemble
+        from backdrop.steps.members import open_member
+
+        whole = find_ensemble(path).tuned([open_member(address).recipe for address in members])
+        with as_file(dump_yaml(whole)) as changed:
+            yield changed
 
 
 def search_figures(search: Search) -> Figures:

@@ -12,19 +12,19 @@ def register(
     members: list[str],
     report: dsl.Input[dsl.Artifact],
     ensemble: str,
-    recipes: list[str],
+    tuned: bool,
     name: str,
     model: dsl.Output[dsl.Model],
 ) -> str:
     """Makes the ensemble a version of the registered model, its challenger, and returns the model's name.
 
-    `ensemble` is its YAML, `recipes` those that were tuned.
+    `ensemble` is its YAML; `tuned` says that members have schedules of their own.
     """
     from backdrop.steps.register import register as step
     from components.pages import ensemble_file
     from components.plans import plan_paths
 
-    with ensemble_file(ensemble, recipes) as path:
+    with ensemble_file(ensemble, tuned, members) as path:
         registration = step(data, plan_paths(plans.path), members, report.path, path, name)
     model.metadata.update(registration.model_dump())
     return registration.name

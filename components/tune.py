@@ -12,11 +12,25 @@ def tune(
     recipe: str,
     out: str,
     budget: str,
+    workers: int,
+    image: str,
+    accelerator: str,
+    gpus: str,
+    cpu: str,
+    memory: str,
+    node_selector: dict,
+    tolerations: list,
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> str:
-    """Searches a schedule, or finds it, and returns the recipe's YAML with it; `budget` is fast or full."""
+    """Searches a schedule, or finds it, and returns the recipe's YAML with it.
+
+    `budget` is fast or full. With `workers`, KubeRay makes a cluster of so many pods for it, of this image and on these
+    nodes; else it searches in its own pod.
+    """
+    import json
+    from contextlib import nullcontext
     from pathlib import Path
 
     from backdrop import storage
@@ -26,8 +40,10 @@ def tune(
     from backdrop.steps.tune import tune as step
     from components.pages import as_file, search_figures, search_page
 
-    with as_file(recipe) as path:
-        record = step(data, plan.path, path, out, BUDGETS[budget])
+    pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
+    pods |= {"gpus": int(gpus), "cpu": int(cpu), "node_selector": node_selector, "tolerations": tolerations}
+    with as_file(recipe) as path, as_file(json.dumps(pods)) if workers else nullcontext() as cluster:
+        record = step(data, plan.path, path, out, BUDGETS[budget], cluster=cluster)
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))
     Path(summary.path).write_text(search_page(record.search))

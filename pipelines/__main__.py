@@ -9,7 +9,7 @@ import typer
 
 from backdrop.cli import guard
 from pipelines.kubeflow import app as kubeflow
-from pipelines.options import Assignments, FoldList, Name, Tune, package_of
+from pipelines.options import Assignments, FoldList, Name, Ray, Tune, package_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(kubeflow)
@@ -34,11 +34,12 @@ def compile_(
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
+    ray: Ray = False,
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop import storage
 
-    package = package_of(ensemble, folds, assignments, tune)
+    package = package_of(ensemble, folds, assignments, tune, ray)
     storage.write_bytes(out, package.dump())
     print(f"{package.name} {package.version} is in {out}")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from backdrop.errors import ConfigError
-from pipelines.options import Assignments, FoldList, Name, Tune, package_of
+from pipelines.options import Assignments, FoldList, Name, Ray, Tune, package_of
 
 app = typer.Typer()
 
@@ -27,12 +27,13 @@ def upload(
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
+    ray: Ray = False,
 ) -> None:
     """Bring an ensemble's training pipeline to Kubeflow, as a version that is there once."""
     from pipelines.endpoint import connect
     from pipelines.publish import publish
 
-    package = package_of(ensemble, folds, assignments, tune)
+    package = package_of(ensemble, folds, assignments, tune, ray)
     published = publish(connect(host, namespace), package)
     print(f"pipeline {published.name} is {published.pipeline_id}")
     print(f"version {published.version} is {published.version_id} ({'new' if published.new else 'there already'})")
@@ -49,13 +50,14 @@ def submit(
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
+    ray: Ray = False,
 ) -> None:
     """Start one run of an ensemble's training pipeline on Kubeflow."""
     from pipelines import publish
     from pipelines.endpoint import connect
     from pipelines.parameters import read_parameters
 
-    package = package_of(ensemble, folds, assignments, tune)
+    package = package_of(ensemble, folds, assignments, tune, ray)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     where = publish.experiment_id(endpoint, experiment)
@@ -80,6 +82,7 @@ def schedule(
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
+    ray: Ray = False,
 ) -> None:
     """See to it that Kubeflow has one schedule of this name, and that it is as given."""
     from pipelines import publish, schedules
@@ -94,7 +97,7 @@ def schedule(
     if not (ensemble and cron and params):
         raise ConfigError("A schedule needs ENSEMBLE, --cron and --params", "Give all three, or --remove")
     cron = check_cron(cron)
-    package = package_of(ensemble, folds, assignments, tune)
+    package = package_of(ensemble, folds, assignments, tune, ray)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     where = publish.experiment_id(endpoint, experiment)
@@ -129,7 +132,7 @@ def preflight(
     from pipelines.parameters import read_parameters, with_defaults
     from pipelines.preflight import preflight as look
 
-    package = package_of(ANY, "", [], "off")
+    package = package_of(ANY, "", [], "off", False)
     values = with_defaults(read_parameters(params, package), package)
     failed = False
     for what, well, said in look(values, host, namespace, ray):

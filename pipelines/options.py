@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")]
 FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
 Tune = Annotated[str, typer.Option("--tune", help="Search each recipe's schedule first: off, fast or full.")]
+Ray = Annotated[bool, typer.Option("--ray", help="Search on a Ray cluster that KubeRay makes.")]
 Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
 
 
-def package_of(ensemble: str, folds: str, assignments: list[str], tune: str) -> "Package":
+def package_of(ensemble: str, folds: str, assignments: list[str], tune: str, ray: bool) -> "Package":
     """Compiles what the options say.
 
     Raises:
@@ -24,4 +25,4 @@ def package_of(ensemble: str, folds: str, assignments: list[str], tune: str) -> 
     from pipelines.package import build
     from pipelines.training import as_tuned, with_overrides
 
-    return build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None, as_tuned(tune))
+    return build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None, as_tuned(tune), ray)

@@ -33,18 +33,19 @@ class Package:
         return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
 
 
-def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned = "off") -> Package:
+def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned = "off", ray: bool = False) -> Package:
     """Compiles an ensemble's training pipeline.
 
     Args:
         ensemble: what to train, its recipes written out.
         folds: only the members of these folds; None for all.
         tuned: how much is spent on a search of each recipe's schedule.
+        ray: search on a Ray cluster that KubeRay makes, not in the task's own pod.
 
     Raises:
         ConfigError: if the ensemble has no such fold, or what comes of it wouldn't run as it reads.
     """
-    documents = _compile(training(ensemble, folds, tuned=tuned))
+    documents = _compile(training(ensemble, folds, tuned=tuned, ray=ray))
     refuse(documents)
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]

@@ -24,6 +24,7 @@ from backdrop.recipe import Ensemble, Part, Recipe
 from backdrop.tuning.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
 from components.check import check
 from components.evaluate import evaluate
+from components.image import IMAGE
 from components.promote import promote
 from components.register import register
 from components.split import split
@@ -32,6 +33,7 @@ from components.tune import tune
 from pipelines.cluster import Pool, on_gpu, settle
 
 Tuned = Literal["off", "fast", "full"]
+RAY_WORKERS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,11 @@ def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
 
 
 def training(
-    ensemble: Ensemble, folds: Sequence[int] | None = None, retries: int = RETRIES, tuned: Tuned = "off"
+    ensemble: Ensemble,
+    folds: Sequence[int] | None = None,
+    retries: int = RETRIES,
+    tuned: Tuned = "off",
+    ray: bool = False,
 ) -> GraphComponent:
     """Builds the graph.
 
@@ -109,6 +115,7 @@ def training(
         folds: only the members of these folds; None for all.
         retries: how often a task on the GPU nodes is tried again.
         tuned: how much is spent on a search of each recipe's schedule before it is trained.
+        ray: search on a Ray cluster that KubeRay makes, not in the task's own pod.
 
     Raises:
         ConfigError: if the ensemble has no such fold.
@@ -129,6 +136,7 @@ def training(
         memory: str = "16Gi",
         node_selector: dict[str, str] = NODE_SELECTOR,
         tolerations: list[dict[str, str]] = TOLERATIONS,
+        ray_workers: int = RAY_WORKERS,
     ) -> None:
         """Trains, judges and promotes the ensemble.
 
@@ -144,13 +152,14 @@ def training(
             memory: what a GPU task may use, /dev/shm included.
             node_selector: labels of the GPU nodes.
             tolerations: of the GPU nodes' taints.
+            ray_workers: pods of the Ray cluster that searches schedules, each with such GPUs; if there is one.
         """
         pool = Pool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checked = settle(check(data=data)).outputs["Output"]
         splits = _splits(ensemble, checked, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
         searches = {
-            recipe.name: settle(on_gpu(_tune(recipe, checked, plans[rule], work, tuned), pool))
+            recipe.name: _tune(recipe, checked, plans[rule], work, tuned, pool, ray_workers if ray else None)
             for recipe, rule in searched(ensemble, tuned)
         }
         recipes = {name: task.outputs["Output"] for name, task in searches.items()}
@@ -159,7 +168,7 @@ def training(
         ]
         together = list(splits.values())[-1].outputs["plans"]
         addresses = [task.outputs["Output"] for task in trained]
-        common = {"data": checked, "plans": together, "members": addresses, "recipes": list(recipes.values())}
+        common = {"data": checked, "plans": together, "members": addresses, "tuned": bool(searches)}
         report = settle(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
         model = settle(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
         # Locally, a graph with a branch goes on with a failed member's siblings; a plain one stops.
@@ -213,12 +222,31 @@ def _train(
 
 
 def _tune(
-    recipe: Recipe, data: PipelineChannel, plan: PipelineChannel, work: PipelineChannel, budget: Tuned
+    recipe: Recipe,
+    data: PipelineChannel,
+    plan: PipelineChannel,
+    work: PipelineChannel,
+    budget: Tuned,
+    pool: Pool,
+    workers: PipelineChannel | None,
 ) -> PipelineTask:
-    """The tune component under the recipe's name."""
-    return _named(tune, f"tune-{recipe.name}")(
-        data=data, plan=plan, recipe=dump_yaml(recipe), out=f"{work}/tune-{recipe.name}-{{key}}", budget=budget
+    """The tune component under the recipe's name; one that only watches a Ray cluster takes no GPU."""
+    task = _named(tune, f"tune-{recipe.name}")(
+        data=data,
+        plan=plan,
+        recipe=dump_yaml(recipe),
+        out=f"{work}/tune-{recipe.name}-{{key}}",
+        budget=budget,
+        workers=workers or 0,
+        image=IMAGE,
+        accelerator=pool.accelerator,
+        gpus=pool.gpus,
+        cpu=pool.cpu,
+        memory=pool.memory,
+        node_selector=pool.node_selector,
+        tolerations=pool.tolerations,
     )
+    return settle(task if workers else on_gpu(task, pool))
 
 
 def _named(component: PythonComponent, name: str) -> PythonComponent:

@@ -25,6 +25,11 @@ def is_remote(address: str | Path) -> bool:
     return str(address).startswith("s3://")
 
 
+def absolute(address: str) -> str:
+    """The address for a process with another working folder."""
+    return address if is_remote(address) else str(Path(address).absolute())
+
+
 def sha256(data: bytes) -> str:
     """Hex digest of some bytes."""
     return hashlib.sha256(data).hexdigest()

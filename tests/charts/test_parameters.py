@@ -8,9 +8,9 @@ import yaml
 from typer.main import get_command
 
 from backdrop.recipe import find_ensemble
+from backdrop.tuning.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS
 from components.image import IMAGE
 from pipelines.__main__ import app
-from pipelines.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS
 from pipelines.package import build
 from tests.charts.rendering import CASES, CHART, containers, manifests, named, pods
 

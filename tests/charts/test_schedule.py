@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.cluster import NODE_SELECTOR
+from backdrop.tuning.cluster import NODE_SELECTOR
 from tests.charts.rendering import Manifest, manifests, named
 from tests.pipelines.fake_kfp import FakeKfp, serving
 

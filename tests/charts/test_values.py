@@ -83,6 +83,7 @@ def test_every_value_is_documented() -> None:
         ("image.repository=backdrop", "at '/image/repository': 'backdrop' does not match pattern"),
         ("image.digest=abc", "at '/image/digest': 'abc' does not match pattern"),
         ("mlflow.allowedHosts[0]=mlflow.*", "at '/mlflow/allowedHosts/0': 'mlflow.*' does not match pattern"),
+        ("tuning.budget=slow", "at '/tuning/budget': value must be one of 'off', 'fast', 'full'"),
         ("mlflow.database=postgres", "at '/mlflow/database': value must be one of 'sqlite', 'external'"),
     ],
 )
@@ -102,6 +103,8 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
         ("schedule.cron=0 2 * * 0", 'schedule.cron is "0 2 * * 0", which hasn\'t six fields. Begin with'),
         ("mlflow.enabled=false", "There is no tracking server. Set mlflow.enabled=true, or tracking.uri"),
         ("tracking.uri=https://mlflow.example", "Set mlflow.enabled=false, or leave tracking.uri empty"),
+        ("tuning.ray=true", "pipeline.work is no place that all pods of a Ray cluster reach. Set it to an S3 address"),
+        ("tuning.ray=true,pipeline.work=s3://a/b", "no account is named that may make RayJobs. Set schedule.service"),
         ("mlflow.database=external", "no Secret says where it is. Make one with the key MLFLOW_BACKEND_STORE_URI"),
     ],
 )

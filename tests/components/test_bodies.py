@@ -7,22 +7,31 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from kfp import dsl
 
+from backdrop.config import parse
+from backdrop.errors import ConfigError
 from backdrop.evaluation import Estimate, Evaluation, Holdout
 from backdrop.gate import Verdict
 from backdrop.inspection import Fault
+from backdrop.recipe import BUDGETS, find_recipe, recipe_text
 from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport
 from backdrop.steps.split import SplitRecord
 from backdrop.steps.train import TrainRecord
+from backdrop.steps.tune import TuneRecord
 from backdrop.training.member import MemberRecord
+from backdrop.trials import Comparison, Search, Trial
+from backdrop.tuning.cluster import Cluster
 from components.check import check
 from components.evaluate import evaluate
 from components.promote import promote
 from components.register import register
 from components.split import split
 from components.train import train
+from components.tune import tune
+from tests.tracking.small_world import write_member
 
 
 class Step:
@@ -137,6 +146,66 @@ def test_train(stand_in: Any, artifact: Any) -> None:
     assert metrics.metadata == {"dice": 0.9, "epochs": 3, "selected_epoch": 2, "seconds": 5.0, "reused": 1}
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, found = tmp_path / "search", Comparison(
+        best="001-cosine", preset="000-own", seeds=(1, 2), best_dices=(0.9, 0.9), preset_dices=(0.8, 0.8),
+        difference=0.1, low=0.05, high=0.15,
+    )  # fmt: skip
+    search = Search(
+        recipe="tiny", space="tiny", data="d", folds=(0,), budget_epochs=6, epochs=32, comparison=found,
+        trials=(Trial(name="001-cosine", family="cosine", dice=0.91, dices=(0.9, 0.91), status="finished"),),
+        chosen="001-cosine",
+    )  # fmt: skip
+    seen: dict[str, Any] = {}
+
+    def step(*given: Any, cluster: str | None) -> TuneRecord:
+        seen.update(given=given, recipe=Path(given[2]).read_text(), cluster=cluster and Path(cluster).read_text())
+        (out / "report").mkdir(parents=True)
+        (out / "report" / "index.html").write_text("<p>hello")
+        (out / "schedule.yaml").write_text("schedule: [{kind: constant, epochs: 1, rate: 0.5}]")
+        return TuneRecord(out=str(out), search=search, reused=False)
+
+    monkeypatch.setattr("backdrop.steps.tune.tune", step)
+    outputs = {name: artifact(name) for name in ("metrics", "summary", "page")}
+    plan, recipe = artifact("plan"), recipe_text("tiny")
+    pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [])
+    tuned = tune.python_func("d", plan, recipe, str(out), "fast", workers, *pool, **outputs)
+    assert seen["given"] == ("d", plan.path, seen["given"][2], str(out), BUDGETS["fast"])
+    assert seen["recipe"] == recipe
+    assert yaml.safe_load(tuned)["schedule"][0]["rate"] == 0.5
+    assert outputs["metrics"].metadata == {"dice": 0.91, "trials": 1.0, "gain": 0.1, "low": 0.05, "high": 0.15}
+    assert "001-cosine beats 000-own" in Path(outputs["summary"].path).read_text()
+    assert Path(outputs["page"].path).read_text() == "<p>hello"
+    if workers:
+        made = parse(Cluster, yaml.safe_load(seen["cluster"]), "cluster")
+        assert (made.workers, made.gpus, made.node_selector) == (3, 1, {"a": "b"})
+    else:
+        assert seen["cluster"] is None
+
+
+def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any, plans: Any, tmp_path: Path) -> None:
+    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
+    Path(outputs["report"].path).mkdir()
+    Path(outputs["report"].path, "index.html").write_text("<p>hello")
+    step = stand_in("evaluate", evaluation())
+    settings = ["network.width=2", "network.depth=1", "input.size=16x16", "epochs=3"]
+    found = find_recipe("tiny", [*settings, "schedule.1.rate=5e-3", "optimiser.name=adam"])
+    members = [str(write_member(tmp_path / str(fold), found, "k", fold)) for fold in (0, 1)]
+    own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
+    part = {"recipe": yaml.safe_load(own), "weight": 3}
+    given = yaml.safe_dump({"name": "two", "members": [part, {"recipe": "tiny-linknet"}]})
+    evaluate.python_func("d", plans, members, given, True, **outputs)
+    parts = yaml.safe_load(step.texts[0])["members"]
+    assert [(one["recipe"]["name"], one["weight"]) for one in parts] == [("tiny", 0.75), ("tiny-linknet", 0.25)]
+    assert parts[0]["recipe"] == found.model_dump(mode="json")
+    for more in ("epochs=2", "name=other"):
+        other = find_recipe("tiny", [*settings, more])
+        stranger = str(write_member(tmp_path / more, other, "k", 0))
+        with pytest.raises(ConfigError, match="isn't ensemble two's with another schedule"):
+            evaluate.python_func("d", plans, [*members, stranger], given, True, **outputs)
+
+
 def evaluation() -> Evaluation:
     held = Estimate(dice=0.99, objects=3, low=0.98, high=0.995)
     return Evaluation(
@@ -152,7 +221,7 @@ def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    evaluate.python_func("d", plans, ["m"], "name: demo", [], **outputs)
+    evaluate.python_func("d", plans, ["m"], "name: demo", False, **outputs)
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[2:4] == (["m"], outputs["report"].path)
     assert step.texts == ["name: demo"]
@@ -176,7 +245,7 @@ def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
 
     step = stand_in("register", Registration())
     model = artifact("model")
-    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", [], "cars", model)
+    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", False, "cars", model)
     assert found == "cars"
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[-1] == "cars"

@@ -11,7 +11,7 @@ from typer.main import get_command
 from pipelines.__main__ import app, main
 
 OPTIONS = {
-    "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune"},
+    "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune", "--ray"},
     "preflight": {"--params", "--ray", "--host", "--namespace"},
     "run": {
         "ensemble",
@@ -40,6 +40,7 @@ OPTIONS = {
         "--folds",
         "--set",
         "--tune",
+        "--ray",
     },
     "status": {"--name", "--host", "--namespace"},
     "submit": {
@@ -52,8 +53,9 @@ OPTIONS = {
         "--folds",
         "--set",
         "--tune",
+        "--ray",
     },
-    "upload": {"ensemble", "--host", "--namespace", "--folds", "--set", "--tune"},
+    "upload": {"ensemble", "--host", "--namespace", "--folds", "--set", "--tune", "--ray"},
 }
 
 

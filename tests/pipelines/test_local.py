@@ -17,6 +17,7 @@ from pipelines import local
 from pipelines.local import Request, exit_code, run_here
 from pipelines.results import Outputs
 from pipelines.screen import Task
+from pipelines.training import Tuned
 from tests.conftest import SMALL
 
 REFUSAL = "backdrop.errors.PlanError: Too few objects. Add some."
@@ -77,17 +78,17 @@ def run(make_dataset: Callable[..., Path], tmp_path: Path) -> Callable[[str], tu
     """Runs an ensemble of some recipes, made as small as can be, on one small dataset."""
     data = make_dataset(objects=6, views=2)
 
-    def once(*recipes: str) -> tuple[int, str]:
+    def once(*recipes: str, tuned: Tuned = "off") -> tuple[int, str]:
         ensemble = find_ensemble(_write_ensemble(tmp_path, recipes))
         text = io.StringIO()
-        request = Request(ensemble, str(data), "cars", tmp_path / "work")
+        request = Request(ensemble, str(data), "cars", tmp_path / "work", tuned=tuned)
         return run_here(request, Console(file=text, width=100)), text.getvalue()
 
     return once
 
 
 def _write_ensemble(folder: Path, recipes: tuple[str, ...]) -> str:
-    small = find_recipe("tiny", SMALL).model_dump(mode="json")
+    small = find_recipe("tiny", [*SMALL, "epochs=4"]).model_dump(mode="json")
     lost = {"address": str(folder / "lost.safetensors"), "sha256": "0" * 64}
     parts = [{"recipe": {**small, "name": name, "pretrained": lost if name == "broken" else None}} for name in recipes]
     values = {"name": "small", "folds": {"count": 2}, "members": parts, "gate": {"minimum_dice": 0.0}}
@@ -141,7 +142,7 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
 @pytest.mark.e2e
 def test_two_fold_schemes_and_a_second_run_on_more_objects(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     """Real tasks: each scheme's plan goes to its members, all go to evaluate and register, and both are extended."""
-    small = find_recipe("tiny", SMALL).model_dump(mode="json")
+    small = find_recipe("tiny", [*SMALL, "epochs=4"]).model_dump(mode="json")
     parts = [{"recipe": small}, {"recipe": {**small, "name": "shuffled"}, "folds": {"count": 3, "by": "stratified"}}]
     values = {"name": "schemes", "folds": {"count": 2}, "members": parts, "gate": {"minimum_dice": 0.0}}
     config = tmp_path / "schemes.yaml"
@@ -160,3 +161,21 @@ def test_two_fold_schemes_and_a_second_run_on_more_objects(make_dataset: Callabl
     assert [plan.folds for plan in plans[1]] == [[0, 1], [0, 1, 2]]
     page = (tmp_path / "work" / "report" / "index.html").read_text()
     assert all(name in page for name in ("tiny-1", "shuffled-2"))
+
+
+@pytest.mark.slow
+def test_members_train_with_what_a_search_found(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, text = run("tiny-searched", tuned="fast")
+    assert code == 0, text
+    (search,) = (tmp_path / "work" / "members").glob("tune-tiny-searched-*")
+    found = yaml.safe_load((search / "schedule.yaml").read_text())
+    recipes = [yaml.safe_load(path.read_text()) for path in (tmp_path / "work" / "members").glob("tiny-*/recipe.yaml")]
+    assert len(recipes) == 2
+    for recipe in recipes:
+        own = find_recipe("tiny", (), found)
+        assert recipe["schedule"] == own.model_dump(mode="json")["schedule"]
+        assert recipe["optimiser"] == own.model_dump(mode="json")["optimiser"]
+    assert "promoted" in text or "kept" in text
+    code, text = run("tiny-searched", tuned="fast")
+    assert code == 0
+    assert text.count("reused") == 2

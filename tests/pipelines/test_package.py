@@ -121,6 +121,7 @@ def test_parameters_and_their_defaults(graph: dict[str, Any]) -> None:
         "memory": "16Gi",
         "node_selector": {"nvidia.com/gpu.present": "true"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "ray_workers": 2,
     }
     assert [name for name, entry in inputs.items() if not entry.get("isOptional")] == ["data"]
     # The backend reads a number as empty text where a resource is asked for.
@@ -308,3 +309,37 @@ def test_wrong_override_names_the_right_one() -> None:
 
 def test_no_override_changes_nothing() -> None:
     assert with_overrides(find_ensemble("tiny"), []).members[0].resolve() == find_recipe("tiny")
+
+
+def tuned(ray: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    graph, settings = yaml.safe_load_all(build(find_ensemble("demo"), tuned="fast", ray=ray).dump())
+    return graph, settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def test_members_train_with_the_schedule_that_a_search_found() -> None:
+    graph, settings = tuned(ray=False)
+    tasks = tasks_of(graph)
+    searches = ["tune-tiny", "tune-tiny-linknet"]
+    assert sorted(tasks) == sorted([*ALL, *searches])
+    for name in MEMBERS:
+        recipe = tasks[name]["inputs"]["parameters"]["recipe"]["taskOutputParameter"]
+        assert recipe["producerTask"] == f"tune-{name.removeprefix('train-')[:-2]}"
+    for name in ("evaluate", "register"):
+        assert tasks[name]["inputs"]["parameters"]["tuned"]["runtimeValue"]["constant"] is True
+    for name in searches:
+        assert tasks[name]["inputs"]["parameters"]["workers"]["runtimeValue"]["constant"] == 0
+        assert "accelerator" in container(graph, name)["resources"]
+        assert settings[f"exec-{name}"]["emptyDirMounts"]
+
+
+def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
+    graph, settings = tuned(ray=True)
+    task = tasks_of(graph)["tune-tiny"]["inputs"]["parameters"]
+    assert task["workers"]["componentInputParameter"] == "ray_workers"
+    assert task["node_selector"]["componentInputParameter"] == "node_selector"
+    assert "resources" not in container(graph, "tune-tiny")
+    assert "nodeSelector" not in settings["exec-tune-tiny"]
+
+
+def test_without_a_search_recipes_stand_in_the_package(graph: dict[str, Any]) -> None:
+    assert tasks_of(graph)["evaluate"]["inputs"]["parameters"]["tuned"]["runtimeValue"]["constant"] is False

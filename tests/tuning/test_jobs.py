@@ -17,6 +17,8 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 from backdrop.errors import TuningError
+from backdrop.recipe import Budget
+from backdrop.steps.tune import tune
 from backdrop.tuning import jobs
 from tests.tuning.machine import free_ports, ray_folder, until
 from tests.tuning.wire import wire_to
@@ -43,6 +45,7 @@ def head(folder: Path) -> Iterator[str | None]:
     """Its dashboard's address; None if it was too slow for itself."""
     gcs, dashboard, agent = free_ports(3)
     own = {"HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET, "RAY_USAGE_STATS_ENABLED": "0"}
+    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | own
     command = [RAY, "start", "--head", "--block", f"--port={gcs}", f"--dashboard-agent-listen-port={agent}"]
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
@@ -260,3 +263,23 @@ def test_what_isnt_a_dashboard_is_said(address: str) -> None:
 def test_secrets_are_kept_out_of_the_environment(name: str, value: str) -> None:
     with pytest.raises(TuningError, match=f"^{name} looks like a secret"):
         jobs.run("http://127.0.0.1:9", "leak", ["true"], {name: value})
+
+
+@pytest.mark.slow
+def test_a_whole_search_runs_on_the_cluster(
+    address: str, cars: tuple[Path, Path], space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, plan = map(str, cars)
+    budget = Budget(trials=3, epochs=2, searcher="random", repeats=2)
+    here = tune(data, plan, "tiny", str(tmp_path / "here"), budget, str(space)).search
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("HOME", str(tmp_path))  # no token of Ray's own making
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    out = tmp_path / "there"
+    with pytest.raises(TuningError, match="There is no token for the Ray cluster"):
+        tune(data, plan, "tiny", str(out), budget, str(space))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
+    there = tune(data, plan, "tiny", str(out), budget, str(space)).search
+    assert [(one.name, one.dices) for one in there.trials] == [(one.name, one.dices) for one in here.trials]
+    assert there.chosen == here.chosen
+    assert tune(data, plan, "tiny", str(out), budget, str(space)).reused

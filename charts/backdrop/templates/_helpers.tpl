@@ -117,6 +117,7 @@ params.yaml: |
   objects: {{ int .objects }}
   promotion: {{ .promotion }}
   {{- end }}
+  ray_workers: {{ int .Values.tuning.workers }}
   {{- include "backdrop.gpuNodePool" . | nindent 2 }}
 {{- with .Values.pipeline.files }}
 {{ toYaml . }}
@@ -220,6 +221,12 @@ volumes:
 {{- end -}}
 {{- if and $needsKfp (not .Values.kfp.endpoint) -}}
 {{- fail "kfp.endpoint is empty, but schedule and preflight call Kubeflow Pipelines. Set it: --set kfp.endpoint=http://ml-pipeline.kubeflow.svc.cluster.local:8888" -}}
+{{- end -}}
+{{- if and .Values.tuning.ray (not (hasPrefix "s3://" .Values.pipeline.work)) -}}
+{{- fail "tuning.ray is true, but pipeline.work is no place that all pods of a Ray cluster reach. Set it to an S3 address: --set pipeline.work=s3://BUCKET/FOLDER" -}}
+{{- end -}}
+{{- if and .Values.tuning.ray (not .Values.schedule.serviceAccount) -}}
+{{- fail "tuning.ray is true, but no account is named that may make RayJobs. Set schedule.serviceAccount to the one of the tasks' pods, such as default-editor" -}}
 {{- end -}}
 {{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
 {{- fail (printf "schedule.cron is %q, which hasn't six fields. Begin with the seconds: 0 0 2 * * 0 is at 2:00 on Sundays" .Values.schedule.cron) -}}

@@ -112,14 +112,28 @@ class Ensemble(Record):
                 raise ConfigError(f"Ensemble {self.name} has recipe {name} twice", "Set another name for one of them")
         return self.model_copy(update={"members": parts})
 
-    def with_recipes(self, recipes: Sequence[Recipe]) -> "Ensemble":
-        """The same, resolved, with some recipes in place of those of their names."""
-        others = {recipe.name: recipe for recipe in recipes}
-        parts = tuple(
-            part.model_copy(update={"recipe": others.get(part.resolve().name, part.resolve()), "set": {}})
+    def tuned(self, recipes: Sequence[Recipe]) -> "Ensemble":
+        """The same, resolved, with the schedules and optimisers that a search found for its recipes.
+
+        Args:
+            recipes: those that were trained, each once or more.
+
+        Raises:
+            ConfigError: if one of them isn't in the ensemble, or differs in more than that.
+        """
+        found = {recipe.name: recipe for recipe in recipes}
+        own = {part.resolve().name: part.resolve() for part in self.parts()}
+        for recipe in recipes:
+            searched = {name: getattr(recipe, name) for name in ("schedule", "optimiser")}
+            known = own.get(recipe.name)
+            if recipe != found[recipe.name] or known is None or known.model_copy(update=searched) != recipe:
+                what = f"Recipe {recipe.name} isn't ensemble {self.name}'s with another schedule"
+                raise ConfigError(what, "Train its members anew")
+        parts = [
+            part.model_copy(update={"recipe": found.get(part.resolve().name, part.resolve()), "set": {}})
             for part in self.parts()
-        )
-        return self.model_copy(update={"members": parts})
+        ]
+        return self.model_copy(update={"members": tuple(parts)})
 
     def parts(self) -> list[Part]:
         """The recipes with their shares, outside of any group."""

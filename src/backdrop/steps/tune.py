@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from backdrop import __version__, storage
 from backdrop.config import Record, dump_yaml, parse, parse_yaml, read_text
 from backdrop.dataset import open_dataset
-from backdrop.errors import TuningError
+from backdrop.errors import ConfigError, TuningError
 from backdrop.folds import PLAN, dump_plan, read_plan, verify
 from backdrop.recipe import Budget, digest, find_recipe, find_space
 from backdrop.recipe.space import preset
@@ -28,7 +29,7 @@ SCHEDULE = "schedule.yaml"
 TRIALS = "trials.csv"
 PAGE = "report/index.html"
 RECORD = "search.json"
-KEY = "key"
+KEY, JOB = "key", "job"
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
 
 
@@ -82,21 +83,21 @@ def tune(
         folds.validation(fold)
     parts = [digest(chosen), digest(proxy), tried.model_dump_json(), budget.model_dump_json(), __version__]
     key = storage.sha256(json.dumps([*parts, storage.sha256(dump_plan(folds))]).encode())
-    target = out.replace("{key}", key[:12])
+    target, photos = storage.absolute(out.replace("{key}", key[:12])), storage.absolute(data)
     if found := _finished(target, key):
         return TuneRecord(out=target, search=found, reused=True)
 
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
-    elsewhere = _elsewhere(key, cluster)
+    elsewhere = _elsewhere(target, cluster)
     verify(folds, open_dataset(data))
     from backdrop.tuning import phases  # ray's import takes seconds: only where it's used
 
-    whole = phases.Plan(data, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
+    whole = phases.Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
     for name, text in given.items():
         storage.write_bytes(f"{target}/{name}", text.encode())
     if elsewhere:
-        elsewhere(_command(data, target, budget, overrides, parallel))
+        elsewhere(_command(photos, target, budget, overrides, parallel))
         return TuneRecord(out=target, search=read_search(target), reused=False)
     with _followed(key, whole) as runs:
         search, winner = phases.hold(whole, parallel, runs.told if runs else lambda *_: None)
@@ -132,21 +133,31 @@ def _finished(target: str, key: str) -> Search | None:
     return read_search(target) if storage.exists(f"{target}/{RECORD}") else None
 
 
-def _elsewhere(key: str, cluster: str | None) -> Callable[[Sequence[str]], None] | None:
+def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], None] | None:
     """What runs a command on another cluster, if one is named."""
-    name, address = f"backdrop-tune-{key[:12]}", os.environ.get("RAY_ADDRESS", "")
+    address = os.environ.get("RAY_ADDRESS", "")
     if cluster:
+        if not storage.is_remote(target):
+            raise ConfigError(f"A cluster of pods can't write to {target}", "Name an s3:// address as --out")
         from backdrop.tuning import kuberay
         from backdrop.tuning.cluster import Cluster
 
         text = read_text(Path(cluster), "cluster")
         made = parse(Cluster, parse_yaml(text, cluster), cluster)
-        return lambda command: kuberay.run(made, name, command)
+        return lambda command: kuberay.run(made, _job(target), command)
     if address.startswith(("http://", "https://")):
         from backdrop.tuning import jobs
 
-        return lambda command: jobs.run(address, name, command, {})
+        return lambda command: jobs.run(address, _job(target), command, {})
     return None
+
+
+def _job(target: str) -> str:
+    """The job's name; one that succeeded is never run again, so a search whose folder was deleted has another."""
+    path = f"{target}/{JOB}"
+    if not storage.exists(path):
+        storage.write_bytes(path, f"backdrop-tune-{secrets.token_hex(4)}".encode())
+    return storage.read_bytes(path).decode()
 
 
 def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], parallel: int | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs trials on Ray: which begin, which are stopped early, and what each has come to."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,20 +16,25 @@ from ray.tune.search import Searcher
 
 from backdrop.errors import TuningError
 from backdrop.progress import progress, say
+from backdrop.tuning.auth import USAGE, local_cluster
 from backdrop.tuning.ledger import Entry, Ledger, Row, judged
 from backdrop.tuning.sources import Source
 from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, Question, run
+from backdrop.tuning.words import short
 
 TRIES = 2  # more, for a trial whose machine went away
 REDUCTION = 3  # of so many trials one goes on at each rung
 FIRST_RUNG = 4  # which is after this part of a fold's budget
 LITTLE = 100 * 2**20  # bytes of Ray's object store: trials hand each other nothing
 PRESET = "preset"
+QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks; our errors say what they say
 
 # Ray's own wishes for a directory of logs, state that nobody restores, and figures sent home.
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **USAGE,
     "RAY_worker_niceness": "0",  # training is what the machine is for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -85,30 +91,46 @@ def search(question: Question, source: Source, early: bool, parallel: int, told:
     entries = [keeper.entries[name] for name in sorted(keeper.entries)]
     ledger.sweep([entry.name for entry in entries])
     if not any(entry.rows for entry in entries):
-        errors = {entry.error for entry in entries}
-        raise TuningError(
-            f"No trial came to a Dice ({'; '.join(sorted(errors)) or 'interrupted'})", "Mend what it says"
-        )
+        errors = sorted({entry.error for entry in entries})
+        raise TuningError(f"No trial came to a Dice ({'; '.join(errors)})", "Mend that, and run the same command again")
     return entries
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Ray: the cluster that RAY_ADDRESS names, else one of this machine for as long as the block lasts."""
+    """Ray: the cluster that RAY_ADDRESS names, else one of this machine for as long as the block lasts.
+
+    Raises:
+        TuningError: if Ray doesn't start.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     there = os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     # Sockets' paths are short, so it can't be any folder.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        if there:
-            ray.init(address=there, **quiet)
-        else:
-            ray.init("local", include_dashboard=False, object_store_memory=LITTLE, _temp_dir=folder, **quiet)
         try:
-            yield
+            if there:
+                ray.init(there, **QUIET)
+                yield
+            else:
+                with local_cluster():
+                    _start(folder)
+                    yield
         finally:
             ray.shutdown()
+
+
+def _start(folder: str) -> None:
+    """Ray gives its own processes half a minute to start, which a busy machine may need more of."""
+    for last in (False, False, True):
+        try:
+            ray.init("local", include_dashboard=False, object_store_memory=LITTLE, _temp_dir=folder, **QUIET)
+            return
+        except Exception as error:  # Ray has no other for it
+            ray.shutdown()
+            if last or "timed out" not in str(error):
+                raise TuningError(f"Ray doesn't start ({short(error)})", "Look at memory, /dev/shm and /tmp") from error
+            say("Ray didn't start in time; trying again")
 
 
 def slots() -> int:
@@ -186,8 +208,7 @@ class Keeper(Unpickled, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial failed so often that it is given up."""
-        entry, lines = self._entry(trial), str(trial.get_error() or "").strip().splitlines()
-        error = lines[-1] if lines else "its process died"
+        entry, error = self._entry(trial), _why(trial)
         say(f"{entry.name} failed: {error}")
         self._keep(entry.model_copy(update={"status": "failed", "error": error}))
 
@@ -208,6 +229,14 @@ class Sparing(ASHAScheduler):
         decision = super().on_trial_result(tune_controller, trial, result)
         spared = trial.config["entry"]["family"] == PRESET
         return TrialScheduler.CONTINUE if spared else str(decision)
+
+
+def _why(trial: RayTrial) -> str:
+    """What its process said last, our own error if there is one."""
+    path = Path(trial.error_file)
+    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.errors.")]
+    return short((ours or lines or ["its process died"])[-1])
 
 
 def _asha(question: Question) -> Sparing:
