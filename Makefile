@@ -2,9 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/backdrop/__init__.py)
+SOURCE ?= https://github.com/backdrop-ml/backdrop
+IMAGE ?= $(or $(BACKDROP_IMAGE),ghcr.io/backdrop-ml/backdrop:$(VERSION))
+BASE ?= python:3.11-slim
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check generate verify constraints clean
+.PHONY: help setup demo test test-slow check generate verify wheels image release constraints clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,8 +46,21 @@ verify: check ## Everything generated is up to date (needs helm)
 	$(BIN)/python charts/readme.py --check
 	$(BIN)/python -m tests.charts.snapshots --check
 
+wheels: setup ## Download into wheels/ what the image installs; then `make image PIP_NO_INDEX=1` needs no network
+	rm -rf wheels
+	SOURCE_DATE_EPOCH=315532800 $(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheels \
+		'.[pipelines,s3,tuning]' 'setuptools>=77'
+	rm wheels/backdrop-*
+
+image: ## Build the container image (variables: IMAGE, BASE, SOURCE, PIP_EXTRA_INDEX_URL, PIP_NO_INDEX)
+	docker build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_NO_INDEX \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) .
+
+release: setup ## Image, wheel, chart, pipeline packages and SBOM of one version, in dist/
+	BACKDROP_IMAGE=$(IMAGE) VERSION=$(VERSION) .ci/release
+
 constraints: ## Pin anew what is installed now (after an upgrade in .venv)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt
 
 clean: ## Remove the environment and the demo
-	rm -rf .venv $(DEMO)
+	rm -rf .venv wheels dist $(DEMO)

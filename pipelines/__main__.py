@@ -1,6 +1,7 @@
 """`python -m pipelines`: compiles a pipeline for a cluster, or runs it here."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from pipelines.options import Assignments, FoldList, Name, Ray, Tune, package_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(kubeflow)
+
+
+class Runner(StrEnum):
+    """Where a local run's tasks run: as processes here, or in containers of the image."""
+
+    subprocess = "subprocess"
+    docker = "docker"
 
 
 @app.callback()
@@ -47,6 +55,7 @@ def run(
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
     promote: Annotated[bool, typer.Option(help="Let the gate judge the new version.")] = True,
+    runner: Annotated[Runner, typer.Option(help="Tasks as processes here, or in containers.")] = Runner.subprocess,
 ) -> None:
     """Run an ensemble's training pipeline here, one task after another."""
     from rich.console import Console
@@ -57,9 +66,8 @@ def run(
     from pipelines.training import as_tuned, with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    request = Request(
-        chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote, as_tuned(tune)
-    )
+    wanted = (as_folds(folds) or None, promote, as_tuned(tune), runner is Runner.docker)
+    request = Request(chosen, data, name or chosen.name, work, objects, *wanted)
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
 

@@ -1,4 +1,4 @@
-"""Runs a pipeline here, with no Docker: the very graph that a cluster gets, by kfp's SubprocessRunner."""
+"""Runs a pipeline here: the very graph that a cluster gets, its tasks as processes or in containers of the image."""
 
 import contextlib
 import os
@@ -18,6 +18,7 @@ from backdrop import storage
 from backdrop.recipe import Ensemble
 from backdrop.tracking import URI, enabled
 from backdrop.tracking.server import local_server
+from pipelines.containers import docker_runner, find_docker
 from pipelines.logs import TaskLogs
 from pipelines.results import Outputs, members_table, read_outputs, summary
 from pipelines.screen import Screen, Task
@@ -29,7 +30,7 @@ BESIDE_MEMBERS = ("check", "evaluate", "register")
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: `objects` 0 takes all, `folds` None all."""
+    """What to run: `objects` 0 takes all, `folds` None all; `containers` needs Docker and the image."""
 
     ensemble: Ensemble
     data: str
@@ -39,6 +40,7 @@ class Request:
     folds: Sequence[int] | None = None
     promotion: bool = True
     tuned: Tuned = "off"
+    containers: bool = False
 
 
 def run_here(request: Request, console: Console) -> int:
@@ -50,12 +52,15 @@ def run_here(request: Request, console: Console) -> int:
 
     Raises:
         ConfigError: if the ensemble has no such fold.
+        DockerError: if containers are asked for, but Docker doesn't answer or hasn't got the image.
         StorageError: if there are no data at that path.
         TrackingError: if the local MLflow server doesn't start.
     """
     members = planned(request.ensemble, request.folds)
     if not storage.is_remote(request.data):
         storage.local_folder(request.data)
+    if request.containers:
+        find_docker()
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     root, logs = request.work / "runs" / stamp, request.work / "logs" / stamp
     with _tracking(request.work / "mlflow", console) as address:
@@ -81,7 +86,11 @@ def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[
     splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
     searches = searched(request.ensemble, request.tuned)
     total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=False)
+    data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
+    work = (request.work / "members").resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    runner = docker_runner(data, work) if request.containers else local.SubprocessRunner(use_venv=False)
+    local.init(runner, pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with (
         Screen(console, total) as screen,
@@ -92,9 +101,9 @@ def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[
         _quiet(),
     ):
         graph(
-            data=request.data,
+            data=data,
             name=request.name,
-            work=str(request.work / "members"),
+            work=str(work),
             objects=request.objects,
             promotion=request.promotion,
         )

@@ -57,6 +57,10 @@ class TrackingError(BackdropError):
     """The MLflow server or its registry can't do what was asked."""
 
 
+class DockerError(BackdropError):
+    """Docker isn't there, or hasn't got the image."""
+
+
 class GateError(BackdropError):
     """A promotion that can't even be judged (as opposed to a champion that is kept)."""
 

@@ -1,5 +1,6 @@
 """`python -m pipelines`: its options are frozen, and what it refuses it refuses in one line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ OPTIONS = {
         "--tune",
         "--promote",
         "--no-promote",
+        "--runner",
     },
     "schedule": {
         "ensemble",
@@ -95,6 +97,17 @@ def test_refusals(
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_without_docker_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a process of its own, because docker's library leaves a socket open where it finds no Docker."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "pipelines", "run", "tiny", "--data", str(tmp_path), "--work", str(work)]
+    done = subprocess.run([*command, "--runner", "docker"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: Docker doesn't answer \(.*\)\. Start it .*\n", done.stderr)
+    assert not work.exists()
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

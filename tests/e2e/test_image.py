@@ -1,0 +1,105 @@
+"""The image as a strict cluster runs it: nobody's user, no capabilities, nothing to write but /tmp."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import pytest
+
+from backdrop import __version__
+from components.image import IMAGE
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+STRICT = {
+    "read_only": True,
+    "tmpfs": {"/tmp": ""},
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "network_mode": "none",
+}
+OWN = {"backdrop", f"backdrop-{__version__}.dist-info", "bin", "components", "pipelines"}
+SETTINGS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "HOME", "USER"}
+
+Inside = Callable[..., str]
+
+
+@pytest.fixture
+def inside(engine: docker.DockerClient) -> Inside:
+    """Runs a command in the image and gives what it printed; fails if it fails."""
+
+    def call(*command: str, **options: object) -> str:
+        return engine.containers.run(IMAGE, list(command), remove=True, stderr=True, **STRICT | options).decode()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["backdrop", "--help"], "Usage: backdrop"),
+        (["backdrop", "--version"], __version__),
+        (["python", "-m", "pipelines", "--help"], "Usage: python -m pipelines"),
+        (["mlflow", "--version"], "mlflow, version"),
+        (["id"], "uid=1000 gid=1000"),
+        (["sh", "-c", "command -v python3"], "/opt/venv/bin/python3"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_commands(inside: Inside, command: list[str], said: str) -> None:
+    assert said in inside(*command)
+
+
+def test_every_library_is_there(inside: Inside) -> None:
+    names = "boto3, components.train, kfp.kubernetes, kubernetes, mlflow.pyfunc, optuna, pipelines.local, ray.tune"
+    assert inside("python3", "-c", f"import {names}; print('all')").endswith("all\n")
+
+
+def test_another_user_may_run_it_too(inside: Inside) -> None:
+    code = "import getpass, matplotlib.pyplot, torch; print(getpass.getuser())"
+    assert "backdrop" in inside("python3", "-c", code, user="4321:4321")
+
+
+def test_photographs_are_checked_where_only_tmp_can_be_written(inside: Inside) -> None:
+    text = inside(
+        "sh", "-c", "backdrop sample /tmp/data --objects 2 --views 2 --size 96x64 && backdrop check /tmp/data"
+    )
+    assert "0 errors" in text
+
+
+def test_ray_starts_where_only_tmp_can_be_written(inside: Inside) -> None:
+    code = "import ray; ray.init(address='local', num_cpus=1); print(ray.get(ray.remote(lambda: 'done').remote()))"
+    assert "done" in inside("python3", "-c", code)
+
+
+def test_packages_are_the_pinned_ones(inside: Inside) -> None:
+    code = "from importlib.metadata import distributions as d; print(*(f'{p.name}=={p.version}' for p in d()))"
+    pinned = {canonical(line) for line in (ROOT / "constraints.txt").read_text().split()}
+    found = {canonical(line) for line in inside("python3", "-c", code).split()}
+    # `pip freeze` never names setuptools, and torch itself pins CUDA where it comes with it.
+    others = {line for line in found - pinned if not line.startswith(("setuptools==", "cuda-", "nvidia-", "triton=="))}
+    assert others == {f"backdrop=={__version__}"}
+
+
+def canonical(requirement: str) -> str:
+    """`Name==1+cpu` as `name==1`: which build of torch is inside isn't pinned."""
+    return requirement.lower().replace("_", "-").partition("+")[0]
+
+
+def test_nothing_is_inside_that_does_not_belong_there(inside: Inside, engine: docker.DockerClient) -> None:
+    assert set(inside("ls", "-A", "/app").split()) == OWN
+    assert inside("find", "/", "-xdev", "(", "-name", "torch-*.whl", "-o", "-name", ".git", ")", user="0") == ""
+    assert inside("find", "/app", "/opt", "-name", "tests") == ""
+    config = engine.images.get(IMAGE).attrs["Config"]
+    settings = {line.partition("=")[0] for line in config["Env"]}
+    assert settings >= SETTINGS
+    assert not {name for name in settings if "KEY" in name or "TOKEN" in name or "PASSWORD" in name}
+
+
+def test_labels(engine: docker.DockerClient) -> None:
+    labels = engine.images.get(IMAGE).labels
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert len(labels["org.opencontainers.image.revision"]) == 40
+    assert labels["org.opencontainers.image.source"].startswith("https://")

@@ -1,0 +1,81 @@
+"""A release is of one version and of what is committed; and the workflows ask for no more than they need."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from backdrop import __version__
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+NOBODY = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.com")
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Callable[..., str]:
+    """A repository with a change log and one commit; what `.ci/release` refuses there."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "release", tmp_path / ".ci")
+    git(tmp_path, "init", "--quiet")
+
+    def call(log: str, tag: str = "", stray: str = "") -> str:
+        (tmp_path / "CHANGELOG.md").write_text(log)
+        git(tmp_path, "add", ".")
+        git(tmp_path, *NOBODY, "commit", "--quiet", "--message", "all")
+        if tag:
+            git(tmp_path, "tag", tag)
+        if stray:
+            (tmp_path / stray).touch()
+        done = subprocess.run(
+            [tmp_path / ".ci" / "release"],
+            env={"PATH": "/usr/bin:/bin", "VERSION": "1.2.3", "BACKDROP_IMAGE": "none"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert not (tmp_path / "dist").exists()
+        return done.stderr
+
+    return call
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", folder, *words], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"log": "## [1.2.3] - 2026-01-02\n", "stray": "new.py"}, "There are changes that are not committed"),
+        ({"log": "## [1.2.2] - 2026-01-02\n"}, "CHANGELOG.md has no section [1.2.3]"),
+        ({"log": "## [1.2.3] - 2026-01-02\n", "tag": "v1.2.4"}, "The commit is tagged v1.2.4, but"),
+        ({"log": "## [1.2.3] - unreleased\n", "tag": "v1.2.3"}, "CHANGELOG.md says that 1.2.3 is unreleased"),
+    ],
+)
+def test_refusals(release: Callable[..., str], given: dict[str, str], message: str) -> None:
+    assert release(**given).startswith(f"error: {message}")
+
+
+def test_make_names_the_image_as_the_components_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDROP_IMAGE", "")
+    shown = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    name = re.search(r"--tag (\S+)", shown)
+    assert name is not None
+    assert name[1] == f"ghcr.io/backdrop-ml/backdrop:{__version__}"
+    assert f"VERSION={__version__}" in shown
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] in ({}, {"contents": "read"})
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    for step in steps:
+        assert re.search(r"@v\d+\.\d+\.\d+$", step.get("uses", "@v0.0.0"))
+        assert "${{" not in step.get("run", ""), "what others may name must not become a shell's words"
+    assert any("make release" in step.get("run", "") or ".ci/run" in step.get("run", "") for step in steps)
