@@ -31,7 +31,7 @@ LAYERS = [
     {"training", "ensemble", "cutouts", "evaluation", "repair", "gate", "trials", "report"},
     {"tracking", "tuning"},
     {"steps"},
-    {"cli"},
+    {"cli", "texts"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 HEAVY = {

@@ -1,20 +1,15 @@
 """The command line: parses, calls a step, prints what came of it. Heavy imports wait until a command needs them."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from backdrop import __version__
 from backdrop.errors import BackdropError
-
-if TYPE_CHECKING:
-    from backdrop.steps.check import CheckReport
-    from backdrop.steps.plan import PlanRecord
-    from backdrop.trials import Search
+from backdrop.texts import check_text, plan_text, search_text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 recipes = typer.Typer(no_args_is_help=True, help="List, show, copy, check and describe recipes.")
@@ -110,7 +105,7 @@ def check(
     from backdrop.steps.check import check as step
 
     report = step(data)
-    print(report.model_dump_json(indent=1) if as_json else _check_text(report))
+    print(report.model_dump_json(indent=1) if as_json else check_text(report))
     raise typer.Exit(1 if report.errors else 0)
 
 
@@ -149,7 +144,7 @@ def plan(
     from backdrop.steps.plan import plan as step
 
     record = step(ensemble, data)
-    print(_plan_text(record, price))
+    print(plan_text(record, price))
     if max_gpu_hours is not None:
         afford(record, max_gpu_hours)
 
@@ -201,7 +196,7 @@ def tune(
     asked = {"trials": trials, "epochs": budget_epochs, "folds": as_folds(folds), "searcher": searcher}
     asked |= {"scheduler": scheduler, "repeats": repeats, "seed": seed}
     record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, parallel, cluster)
-    print(_search_text(record.search))
+    print(search_text(record.search))
     print(f"{record.out}/schedule.yaml")
 
 
@@ -371,44 +366,6 @@ def describe(
         return
     print(f"{found.parameters:,} parameters, {found.macs / 1e9:.1f} GMAC at {found.input}")
     print("learning rate by epoch:", *(f"{rate:g}" for rate in found.learning_rates))
-
-
-def _check_text(report: "CheckReport") -> str:
-    sizes = ", ".join(report.sizes)
-    lines = [
-        f"{report.data}: {report.objects} objects, {report.images} photographs, {len(report.views)} views, {sizes}"
-    ]
-    lines += [f"{fault.level}: {fault.file} {fault.what}. {fault.remedy}." for fault in report.faults]
-    warnings = len(report.faults) - len(report.errors)
-    return os.linesep.join([*lines, f"{len(report.errors)} errors, {warnings} warnings"])
-
-
-def _plan_text(record: "PlanRecord", price: float | None) -> str:
-    names = max(len("recipe"), *(len(cost.recipe) for cost in record.recipes))
-    lines = [f"{'recipe':{names}}  members  trained/s  judged/s  memory GiB  hours each  hours all"]
-    for cost in record.recipes:
-        rates = f"{cost.training:9.2f}  {cost.judging:8.2f}  {cost.memory / 2**30:10.1f}"
-        hours = f"{_hours(cost.hours)}  {_hours(cost.hours * cost.members, 9)}"
-        lines.append(f"{cost.recipe:{names}}  {cost.members:7}  {rates}  {hours}")
-    paid = "" if price is None else f", {record.device_hours * price:,.2f} at {price:g} an hour"
-    lines.append(f"{record.ensemble}: {_hours(record.device_hours, 0)} hours of one {record.device}{paid}")
-    lines += [f"{count:4} at a time: {_hours(hours)} hours" for count, hours in record.hours.items()]
-    return os.linesep.join(lines)
-
-
-def _search_text(search: "Search") -> str:
-    names = max(len("trial"), *(len(trial.name) for trial in search.trials))
-    lines = [f"{'trial':{names}}  epochs     Dice  "]
-    for trial in sorted(search.trials, key=lambda one: (-(one.dice or 0.0), one.name)):
-        dice = "" if trial.dice is None else f"{trial.dice:.5f}"
-        note = trial.error if trial.status == "failed" else "" if trial.status == "finished" else trial.status
-        chosen = " <- chosen" if trial.name == search.chosen else ""
-        lines.append(f"{trial.name:{names}}  {len(trial.dices):6}  {dice:>7}  {note}{chosen}".rstrip())
-    return os.linesep.join([*lines, *([search.comparison.sentence] if search.comparison else [])])
-
-
-def _hours(hours: float, width: int = 10) -> str:
-    return f"{hours:{width}.{1 if hours >= 10 else 3}f}"
 
 
 if __name__ == "__main__":
