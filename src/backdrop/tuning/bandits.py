@@ -30,11 +30,12 @@ class Bandits(PB2):
         high: the greatest.
         epochs: of the budget.
         seed: of what is drawn.
+        resources: a trial's, which may be others than before a kill.
     """
 
     data: Any  # what PB2 learns from
 
-    def __init__(self, low: float, high: float, epochs: int, seed: int) -> None:
+    def __init__(self, low: float, high: float, epochs: int, seed: int, resources: dict[str, float]) -> None:
         super().__init__(
             time_attr=AGE,
             perturbation_interval=stretch(epochs),
@@ -42,13 +43,14 @@ class Bandits(PB2):
             log_config=False,
             synch=True,
         )
-        self.ends, self.epochs, self.seed = (low, high), epochs, seed
+        self.ends, self.epochs, self.seed, self.resources = (low, high), epochs, seed, resources
 
     def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
         """A trial begins, or begins anew at its checkpoint: untrained weights have a Dice of 0.
 
         Ray keeps nothing of its scheduler, and without a first point no gain could be learnt from the first stretch.
         """
+        restored = trial not in self._trial_state and trial.status == RayTrial.PENDING
         super().on_trial_add(tune_controller, trial)
         known = trial.latest_checkpoint_result
         age, dice = (known.metrics[AGE], known.metrics[DICE]) if known else (0, 0.0)
@@ -58,13 +60,14 @@ class Bandits(PB2):
         point = {"Trial": [str(trial)], "Time": [age], EXPONENT: [trial.config[EXPONENT]], "Reward": [dice]}
         self.data = pd.concat([self.data, pd.DataFrame(point)]) if len(self.data) else pd.DataFrame(point)
         self._meet()
+        if known and restored:  # it waits for those behind it, as it did before the kill
+            trial.update_resources(self.resources)
+            trial.set_status(RayTrial.PAUSED)
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: Mapping[str, Any]) -> str:
-        """Whether a trial goes on or waits; one that is ahead of others since a kill waits for them."""
+        """Whether a trial goes on or waits; after the last stretch there is nothing to wait for."""
         if result[AGE] >= self.epochs:
             return str(TrialScheduler.CONTINUE)
-        if self._trial_state[trial].last_train_time >= self._next_perturbation_sync:
-            return str(TrialScheduler.PAUSE)
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:

@@ -74,14 +74,13 @@ class Lineage:
     rows: list[Row] = field(default_factory=list)
 
     def take_up(self) -> None:
-        """Begins where the checkpoint ends, and says so, as others may have to catch up first."""
+        """Begins where the checkpoint ends."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         if checkpoint := tune.get_checkpoint():
             checkpoint.to_directory(str(self.folder))
             self.rows = [Row(**row) for row in json.loads((self.folder / KEPT).read_bytes())]
             self.age = len(self.rows) // len(self.question.folds)
-        self._tell()
 
     def go_on(self) -> None:
         """Trains a stretch on each fold, with one rate, and hands on what came of it."""
@@ -118,8 +117,7 @@ class Lineage:
             shutil.rmtree(shelf.folder / old, ignore_errors=True)
 
     def _tell(self, checkpoint: tune.Checkpoint | None = None) -> None:
-        dice = judged(self.rows) if self.rows else 0.0
-        tune.report({DICE: dice, AGE: self.age, ROWS: self._told()}, checkpoint=checkpoint)
+        tune.report({DICE: judged(self.rows), AGE: self.age, ROWS: self._told()}, checkpoint=checkpoint)
 
     def _told(self) -> list[dict[str, Any]]:
         return [row.model_dump() for row in self.rows]

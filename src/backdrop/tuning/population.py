@@ -140,16 +140,17 @@ def _run(population: Population, keeper: "Breeder", parallel: int, going_on: boo
     """Ray's `Tuner.restore` would take scheduler and callbacks from a pickle; `tune.run`, below it, takes ours."""
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = STATE_S
     state, exponents = population.state, population.exponents()
+    resources = share(parallel, math.ceil)  # Ray's own limit of trials at a time would count those that wait
+    epochs = population.question.recipe.epochs
     tune.run(
         tune.with_parameters(run, question=population.question),
         name=STATE,
         metric=DICE,
         mode="max",
         config={EXPONENT: tune.grid_search(exponents)},
-        # Ray's own limit of trials at a time would count those that wait.
-        resources_per_trial=share(parallel, math.ceil),
+        resources_per_trial=resources,
         storage_path=state if storage.is_remote(state) else str(Path(state).absolute()),
-        scheduler=Bandits(exponents[0], exponents[-1], population.question.recipe.epochs, population.seed),
+        scheduler=Bandits(exponents[0], exponents[-1], epochs, population.seed, resources),
         checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS),
         max_failures=TRIES,
         resume="AUTO+ERRORED" if going_on else False,
