@@ -180,7 +180,7 @@ def tune(
     folds: Annotated[str, typer.Option(metavar="0,1", help="Folds that are left out in turn and judge.")] = "0",
     space: Annotated[str | None, typer.Option(help="A shipped space's name, or a YAML file.")] = None,
     searcher: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="asha stops what does badly; none.")] = "asha",
+    scheduler: Annotated[str, typer.Option(help="asha stops what does badly, pb2 grows rates instead; none.")] = "asha",
     repeats: Annotated[int, typer.Option(help="Fresh seeds for the best and the best preset; 0: no comparison.")] = 3,
     parallel: Annotated[int | None, typer.Option(help="Trials at a time; one for each GPU, else one.")] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,

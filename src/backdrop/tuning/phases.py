@@ -1,18 +1,20 @@
 """A search from its first trial to its verdict: the trials, then the best and the best preset with fresh seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backdrop.errors import ConfigError, TuningError
 from backdrop.recipe import Budget, Recipe, Space
 from backdrop.recipe.space import Candidate
 from backdrop.trials import Comparison, Search, Trial, compare, ranked
 from backdrop.tuning.ledger import Entry, as_trial, judged, named
+from backdrop.tuning.population import Population, grow, rates_between
 from backdrop.tuning.search import cluster, search, slots
 from backdrop.tuning.sources import Listed, Random, Source, Tpe, entry
 from backdrop.tuning.trial import Question, trial_recipe
 
-TRIALS, REPEATS = "trials", "repeats"
+TRIALS, REPEATS, POPULATION = "trials", "repeats", "population"
+PB2 = "pb2"
 SEED = "seed"
 
 
@@ -46,7 +48,7 @@ class Plan:
         """Makes sure, before anything is spent, that there is something to search, and that all of it can be trained.
 
         Raises:
-            ConfigError: if there are no trials but presets, or one can't be trained.
+            ConfigError: if there are no trials but presets, too few for a population, or one can't be trained.
         """
         if self.budget.trials <= len(self.presets):
             what = f"{self.budget.trials} trials are no more than the {len(self.presets)} presets of {self.space.name}"
@@ -54,6 +56,23 @@ class Plan:
         samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
         for one in (*self.entries(), *samples):
             trial_recipe(self.question(TRIALS), one.override)
+        if self.budget.scheduler == PB2:
+            self.population().check()
+
+    def population(self) -> Population:
+        """What PB2 grows in place of drawn trials; its optimiser is the recipe's own, as that of what is drawn."""
+        question = self.question(TRIALS)
+        trained = question.recipe.model_copy(update={"optimiser": self.recipe.optimiser})
+        first = len(self.presets)
+        return Population(
+            replace(question, recipe=trained),
+            self.recipe,
+            first,
+            self.budget.trials - first,
+            rates_between(self.space),
+            self.budget.seed,
+            f"{self.out}/{POPULATION}",
+        )
 
 
 Told = Callable[[str, Entry, Recipe], None]
@@ -76,7 +95,7 @@ def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
     """
     with cluster():
         at_once = parallel or slots()
-        entries = _phase(plan, TRIALS, _source(plan), at_once, told)
+        entries = _trials(plan, at_once, told)
         trials = [as_trial(one, _trained(plan, one)) for one in entries]
         finalists = _finalists(ranked(trials), entries)
         if not finalists:
@@ -100,6 +119,18 @@ def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
         chosen=winner.name,
     )
     return found, winner
+
+
+def _trials(plan: Plan, parallel: int, told: Told) -> list[Entry]:
+    """Presets and what is drawn, or presets and what is grown."""
+    if plan.budget.scheduler != PB2:
+        return _phase(plan, TRIALS, _source(plan), parallel, told)
+    presets = _phase(plan, TRIALS, Listed(plan.entries()), parallel, told)
+
+    def hear(one: Entry) -> None:
+        told(one.name, one, _trained(plan, one))
+
+    return [*presets, *grow(plan.population(), parallel, hear, f"{plan.recipe.name} population, epoch")]
 
 
 def _phase(plan: Plan, phase: str, source: Source, parallel: int, told: Told) -> list[Entry]:

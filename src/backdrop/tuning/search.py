@@ -69,7 +69,7 @@ def search(question: Question, source: Source, early: bool, parallel: int, told:
         keeper = Keeper(ledger, question.epochs, candidates.tell, told, advance)
         with tempfile.TemporaryDirectory() as scratch:  # nobody restores what Ray keeps there
             tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(run, question=question), _share(parallel)),
+                tune.with_resources(tune.with_parameters(run, question=question), share(parallel)),
                 tune_config=tune.TuneConfig(
                     metric=DICE,
                     mode="max",
@@ -249,8 +249,11 @@ def _asha(question: Question) -> Sparing:
     )
 
 
-def _share(parallel: int) -> dict[str, float]:
-    """A trial's part of the cluster, if so many run at a time; none has more than one GPU."""
-    whole = ray.cluster_resources()
-    cpu, gpu = whole.get("CPU", 1.0) / parallel, whole.get("GPU", 0.0) / parallel
-    return {"cpu": int(cpu) if cpu >= 1 else cpu, "gpu": min(1.0, gpu)}
+def share(parallel: int, whole: Callable[[float], int] = int) -> dict[str, float]:
+    """A trial's part of the cluster, if so many run at a time; none has more than one GPU.
+
+    `whole` makes whole CPUs of more than one.
+    """
+    found = ray.cluster_resources()
+    cpu, gpu = found.get("CPU", 1.0) / parallel, found.get("GPU", 0.0) / parallel
+    return {"cpu": whole(cpu) if cpu >= 1 else cpu, "gpu": min(1.0, gpu)}

@@ -19,6 +19,7 @@ from backdrop.folds import FoldPlan, read_plan, verify
 from backdrop.recipe import Recipe
 from backdrop.recipe.space import within
 from backdrop.training.fold import LeftOut, fit
+from backdrop.training.loop import Watch
 from backdrop.training.member import CHECKPOINTS, content_key
 from backdrop.training.shelf import Shelf
 from backdrop.tuning.ledger import Entry, Ledger, Row, as_row, judged
@@ -95,8 +96,8 @@ def run(config: dict[str, Any], question: Question) -> None:
 
 
 def _train(question: Question, entry: Entry, fold: int, place: str, tell: _Teller) -> None:
-    """One fold of a trial, by the very loop of `train`; its checkpoints go when it is over."""
-    dataset, plan, digests = _world(question.data, question.plan)
+    """One fold of a trial; its checkpoints go when it is over."""
+    _, plan, digests = _world(question.data, question.plan)
     recipe = trial_recipe(question, entry.override)
     target = f"{place}/fold-{fold}"
     key = content_key(recipe, plan, digests, fold)
@@ -109,14 +110,25 @@ def _train(question: Question, entry: Entry, fold: int, place: str, tell: _Telle
         for row in history[heard:]:
             tell(as_row(fold, row))
 
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))  # Ray sets it to the trial's CPUs
-    left_out = LeftOut(dataset, plan.validation(fold), digests, recipe)
     try:
-        fit(dataset, plan, recipe, fold, folder, key, shelf, left_out, watch=watch)
+        train_fold(question, recipe, fold, folder, key, shelf, watch)
         shelf.clear()
     finally:
         if remote:  # what is needed to go on is there
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def train_fold(
+    question: Question, recipe: Recipe, fold: int, folder: Path, key: str, shelf: Shelf, watch: Watch
+) -> None:
+    """Trains a recipe on one fold by the very loop of `train`, from the newest checkpoint on the shelf.
+
+    Args and errors are those of `fit`.
+    """
+    dataset, plan, digests = _world(question.data, question.plan)
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))  # Ray sets it to the trial's CPUs
+    left_out = LeftOut(dataset, plan.validation(fold), digests, recipe)
+    fit(dataset, plan, recipe, fold, folder, key, shelf, left_out, watch=watch)
 
 
 @lru_cache(1)
