@@ -54,10 +54,12 @@ def test_a_search_finds_a_schedule_that_train_takes(cars: tuple[Path, Path], spa
     assert sorted(path.name for path in out.iterdir()) == [
         "key",
         "plan.csv",
+        "recipe.yaml",
         "repeats",
         "report",
         "schedule.yaml",
         "search.json",
+        "space.yaml",
         "trials",
         "trials.csv",
     ]
