@@ -151,7 +151,14 @@ def kill(cars: tuple[Path, Path], space: Path, out: Path, epochs: int) -> None:
     process.wait()
 
 
+@pytest.fixture
+def _saved_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray keeps its state as often as it can, so that there is one of each moment to go on from."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_saved_often")
 @pytest.mark.parametrize("epochs", [1, 6, 11])
 def test_a_killed_population_goes_on(
     cars: tuple[Path, Path], wide: Path, tmp_path: Path, epochs: int, capsys: pytest.CaptureFixture[str]
@@ -165,6 +172,7 @@ def test_a_killed_population_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_saved_often")
 @pytest.mark.parametrize("lost", ["experiment_state*", "run_*/checkpoint_*/rows.json"])
 def test_a_population_that_cant_go_on_begins_anew(
     cars: tuple[Path, Path], wide: Path, tmp_path: Path, lost: str, capsys: pytest.CaptureFixture[str]

@@ -6,7 +6,6 @@ kept, in pickles that nobody but Ray reads; a state that is of no use costs the 
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,6 @@ from backdrop.tuning.trial import DICE, ERROR, Question
 LEAST = 4  # trials: a quarter of them is replaced at each exchange
 FAMILY = "pb2"
 STATE = "ray"
-STATE_S = "10"  # seconds between two states
 # Others may still begin from a checkpoint when its trial has made the next one, and a state may be one more behind.
 CHECKPOINTS = 3
 
@@ -138,7 +136,6 @@ def _grown(population: Population, ledger: Ledger, parallel: int, label: str) ->
 
 def _run(population: Population, keeper: "Breeder", parallel: int, going_on: bool) -> None:
     """Ray's `Tuner.restore` would take scheduler and callbacks from a pickle; `tune.run`, below it, takes ours."""
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = STATE_S
     state, exponents = population.state, population.exponents()
     resources = share(parallel, math.ceil)  # Ray's own limit of trials at a time would count those that wait
     epochs = population.question.recipe.epochs

@@ -31,7 +31,7 @@ QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks; our errors say what they say
 
-# Ray's own wishes for a directory of logs, state that nobody restores, and figures sent home.
+# Ray's own wishes for a directory of logs, and figures sent home.
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     **USAGE,
@@ -39,7 +39,6 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would make an end of an interruption
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 
