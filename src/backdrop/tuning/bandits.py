@@ -53,10 +53,11 @@ class Bandits(PB2):
         restored = trial not in self._trial_state and trial.status == RayTrial.PENDING
         super().on_trial_add(tune_controller, trial)
         known = trial.latest_checkpoint_result
-        age, dice = (known.metrics[AGE], known.metrics[DICE]) if known else (0, 0.0)
+        result = known.metrics if known and known.metrics else {AGE: 0, DICE: 0.0}
+        age, dice = result[AGE], result[DICE]
         state = self._trial_state[trial]
         state.last_train_time = state.last_perturbation_time = age
-        state.last_score = dice
+        state.last_score, state.last_result = dice, result  # a copy made before it tells again has them too
         point = {"Trial": [str(trial)], "Time": [age], EXPONENT: [trial.config[EXPONENT]], "Reward": [dice]}
         self.data = pd.concat([self.data, pd.DataFrame(point)]) if len(self.data) else pd.DataFrame(point)
         self._meet()

@@ -123,7 +123,12 @@ def _grown(population: Population, ledger: Ledger, parallel: int, label: str) ->
             storage.remove_folder(population.state)
         with progress(label, population.size * population.question.epochs) as advance:
             keeper = Breeder(population, ledger, advance)
-            _run(population, keeper, parallel, going_on)
+            try:
+                _run(population, keeper, parallel, going_on)
+            except (tune.TuneError, TypeError, ValueError, KeyError, OSError):  # a kill left what Ray can't use
+                if not going_on:
+                    raise
+                keeper.died = True
         if not (going_on and keeper.died):
             break
         say("The population can't go on from what a kill left of it, and begins anew")
