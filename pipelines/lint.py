@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from backdrop.errors import ConfigError
+from backdrop.tuning.cluster import SHARED_MEMORY
 
 SHOWN = 5
-SHARED_MEMORY = "/dev/shm"  # noqa: S108  # no temporary file of ours
 
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 PARAMETER = re.compile(r'"componentInputParameter": "([^"]+)"')
