@@ -29,7 +29,6 @@ from backdrop.steps.predict import as_format, predict
 from backdrop.steps.train import train
 from tests.conftest import SMALL, draw_pair
 from tests.test_masks import runs_by_hand
-from tests.test_storage import bucket  # noqa: F401  # the fixture
 from tests.tracking.small_world import write_member
 
 # Enough for a network to find what is dark on a light ground.
@@ -328,7 +327,7 @@ def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -
 
 
 def test_photographs_and_masks_can_live_in_s3(
-    bucket: str,  # noqa: F811  # as above
+    bucket: str,  # as above
     photos: Path,
     members: list[str],
     tmp_path: Path,
