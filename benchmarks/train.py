@@ -1,10 +1,10 @@
 """Training as Backdrop does it against the plain way, for each network, step by step in turn.
 
-    BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/train.py [WxH]
+    BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/train.py [RECIPE …]
 
 The plain way: float32 by torch's defaults, memory laid out channels first, no fused optimiser, and photographs decoded,
-resized and changed in the training's own thread. On a GPU networks have their own sizes; on a CPU, or with WxH, all
-have one. Both train the same network from the same weights on the same photographs.
+resized and changed in the training's own thread. Both train the same network from the same weights on the same
+photographs, at the recipe's own size; on a CPU one by one, or a step would take minutes.
 """
 
 import os
@@ -31,7 +31,6 @@ RECIPES = ("tiny", "unet-scratch", "linknet34", "unet11", "unet-vgg11")
 PHOTOGRAPHS = 16
 STEPS = 7
 RATE = 1e-6
-SMALL = "192x128"
 
 Act = Callable[[list[Batch]], object]
 
@@ -87,17 +86,16 @@ def main() -> None:
     """Prints a Markdown table of images a second and ratios."""
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA must name the folder that holds full")
-    size = sys.argv[1] if len(sys.argv) > 1 else None if device().type == "cuda" else SMALL
     dataset = open_dataset(Path(os.environ["BACKDROP_CARVANA"], "full"))
     photos = [photo for photo in dataset.photos.values() if photo.mask][:PHOTOGRAPHS]
     digests = file_digests(photos)
     print(f"{device_name(device())}, {torch.get_num_threads()} threads: images/s, medians of {STEPS}\n")
     print("| recipe, input, batch | plain step | step | step / plain | plain with loading | with loading | ratio |")
     print("|" + " --- |" * 7)
-    for name in RECIPES:
+    for name in sys.argv[1:] or RECIPES:
         # Without the running mean of weights, which is no part of the plain way.
         settings = ["pretrained=null", "ema=null", "epochs=1000"]
-        settings += [f"input.size={size}", "input.fit=stretch"] if size else []
+        settings += ["batch_size=1"] if device().type == "cpu" else []
         recipe = find_recipe(name, settings)
         plain_samples = Samples(photos, digests, find_recipe(name, [*settings, "loading.cache=none"]))
         plain_steps, steps = (one.stream(0, 0, device()) for one in (plain_samples, Samples(photos, digests, recipe)))
