@@ -15,11 +15,13 @@ from kfp import local
 from rich.console import Console
 
 from backdrop import storage
+from backdrop.processes import terminable
 from backdrop.recipe import Ensemble
 from backdrop.tracking import URI, enabled
 from backdrop.tracking.server import local_server
 from pipelines.containers import docker_runner, find_docker
 from pipelines.logs import TaskLogs
+from pipelines.processes import process_runner
 from pipelines.results import Outputs, members_table, read_outputs, summary
 from pipelines.screen import Screen, Task
 from pipelines.training import Tuned, planned, searched, training
@@ -63,7 +65,7 @@ def run_here(request: Request, console: Console) -> int:
         find_docker()
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     root, logs = request.work / "runs" / stamp, request.work / "logs" / stamp
-    with _tracking(request.work / "mlflow", console) as address:
+    with terminable(), _tracking(request.work / "mlflow", console) as address:
         tasks = _run(request, root, logs, console)
     outputs = read_outputs(root)
     if any(member.task in tasks for member in members):
@@ -89,7 +91,7 @@ def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[
     data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
     work = (request.work / "members").resolve()
     root.mkdir(parents=True, exist_ok=True)
-    runner = docker_runner(data, work) if request.containers else local.SubprocessRunner(use_venv=False)
+    runner = docker_runner(data, work) if request.containers else process_runner()
     local.init(runner, pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with (

@@ -15,6 +15,7 @@ LAYERS = [
     {
         "errors",
         "progress",
+        "processes",
         "config",
         "masks",
         "s3",

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,12 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from backdrop import processes
 from backdrop.errors import TrackingError
 from backdrop.progress import say
 
 HOST = "127.0.0.1"
 START_S = 600.0  # generous: a busy machine takes half a minute, and a server that dies is noticed at once
-STOP_S = 20.0
 TELL_S = 15.0
 # The job runner is eight more processes that outlive the server; we have no jobs.
 SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -54,7 +53,7 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
         _wait_until_healthy(server, port, log)
         yield address
     finally:
-        _stop(server)
+        processes.end(server)
 
 
 def _command(folder: Path, port: int) -> list[str]:
@@ -88,20 +87,6 @@ def _is_healthy(port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """Ends the server and its workers, kindly at first; none is left."""
-    _signal(server, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(STOP_S)
-    _signal(server, signal.SIGKILL)  # whoever of the group didn't follow
-    server.wait()
-
-
-def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, number)
 
 
 def _claim(port: int) -> int:

@@ -3,14 +3,11 @@
 import contextlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
@@ -18,6 +15,7 @@ from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
 from backdrop.errors import TuningError
+from backdrop.processes import terminable
 from backdrop.progress import say
 from backdrop.tuning.cluster import Cluster
 from backdrop.tuning.manifest import QUESTION, manifest
@@ -52,7 +50,7 @@ def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
             forbids it.
     """
     body = manifest(cluster, name, command)
-    with _connect() as api, _terminable():
+    with _connect() as api, terminable():
         job = _RayJob(api, cluster.namespace or _own_namespace(), name)
         _settle(job, body)
         try:
@@ -195,23 +193,6 @@ def _abandon(job: _RayJob) -> None:
         say(f"{job} is deleted; the same command goes on where it was")
     except (ApiException, HTTPError) as error:
         say(f"{job} goes on, for it can't be deleted ({_words(error)}): `kubectl delete {job.kubectl}`")
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """A SIGTERM ends the block as an interrupt would; only the main thread can be told."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
