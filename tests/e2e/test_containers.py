@@ -1,9 +1,11 @@
 """Runs in containers: a failure is one, every time; and the whole pipeline goes to a champion as an ordinary user."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from kfp import dsl, local
 
+from backdrop.processes import terminable
 from components.image import IMAGE, component
 from pipelines.containers import docker_runner, run_container
 
@@ -44,6 +47,19 @@ def test_container_that_cannot_start_fails(engine: docker.DockerClient, capsys: 
     assert run_container(engine, IMAGE, ["/no/such"], {}, name="no-such") == 1
     assert "/no/such" in capsys.readouterr().out
     assert not engine.containers.list(all=True, filters={"name": "no-such"})
+
+
+def test_container_ends_with_the_run(engine: docker.DockerClient) -> None:
+    def end_run() -> None:
+        while not engine.containers.list(filters={"name": "sleeper"}):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool, terminable():
+        pool.submit(end_run)
+        with pytest.raises(SystemExit):
+            run_container(engine, IMAGE, ["sleep", "1000"], {}, name="sleeper")
+    assert not engine.containers.list(all=True, filters={"name": "sleeper"})
 
 
 def test_data_can_only_be_read(engine: docker.DockerClient, data: Path, tmp_path: Path) -> None:
