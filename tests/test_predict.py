@@ -327,7 +327,7 @@ def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -
 
 
 def test_photographs_and_masks_can_live_in_s3(
-    bucket: str,  # as above
+    bucket: str,
     photos: Path,
     members: list[str],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""A local run that is told to end: nothing that it started is left, and it can be run again."""
+"""A local run that is told to end: nothing that it started is left."""
 
 import signal
 import subprocess
@@ -34,7 +34,7 @@ def test_nothing_is_left(number: signal.Signals, code: int, make_dataset: Callab
     settings = [part for one in LONG for part in ("--set", one)]
     command = [*COMMAND, *settings, "--data", str(data), "--work", str(work)]
     with (tmp_path / "log").open("wb") as log:
-        run = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)  # our own command
+        run = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
     while not list(work.glob("members/*/metrics.jsonl")):  # it trains
         assert run.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.2)
