@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from backdrop.config import dump_yaml, parse
-from backdrop.evaluation import IMAGES, Effect, bootstrap, object_means, read_scores
-from backdrop.recipe import Ensemble
+from backdrop.config import Ensemble
+from backdrop.config.records import dump_yaml, parse
+from backdrop.evaluation.metrics import IMAGES, Effect, bootstrap, object_means, read_scores
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.label import label
 from backdrop.steps.split import split

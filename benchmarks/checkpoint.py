@@ -13,14 +13,14 @@ from statistics import median
 
 import torch
 
-from backdrop.losses import make_loss
-from backdrop.prediction import device
-from backdrop.recipe import find_recipe
-from backdrop.training.loop import first_network, take_step
-from backdrop.training.shelf import Shelf, Writer
+from backdrop.config import find_recipe
+from backdrop.inference.predict import device
+from backdrop.training.checkpoint_store import Shelf, Writer
+from backdrop.training.distributed import ALONE
+from backdrop.training.losses import make_loss
 from backdrop.training.state import begin
 from backdrop.training.step import Batch, set_rate
-from backdrop.training.world import ALONE
+from backdrop.training.trainer import first_network, take_step
 
 SETTINGS = ("input.size=256x256", "input.fit=stretch", "batch_size=2", "pretrained=null")
 ROUNDS = 6

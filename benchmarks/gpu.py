@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from backdrop.augmentation.device import Augmenter
-from backdrop.losses import make_loss
 from backdrop.models import build
 from backdrop.models.cost import macs
 from backdrop.training.compute import computing, device_name
-from backdrop.training.feed import ahead
+from backdrop.training.losses import make_loss
+from backdrop.training.prefetch import ahead
 from backdrop.training.step import Batch, make_optimiser, set_rate, train_step
 
 PHOTOGRAPHS = 5088

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from backdrop.inference.member import read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
-from backdrop.training.member import read_member
 
 # Highest rates: VGG, which has no batch norm, wants a lower one.
 RECIPES = {"linknet34": 1e-3, "linknet34-concat": 1e-3, "unet11": 2e-4, "unet-scratch": 1e-3, "unet-vgg11": 2e-4}

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from backdrop.dataset import in_threads, open_dataset, read_mask
-from backdrop.masks import Mask, encode_rle
+from backdrop.data.dataset import in_threads, open_dataset, read_mask
+from backdrop.data.masks import Mask, encode_rle
 
 ROUNDS = 5
 

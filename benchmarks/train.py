@@ -16,16 +16,16 @@ from statistics import median
 
 import torch
 
-from backdrop.dataset import file_digests, open_dataset
-from backdrop.losses import make_loss
-from backdrop.prediction import device
-from backdrop.recipe import Recipe, find_recipe
+from backdrop.config import Recipe, find_recipe
+from backdrop.data.dataset import file_digests, open_dataset
+from backdrop.inference.predict import device
 from backdrop.training.compute import computing, device_name
-from backdrop.training.loop import first_network, take_step
+from backdrop.training.distributed import ALONE
+from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.state import begin
 from backdrop.training.step import Batch, make_optimiser, set_rate, train_step
-from backdrop.training.world import ALONE
+from backdrop.training.trainer import first_network, take_step
 
 RECIPES = ("tiny", "unet-scratch", "linknet34", "unet11", "unet-vgg11")
 PHOTOGRAPHS = 16

@@ -15,12 +15,12 @@ from pathlib import Path
 import yaml
 from scipy import stats
 
-from backdrop.recipe import Budget, find_recipe
-from backdrop.recipe.space import within
+from backdrop.config import Budget, find_recipe
+from backdrop.config.space import within
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from backdrop.steps.tune import tune
-from backdrop.trials import Search, ranked
+from backdrop.tuning.results import Search, ranked
 
 WORK = Path("work/benchmark-tune")
 CARS, FOLDS, LONG = 18, 3, 24

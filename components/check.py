@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -11,8 +11,8 @@ def check(data: str, faults: dsl.Output[dsl.Markdown]) -> str:
     import sys
     from pathlib import Path
 
+    from backdrop.components.pages import check_failure, check_page
     from backdrop.steps.check import check as step
-    from components.pages import check_failure, check_page
 
     report = step(data)
     Path(faults.path).write_text(check_page(report))

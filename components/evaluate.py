@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -23,9 +23,9 @@ def evaluate(
     """
     from pathlib import Path
 
+    from backdrop.components.pages import ensemble_file, evaluation_figures, evaluation_page
+    from backdrop.components.plans import plan_paths
     from backdrop.steps.evaluate import evaluate as step
-    from components.pages import ensemble_file, evaluation_figures, evaluation_page
-    from components.plans import plan_paths
 
     with ensemble_file(ensemble, tuned, members) as path:
         evaluation = step(data, plan_paths(plans.path), members, report.path, path)

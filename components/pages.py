@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from backdrop.evaluation import Estimate, Evaluation
-    from backdrop.gate import Verdict
+    from backdrop.evaluation.gate import Verdict
+    from backdrop.evaluation.metrics import Estimate, Evaluation
     from backdrop.steps.check import CheckReport
     from backdrop.steps.train import TrainRecord
-    from backdrop.trials import Search
+    from backdrop.tuning.results import Search
 
 SHOWN_FAULTS = 200  # the UI cuts a long page off without saying so
 SHOWN_TRIALS = 20
@@ -42,8 +42,8 @@ def ensemble_file(ensemble: str, tuned: bool, members: Sequence[str]) -> Iterato
         if not tuned:
             yield path
             return
-        from backdrop.config import dump_yaml
-        from backdrop.recipe import find_ensemble
+        from backdrop.config import find_ensemble
+        from backdrop.config.records import dump_yaml
         from backdrop.steps.members import open_member
 
         whole = find_ensemble(path).tuned([open_member(address).recipe for address in members])

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -22,9 +22,9 @@ def predict(
     """
     from contextlib import nullcontext
 
+    from backdrop.components.pages import as_file
     from backdrop.steps.predict import as_format
     from backdrop.steps.predict import predict as step
-    from components.pages import as_file
 
     with as_file(ensemble) if ensemble else nullcontext() as path:
         record = step(images, out, members, model or None, path, as_format(format), sample_submission or None)

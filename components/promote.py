@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -17,9 +17,9 @@ def promote(
     """Lets the gate judge the challenger: it becomes the champion, or the champion stays."""
     from pathlib import Path
 
+    from backdrop.components.pages import verdict_figures, verdict_page
     from backdrop.report import with_verdict
     from backdrop.steps.promote import promote as step
-    from components.pages import verdict_figures, verdict_page
 
     verdict = step(data, name)
     metrics.metadata.update(verdict_figures(verdict))

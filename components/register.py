@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -20,9 +20,9 @@ def register(
 
     `ensemble` is its YAML; `tuned` says that members have schedules of their own.
     """
+    from backdrop.components.pages import ensemble_file
+    from backdrop.components.plans import plan_paths
     from backdrop.steps.register import register as step
-    from components.pages import ensemble_file
-    from components.plans import plan_paths
 
     with ensemble_file(ensemble, tuned, members) as path:
         registration = step(data, plan_paths(plans.path), members, report.path, path, name)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -24,9 +24,9 @@ def split(
     A further scheme of an ensemble is given the `plans` of the task before; it takes the objects and the holdout of
     the first of them.
     """
-    from backdrop.folds import as_by
+    from backdrop.components.plans import hand_on, plan_paths
+    from backdrop.data.folds import as_by
     from backdrop.steps.split import split as step
-    from components.plans import hand_on, plan_paths
 
     others = plan_paths(before.path) if before else []
     first = others[0] if others else None

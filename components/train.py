@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -10,8 +10,8 @@ def train(
     data: str, plan: dsl.Input[dsl.Dataset], recipe: str, fold: int, out: str, metrics: dsl.Output[dsl.Metrics]
 ) -> str:
     """Trains a member, or finds it finished, and returns its address; `recipe` is the recipe's YAML."""
+    from backdrop.components.pages import as_file, member_figures
     from backdrop.steps.train import train as step
-    from components.pages import as_file, member_figures
 
     with as_file(recipe) as path:
         record = step(data, plan.path, path, fold, out)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import component
+from backdrop.components.image import component
 
 
 @component
@@ -33,12 +33,12 @@ def tune(
     from contextlib import nullcontext
     from pathlib import Path
 
-    from backdrop import storage
-    from backdrop.config import dump_yaml
-    from backdrop.recipe import BUDGETS, find_recipe, read_over
+    from backdrop.common import storage
+    from backdrop.components.pages import as_file, search_figures, search_page
+    from backdrop.config import BUDGETS, find_recipe, read_over
+    from backdrop.config.records import dump_yaml
     from backdrop.steps.tune import PAGE, SCHEDULE
     from backdrop.steps.tune import tune as step
-    from components.pages import as_file, search_figures, search_page
 
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
     pods |= {"gpus": int(gpus), "cpu": int(cpu), "node_selector": node_selector, "tolerations": tolerations}

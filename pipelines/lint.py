@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backdrop.errors import ConfigError
-from backdrop.tuning.cluster import SHARED_MEMORY
+from backdrop.common.errors import ConfigError
+from backdrop.config.cluster import SHARED_MEMORY
 
 SHOWN = 5
 

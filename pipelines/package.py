@@ -11,10 +11,11 @@ import yaml
 from kfp.compiler import Compiler
 from kfp.dsl.graph_component import GraphComponent
 
-from backdrop import __version__, storage
-from backdrop.recipe import Ensemble
-from pipelines.lint import refuse
-from pipelines.training import Tuned, training
+from backdrop import __version__
+from backdrop.common import storage
+from backdrop.config import Ensemble
+from backdrop.pipelines.lint import refuse
+from backdrop.pipelines.training import Tuned, training
 
 DIGITS = 12
 

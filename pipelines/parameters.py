@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backdrop.config import meant, parse, parse_yaml, read_text
-from backdrop.errors import ConfigError
-from pipelines.nodes import Toleration
-from pipelines.package import Package
+from backdrop.common.errors import ConfigError
+from backdrop.config.records import meant, parse, parse_yaml, read_text
+from backdrop.kubeflow.node_check import Toleration
+from backdrop.pipelines.package import Package
 
 # KFP's types, in Python's words and in ours.
 TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {

@@ -17,20 +17,20 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.python_component import PythonComponent
 
-from backdrop.config import dump_yaml, meant, override, parse
-from backdrop.errors import ConfigError
-from backdrop.folds import Rule
-from backdrop.recipe import Ensemble, Part, Recipe
-from backdrop.tuning.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
-from components.check import check
-from components.evaluate import evaluate
-from components.image import IMAGE
-from components.promote import promote
-from components.register import register
-from components.split import split
-from components.train import train
-from components.tune import tune
-from pipelines.cluster import Pool, on_gpu, settle
+from backdrop.common.errors import ConfigError
+from backdrop.components.check import check
+from backdrop.components.evaluate import evaluate
+from backdrop.components.image import IMAGE
+from backdrop.components.promote import promote
+from backdrop.components.register import register
+from backdrop.components.split import split
+from backdrop.components.train import train
+from backdrop.components.tune import tune
+from backdrop.config import Ensemble, Part, Recipe
+from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
+from backdrop.config.records import dump_yaml, meant, override, parse
+from backdrop.data.folds import Rule
+from backdrop.pipelines.task_settings import Pool, on_gpu, settle
 
 Tuned = Literal["off", "fast", "full"]
 RAY_WORKERS = 2

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from backdrop.dataset import open_dataset
-from backdrop.folds import Rule, dump_plan, make_plan
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import Rule, dump_plan, make_plan
 
 # A busy machine is no fault of the code.
 settings.register_profile("patient", deadline=None)
@@ -76,7 +76,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     import boto3  # moto's import takes a second, which most tests needn't wait for
     from moto.server import ThreadedMotoServer
 
-    from backdrop import s3
+    from backdrop.common import s3
 
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from backdrop.recipe import find_ensemble, find_recipe
-from backdrop.recipe.network import parse_size
+from backdrop.config import find_ensemble, find_recipe
+from backdrop.config.network import parse_size
 from benchmarks import gpu
 
 CPU = torch.device("cpu")

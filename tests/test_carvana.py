@@ -8,9 +8,9 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from backdrop.dataset import Dataset, open_dataset, read_mask
-from backdrop.folds import Rule, make_plan
-from backdrop.masks import decode_rle, encode_rle
+from backdrop.data.dataset import Dataset, open_dataset, read_mask
+from backdrop.data.folds import Rule, make_plan
+from backdrop.data.masks import decode_rle, encode_rle
 from backdrop.steps.check import check
 
 FOLDER = os.environ.get("BACKDROP_CARVANA")

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from backdrop.recipe import find_ensemble
-from backdrop.tuning.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS
-from components.image import IMAGE
-from pipelines.__main__ import app
-from pipelines.package import build
+from backdrop.cli.pipeline import app
+from backdrop.components.image import IMAGE
+from backdrop.config import find_ensemble
+from backdrop.config.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS
+from backdrop.pipelines.package import build
 from tests.charts.rendering import CASES, CHART, containers, manifests, named, pods
 
 pytestmark = pytest.mark.e2e

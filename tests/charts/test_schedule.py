@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backdrop.tuning.cluster import NODE_SELECTOR
+from backdrop.config.cluster import NODE_SELECTOR
 from tests.charts.rendering import Manifest, manifests, named
-from tests.pipelines.fake_kfp import FakeKfp, serving
+from tests.fakes.kfp import FakeKfp, serving
 
 pytestmark = pytest.mark.e2e
 TOKEN = "of-the-pod"

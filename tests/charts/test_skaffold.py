@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from components.image import IMAGE
+from backdrop.components.image import IMAGE
 from tests.charts.rendering import ROOT, rendered
 
 SCHEMAS = os.environ.get("BACKDROP_SCHEMAS")

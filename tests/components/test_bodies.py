@@ -10,27 +10,27 @@ import pytest
 import yaml
 from kfp import dsl
 
-from backdrop.config import parse
-from backdrop.errors import ConfigError
-from backdrop.evaluation import Estimate, Evaluation, Holdout
-from backdrop.gate import Verdict
-from backdrop.inspection import Fault
-from backdrop.recipe import BUDGETS, find_recipe, recipe_text
+from backdrop.common.errors import ConfigError
+from backdrop.components.check import check
+from backdrop.components.evaluate import evaluate
+from backdrop.components.promote import promote
+from backdrop.components.register import register
+from backdrop.components.split import split
+from backdrop.components.train import train
+from backdrop.components.tune import tune
+from backdrop.config import BUDGETS, find_recipe, recipe_text
+from backdrop.config.cluster import Cluster
+from backdrop.config.records import parse
+from backdrop.data.validation import Fault
+from backdrop.evaluation.gate import Verdict
+from backdrop.evaluation.metrics import Estimate, Evaluation, Holdout
+from backdrop.inference.member import MemberRecord
 from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport
 from backdrop.steps.split import SplitRecord
 from backdrop.steps.train import TrainRecord
 from backdrop.steps.tune import TuneRecord
-from backdrop.training.member import MemberRecord
-from backdrop.trials import Comparison, Search, Trial
-from backdrop.tuning.cluster import Cluster
-from components.check import check
-from components.evaluate import evaluate
-from components.promote import promote
-from components.register import register
-from components.split import split
-from components.train import train
-from components.tune import tune
+from backdrop.tuning.results import Comparison, Search, Trial
 from tests.tracking.small_world import write_member
 
 
@@ -235,7 +235,7 @@ def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
 
 
 def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
-    from backdrop.config import Record
+    from backdrop.config.records import Record
 
     class Registration(Record):
         name: str = "cars"

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backdrop.gate import Verdict
-from backdrop.inspection import Fault
-from backdrop.recipe import find_recipe
+from backdrop.components.pages import SHOWN_FAULTS, as_file, check_page, verdict_page
+from backdrop.config import find_recipe
+from backdrop.data.validation import Fault
+from backdrop.evaluation.gate import Verdict
 from backdrop.steps.check import CheckReport
-from components.pages import SHOWN_FAULTS, as_file, check_page, verdict_page
 
 
 def test_file_is_found_by_the_library_and_goes_away() -> None:

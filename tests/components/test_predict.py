@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from backdrop.config import dump_yaml, parse
-from backdrop.recipe import Ensemble, find_recipe
-from components.predict import predict
+from backdrop.components.predict import predict
+from backdrop.config import Ensemble, find_recipe
+from backdrop.config.records import dump_yaml, parse
 from tests.conftest import draw_pair
 from tests.tracking.small_world import write_member
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from backdrop.errors import DockerError
-from pipelines.containers import find_docker
+from backdrop.common.errors import DockerError
+from backdrop.local.docker_runner import find_docker
 
 
 @pytest.fixture(scope="session")

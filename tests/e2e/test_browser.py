@@ -14,7 +14,7 @@ from backdrop.report import render_search
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.train import train
 from tests.conftest import SMALL
-from tests.test_search_report import make_search
+from tests.report.test_search import make_search
 
 pytestmark = pytest.mark.e2e
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from kfp import dsl, local
 
-from backdrop.processes import terminable
-from components.image import IMAGE, component
-from pipelines.containers import docker_runner, run_container
+from backdrop.common.processes import terminable
+from backdrop.components.image import IMAGE, component
+from backdrop.local.docker_runner import docker_runner, run_container
 
 pytestmark = pytest.mark.e2e
 
@@ -143,7 +143,7 @@ def test_image_that_is_not_there(
 def test_pipeline_in_containers_makes_a_champion(engine: docker.DockerClient, home: Path) -> None:
     data, work, ensemble = home / "data", home / "work", home / "small.yaml"
     ensemble.write_text(yaml.safe_dump(SMALL))
-    call(home, "-m", "backdrop.cli", "sample", data, "--objects", 6, "--views", 4, "--size", "192x128", "--seed", 2)
+    call(home, "-m", "backdrop", "sample", data, "--objects", 6, "--views", 4, "--size", "192x128", "--seed", 2)
     text = call(home, "-m", "pipelines", "run", ensemble, "--data", data, "--work", work, "--runner", "docker")
     assert text.count("done in") == 7
     assert "promoted: it is models:/small@champion now" in text

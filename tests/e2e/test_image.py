@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from backdrop import __version__
-from components.image import IMAGE
+from backdrop.components.image import IMAGE
 
 pytestmark = pytest.mark.e2e
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import endpoint
-from pipelines.__main__ import main
-from tests.pipelines.fake_kfp import FakeKfp, serving
+from backdrop.cli.pipeline import main
+from backdrop.kubeflow import client
+from tests.fakes.kfp import FakeKfp, serving
 
 PARAMS = "data: s3://photos/cars\nwork: s3://photos/work\n"
 
@@ -16,11 +16,11 @@ PARAMS = "data: s3://photos/cars\nwork: s3://photos/work\n"
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No endpoint, token, namespace or cluster of whoever runs the tests."""
-    for name in (endpoint.HOST, endpoint.UI_HOST, endpoint.NAMESPACE, endpoint.TOKEN, "KF_PIPELINES_SA_TOKEN_PATH"):
+    for name in (client.HOST, client.UI_HOST, client.NAMESPACE, client.TOKEN, "KF_PIPELINES_SA_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(endpoint, "POD_NAMESPACE", tmp_path / "none")
+    monkeypatch.setattr(client, "POD_NAMESPACE", tmp_path / "none")
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def kfp() -> FakeKfp:
 def host(kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Its address, which the environment names."""
     with serving(kfp) as address:
-        monkeypatch.setenv(endpoint.HOST, address)
+        monkeypatch.setenv(client.HOST, address)
         yield address
 
 

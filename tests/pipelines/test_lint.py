@@ -12,11 +12,11 @@ from kfp.compiler import Compiler
 from kfp.dsl import PipelineTask
 from kfp.dsl.graph_component import GraphComponent
 
-from backdrop.errors import ConfigError
-from backdrop.recipe import find_ensemble
-from backdrop.recipe.shipped import shipped
-from pipelines.lint import CHECKS, _tasks, lint, refuse
-from pipelines.package import build
+from backdrop.common.errors import ConfigError
+from backdrop.config import find_ensemble
+from backdrop.config.catalog import shipped
+from backdrop.pipelines.lint import CHECKS, _tasks, lint, refuse
+from backdrop.pipelines.package import build
 
 IMAGE = "registry.example/backdrop:1"
 component = dsl.component(base_image=IMAGE, packages_to_install=[], install_kfp_package=False)

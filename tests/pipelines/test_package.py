@@ -11,11 +11,11 @@ import yaml
 from kfp import components
 
 from backdrop import __version__
-from backdrop.errors import ConfigError
-from backdrop.recipe import Ensemble, find_ensemble, find_recipe
-from backdrop.tuning.cluster import CONFIG_KEYS, SECRET_KEYS
-from pipelines.package import Package, build, digest
-from pipelines.training import planned, with_overrides
+from backdrop.common.errors import ConfigError
+from backdrop.config import Ensemble, find_ensemble, find_recipe
+from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS
+from backdrop.pipelines.package import Package, build, digest
+from backdrop.pipelines.training import planned, with_overrides
 
 MEMBERS = [f"train-{recipe}-{fold}" for recipe in ("tiny", "tiny-linknet") for fold in range(3)]
 ALL = ["check", "evaluate", "promote", "register", "split", *MEMBERS]

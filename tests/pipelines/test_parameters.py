@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.errors import ConfigError
-from backdrop.recipe import find_ensemble
-from pipelines.cron import check_cron
-from pipelines.package import Package, build
-from pipelines.parameters import read_parameters, with_defaults
+from backdrop.common.errors import ConfigError
+from backdrop.config import find_ensemble
+from backdrop.kubeflow.cron import check_cron
+from backdrop.pipelines.package import Package, build
+from backdrop.pipelines.parameters import read_parameters, with_defaults
 
 WHOLE = """
 data: s3://photos/cars

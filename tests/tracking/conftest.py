@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.dataset import open_dataset
-from backdrop.folds import Rule, dump_plan, make_plan
-from backdrop.recipe import find_recipe
+from backdrop.config import find_recipe
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import Rule, dump_plan, make_plan
 from backdrop.tracking.server import local_server
 from tests.tracking.small_world import HELD, World, write_member
 

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save_file
 
 from backdrop import __version__
-from backdrop.config import dump_yaml
-from backdrop.dataset import Digests, open_dataset
-from backdrop.ensemble import gather
-from backdrop.evaluation import Score, dump_evaluation, dump_scores, summarise
-from backdrop.folds import FoldPlan, read_plan, verify
+from backdrop.common.storage import sha256
+from backdrop.config import Recipe, find_ensemble
+from backdrop.config.records import dump_yaml
+from backdrop.data.dataset import Digests, open_dataset
+from backdrop.data.folds import FoldPlan, read_plan, verify
+from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, summarise
+from backdrop.inference.ensemble import gather
+from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build
-from backdrop.recipe import Recipe, find_ensemble
 from backdrop.report import Report, render
-from backdrop.storage import sha256
-from backdrop.training.member import MemberRecord, content_key, read_member
 
 HELD = 12  # objects in the holdout: the fewest on which a champion is replaced
 START_MS = 1_700_000_000_000

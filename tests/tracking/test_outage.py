@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import requests
 
-from backdrop.errors import ConfigError
+from backdrop.common.errors import ConfigError
+from backdrop.inference.member import read_member
 from backdrop.steps.reap import reap
 from backdrop.steps.train import train
-from backdrop.tracking import follow
+from backdrop.tracking import metrics_uploader
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.runs import MemberRun, run_of
 from backdrop.tracking.server import local_server
-from backdrop.training import loop
-from backdrop.training.member import read_member
+from backdrop.training import trainer
 from tests.conftest import SMALL
 from tests.tracking.small_world import free_port
 
@@ -33,7 +33,7 @@ class Steps:
         self.took: list[tuple[str, float]] = []
         self.calls: list[tuple[int, float]] = []  # thread and time
         self.first = self.last = 0.0
-        begun, slept, train_step, send = 0.0, 0.0, loop.train_step, requests.adapters.HTTPAdapter.send
+        begun, slept, train_step, send = 0.0, 0.0, trainer.train_step, requests.adapters.HTTPAdapter.send
 
         def step(*arguments: Any, **named: Any) -> Any:
             nonlocal begun, slept
@@ -52,7 +52,7 @@ class Steps:
             self.calls.append((threading.get_ident(), time.monotonic()))
             return send(*arguments, **named)
 
-        monkeypatch.setattr(loop, "train_step", step)
+        monkeypatch.setattr(trainer, "train_step", step)
         monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", watched)
 
     def of(self, phase: str) -> list[float]:
@@ -96,8 +96,8 @@ def train_through_an_outage(
 def test_a_server_that_is_away_for_a_while_loses_nothing(
     clean: None, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "POLL_S", 0.05)
-    monkeypatch.setattr(follow, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(metrics_uploader, "POLL_S", 0.05)
+    monkeypatch.setattr(metrics_uploader, "PATIENCE_S", 0.5)
     steps = Steps(monkeypatch, pause_s=0.02)
     train_through_an_outage(steps, data, plan, tmp_path, epochs=40, before_s=1, away_s=2)
     assert steps.of("away")
@@ -122,7 +122,7 @@ def test_a_run_whose_process_is_gone_is_reaped(tracked: str, member: Path) -> No
     lost, alive = (MemberRun(key * 64, recipe, 1).__enter__() for key in "ab")
     server = connect()
     silent = int(time.time() * 1000) - HOUR_MS
-    server.set_tag(lost.run_id, follow.HEARTBEAT, str(silent))
+    server.set_tag(lost.run_id, metrics_uploader.HEARTBEAT, str(silent))
     others = server.create_run(experiment_id(server), start_time=silent)
     ensemble = server.create_run(experiment_id(server), start_time=silent, tags={"backdrop.kind": "ensemble"})
     with pytest.raises(ConfigError, match="would close trainings that live"):
@@ -139,8 +139,8 @@ def test_a_run_whose_process_is_gone_is_reaped(tracked: str, member: Path) -> No
 def test_a_training_that_was_taken_for_dead_opens_its_run_again(
     tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "POLL_S", 0.05)
-    monkeypatch.setattr(follow, "BEAT_S", 0.2)
+    monkeypatch.setattr(metrics_uploader, "POLL_S", 0.05)
+    monkeypatch.setattr(metrics_uploader, "BEAT_S", 0.2)
     with MemberRun("a" * 64, read_member(member).recipe, 1) as run:
         run.follow(member / "metrics.jsonl")
         server = connect()

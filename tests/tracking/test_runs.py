@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from backdrop.config import parse, parse_yaml
-from backdrop.errors import MemberError, TrackingError
-from backdrop.recipe import Recipe
-from backdrop.tracking import client, enabled, follow
+from backdrop.common.errors import MemberError, TrackingError
+from backdrop.config import Recipe
+from backdrop.config.records import parse, parse_yaml
+from backdrop.tracking import client, enabled
+from backdrop.tracking import metrics_uploader
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.runs import MemberRun, fetch_member, find_member, flatten, run_of
@@ -24,7 +25,7 @@ KEY = "c" * 64
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "POLL_S", 0.05)
+    monkeypatch.setattr(metrics_uploader, "POLL_S", 0.05)
 
 
 def recipe_of(member: Path) -> Recipe:
@@ -100,7 +101,7 @@ def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, m
         monkeypatch.setenv(pause, "0")
     port, metrics, recipe = free_port(), tmp_path / "written.jsonl", recipe_of(member)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(follow, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(metrics_uploader, "PATIENCE_S", 0.2)
     monkeypatch.setattr(client, "AWAY_S", 0)
     with local_server(tmp_path / "mlflow", port):
         staying, ending = MemberRun("a" * 64, recipe, 1).__enter__(), MemberRun(KEY, recipe, 1).__enter__()
@@ -207,8 +208,8 @@ def test_settings_are_flattened() -> None:
 
 def test_odd_lines_are_no_points(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("[]\n{}\nnothing\n" + json.dumps({"epoch": 1, "loss": 2}) + "\n")
-    assert list(follow.read_points(tmp_path / "metrics.jsonl")) == []
-    assert list(follow.read_points(tmp_path / "absent.jsonl")) == []
+    assert list(metrics_uploader.read_points(tmp_path / "metrics.jsonl")) == []
+    assert list(metrics_uploader.read_points(tmp_path / "absent.jsonl")) == []
 
 
 def test_of_two_downloads_at_once_one_is_kept(tmp_path: Path) -> None:

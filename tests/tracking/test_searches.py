@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.recipe import Budget, find_recipe
+from backdrop.config import Budget, find_recipe
 from backdrop.steps.tune import tune
 from backdrop.tracking import searches
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.searches import SearchRuns
 from backdrop.tracking.server import local_server
-from backdrop.trials import Search
-from backdrop.tuning.ledger import Entry, Row
+from backdrop.tuning.results import Search
+from backdrop.tuning.trial_store import Entry, Row
 from tests.tracking.small_world import free_port
 
 BUDGET = Budget(trials=4, epochs=2, searcher="random", repeats=2)

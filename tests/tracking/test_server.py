@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backdrop.errors import TrackingError
+from backdrop.common.errors import TrackingError
 from backdrop.tracking.server import local_server
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backdrop import storage
-from backdrop.errors import ConfigError
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError
+from backdrop.config import Pretrained
 from backdrop.models import build
 from backdrop.models.resnet import ResNet
-from backdrop.recipe import Pretrained
 from backdrop.training.pretrained import load_encoder
 
 Shapes = dict[str, tuple[int, ...]]

@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from backdrop.errors import MemberError, StorageError, TrainingError
-from backdrop.folds import read_plan
+from backdrop.common.errors import MemberError, StorageError, TrainingError
+from backdrop.data.folds import read_plan
+from backdrop.inference.member import MemberRecord, read_member
 from backdrop.steps.train import train
-from backdrop.training import loop
+from backdrop.training import trainer
 from backdrop.training.checkpoint import pieces
-from backdrop.training.member import MemberRecord, read_member
+from backdrop.training.checkpoint_store import Shelf
 from backdrop.training.samples import Samples
-from backdrop.training.shelf import Shelf
 from backdrop.training.step import Batch
 from tests.conftest import SMALL
 
@@ -255,7 +255,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(out)], check=False).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        fit = loop.Trainer.fit
+        fit = trainer.Trainer.fit
 
         def fill(*args: object) -> object:
             state = fit(*args)  # type: ignore[arg-type]
@@ -263,7 +263,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
             (out / "ballast").write_bytes(bytes(left))
             return state
 
-        monkeypatch.setattr(loop.Trainer, "fit", fill)
+        monkeypatch.setattr(trainer.Trainer, "fit", fill)
         with pytest.raises((StorageError, OSError), match="No space left on device"):
             train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING)
         assert not (out / "member.json").exists()
@@ -288,7 +288,7 @@ class Poisoned(Samples):
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backdrop.training.fold.Samples", Poisoned)
+    monkeypatch.setattr("backdrop.training.fit.Samples", Poisoned)
 
 
 def test_a_loss_that_is_no_number_names_the_batch(poisoned: None, data: Path, plan: Path, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from backdrop.dataset import open_dataset
-from backdrop.folds import read_plan, verify
-from backdrop.losses import make_loss
-from backdrop.recipe import find_recipe
+from backdrop.config import find_recipe
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import read_plan, verify
+from backdrop.inference.member import read_member
 from backdrop.steps.train import train
-from backdrop.training import loop
-from backdrop.training.member import read_member
+from backdrop.training import trainer
+from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.step import Batch, follow, make_optimiser, set_rate, train_step
 from tests.conftest import SMALL
@@ -107,7 +107,7 @@ class Spy:
         self.losses: list[float] = []
         self.optimisers: list[torch.optim.Optimizer] = []
         self.rates: list[float] = []
-        monkeypatch.setattr(loop, "train_step", self.step)
+        monkeypatch.setattr(trainer, "train_step", self.step)
 
     def step(self, model, optimiser, loss_function, batches, *how) -> torch.Tensor:
         loss = train_step(model, optimiser, loss_function, batches, *how)
@@ -221,10 +221,10 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
             raise KeyboardInterrupt
         return train_step(*args)
 
-    monkeypatch.setattr(loop, "train_step", step_or_stop)
+    monkeypatch.setattr(trainer, "train_step", step_or_stop)
     with pytest.raises(KeyboardInterrupt):
         run(data, plan, tmp_path / "stopped", *settings, kept)
-    monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(trainer, "train_step", train_step)
     run(data, plan, tmp_path / "stopped", *settings, kept)
     whole, resumed = (read_member(tmp_path / name).record for name in ("whole", "stopped"))
     assert resumed.resumed_at

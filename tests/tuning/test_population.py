@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backdrop.errors import ConfigError
-from backdrop.recipe import Budget, find_recipe
-from backdrop.schedules import learning_rates
+from backdrop.common.errors import ConfigError
+from backdrop.config import Budget, find_recipe
 from backdrop.steps.tune import tune
-from backdrop.trials import Search
-from backdrop.tuning.ledger import Entry, Ledger, Row, judged
+from backdrop.training.lr_schedules import learning_rates
 from backdrop.tuning.lineage import constant, stretch
 from backdrop.tuning.population import STATE, Population, _left
+from backdrop.tuning.results import Search
 from backdrop.tuning.trial import Question
+from backdrop.tuning.trial_store import Entry, Ledger, Row, judged
 from tests.tuning.test_search import start
 
 BUDGET = Budget(trials=5, epochs=4, scheduler="pb2", repeats=2)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from backdrop import storage
-from backdrop.errors import ConfigError, TuningError
-from backdrop.recipe import Budget, find_recipe, read_over
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, TuningError
+from backdrop.config import Budget, find_recipe, read_over
 from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
-from backdrop.trials import Search
-from backdrop.tuning.ledger import Ledger
+from backdrop.tuning.results import Search
+from backdrop.tuning.trial_store import Ledger
 from tests.conftest import SMALL
 
 BUDGET = Budget(trials=6, epochs=4, searcher="random", repeats=2)

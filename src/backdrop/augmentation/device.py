@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from backdrop.recipe import augmentation as words
+    from backdrop.config import augmentation as words
 
 HALF = 127  # Mask values above it are inside.
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601

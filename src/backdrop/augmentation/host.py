@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from backdrop.recipe import augmentation as words
+from backdrop.config import augmentation as words
 
 # Read by albumentations when it's imported: it would ask the network for a newer version of itself.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from backdrop.evaluation import Effect, Estimate, Evaluation, Score, estimate
+from backdrop.evaluation.metrics import Effect, Estimate, Evaluation, Score, estimate
+from backdrop.evaluation.pictures import Image, data_uri, number
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
 from backdrop.report.parts import counted, dice_text, fact, fill, frame, table, time_text
-from backdrop.report.pictures import Image, data_uri, number
 from backdrop.report.verdict import verdict_section
 
 PAGE_BYTES = 1_400_000  # what the page may take; a verdict comes later

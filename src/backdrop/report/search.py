@@ -8,7 +8,7 @@ from backdrop.report.charts import Scale, interval
 from backdrop.report.lines import shorten
 from backdrop.report.parts import counted, dice_text, fact, frame, sheet, table, time_text
 from backdrop.report.search_charts import families, legend, schedules, standing, training, values_text
-from backdrop.trials import Comparison, Search, Status, Trial, ranked
+from backdrop.tuning.results import Comparison, Search, Status, Trial, ranked
 
 ERROR = 300  # characters of an error; trials.csv has them all
 ABOUT = """Every Dice is out of fold, on images that the network did not train on: that of the best epoch, then the mean

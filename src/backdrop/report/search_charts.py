@@ -7,7 +7,7 @@ from html import escape
 from backdrop.report.charts import Scale, dice_scale, pick, positive_scale, runs, short, value_scale
 from backdrop.report.lines import Line, Point, chart, end_labels, shorten, upright_axis, write
 from backdrop.report.parts import counted, dice_text
-from backdrop.trials import Search, Trial, ranked
+from backdrop.tuning.results import Search, Trial, ranked
 
 FEW = 6  # of the schedules that were drawn so many are shown, the best
 LOW, MIDDLING, TALL = 104, 170, 360  # heights of a schedule, of a family's values, of Dice over epochs

@@ -2,8 +2,8 @@
 
 from html import escape
 
-from backdrop.errors import GateError
-from backdrop.gate import Slice, Verdict
+from backdrop.common.errors import GateError
+from backdrop.evaluation.gate import Slice, Verdict
 from backdrop.report.charts import Scale, interval
 
 BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"

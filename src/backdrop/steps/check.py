@@ -1,8 +1,8 @@
 """`check`: everything that can be wrong with a dataset, before anything is spent."""
 
-from backdrop.config import Record
-from backdrop.dataset import open_dataset
-from backdrop.inspection import Fault, inspect
+from backdrop.config.records import Record
+from backdrop.data.dataset import open_dataset
+from backdrop.data.validation import Fault, inspect
 
 
 class CheckReport(Record):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from backdrop.config import Record
+from backdrop.config import find_recipe
+from backdrop.config.records import Record
 from backdrop.models import build
 from backdrop.models.cost import macs, parameters
-from backdrop.recipe import find_recipe
-from backdrop.schedules import learning_rates
+from backdrop.training.lr_schedules import learning_rates
 
 
 class Description(Record):

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from backdrop import storage
-from backdrop.dataset import Dataset, Digests, open_dataset, read_pair
-from backdrop.ensemble import EnsembleModel, Judges, gather, judges, score
-from backdrop.evaluation import (
+from backdrop.common import storage
+from backdrop.common.progress import progress
+from backdrop.config import find_ensemble
+from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
+from backdrop.data.folds import read_plans, verify
+from backdrop.evaluation.ablation import Case, effects
+from backdrop.evaluation.metrics import (
     IMAGES,
     METRICS,
     PAGE,
@@ -16,14 +19,11 @@ from backdrop.evaluation import (
     dump_scores,
     summarise,
 )
-from backdrop.folds import read_plans, verify
-from backdrop.progress import progress
-from backdrop.recipe import find_ensemble
-from backdrop.repair import Case, effects
+from backdrop.evaluation.pictures import panel
+from backdrop.inference.ensemble import EnsembleModel, Judges, gather, judges, score
+from backdrop.inference.member import Member
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
-from backdrop.report.pictures import panel
 from backdrop.steps.members import open_member
-from backdrop.training.member import Member
 
 
 def evaluate(

@@ -7,16 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backdrop import storage
-from backdrop.config import Record
-from backdrop.dataset import Dataset, Photo, file_digest, open_dataset, read_image
-from backdrop.doubt import unconfidence
-from backdrop.ensemble import EnsembleModel, gather, judges
-from backdrop.errors import DataError, MemberError
-from backdrop.folds import FoldPlan, read_plans, verify
-from backdrop.labels import LABELS, Label, dump_labels, mask_name
-from backdrop.progress import progress
-from backdrop.recipe import find_ensemble
+from backdrop.common import storage
+from backdrop.common.errors import DataError, MemberError
+from backdrop.common.progress import progress
+from backdrop.config import find_ensemble
+from backdrop.config.records import Record
+from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, read_image
+from backdrop.data.folds import FoldPlan, read_plans, verify
+from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
+from backdrop.inference.ensemble import EnsembleModel, gather, judges
+from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.members import open_member
 
 CHUNK = 8

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from backdrop import storage
-from backdrop.training.member import Member, read_member
+from backdrop.common import storage
+from backdrop.inference.member import Member, read_member
 
 
 def open_member(address: str) -> Member:

@@ -10,17 +10,17 @@ from typing import Literal, cast, get_args
 import cv2
 import numpy as np
 
-from backdrop import storage
-from backdrop.config import Record, meant
-from backdrop.cutouts import Cutout, Ledger, keep_networks
-from backdrop.dataset import IMAGE_SUFFIXES
-from backdrop.ensemble import EnsembleModel, gather, load_ensemble
-from backdrop.errors import ConfigError, DataError, MemberError
-from backdrop.masks import decode_rle
-from backdrop.progress import progress
-from backdrop.recipe import find_ensemble
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, DataError, MemberError
+from backdrop.common.progress import progress
+from backdrop.config import find_ensemble
+from backdrop.config.records import Record, meant
+from backdrop.data.dataset import IMAGE_SUFFIXES
+from backdrop.data.masks import decode_rle
+from backdrop.inference.batch import Cutout, Ledger, keep_networks
+from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
+from backdrop.inference.submission import check_names, open_submission
 from backdrop.steps.members import open_member
-from backdrop.submission import check_names, open_submission
 
 RECORD = "predict.json"
 RUNS = "masks.csv"

@@ -4,14 +4,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from backdrop.config import parse, parse_yaml, read_text
-from backdrop.dataset import open_dataset
-from backdrop.ensemble import CONFIG, load_ensemble, score_holdout
-from backdrop.errors import GateError
-from backdrop.evaluation import IMAGES, Score, read_scores
-from backdrop.folds import PLAN, FoldPlan, read_plan, verify
-from backdrop.gate import Verdict, judge
-from backdrop.recipe import Ensemble, Gate
+from backdrop.common.errors import GateError
+from backdrop.config import Ensemble, Gate
+from backdrop.config.records import parse, parse_yaml, read_text
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import PLAN, FoldPlan, read_plan, verify
+from backdrop.evaluation.gate import Verdict, judge
+from backdrop.evaluation.metrics import IMAGES, Score, read_scores
+from backdrop.inference.ensemble import CONFIG, load_ensemble, score_holdout
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.registry import CHALLENGER, CHAMPION, Version
 

@@ -1,8 +1,8 @@
 """`reap`: runs in MLflow whose process is gone are closed."""
 
-from backdrop.errors import ConfigError
-from backdrop.tracking import reaper
-from backdrop.tracking.reaper import Reaped
+from backdrop.common.errors import ConfigError
+from backdrop.tracking import stale_runs
+from backdrop.tracking.stale_runs import Reaped
 
 LEAST_MINUTES = 2.0  # a training that lives may be silent for so long, while its server stumbles
 
@@ -20,4 +20,4 @@ def reap(idle_minutes: float) -> list[Reaped]:
     if idle_minutes < LEAST_MINUTES:
         what = f"--idle-minutes {idle_minutes:g} would close trainings that live"
         raise ConfigError(what, f"Give {LEAST_MINUTES:g} or more")
-    return list(reaper.close_idle(60 * idle_minutes))
+    return list(stale_runs.close_idle(60 * idle_minutes))

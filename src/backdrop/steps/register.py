@@ -4,19 +4,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from backdrop import storage
-from backdrop.config import Record, parse, parse_yaml, read_text
-from backdrop.dataset import Digests, open_dataset
-from backdrop.ensemble import EnsembleModel, gather, judges, write_ensemble
-from backdrop.errors import ConfigError, MemberError, PlanError, StorageError
-from backdrop.evaluation import IMAGES, METRICS, PAGE, Evaluation, read_scores
-from backdrop.folds import PLAN, FoldPlan, dump_plan, read_plans, verify
-from backdrop.recipe import Ensemble, find_ensemble
-from backdrop.repair import ALL
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, MemberError, PlanError, StorageError
+from backdrop.config import Ensemble, find_ensemble
+from backdrop.config.records import Record, parse, parse_yaml, read_text
+from backdrop.data.dataset import Digests, open_dataset
+from backdrop.data.folds import PLAN, FoldPlan, dump_plan, read_plans, verify
+from backdrop.evaluation.ablation import ALL
+from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Evaluation, read_scores
+from backdrop.inference.ensemble import EnsembleModel, gather, judges, write_ensemble
+from backdrop.inference.member import verify_member
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
-from backdrop.training.member import verify_member
 
 
 class Registration(Record):

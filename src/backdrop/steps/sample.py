@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backdrop import storage
-from backdrop.config import Record
-from backdrop.errors import ConfigError, DataError
-from backdrop.progress import progress
-from backdrop.recipe import parse_size
-from backdrop.studio import draw_car, object_name, render
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, DataError
+from backdrop.common.progress import progress
+from backdrop.config import parse_size
+from backdrop.config.records import Record
+from backdrop.data.synthetic import draw_car, object_name, render
 
 RECORD = "sample.json"
 JPEG_QUALITY = 90

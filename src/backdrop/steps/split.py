@@ -2,11 +2,11 @@
 
 from statistics import mean
 
-from backdrop import storage
-from backdrop.config import Record
-from backdrop.dataset import open_dataset
-from backdrop.errors import PlanError
-from backdrop.folds import PLAN, By, FoldPlan, Rule, dump_plan, make_plan, read_plan, refold, verify
+from backdrop.common import storage
+from backdrop.common.errors import PlanError
+from backdrop.config.records import Record
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import PLAN, By, FoldPlan, Rule, dump_plan, make_plan, read_plan, refold, verify
 
 
 class SplitRecord(Record):

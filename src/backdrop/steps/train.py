@@ -4,18 +4,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from backdrop import storage
-from backdrop.config import Record
-from backdrop.dataset import open_dataset
-from backdrop.errors import MemberError
-from backdrop.folds import read_plan, verify
-from backdrop.labels import Pseudo, read_labels
-from backdrop.progress import say
-from backdrop.recipe import Recipe, find_recipe, read_over
-from backdrop.steps.members import open_member
-from backdrop.tracking import enabled
-from backdrop.training.fold import train_member
-from backdrop.training.member import (
+from backdrop.common import storage
+from backdrop.common.errors import MemberError
+from backdrop.common.progress import say
+from backdrop.config import Recipe, find_recipe, read_over
+from backdrop.config.records import Record
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import read_plan, verify
+from backdrop.data.pseudo_labels import Pseudo, read_labels
+from backdrop.inference.member import (
     CHECKPOINTS,
     METRICS,
     RECORD,
@@ -25,8 +22,11 @@ from backdrop.training.member import (
     content_key,
     read_member,
 )
-from backdrop.training.shelf import Shelf
-from backdrop.training.world import World, join
+from backdrop.steps.members import open_member
+from backdrop.tracking import enabled
+from backdrop.training.checkpoint_store import Shelf
+from backdrop.training.distributed import World, join
+from backdrop.training.fit import train_member
 
 
 class TrainRecord(Record):

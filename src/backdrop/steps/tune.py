@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from backdrop import __version__, storage
-from backdrop.config import Record, dump_yaml, parse, parse_yaml, read_text
-from backdrop.dataset import open_dataset
-from backdrop.errors import ConfigError, TuningError
-from backdrop.folds import PLAN, dump_plan, read_plan, verify
-from backdrop.recipe import Budget, digest, find_recipe, find_space
-from backdrop.recipe.space import preset
+from backdrop import __version__
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, TuningError
+from backdrop.config import Budget, digest, find_recipe, find_space
+from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
+from backdrop.config.space import preset
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import PLAN, dump_plan, read_plan, verify
 from backdrop.report import render_search
 from backdrop.tracking import enabled
-from backdrop.trials import Search, dump_trials
+from backdrop.tuning.results import Search, dump_trials
 
 if TYPE_CHECKING:
     from backdrop.tracking.searches import SearchRuns
-    from backdrop.tuning import phases
+    from backdrop.tuning import search as phases
 
 SCHEDULE = "schedule.yaml"
 TRIALS = "trials.csv"
@@ -90,7 +91,7 @@ def tune(
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
     elsewhere = _elsewhere(target, cluster)
     verify(folds, open_dataset(data))
-    from backdrop.tuning import phases  # ray's import takes seconds: only where it's used
+    from backdrop.tuning import search as phases  # ray's import takes seconds: only where it's used
 
     whole = phases.Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
@@ -139,14 +140,14 @@ def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], No
     if cluster:
         if not storage.is_remote(target):
             raise ConfigError(f"A cluster of pods can't write to {target}", "Name an s3:// address as --out")
-        from backdrop.tuning import kuberay
-        from backdrop.tuning.cluster import Cluster
+        from backdrop.config.cluster import Cluster
+        from backdrop.tuning.cluster import kuberay
 
         text = read_text(Path(cluster), "cluster")
         made = parse(Cluster, parse_yaml(text, cluster), cluster)
         return lambda command: kuberay.run(made, _job(target), command)
     if address.startswith(("http://", "https://")):
-        from backdrop.tuning import jobs
+        from backdrop.tuning.cluster import jobs
 
         return lambda command: jobs.run(address, _job(target), command, {})
     return None
@@ -168,7 +169,7 @@ def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], p
     options |= {"parallel": str(parallel)} if parallel else {}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     sets = [word for assignment in overrides for word in ("--set", assignment)]
-    return ["python3", "-m", "backdrop.cli", "tune", data, *words, *sets]
+    return ["python3", "-m", "backdrop", "tune", data, *words, *sets]
 
 
 def _followed(key: str, plan: "phases.Plan") -> AbstractContextManager["SearchRuns | None"]:

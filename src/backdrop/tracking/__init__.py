@@ -7,7 +7,7 @@ import logging
 import os
 from importlib.util import find_spec
 
-from backdrop.errors import TrackingError
+from backdrop.common.errors import TrackingError
 
 URI = "MLFLOW_TRACKING_URI"
 

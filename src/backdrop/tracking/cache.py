@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from backdrop.storage import disk_errors
+from backdrop.common.storage import disk_errors
 
 
 def fetch_once(folder: Path, fill: Callable[[Path], None]) -> Path:

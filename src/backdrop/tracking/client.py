@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from backdrop.errors import TrackingError
-from backdrop.progress import say
+from backdrop.common.errors import TrackingError
+from backdrop.common.progress import say
 from backdrop.tracking import URI, enabled
 
 with warnings.catch_warnings():

@@ -10,13 +10,13 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
-from backdrop import storage
-from backdrop.config import dump_yaml
-from backdrop.ensemble import CONFIG
-from backdrop.evaluation import IMAGES, METRICS, PAGE, Estimate, Evaluation
-from backdrop.folds import PLAN
-from backdrop.gate import Verdict
-from backdrop.recipe import Ensemble
+from backdrop.common import storage
+from backdrop.config import Ensemble
+from backdrop.config.records import dump_yaml
+from backdrop.data.folds import PLAN
+from backdrop.evaluation.gate import Verdict
+from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluation
+from backdrop.inference.ensemble import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id, server_errors

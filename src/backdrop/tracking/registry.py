@@ -15,16 +15,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
-from backdrop import __version__, storage
-from backdrop.config import Record
-from backdrop.dataset import file_digest
-from backdrop.ensemble import CONFIG, MEMBERS
-from backdrop.errors import DataError, MemberError, TrackingError
-from backdrop.folds import PLAN
+from backdrop import __version__
+from backdrop.common import storage
+from backdrop.common.errors import DataError, MemberError, TrackingError
+from backdrop.config.records import Record
+from backdrop.data.dataset import file_digest
+from backdrop.data.folds import PLAN
+from backdrop.inference.ensemble import CONFIG, MEMBERS
+from backdrop.inference.member import RECIPE, read_member
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
-from backdrop.training.member import RECIPE, read_member
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -291,7 +292,7 @@ def _log_model(client: MlflowClient, folder: Path, run_id: str) -> str:
         pyfunc.save_model(
             target,
             mlflow_model=Model(run_id=run_id, model_id=model.model_id, model_uuid=model.model_id),
-            python_model=str(Path(__file__).with_name("model_code.py")),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={ENSEMBLE: str(folder)},
             signature=SIGNATURE,
             pip_requirements=[f"backdrop=={__version__}"],

@@ -10,14 +10,14 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from backdrop import storage
-from backdrop.errors import TrackingError
-from backdrop.progress import say
-from backdrop.recipe import Recipe
+from backdrop.common import storage
+from backdrop.common.errors import TrackingError
+from backdrop.common.progress import say
+from backdrop.config import Recipe
+from backdrop.inference.member import CURVES, METRICS, RECIPE, RECORD, SAMPLES, WEIGHTS, Member, read_member
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id, insist, knock, server_errors
-from backdrop.tracking.follow import HEARTBEAT, Follower, heartbeat
-from backdrop.training.member import CURVES, METRICS, RECIPE, RECORD, SAMPLES, WEIGHTS, Member, read_member
+from backdrop.tracking.metrics_uploader import HEARTBEAT, Follower, heartbeat
 
 KIND = "backdrop.kind"
 KEY = "backdrop.content_key"

@@ -10,14 +10,14 @@ from types import TracebackType
 
 from mlflow.entities import Metric, Param, RunTag
 
-from backdrop.errors import TrackingError
-from backdrop.progress import say
-from backdrop.recipe import Recipe
+from backdrop.common.errors import TrackingError
+from backdrop.common.progress import say
+from backdrop.config import Recipe
 from backdrop.tracking.client import connect, experiment_id, insist, knock, server_errors
-from backdrop.tracking.follow import BEAT_S, HEARTBEAT, PATIENCE_S, POLL_S, heartbeat
+from backdrop.tracking.metrics_uploader import BEAT_S, HEARTBEAT, PATIENCE_S, POLL_S, heartbeat
 from backdrop.tracking.runs import KIND, PARENT, find_run, flatten
-from backdrop.trials import Search
-from backdrop.tuning.ledger import Entry
+from backdrop.tuning.results import Search
+from backdrop.tuning.trial_store import Entry
 
 SEARCH = "backdrop.search"
 TRIAL = "backdrop.trial"

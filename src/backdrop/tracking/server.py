@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from backdrop import processes
-from backdrop.errors import TrackingError
-from backdrop.progress import say
+from backdrop.common import processes
+from backdrop.common.errors import TrackingError
+from backdrop.common.progress import say
 
 HOST = "127.0.0.1"
 START_S = 600.0  # generous: a busy machine takes half a minute, and a server that dies is noticed at once

@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from backdrop import storage
-from backdrop.errors import ConfigError
-from backdrop.recipe import Pretrained
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError
+from backdrop.config import Pretrained
 
 # torchvision's classifiers, which a segmentation network has no use for.
 IGNORED = ("fc.", "classifier.")

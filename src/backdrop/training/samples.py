@@ -10,19 +10,19 @@ from torch.utils.data import Dataset
 
 from backdrop.augmentation import device as device_changes
 from backdrop.augmentation import host as host_changes
-from backdrop.dataset import Digests, Photo
-from backdrop.errors import BackdropError, ConfigError, TrainingError
-from backdrop.prediction import device as training_device
-from backdrop.prediction import normalise
-from backdrop.recipe import Recipe
-from backdrop.recipe.augmentation import Change
-from backdrop.schedules import begun
+from backdrop.common.errors import BackdropError, ConfigError, TrainingError
+from backdrop.config import Recipe
+from backdrop.config.augmentation import Change
+from backdrop.data.cache import open_decoded
+from backdrop.data.dataset import Digests, Photo
+from backdrop.inference.predict import device as training_device
+from backdrop.inference.predict import normalise
 from backdrop.training.compute import augments_on
-from backdrop.training.decoded import open_decoded
-from backdrop.training.feed import ahead
+from backdrop.training.distributed import ALONE, World
+from backdrop.training.loader import Item, collate, load, raised
+from backdrop.training.lr_schedules import begun
+from backdrop.training.prefetch import ahead
 from backdrop.training.step import Batch
-from backdrop.training.workers import Item, collate, load, raised
-from backdrop.training.world import ALONE, World
 
 Key = tuple[int, int]  # epoch and sample
 Step = list[list[int]]  # the samples of each of a step's batches

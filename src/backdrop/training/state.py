@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from backdrop.prediction import device
-from backdrop.progress import say
-from backdrop.recipe import Recipe
-from backdrop.recipe.training import Optimiser
-from backdrop.schedules import begun
+from backdrop.common.progress import say
+from backdrop.config import Recipe
+from backdrop.config.training import Optimiser
+from backdrop.inference.predict import device
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, to_host
 from backdrop.training.compute import device_name, precision_of
+from backdrop.training.distributed import World
+from backdrop.training.lr_schedules import begun
 from backdrop.training.step import make_optimiser
-from backdrop.training.world import World
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backdrop.losses import Loss
+from backdrop.training.losses import Loss
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Any
 
 from ray import tune
 
-from backdrop import storage
-from backdrop.errors import TrainingError
-from backdrop.recipe import Recipe
-from backdrop.recipe.space import DIGITS, Phases
-from backdrop.training.member import CHECKPOINTS
-from backdrop.training.shelf import Shelf
-from backdrop.tuning.ledger import Row, as_row, judged
+from backdrop.common import storage
+from backdrop.common.errors import TrainingError
+from backdrop.config import Recipe
+from backdrop.config.space import DIGITS, Phases
+from backdrop.inference.member import CHECKPOINTS
+from backdrop.training.checkpoint_store import Shelf
 from backdrop.tuning.trial import DICE, ERROR, Question, train_fold, trial_recipe
+from backdrop.tuning.trial_store import Row, as_row, judged
 
 EXPONENT = "exponent"  # log10 of the rate: what PB2 changes
 AGE = "age"  # epochs on each fold that the weights have which are handed on

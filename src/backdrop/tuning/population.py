@@ -14,17 +14,17 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 
-from backdrop import storage
-from backdrop.errors import ConfigError, TuningError
-from backdrop.progress import progress, say
-from backdrop.recipe import Recipe, Space
-from backdrop.recipe.schedule import Constant
-from backdrop.schedules import lengths
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.progress import progress, say
+from backdrop.config import Recipe, Space
+from backdrop.config.schedule import Constant
+from backdrop.training.lr_schedules import lengths
 from backdrop.tuning.bandits import Bandits, place
-from backdrop.tuning.ledger import Entry, Ledger, Row, named
 from backdrop.tuning.lineage import EXPONENT, ROWS, as_rate, constant, rates_of, run
-from backdrop.tuning.search import TRIES, Keeper, share
+from backdrop.tuning.ray_runner import TRIES, Keeper, share
 from backdrop.tuning.trial import DICE, ERROR, Question
+from backdrop.tuning.trial_store import Entry, Ledger, Row, named
 
 LEAST = 4  # trials: a quarter of them is replaced at each exchange
 FAMILY = "pb2"

@@ -1,258 +1,173 @@
-"""Runs trials on Ray: which begin, which are stopped early, and what each has come to."""
+"""A search from its first trial to its verdict: the trials, then the best and the best preset with fresh seeds."""
 
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import ray
-from ray import tune
-from ray.tune.experiment import Trial as RayTrial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from backdrop.common.errors import ConfigError, TuningError
+from backdrop.config import Budget, Recipe, Space
+from backdrop.config.space import Candidate
+from backdrop.tuning.population import Population, grow, rates_between
+from backdrop.tuning.ray_runner import cluster, search, slots
+from backdrop.tuning.results import Comparison, Search, Trial, compare, ranked
+from backdrop.tuning.samplers import Listed, Random, Source, Tpe, entry
+from backdrop.tuning.trial import Question, trial_recipe
+from backdrop.tuning.trial_store import Entry, as_trial, judged, named
 
-from backdrop.errors import TuningError
-from backdrop.progress import progress, say
-from backdrop.tuning.auth import USAGE, local_cluster
-from backdrop.tuning.ledger import Entry, Ledger, Row, judged
-from backdrop.tuning.sources import Source
-from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, Question, run
-from backdrop.tuning.words import short
-
-TRIES = 2  # more, for a trial whose machine went away
-REDUCTION = 3  # of so many trials one goes on at each rung
-FIRST_RUNG = 4  # which is after this part of a fold's budget
-LITTLE = 100 * 2**20  # bytes of Ray's object store: trials hand each other nothing
-PRESET = "preset"
-QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
-
-logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks; our errors say what they say
-
-# Ray's own wishes for a directory of logs, and figures sent home.
-SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    **USAGE,
-    "RAY_worker_niceness": "0",  # training is what the machine is for
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would make an end of an interruption
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
-}
-
-Told = Callable[[Entry], None]
+TRIALS, REPEATS, POPULATION = "trials", "repeats", "population"
+PB2 = "pb2"
+SEED = "seed"
 
 
-def search(question: Question, source: Source, early: bool, parallel: int, told: Told, label: str) -> list[Entry]:
-    """Runs all trials of a source, or what is left of them; the same source and question give the same trials.
+@dataclass(frozen=True)
+class Plan:
+    """What is searched: `recipe` as it will be trained, `proxy` as the trials train it, the presets by their names.
+
+    `out` is where all that comes of it is kept, a folder or an `s3://` prefix; `plan` the fold plan's address there,
+    and `digest` that of its data.
+    """
+
+    data: str
+    plan: str
+    digest: str
+    recipe: Recipe
+    proxy: Recipe
+    space: Space
+    presets: Mapping[str, Candidate]
+    budget: Budget
+    out: str
+
+    def question(self, phase: str) -> Question:
+        """What the trials of a phase have in common."""
+        return Question(self.data, self.plan, self.proxy, self.budget.folds, f"{self.out}/{phase}")
+
+    def entries(self) -> list[Entry]:
+        """The presets as trials."""
+        return [entry(named(i, name), candidate) for i, (name, candidate) in enumerate(self.presets.items())]
+
+    def check(self) -> None:
+        """Makes sure, before anything is spent, that there is something to search, and that all of it can be trained.
+
+        Raises:
+            ConfigError: if there are no trials but presets, too few for a population, or one can't be trained.
+        """
+        if self.budget.trials <= len(self.presets):
+            what = f"{self.budget.trials} trials are no more than the {len(self.presets)} presets of {self.space.name}"
+            raise ConfigError(what, f"Ask for --trials {len(self.presets) + 1} or more")
+        samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
+        for one in (*self.entries(), *samples):
+            trial_recipe(self.question(TRIALS), one.override)
+        if self.budget.scheduler == PB2:
+            self.population().check()
+
+    def population(self) -> Population:
+        """What PB2 grows in place of drawn trials; its optimiser is the recipe's own, as that of what is drawn."""
+        question = self.question(TRIALS)
+        trained = question.recipe.model_copy(update={"optimiser": self.recipe.optimiser})
+        first = len(self.presets)
+        return Population(
+            replace(question, recipe=trained),
+            self.recipe,
+            first,
+            self.budget.trials - first,
+            rates_between(self.space),
+            self.budget.seed,
+            f"{self.out}/{POPULATION}",
+        )
+
+
+Told = Callable[[str, Entry, Recipe], None]
+
+
+def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
+    """Runs a search, or what is left of it.
 
     Args:
-        question: what all trials have in common.
-        source: where their schedules come from.
-        early: whether trials that do badly are stopped early (ASHA: Li et al. 2018, arXiv:1810.05934); presets never.
-        parallel: how many run at a time.
-        told: hears of a trial when it begins, at each epoch and when it ends.
-        label: of the progress, which counts epochs.
+        plan: what is searched.
+        parallel: how many trials run at a time; None: one for each GPU, else one.
+        told: hears of a trial when it begins, at each epoch and when it ends: its name, itself, and what it trains.
 
     Returns:
-        The trials in their order.
+        What came of it, and the trial whose schedule was chosen.
 
     Raises:
-        TuningError: if none came to a Dice.
+        TuningError: if no trial comes to a Dice.
+        StorageError: if something can't be written.
     """
-    ledger = Ledger(question.ledger)
-    candidates = Candidates(source, ledger)
-    with progress(label, source.total * question.epochs) as advance:
-        keeper = Keeper(ledger, question.epochs, candidates.tell, told, advance)
-        with tempfile.TemporaryDirectory() as scratch:  # nobody restores what Ray keeps there
-            tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(run, question=question), share(parallel)),
-                tune_config=tune.TuneConfig(
-                    metric=DICE,
-                    mode="max",
-                    search_alg=candidates,
-                    scheduler=_asha(question) if early else FIFOScheduler(),
-                    num_samples=source.total,
-                    max_concurrent_trials=parallel,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="search",
-                    storage_path=scratch,
-                    callbacks=[keeper],
-                    failure_config=tune.FailureConfig(max_failures=TRIES),
-                    verbose=0,
-                ),
-            )
-            tuner.fit()
-    entries = [keeper.entries[name] for name in sorted(keeper.entries)]
-    ledger.sweep([entry.name for entry in entries])
-    if not any(entry.rows for entry in entries):
-        errors = sorted({entry.error for entry in entries})
-        raise TuningError(f"No trial came to a Dice ({'; '.join(errors)})", "Mend that, and run the same command again")
-    return entries
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """Ray: the cluster that RAY_ADDRESS names, else one of this machine for as long as the block lasts.
-
-    Raises:
-        TuningError: if Ray doesn't start.
-    """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    there = os.environ.get("RAY_ADDRESS")
-    # Sockets' paths are short, so it can't be any folder.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        try:
-            if there:
-                ray.init(there, **QUIET)
-                yield
-            else:
-                with local_cluster():
-                    _start(folder)
-                    yield
-        finally:
-            ray.shutdown()
-
-
-def _start(folder: str) -> None:
-    """Ray gives its own processes half a minute to start, which a busy machine may need more of."""
-    for last in (False, False, True):
-        try:
-            ray.init("local", include_dashboard=False, object_store_memory=LITTLE, _temp_dir=folder, **QUIET)
-            return
-        except Exception as error:  # Ray has no other for it
-            ray.shutdown()
-            if last or "timed out" not in str(error):
-                raise TuningError(f"Ray doesn't start ({short(error)})", "Look at memory, /dev/shm and /tmp") from error
-            say("Ray didn't start in time; trying again")
-
-
-def slots() -> int:
-    """How many trials run at a time if nobody says: one for each GPU, else one."""
-    return max(1, int(ray.cluster_resources().get("GPU", 0)))
-
-
-class Unpickled:
-    """Ray writes what it is given as a pickle too, which nobody reads: nothing of this."""
-
-    def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        return object, ()
-
-
-class Candidates(Unpickled, Searcher):
-    """A source, as Ray asks for its schedules; a trial that the ledger knows is given as it was."""
-
-    def __init__(self, source: Source, ledger: Ledger) -> None:
-        super().__init__(metric=DICE, mode="max")
-        self.source, self.ledger, self.count = source, ledger, 0
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial, or word that there are no more."""
-        if self.count >= self.source.total:
-            return Searcher.FINISHED
-        index, self.count = self.count, self.count + 1
-        known = self.ledger.find(index)
-        return {"entry": self.source.give(index, known.params if known else None).model_dump(mode="json")}
-
-    def tell(self, entry: Entry) -> None:
-        """What a trial has come to; Ray's own word of it lacks the trial."""
-        if entry.rows:
-            self.source.tell(entry, judged(entry.rows))
-
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Said by `tell`."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """All that matters is in the ledger."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Never done."""
-
-
-class Keeper(Unpickled, tune.Callback):
-    """Writes the ledger as results come in."""
-
-    def __init__(self, ledger: Ledger, epochs: int, tell: Told, told: Told, advance: Callable[[str], None]) -> None:
-        self.ledger, self.epochs, self.learn, self.told, self.advance = ledger, epochs, tell, told, advance
-        self.entries: dict[str, Entry] = {}
-
-    def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        """A trial begins, or goes on."""
-        entry = self.ledger.read(trial.config["entry"]["name"]) or Entry(**trial.config["entry"])
-        self._keep(entry.model_copy(update={"error": ""} if entry.ended else {"error": "", "status": "running"}))
-
-    def on_trial_result(self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: Any, **_: Any) -> None:
-        """An epoch is over; what is told again after a restart is known."""
-        entry = self._entry(trial)
-        if ERROR in result:
-            self._keep(entry.model_copy(update={"error": result[ERROR]}))
-        elif result[EPOCHS] > len(entry.rows):
-            row = Row(**result[ROW])
-            self._keep(entry.model_copy(update={"rows": (*entry.rows, row)}))
-        self.advance(f"{entry.name} dice {result[DICE]:.4f}")
-
-    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        """A trial is over, or was stopped."""
-        entry = self._entry(trial)
-        if not entry.ended:
-            status = "failed" if entry.error else "finished" if len(entry.rows) == self.epochs else "stopped"
-            self._keep(entry.model_copy(update={"status": status}))
-        self.learn(self._entry(trial))
-
-    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        """A trial failed so often that it is given up."""
-        entry, error = self._entry(trial), _why(trial)
-        say(f"{entry.name} failed: {error}")
-        self._keep(entry.model_copy(update={"status": "failed", "error": error}))
-
-    def _entry(self, trial: RayTrial) -> Entry:
-        return self.entries[trial.config["entry"]["name"]]
-
-    def _keep(self, entry: Entry) -> None:
-        self.entries[entry.name] = entry
-        self.ledger.write(entry)
-        self.told(entry)
-
-
-class Sparing(ASHAScheduler):
-    """ASHA that lets presets train to the end, so that the search never ends below them."""
-
-    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: Mapping[str, Any]) -> str:
-        """Whether a trial goes on."""
-        decision = super().on_trial_result(tune_controller, trial, result)
-        spared = trial.config["entry"]["family"] == PRESET
-        return TrialScheduler.CONTINUE if spared else str(decision)
-
-
-def _why(trial: RayTrial) -> str:
-    """What its process said last, our own error if there is one."""
-    path = Path(trial.error_file)
-    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.errors.")]
-    return short((ours or lines or ["its process died"])[-1])
-
-
-def _asha(question: Question) -> Sparing:
-    return Sparing(
-        time_attr=EPOCHS,
-        max_t=question.epochs,
-        grace_period=max(1, question.recipe.epochs // FIRST_RUNG),
-        reduction_factor=REDUCTION,
-        stop_last_trials=False,
+    with cluster():
+        at_once = parallel or slots()
+        entries = _trials(plan, at_once, told)
+        trials = [as_trial(one, _trained(plan, one)) for one in entries]
+        finalists = _finalists(ranked(trials), entries)
+        if not finalists:
+            raise TuningError("No trial trained to its end", f"Look at the errors in {plan.out}/{TRIALS}")
+        seeds = [plan.proxy.seed + number for number in range(1, plan.budget.repeats + 1)]
+        pairs = enumerate((one, seed) for seed in seeds for one in finalists)
+        again = [_with_seed(index, one, seed) for index, (one, seed) in pairs]
+        repeated = _phase(plan, REPEATS, Listed(again), at_once, told) if len(finalists) == 2 and seeds else []
+    comparison = _compare(finalists, seeds, repeated)
+    better = comparison is None or comparison.difference > 0
+    winner = finalists[0 if better else 1]
+    found = Search(
+        recipe=plan.recipe.name,
+        space=plan.space.name,
+        data=plan.digest,
+        folds=plan.budget.folds,
+        budget_epochs=plan.budget.epochs,
+        epochs=plan.recipe.epochs,
+        trials=tuple(trials),
+        comparison=comparison,
+        chosen=winner.name,
     )
+    return found, winner
 
 
-def share(parallel: int, whole: Callable[[float], int] = int) -> dict[str, float]:
-    """A trial's part of the cluster, if so many run at a time; none has more than one GPU.
+def _trials(plan: Plan, parallel: int, told: Told) -> list[Entry]:
+    """Presets and what is drawn, or presets and what is grown."""
+    if plan.budget.scheduler != PB2:
+        return _phase(plan, TRIALS, _source(plan), parallel, told)
+    presets = _phase(plan, TRIALS, Listed(plan.entries()), parallel, told)
 
-    `whole` makes whole CPUs of more than one.
-    """
-    found = ray.cluster_resources()
-    cpu, gpu = found.get("CPU", 1.0) / parallel, found.get("GPU", 0.0) / parallel
-    return {"cpu": whole(cpu) if cpu >= 1 else cpu, "gpu": min(1.0, gpu)}
+    def hear(one: Entry) -> None:
+        told(one.name, one, _trained(plan, one))
+
+    return [*presets, *grow(plan.population(), parallel, hear, f"{plan.recipe.name} population, epoch")]
+
+
+def _phase(plan: Plan, phase: str, source: Source, parallel: int, told: Told) -> list[Entry]:
+    early = phase == TRIALS and plan.budget.scheduler == "asha"
+    label = f"{plan.recipe.name} {phase}, epoch"
+    name = "repeat-{}" if phase == REPEATS else "{}"
+
+    def hear(one: Entry) -> None:
+        told(name.format(one.name), one, _trained(plan, one))
+
+    return search(plan.question(phase), source, early, parallel, hear, label)
+
+
+def _source(plan: Plan) -> Source:
+    kind = Tpe if plan.budget.searcher == "tpe" else Random
+    return kind(plan.space, plan.recipe, plan.entries(), plan.budget.trials, plan.budget.seed)
+
+
+def _trained(plan: Plan, one: Entry) -> Recipe:
+    return trial_recipe(plan.question(TRIALS), one.override)
+
+
+def _finalists(order: Sequence[Trial], entries: Sequence[Entry]) -> list[Entry]:
+    """The best that was drawn, then the best preset; the best of all, first, where one of them is missing."""
+    firsts = [next((trial for trial in order if trial.preset == kind), None) for kind in (False, True)]
+    names = [trial.name for trial in firsts if trial]
+    return [one for name in names for one in entries if one.name == name]
+
+
+def _with_seed(index: int, one: Entry, seed: int) -> Entry:
+    name = named(index, f"{one.name}-seed-{seed}")
+    return Entry(name=name, family=one.family, override={**one.override, SEED: seed})
+
+
+def _compare(finalists: Sequence[Entry], seeds: Sequence[int], repeated: Sequence[Entry]) -> Comparison | None:
+    """None if there are no repeats, or one of them never came to its end."""
+    if not repeated or any(one.status != "finished" for one in repeated):
+        return None
+    found = [judged(one.rows) for one in repeated]
+    return compare(finalists[0].name, finalists[1].name, seeds, found[::2], found[1::2])

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from ray import tune
 
-from backdrop import storage
-from backdrop.config import parse
-from backdrop.dataset import Dataset, Digests, open_dataset
-from backdrop.errors import TrainingError
-from backdrop.folds import FoldPlan, read_plan, verify
-from backdrop.recipe import Recipe
-from backdrop.recipe.space import within
-from backdrop.training.fold import LeftOut, fit
-from backdrop.training.loop import Watch
-from backdrop.training.member import CHECKPOINTS, content_key
-from backdrop.training.shelf import Shelf
-from backdrop.tuning.ledger import Entry, Ledger, Row, as_row, judged
+from backdrop.common import storage
+from backdrop.common.errors import TrainingError
+from backdrop.config import Recipe
+from backdrop.config.records import parse
+from backdrop.config.space import within
+from backdrop.data.dataset import Dataset, Digests, open_dataset
+from backdrop.data.folds import FoldPlan, read_plan, verify
+from backdrop.inference.member import CHECKPOINTS, content_key
+from backdrop.training.checkpoint_store import Shelf
+from backdrop.training.fit import LeftOut, fit
+from backdrop.training.trainer import Watch
+from backdrop.tuning.trial_store import Entry, Ledger, Row, as_row, judged
 
 DICE = "dice"  # what Ray compares
 EPOCHS = "epochs"  # trained so far, all folds together

@@ -1,0 +1,46 @@
+"""What a cluster gives a task: its rights, its settings, and a place on the GPU nodes. Local runs ignore it all."""
+
+from dataclasses import dataclass
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+from kfp.dsl.pipeline_channel import PipelineChannel
+
+from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_MEMORY, SHARED_MEMORY_SIZE, USER
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The GPU nodes, in words that are chosen when a run starts."""
+
+    accelerator: PipelineChannel
+    gpus: PipelineChannel
+    cpu: PipelineChannel
+    memory: PipelineChannel
+    node_selector: PipelineChannel
+    tolerations: PipelineChannel
+    retries: int
+
+
+def settle(task: PipelineTask) -> PipelineTask:
+    """Every task: no root, settings from the environment, and none of KFP's caching, which can't tell what changed."""
+    task.set_caching_options(False)
+    task.set_env_variable("PYTHONUNBUFFERED", "1")  # else a pod's log stands still
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
+    kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in SECRET_KEYS}, optional=True)
+    return task
+
+
+def on_gpu(task: PipelineTask, pool: Pool) -> PipelineTask:
+    """A task that runs networks: a GPU, shared memory, and another try if its node goes away."""
+    task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.gpus)
+    task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
+    # Without this the compiler leaves them undeclared inside a dsl.If.
+    task.register_pipeline_channels([pool.accelerator, pool.gpus, pool.cpu, pool.memory])
+    kubernetes.add_node_selector_json(task, pool.node_selector)
+    kubernetes.add_toleration_json(task, pool.tolerations)
+    kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit=SHARED_MEMORY_SIZE)
+    if pool.retries:
+        task.set_retry(pool.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+    return task

@@ -1,0 +1,224 @@
+"""Files, here or in S3: read whole, written whole or not at all.
+
+An address is a local path or `s3://bucket/key`.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from backdrop.common import s3
+from backdrop.common.errors import StorageError
+
+URL_TIMEOUT_S = 60
+
+
+def is_remote(address: str | Path) -> bool:
+    """Whether the address is in S3."""
+    return str(address).startswith("s3://")
+
+
+def absolute(address: str) -> str:
+    """The address for a process with another working folder."""
+    return address if is_remote(address) else str(Path(address).absolute())
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
+    return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
+
+
+def read_bytes(address: str | Path) -> bytes:
+    """The whole content of one file: a path, `s3://` or an `https://` address.
+
+    Raises:
+        StorageError: if it doesn't exist or can't be read.
+    """
+    if is_remote(address):
+        return s3.read(str(address))
+    if str(address).startswith(("https://", "http://")):
+        return _download_url(str(address))
+    try:
+        return Path(address).read_bytes()
+    except OSError as error:
+        raise StorageError(f"{address} can't be read ({error.strerror})", "Check the path") from error
+
+
+def write_bytes(address: str | Path, data: bytes) -> None:
+    """Writes one file whole or not at all, making its folder if need be.
+
+    Raises:
+        StorageError: if it can't be written: no right, no room, no bucket.
+    """
+    if is_remote(address):
+        s3.write(str(address), data)
+        return
+    target = Path(address)
+    with disk_errors(target), _temporary_beside(target) as temporary:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+
+
+@contextlib.contextmanager
+def output_folder(address: str | Path, key_file: str) -> Iterator[Path]:
+    """A scratch folder that becomes the folder `address` when the block ends well, and vanishes when it doesn't.
+
+    Args:
+        address: where the folder shall appear. What an earlier run left there is replaced.
+        key_file: the file by which a folder of this kind is known; in S3 it is uploaded last.
+
+    Raises:
+        StorageError: if something else stands at `address`, or it can't be written.
+    """
+    remote = is_remote(address)
+    target = cache_folder() / "outgoing" if remote else Path(address)
+    if not remote and target.exists() and not (target / key_file).is_file() and _holds_something(target):
+        raise StorageError(f"{target} exists and is no folder of an earlier run (no {key_file})", "Name another --out")
+    with disk_errors(target), _temporary_beside(target) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if remote:
+            upload_folder(temporary, str(address), key_file)
+        else:
+            _replace_folder(temporary, target)
+
+
+def upload_folder(folder: Path, address: str, key_file: str) -> int:
+    """Copies a folder to S3, `key_file` last, so that a reader who finds that file finds all.
+
+    Each object carries its own sha256; what is there already isn't uploaded again.
+
+    Returns:
+        How many objects were uploaded.
+
+    Raises:
+        StorageError: if S3 doesn't take one.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    rest, last = [[path for path in files if (path == folder / key_file) == wanted] for wanted in (False, True)]
+
+    def one(path: Path) -> bool:
+        return s3.upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
+
+    with ThreadPoolExecutor(s3.THREADS) as pool:
+        return sum(pool.map(one, rest)) + sum(map(one, last))
+
+
+def exists(address: str | Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        StorageError: if S3 doesn't answer.
+    """
+    return s3.metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
+
+
+def list_files(address: str | Path) -> list[str]:
+    """Names of the files below a folder or prefix, sorted, without hidden ones; none if there is no such folder.
+
+    Raises:
+        StorageError: if S3 doesn't answer.
+    """
+    if is_remote(address):
+        return [name for name, *_ in s3.listing(str(address))]
+    folder = Path(address)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def remove_folder(address: str | Path, key_file: str | None = None) -> None:
+    """Deletes a folder or all below a prefix, `key_file` first, so that nobody finds that file without the rest.
+
+    Raises:
+        StorageError: if S3 doesn't do it.
+    """
+    if not is_remote(address):
+        if key_file:
+            (Path(address) / key_file).unlink(missing_ok=True)
+        shutil.rmtree(address, ignore_errors=True)
+        return
+    for name in sorted(list_files(address), key=lambda name: name != key_file):
+        s3.delete(f"{str(address).rstrip('/')}/{name}")
+
+
+def local_folder(address: str | Path) -> Path:
+    """A folder on this machine with what `address` holds: itself if local, else a copy made once.
+
+    The copy of an S3 prefix stands in the cache under a digest of its listing (keys, sizes, ETags), so a
+    changed prefix is another folder and an interrupted copy is never taken for a whole one.
+
+    Raises:
+        StorageError: if there is no such folder or prefix, or S3 doesn't answer.
+    """
+    if not is_remote(address):
+        folder = Path(address)
+        if not folder.is_dir():
+            raise StorageError(f"{folder} is not a folder", "Check the path")
+        return folder
+    listing = s3.listing(str(address))
+    if not listing:
+        raise StorageError(f"{address} holds no objects", "Check bucket and prefix")
+    digest = sha256(repr([(str(address), *entry) for entry in listing]).encode())
+    folder = cache_folder() / "datasets" / digest
+    if not folder.is_dir():
+        with disk_errors(folder), _temporary_beside(folder) as temporary:
+            s3.download(str(address), [name for name, *_ in listing], temporary)
+            _replace_folder(temporary, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Turns what the operating system says of a file into a StorageError that names it.
+
+    Raises:
+        StorageError: in place of any OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check path and permissions"
+        raise StorageError(f"{target} can't be written ({error.strerror or error})", remedy) from error
+
+
+@contextlib.contextmanager
+def _temporary_beside(target: Path) -> Iterator[Path]:
+    """A name in the target's folder (so that a rename is atomic), whatever is left of which is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield holder / target.name
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    old = source.parent / f"{source.name}.old"
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
+
+
+def _download_url(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # the scheme was looked at
+            body: bytes = answer.read()
+            return body
+    except OSError as error:
+        raise StorageError(f"{address} can't be read ({error})", "Check the address, or download the file") from error

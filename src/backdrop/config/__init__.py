@@ -1,0 +1,31 @@
+"""Recipes, ensembles and spaces of schedules, as YAML says them."""
+
+from backdrop.config.catalog import find_recipe, read_over, recipe_text, shipped
+from backdrop.config.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme, find_ensemble
+from backdrop.config.network import Input, Pretrained, Tta, parse_size
+from backdrop.config.recipe import Recipe, digest
+from backdrop.config.space import BUDGETS, Budget, Space, find_space
+
+__all__ = [
+    "BUDGETS",
+    "Budget",
+    "Ensemble",
+    "Folds",
+    "Gate",
+    "Group",
+    "Input",
+    "Part",
+    "Pretrained",
+    "Recipe",
+    "Scheme",
+    "Space",
+    "Tta",
+    "digest",
+    "find_ensemble",
+    "find_recipe",
+    "find_space",
+    "parse_size",
+    "read_over",
+    "recipe_text",
+    "shipped",
+]

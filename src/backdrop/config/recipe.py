@@ -1,0 +1,64 @@
+"""A recipe: one YAML says everything needed to train a member."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from backdrop.common import storage
+from backdrop.config.augmentation import Change, HFlip
+from backdrop.config.network import Count, Input, Network, Pretrained, Tta
+from backdrop.config.records import Record, dump_yaml
+from backdrop.config.schedule import Phase
+from backdrop.config.training import Accumulation, BceDice, Checkpoints, Compute, Loading, Loss, Optimiser
+
+# What changes nothing about a member: they are no part of what it is known by.
+HOW_IT_RUNS = ("checkpoint", "loading", "on_nan")
+
+
+class Recipe(Record):
+    """Everything needed to train a member.
+
+    `epochs` is the length of training; the lengths of the schedule's phases are stretched to fill it.
+    `initialisation` 2017 draws first weights as torch 0.2 did. Each `replay_every` steps the hardest batch since the
+    last time is trained on once more. With `ema`, what is judged and kept is a running mean of the weights, of which
+    so much stays at each step. With `snapshots`, the best epochs of the last so many phases and cycles are kept, and
+    the member's answer is the mean of theirs. `pseudo_weight` is what a pseudo-labelled photograph weighs in the loss.
+
+    `on_nan` says what a loss that is no number does: it stops the training, or its step is skipped.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    network: Network
+    pretrained: Pretrained | None = None
+    initialisation: Literal["today", "2017"] = "today"
+    input: Input
+    loss: Loss = BceDice()
+    optimiser: Optimiser = Optimiser()
+    epochs: Count
+    batch_size: Count
+    accumulate: Accumulation = Accumulation()
+    schedule: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    augmentation: tuple[Change, ...] = (HFlip(kind="hflip"),)
+    replay_every: Count | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    snapshots: Count | None = None
+    pseudo_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tta: Tta = Tta()
+    seed: Annotated[int, Field(ge=0)] = 0
+    compute: Compute = Compute()
+    checkpoint: Checkpoints = Checkpoints()
+    loading: Loading = Loading()
+    on_nan: Literal["stop", "skip"] = "stop"
+
+    @model_validator(mode="after")
+    def _whole_strides(self) -> "Recipe":
+        stride = self.network.stride
+        if self.input.width % stride or self.input.height % stride:
+            raise ValueError(f"input.size {self.input.size}: this network needs multiples of {stride}")
+        return self
+
+
+def digest(recipe: Recipe) -> str:
+    """sha256 of all that a recipe says about what comes out; how often it is checkpointed and the like isn't in it."""
+    return storage.sha256(dump_yaml(recipe, without=HOW_IT_RUNS).encode())

@@ -1,0 +1,347 @@
+"""A space of schedules: families and the ranges that a search draws their numbers from, as YAML says them.
+
+Nothing in it counts epochs, so that one space serves recipes of 30 epochs and of 250.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from backdrop.common.errors import ConfigError
+from backdrop.config.catalog import find_text, shipped
+from backdrop.config.network import Count, Rate, Share
+from backdrop.config.recipe import Recipe
+from backdrop.config.records import Record, parse, parse_yaml
+from backdrop.config.schedule import Factor
+from backdrop.config.training import Optimiser
+
+DIGITS = 3  # significant ones of what is drawn: a schedule is read by people
+COLD = 0.1  # a warm-up begins at this share of the rate
+LEAST_EPOCHS = 4  # below that no schedule has a shape
+
+N = TypeVar("N", int, float)
+
+
+class Chance(Protocol):
+    """Where numbers come from: Optuna's trial, or our own draws."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        """A number of a range; `log` spreads them evenly over decades."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """A whole number, both ends included."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        """One of several words."""
+
+
+def _pair(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value, value)
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the range {list(ends)} is empty; give the lowest value first")
+    return ends
+
+
+Phases = list[dict[str, Any]]
+
+# A range `[low, high]`, or one number, which is then not drawn.
+Rates = Annotated[tuple[Rate, Rate], BeforeValidator(_pair), AfterValidator(_rising)]
+Factors = Annotated[tuple[Factor, Factor], BeforeValidator(_pair), AfterValidator(_rising)]
+Shares = Annotated[tuple[Share, Share], BeforeValidator(_pair), AfterValidator(_rising)]
+Counts = Annotated[tuple[Count, Count], BeforeValidator(_pair), AfterValidator(_rising)]
+
+
+@dataclass
+class Draws:
+    """Numbers of one family, and a list of what was drawn; a range of one number isn't."""
+
+    chance: Chance
+    family: str
+    values: dict[str, int | float | str] = field(default_factory=dict)
+
+    def real(self, name: str, ends: tuple[float, float], log: bool = True) -> float:
+        """A number, as text has it."""
+        if ends[0] == ends[1]:
+            return ends[0]
+        drawn = self.chance.suggest_float(f"{self.family}.{name}", *ends, log=log)
+        return self._kept(name, float(f"{drawn:.{DIGITS}g}"))
+
+    def whole(self, name: str, ends: tuple[int, int]) -> int:
+        """A whole number."""
+        return ends[0] if ends[0] == ends[1] else self._kept(name, self.chance.suggest_int(self._name(name), *ends))
+
+    def one_of(self, name: str, choices: Sequence[str]) -> str:
+        """A word."""
+        if len(choices) == 1:
+            return choices[0]
+        word = self.values[name] = self.chance.suggest_categorical(self._name(name), choices)
+        return word
+
+    def _kept(self, name: str, value: N) -> N:
+        self.values[name] = value
+        return value
+
+    def _name(self, name: str) -> str:
+        return f"{self.family}.{name}"
+
+
+class _Family(Record):
+    """Schedules of one shape.
+
+    `name` is how it's called (its kind if empty), `rate` the highest rate, `warmup` the share of epochs in which the
+    rate rises to it, tenfold.
+    """
+
+    name: str = ""
+    rate: Rates
+    warmup: Shares = (0.0, 0.0)
+
+
+class Plateau(_Family):
+    """The rate falls by `factor` when Dice hasn't risen for a share of all epochs, `patience`."""
+
+    kind: Literal["plateau"]
+    factor: Factors
+    patience: Shares
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        factor, share = draws.real("factor", self.factor), draws.real("patience", self.patience, log=False)
+        return [_phase("plateau", epochs, rate=rate, factor=factor, patience=max(1, round(share * epochs)))]
+
+
+class Step(_Family):
+    """The rate falls by `factor` at `drops` moments, evenly spread."""
+
+    kind: Literal["step"]
+    factor: Factors
+    drops: Counts
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        factor, drops = draws.real("factor", self.factor), draws.whole("drops", self.drops)
+        return [_phase("step", epochs, rate=rate, factor=factor, every=max(1, -(-epochs // (drops + 1))))]
+
+
+class Cycle(_Family):
+    """The rate, `factor` of it, `factor` of that and so on, in `rounds`; their `lengths` are in proportion."""
+
+    kind: Literal["cycle"]
+    factor: Factors
+    rounds: Counts
+    lengths: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 1, 1)
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        rates = _falling(rate, draws.real("factor", self.factor), len(self.lengths))
+        lengths = _spread(self.lengths, epochs // draws.whole("rounds", self.rounds))
+        return [_phase("cycle", epochs, rates=rates, lengths=lengths)]
+
+
+class Tail(_Family):
+    """One rate for a `share` of the epochs, then rounds of it (twice), `factor` of it (twice), `factor` of that."""
+
+    kind: Literal["tail"]
+    factor: Factors
+    share: Shares
+    rounds: Counts
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        first, second, third = _falling(rate, draws.real("factor", self.factor), 3)
+        constant = round(draws.real("share", self.share, log=False) * epochs)
+        constant = min(max(1, constant), epochs - 1)
+        lengths = _spread((2, 2, 1), (epochs - constant) // draws.whole("rounds", self.rounds))
+        tail = _phase("cycle", epochs - constant, rates=[first, second, third], lengths=lengths)
+        return [_phase("constant", constant, rate=rate), tail]
+
+
+class Restarts(_Family):
+    """Half a cosine down to `floor` of the rate in each of some `rounds`, each `growth` times as long as the last."""
+
+    kind: Literal["restarts"]
+    floor: Factors
+    rounds: Counts
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        final = _short(rate * draws.real("floor", self.floor))
+        first = sum(self.growth**i for i in range(draws.whole("rounds", self.rounds)))
+        cycle = max(1, round(epochs / first))
+        return [_phase("restarts", epochs, rate=rate, final=final, cycle=cycle, growth=self.growth)]
+
+
+class Cosine(_Family):
+    """Half a cosine down to `floor` of the rate."""
+
+    kind: Literal["cosine"]
+    floor: Factors
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        return [_phase("cosine", epochs, rate=rate, final=_short(rate * draws.real("floor", self.floor)))]
+
+
+class OneCycle(_Family):
+    """From `start` of the rate up to it in the `warmup`, then down to `floor` of it, by cosines."""
+
+    kind: Literal["one-cycle"]
+    warmup: Shares = (0.2, 0.4)
+    start: Factors = (0.04, 0.04)
+    floor: Factors
+
+    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+        """The schedule's phases."""
+        start, final = (_short(rate * draws.real(name, getattr(self, name))) for name in ("start", "floor"))
+        share = draws.real("warmup", self.warmup, log=False)
+        return [_phase("one-cycle", epochs, rate=rate, start=start, final=final, warmup=share)]
+
+
+Family = Annotated[Plateau | Step | Cycle | Tail | Restarts | Cosine | OneCycle, Field(discriminator="kind")]
+
+
+class Optimisers(Record):
+    """Which optimisers may be drawn, and their weight decay; what else a recipe says of its own stays."""
+
+    name: Annotated[tuple[Literal["adam", "adamw", "sgd", "rmsprop"], ...], Field(min_length=1)]
+    weight_decay: Rates | None = None
+
+
+class Space(Record):
+    """What a search may try.
+
+    `set` is set in the recipe while it is searched, such as a smaller size: what is called its proxy. `presets` are
+    recipes whose schedule and optimiser are tried as they are, after the recipe's own.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    description: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    presets: tuple[str, ...] = ()
+    optimiser: Optimisers | None = None
+    families: Annotated[tuple[Family, ...], Field(min_length=1)]
+
+
+class Budget(Record):
+    """How much of a space is tried, and how.
+
+    `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge, its
+    schedule stretched to them. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does
+    badly. With `pb2` nothing is drawn: trials that aren't presets are a population, from which rates are grown. The
+    best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
+    """
+
+    trials: Count = 16
+    epochs: Annotated[int, Field(ge=2)] = 6
+    folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    searcher: Literal["tpe", "random"] = "tpe"
+    scheduler: Literal["asha", "pb2", "none"] = "asha"
+    repeats: Annotated[int, Field(ge=0)] = 3
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _noise_is_seen(self) -> "Budget":
+        if self.repeats == 1:
+            raise ValueError("repeats 1 shows no noise; repeat twice or more, or 0 times")
+        return self
+
+
+# What a pipeline may spend on a search before it trains.
+BUDGETS = {"fast": Budget(trials=12), "full": Budget(trials=48, epochs=20, folds=(0, 1))}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule to try: its family, what was drawn for it, and what it sets in the recipe."""
+
+    family: str
+    values: dict[str, int | float | str]
+    override: dict[str, Any]
+
+
+def find_space(name: str | None, recipe: Recipe) -> Space:
+    """A shipped space by name, or a YAML file's by path; without a name, the one for such a recipe.
+
+    That is the one whose name the recipe's begins with, else the one of its optimiser's kind.
+
+    Raises:
+        ConfigError: if there is none, or it isn't valid.
+    """
+    kind = "sgd" if recipe.optimiser.name == "sgd" else "adam"
+    own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), kind)
+    text, source = find_text("spaces", name or own)
+    return parse(Space, parse_yaml(text, source), source)
+
+
+def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
+    """One schedule of the space, written for the recipe's own number of epochs.
+
+    Raises:
+        ConfigError: if these are too few for a schedule to have a shape.
+    """
+    if recipe.epochs < LEAST_EPOCHS:
+        raise ConfigError(
+            f"{recipe.name} trains {recipe.epochs} epochs, too few for a schedule", "Set epochs=4 or more"
+        )
+    names = [family.name or family.kind for family in space.families]
+    name = chance.suggest_categorical("family", names) if len(names) > 1 else names[0]
+    family, draws = space.families[names.index(name)], Draws(chance, name)
+    rate = draws.real("rate", family.rate)
+    warmup = 0
+    if not isinstance(family, OneCycle):
+        warmup = min(round(draws.real("warmup", family.warmup, log=False) * recipe.epochs), recipe.epochs - 2)
+    phases = family.phases(rate, recipe.epochs - warmup, draws)
+    if warmup:
+        phases.insert(0, _phase("exponential", warmup, rate=_short(rate * COLD), final=rate))
+    return Candidate(name, draws.values, {"schedule": phases, **_optimiser(space, recipe, draws)})
+
+
+def preset(recipe: Recipe) -> Candidate:
+    """A recipe's own schedule and optimiser, its phases without what they augment."""
+    phases = [phase.model_dump(mode="json", exclude={"augmentation"}, exclude_none=True) for phase in recipe.schedule]
+    return Candidate("preset", {}, {"schedule": phases, "optimiser": recipe.optimiser.model_dump(mode="json")})
+
+
+def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """What a candidate sets, for a budget of so many epochs: a warm-up of less than half of one is left out there."""
+    first, *rest = override["schedule"]
+    whole = sum(phase["epochs"] for phase in override["schedule"])
+    if first["kind"] == "exponential" and rest and round(first["epochs"] * epochs / whole) == 0:
+        return {**override, "schedule": rest}
+    return override
+
+
+def _optimiser(space: Space, recipe: Recipe, draws: Draws) -> dict[str, Any]:
+    chosen: Optimiser = recipe.optimiser
+    if space.optimiser:
+        update: dict[str, Any] = {"name": draws.one_of("optimiser", space.optimiser.name)}
+        if space.optimiser.weight_decay:
+            update["weight_decay"] = draws.real("weight_decay", space.optimiser.weight_decay)
+        chosen = chosen.model_copy(update=update)
+    return {"optimiser": chosen.model_dump(mode="json")}
+
+
+def _phase(kind: str, epochs: int, **values: Any) -> dict[str, Any]:
+    return {"kind": kind, "epochs": epochs, **values}
+
+
+def _falling(rate: float, factor: float, count: int) -> list[float]:
+    return [_short(rate * factor**i) for i in range(count)]
+
+
+def _spread(weights: Sequence[int], size: int) -> list[int]:
+    """Lengths in proportion to weights that add up to `size`, each one at least."""
+    total = sum(weights)
+    stops = [0, *(round(size * end / total) for end in accumulate(weights))]
+    return [max(1, stop - start) for start, stop in pairwise(stops)]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

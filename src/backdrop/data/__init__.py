@@ -1,0 +1,1 @@
+"""Photographs and masks: found, checked, read, cached, split into folds."""

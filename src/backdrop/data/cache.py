@@ -1,0 +1,134 @@
+"""Photographs and masks decoded once, at a network's input size, each in a file that is mapped into memory."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop.common import storage
+from backdrop.common.errors import StorageError
+from backdrop.common.progress import say
+from backdrop.config import Input
+from backdrop.data.dataset import Digests, Photo, in_threads, read_pair
+from backdrop.inference.predict import to_input
+
+FORMAT = 1
+SHARE = 0.5  # of the free space that a cache takes of its own accord
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Photographs (H, W, 3) RGB and soft masks (H, W), 0..255, at the network's input size.
+
+    With `folder`, each is decoded once and kept there in a file named by the digests of image and mask, so that folds,
+    recipes and datasets share it; without, each is decoded whenever it is wanted. The pixels are the same.
+    """
+
+    digests: Digests
+    spec: Input
+    folder: Path | None = None
+
+    def __call__(self, photo: Photo) -> Pair:
+        """A photograph and its mask.
+
+        Raises:
+            DataError: if a file is missing, no image, or not the one that was expected.
+        """
+        kept = self._kept(photo) if self.folder else None
+        return self._decode(photo) if kept is None else kept
+
+    def prepare(self, photos: Sequence[Photo]) -> None:
+        """Decodes what isn't there yet, with a progress bar.
+
+        Raises:
+            DataError: as above.
+            StorageError: if there is no room.
+        """
+        missing = [photo for photo in photos if self._kept(photo) is None]
+        if self.folder and missing:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            in_threads(self._keep, missing, "decode photograph")
+
+    def missing_bytes(self, photos: Sequence[Photo]) -> int:
+        """What `prepare` would write."""
+        return sum(not self._path(photo).is_file() for photo in photos) * self.spec.height * self.spec.width * 4
+
+    def _decode(self, photo: Photo) -> Pair:
+        image, mask = read_pair(photo, self.digests)
+        return to_input(image, self.spec), to_input(mask.astype(np.uint8) * 255, self.spec)
+
+    def _path(self, photo: Photo) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{storage.sha256(''.join(self.digests[photo.stem]).encode())}.npy"
+
+    def _kept(self, photo: Photo) -> Pair | None:
+        """What a file holds, first the photograph, then the mask; None if there is no file, or it isn't whole."""
+        height, width = self.spec.height, self.spec.width
+        pixels = height * width
+        try:
+            both: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")
+            return both[: 3 * pixels].reshape(height, width, 3), both[3 * pixels :].reshape(height, width)
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def _keep(self, photo: Photo) -> None:
+        image, mask = self._decode(photo)
+        path = self._path(photo)
+        with storage.disk_errors(path), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            try:
+                np.save(file, np.concatenate([image.ravel(), mask.ravel()]))
+                file.close()
+                os.replace(file.name, path)
+            except OSError:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+
+def open_decoded(photos: Sequence[Photo], digests: Digests, spec: Input, cache: str) -> Decoded:
+    """Where training reads its photographs from, ready to be read.
+
+    Args:
+        photos: those that will be wanted.
+        digests: sha256 of image and mask by stem.
+        spec: the network's input.
+        cache: `none`; `disk`; or `auto` and `device`: on disk if what is missing there takes no more than half of what
+            is free.
+
+    Raises:
+        DataError: if a photograph can't be decoded.
+        StorageError: with `disk`, if there is no room.
+    """
+    plain = Decoded(digests, spec)
+    if cache == "none":
+        return plain
+    kept = Decoded(digests, spec, storage.cache_folder() / "decoded" / _digest(spec))
+    if cache != "disk" and kept.missing_bytes(photos) > SHARE * _free(kept.folder):
+        say(f"Photographs are decoded anew in each epoch: there is little room in {storage.cache_folder()}")
+        return plain
+    try:
+        kept.prepare(photos)
+    except StorageError as error:
+        if cache == "disk":
+            raise
+        say(f"Photographs are decoded anew in each epoch: {error}")
+        return plain
+    return kept
+
+
+def _digest(spec: Input) -> str:
+    return storage.sha256(json.dumps([FORMAT, cv2.__version__, spec.model_dump(mode="json")]).encode())[:16]
+
+
+def _free(folder: Path | None) -> int:
+    """Of the disk that a folder is on, or will be."""
+    there = next(path for path in (folder or Path()).absolute().parents if path.is_dir())
+    return shutil.disk_usage(there).free

@@ -1,0 +1,180 @@
+"""Where objects go: the orders in which they are dealt to folds, and the draw of the holdout.
+
+Chance comes from a hash of the seed and the object's name: it needs no state and doesn't depend on how many other
+objects there are. Only the stratified folds are drawn by scikit-learn.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, cast, get_args
+
+from backdrop.common.errors import ConfigError, PlanError
+from backdrop.config.records import meant
+
+By = Literal["area", "area-rank", "stratified", "random"]
+BINS = 35  # of the winners' histogram of areas
+
+# The fold of each object, None in the holdout.
+Places = dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How objects are placed: into how many folds, which share is held out, by what order, with what seed.
+
+    With a `view`, `area-rank` ranks the objects by their mask area in that view alone.
+    """
+
+    folds: int
+    holdout: float
+    by: By
+    seed: int
+    view: str | None = None
+
+    @property
+    def file(self) -> str:
+        """What a plan by this rule is called beside the ensemble's own."""
+        view = f"-view{self.view}" if self.view else ""
+        return f"plan-{self.by}-{self.folds}-seed{self.seed}{view}.csv"
+
+
+def as_by(text: str) -> By:
+    """The word as an order.
+
+    Raises:
+        PlanError: if it is none.
+    """
+    if text not in get_args(By):
+        raise PlanError(f"Objects can't be split by {text}", meant(text, get_args(By)))
+    return cast(By, text)
+
+
+def as_folds(text: str) -> list[int]:
+    """The folds of a list such as `0,1`; none for an empty one.
+
+    Raises:
+        ConfigError: if it is no such list.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
+
+
+def place(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None] | None = None) -> Places:
+    """The fold (None: holdout) of every object.
+
+    Args:
+        areas: each object's mean mask area, or its mask area in the rule's view; pixels.
+        rule: how to place them.
+        kept: objects that have a place already; those no longer in `areas` are ignored.
+
+    Raises:
+        PlanError: if there are fewer objects than folds, the rule makes no sense, or `kept` has other folds.
+    """
+    placed = {name: fold for name, fold in (kept or {}).items() if name in areas}
+    held = list(placed.values()).count(None)
+    wanted = max(held, round(rule.holdout * len(areas)) or int(rule.holdout > 0))
+    _check(len(areas), wanted, rule, placed)
+    ranking = sorted((name for name in areas if name not in placed), key=lambda name: (areas[name], name))
+    placed |= dict.fromkeys(_draw_holdout(ranking, wanted - held, rule))
+    rest = [name for name in ranking if name not in placed]
+    if rule.by == "area":
+        return placed | _by_area(rest, areas, rule.folds, placed)
+    if rule.by == "stratified":
+        return placed | _stratify(rest, areas, rule, placed)
+    order = rest if rule.by == "area-rank" else sorted(rest, key=lambda name: _draw(rule.seed, name))
+    return placed | _deal(order, rule.folds, placed)
+
+
+def _check(objects: int, held: int, rule: Rule, placed: Places) -> None:
+    if rule.folds < 1 or not 0 <= rule.holdout < 1:
+        raise PlanError(f"{rule.folds} folds with a holdout of {rule.holdout} can't be", "Use 1 or more, and 0 to 0.9")
+    if objects - held < rule.folds:
+        raise PlanError(
+            f"{objects} objects, {held} of them held out, don't fill {rule.folds} folds", "Ask for fewer folds"
+        )
+    if rule.view is not None and rule.by != "area-rank":
+        raise PlanError(f"A split by {rule.by} looks at no single view", "Use --view with --by area-rank, or leave it")
+    others = {fold for fold in placed.values() if fold is not None}
+    if others and others != set(range(rule.folds)):
+        raise PlanError(f"The older plan has {len(others)} folds, not {rule.folds}", f"Use --folds {len(others)}")
+
+
+def _draw(seed: int, name: str) -> str:
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+def _draw_holdout(ranking: Sequence[str], count: int, rule: Rule) -> list[str]:
+    """One object at random from each of `count` equal blocks of the ranking, so that the holdout spans all sizes."""
+    if rule.by == "random":
+        return sorted(ranking, key=lambda name: _draw(rule.seed, f"holdout:{name}"))[:count]
+    count = min(count, len(ranking))
+    bounds = [len(ranking) * i // count for i in range(count + 1)] if count else [0]
+    blocks = [ranking[low:high] for low, high in pairwise(bounds)]
+    return [min(block, key=lambda name: _draw(rule.seed, name)) for block in blocks]
+
+
+def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, placed: Places) -> Places:
+    """Largest first, in blocks of `folds`, the largest of a block to the fold with the smallest sum so far."""
+    sums = [sum(areas[name] for name, fold in placed.items() if fold == k) for k in range(folds)]
+    result: Places = {}
+    largest_first = ranking[::-1]
+    for start in range(0, len(largest_first), folds):
+        smallest_first = sorted(range(folds), key=lambda fold: (sums[fold], fold))
+        for name, fold in zip(largest_first[start : start + folds], smallest_first, strict=False):
+            result[name] = fold
+            sums[fold] += areas[name]
+    return result
+
+
+def _deal(order: Sequence[str], folds: int, placed: Places) -> Places:
+    """One after another to the folds in turn, beginning behind what is placed already."""
+    offset = sum(fold is not None for fold in placed.values())
+    return {name: (offset + rank) % folds for rank, name in enumerate(order)}
+
+
+def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, placed: Places) -> Places:
+    """Every area class spread evenly over the folds; objects that join a plan are dealt one by one."""
+    there = {name: fold for name, fold in placed.items() if fold is not None}
+    classes = _area_classes({name: areas[name] for name in [*there, *ranking]}, rule.folds)
+    if there or rule.folds == 1:
+        return _join(ranking, classes, rule.folds, there)
+    from sklearn.model_selection import StratifiedGroupKFold  # type: ignore[import-untyped]  # here: it takes a second
+
+    splitter = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed % 2**32)
+    splits = splitter.split(ranking, [classes[name] for name in ranking], groups=ranking)
+    return {ranking[i]: fold for fold, (_, validation) in enumerate(splits) for i in validation}
+
+
+def _join(ranking: Sequence[str], classes: Mapping[str, int], folds: int, there: Mapping[str, int]) -> Places:
+    """Each object to the fold that has the fewest of its class; of several such to the one with the fewest objects."""
+    of_class = Counter((classes[name], fold) for name, fold in there.items())
+    sizes = Counter(there.values())
+    result: Places = {}
+    for name in ranking:
+        fold = min(range(folds), key=lambda k: (of_class[classes[name], k], sizes[k], k))
+        result[name] = fold
+        of_class[classes[name], fold] += 1
+        sizes[fold] += 1
+    return result
+
+
+def _area_classes(areas: Mapping[str, float], least: int) -> dict[str, int]:
+    """Each object's class: 35 equal bins of area, merged from the left until a class holds `least` objects or more.
+
+    What is left at the right end, too few for a class of its own, joins the last one. The winners' rule.
+    """
+    low, high = min(areas.values()), max(areas.values())
+    width = (high - low) / BINS or 1.0
+    bins = {name: min(BINS - 1, int((area - low) / width)) for name, area in areas.items()}
+    sizes, classes, held = Counter(bins.values()), [0], 0
+    for number in range(BINS):
+        held += sizes[number]
+        classes.append(classes[-1] + (held >= least))  # the next bin's
+        held = 0 if held >= least else held
+    last = max(0, classes[-1] - 1)
+    return {name: min(classes[number], last) for name, number in bins.items()}

@@ -1,0 +1,217 @@
+"""The plan as a table: made from a dataset, written, read, and held against the data that it was made for."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backdrop.common import storage
+from backdrop.common.errors import PlanError
+from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest, file_digests, in_threads, read_mask
+from backdrop.data.folds.assign import Places, Rule, place
+
+HOLDOUT = "holdout"
+HEADER = "# backdrop-plan v1 data="
+COLUMNS = ["image", "object", "view", "area", "fold"]
+PLAN = "plan.csv"  # what an ensemble's own plan is called wherever it is kept
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photograph's place: `image` is its stem, `area` its mask's pixels, `fold` None in the holdout."""
+
+    image: str
+    object: str
+    view: str
+    area: int
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """All photographs with their folds, and the digest of the data that they were made for."""
+
+    data: str
+    rows: tuple[Row, ...]
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds' numbers."""
+        return sorted({row.fold for row in self.rows if row.fold is not None})
+
+    @property
+    def holdout(self) -> list[Row]:
+        """The photographs that only judge."""
+        return [row for row in self.rows if row.fold is None]
+
+    def validation(self, fold: int) -> list[Row]:
+        """The photographs of a fold.
+
+        Raises:
+            PlanError: if the plan has no such fold.
+        """
+        if fold not in self.folds:
+            known = ", ".join(map(str, self.folds))
+            raise PlanError(f"The plan has no fold {fold}", f"Use one of {known}")
+        return [row for row in self.rows if row.fold == fold]
+
+    def training(self, fold: int) -> list[Row]:
+        """The photographs that the member of `fold` trains on: those of all other folds; raises as `validation`.
+
+        Raises:
+            PlanError: if no other fold is there to train on.
+        """
+        self.validation(fold)
+        rows = [row for row in self.rows if row.fold is not None and row.fold != fold]
+        if not rows:
+            raise PlanError(f"No photographs are left to train fold {fold} on", "Split into two folds or more")
+        return rows
+
+    def assignment(self) -> Places:
+        """The fold of every object."""
+        return {row.object: row.fold for row in self.rows}
+
+
+def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: FoldPlan | None = None) -> FoldPlan:
+    """Places a dataset's objects.
+
+    Args:
+        dataset: the photographs; every one needs its mask.
+        rule: how to place them.
+        objects: take only the first so many objects by name.
+        old: a plan whose objects keep their places; only new ones are placed.
+
+    Raises:
+        PlanError: if there are fewer objects than places, one lacks the rule's view, or the old plan has other folds.
+        DataError: if a photograph has no mask or can't be read.
+    """
+    names = set(sorted({photo.object for photo in dataset.photos.values()})[:objects])
+    photos = dataset.select([stem for stem, photo in dataset.photos.items() if photo.object in names])
+    areas = in_threads(_mask_area, photos)
+    rows = tuple(Row(p.stem, p.object, p.view, area, None) for p, area in zip(photos, areas, strict=True))
+    return _placed(FoldPlan(dataset_digest(file_digests(photos)), rows), rule, old.assignment() if old else {})
+
+
+def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
+    """A plan of the same objects with the same holdout, but other folds.
+
+    Args:
+        plan: whose objects and holdout are taken.
+        rule: how to place the others; its own holdout isn't looked at.
+        old: a plan by the same rule whose objects keep their places.
+
+    Raises:
+        PlanError: as `make_plan`, and if the old plan holds out others.
+    """
+    places = plan.assignment()
+    kept = {name: fold for name, fold in (old.assignment() if old else {}).items() if name in places}
+    for name, fold in kept.items():
+        if (fold is None) != (places[name] is None):
+            verbs = ("holds out", "trains on") if fold is None else ("trains on", "holds out")
+            what = f"The older plan {verbs[0]} {name}, which the plan of --holdout-from {verbs[1]}"
+            raise PlanError(what, "Extend a plan with that holdout")
+    held: Places = {name: None for name, fold in places.items() if fold is None}
+    return _placed(plan, replace(rule, holdout=0.0), kept | held)
+
+
+def dump_plan(plan: FoldPlan) -> bytes:
+    """The plan as CSV; the same plan has the same bytes."""
+    text = io.StringIO()
+    text.write(f"{HEADER}{plan.data}\n")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in plan.rows:
+        fold = HOLDOUT if row.fold is None else row.fold
+        writer.writerow([row.image, row.object, row.view, row.area, fold])
+    return text.getvalue().encode()
+
+
+def read_plan(address: str | Path) -> FoldPlan:
+    """Reads a plan.
+
+    Raises:
+        StorageError: if the file can't be read.
+        PlanError: if it is no plan, or puts an object into two folds.
+    """
+    head, _, body = storage.read_bytes(address).decode(errors="replace").partition("\n")
+    remedy = "Make one with `backdrop split`"
+    if not head.startswith(HEADER):
+        raise PlanError(f"{address} is no fold plan", remedy)
+    try:
+        entries = csv.DictReader(io.StringIO(body))
+        if entries.fieldnames != COLUMNS:
+            raise ValueError(f"its columns are not {','.join(COLUMNS)}")
+        rows = tuple(_row(entry) for entry in entries)
+    except (ValueError, TypeError) as error:
+        raise PlanError(f"{address} is damaged ({error})", remedy) from error
+    places = {(row.object, row.fold) for row in rows}
+    twice = [name for name, count in Counter(name for name, _ in places).items() if count > 1]
+    if twice or not rows:
+        fault = f"puts {twice[0]} into two folds" if twice else "places no object"
+        raise PlanError(f"{address} {fault}", remedy)
+    return FoldPlan(head.removeprefix(HEADER), rows)
+
+
+def read_plans(addresses: str | Sequence[str]) -> list[FoldPlan]:
+    """Reads the plans of an ensemble, one or several; the first is the ensemble's own.
+
+    Raises:
+        StorageError: if a file can't be read.
+        PlanError: if one is no plan, or they are of different data, or hold out different objects.
+    """
+    names = [addresses] if isinstance(addresses, str) else addresses
+    plans = [read_plan(name) for name in names]
+    for name, plan in zip(names, plans, strict=True):
+        remedy = f"Make it with `backdrop split --holdout-from {names[0]}`"
+        if plan.data != plans[0].data or {row.image for row in plan.rows} != {row.image for row in plans[0].rows}:
+            raise PlanError(f"{name} was made for other data than {names[0]}", remedy)
+        if set(plan.holdout) != set(plans[0].holdout):
+            raise PlanError(f"{name} holds out other objects than {names[0]}", remedy)
+    return plans
+
+
+def verify(plan: FoldPlan, dataset: Dataset) -> Digests:
+    """Digests of the plan's images and masks, by stem, if they are the ones that it was made for.
+
+    Raises:
+        PlanError: if the plan belongs to other data.
+        DataError: if a photograph or its mask is missing.
+    """
+    digests = file_digests(dataset.select(row.image for row in plan.rows))
+    found = dataset_digest(digests)
+    if found != plan.data:
+        raise PlanError(
+            f"The plan was made for data {plan.data[:19]}…, but {dataset.root} is {found[:19]}…",
+            "Make a new plan with `backdrop split`, with --extend to keep every object's place",
+        )
+    return digests
+
+
+def _mask_area(photo: Photo) -> int:
+    assert photo.mask is not None  # Dataset.select saw to it
+    return int(read_mask(photo.mask).sum())
+
+
+def _placed(plan: FoldPlan, rule: Rule, kept: Places) -> FoldPlan:
+    places = place(_object_areas(plan.rows, rule.view), rule, kept)
+    return FoldPlan(plan.data, tuple(replace(row, fold=places[row.object]) for row in plan.rows))
+
+
+def _object_areas(rows: Iterable[Row], view: str | None) -> dict[str, float]:
+    """Mean mask area of each object, so that one with fewer views isn't taken for a small one; or that of a view."""
+    groups: dict[str, list[int]] = {}
+    for row in rows:
+        areas = groups.setdefault(row.object, [])
+        if view in (None, row.view):
+            areas.append(row.area)
+    for name, areas in groups.items():
+        if not areas:
+            raise PlanError(f"Object {name} has no photograph of view {view}", "Name a view that all objects have")
+    return {name: sum(areas) / len(areas) for name, areas in groups.items()}
+
+
+def _row(entry: dict[str, str]) -> Row:
+    fold = None if entry["fold"] == HOLDOUT else int(entry["fold"])
+    return Row(entry["image"], entry["object"], entry["view"], int(entry["area"]), fold)

@@ -1,0 +1,101 @@
+"""Pseudo-labels: masks that members predicted for photographs that have none, kept fold by fold so that nothing leaks.
+
+The folder: `labels.csv`, whose first line `# backdrop-labels v1 plan=sha256:…` names the plan by its digest, and
+`fold-K/<image>.png`, the masks that fold K may train on.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from backdrop.common import storage
+from backdrop.common.errors import DataError
+from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest
+from backdrop.data.folds import FoldPlan, dump_plan
+
+LABELS = "labels.csv"
+HEADER = "# backdrop-labels v1 plan="
+COLUMNS = ["image", "object", "fold", "unconfidence", "kept", "image_sha256", "mask_sha256"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One photograph's answer for one fold; `mask_sha256` is empty where it isn't kept."""
+
+    image: str
+    object: str
+    fold: int
+    unconfidence: float
+    kept: bool
+    image_sha256: str
+    mask_sha256: str
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """What a fold may train on besides its own photographs: each with its predicted mask, and their digests."""
+
+    photos: tuple[Photo, ...] = ()
+    digests: Digests = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Of all its images and masks; empty if there are none."""
+        return dataset_digest(self.digests) if self.digests else ""
+
+
+def mask_name(fold: int, image: str) -> str:
+    """Where a mask is, seen from the folder."""
+    return f"fold-{fold}/{image}.png"
+
+
+def plan_digest(plan: FoldPlan) -> str:
+    """`sha256:…` of the plan as it is written."""
+    return f"sha256:{storage.sha256(dump_plan(plan))}"
+
+
+def dump_labels(plan: FoldPlan, labels: Iterable[Label]) -> bytes:
+    """The table as CSV; the same labels have the same bytes."""
+    text = io.StringIO()
+    text.write(f"{HEADER}{plan_digest(plan)}\n")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for label in labels:
+        kept = "yes" if label.kept else "no"
+        head = [label.image, label.object, label.fold, f"{label.unconfidence:.6g}", kept]
+        writer.writerow([*head, label.image_sha256, label.mask_sha256])
+    return text.getvalue().encode()
+
+
+def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Pseudo:
+    """The kept photographs of a fold with their predicted masks.
+
+    Args:
+        folder: what `backdrop label` wrote.
+        plan: the plan that is trained by.
+        dataset: has the photographs in `test`.
+        fold: the fold that is left out.
+
+    Raises:
+        DataError: if the labels are damaged or were made for another plan, or a photograph isn't there any more.
+        StorageError: if they can't be read.
+    """
+    head, _, body = storage.read_bytes(folder / LABELS).decode(errors="replace").partition("\n")
+    remedy = "Make them with `backdrop label`"
+    if head != f"{HEADER}{plan_digest(plan)}":
+        raise DataError(f"{folder / LABELS} holds no pseudo-labels for this plan", remedy)
+    photos: list[Photo] = []
+    digests: Digests = {}
+    try:
+        for entry in csv.DictReader(io.StringIO(body)):
+            if int(entry["fold"]) == fold and entry["kept"] == "yes":
+                image = entry["image"]
+                photos.append(replace(dataset.unlabelled[image], mask=folder / mask_name(fold, image)))
+                digests[image] = (entry["image_sha256"], entry["mask_sha256"])
+    except KeyError as error:
+        raise DataError(f"{dataset.root}/test has no photograph {error}, or {LABELS} no such column", remedy) from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder / LABELS} is damaged ({error})", remedy) from error
+    return Pseudo(tuple(photos), digests)

@@ -1,0 +1,182 @@
+"""Camera, paint, room and shadow: from a car to a photograph and its mask."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop.data.synthetic.cars import Car, Floats
+from backdrop.data.synthetic.hulls import Part, Patch, Rod
+from backdrop.data.synthetic.parts import DISTANCE, all_parts
+
+EYE = 1.62  # height of the camera
+WALL = 13.0  # radius of the round wall behind the turntable
+DISC = 3.05  # radius of the turntable
+LETTERING = "BACKDROP"
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A level camera with a raised lens: uprights stay upright. Room frame: metres right, away, up."""
+
+    focal: float  # pixels
+    centre: tuple[float, float]  # pixels, where the optical axis meets the picture
+
+    def project(self, points: Floats) -> Floats:
+        """Pixels (x, y) of points in the room frame."""
+        scale = self.focal / points[..., 1]
+        x, y = points[..., 0] * scale + self.centre[0], (EYE - points[..., 2]) * scale + self.centre[1]
+        return np.stack([x, y], axis=-1)
+
+
+def _camera(width: int, height: int) -> Camera:
+    focal = min(1.68 * height, 1.12 * width)  # whatever the shape of the picture, the longest car fits
+    return Camera(focal, (0.5 * width, 0.5 * height - 0.1 * focal))
+
+
+def _place(points: Floats, angle: float) -> Floats:
+    """From the car frame to the room frame, the turntable turned by `angle`."""
+    c, s = np.cos(angle), np.sin(angle)
+    x, y, z = np.moveaxis(points, -1, 0)
+    return np.stack([y * c - x * s, DISTANCE - x * c - y * s, z], axis=-1)
+
+
+def _shade(patch: Patch, centres: Floats, normals: Floats, toward: Floats) -> Floats:
+    """Colours of faces under a bright ceiling, a white wall and a gray floor, all seen in the lacquer."""
+    facing = np.clip((normals * toward).sum(-1), 0, 1)
+    mirrored = 2 * facing * normals[..., 2] - toward[..., 2]  # height of the reflected ray
+    room = np.interp(mirrored, [-0.6, -0.12, 0.02, 0.2, 0.5, 0.62, 0.8, 1], [110, 135, 70, 205, 225, 255, 255, 225])
+    light = 0.72 + 0.27 * normals[..., 2] + 0.12 * facing - 0.07 * normals[..., 0]
+    light *= np.clip(0.55 + 0.8 * centres[..., 2], 0, 1)  # less of it reaches the sills
+    share = patch.gloss * (0.11 + 0.6 * (1 - facing) ** 3)
+    return np.asarray(np.array(patch.colour) * (light * (1 - share))[..., None] + (room * share)[..., None])
+
+
+def _faces(patch: Patch, angle: float, camera: Camera) -> tuple[Floats, Floats]:
+    """The visible quadrilaterals of a patch, far ones first: pixels F42 and colours F3."""
+    p = _place(patch.points, angle)
+    normals = np.cross(p[1:, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, 1:])
+    corners = np.stack([p[:-1, :-1], p[1:, :-1], p[1:, 1:], p[:-1, 1:]], axis=2)
+    centres = corners.mean(axis=2)
+    outward = (normals * (centres - _place(np.array(patch.centre), angle))).sum()
+    normals *= np.sign(outward) / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+    toward = np.array([0, 0, EYE]) - centres
+    toward /= np.linalg.norm(toward, axis=-1, keepdims=True)
+    seen = (normals * toward).sum(-1) > 0
+    order = np.argsort(-centres[seen][:, 1], kind="stable")
+    colours = _shade(patch, centres, normals, toward)
+    return camera.project(corners[seen][order]), colours[seen][order]
+
+
+def _paint(canvas: NDArray[np.uint8], parts: list[Part], angle: float, camera: Camera, fine: int) -> None:
+    """Paint parts on an RGBA canvas, `fine` times as large as the picture; A becomes 255 wherever there is car."""
+    for part in parts:
+        if isinstance(part, Rod):
+            p = _place(part.points, angle)
+            pixels = np.rint(camera.project(p) * 16).astype(np.int32)
+            thick = max(fine + 1, round(part.thickness * camera.focal / float(p[:, 1].mean())))
+            # never under a pixel of the picture, or an antenna would be in the photograph but not in the mask
+            cv2.polylines(canvas, [pixels], False, (*part.colour, 255), thick, shift=4)
+            continue
+        faces, colours = _faces(part, angle, camera)
+        pixels = np.rint(faces * 16).astype(np.int32)
+        for face, colour in zip(pixels, np.clip(colours, 0, 255).tolist(), strict=True):
+            cv2.fillConvexPoly(canvas, face, (*colour, 255), shift=4)
+
+
+def _wall(camera: Camera, width: int) -> tuple[Floats, Floats]:
+    """For each column of pixels: the wall's distance from the camera (along its axis) and its bearing from the disc."""
+    slope = (np.arange(width) + 0.5 - camera.centre[0]) / camera.focal
+    root = np.sqrt(DISTANCE**2 - (1 + slope**2) * (DISTANCE**2 - WALL**2))
+    away = (DISTANCE + root) / (1 + slope**2)
+    return away, np.arctan2(slope * away, away - DISTANCE)
+
+
+def _lettering() -> NDArray[np.uint8]:
+    """The word on the wall, cut to its ink, 0 to 255."""
+    strip = np.zeros((400, 4000), np.uint8)
+    cv2.putText(strip, LETTERING, (60, 300), cv2.FONT_HERSHEY_SIMPLEX, 8, (255,), 20, cv2.LINE_AA)
+    x, y, w, h = cv2.boundingRect(strip)
+    return np.pad(strip[y : y + h, x : x + w], 4)
+
+
+@lru_cache(maxsize=2)
+def _room(width: int, height: int, seed: int) -> NDArray[np.float32]:
+    """The empty studio (HW3): wall, letters, floor, turntable."""
+    camera, rng = _camera(width, height), np.random.default_rng([seed])
+    away, bearing = _wall(camera, width)
+    rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
+    up = (EYE - (rows - camera.centre[1]) * away / camera.focal).astype(np.float32)  # height on the wall
+    wall = 226 + 3.2 * np.clip(up, 0, 6) - 14 * np.abs(bearing)[None] ** 2
+    near = np.clip((rows - camera.centre[1]) / camera.focal, 0, 0.4)
+    floor = 158 + 75 * near - 60 * (np.abs(np.arange(width) / width - 0.5) ** 2)[None]
+    stains = cv2.resize(rng.normal(0, 2.2, (14, 9)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    edge = np.clip(up * camera.focal / away + 0.5, 0, 1)
+    gray = wall * edge + (floor + stains) * (1 - edge)
+    ink = _lettering()
+    across = np.broadcast_to((bearing / 1.2 + 0.5) * ink.shape[1], up.shape).astype(np.float32)
+    down = ((3.3 - up) / 2.3 * ink.shape[0]).astype(np.float32)
+    share = cv2.remap(ink, across, down, cv2.INTER_LINEAR).astype(np.float32)[..., None] / 255
+    room: NDArray[np.float32] = (gray[..., None] * (1 - share) + np.array([70, 70, 76]) * share).astype(np.float32)
+    _turntable(room, camera)
+    room.flags.writeable = False
+    return room
+
+
+def _turntable(room: NDArray[np.float32], camera: Camera) -> None:
+    """Draw the disc's edge and its joints."""
+    a = np.linspace(0, 2 * np.pi, 181)
+    circle = np.stack([DISC * np.cos(a), DISTANCE + DISC * np.sin(a), np.zeros_like(a)], axis=-1)
+    hub = np.array([0, DISTANCE, 0])
+    joints = [np.stack([hub + 0.1 * (end - hub), end]) for end in circle[:-1:30]]
+    for line, ink, share in ((circle, 105.0, 1.6), *((joint, 150.0, 0.8) for joint in joints)):
+        pixels = np.rint(camera.project(line) * 16).astype(np.int32)
+        cv2.polylines(room, [pixels], False, (ink, ink, ink), max(1, round(share * camera.focal / 1000)), shift=4)
+
+
+def _shadow(car: Car, angle: float, camera: Camera, width: int, height: int) -> NDArray[np.float32]:
+    """Share of light that reaches the floor (HW): a wide soft shadow and a dark one of contact."""
+    small = max(1, round(width / 480))
+    light = np.ones((-(-height // small), -(-width // small)), np.float32)
+    a = np.linspace(0, 2 * np.pi, 65)
+    rounded = np.stack([np.cos(a), np.sin(a), 0 * a], axis=-1)
+    rounded = np.sign(rounded) * np.sqrt(np.abs(rounded))
+    for margin, blur, depth in ((0.3, 0.05, 0.32), (0.04, 0.022, 0.55)):
+        footprint = rounded * [car.length / 2 + margin - 0.14, car.width / 2 + margin, 0]
+        layer = np.zeros_like(light)
+        pixels = np.rint(camera.project(_place(footprint, angle)) / small * 16).astype(np.int32)
+        cv2.fillConvexPoly(layer, pixels, (depth,), cv2.LINE_AA, shift=4)
+        light *= 1 - cv2.GaussianBlur(layer, (0, 0), blur * camera.focal / small / 2)
+    return np.asarray(cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def render(
+    car: Car, view: int, views: int, width: int, height: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Photograph view 1..views of a car.
+
+    Args:
+        car: What to photograph.
+        view: Which view; view 1 shows the nose, the turntable makes one full turn over all views.
+        views: Number of views.
+        width: Width of the picture in pixels.
+        height: Height in pixels; the car fits between 1:1 and 2:1.
+        seed: Decides on the room and the noise.
+
+    Returns:
+        The RGB photograph (H, W, 3) and the mask of the car (H, W), without its shadow.
+    """
+    angle = 2 * np.pi * (view - 1) / views
+    fine = max(2, min(4, round(1500 / width)))
+    canvas = np.zeros((height * fine, width * fine, 4), np.uint8)
+    _paint(canvas, all_parts(car, angle), angle, _camera(width * fine, height * fine), fine)
+    layer = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    cover = layer[..., 3:] / 255
+    room = _room(width, height, seed) * _shadow(car, angle, _camera(width, height), width, height)[..., None]
+    photo = room * (1 - cover) + layer[..., :3]
+    rng = np.random.default_rng([seed, car.index, view])
+    gain = rng.normal(1, 0.004, 3).astype(np.float32) * np.float32(rng.normal(1, 0.02))
+    photo = photo * gain + 2.2 * rng.standard_normal(photo.shape, np.float32)
+    return np.clip(photo, 0, 255).astype(np.uint8), cover[..., 0] >= 0.5

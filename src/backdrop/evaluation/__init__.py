@@ -1,0 +1,1 @@
+"""How good members and ensembles are: metrics, scoring, the gate, ablation, pictures."""

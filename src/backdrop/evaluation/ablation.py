@@ -1,0 +1,131 @@
+"""Whether an operation on the mask is worth it: what out-of-fold photographs say of it.
+
+They decide which operations an ensemble is given, so the holdout, which will judge the ensemble, has no say in it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backdrop.common.errors import MemberError
+from backdrop.config.postprocessing import BestMembers, Operation
+from backdrop.data.folds import Row
+from backdrop.data.masks import Mask, dice
+from backdrop.evaluation.gate import MINIMUM_OBJECTS
+from backdrop.evaluation.metrics import Effect, Interval, Score, bootstrap, object_means
+from backdrop.inference.postprocessing import MeanOf, Probability, apply, repair
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A photograph as the members that did not train on it see it.
+
+    `probability` is their mean (H, W), `mean_of` gives that of some recipes' members among them, `truth` is (H, W).
+    """
+
+    row: Row
+    truth: Mask
+    probability: Probability
+    mean_of: MeanOf
+
+
+@dataclass
+class _Trial:
+    """What operations did so far: (object, difference of Dice) of each photograph, and how many masks they changed."""
+
+    name: str
+    differences: list[tuple[str, float]] = field(default_factory=list)
+    changed: int = 0
+
+
+def effects(cases: Iterable[Case], operations: Sequence[Operation], scores: Sequence[Score] = ()) -> tuple[Effect, ...]:
+    """Measures each operation alone, in order, and at last all together, one photograph in memory at a time.
+
+    Args:
+        cases: out-of-fold photographs.
+        operations: the ensemble's.
+        scores: what `best_members` was chosen from; asked for only where it is among the operations. For each fold it
+            is chosen again without that fold's photographs: a choice is not judged by what it was made from.
+
+    Raises:
+        ValueError: if there are no photographs, or one is of the holdout.
+        MemberError: if `best_members` can't be chosen without some fold.
+    """
+    trials = [_Trial(name) for name in (*(one.kind for one in operations), ALL)]
+    chains: dict[int, list[Sequence[Operation]]] = {}
+    for case in cases:
+        fold = case.row.fold
+        if fold is None:
+            raise ValueError(f"{case.row.image} is of the holdout, which has no say in the choice of operations")
+        if fold not in chains:
+            unseen = [_unseen(one, scores, fold) for one in operations]
+            chains[fold] = [*((one,) for one in unseen), unseen]
+        _try(case, trials, chains[fold])
+    return tuple(map(_effect, trials))
+
+
+def choose_best(scores: Iterable[Score], count: int, above: float) -> BestMembers:
+    """The `count` recipes that did best on each view out of fold, for photographs whose unconfidence is above a limit.
+
+    Recipes are compared on photographs that all of them judged, by the mean over objects. Equal ones are taken by
+    name. Scores of the holdout aren't looked at.
+
+    Raises:
+        MemberError: if there is no such photograph.
+    """
+    folded = [score for score in scores if score.fold is not None]
+    names = sorted({name for score in folded for name in score.recipes})
+    common = [score for score in folded if len(score.recipes) == len(names)]
+    if not common:
+        what = "best_members has nothing to choose by: all recipes together judged no photograph out of fold"
+        raise MemberError(what, "Evaluate members of each recipe, on two folds or more")
+    views = sorted({score.view for score in common})
+    recipes = {view: _best([score for score in common if score.view == view], names, count) for view in views}
+    return BestMembers(kind="best_members", above=above, recipes=recipes)
+
+
+def _best(scores: Sequence[Score], names: Sequence[str], count: int) -> tuple[str, ...]:
+    means = {name: object_means((score.object, score.recipes[name]) for score in scores) for name in names}
+    return tuple(sorted(names, key=lambda name: -math.fsum(means[name].values()))[:count])
+
+
+def _unseen(operation: Operation, scores: Sequence[Score], fold: int) -> Operation:
+    """The operation as it would be without a fold's photographs."""
+    if not isinstance(operation, BestMembers):
+        return operation
+    count = max(map(len, operation.recipes.values()))
+    found = choose_best([score for score in scores if score.fold != fold], count, operation.above)
+    return operation.model_copy(update={"recipes": found.recipes})
+
+
+def _try(case: Case, trials: Sequence[_Trial], chains: Sequence[Sequence[Operation]]) -> None:
+    plain = apply(case.probability, ())
+    before = dice(plain, case.truth)
+    for trial, operations in zip(trials, chains, strict=True):
+        mask = repair(case.probability, case.row.view, operations, case.mean_of)
+        trial.differences.append((case.row.object, dice(mask, case.truth) - before))
+        trial.changed += bool((mask != plain).any())
+
+
+def _effect(trial: _Trial) -> Effect:
+    means = object_means(trial.differences)
+    change = bootstrap(means)
+    return Effect(
+        operation=trial.name,
+        difference=change.mean,
+        low=change.low if len(means) > 1 else None,
+        high=change.high if len(means) > 1 else None,
+        objects=len(means),
+        images=len(trial.differences),
+        changed=trial.changed,
+        verdict=_verdict(change, len(means)),
+    )
+
+
+def _verdict(change: Interval, objects: int) -> Literal["helps", "hurts", "no evidence"]:
+    if objects < MINIMUM_OBJECTS or change.low <= 0 <= change.high:
+        return "no evidence"
+    return "helps" if change.low > 0 else "hurts"

@@ -1,0 +1,173 @@
+"""The gate: whether a challenger replaces the champion, judged only by objects that no member ever saw.
+
+The two models are compared on the same holdout images by a paired bootstrap over objects. Of equal models about one
+in forty would pass by chance. What can't be compared is refused, and the reasons say so with their numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from backdrop.config import Gate
+from backdrop.config.records import Record
+from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, estimate, object_means
+
+MINIMUM_OBJECTS = 12  # below this an interval over objects says too little to replace what is in use
+
+
+class Slice(Record):
+    """The change of Dice on one view of the holdout's objects; `worse` if it alone refuses the challenger.
+
+    A view that only one object has tells nothing of the next object: its interval is None and it refuses nobody.
+    """
+
+    view: str
+    objects: int
+    difference: float
+    low: float | None
+    high: float | None
+    worse: bool
+
+
+class Verdict(Record):
+    """What the gate says about a challenger.
+
+    `kept` means that the champion stays, or that there is still none. `difference` is the challenger's Dice minus
+    the champion's on the holdout, `low` and `high` its 95 % interval; None where there was nothing to compare.
+    """
+
+    outcome: Literal["promoted", "kept"]
+    reasons: tuple[str, ...]
+    objects: int
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    slices: tuple[Slice, ...] = ()
+
+
+def judge(challenger: Sequence[Score], champion: Sequence[Score] | None, gate: Gate) -> Verdict:
+    """Judges a challenger.
+
+    Args:
+        challenger: its scores; only those of the holdout count.
+        champion: those of what is in use, on the same holdout; None if nothing is.
+        gate: what to ask for.
+
+    Returns:
+        The verdict. Swapping the two models negates its interval exactly, and never are both promoted.
+    """
+    new, old = _holdout(challenger), _holdout(champion or ())
+    objects = len({score.object for score in new})
+    fault = _fault(new, "challenger") or (champion is not None and (_fault(old, "champion") or _mismatch(new, old)))
+    if fault:
+        return Verdict(outcome="kept", reasons=(fault,), objects=objects)
+    if champion is None:
+        return _first(new, gate)
+    return _compare(new, old, gate)
+
+
+def _holdout(scores: Sequence[Score]) -> list[Score]:
+    return sorted((score for score in scores if score.fold is None), key=lambda score: score.image)
+
+
+def _fault(scores: Sequence[Score], who: str) -> str | None:
+    """Why a model's scores can't be judged at all, if they can't."""
+    if not scores:
+        return f"The {who} has no scores on a holdout"
+    broken = [score.image for score in scores if not 0 <= score.dice <= 1]
+    if broken:
+        return f"The {who}'s Dice of holdout image {broken[0]} is not a number between 0 and 1"
+    twice = duplicate(score.image for score in scores)
+    return f"The {who} has two scores of holdout image {twice}" if twice is not None else None
+
+
+def _mismatch(new: Sequence[Score], old: Sequence[Score]) -> str | None:
+    """Why two models' scores can't be compared, if they can't."""
+    ours, theirs = {score.image: score for score in new}, {score.image: score for score in old}
+    for lacking, who in ((ours.keys() - theirs.keys(), "champion"), (theirs.keys() - ours.keys(), "challenger")):
+        if lacking:
+            return f"The {who} has no score of holdout image {min(lacking)}"
+    for image, score in ours.items():
+        other = theirs[image]
+        if (score.object, score.view, score.area) != (other.object, other.view, other.area):
+            return f"The two models were scored on different versions of holdout image {image}"
+    return None
+
+
+def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
+    found = estimate(scores)
+    passed = found.dice >= gate.minimum_dice
+    interval = "" if found.low is None or found.high is None else f" ({_interval(found.low, found.high)})"
+    asked = f"{'at least' if passed else 'less than'} the {gate.minimum_dice} asked of a first champion"
+    reason = f"Dice on {_count(found.objects)} is {_number(found.dice)}{interval}, {asked}"
+    return Verdict(outcome="promoted" if passed else "kept", reasons=(reason,), objects=found.objects)
+
+
+def _compare(new: Sequence[Score], old: Sequence[Score], gate: Gate) -> Verdict:
+    differences = [(score, score.dice - other.dice) for score, other in zip(new, old, strict=True)]
+    means = object_means((score.object, difference) for score, difference in differences)
+    change, slices = bootstrap(means), _slices(differences, gate)
+    few = len(means) < MINIMUM_OBJECTS
+    worse = [part for part in slices if part.worse]
+    reasons = [_few(len(means))] if few else []
+    reasons += [_change(change, len(means)), *(_slice_reason(part, gate) for part in worse)]
+    return Verdict(
+        outcome="promoted" if change.low > 0 and not few and not worse else "kept",
+        reasons=tuple(reasons),
+        objects=len(means),
+        difference=change.mean,
+        low=change.low,
+        high=change.high,
+        slices=slices,
+    )
+
+
+def _slices(differences: Sequence[tuple[Score, float]], gate: Gate) -> tuple[Slice, ...]:
+    views = sorted({score.view for score, _ in differences})
+    return tuple(
+        _slice(view, [(s.object, change) for s, change in differences if s.view == view], gate) for view in views
+    )
+
+
+def _slice(view: str, changes: Sequence[tuple[str, float]], gate: Gate) -> Slice:
+    means = object_means(changes)
+    change = bootstrap(means)
+    if len(means) == 1:
+        return Slice(view=view, objects=1, difference=change.mean, low=None, high=None, worse=False)
+    worse = change.mean < -gate.slice_drop and change.high < 0
+    return Slice(view=view, objects=len(means), difference=change.mean, low=change.low, high=change.high, worse=worse)
+
+
+def _few(objects: int) -> str:
+    return f"too few objects: {objects} in the holdout, and a champion is only replaced on {MINIMUM_OBJECTS} or more"
+
+
+def _change(change: Interval, objects: int) -> str:
+    if change.low == change.high == 0:
+        return f"Dice on {_count(objects)} shows no difference to the champion's"
+    verb = "fell" if change.mean < 0 else "rose"
+    tail = "" if change.low > 0 or change.high < 0 else ", which may be chance"
+    return (
+        f"Dice on {_count(objects)} {verb} by {_number(abs(change.mean))} ({_interval(change.low, change.high)}){tail}"
+    )
+
+
+def _slice_reason(part: Slice, gate: Gate) -> str:
+    assert part.low is not None  # a slice without an interval is never worse
+    assert part.high is not None
+    where = f"Dice of view {part.view} on {part.objects} objects"
+    change = f"fell by {_number(-part.difference)} ({_interval(part.low, part.high)})"
+    return f"{where} {change}, more than the {gate.slice_drop} that the gate allows"
+
+
+def _count(objects: int) -> str:
+    return f"{objects} holdout object{'s' if objects > 1 else ''}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"95 % interval {_number(low)} to {_number(high)}"
+
+
+def _number(value: float) -> str:
+    """Five decimals, and never a zero that isn't one."""
+    text = f"{value:.5f}"
+    return text if float(text) or not value else f"{value:.1e}"

@@ -1,0 +1,297 @@
+"""Dice of many images as one number, and how far that number can be trusted.
+
+Every Dice of a set of images is the mean over objects of the mean over that object's images: views of one
+object are no independent witnesses, so objects, never images, are counted and resampled.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat
+
+from backdrop.common import storage
+from backdrop.common.errors import MemberError, StorageError
+from backdrop.config.records import Record
+from backdrop.data.folds import HOLDOUT
+
+# The files of a report.
+PAGE = "index.html"
+METRICS = "metrics.json"
+IMAGES = "images.csv"
+COLUMNS = ["image", "object", "view", "area", "fold", "dice"]
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+SEED = 20170727  # any fixed number: the same scores always have the same interval
+CHUNK = 1 << 20  # draws at a time, so that memory doesn't grow with the number of objects
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image's Dice, 0..1, at original resolution: a row of `images.csv`.
+
+    `fold` is None in the holdout. `dice` is that of the whole ensemble on the holdout, elsewhere of those members
+    that did not train on the image; `recipes` says the same for the members of each recipe alone.
+    """
+
+    image: str
+    object: str
+    view: str
+    area: int
+    fold: int | None
+    dice: float
+    recipes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over objects with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Estimate(Record):
+    """A Dice over so many objects; `low` and `high` bound its 95 % interval where one was asked for."""
+
+    dice: FiniteFloat
+    objects: int = Field(ge=1)
+    low: FiniteFloat | None = None
+    high: FiniteFloat | None = None
+
+
+class Holdout(Record):
+    """Dice on objects that no member trained on: of the ensemble (None without a holdout) and of each member alone."""
+
+    ensemble: Estimate | None
+    members: dict[str, Estimate]
+    objects: int
+
+
+class Effect(Record):
+    """What an operation adds to p > 0.5 out of fold, alone; or what all of them add together (`operation` is "all").
+
+    `difference` is of Dice, mean over objects, with its 95 % interval (None for a single object). Under 12 objects
+    there is never evidence, as at the gate.
+    """
+
+    operation: str
+    difference: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    objects: int = Field(ge=1)
+    images: int = Field(ge=1)
+    changed: int = Field(ge=0)
+    verdict: Literal["helps", "hurts", "no evidence"]
+
+
+class Evaluation(Record):
+    """What `metrics.json` says: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
+
+    `model` is the digest of what was evaluated: members' weights, how they weigh in the mean, and what is done to it.
+    `repair` says of each operation after the mean what it adds out of fold.
+    """
+
+    model: str
+    oof: dict[str, Estimate]
+    oof_ensemble: Estimate | None
+    holdout: Holdout
+    repair: tuple[Effect, ...] = ()
+
+
+def object_means(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Mean value of each object, objects sorted by name.
+
+    Args:
+        values: (object, value) of each image, in any order: the sums are exact.
+    """
+    groups: dict[str, list[float]] = {}
+    for name, value in values:
+        groups.setdefault(name, []).append(value)
+    return {name: math.fsum(groups[name]) / len(groups[name]) for name in sorted(groups)}
+
+
+def mean_dice(scores: Iterable[Score]) -> float:
+    """Mean over objects of the mean over each object's images.
+
+    Raises:
+        ValueError: if there are no scores, or one is not a number.
+    """
+    return _mean(object_means((score.object, score.dice) for score in scores))
+
+
+def bootstrap(values: Mapping[str, float]) -> Interval:
+    """Mean of the objects' values and its 95 % interval, by resampling the objects with replacement.
+
+    Percentiles are taken at a level somewhat outside 2.5 % and 97.5 %, because plain ones are too narrow for few
+    objects: Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), section 5.3, "expanded percentile".
+    Both ends are mirror images among the sorted resamples, and rounding is symmetric, so that negating every value
+    negates the interval, bit for bit. The order of `values` doesn't matter.
+
+    Args:
+        values: one value per object, such as a Dice or a difference of two.
+
+    Raises:
+        ValueError: if there are no objects, or a value is not a number.
+    """
+    sample = np.array([values[name] for name in sorted(values)], np.float64)
+    mean = _mean(values)
+    means = np.sort(_resampled_means(sample))
+    rank = math.floor(_tail(len(sample)) * RESAMPLES)
+    # Adding zero turns -0.0 into 0.0.
+    return Interval(mean, float(means[rank]) + 0.0, float(means[-1 - rank]) + 0.0)
+
+
+def estimate(scores: Iterable[Score]) -> Estimate:
+    """Dice of some scores with its interval (None for a single object); raises as `mean_dice` does."""
+    means = object_means((score.object, score.dice) for score in scores)
+    interval = bootstrap(means)
+    if len(means) == 1:
+        return Estimate(dice=interval.mean, objects=1)
+    return Estimate(dice=interval.mean, objects=len(means), low=interval.low, high=interval.high)
+
+
+def summarise(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str) -> Evaluation:
+    """The figures of an ensemble.
+
+    Args:
+        scores: a score of every image.
+        members: by member, the Dice of that member alone on every holdout image, by image.
+        model: digest of the ensemble.
+
+    Raises:
+        MemberError: if an image's Dice is not a number, or a member lacks a holdout image.
+    """
+    _refuse_nan(scores)
+    held = [score for score in scores if score.fold is None]
+    folded = [score for score in scores if score.fold is not None]
+    recipes = sorted({recipe for score in folded for recipe in score.recipes})
+    return Evaluation(
+        model=model,
+        oof={recipe: _oof(folded, recipe) for recipe in recipes},
+        oof_ensemble=estimate(folded) if folded else None,
+        holdout=Holdout(
+            ensemble=estimate(held) if held else None,
+            members={name: _alone(name, held, members[name]) for name in sorted(members)} if held else {},
+            objects=len({score.object for score in held}),
+        ),
+    )
+
+
+def dump_evaluation(evaluation: Evaluation) -> bytes:
+    """`metrics.json`: the same evaluation has the same bytes."""
+    return f"{evaluation.model_dump_json(indent=2)}\n".encode()
+
+
+def dump_scores(scores: Iterable[Score]) -> bytes:
+    """`images.csv`, a row per image in the order of their names; the same scores have the same bytes."""
+    rows = sorted(scores, key=lambda score: score.image)
+    recipes = sorted({recipe for score in rows for recipe in score.recipes})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *recipes])
+    for row in rows:
+        fold = HOLDOUT if row.fold is None else row.fold
+        parts = [repr(float(row.recipes[recipe])) if recipe in row.recipes else "" for recipe in recipes]
+        writer.writerow([row.image, row.object, row.view, row.area, fold, repr(float(row.dice)), *parts])
+    return text.getvalue().encode()
+
+
+def read_scores(path: str | Path) -> list[Score]:
+    """Reads `images.csv`. A Dice that is not a number is kept as such: the gate refuses it.
+
+    Raises:
+        StorageError: if the file can't be read, or isn't what `dump_scores` writes.
+    """
+    try:
+        lines = list(csv.reader(io.StringIO(storage.read_bytes(path).decode(), newline=""), strict=True))
+        header, rows = (lines[0], lines[1:]) if lines else ([], [])
+        if header[: len(COLUMNS)] != COLUMNS:
+            raise ValueError(f"its columns are not {','.join(COLUMNS)},…")
+        scores = [_score(row, header) for row in rows]
+        twice = duplicate(score.image for score in scores)
+        if twice is not None:
+            raise ValueError(f"it lists {twice} twice")
+    except (ValueError, csv.Error) as error:
+        raise StorageError(f"{path} is damaged ({error})", "Make it again with `backdrop evaluate`") from error
+    return scores
+
+
+def duplicate(names: Iterable[str]) -> str | None:
+    """The first name that comes a second time, if one does."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    if not values:
+        raise ValueError("no objects to take a mean of")
+    if not all(math.isfinite(value) for value in values.values()):
+        raise ValueError("a value is not a number")
+    return math.fsum(values.values()) / len(values)
+
+
+def _resampled_means(sample: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each of RESAMPLES draws of as many values as there are."""
+    generator = np.random.default_rng(SEED)
+    rows = max(1, CHUNK // len(sample))
+    counts = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
+    return np.concatenate([sample[generator.integers(len(sample), size=(n, len(sample)))].mean(1) for n in counts])
+
+
+def _tail(count: int) -> float:
+    """Share of the resampled means to leave out at each end for `count` objects: 2.5 % for many, less for few."""
+    if count < 2:
+        return 0.0
+    normal = NormalDist()
+    z, freedom = normal.inv_cdf((1 + CONFIDENCE) / 2), count - 1
+    # Student's t from the normal quantile: Abramowitz and Stegun, 26.7.5.
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    return normal.cdf(-t * math.sqrt(count / freedom))
+
+
+def _oof(scores: Sequence[Score], recipe: str) -> Estimate:
+    means = object_means((score.object, score.recipes[recipe]) for score in scores if recipe in score.recipes)
+    return Estimate(dice=_mean(means), objects=len(means))
+
+
+def _alone(member: str, held: Sequence[Score], dice: Mapping[str, float]) -> Estimate:
+    for score in held:
+        if not math.isfinite(dice.get(score.image, math.nan)):
+            raise MemberError(f"Member {member} has no Dice on holdout image {score.image}", "Train that member again")
+    means = object_means((score.object, dice[score.image]) for score in held)
+    return Estimate(dice=_mean(means), objects=len(means))
+
+
+def _refuse_nan(scores: Iterable[Score]) -> None:
+    for score in scores:
+        if not all(math.isfinite(dice) for dice in (score.dice, *score.recipes.values())):
+            raise MemberError(f"The Dice of {score.image} is not a number", "Train the ensemble's members again")
+
+
+def _score(row: list[str], header: list[str]) -> Score:
+    if len(row) != len(header):
+        raise ValueError(f"row {row[0] if row else ''!r} has {len(row)} columns, not {len(header)}")
+    image, name, view, area, fold = row[:5]
+    recipes = {recipe: _dice(text) for recipe, text in zip(header[6:], row[6:], strict=True) if text}
+    return Score(image, name, view, int(area), None if fold == HOLDOUT else int(fold), _dice(row[5]), recipes)
+
+
+def _dice(text: str) -> float:
+    value = float(text)
+    if not (0 <= value <= 1 or math.isnan(value)):
+        raise ValueError(f"{text} is no Dice")
+    return value

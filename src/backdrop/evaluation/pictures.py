@@ -1,0 +1,172 @@
+"""Pictures of what a model sees and where it errs, and of how its training went.
+
+Images are (H, W, 3) RGB, 0..255; masks (H, W).
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop.common import storage
+from backdrop.data.masks import Mask, resize
+
+Image = NDArray[np.uint8]
+
+PANE = 280  # width of one pane of a panel, pixels
+TALLEST = 2 * PANE  # a pane of a taller photograph is squashed
+STRIP = 22  # height of the caption under a pane
+GAP = 2
+TEXT = 0.48  # size of the captions, in the units of OpenCV
+# Okabe and Ito's vermilion and blue (lightened): told apart by everyone, on any photograph.
+MISSING, SURPLUS = (226, 84, 12), (24, 142, 255)
+INK, PAPER, GRAY = (225, 228, 232), (27, 30, 34), (128, 128, 128)
+CLOSE_UP = 8  # a close-up shows this part of the width
+BOOST = 4  # an error that fills this part of a pixel already has its full colour
+
+
+def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mask) -> Image:
+    """Six panes: photograph, truth and prediction; signed error, and a close-up of where there is most of it.
+
+    Missing pixels (truth that was not found) are orange, surplus ones (found, but not true) blue. They are drawn
+    larger than life where the panel is smaller than the photograph, or a fringe one pixel wide would vanish.
+
+    Args:
+        image: the photograph.
+        truth: its mask.
+        prediction: probability 0..1, or a mask.
+
+    Returns:
+        One picture of six panes with captions.
+    """
+    found: Mask = prediction > 0.5
+    missing, surplus = truth & ~found, found & ~truth
+    part = _close_up(missing | surplus)
+    height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))
+    error = _error(image, missing, surplus, height)
+    _frame(error, part, height / image.shape[0], PANE / image.shape[1])
+    legend = [("error:", INK), ("missing", MISSING), ("surplus", SURPLUS)]
+    panes = [
+        _captioned(_fit(image, height), [("photograph", INK)]),
+        _captioned(_gray(truth, height), [("truth", INK)]),
+        _captioned(_gray(prediction, height), [("prediction", INK)]),
+        _captioned(error, legend),
+        _captioned(_fit(image[part], height), [("close-up", INK)]),
+        _captioned(_error(image[part], missing[part], surplus[part], height), [("close-up of the error", INK)]),
+    ]
+    return _beside([_beside(panes[:3], 1), _beside(panes[3:], 1)], 0)
+
+
+def data_uri(picture: Image, limit_bytes: int) -> str:
+    """A picture as a `data:` address: a JPEG of the best quality that keeps within `limit_bytes`.
+
+    Below quality 50 the picture is shrunk instead.
+    """
+    while True:
+        for quality in (88, 80, 70, 60, 50):
+            _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+            address = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+            if len(address) <= limit_bytes or max(picture.shape[:2]) < 64:
+                return address
+        picture = resize(picture, max(1, picture.shape[0] * 3 // 4), max(1, picture.shape[1] * 3 // 4))
+
+
+def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes `curves.png`: loss, Dice and learning rate over the epochs.
+
+    Args:
+        history: rows of `metrics.jsonl`.
+        path: the file to write; the same history has the same bytes.
+    """
+    # Imported here, because it takes a second that only this function should cost. Figure alone, without pyplot,
+    # needs no display and leaves no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (key, title) in zip(
+        figure.subplots(1, 3), (("loss", "loss"), ("dice", "1 - Dice"), ("rate", "learning rate")), strict=True
+    ):
+        values = [number(row.get(key)) for row in history]
+        if key == "dice":
+            values = [1 - value for value in values]
+        axes.plot([row["epoch"] for row in history], values, color="#2b6cb0", marker="." if len(values) < 40 else "")
+        axes.set(title=title, xlabel="epoch")
+        if any(value > 0 for value in values):
+            axes.set_yscale("log", nonpositive="mask")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})
+    storage.write_bytes(path, data.getvalue())
+
+
+def number(value: object) -> float:
+    """A value of `metrics.jsonl` as a float; NaN for what is none."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _fit(image: Image, height: int) -> Image:
+    """A picture at a pane's size; a close-up is enlarged so that its pixels show."""
+    if image.shape[1] < PANE:
+        return cv2.resize(image, (PANE, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
+    return resize(image, height, PANE)
+
+
+def _gray(levels: NDArray[Any], height: int) -> Image:
+    return np.repeat(_fit(np.clip(levels * 255.0, 0, 255).astype(np.uint8), height)[..., None], 3, axis=2)
+
+
+def _error(image: Image, missing: Mask, surplus: Mask, height: int) -> Image:
+    """The errors over the photograph, paled and without its colours."""
+    canvas = _fit(image, height).mean(axis=2, keepdims=True) * 0.55 + 105
+    shrinks = image.shape[1] >= PANE
+    for mask, colour in ((missing, MISSING), (surplus, SURPLUS)):
+        share = _fit(mask.astype(np.uint8) * 255, height)[..., None] / 255
+        share = np.minimum(1, share * (BOOST if shrinks else 1))
+        canvas = canvas * (1 - share) + np.array(colour) * share
+    return np.broadcast_to(canvas, (*canvas.shape[:2], 3)).clip(0, 255).astype(np.uint8)
+
+
+def _close_up(errors: Mask) -> tuple[slice, slice]:
+    """The part of the image, of its own shape, that holds the most errors."""
+    height, width = (max(1, side // CLOSE_UP) for side in errors.shape)
+    # Sums over every window, from the corners of the summed-area table.
+    total = cv2.integral(errors.astype(np.uint8))
+    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
+    top, left = divmod(int(np.argmax(sums)), sums.shape[1])
+    if not sums.any():
+        top, left = (errors.shape[0] - height) // 2, (errors.shape[1] - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _frame(pane: Image, part: tuple[slice, slice], down: float, across: float) -> None:
+    """Draws the outline of a part of the image onto its pane, scaled by `down` and `across`."""
+    rows, columns = part
+    top, bottom = round(rows.start * down), round(rows.stop * down)
+    left, right = round(columns.start * across), round(columns.stop * across)
+    for distance, colour in ((1, PAPER), (2, INK)):  # dark and light, to be seen on anything
+        cv2.rectangle(pane, (left - distance, top - distance), (right + distance, bottom + distance), colour, 1)
+
+
+def _captioned(pane: Image, words: Sequence[tuple[str, tuple[int, int, int]]]) -> Image:
+    strip = np.full((STRIP, pane.shape[1], 3), PAPER, np.uint8)
+    left = 6
+    for word, colour in words:
+        cv2.putText(strip, word, (left, STRIP - 7), cv2.FONT_HERSHEY_SIMPLEX, TEXT, colour, 1, cv2.LINE_AA)
+        left += cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)[0][0] + 8
+    return np.concatenate([pane, strip])
+
+
+def _beside(pictures: Sequence[Image], axis: int) -> Image:
+    shape = list(pictures[0].shape)
+    shape[axis] = GAP
+    gap = np.full(shape, GRAY, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=axis)

@@ -1,0 +1,1 @@
+"""From finished members to masks: single networks, their exact mean, and what follows it."""

@@ -1,0 +1,232 @@
+"""Many members, one answer: the weighted mean of their probabilities, and how well it fits the truth."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backdrop.common import storage
+from backdrop.common.errors import MemberError, PlanError
+from backdrop.common.progress import progress
+from backdrop.config import Ensemble, digest
+from backdrop.config.postprocessing import Operations
+from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
+from backdrop.data import masks
+from backdrop.data.dataset import Dataset, Digests, read_chunks
+from backdrop.data.folds import FoldPlan, Row
+from backdrop.evaluation.metrics import Score
+from backdrop.inference.member import RECIPE, RECORD, WEIGHTS, Member, read_member, verify_member
+from backdrop.inference.postprocessing import MeanOf, repair
+from backdrop.inference.predict import Mean, device, integer_weights, predict_all
+
+CONFIG = "ensemble.yaml"
+MEMBERS = "members"
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The ensemble's scores, an image a row, and every holdout image's Dice by each member alone."""
+
+    scores: list[Score]
+    members: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class EnsembleModel:
+    """Members, the weights of their recipes (shared by a recipe's members), and what is done to their mean."""
+
+    members: tuple[Member, ...]
+    recipe_weights: Mapping[str, float]
+    operations: Operations = ()
+
+    def weights(self) -> list[int]:
+        """Integer weights of the members, in their order."""
+        names = [member.record.recipe for member in self.members]
+        return integer_weights([self.recipe_weights.get(name, 1.0) / names.count(name) for name in names])
+
+    def digest(self) -> str:
+        """sha256 of the members' weights and recipes, of how they weigh in the mean, and of what is done to it."""
+        weighed = zip(self.members, self.weights(), strict=True)
+        parts = [[m.name, m.record.weights, digest(m.recipe), weight] for m, weight in weighed]
+        parts += [[operation.model_dump_json()] for operation in self.operations]
+        return storage.sha256(json.dumps(parts).encode())
+
+    def means(self, images: Sequence[Image]) -> list[Mean]:
+        """The members' mean of each photograph (H, W, 3) RGB."""
+        means = [Mean() for _ in images]
+        for member, weight in zip(self.members, self.weights(), strict=True):
+            for mean, probability in zip(means, opinions(member, images), strict=True):
+                mean.add(probability, weight)
+        return means
+
+    def probability(self, image: Image) -> NDArray[np.float32]:
+        """The mean probability (H, W), 0..1, of one photograph (H, W, 3) RGB."""
+        return self.means([image])[0].probability()
+
+    def mask(self, image: Image, view: str = "") -> masks.Mask:
+        """The cut-out (H, W) of one photograph (H, W, 3) RGB; its view matters only to `best_members`."""
+        return self.cut(self.means([image])[0], image, view)
+
+    def cut(self, mean: Mean, image: Image, view: str) -> masks.Mask:
+        """The mask (H, W) that the members' mean comes to: the one place where the ensemble's map becomes a mask."""
+        if not self.operations:
+            return mean.mask()  # decided on the integers
+        return repair(mean.probability(), view, self.operations, self.mean_of(image))
+
+    def mean_of(self, image: Image) -> MeanOf:
+        """The mean of some recipes' members alone on a photograph; of all if none of those recipes has a member."""
+
+        def probability(recipes: tuple[str, ...]) -> NDArray[np.float32]:
+            chosen = tuple(member for member in self.members if member.record.recipe in recipes)
+            return replace(self, members=chosen or self.members).probability(image)
+
+        return probability
+
+
+# Who may judge each photograph.
+Judges = dict[Row, EnsembleModel]
+
+
+def opinions(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
+    """One member's probability (H, W) of each photograph."""
+    return predict_all(member.network().to(device()), images, member.recipe.input, member.recipe.tta)
+
+
+def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
+    """An ensemble of finished members, its recipes weighted as `config` says (all alike without one).
+
+    Raises:
+        MemberError: if there is none, one stands there twice, or it isn't of the ensemble.
+    """
+    names = [member.name for member in members]
+    recipes = [part.resolve() for part in config.parts()] if config else []
+    if not members:
+        raise MemberError("The ensemble has no members", "Name them with --members")
+    for member in members:
+        if names.count(member.name) > 1:
+            raise MemberError(f"Member {member.name} is named twice", "Name each member once")
+        if config and member.recipe not in recipes:
+            what = f"Member {member.name} was not trained by a recipe of ensemble {config.name}"
+            raise MemberError(what, "Leave it out, or put its settings into the ensemble's YAML")
+    weights = config.weights() if config else {}
+    ordered = tuple(sorted(members, key=lambda member: member.name))
+    return EnsembleModel(ordered, weights, config.postprocessing if config else ())
+
+
+def write_ensemble(folder: Path, config: Ensemble, members: Sequence[Member]) -> None:
+    """Writes what `load_ensemble` reads: `ensemble.yaml` and each member's record, recipe and weights."""
+    (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(dump_yaml(config))
+    for member in members:
+        target = folder / MEMBERS / member.name
+        target.mkdir(parents=True)
+        for name in (RECORD, RECIPE, WEIGHTS):
+            (target / name).write_bytes((member.folder / name).read_bytes())
+
+
+def load_ensemble(folder: Path) -> EnsembleModel:
+    """The ensemble in a folder that `write_ensemble` wrote.
+
+    Raises:
+        MemberError: if a member isn't whole.
+        ConfigError: if `ensemble.yaml` isn't valid.
+    """
+    text = read_text(folder / CONFIG, "ensemble")
+    config = parse(Ensemble, parse_yaml(text, str(folder / CONFIG)), str(folder / CONFIG))
+    members = [read_member(path) for path in sorted((folder / MEMBERS).iterdir())]
+    return gather(members, config)
+
+
+def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Judges:
+    """Those who may judge each photograph: the members that did not train on it, each under the plan that it is of.
+
+    A recipe that has no such member is left out, and the others keep their proportions; a photograph that has none at
+    all is left out.
+
+    Args:
+        plans: of the same data and with one holdout; the first is the ensemble's own, and tells the photographs' folds.
+        digests: of the data.
+        model: the ensemble.
+
+    Raises:
+        MemberError: if a member wasn't trained by one of the plans on these data.
+    """
+    places = [_plan_of(member, plans, digests).assignment() for member in model.members]
+    found: Judges = {}
+    for row in plans[0].rows:
+        folds = [place[row.object] for place in places]
+        able = [m for m, fold in zip(model.members, folds, strict=True) if fold in (None, m.record.fold)]
+        if able:
+            found[row] = replace(model, members=tuple(able))
+    return found
+
+
+def score(dataset: Dataset, who: Judges, digests: Digests) -> Scored:
+    """Scores every photograph by those who may judge it.
+
+    Raises:
+        DataError: if a photograph has changed or doesn't fit a recipe's input.
+    """
+    found = Scored([], {})
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row, model in who.items():
+        groups.setdefault(tuple(member.name for member in model.members), []).append(row)
+    with progress("evaluate photographs", len(who)) as advance:
+        for rows in groups.values():
+            for row_score, alone in _judge(dataset, rows, digests, who[rows[0]]):
+                found.scores.append(row_score)
+                if row_score.fold is None:
+                    for name, dice in alone.items():
+                        found.members.setdefault(name, {})[row_score.image] = dice
+                advance("")
+    return found
+
+
+def score_holdout(dataset: Dataset, plan: FoldPlan, digests: Digests, model: EnsembleModel) -> list[Score]:
+    """Scores the holdout by an ensemble that may have been trained by another plan (see the gate for what it may)."""
+    return [row_score for row_score, _ in _judge(dataset, plan.holdout, digests, model)]
+
+
+def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:
+    """The plan that the member was trained by. Where several are, they put the same photographs before it."""
+    for plan in plans:
+        with contextlib.suppress(MemberError, PlanError):
+            verify_member(member, plan, digests)
+            return plan
+    which = "this plan" if len(plans) == 1 else "any of these plans"
+    raise MemberError(f"Member {member.name} was not trained by {which} on these data", "Train it again")
+
+
+def _judge(
+    dataset: Dataset, rows: Sequence[Row], digests: Digests, model: EnsembleModel
+) -> Iterator[tuple[Score, dict[str, float]]]:
+    """Each photograph's score, and its Dice by each member alone."""
+    left = iter(rows)
+    for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
+        chunk = list(islice(left, len(pairs)))
+        yield from _judge_chunk(chunk, [image for image, _ in pairs], [truth for _, truth in pairs], model)
+
+
+def _judge_chunk(
+    rows: Sequence[Row], images: Sequence[Image], truths: Sequence[masks.Mask], model: EnsembleModel
+) -> Iterator[tuple[Score, dict[str, float]]]:
+    means = [Mean() for _ in rows]
+    by_recipe: dict[str, list[Mean]] = {m.record.recipe: [Mean() for _ in rows] for m in model.members}
+    alone: list[dict[str, float]] = [{} for _ in rows]
+    for member, weight in zip(model.members, model.weights(), strict=True):
+        for i, probability in enumerate(opinions(member, images)):
+            means[i].add(probability, weight)
+            by_recipe[member.record.recipe][i].add(probability, 1)
+            alone[i][member.name] = masks.dice((probability > 0.5).cpu().numpy(), truths[i])
+    for i, row in enumerate(rows):
+        recipes = {name: masks.dice(group[i].mask(), truths[i]) for name, group in by_recipe.items()}
+        dice = masks.dice(model.cut(means[i], images[i], row.view), truths[i])
+        yield Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes), alone[i]

@@ -1,0 +1,137 @@
+"""The member folder: what training leaves, and what everything else reads of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from backdrop import __version__
+from backdrop.common import storage
+from backdrop.common.errors import BackdropError, MemberError
+from backdrop.config import Recipe, digest
+from backdrop.config.records import Record, parse, parse_yaml, read_text
+from backdrop.data.dataset import Digests, dataset_digest, file_digest
+from backdrop.data.folds import FoldPlan, Row
+from backdrop.models import build
+from backdrop.models.snapshot_ensemble import Committee
+
+RECORD = "member.json"
+RECIPE = "recipe.yaml"
+WEIGHTS = "weights.safetensors"
+METRICS = "metrics.jsonl"
+CURVES = "curves.png"
+SAMPLES = "samples"
+CHECKPOINTS = "checkpoints"
+
+
+class MemberRecord(Record):
+    """`member.json`: what was trained, and how well.
+
+    `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
+    best epoch (of those kept, if there are several);
+    `resumed_at` the steps at which a killed run went on; `weights` the sha256 of the weights' file;
+    `version` the package's; `pseudo` the digest of the pseudo-labelled photographs, empty without; `threads`,
+    `processes`, `device` and `precision` what it was computed with: with others the weights would have other last bits.
+    """
+
+    key: str
+    recipe: str
+    fold: int
+    seed: int
+    epochs: int
+    selected_epoch: int
+    dice: float
+    seconds: float
+    parameters: int
+    resumed_at: tuple[int, ...]
+    weights: str
+    version: str
+    threads: int
+    processes: int
+    device: str
+    precision: str
+    pseudo: str = ""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished member."""
+
+    folder: Path
+    record: MemberRecord
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """`<recipe>-<fold>`."""
+        return f"{self.record.recipe}-{self.record.fold}"
+
+    def network(self) -> nn.Module:
+        """The trained network on the CPU, in evaluation mode."""
+        return assemble(self.recipe, load_file(self.folder / WEIGHTS))
+
+    def history(self) -> list[dict[str, Any]]:
+        """A row per epoch: epoch, rate, loss, dice, seconds, time_ms."""
+        return [json.loads(line) for line in (self.folder / METRICS).read_text().splitlines()]
+
+
+def assemble(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
+    """The network with these weights in evaluation mode: a committee where the recipe keeps several snapshots."""
+    if recipe.snapshots:
+        count = len({name.split(".")[1] for name in weights})
+        network: nn.Module = Committee(build(**recipe.network.model_dump()) for _ in range(count))
+    else:
+        network = build(**recipe.network.model_dump())
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def content_key(
+    recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int, pseudo: str = "", version: str = __version__
+) -> str:
+    """sha256 of all that makes a member: recipe (with its seed), images and masks it sees, fold, package version.
+
+    The fold's own images are among them: they choose the epoch. So are pseudo-labelled ones, by their digest.
+    """
+
+    def part(rows: Sequence[Row]) -> str:
+        return dataset_digest({row.image: digests[row.image] for row in rows})
+
+    parts = [digest(recipe), part(plan.training(fold)), part(plan.validation(fold)), fold, version]
+    parts += [pseudo] if pseudo else []
+    return storage.sha256(json.dumps(parts).encode())
+
+
+def read_member(folder: Path) -> Member:
+    """A finished member, its weights verified.
+
+    Raises:
+        MemberError: if it isn't finished, or its files aren't those that training wrote.
+    """
+    try:
+        values = json.loads(storage.read_bytes(folder / RECORD))
+        record = parse(MemberRecord, values, str(folder / RECORD))
+        text = read_text(folder / RECIPE, "recipe")
+        recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))
+        found = file_digest(folder / WEIGHTS)
+    except (BackdropError, ValueError) as error:
+        raise MemberError(f"{folder} is not a finished member ({error})", "Run its `backdrop train` again") from error
+    if found != record.weights:
+        raise MemberError(f"{folder / WEIGHTS} is not what training wrote", "Copy or train the member again")
+    return Member(folder, record, recipe)
+
+
+def verify_member(member: Member, plan: FoldPlan, digests: Digests) -> None:
+    """Makes sure that the member trained on just what the plan gives to its fold, so that nothing leaks.
+
+    Raises:
+        MemberError: if it saw other photographs, masks or folds.
+        PlanError: if the plan has no such fold.
+    """
+    record = member.record
+    if content_key(member.recipe, plan, digests, record.fold, record.pseudo, record.version) != record.key:
+        raise MemberError(f"Member {member.name} was not trained by this plan on these data", "Train it again")

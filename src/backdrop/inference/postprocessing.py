@@ -1,0 +1,144 @@
+"""From an ensemble's probability to its mask: the operations that `recipe/postprocessing.py` has words for."""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop.config.postprocessing import BestMembers, DropSmall, FillHoles, Hull, Operation, Threshold, UnreliableTop
+from backdrop.data.masks import Mask
+from backdrop.inference.uncertainty import unconfidence
+
+HALF = 0.5
+
+Probability = NDArray[np.float32]
+Contour = NDArray[np.int32]
+# The mean probability (H, W) of a photograph by the members of these recipes alone.
+MeanOf = Callable[[tuple[str, ...]], Probability]
+
+
+def repair(probability: Probability, view: str, operations: Sequence[Operation], mean_of: MeanOf) -> Mask:
+    """The mask (H, W) of a photograph after all operations.
+
+    Args:
+        probability: all members' mean (H, W), 0..1.
+        view: the photograph's.
+        operations: in order.
+        mean_of: gives the mean of some recipes' members alone; asked for only where `best_members` wants it.
+    """
+    names = choose_recipes(probability, view, operations)
+    return apply(mean_of(names) if names else probability, operations)
+
+
+def choose_recipes(probability: Probability, view: str, operations: Sequence[Operation]) -> tuple[str, ...]:
+    """The recipes whose members alone answer for a photograph, by `best_members`; none if all answer."""
+    for operation in operations:
+        if isinstance(operation, BestMembers):
+            doubt = unconfidence(probability, operation.low, operation.high)
+            return operation.recipes.get(view, ()) if doubt > operation.above else ()
+    return ()
+
+
+def apply(probability: Probability, operations: Sequence[Operation]) -> Mask:
+    """The mask (H, W) of a probability (H, W), 0..1, after the operations in order; without any, where p > 0.5.
+
+    `best_members` changes nothing here: it says whose mean the probability is (see `choose_recipes`).
+    """
+    mask: Mask = probability > HALF
+    for operation in operations:
+        mask = _apply(operation, probability, mask)
+    return mask
+
+
+def _apply(operation: Operation, probability: Probability, mask: Mask) -> Mask:
+    match operation:
+        case Threshold():
+            return np.asarray(probability > operation.level)
+        case FillHoles():
+            return _fill_holes(mask, operation.most * mask.size)
+        case DropSmall():
+            return _drop_small(mask, operation.least * mask.size)
+        case Hull():
+            return _add_hulls(operation, probability, mask)
+        case UnreliableTop():
+            return _repair_top(operation, probability, mask)
+        case BestMembers():
+            return mask
+
+
+def _fill_holes(mask: Mask, most: float) -> Mask:
+    """Fills background that is enclosed (4-connected, not at the border) and has at most so many pixels."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(_bytes(~mask), connectivity=4)
+    left, top, width, height, area = stats.T
+    enclosed = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    hole = enclosed & (area <= most)
+    hole[0] = False  # the mask itself
+    return np.asarray(mask | hole[labels])
+
+
+def _drop_small(mask: Mask, least: float) -> Mask:
+    """Drops pieces (8-connected) with fewer pixels, unless none is larger."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(_bytes(mask), connectivity=8)
+    area = stats[:, cv2.CC_STAT_AREA]
+    kept = area >= min(least, area[1:].max(initial=0))
+    kept[0] = False  # the background
+    return np.asarray(kept[labels])
+
+
+def _add_hulls(operation: Hull, probability: Probability, mask: Mask) -> Mask:
+    doubtful = _bytes((probability >= operation.low) & (probability <= operation.high))
+    side = 2 * round(operation.strip * mask.shape[0]) + 1
+    wide = cv2.morphologyEx(doubtful, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(wide, connectivity=8)
+    result = mask.copy()
+    for label, (left, top, width, height, area) in enumerate(stats[1:], start=1):
+        box = np.s_[top : top + height, left : left + width]
+        if area >= operation.least * mask.size:
+            contour = _largest_contour((labels[box] == label) & (probability[box] > operation.level))
+            if contour is not None:
+                result[box] |= _hull(contour, height, width)
+    return result
+
+
+def _repair_top(operation: UnreliableTop, probability: Probability, mask: Mask) -> Mask:
+    rows = len(mask)
+    doubtful = _bytes((probability > operation.low) & (probability < operation.high))
+    eroded = cv2.erode(doubtful, np.ones((2 * round(operation.strip * rows) + 1, 1), np.uint8))
+    region = _largest_contour(eroded[: rows // 2] > 0)
+    if region is None or cv2.contourArea(region) <= operation.least * mask.size:
+        return mask
+    left, top, width, height = cv2.boundingRect(region)
+    margin = round(operation.margin * rows)
+    # A slice ends by itself where the photograph does, but a negative start would count from its other side.
+    box = np.s_[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
+    contour = _largest_contour(probability[box] > operation.level)
+    if contour is None:
+        return mask
+    result = mask.copy()
+    result[box] = _hull(contour, *result[box].shape)
+    return result
+
+
+def _largest_contour(mask: Mask) -> Contour | None:
+    """The outer contour (N, 1, 2) of the piece (8-connected) that encloses most, holes counted; None without any."""
+    contours, _ = cv2.findContours(_bytes(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(max(contours, key=cv2.contourArea), np.int32) if contours else None
+
+
+def _hull(contour: Contour, height: int, width: int) -> Mask:
+    """The pixels (height, width) in a contour's convex hull; OpenCV's own filling adds what the outline touches."""
+    corners = cv2.convexHull(contour)[:, 0].tolist()
+    left, right = np.full((height, 1), width), np.full((height, 1), -1)
+    for ends in zip(corners, [*corners[1:], corners[0]], strict=True):
+        (x, top), (other, bottom) = sorted(ends, key=lambda corner: corner[1])
+        rows = np.s_[top : bottom + 1]
+        run, rise = np.arange(bottom - top + 1)[:, None] * (other - x), max(1, bottom - top)
+        left[rows] = np.minimum(left[rows], x - (-run // rise))
+        right[rows] = np.maximum(right[rows], x + run // rise)
+    columns = np.arange(width)
+    return (left <= columns) & (columns <= right)
+
+
+def _bytes(mask: Mask) -> NDArray[np.uint8]:
+    return mask.astype(np.uint8)

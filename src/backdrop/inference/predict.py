@@ -1,0 +1,170 @@
+"""From a photograph to a network's probability at the photograph's own size, and to the mean of many networks.
+
+A member computes in float; its probability is then rounded once to 2^-24 and summed in int64 with integer
+weights, so that the mean is the same to the last bit whatever the order or sharding of members.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backdrop.common.errors import DataError
+from backdrop.config import Input, Tta
+from backdrop.data import masks
+
+BATCH = 4
+ONE = 2**24
+PLAIN = Tta()
+WEIGHT_ONE = 2**20
+# The winners' CLAHE: the limit of a bin, in means of all bins, and the tiles, across and down.
+CLAHE = (2.0, (8, 8))
+# ImageNet's mean and standard deviation of R, G, B in 0..1, as torchvision gives them.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_input(image: NDArray[np.uint8], spec: Input) -> NDArray[np.uint8]:
+    """A photograph (H, W, 3) or a mask (H, W), 0..255, at the size of a network's input.
+
+    CLAHE is for photographs only, and comes first.
+
+    Raises:
+        DataError: if it is to be padded and is larger than that.
+    """
+    if spec.clahe and image.ndim == 3:
+        image = _even(image)
+    if spec.fit == "stretch":
+        return masks.resize(image, spec.height, spec.width)
+    try:
+        return (masks.pad if spec.fit == "pad" else masks.reflect)(image, spec.height, spec.width)
+    except ValueError as error:
+        raise DataError(f"A photograph doesn't fit the recipe ({error})", "Set a larger input.size") from error
+
+
+def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An RGB photograph (H, W, 3) with its luma's contrast evened by CLAHE (Zuiderveld 1994, Graphics Gems IV)."""
+    yuv = cv2.cvtColor(image, cv2.COLOR_RGB2YUV)
+    yuv[..., 0] = cv2.createCLAHE(*CLAHE).apply(yuv[..., 0])
+    return np.asarray(cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB), np.uint8)
+
+
+def normalise(images: Tensor, spec: Input) -> Tensor:
+    """A batch of RGB inputs (B, H, W, 3) uint8 as the network wants it: (B, 3, H, W) float32, channels last."""
+    batch = images.permute(0, 3, 1, 2).float() / 255
+    if spec.normalize == "imagenet":
+        mean, deviation = (torch.tensor(values, device=batch.device).view(1, 3, 1, 1) for values in IMAGENET)
+        batch = (batch - mean) / deviation
+    return batch.flip(1) if spec.channels == "bgr" else batch
+
+
+def from_output(logits: Tensor, height: int, width: int, spec: Input) -> Tensor:
+    """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized by pixel centres.
+
+    Or by the pixels at the corners, if the recipe says so.
+    """
+    if spec.fit == "stretch":
+        return _resize(logits, (height, width), spec.align_corners)[0, 0]
+    rows, columns = logits.shape[-2:]
+    top, left = ((rows - height) // 2, (columns - width) // 2) if spec.fit == "reflect" else (0, 0)
+    return logits[0, 0, top : top + height, left : left + width]
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN) -> list[Tensor]:
+    """Each photograph's probability (H, W) float32, at its own size.
+
+    Args:
+        network: in evaluation mode.
+        images: (H, W, 3) RGB each; they may differ in size.
+        spec: the recipe's input.
+        tta: the recipe's test-time augmentation.
+
+    Raises:
+        DataError: if a photograph doesn't fit the input.
+    """
+    where = next(network.parameters()).device
+    batch = normalise(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where), spec)
+    answers = [answer.float() for answer in _answers(network, batch, tta)]
+    sizes = [image.shape[:2] for image in images]
+    return [_average([a[i : i + 1] for a in answers], h, w, spec, tta) for i, (h, w) in enumerate(sizes)]
+
+
+def predict_all(
+    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN
+) -> Iterator[Tensor]:
+    """As `predict`, for as many photographs as there are, a few at a time."""
+    for start in range(0, len(images), BATCH):
+        yield from predict(network, images[start : start + BATCH], spec, tta)
+
+
+def _answers(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
+    """Logits (B, 1, H, W) of the batch (B, 3, H, W) as it is and in each other way, turned back."""
+    size = batch.shape[-2:]
+    flips = [(), *[(3,)] * tta.hflip, *[(2,)] * tta.vflip, *[(2, 3)] * (tta.hflip and tta.vflip)]
+    for scale in tta.scales:
+        scaled = batch if scale == 1 else _resize(batch, [_whole(side * scale, network) for side in size])
+        for dims in flips:
+            logits = network(scaled.flip(dims)).flip(dims)
+            yield logits if scale == 1 else _resize(logits, size)
+
+
+def _average(answers: Sequence[Tensor], height: int, width: int, spec: Input, tta: Tta) -> Tensor:
+    """The probability (H, W) that logits (1, 1, h, w) of one photograph come to."""
+    own_size = torch.stack([from_output(logits, height, width, spec) for logits in answers])
+    if tta.average == "logits":
+        return own_size.mean(dim=0).sigmoid()
+    return own_size.sigmoid().mean(dim=0)
+
+
+def _whole(side: float, network: nn.Module) -> int:
+    """The multiple of the network's stride that is nearest to a side."""
+    stride = int(getattr(network, "stride", 1))
+    return max(1, round(side / stride)) * stride
+
+
+def _resize(batch: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    return functional.interpolate(batch, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def quantise(probability: Tensor) -> Tensor:
+    """A probability in units of 2^-24, int64. Exact: float32 holds every whole number up to 2^24."""
+    return (probability * ONE).round().long()
+
+
+def integer_weights(weights: Sequence[float]) -> list[int]:
+    """Weights in proportion to the given ones, in whole 2^-20ths of their sum, at least one each."""
+    total = sum(sorted(weights))
+    return [max(1, round(weight / total * WEIGHT_ONE)) for weight in weights]
+
+
+class Mean:
+    """The running weighted mean of members' probabilities of one photograph."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.weight = 0
+
+    def add(self, probability: Tensor, weight: int) -> None:
+        """Adds a member's probability (H, W) with an integer weight."""
+        units = quantise(probability) * weight
+        self.total = units if self.total is None else self.total.add_(units)
+        self.weight += weight
+
+    def probability(self) -> NDArray[np.float32]:
+        """The mean (H, W), 0..1."""
+        assert self.total is not None
+        return (self.total.double() / (self.weight * ONE)).float().cpu().numpy()
+
+    def mask(self) -> masks.Mask:
+        """Where the mean exceeds one half, decided on the integers: (H, W)."""
+        assert self.total is not None
+        return (self.total > self.weight * (ONE // 2)).cpu().numpy()

@@ -1,0 +1,41 @@
+"""How doubtful an answer is: which photographs to look at first."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop.data.masks import Mask
+
+
+def unconfidence(probability: NDArray[np.float32], low: float = 0.3, high: float = 0.8, top: float = 0.9) -> float:
+    """The winners' score of a doubtful answer: doubtful pixels per pixel of what is taken for sure background.
+
+    n(low <= p <= high) / max(1, n(p < low) + n(high < p <= top)). Source: the winners' interview.
+
+    Args:
+        probability: (H, W) float32, 0..1. Limits are rounded to float32 as well, so that 0.8 is not above 0.8.
+        low: lower limit of doubt.
+        high: upper limit of doubt.
+        top: what is above it is sure foreground, and doesn't count.
+    """
+    doubtful = _count(_between(probability, low, high))
+    return doubtful / max(1, _count(probability < low) + _count((probability > high) & (probability <= top)))
+
+
+def unreliable_share(probability: NDArray[np.float32], low: float = 0.3, high: float = 0.8) -> float:
+    """Share of the pixels (H, W) with low <= p <= high, 0..1: the area that the winners sorted their results by."""
+    return _count(_between(probability, low, high)) / probability.size
+
+
+def rank(doubts: Mapping[str, float]) -> list[str]:
+    """Names of photographs, the most doubtful first, those in equal doubt by name."""
+    return sorted(doubts, key=lambda name: (-doubts[name], name))
+
+
+def _between(probability: NDArray[np.float32], low: float, high: float) -> Mask:
+    return np.asarray((probability >= low) & (probability <= high))
+
+
+def _count(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))

@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines from outside: versions, recurring runs, status, preflight."""

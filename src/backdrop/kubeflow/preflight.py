@@ -1,0 +1,109 @@
+"""What a run needs, looked at before it starts: Kubeflow, MLflow, the bucket, the dataset, the GPU nodes, KubeRay."""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from backdrop.common import s3, storage
+from backdrop.common.errors import BackdropError, DataError, StorageError
+from backdrop.kubeflow.client import connect
+from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
+from backdrop.pipelines.parameters import tolerations_of
+from backdrop.tracking.client import connect as connect_mlflow
+from backdrop.tracking.client import server_errors
+
+Check = Callable[[], str]
+
+
+def preflight(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> Iterator[tuple[str, bool, str]]:
+    """Looks at one thing after another.
+
+    Args:
+        values: the run's parameters.
+        host: Kubeflow's address; from the environment if empty.
+        namespace: there; from the environment or the pod if empty.
+        ray: whether the run needs KubeRay.
+
+    Yields:
+        What was looked at, whether it is as it must be, and a sentence about it.
+    """
+    for name, check in _checks(values, host, namespace, ray):
+        try:
+            yield name, True, check()
+        except BackdropError as error:
+            yield name, False, str(error)
+
+
+def _checks(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> Iterator[tuple[str, Check]]:
+    yield "kubeflow", lambda: check_kubeflow(host, namespace)
+    yield "mlflow", check_mlflow
+    yield "data", lambda: check_data(values["data"])
+    if storage.is_remote(values["work"]):  # any other is the pod's own
+        yield "work", lambda: check_work(values["work"])
+    yield "nodes", lambda: _check_pool(values)
+    if ray:
+        yield "ray", check_rayjobs
+
+
+def check_kubeflow(host: str = "", namespace: str = "") -> str:
+    """Whether Kubeflow answers, is new enough, and lets us see its pipelines.
+
+    Raises:
+        EndpointError: if not.
+    """
+    endpoint = connect(host, namespace)
+    with endpoint.errors():  # anybody may ask how it is; this takes the right to
+        endpoint.client.list_pipelines(page_size=1, namespace=endpoint.namespace)
+    version = endpoint.version or "of a version that it doesn't tell"
+    where = f", namespace {endpoint.namespace}" if endpoint.namespace else ""
+    return f"Kubeflow Pipelines {version} at {endpoint.host}{where}"
+
+
+def check_mlflow() -> str:
+    """Whether MLflow answers a question; `/health` stays green where it refuses the name that pods use for it.
+
+    Raises:
+        TrackingError: if not.
+    """
+    client = connect_mlflow()
+    with server_errors("MLflow doesn't say what experiments it has", "Check its rights, and its --allowed-hosts"):
+        client.search_experiments(max_results=1)
+    return "MLflow answers"
+
+
+def check_data(data: str) -> str:
+    """Whether there are photographs, and one can be read.
+
+    Raises:
+        DataError: if there are none.
+        StorageError: if they can't be listed or read.
+    """
+    folder = f"{data.rstrip('/')}/train"
+    if not storage.is_remote(data):
+        storage.local_folder(data)
+    names = storage.list_files(folder)
+    if not names:
+        raise DataError(f"{data} has no photographs in train/", "Name the dataset's own folder or prefix")
+    storage.read_bytes(f"{folder}/{names[0]}")
+    return f"{len(names)} files in {folder}"
+
+
+def check_work(work: str) -> str:
+    """Whether an object can be written there, read and deleted.
+
+    Raises:
+        StorageError: if not.
+    """
+    address, content = f"{work.rstrip('/')}/preflight-{uuid.uuid4().hex}", b"written by the preflight"
+    storage.write_bytes(address, content)
+    try:
+        if storage.read_bytes(address) != content:
+            raise StorageError(f"{address} isn't what was written there", "Check the S3 server")
+    finally:
+        s3.delete(address)
+    return f"{work} can be written, read and deleted"
+
+
+def _check_pool(values: Mapping[str, Any]) -> str:
+    needs = {values["accelerator"]: values["gpus"], "cpu": values["cpu"], "memory": values["memory"]}
+    return check_nodes(values["node_selector"], needs, tolerations_of("The parameters", values["tolerations"]))

@@ -1,0 +1,91 @@
+"""What a local run has come to: read from the files that kfp's tasks leave, shown as a table and a few lines."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from backdrop.local.console import Task, clock
+from backdrop.pipelines.training import Planned
+
+OUTPUT = "executor_output.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The finished tasks' outputs, by task."""
+
+    tasks: Mapping[str, Mapping[str, Any]]
+
+    def metadata(self, task: str, artifact: str) -> dict[str, Any]:
+        """An output artifact's metadata; empty if there is none."""
+        found = self._artifact(task, artifact).get("metadata", {})
+        return dict(found)
+
+    def path(self, task: str, artifact: str) -> Path | None:
+        """An output artifact's file, if the task wrote it."""
+        uri = self._artifact(task, artifact).get("uri")
+        return Path(uri) if uri and Path(uri).is_file() else None
+
+    def _artifact(self, task: str, artifact: str) -> Mapping[str, Any]:
+        entry = self.tasks.get(task, {}).get("artifacts", {}).get(artifact, {})
+        found: Sequence[Mapping[str, Any]] = entry.get("artifacts", [])
+        return found[0] if found else {}
+
+
+def read_outputs(root: Path) -> Outputs:
+    """The outputs below a run's folder, where each task has a folder of its name."""
+    return Outputs({path.parent.name: json.loads(path.read_text()) for path in sorted(root.rglob(OUTPUT))})
+
+
+def members_table(members: Sequence[Planned], tasks: Mapping[str, Task], outputs: Outputs) -> Table:
+    """A row for each member: fold, recipe, epochs, out-of-fold Dice, time."""
+    table = Table("fold", "recipe", "epochs", "Dice", "time", title="Members", title_justify="left")
+    for member in sorted(members, key=lambda member: (member.fold, member.recipe.name)):
+        table.add_row(str(member.fold), member.recipe.name, *_member(member, tasks, outputs))
+    return table
+
+
+def summary(outputs: Outputs) -> list[str]:
+    """The ensemble's Dice, its version in the registry, and the verdict with its reasons; as far as there are any."""
+    metrics = outputs.metadata("evaluate", "metrics")
+    return [*_dice(metrics), *_model(outputs.metadata("register", "model")), *_verdict(outputs)]
+
+
+def _member(member: Planned, tasks: Mapping[str, Task], outputs: Outputs) -> tuple[str, str, str]:
+    task = tasks.get(member.task)
+    found = outputs.metadata(member.task, "metrics")
+    if task is None or not task.well or not found:
+        return "", "", "not run" if task is None else "FAILED"
+    time = "reused" if found["reused"] else clock(found["seconds"])
+    return f"{found['epochs']:.0f}", f"{found['dice']:.5f}", time
+
+
+def _dice(found: Mapping[str, Any]) -> list[str]:
+    if "holdout" not in found:
+        return []
+    objects = f"{found['objects']:.0f} holdout object{'s' if found['objects'] > 1 else ''}"
+    line = f"Ensemble   Dice {found['holdout']:.5f} on {objects}"
+    if "holdout_low" in found:
+        line += f" (95 % interval {found['holdout_low']:.5f} to {found['holdout_high']:.5f})"
+    return [line]
+
+
+def _model(found: Mapping[str, Any]) -> list[str]:
+    if not found:
+        return []
+    news = "new" if found["created"] else "there already, for nothing has changed"
+    return [f"Model      models:/{found['name']}/{found['version']:.0f} ({news})"]
+
+
+def _verdict(outputs: Outputs) -> list[str]:
+    figures = outputs.metadata("promote", "metrics")
+    if not figures:
+        return []
+    model = outputs.metadata("register", "model")
+    head = f"promoted: it is models:/{model['name']}@champion now" if figures["promoted"] else "kept: no new champion"
+    reasons = outputs.metadata("promote", "summary")["reasons"]
+    return [f"Verdict    {head}", *(f"           {reason}" for reason in reasons)]

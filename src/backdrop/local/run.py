@@ -1,0 +1,173 @@
+"""Runs a pipeline here: the very graph that a cluster gets, its tasks as processes or in containers of the image."""
+
+import contextlib
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+from kfp import local
+from rich.console import Console
+
+from backdrop.common import storage
+from backdrop.common.processes import terminable
+from backdrop.config import Ensemble
+from backdrop.local.console import Screen, Task
+from backdrop.local.docker_runner import docker_runner, find_docker
+from backdrop.local.logs import TaskLogs
+from backdrop.local.results import Outputs, members_table, read_outputs, summary
+from backdrop.local.subprocess_runner import process_runner
+from backdrop.pipelines.training import Tuned, planned, searched, training
+from backdrop.tracking import URI, enabled
+from backdrop.tracking.server import local_server
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BESIDE_MEMBERS = ("check", "evaluate", "register")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run: `objects` 0 takes all, `folds` None all; `containers` needs Docker and the image."""
+
+    ensemble: Ensemble
+    data: str
+    name: str
+    work: Path
+    objects: int = 0
+    folds: Sequence[int] | None = None
+    promotion: bool = True
+    tuned: Tuned = "off"
+    containers: bool = False
+
+
+def run_here(request: Request, console: Console) -> int:
+    """Runs the training pipeline and prints what comes of it.
+
+    Returns:
+        The exit code: 0 if all went well (a champion that is kept is well), 1 if a task failed or the data have
+        faults, 2 if what was given can't be used.
+
+    Raises:
+        ConfigError: if the ensemble has no such fold.
+        DockerError: if containers are asked for, but Docker doesn't answer or hasn't got the image.
+        StorageError: if there are no data at that path.
+        TrackingError: if the local MLflow server doesn't start.
+    """
+    members = planned(request.ensemble, request.folds)
+    if not storage.is_remote(request.data):
+        storage.local_folder(request.data)
+    if request.containers:
+        find_docker()
+    stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    root, logs = request.work / "runs" / stamp, request.work / "logs" / stamp
+    with terminable(), _tracking(request.work / "mlflow", console) as address:
+        tasks = _run(request, root, logs, console)
+    outputs = read_outputs(root)
+    if any(member.task in tasks for member in members):
+        console.print(members_table(members, tasks, outputs))
+    for line in (*summary(outputs), *_where(request, outputs, address), *_failures(tasks, logs)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return exit_code(tasks)
+
+
+def exit_code(tasks: Mapping[str, Task]) -> int:
+    """0 if all tasks went well, 2 if the first ones refused what they were given, else 1."""
+    failed = [task for task in tasks.values() if not task.well]
+    if any(task.name.startswith(("check", "split")) and task.error for task in failed):
+        return 2
+    return 1 if failed or not tasks else 0
+
+
+def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[str, Task]:
+    graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned)
+    splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
+    searches = searched(request.ensemble, request.tuned)
+    total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
+    data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
+    work = (request.work / "members").resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    runner = docker_runner(data, work) if request.containers else process_runner()
+    local.init(runner, pipeline_root=str(root), raise_on_error=False)
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    with (
+        Screen(console, total) as screen,
+        contextlib.closing(TaskLogs(logs, screen)) as stream,
+        contextlib.redirect_stdout(stream),
+        TemporaryDirectory() as scratch,  # each task leaves a folder in it
+        _environment(PYTHONPATH=path, TMPDIR=scratch),
+        _quiet(),
+    ):
+        graph(
+            data=data,
+            name=request.name,
+            work=str(work),
+            objects=request.objects,
+            promotion=request.promotion,
+        )
+    return screen.tasks
+
+
+@contextlib.contextmanager
+def _tracking(folder: Path, console: Console) -> Iterator[str | None]:
+    """The server that the environment names (None), else one of our own while the block lasts: its address."""
+    if enabled():
+        yield None
+        return
+    console.print(f"MLflow starts on {folder}", highlight=False)
+    with local_server(folder) as address, _environment(**{URI: address}):
+        yield address
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Sets environment variables, which the tasks inherit, while the block lasts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without kfp's warnings that a local run has neither images nor GPU nodes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
+        warnings.filterwarnings("ignore", ".* have no effect in the current local runner", UserWarning)
+        yield
+
+
+def _where(request: Request, outputs: Outputs, address: str | None) -> list[str]:
+    """Where the report and the model server are; the report is copied to a place that stays."""
+    page = outputs.path("promote", "page") or outputs.path("evaluate", "page")
+    lines = []
+    if page is not None:
+        report = request.work / "report" / "index.html"
+        storage.write_bytes(report, page.read_bytes())
+        lines.append(f"Report     {report}")
+    if address is None:
+        return [*lines, f"MLflow     {_without_password(os.environ[URI])}"]
+    folder = request.work / "mlflow"
+    stores = f"--backend-store-uri sqlite:///{folder / 'mlflow.db'} --artifacts-destination {folder / 'artifacts'}"
+    return [*lines, f"MLflow     {os.path.relpath(Path(sys.executable).parent)}/mlflow server {stores}"]
+
+
+def _without_password(address: str) -> str:
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _failures(tasks: Mapping[str, Task], logs: Path) -> list[str]:
+    failed = [f"FAILED     {name}: see {logs / name}.log" for name, task in tasks.items() if not task.well]
+    again = "Mend it and run the same command again. Finished members are not trained again."
+    return [*failed, f"           {again}"] if failed else [f"Logs       {logs}"]

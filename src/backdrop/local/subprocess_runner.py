@@ -1,0 +1,41 @@
+"""Local runs in processes of this machine: kfp's SubprocessRunner, made to end its tasks with the run."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from kfp import local
+from kfp.local import subprocess_task_handler
+
+from backdrop.common import processes
+
+
+def process_runner() -> local.SubprocessRunner:
+    """How a task's process is run: with this Python, in this environment."""
+    subprocess_task_handler.run_local_subprocess = run_process
+    return local.SubprocessRunner(use_venv=False)
+
+
+def run_process(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
+    """Runs a command to its end, prints what it says, and gives its exit code.
+
+    kfp's own waits for it even if the run is told to end, and only a terminal's Ctrl-C reaches both. So here the
+    command has a session of its own, which ends with the run.
+    """
+    with subprocess.Popen(  # noqa: S603  # kfp's command
+        full_command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **(env_vars or {})},
+        start_new_session=True,
+    ) as task:
+        try:
+            for line in task.stdout or ():
+                print(line, end="")
+            return task.wait()
+        except BaseException:
+            processes.end(task, signal.SIGINT)
+            raise

@@ -1,0 +1,105 @@
+"""`plan`: what an ensemble will cost to train, before anything is spent."""
+
+import heapq
+from collections.abc import Sequence
+
+from backdrop.common.errors import DataError, TrainingError
+from backdrop.config import Ensemble, Part, Recipe, find_ensemble
+from backdrop.config.records import Record
+from backdrop.data.dataset import Dataset, file_digests, open_dataset
+from backdrop.training.throughput import Pace, measure
+
+# So many batches' photographs are enough: from then on they are read from the cache, as in training's second epoch.
+BATCHES = 4
+
+
+class RecipeCost(Record):
+    """What a recipe takes on one device: photographs a second, bytes, and hours of each of its `members`."""
+
+    recipe: str
+    members: int
+    training: float
+    judging: float
+    memory: int
+    hours: float
+
+
+class PlanRecord(Record):
+    """The cost of an ensemble's training: of each recipe, of all on one device, and how long so many devices take."""
+
+    ensemble: str
+    device: str
+    recipes: tuple[RecipeCost, ...]
+    device_hours: float
+    hours: dict[int, float]
+
+
+def plan(ensemble: str, data: str, seconds: float = 15.0) -> PlanRecord:
+    """Measures each recipe of an ensemble for a short while on this machine, and reckons from that.
+
+    Args:
+        ensemble: a shipped ensemble's name, or a YAML file's path.
+        data: the dataset that is to be trained on.
+        seconds: how long each recipe is trained, at least.
+
+    Raises:
+        ConfigError: if there is no such ensemble, or it isn't valid.
+        DataError: if the dataset has no masks, or a photograph can't be read.
+        TrainingError: if a recipe is too large for this machine.
+    """
+    chosen, dataset = find_ensemble(ensemble), open_dataset(data)
+    parts = chosen.parts()
+    paces = [_pace(part.resolve(), dataset, seconds) for part in parts]
+    costs = tuple(_cost(chosen, part, pace, dataset) for part, pace in zip(parts, paces, strict=True))
+    hours = [cost.hours for cost in costs for _ in range(cost.members)]
+    counts = [2**power for power in range(len(hours).bit_length()) if 2**power < len(hours)]
+    return PlanRecord(
+        ensemble=chosen.name,
+        device=paces[0].device,
+        recipes=costs,
+        device_hours=sum(hours),
+        hours={count: makespan(hours, count) for count in [*counts, len(hours)]},
+    )
+
+
+def afford(record: PlanRecord, most: float) -> None:
+    """Lets pass what takes no more than so many hours of a device.
+
+    Raises:
+        TrainingError: if it takes more.
+    """
+    if record.device_hours > most:
+        what = f"{record.ensemble} takes {record.device_hours:.3g} hours of one {record.device}, more than {most:g}"
+        raise TrainingError(what, "Allow more, or train fewer folds, fewer epochs or a smaller network")
+
+
+def makespan(hours: Sequence[float], devices: int) -> float:
+    """How long so many devices take for jobs of these hours, the longest first (LPT: Graham 1969)."""
+    busy = [0.0] * devices
+    for job in sorted(hours, reverse=True):
+        heapq.heapreplace(busy, busy[0] + job)
+    return max(busy)
+
+
+def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Pace:
+    photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
+    if not photos:
+        raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
+    few = photos[: BATCHES * recipe.batch_size * recipe.accumulate.batches]
+    return measure(recipe, few, file_digests(few), seconds)
+
+
+def _cost(ensemble: Ensemble, part: Part, pace: Pace, dataset: Dataset) -> RecipeCost:
+    recipe, folds = part.resolve(), ensemble.rule(part).folds
+    seen = len(dataset.photos) * (1 - ensemble.folds.holdout)
+    trained = recipe.epochs * seen * (folds - 1) / folds * (1 + 1 / recipe.replay_every if recipe.replay_every else 1)
+    judged = (recipe.epochs + 1) * seen / folds
+    hours = (trained / pace.training + judged / pace.judging) / 3600
+    return RecipeCost(
+        recipe=recipe.name,
+        members=folds,
+        training=pace.training,
+        judging=pace.judging,
+        memory=pace.memory,
+        hours=hours,
+    )

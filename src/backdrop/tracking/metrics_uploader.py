@@ -1,0 +1,104 @@
+"""Metrics on their way to the server: from the member's own file, beside the training, never in its way."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from backdrop.common.progress import say
+
+METRICS = ("rate", "loss", "dice")
+HEARTBEAT = "backdrop.heartbeat"  # the tag that says when a run's process last gave a sign of life, in ms
+POLL_S = 2.0
+BEAT_S = 30.0
+PATIENCE_S = 60.0  # longest pause between attempts while the server is away
+BATCH = 500
+
+
+class Follower(threading.Thread):
+    """Replays `metrics.jsonl` into a run, each point once, while training writes it; and says that training lives.
+
+    The file is the truth and every pass reads the whole of it, so that nothing is lost while the server is away, and
+    a file that a resumed training shortened does no harm. What the run has already, by metric and epoch, is not sent.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, path: Path) -> None:
+        super().__init__(name=f"follow {path}", daemon=True)
+        self._client, self._run_id = client, run_id
+        self.path = path
+        self._sent: set[tuple[str, int]] | None = None
+        self._beat_at = -BEAT_S
+        self._closing = threading.Event()
+        self._away = False
+
+    def run(self) -> None:
+        """Sends what is new, again and again; ends one pass after `close` was called."""
+        pause = POLL_S
+        while True:
+            last = self._closing.is_set()
+            try:
+                self.send()
+                self._beat()
+            except Exception as error:  # whatever a server or a proxy does, training goes on
+                if not self._away:
+                    say(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
+                self._away, pause = True, min(2 * pause, PATIENCE_S)
+            else:
+                self._away, pause = False, POLL_S
+            if last:
+                return
+            self._closing.wait(pause)
+
+    def close(self, timeout_s: float) -> None:
+        """Ends the thread, or leaves it to itself after so long."""
+        self._closing.set()
+        self.join(timeout_s)
+
+    def send(self) -> None:
+        """Sends the points that the run doesn't have; a point that is sent twice is there once.
+
+        Raises:
+            MlflowException: if the server doesn't take them.
+        """
+        if self._sent is None:
+            self._sent = self._stored()
+        sent = self._sent
+        points = [point for point in read_points(self.path) if (point.key, point.step) not in sent]
+        for start in range(0, len(points), BATCH):
+            batch = points[start : start + BATCH]
+            self._client.log_batch(self._run_id, metrics=batch)
+            sent |= {(point.key, point.step) for point in batch}
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beat_at < BEAT_S or self._closing.is_set():
+            return
+        self._client.update_run(self._run_id, status="RUNNING")  # if it was taken for dead and reaped
+        self._client.set_tag(self._run_id, HEARTBEAT, heartbeat())
+        self._beat_at = now
+
+    def _stored(self) -> set[tuple[str, int]]:
+        histories = (self._client.get_metric_history(self._run_id, key) for key in METRICS)
+        return {(metric.key, metric.step) for history in histories for metric in history}
+
+
+def heartbeat() -> str:
+    """The tag's value now."""
+    return str(time.time_ns() // 1_000_000)
+
+
+def read_points(path: Path) -> Iterator[Metric]:
+    """The points in a `metrics.jsonl`, at the times that it gives; a line that is still being written is left out."""
+    text = ""
+    with contextlib.suppress(OSError):  # not there yet
+        text = path.read_text()
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            row = json.loads(line)
+            values = {key: row[key] for key in METRICS if row.get(key) is not None}
+            yield from (Metric(key, float(value), row["time_ms"], row["epoch"]) for key, value in values.items())

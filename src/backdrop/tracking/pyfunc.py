@@ -1,0 +1,50 @@
+"""The registered model's code, as MLflow runs it: a photograph's bytes in, its mask's bytes out.
+
+A file that MLflow copies beside the weights and executes ("models from code"): so nothing is pickled.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+
+class CutOut(PythonModel):
+    """Cuts out by the ensemble that lies beside this code."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Reads the ensemble; its weights are verified and are never pickles."""
+        from backdrop.inference.ensemble import (
+            load_ensemble,  # torch takes seconds, and logging the model needs none of it
+        )
+
+        self.ensemble = load_ensemble(Path(context.artifacts["ensemble"]))
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002  # MLflow gives all three
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002  # as above
+    ) -> pd.DataFrame:
+        """Column `image`: bytes of JPEG or PNG files. Column `mask`: bytes of PNG files, 0 and 255, of the same size.
+
+        Raises:
+            MlflowException: if a row holds no image.
+        """
+        return pd.DataFrame({"mask": [self._cut(data) for data in model_input["image"]]})
+
+    def _cut(self, data: bytes) -> bytes:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        if image is None:
+            raise MlflowException.invalid_parameter_value("Column image holds bytes that are no JPEG or PNG file")
+        mask = self.ensemble.mask(cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
+        _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+        return png.tobytes()
+
+
+set_model(CutOut())

@@ -1,0 +1,60 @@
+"""Runs whose process is gone without a word: killed, or lost with its machine."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from backdrop.tracking.client import connect, experiment_id, server_errors
+from backdrop.tracking.metrics_uploader import HEARTBEAT
+from backdrop.tracking.runs import KIND
+
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A run that was closed: its id and name, and when it last gave a sign of life, in ms since 1970."""
+
+    run_id: str
+    name: str
+    last_ms: int
+
+
+def close_idle(idle_s: float) -> Iterator[Reaped]:
+    """Marks our experiment's running runs as killed that gave no sign of life for so long, at the time of the last one.
+
+    A training that was only cut off from the server opens its run again as soon as it gets through.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    latest = time.time_ns() // 1_000_000 - idle_s * 1000
+    for run in list(_running(client)):
+        last = _last_sign(run)
+        if last is not None and last < latest:
+            with server_errors(f"Run {run.info.run_id} can't be closed"):
+                client.set_terminated(run.info.run_id, "KILLED", end_time=last)
+            yield Reaped(run.info.run_id, str(run.info.run_name), last)
+
+
+def _running(client: MlflowClient) -> Iterator[Run]:
+    experiment, token = experiment_id(client), None
+    while True:
+        with server_errors("The server can't be searched"):
+            page = client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _last_sign(run: Run) -> int | None:
+    """A member's heartbeat, or the start of an ensemble's run, which is open for moments; None for others' runs."""
+    tags = run.data.tags
+    if HEARTBEAT in tags:
+        return int(tags[HEARTBEAT])
+    return int(run.info.start_time) if tags.get(KIND) == "ensemble" else None

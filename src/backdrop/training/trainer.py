@@ -1,0 +1,243 @@
+"""The training loop. All that is random comes from (seed, epoch, sample), so the state is small and explicit."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, StorageError, TrainingError
+from backdrop.common.progress import progress, say
+from backdrop.config import Recipe
+from backdrop.config.training import BceLog, Checkpoints
+from backdrop.inference.member import METRICS
+from backdrop.inference.predict import device
+from backdrop.models import build
+from backdrop.models.initialization import as_2017
+from backdrop.training.checkpoint_store import Shelf, Writer
+from backdrop.training.compute import computing
+from backdrop.training.distributed import ALONE, World
+from backdrop.training.losses import Loss, make_loss
+from backdrop.training.lr_schedules import cycle_ends, locate, rate
+from backdrop.training.samples import Samples
+from backdrop.training.state import State, begin, new_optimiser, settings
+from backdrop.training.step import Batch, follow, set_rate, train_step
+
+Judge = Callable[[nn.Module], float]
+Watch = Callable[[Sequence[Mapping[str, Any]]], None]
+# A loss that is no number is noticed after so many steps at the latest: to look at each would make a GPU wait.
+LOOK = 64
+# Several processes ask the first one's clock only so often: each time they wait for each other.
+ASK = 8
+
+
+class Trainer:
+    """One member's training, from its newest checkpoint if it has one.
+
+    Args:
+        recipe: what to train.
+        samples: what to train on.
+        judge: gives the out-of-fold Dice of a network in evaluation mode.
+        folder: the member folder; gets `metrics.jsonl`.
+        shelf: of the checkpoints.
+        world: the processes that train together.
+        watch: is told the rows of all epochs so far, when training begins and after each epoch.
+
+    Raises:
+        ConfigError: if the loss needs the whole batch in one process.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        samples: Samples,
+        judge: Judge,
+        folder: Path,
+        shelf: Shelf,
+        world: World = ALONE,
+        watch: Watch | None = None,
+    ) -> None:
+        self.recipe, self.samples, self.judge = recipe, samples, judge
+        self.folder, self.shelf, self.world, self.watch = folder, shelf, world, watch
+        if world.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
+            raise ConfigError("A loss over the whole batch can't be shared by processes", "Set loss.over=image")
+        self.loss: Loss = make_loss(**recipe.loss.model_dump())
+
+    def fit(self, key: str, start: nn.Module) -> State:
+        """Trains to the last epoch.
+
+        Args:
+            key: the member's content key.
+            start: the network with its first weights.
+
+        Returns:
+            The state after the last epoch; `selected` are the weights of the best epoch, or of each kept cycle's.
+
+        Raises:
+            MemberError: if all checkpoints are damaged.
+            TrainingError: if a loss is no number.
+            StorageError: if checkpoints in S3 can't be listed.
+        """
+        saved = self.shelf.read()
+        self.world.wait()  # nobody writes there before all have read
+        recipe = self.recipe
+        state = begin(recipe, saved, start, key, self.world)
+        first, done = state.progress.epoch, len(state.progress.losses)
+        left = sum(len(self.samples.steps(epoch)) for epoch in range(first, recipe.epochs)) - done
+        with (
+            computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads),
+            Writer(self.shelf) as self.writer,
+            progress(f"{recipe.name} step", left) as self.advance,
+        ):
+            self.due = Due(recipe.checkpoint, state.progress.step)
+            self._write_metrics(state)
+            batches = self.samples.stream(first, done, device())
+            for _ in range(first, recipe.epochs):
+                self._epoch(state, batches)
+            if first < recipe.epochs:
+                self._save(state, wait=True)
+        return state
+
+    def _epoch(self, state: State, batches: Iterator[list[Batch]]) -> None:
+        epoch, recipe = state.progress.epoch, self.recipe
+        done = len(state.progress.losses)
+        if done == 0 and _begins_anew(recipe, epoch):
+            state.optimiser = new_optimiser(state.network, recipe, epoch)
+        now_rate = rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
+        set_rate(state.optimiser, now_rate)
+        state.network.train()
+        for index in range(done, len(self.samples.steps(epoch))):
+            state.pending.append(take_step(recipe, self.loss, state, next(batches)))
+            if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
+                self._replay(state, epoch, index)
+            self._after_step(state)
+        self._settle(state)
+        state.end_epoch(now_rate, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
+        self._write_metrics(state)
+        if self.due.now(state, self.world):
+            self._save(state)
+
+    def _replay(self, state: State, epoch: int, index: int) -> None:
+        """One more step on the hardest of the last batches; its loss isn't counted."""
+        self._settle(state)
+        steps = range(index + 1 - (self.recipe.replay_every or 1), index + 1)
+        losses = {step: state.progress.losses[step] for step in steps}
+        numbers = {step: loss for step, loss in losses.items() if not math.isnan(loss)}
+        if numbers:
+            hardest = self.samples.steps(epoch)[max(numbers, key=lambda step: numbers[step])]
+            take_step(self.recipe, self.loss, state, self.samples.batches(epoch, hardest, device()))
+
+    def _after_step(self, state: State) -> None:
+        self.advance(f"epoch {state.progress.epoch}{_last(state)}")
+        if self.due.now(state, self.world):
+            self._save(state)
+        elif len(state.pending) >= LOOK:
+            self._settle(state)
+
+    def _settle(self, state: State) -> None:
+        """Takes the losses from the device and looks at them.
+
+        Raises:
+            TrainingError: if one is no number, and such steps aren't to be skipped.
+        """
+        before = len(state.progress.losses)
+        state.settle()
+        steps = self.samples.steps(state.progress.epoch)
+        for index, loss in enumerate(state.progress.losses[before:], start=before):
+            if not math.isfinite(loss):
+                where = f"epoch {state.progress.epoch}, step {index}: {', '.join(self.samples.names(steps[index]))}"
+                if self.recipe.on_nan == "stop":
+                    remedy = "Look at these files, lower the rates, or --set on_nan=skip"
+                    raise TrainingError(f"The loss is no number at {where}", remedy)
+                say(f"Skipped, as its loss is no number: {where}")
+
+    def _save(self, state: State, wait: bool = False) -> None:
+        """Hands a checkpoint to the writer, if it isn't busy: what is due then is made later."""
+        self._settle(state)
+        if self.world.first and (wait or not self.writer.busy):
+            self.writer.submit(state.checkpoint())
+        self.due.reset(state.progress.step)
+
+    def _write_metrics(self, state: State) -> None:
+        """Written anew from the state each time, so that a resumed run leaves neither gap nor duplicate."""
+        if not self.world.first:
+            return
+        lines = [json.dumps(row) + "\n" for row in state.progress.history]
+        try:
+            storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
+        except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
+            say(f"Training goes on: {error}")
+        if self.watch:
+            self.watch(state.progress.history)
+
+
+def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]) -> torch.Tensor:
+    """One optimiser step and what belongs to it; its mean loss, on the device."""
+    progress = state.progress
+    # What a layer draws at random depends on the step alone, so that it needn't be kept.
+    torch.manual_seed((recipe.seed * 2**32 + progress.step) % 2**63)
+    mean = train_step(
+        state.model,
+        state.optimiser,
+        loss,
+        batches,
+        settings(recipe, progress.epoch).clip_norm,
+        recipe.accumulate.reduce == "sum",
+        progress.precision == "bf16",
+        recipe.on_nan == "skip",
+    )
+    progress.step += 1
+    if state.average and recipe.ema:
+        follow(state.average, state.network, recipe.ema, progress.step)
+    return mean
+
+
+class Due:
+    """When the next checkpoint is due."""
+
+    def __init__(self, every: Checkpoints, step: int) -> None:
+        self._every = every
+        self.reset(step)
+
+    def reset(self, step: int) -> None:
+        """A checkpoint was made at this step."""
+        self._step, self._time = step, time.monotonic()
+
+    def now(self, state: State, world: World) -> bool:
+        """Whether one is due; all processes have the same answer."""
+        step = state.progress.step
+        if self._every.every_steps and step - self._step >= self._every.every_steps:
+            return True
+        late = time.monotonic() - self._time >= self._every.every_s
+        return world.told(late) if world.size > 1 and step % ASK == 0 else late and world.size == 1
+
+
+def first_network(recipe: Recipe) -> nn.Module:
+    """The recipe's network with the random weights of its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build(**recipe.network.model_dump())
+        if recipe.initialisation == "2017":
+            as_2017(network)
+        return network
+
+
+def _last(state: State) -> str:
+    rows = state.progress.history
+    return f", last loss {rows[-1]['loss']:.4f} dice {rows[-1]['dice']:.4f}" if rows and rows[-1]["loss"] else ""
+
+
+def _cycle(recipe: Recipe, epoch: int) -> int:
+    """Which cycle of the schedule an epoch is in, if each keeps its best; else there is one."""
+    return sum(end < epoch for end in cycle_ends(recipe.schedule, recipe.epochs)) if recipe.snapshots else 0
+
+
+def _begins_anew(recipe: Recipe, epoch: int) -> bool:
+    index, start, _ = locate(recipe.schedule, recipe.epochs, epoch)
+    named = recipe.schedule[index].optimiser is not None
+    return (named and epoch == start) or settings(recipe, epoch).forgetful

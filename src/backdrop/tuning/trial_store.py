@@ -1,0 +1,150 @@
+"""What a search has come to so far: a file per trial, written whole at each epoch. A killed search goes on from them.
+
+Ray keeps a state of its own, but of pickles, torn if the driver dies while it is written, and without the scheduler's
+part. These files hold all that can't be derived again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from backdrop.common import storage
+from backdrop.common.errors import TuningError
+from backdrop.config import Recipe
+from backdrop.config.records import Record, parse
+from backdrop.training.lr_schedules import rate
+from backdrop.tuning.results import Status, Trial
+
+
+class Row(Record):
+    """An epoch of a trial on one of its folds: `seconds` it took, and when it ended."""
+
+    fold: int
+    epoch: int
+    rate: float
+    loss: float | None
+    dice: float
+    seconds: float
+    time_ms: int
+
+
+class Entry(Record):
+    """A trial as it is kept.
+
+    `params` are the numbers as the searcher drew them, `values` what became of them, `override` what the trial sets in
+    the recipe. `rows` are its epochs, each fold's after another.
+    """
+
+    name: str
+    family: str
+    params: dict[str, int | float | str] = Field(default_factory=dict)
+    values: dict[str, int | float | str] = Field(default_factory=dict)
+    override: dict[str, Any]
+    rows: tuple[Row, ...] = ()
+    status: Status = "running"
+    error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it; one that failed is tried again."""
+        return self.status in ("finished", "stopped")
+
+
+class Ledger:
+    """The trials of one phase of a search, in a folder or below an `s3://` prefix."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def read(self, name: str) -> Entry | None:
+        """The trial of that name, if it has begun.
+
+        Raises:
+            TuningError: if its file isn't what was written.
+            StorageError: if S3 doesn't answer.
+        """
+        path = self._path(name)
+        if not storage.exists(path):
+            return None
+        try:
+            values = json.loads(storage.read_bytes(path))
+        except ValueError as error:
+            raise TuningError(f"{path} is damaged", "Delete it: the trial is then made again") from error
+        return parse(Entry, values, path)
+
+    def find(self, index: int) -> Entry | None:
+        """The trial of that number, if it has begun."""
+        name = next((name for name in self._names() if number(name) == index), None)
+        return self.read(name) if name else None
+
+    def write(self, entry: Entry) -> None:
+        """Keeps a trial as it is now.
+
+        Raises:
+            StorageError: if it can't be written.
+        """
+        storage.write_bytes(self._path(entry.name), entry.model_dump_json(indent=1).encode())
+
+    def folder(self, name: str) -> str:
+        """Where a trial keeps its checkpoints while it runs."""
+        return f"{self.address}/{name}"
+
+    def sweep(self, names: Sequence[str]) -> None:
+        """Removes what trials that are over may have left."""
+        for name in names:
+            storage.remove_folder(self.folder(name))
+
+    def _names(self) -> list[str]:
+        found = storage.list_files(self.address)
+        return [name.removesuffix(".json") for name in found if name.endswith(".json") and "/" not in name]
+
+    def _path(self, name: str) -> str:
+        return f"{self.address}/{name}.json"
+
+
+def named(index: int, word: str) -> str:
+    """A trial's name."""
+    return f"{index:03}-{word}"
+
+
+def number(name: str) -> int:
+    """A trial's number, by its name."""
+    return int(name.partition("-")[0])
+
+
+def judged(rows: Sequence[Row]) -> float:
+    """The mean over the folds begun of the best epoch's Dice so far: what `train` would keep."""
+    best: dict[int, float] = {}
+    for row in rows:
+        best[row.fold] = max(row.dice, best.get(row.fold, 0.0))
+    return sum(best.values()) / len(best)
+
+
+def as_row(fold: int, row: Mapping[str, Any]) -> Row:
+    """A row of training's history."""
+    dice = row["dice"]
+    values = {name: row[name] for name in ("epoch", "rate", "loss", "seconds", "time_ms")}
+    return Row(fold=fold, dice=dice if dice == dice else 0.0, **values)
+
+
+def as_trial(entry: Entry, recipe: Recipe) -> Trial:
+    """The trial as reports show it; `recipe` is what it trained."""
+    rows, first = entry.rows, [row.dice for row in entry.rows if row.fold == entry.rows[0].fold]
+    return Trial(
+        name=entry.name,
+        family=entry.family,
+        values=entry.values,
+        rates=tuple(rate(recipe.schedule, recipe.epochs, e, _going_on(first, e)) for e in range(recipe.epochs)),
+        dices=tuple(row.dice for row in rows),
+        dice=judged(rows) if rows else None,
+        seconds=round(sum(row.seconds for row in rows), 1),
+        status=entry.status,
+        error=entry.error,
+    )
+
+
+def _going_on(dices: Sequence[float], count: int) -> Sequence[float]:
+    """So many epochs' Dice: what was found, then as if it rose at each."""
+    return [*dices, *range(1, 1 + count)][:count]

@@ -1,0 +1,156 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from backdrop.cli import app
+from tests.conftest import SMALL
+
+RUN = CliRunner()
+# Every command and its parameters: none may appear or vanish by accident.
+SURFACE = {
+    "sample": {"out", "objects", "views", "size", "seed"},
+    "check": {"data", "as_json"},
+    "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
+    "plan": {"ensemble", "data", "price", "max_gpu_hours"},
+    "train": {"data", "plan", "recipe", "fold", "out", "overrides", "set_file", "pseudo", "fresh"},
+    "tune": {
+        *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),
+        *("repeats", "parallel", "seed", "cluster", "overrides"),
+    },
+    "label": {"data", "plan", "members", "out", "ensemble", "most"},
+    "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},
+    "evaluate": {"data", "plan", "members", "out", "ensemble"},
+    "register": {"data", "plan", "members", "report", "ensemble", "name"},
+    "promote": {"data", "name"},
+    "rollback": {"name"},
+    "reap": {"idle_minutes"},
+    "recipes ls": set(),
+    "recipes show": {"name"},
+    "recipes cp": {"name", "out"},
+    "recipes validate": {"name", "overrides"},
+    "recipes describe": {"name", "overrides", "as_json"},
+}
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = RUN.invoke(app.app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output or result.exception
+    return result.stdout
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs `backdrop …` as a user would: exit code, and what is said on standard error."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["backdrop", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            app.main()
+        return int(exit_.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+def test_the_surface_is_frozen() -> None:
+    group = typer.main.get_command(app.app)
+    found = {}
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        commands = {f"{name} {sub}": one for sub, one in inner.items()} if inner else {name: command}
+        found |= {full: {p.name for p in one.params} - {"help"} for full, one in commands.items()}
+    assert found == SURFACE
+
+
+def test_help_is_there_at_once() -> None:
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-m", "backdrop", "--help"], check=True, capture_output=True)
+        times.append(time.monotonic() - start)
+    baseline = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import typer"], check=True)
+    # Against an import of typer alone, because a busy machine is slow at everything.
+    assert min(times) < 0.4 + 3 * (time.monotonic() - baseline)
+
+
+def test_from_photographs_to_a_report(tmp_path: Path) -> None:
+    data, plan, out = tmp_path / "data", tmp_path / "plan.csv", tmp_path / "report"
+    assert "4 objects x 2 views, 96x64" in run("sample", data, "--objects", 4, "--views", 2, "--size", "96x64")
+    assert "0 errors, 0 warnings" in run("check", data)
+    assert json.loads(run("check", data, "--json"))["images"] == 8
+    assert "holdout" in run("split", data, "--out", plan, "--folds", 2, "--holdout", 0.25)
+    sets = [word for one in SMALL for word in ("--set", one)]
+    members = [tmp_path / f"m{fold}" for fold in (0, 1)]
+    for fold, member in enumerate(members):
+        said = run("train", data, "--plan", plan, "--recipe", "tiny", "--fold", fold, "--out", member, *sets)
+        assert said.startswith(f"{member}: Dice 0.")
+    said = run("evaluate", data, "--plan", plan, "--members", *members, "--out", out)
+    assert "out of fold  tiny" in said
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["oof"]["tiny"]["objects"] == 3
+    assert set(metrics["holdout"]["members"]) == {"tiny-0", "tiny-1"}
+    assert len((out / "images.csv").read_text().splitlines()) == 9
+    assert "<html" in (out / "index.html").read_text()
+
+
+def test_a_fault_in_the_data_is_exit_code_1(data: Path) -> None:
+    (data / "train_masks" / "car00_01_mask.png").unlink()
+    assert "error: " in run("check", data, code=1)
+    assert json.loads(run("check", data, "--json", code=1))["faults"][0]["what"] == "has no mask"
+
+
+def test_recipes(tmp_path: Path) -> None:
+    assert [line.split()[0] for line in run("recipes", "ls").splitlines()] == [
+        *("linknet34", "linknet34-concat", "linknet34-faithful", "tiny", "tiny-linknet", "unet-scratch"),
+        *("unet-scratch-faithful", "unet-vgg11", "unet-vgg11-faithful", "unet11", "unet11-faithful"),
+    ]
+    assert "network:" in run("recipes", "show", "tiny")
+    mine = tmp_path / "mine.yaml"
+    run("recipes", "cp", "tiny", mine)
+    assert "tiny is valid" in run("recipes", "validate", mine)
+    assert json.loads(run("recipes", "describe", mine, "--set", "epochs=3", "--json"))["parameters"] == 491_873
+    assert "217.3 GMAC at 1920x1280" in run("recipes", "describe", "linknet34")
+
+
+def test_errors_are_one_line_and_exit_code_2(main, data: Path, plan: Path, tmp_path: Path) -> None:
+    for arguments, message in {
+        ("check", tmp_path / "nowhere"): "nowhere is not a folder. Check the path.",
+        ("recipes", "show", "tinyy"): "There is no recipe tinyy. Did you mean tiny?",
+        ("recipes", "cp", "tiny", plan): "plan.csv exists. Name another file.",
+        ("split", data, "--out", plan, "--folds", 9): "don't fill 9 folds. Ask for fewer folds.",
+        ("split", data, "--out", plan, "--by", "are"): "Did you mean area?",
+        ("sample", data, "--size", "big"): "big is not a size.",
+        ("evaluate", data, "--plan", plan, "--members", tmp_path, "--out", "r"): "is not a finished member",
+    }.items():
+        code, said = main(*arguments)
+        assert code == 2
+        assert said.startswith("error: ")
+        assert message in said
+        assert len(said.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backdrop.common.errors import ConfigError
+
+    monkeypatch.setattr(sys, "argv", ["backdrop", "--debug", "recipes", "show", "tinyy"])
+    with pytest.raises(ConfigError):
+        app.main()
+
+
+def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(28, "No space left on device", "/full/disk")
+
+    monkeypatch.setattr(app, "app", refuse)
+    assert main() == (2, "error: /full/disk: No space left on device. Check path, permissions and free space.\n")
+
+
+def test_version() -> None:
+    assert run("--version").startswith("backdrop 0.")

@@ -1,0 +1,125 @@
+"""`python -m pipelines`: its options are frozen, and what it refuses it refuses in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from backdrop.cli.pipeline import app, main
+
+OPTIONS = {
+    "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune", "--ray"},
+    "preflight": {"--params", "--ray", "--host", "--namespace"},
+    "run": {
+        "ensemble",
+        "--data",
+        "--name",
+        "--work",
+        "--objects",
+        "--folds",
+        "--set",
+        "--tune",
+        "--promote",
+        "--no-promote",
+        "--runner",
+    },
+    "schedule": {
+        "ensemble",
+        "--name",
+        "--cron",
+        "--params",
+        "--paused",
+        "--remove",
+        "--experiment",
+        "--service-account",
+        "--host",
+        "--namespace",
+        "--folds",
+        "--set",
+        "--tune",
+        "--ray",
+    },
+    "status": {"--name", "--host", "--namespace"},
+    "submit": {
+        "ensemble",
+        "--params",
+        "--experiment",
+        "--service-account",
+        "--host",
+        "--namespace",
+        "--folds",
+        "--set",
+        "--tune",
+        "--ray",
+    },
+    "upload": {"ensemble", "--host", "--namespace", "--folds", "--set", "--tune", "--ray"},
+}
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_no_option_appears_by_accident() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
+    found = {
+        name: {word for parameter in command.params for word in (*parameter.opts, *parameter.secondary_opts)}
+        - {"--help"}
+        for name, command in commands.items()
+    }
+    assert found == OPTIONS
+
+
+def test_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "package.yaml"
+    assert call(monkeypatch, "compile", "tiny", "-o", str(out), "--folds", "0,1", "--set", "epochs=2") == 0
+    assert capsys.readouterr().out.startswith("backdrop-tiny 0.1.0-")
+    assert out.read_text().startswith("# backdrop-tiny 0.1.0-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile", "tinny"], "error: There is no ensemble tinny. Did you mean tiny?"),
+        (["compile", "tiny", "--folds", "0,x"], "error: --folds 0,x is no list of folds. Write it as --folds 0,1."),
+        (["compile", "tiny", "--folds", "9"], "error: Ensemble tiny has no fold 9. Use some of 0 to 2."),
+        (["run", "tiny", "--data", "/no/such"], "error: /no/such is not a folder. Check the path."),
+    ],
+)
+def test_refusals(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_without_docker_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a process of its own, because docker's library leaves a socket open where it finds no Docker."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "pipelines", "run", "tiny", "--data", str(tmp_path), "--work", str(work)]
+    done = subprocess.run([*command, "--runner", "docker"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: Docker doesn't answer \(.*\)\. Start it .*\n", done.stderr)
+    assert not work.exists()
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backdrop.common.errors import ConfigError
+
+    monkeypatch.setattr(sys, "argv", ["pipelines", "--debug", "compile", "tinny"])
+    with pytest.raises(ConfigError):
+        main()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "kfp", "kubernetes", "mlflow", "torch", "cv2", "boto3", "pydantic"
+    code = f"import sys, pipelines.__main__; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

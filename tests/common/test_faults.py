@@ -1,0 +1,169 @@
+"""A faulty S3: what is read is right, what is written is whole, and nothing is done twice."""
+
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from backdrop.common import s3, storage
+from backdrop.common.errors import StorageError
+from backdrop.inference.member import CHECKPOINTS, read_member
+from backdrop.steps.split import split
+from backdrop.steps.train import train
+from backdrop.training.checkpoint_store import Shelf
+from tests.conftest import SMALL
+from tests.fakes.proxy import faulty
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
+    """The port of an S3 server with an empty bucket, which `AWS_ENDPOINT_URL` doesn't name yet."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(s3, "PAUSES_S", (0.05,) * 6)
+    # The server's memory is the process's: what another test left is no part of this one.
+    emptied = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+    urllib.request.urlopen(emptied).close()
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="photos")
+    yield port
+    server.stop()
+    s3.client.cache_clear()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    s3.client.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty small files and one that is uploaded in parts."""
+    for index in range(40):
+        path = tmp_path / "folder" / f"{index % 4}" / f"{index}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(100 + index))
+    (tmp_path / "folder" / "large.bin").write_bytes(os.urandom(9 * 2**20))
+    (tmp_path / "folder" / "key.json").write_text("{}")
+    return tmp_path / "folder"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_a_folder_goes_there_and_back_whole(
+    port: int, folder: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    with faulty(port, share, silence_s=1.5) as proxy:
+        use(monkeypatch, proxy.address)
+        assert storage.upload_folder(folder, "s3://photos/x", "key.json") == 42
+        assert contents(storage.local_folder("s3://photos/x")) == contents(folder)
+        assert storage.read_bytes("s3://photos/x/large.bin") == (folder / "large.bin").read_bytes()
+        assert all(proxy.seen[fault] for fault in proxy.faults), proxy.seen
+        before = proxy.seen["PUT"] + proxy.seen["POST"]
+        assert storage.upload_folder(folder, "s3://photos/x", "key.json") == 0
+        assert proxy.seen["PUT"] + proxy.seen["POST"] == before
+        (folder / "0" / "0.bin").write_bytes(b"new")
+        assert storage.upload_folder(folder, "s3://photos/x", "key.json") == 1
+        storage.remove_folder("s3://photos/x", "key.json")
+        assert storage.list_files("s3://photos/x") == []
+
+
+def test_what_isnt_there_is_not_asked_for_again(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty(port, 0) as proxy:
+        use(monkeypatch, proxy.address)
+        with pytest.raises(StorageError, match=r"s3://photos/nothing: S3 says: .*NoSuchKey"):
+            storage.read_bytes("s3://photos/nothing")
+        assert proxy.seen["GET"] == 1
+        assert not storage.exists("s3://photos/nothing")
+
+
+def test_what_was_altered_there_is_refused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, f"http://127.0.0.1:{port}")
+    storage.write_bytes("s3://photos/a", b"one")
+    assert storage.exists("s3://photos/a")
+    s3.client().put_object(Bucket="photos", Key="a", Body=b"two", Metadata=s3.metadata("s3://photos/a"))
+    with pytest.raises(StorageError, match="is not what was written there"):
+        storage.read_bytes("s3://photos/a")
+
+
+def test_a_server_that_is_away_is_a_clear_error(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PAUSES_S", (0.01,))
+    use(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="s3://photos/a: S3 says: Could not connect"):
+        storage.read_bytes("s3://photos/a")
+
+
+OFTEN = (*SMALL, "epochs=30", "schedule=[{kind: constant, epochs: 1, rate: 1e-2}]", "checkpoint.every_steps=1")
+
+
+@pytest.fixture
+def world(port: int, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Data and plan in the bucket; gives the plan."""
+    use(monkeypatch, f"http://127.0.0.1:{port}")
+    storage.upload_folder(data, "s3://photos/set", "")
+    split("s3://photos/set", "s3://photos/plan.csv", folds=2)
+    return tmp_path
+
+
+def run(out: str) -> float:
+    started = time.monotonic()
+    train("s3://photos/set", "s3://photos/plan.csv", "tiny", 0, out, OFTEN)
+    return time.monotonic() - started
+
+
+def test_a_training_survives_a_faulty_s3(port: int, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calm_s = run("s3://photos/calm")
+    shutil.rmtree(world / "cache")
+    with faulty(port, 0.1, seed=3) as proxy:
+        use(monkeypatch, proxy.address)
+        faulty_s = run("s3://photos/faulty")
+        assert sum(proxy.seen[fault] for fault in proxy.faults) > 5, proxy.seen
+    print(f"{faulty_s / calm_s:.2f} of the time, {dict(proxy.seen)}")
+    use(monkeypatch, f"http://127.0.0.1:{port}")
+    calm, shaken = (storage.local_folder(f"s3://photos/{name}") for name in ("calm", "faulty"))
+    assert read_member(shaken).record.weights == read_member(calm).record.weights
+    whole = Shelf(shaken / CHECKPOINTS).read()
+    assert whole is not None
+    assert whole.progress.epoch == 30
+    assert not s3.client().list_multipart_uploads(Bucket="photos").get("Uploads")
+    assert storage.upload_folder(shaken, "s3://photos/faulty", "member.json") == 0
+
+
+def test_a_killed_training_goes_on_elsewhere(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run("s3://photos/whole")
+    whole = read_member(storage.local_folder("s3://photos/whole")).record
+    shutil.rmtree(world / "cache")
+    write, made = Shelf.write, []
+
+    def write_and_stop(shelf: Shelf, checkpoint: object) -> None:
+        write(shelf, checkpoint)  # type: ignore[arg-type]
+        made.append(checkpoint)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Shelf, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("s3://photos/killed")
+    monkeypatch.setattr(Shelf, "write", write)
+    shutil.rmtree(world / "cache")
+    run("s3://photos/killed")
+    resumed = read_member(storage.local_folder("s3://photos/killed")).record
+    assert len(resumed.resumed_at) == 1
+    assert resumed.resumed_at[0] > 0
+    assert resumed.weights == whole.weights
+    shutil.rmtree(world / "cache")
+    assert train("s3://photos/set", "s3://photos/plan.csv", "tiny", 0, "s3://photos/killed", OFTEN).reused

@@ -1,0 +1,111 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from backdrop.common import s3, storage
+from backdrop.common.errors import StorageError
+from backdrop.data.dataset import open_dataset
+from backdrop.steps.split import split
+from backdrop.steps.train import train
+from tests.conftest import SMALL
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "a.txt"
+    storage.write_bytes(path, b"old")
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match=r"a\.txt can't be written \(No space left on device\)\. Free some space"):
+        storage.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_output_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def half_way() -> None:
+        with storage.output_folder(target, "key.json") as folder:
+            (folder / "a").write_text("a")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        half_way()
+    assert list(tmp_path.iterdir()) == []
+    for content in ("first", "second"):
+        with storage.output_folder(target, "key.json") as folder:
+            (folder / "key.json").write_text(content)
+            (folder / content).write_text("")
+    assert sorted(path.name for path in target.iterdir()) == ["key.json", "second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holiday.jpg").write_text("dear")
+    with (
+        pytest.raises(StorageError, match=r"out exists and is no folder of an earlier run"),
+        storage.output_folder(tmp_path / "out", "key.json"),
+    ):
+        pass
+    assert (tmp_path / "out" / "holiday.jpg").read_text() == "dear"
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"nowhere can't be read \(No such file"):
+        storage.read_bytes(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match="can't be read"):
+        storage.read_bytes("http://127.0.0.1:9/weights")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="can't be written"):
+        storage.write_bytes(tmp_path / "file" / "below", b"")
+
+
+def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, data: Path, tmp_path: Path) -> None:
+    address = f"{bucket}/cars/set"
+    storage.upload_folder(data, address, "")
+    first = open_dataset(address)
+    assert list(first.photos) == list(open_dataset(data).photos)
+    assert first.root.is_relative_to(tmp_path / "cache")
+    stamp = first.root.stat().st_mtime_ns
+    assert open_dataset(address).root == first.root
+    assert first.root.stat().st_mtime_ns == stamp
+    storage.write_bytes(f"{address}/train/car09_01.jpg", (data / "train" / "car00_01.jpg").read_bytes())
+    second = open_dataset(address)
+    assert second.root != first.root
+    assert "car09_01" in second.photos
+
+
+def test_plans_and_members_can_live_in_s3(bucket: str, data: Path, tmp_path: Path) -> None:
+    split(str(data), f"{bucket}/plan.csv", folds=2, holdout=0.15)
+    record = train(str(data), f"{bucket}/plan.csv", "tiny", 0, f"{bucket}/members/{{key}}", (*SMALL, "epochs=1"))
+    assert record.address == f"{bucket}/members/{record.member.key[:12]}"
+    names = {name for name, *_ in s3.listing(record.address)}
+    assert {"member.json", "weights.safetensors", "recipe.yaml", "metrics.jsonl"} <= names
+
+
+def test_s3_errors_name_the_address_and_the_remedy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StorageError, match=r"s3://photos/none holds no objects"):
+        storage.local_folder(f"{bucket}/none")
+    with pytest.raises(StorageError, match=r"s3://elsewhere/x: S3 says: .*bucket does not exist"):
+        storage.read_bytes("s3://elsewhere/x")
+    with pytest.raises(StorageError, match=r"names no bucket"):
+        storage.read_bytes("s3:///x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3.client.cache_clear()
+    with pytest.raises(StorageError, match=r"Could not connect.*Check the address, AWS_ENDPOINT_URL"):
+        storage.read_bytes(f"{bucket}/x")
+
+
+def test_an_object_cannot_leave_its_folder(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/set/../../evil.jpg", b"x")
+    with pytest.raises(StorageError, match="would leave its folder"):
+        storage.local_folder(f"{bucket}/set")

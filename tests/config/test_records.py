@@ -1,0 +1,157 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdrop.common.errors import ConfigError
+from backdrop.config import Ensemble, Recipe, find_ensemble, find_recipe, parse_size, recipe_text
+from backdrop.config import shipped
+from backdrop.config import records
+from backdrop.data.folds import Rule
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [("epochs=2", 2), ("a.b=1e-3", "1e-3"), ("a.c=[1, 2]", [1, 2]), ("a.d=true", True), ("a.e=x=y", "x=y")],
+)
+def test_overrides_are_yaml(assignment: str, value: Any) -> None:
+    result: Any = records.override({"a": {"b": 1}}, [assignment])
+    for key in assignment.split("=")[0].split("."):
+        result = result[key]
+    assert result == value
+
+
+def test_overrides_leave_the_original_alone() -> None:
+    values = {"a": {"b": 1}}
+    records.override(values, ["a.b=2"])
+    assert values == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["epoch=2"], r"unknown key epoch\. Did you mean epochs\?"),
+        (["network.widht=3"], r"network\.unet\.widht\. Did you mean width\?"),
+        (["optimiser.clipnorm=1"], r"optimiser\.clipnorm\. Did you mean clip_norm\?"),
+        (["schedule=[{kind: cosine, epochs: 3, rates: 1, final: 1}]"], r"schedule\.0\.cosine\.rate"),
+        (["epochs=0"], r"epochs: Input should be greater than or equal to 1"),
+        (["input.size=12"], r"input\.size"),
+        (["input.size=100x96"], r"input\.size 100x96: this network needs multiples of 16"),
+        (["epochs"], "has no key or no value"),
+        (["epochs.x=1"], "epochs is not a mapping"),
+        (["epochs=[1"], "not valid YAML"),
+    ],
+)
+def test_a_wrong_key_says_which_was_meant(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_recipe("tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not valid YAML"), ("- a", "holds no mapping"), ("name: x", "key network is missing")],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        find_recipe(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_an_unknown_recipe_says_which_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"There is no recipe tiyn\. Did you mean tiny\?"):
+        find_recipe("tiyn")
+    with pytest.raises(ConfigError, match=r"There is no ensemble xyz\. Use one of "):
+        find_ensemble("xyz")
+    with pytest.raises(ConfigError, match=r"recipe nowhere/a\.yaml can't be read"):
+        find_recipe("nowhere/a.yaml")
+
+
+@pytest.mark.parametrize("name", shipped("recipes"))
+def test_every_shipped_recipe_loads_and_survives_a_round_trip(name: str) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe_text(name).startswith("# ")
+    again = records.parse(Recipe, records.parse_yaml(records.dump_yaml(recipe), "x"), "x")
+    assert again == recipe
+
+
+@pytest.mark.parametrize("name", shipped("ensembles"))
+def test_every_shipped_ensemble_loads_and_needs_no_other_file_once_resolved(name: str, tmp_path: Path) -> None:
+    ensemble = find_ensemble(name)
+    assert ensemble.name == name
+    path = tmp_path / "resolved.yaml"
+    path.write_text(records.dump_yaml(ensemble))
+    assert find_ensemble(str(path)) == ensemble
+
+
+def test_an_ensemble_sets_what_its_recipes_leave_open() -> None:
+    parts = [{"recipe": "tiny", "weight": 2, "set": {"epochs": 3, "input.size": "64x32"}}]
+    ensemble = records.parse(Ensemble, {"name": "x", "members": parts}, "x").resolve()
+    recipe = ensemble.members[0].resolve()
+    assert (recipe.epochs, recipe.input.width, recipe.input.height) == (3, 64, 32)
+    assert ensemble.weights() == {"tiny": 1.0}
+
+
+def test_ensembles_that_cannot_be_are_refused() -> None:
+    twice = {"name": "x", "members": [{"recipe": "tiny"}, {"recipe": "tiny"}]}
+    with pytest.raises(ConfigError, match="has recipe tiny twice"):
+        records.parse(Ensemble, twice, "x").resolve()
+    with pytest.raises(ConfigError, match=r"folds\.count: Input should be greater than or equal to 2"):
+        records.parse(Ensemble, {"name": "x", "folds": {"count": 1}, "members": [{"recipe": "tiny"}]}, "x")
+
+
+def test_groups_become_shares_and_each_recipe_keeps_its_folds() -> None:
+    view = {"count": 3, "by": "area-rank", "view": "05"}
+    named = [{"recipe": "tiny", "set": {"name": f"tiny-{i}"}} for i in range(5)]
+    inner = {"group": "inner", "weight": 3, "folds": view, "members": [named[1], {**named[2], "folds": {"count": 4}}]}
+    outer = {"group": "outer", "weight": 0.5, "members": [named[0], inner]}
+    values = {"name": "x", "folds": {"count": 5, "holdout": 0.2}, "members": [outer, {**named[3], "weight": 1.5}]}
+    ensemble = records.parse(Ensemble, values, "x").resolve()
+    # The group has 0.5 of 2; inside it tiny-0 stands against a group that weighs three times as much.
+    shares = {"tiny-0": 0.25 / 4, "tiny-1": 0.25 * 3 / 8, "tiny-2": 0.25 * 3 / 8, "tiny-3": 0.75}
+    assert ensemble.weights() == pytest.approx(shares)
+    rules = {part.resolve().name: ensemble.rule(part) for part in ensemble.parts()}
+    own, ranked, four = Rule(5, 0.2, "area", 0), Rule(3, 0.2, "area-rank", 0, "05"), Rule(4, 0.2, "area", 0)
+    assert rules == {"tiny-0": own, "tiny-1": ranked, "tiny-2": four, "tiny-3": own}
+    assert ensemble.plans() == {
+        own: "plan.csv",
+        ranked: "plan-area-rank-3-seed0-view05.csv",
+        four: "plan-area-4-seed0.csv",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in shipped("ensembles") if name.startswith("best-overfitting")])
+def test_the_winners_ensemble_has_their_networks_folds_and_weights(name: str) -> None:
+    ensemble = find_ensemble(name)
+    counts = {part.resolve().name: ensemble.rule(part).folds for part in ensemble.parts()}
+    assert len(counts) == 9
+    assert sum(counts.values()) == 49
+    assert [(rule.by, rule.folds, rule.view) for rule in ensemble.plans()] == [
+        ("area-rank", 5, None),
+        ("area-rank", 5, "05"),
+        ("random", 7, None),
+        ("stratified", 7, None),
+    ]
+    linknets = sum(share for recipe, share in ensemble.weights().items() if recipe.startswith("linknet34"))
+    others = sorted(share for recipe, share in ensemble.weights().items() if not recipe.startswith("linknet34"))
+    # Four maps at a quarter each by their code; by the interview one map of LinkNets against 5 + 7 + 7 networks.
+    expected = (0.25, [0.25] * 3) if name == "best-overfitting" else (1 / 20, [5 / 20, 7 / 20, 7 / 20])
+    assert linknets == pytest.approx(expected[0])
+    assert others == pytest.approx(expected[1])
+
+
+def test_a_view_is_for_ranks_only() -> None:
+    part = {"recipe": "tiny", "folds": {"by": "random", "view": "05"}}
+    with pytest.raises(ConfigError, match="a split by random looks at no single view"):
+        records.parse(Ensemble, {"name": "x", "members": [part]}, "x")
+    with pytest.raises(ConfigError, match="holdout"):  # all schemes share the ensemble's
+        records.parse(Ensemble, {"name": "x", "members": [{"recipe": "tiny", "folds": {"holdout": 0.1}}]}, "x")
+
+
+@pytest.mark.parametrize("size", ["12", "x", "0x3", "3x-1", "axb"])
+def test_sizes_are_width_x_height(size: str) -> None:
+    assert parse_size("384x256") == (384, 256)
+    with pytest.raises(ConfigError, match="is not a size"):
+        parse_size(size)

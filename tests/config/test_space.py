@@ -1,0 +1,113 @@
+"""Spaces of schedules: what may be drawn from them can be trained, and what is wrong with one is said."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backdrop.common.errors import ConfigError
+from backdrop.config import Recipe, find_recipe, find_space
+from backdrop.config import shipped
+from backdrop.config.records import parse
+from backdrop.config.space import Space, draw, preset, within
+from backdrop.training.lr_schedules import learning_rates
+
+GOOD = "name: mine\nfamilies: [{kind: cosine, rate: [1e-4, 1e-2], floor: 0.01}]\n"
+
+
+class Drawn:
+    """Hypothesis as the chance."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        return self.data.draw(st.floats(low, high), label=name)
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return self.data.draw(st.integers(low, high), label=name)
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        return self.data.draw(st.sampled_from(choices), label=name)
+
+
+@given(st.data(), st.sampled_from(sorted(shipped("spaces"))), st.integers(4, 300), st.integers(2, 60))
+def test_what_is_drawn_can_be_trained(data: st.DataObject, name: str, epochs: int, budget: int) -> None:
+    recipe = find_recipe("tiny", [f"epochs={epochs}"])
+    space = find_space(name, recipe)
+    found = draw(space, recipe, Drawn(data))
+    values = recipe.model_dump(mode="json")
+    whole = parse(Recipe, {**values, **found.override}, "the recipe")
+    assert sum(phase.epochs for phase in whole.schedule) == epochs
+    trial = parse(Recipe, {**values, **within(found.override, budget), "epochs": budget}, "a trial")
+    for one in (whole, trial):
+        rates = learning_rates(one.schedule, one.epochs)
+        assert len(rates) == one.epochs
+        assert min(rates) > 0
+        assert max(rates) <= float(f"{found.values['rate']:.3g}") * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", shipped("spaces"))
+def test_shipped_spaces_hold_the_winners_presets(name: str) -> None:
+    space = find_space(name, find_recipe("tiny"))
+    assert {"linknet34-faithful", "unet11-faithful", "unet-vgg11-faithful", "unet-scratch-faithful"} <= set(
+        space.presets
+    )
+    for shipped_recipe in space.presets:
+        values = find_recipe("tiny").model_dump(mode="json")
+        assert parse(Recipe, {**values, **preset(find_recipe(shipped_recipe)).override}, "a preset")
+    assert find_recipe("linknet34", [f"{key}={value}" for key, value in space.set.items()])
+    kinds = {(family.kind, family.name) for family in space.families}
+    assert {"plateau", "step", "cycle", "restarts", "one-cycle", "tail"} <= {kind for kind, _ in kinds}
+
+
+def test_a_recipe_has_the_space_of_its_kind() -> None:
+    names = {
+        name: find_space(None, find_recipe(name)).name for name in ("tiny", "tiny-linknet", "linknet34", "unet-scratch")
+    }
+    assert names == {"tiny": "tiny", "tiny-linknet": "tiny", "linknet34": "adam", "unet-scratch": "sgd"}
+
+
+def test_a_preset_keeps_rates_and_optimiser_but_not_augmentation() -> None:
+    vgg = find_recipe("unet-vgg11-faithful")
+    override = preset(vgg).override
+    assert all("augmentation" not in phase for phase in override["schedule"])
+    tiny = parse(Recipe, {**find_recipe("tiny").model_dump(mode="json"), **override, "epochs": 60}, "preset")
+    assert learning_rates(tiny.schedule, 60) == learning_rates(vgg.schedule, 60)
+    assert tiny.optimiser == vgg.optimiser
+
+
+def test_a_short_budget_has_no_warm_up() -> None:
+    override = {"schedule": [{"kind": "exponential", "epochs": 3}, {"kind": "cosine", "epochs": 57}]}
+    assert [phase["kind"] for phase in within(override, 6)["schedule"]] == ["cosine"]
+    assert within(override, 20) == override
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("cosine", "cosin", "families.0"),
+        ("[1e-4, 1e-2]", "[1e-2, 1e-4]", "families.0.cosine.rate: Value error, the range .* is empty"),
+        ("[1e-4, 1e-2]", "0", "families.0.cosine.rate"),
+        ("[1e-4, 1e-2]", "[-1e-3, 1e-2]", "families.0.cosine.rate"),
+        ("floor: 0.01", "floor: 0.01, warmpu: 0.1", "Did you mean warmup?"),
+        ("floor: 0.01", "floor: 2", "families.0.cosine.floor"),
+        ("name: mine", "nam: mine", "nam"),
+        ("[{kind: cosine, rate: [1e-4, 1e-2], floor: 0.01}]", "[]", "families"),
+    ],
+)
+def test_a_bad_space_names_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(GOOD)
+    assert isinstance(find_space(str(path), find_recipe("tiny")), Space)
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+        find_space(str(path), find_recipe("tiny"))
+
+
+def test_a_schedule_needs_some_epochs() -> None:
+    recipe = find_recipe("tiny", ["epochs=3"])
+    with pytest.raises(ConfigError, match="tiny trains 3 epochs"):
+        draw(find_space("tiny", recipe), recipe, Drawn(None))  # type: ignore[arg-type]  # nothing is drawn

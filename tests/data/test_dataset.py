@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from backdrop.common.errors import DataError, StorageError
+from backdrop.data import dataset
+
+
+def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
+    found = dataset.open_dataset(data)
+    assert list(found.photos) == [f"car{i:02d}_{v:02d}" for i in range(6) for v in (1, 2)]
+    photo = found.photos["car03_02"]
+    assert (photo.object, photo.view) == ("car03", "02")
+    assert photo.mask == data / "train_masks" / "car03_02_mask.png"
+
+
+@pytest.mark.parametrize("levels", [(0, 1), (0, 255)])
+def test_palette_gifs_and_pngs_with_two_levels_give_the_same_mask(tmp_path: Path, levels: tuple[int, int]) -> None:
+    truth = np.zeros((20, 30), bool)
+    truth[5:15, 10:20] = True
+    palette = Image.fromarray(truth.astype(np.uint8), mode=None).convert("P")
+    palette.putpalette([0, 0, 0, levels[1], levels[1], levels[1]] + [0] * 750)
+    palette.save(tmp_path / "a_mask.gif")
+    cv2.imwrite(str(tmp_path / "a_mask.png"), np.where(truth, levels[1], levels[0]).astype(np.uint8))
+    for name in ("a_mask.gif", "a_mask.png"):
+        assert np.array_equal(dataset.read_mask(tmp_path / name), truth)
+
+
+def test_images_are_rgb_and_turned_as_a_viewer_shows_them(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16, 0] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image = dataset.read_image(tmp_path / "a.jpg")
+    assert image.shape == (32, 16, 3)
+    assert image[2, 8].tolist() == pytest.approx([250, 0, 0], abs=12)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif"])
+def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    dataset.read_levels(path)
+    for share in (0.3, 0.6, 0.95):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(DataError, match=r"is truncated"):
+            dataset.read_levels(path)
+
+
+def test_bytes_that_are_no_image_are_refused(tmp_path: Path) -> None:
+    for content in (b"", b"hello"):
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(DataError, match="not a readable image"):
+            dataset.read_image(tmp_path / "a.jpg")
+
+
+def test_a_file_that_changes_under_way_is_refused(data: Path) -> None:
+    photo = dataset.open_dataset(data).photos["car00_01"]
+    digests = dataset.file_digests([photo])
+    dataset.read_pair(photo, digests)
+    photo.image.write_bytes((data / "train" / "car01_01.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"car00_01\.jpg has changed"):
+        dataset.read_pair(photo, digests)
+
+
+def test_the_digest_knows_names_images_and_masks(data: Path) -> None:
+    def digest() -> str:
+        return dataset.dataset_digest(dataset.file_digests(dataset.open_dataset(data).photos.values()))
+
+    first = digest()
+    assert first == digest()
+    mask = data / "train_masks" / "car00_01_mask.png"
+    mask.write_bytes((data / "train_masks" / "car00_02_mask.png").read_bytes())
+    second = digest()
+    (data / "train" / "car05_02.jpg").rename(data / "train" / "car05_03.jpg")
+    (data / "train_masks" / "car05_02_mask.png").rename(data / "train_masks" / "car05_03_mask.png")
+    assert len({first, second, digest()}) == 3
+
+
+def test_a_folder_that_is_no_dataset_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no photographs in train/"):
+        dataset.open_dataset(tmp_path)
+    with pytest.raises(StorageError, match="nowhere is not a folder"):
+        dataset.open_dataset(tmp_path / "nowhere")
+
+
+def test_names_and_twins_are_checked(data: Path) -> None:
+    bad = data / "train" / "car.jpg"
+    bad.write_bytes((data / "train" / "car00_01.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"car\.jpg isn't named <object>_<view>"):
+        dataset.open_dataset(data)
+    bad.rename(data / "train" / "car00_01.png")
+    with pytest.raises(DataError, match="have one stem"):
+        dataset.open_dataset(data)

@@ -1,0 +1,182 @@
+"""Reaching an endpoint: who asks, and one clear line for each way in which it fails."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from backdrop.common.errors import EndpointError
+from backdrop.kubeflow import client as endpoint
+from backdrop.kubeflow.client import connect
+from tests.fakes.kfp import FakeKfp, Refused, serving
+
+
+def refuse(status: int | None, message: str = "") -> None:
+    raise Refused(status, message)
+
+
+def pipelines_of(found: endpoint.Endpoint) -> list[object]:
+    with found.errors():
+        return list(found.every(found.client.list_pipelines, "pipelines", namespace=found.namespace))
+
+
+@pytest.mark.parametrize(("version", "told"), [("2.17.0", "2.17.0"), ("v2.18.1-rc.0", "v2.18.1-rc.0"), ("unknown", "")])
+def test_version(version: str, told: str) -> None:
+    with serving(FakeKfp(version)) as host:
+        assert connect(host).version == told
+
+
+def test_the_uis_own_answer_is_understood() -> None:
+    kfp = FakeKfp()
+    kfp.health = {"apiServerTagName": "2.17.2", "multi_user": False}
+    with serving(kfp) as host:
+        assert connect(f"{host}/").version == "2.17.2"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "No Kubeflow endpoint is named. Give --host, or set KF_PIPELINES_ENDPOINT."),
+        ("ml-pipeline:8888", "ml-pipeline:8888 is no http address. Write it as http://ml-pipeline:8888."),
+    ],
+)
+def test_addresses_that_are_none(given: str, message: str) -> None:
+    with pytest.raises(EndpointError) as caught:
+        connect(given)
+    assert str(caught.value) == message
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            EndpointError, match=rf"^Kubeflow at {address} doesn't answer \(.*Connection refused\)\. Chec"
+        ):
+            connect(address)
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "TIMEOUT_S", (0.1, 0.1))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(EndpointError, match=r"doesn't answer \(.*timed out"):
+            connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("health", "message"),
+    [
+        ({"tag_name": "2.5.0"}, r"is 2\.5\.0, too old\. Upgrade it to 2\.17 or newer\.$"),
+        (b"<html>Sign in</html>", r"answers, but not as Kubeflow Pipelines does\. Name the API's own address"),
+        (["what"], r"answers, but not as Kubeflow Pipelines does"),
+    ],
+)
+def test_what_is_no_kubeflow_of_today(health: object, message: str) -> None:
+    kfp = FakeKfp()
+    kfp.health = health
+    with serving(kfp) as host, pytest.raises(EndpointError, match=message):
+        connect(host)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (404, r"has no API of the version v2beta1\. Upgrade Kubeflow Pipelines to 2\.17"),
+        (401, r"doesn't take the token, or there is none \(401\)\. Get a new one into KFP_EXISTING_TOKEN"),
+        (403, r"forbids it \(403: no right\)\. Ask for the right"),
+        (410, r"refuses it \(410: no right\)"),
+        (500, r"refuses it \(500: no right\)"),
+        (None, r"doesn't answer \(.*Remote end closed connection"),
+    ],
+)
+def test_refusals(status: int | None, message: str) -> None:
+    kfp = FakeKfp()
+    kfp.before = lambda _who, _what: refuse(status, "no right")
+    with serving(kfp) as host, pytest.raises(EndpointError, match=message):
+        connect(host)
+
+
+def test_user_token(kfp: FakeKfp, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kfp.token = "mine"
+    with pytest.raises(EndpointError, match=r"there is none \(401\)"):
+        pipelines_of(connect())
+    monkeypatch.setenv(endpoint.TOKEN, "mine")
+    assert pipelines_of(connect()) == []
+    monkeypatch.setenv(endpoint.TOKEN, "theirs")
+    with pytest.raises(EndpointError) as caught:
+        pipelines_of(connect())
+    assert "theirs" not in str(caught.value)
+
+
+def test_pod_token_is_read_anew_for_each_call(
+    kfp: FakeKfp, host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(file))
+    kfp.token = "first"
+    found = connect()
+    assert pipelines_of(found) == []
+    kfp.token = "second"  # the kubelet turns it round before the first expires
+    with pytest.raises(EndpointError, match="401"):
+        pipelines_of(found)
+    file.write_text("second\n")
+    assert pipelines_of(found) == []
+
+
+def test_pod_token_that_is_named_must_be_there(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", "/no/such")
+    with pytest.raises(EndpointError, match=r"^/no/such, which KF_PIPELINES_SA_TOKEN_PATH names, is no file"):
+        connect()
+
+
+def test_namespace_is_needed_where_users_have_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with serving(FakeKfp(many_users=True)) as host:
+        with pytest.raises(EndpointError, match=r"has a namespace for each user\. Give --namespace"):
+            connect(host)
+        assert connect(host, "ml").namespace == "ml"
+        pod = tmp_path / "namespace"
+        pod.write_text("team\n")
+        monkeypatch.setattr(endpoint, "POD_NAMESPACE", pod)
+        assert connect(host).namespace == "team"
+        monkeypatch.setenv(endpoint.NAMESPACE, "mine")
+        assert connect(host).namespace == "mine"
+        assert pipelines_of(connect(host)) == []
+
+
+def test_namespace_is_of_no_account_where_all_share(host: str) -> None:
+    assert connect(host, "ml").namespace is None
+
+
+@pytest.mark.parametrize("many_users", [False, True])
+def test_home_is_left_alone(many_users: bool, tmp_path: Path) -> None:
+    """kfp's own client writes there, or asks the server for 25 seconds while it's made."""
+    kfp = FakeKfp(many_users=many_users)
+    with serving(kfp) as host:
+        code = f"from pipelines.endpoint import connect; connect({host!r}, 'ml')"
+        environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+    assert kfp.calls == ["GET healthz"]
+
+
+def test_pages_of_the_ui(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connect().page("runs/details/1") == f"{host}/#/runs/details/1"
+    monkeypatch.setenv(endpoint.UI_HOST, "https://kubeflow.example/")
+    assert connect().page("runs/details/1") == "https://kubeflow.example/#/runs/details/1"
+
+
+def test_every_page_is_read_and_names_are_exact(kfp: FakeKfp, host: str) -> None:
+    for name in ("a", "A", "b", "a", "c"):
+        kfp.add(kfp.pipelines, "pipeline_id", {"display_name": name})
+    found = connect()
+    assert len(pipelines_of(found)) == 5
+    named = found.named(found.client.list_pipelines, "pipelines", "a", namespace=None)
+    assert [entry.display_name for entry in named] == ["a", "a"]
+    assert json.dumps(kfp.calls).count("GET pipelines") == 3 + 2

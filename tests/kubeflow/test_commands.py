@@ -1,0 +1,209 @@
+"""upload, submit, schedule and status, as a user calls them, by the real kfp.Client."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backdrop.config import find_ensemble
+from backdrop.kubeflow import client
+from backdrop.pipelines.package import build
+from tests.fakes.kfp import FakeKfp, Refused, serving
+
+Call = Callable[..., tuple[int, str, str]]
+CRON = "0 0 3 * * 0"
+ONE = ("tiny", "--folds", "0")
+
+
+def only(table: dict[str, dict[str, object]]) -> dict[str, object]:
+    (entry,) = table.values()
+    return entry
+
+
+def test_upload_is_done_once(kfp: FakeKfp, host: str, call: Call) -> None:
+    code, out, err = call("upload", *ONE)
+    assert (code, err) == (0, "")
+    pipeline, version = only(kfp.pipelines), only(kfp.versions)
+    assert pipeline["display_name"] == pipeline["name"] == "backdrop-tiny"
+    assert pipeline["description"] == "tiny on three folds"
+    assert out == (
+        f"pipeline backdrop-tiny is {pipeline['pipeline_id']}\n"
+        f"version {version['display_name']} is {version['pipeline_version_id']} (new)\n"
+    )
+    graph, settings = version["pipeline_spec"]  # type: ignore[misc]  # two documents
+    assert f"(version {version['display_name']})" in graph["pipelineInfo"]["description"]
+    assert "exec-train-tiny-0" in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert call("upload", *ONE)[1] == out.replace("(new)", "(there already)")
+    assert call("upload", *ONE, "--set", "epochs=2")[0] == 0
+    assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)
+
+
+def test_upload_goes_on_where_it_was_killed(kfp: FakeKfp, host: str, call: Call) -> None:
+    def die(_who: str, what: str) -> None:
+        if what.startswith("POST"):
+            raise Refused(None)
+
+    kfp.after = die  # what was done is done, but nobody heard of it
+    assert call("upload", *ONE)[0] == 2
+    assert (len(kfp.pipelines), len(kfp.versions)) == (1, 0)
+    assert call("upload", *ONE)[0] == 2
+    assert (len(kfp.pipelines), len(kfp.versions)) == (1, 1)
+    assert "(there already)" in call("upload", *ONE)[1]
+
+
+def test_somebody_else_uploads_the_same_at_the_same_time(kfp: FakeKfp, host: str, call: Call) -> None:
+    version = build(find_ensemble("tiny"), [0]).version
+
+    def quicker(_who: str, what: str) -> None:
+        if what == "POST pipelines":
+            kfp.add(kfp.pipelines, "pipeline_id", {"display_name": "backdrop-tiny"})
+        if what == "POST pipelines/upload_version":
+            (pipeline,) = kfp.pipelines
+            kfp.add(kfp.versions, "pipeline_version_id", {"display_name": version, "pipeline_id": pipeline})
+
+    kfp.before = quicker
+    code, out, _ = call("upload", *ONE)
+    assert code == 0
+    assert f"version {version} is {only(kfp.versions)['pipeline_version_id']} (there already)" in out
+    assert len(kfp.pipelines) == 1
+
+
+def test_submit(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    code, out, err = call("submit", *ONE, "--params", params, "--service-account", "trainer")
+    assert (code, err) == (0, "")
+    run, version = only(kfp.runs), only(kfp.versions)
+    assert f"run {run['run_id']} of backdrop-tiny {version['display_name']} has begun\n" in out
+    assert f"look at {host}/#/runs/details/{run['run_id']}, or:" in out
+    reference = {"pipeline_id": version["pipeline_id"], "pipeline_version_id": version["pipeline_version_id"]}
+    assert run["pipeline_version_reference"] == reference
+    assert run["runtime_config"] == {"parameters": {"data": "s3://photos/cars", "work": "s3://photos/work"}}
+    assert run["service_account"] == "trainer"
+    assert str(run["display_name"]).startswith("backdrop-tiny 2")
+
+
+def test_experiments(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    other = kfp.add(kfp.experiments, "experiment_id", {"display_name": "vision"})
+    assert call("submit", *ONE, "--params", params, "--experiment", "vision")[0] == 0
+    assert only(kfp.runs)["experiment_id"] == other["experiment_id"]
+    code, _, err = call("submit", *ONE, "--params", params, "--experiment", "visoin")
+    assert code == 2
+    assert err == (
+        f"error: Kubeflow at {host} has no experiment visoin. Did you mean vision? "
+        f"Or make it: kfp --endpoint {host} experiment create visoin.\n"
+    )
+    assert len(kfp.runs) == 1
+
+
+def test_the_default_experiment_is_made_where_there_is_none(params: str, call: Call) -> None:
+    kfp = FakeKfp(many_users=True)
+    with serving(kfp) as host:
+        there = ("--params", params, "--host", host, "--namespace", "ml")
+        assert call("submit", *ONE, *there)[0] == 0
+        assert call("submit", *ONE, *there)[0] == 0
+    experiment = only(kfp.experiments)
+    assert (experiment["display_name"], experiment["namespace"]) == ("Default", "ml")
+    assert only(kfp.pipelines)["namespace"] == "ml"
+    assert len(kfp.runs) == 2
+
+
+def test_schedule(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    given = ("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    code, out, err = call(*given)
+    version = only(kfp.versions)
+    assert (code, err) == (0, "")
+    assert out == f"schedule weekly is created: backdrop-tiny {version['display_name']} at {CRON}\n"
+    entry = only(kfp.schedules)
+    assert entry["pipeline_version_reference"] == {
+        "pipeline_id": version["pipeline_id"],
+        "pipeline_version_id": version["pipeline_version_id"],
+    }
+    assert str(entry["description"]).startswith(f"Backdrop: backdrop-tiny {version['display_name']}, sha256:")
+    assert "is unchanged" in call(*given)[1]
+    assert call(*given, "--paused")[1].startswith("schedule weekly is replaced")
+    assert only(kfp.schedules)["mode"] == "DISABLE"
+    assert call(*given, "--set", "epochs=3")[1].startswith("schedule weekly is replaced")
+    assert len(kfp.versions) == 2
+    assert call("schedule", "--remove", "--name", "weekly")[1] == "schedule weekly is deleted\n"
+    assert call("schedule", "--remove", "--name", "weekly") == (0, "there was no schedule weekly\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["schedule", "--name", "weekly"], "A schedule needs ENSEMBLE, --cron and --params"),
+        (["schedule", "tiny", "--name", "w", "--cron", "0 3 * * 0", "--params", "x"], "has 5 fields, not 6"),
+        (["submit", "tiny", "--params", "/no/such"], "Parameters /no/such can't be read"),
+        (["upload", "tinny"], "There is no ensemble tinny. Did you mean tiny?"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_asked(
+    arguments: list[str], message: str, kfp: FakeKfp, host: str, call: Call
+) -> None:
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert kfp.calls == []
+
+
+def test_a_token_that_expires_on_the_way(
+    kfp: FakeKfp, host: str, params: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expire(_who: str, what: str) -> None:
+        if what.startswith("POST recurringruns"):
+            kfp.token = "another"
+
+    kfp.token = "secret-word"
+    kfp.before = expire
+    monkeypatch.setenv(client.TOKEN, "secret-word")
+    code, out, err = call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "(401)" in err
+    assert "secret-word" not in err
+
+
+def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    assert call("status") == (0, "no schedule\n", "")
+    given = (*ONE, "--params", params)
+    for name in ("weekly", "nightly"):
+        call("schedule", *given, "--name", name, "--cron", CRON, "--paused")
+    kfp.add(kfp.schedules, "recurring_run_id", {"display_name": "somebody else's", "mode": "ENABLE"})
+    version = only(kfp.versions)["display_name"]
+    assert call("status")[1] == "".join(
+        f"{name}: paused, at {CRON}, backdrop-tiny {version}\n  no run yet\n" for name in ("nightly", "weekly")
+    )
+    for day, state in ((1, "FAILED"), (2, "SUCCEEDED")):
+        call("submit", *given)
+        list(kfp.runs.values())[-1].update(state=state, created_at=f"2026-11-{day:02}T03:00:00Z")
+    other = {**list(kfp.runs.values())[-1], "pipeline_version_reference": None}
+    kfp.add(kfp.runs, "run_id", other)
+    failed, succeeded, _ = kfp.runs
+    assert call("status", "--name", "weekly")[1].splitlines()[1:] == [
+        f"  2026-11-02 03:00 UTC  SUCCEEDED  {host}/#/runs/details/{succeeded}",
+        f"  2026-11-01 03:00 UTC  FAILED     {host}/#/runs/details/{failed}",
+    ]
+
+
+def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    gone, _ = kfp.versions.popitem()
+    assert f"weekly: on, at {CRON}, version {gone}, which is deleted: every run will fail\n" in call("status")[1]
+
+
+def test_status_of_none(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    assert "no schedule weekly of Backdrop's. Make it by" in call("status", "--name", "weekly")[2]
+    call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    assert call("status", "--name", "weakly")[2].endswith("of Backdrop's. Did you mean weekly?\n")
+
+
+def test_a_package_that_would_not_run_is_not_written(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "BACKDROP_IMAGE": "backdrop:latest"}
+    command = [sys.executable, "-m", "pipelines", "compile", "tiny", "-o", str(tmp_path / "package.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "has the image backdrop:latest, which names no registry" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,218 @@
+"""The preflight: against a real MLflow, a real S3 server, and small fakes of Kubeflow's and Kubernetes' APIs."""
+
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from backdrop.common import s3
+from backdrop.common.errors import BackdropError, EndpointError, TrackingError
+from backdrop.kubeflow import preflight
+from backdrop.kubeflow.node_check import Toleration, check_nodes, check_rayjobs
+from backdrop.tracking.server import local_server
+from tests.fakes.kfp import FakeKfp
+from tests.fakes.kubernetes_nodes import FakeKubernetes, serving
+
+GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+SELECTOR = {"nvidia.com/gpu.present": "true"}
+NEEDS = {"nvidia.com/gpu": "1", "cpu": "4", "memory": "16Gi"}
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with local_server(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
+
+
+@pytest.fixture
+def mlflow(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    return mlflow_server
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an S3 server with an empty bucket named photos."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    s3.client.cache_clear()
+    # The server's memory is the process's: what another test left is no part of this one.
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST")).close()
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket="photos")
+    yield client
+    server.stop()
+    s3.client.cache_clear()
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    fake = FakeKubernetes()
+    with serving(fake, tmp_path / "kubeconfig"):
+        yield fake
+
+
+def put_photo(bucket: Any) -> None:
+    bucket.put_object(Bucket="photos", Key="cars/train/car1_01.jpg", Body=b"a photograph")
+
+
+def test_all_is_well(
+    kfp: FakeKfp, host: str, mlflow: str, bucket: Any, kubernetes: FakeKubernetes, params: str, call: Call
+) -> None:
+    put_photo(bucket)
+    kubernetes.add_node("gpu-a", [GPU], gpu="4")
+    kubernetes.kinds = ["RayCluster", "RayJob"]
+    code, out, err = call("preflight", "--params", params, "--ray")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"ok     kubeflow Kubeflow Pipelines 2.17.0 at {host}",
+        "ok     mlflow   MLflow answers",
+        "ok     data     1 files in s3://photos/cars/train",
+        "ok     work     s3://photos/work can be written, read and deleted",
+        "ok     nodes    1 of 1 nodes with the labels nvidia.com/gpu.present=true have "
+        "1 of nvidia.com/gpu, 4 of cpu, 16Gi of memory",
+        "ok     ray      ray.io/v1 RayJob is there",
+    ]
+    assert [entry["Key"] for entry in bucket.list_objects_v2(Bucket="photos")["Contents"]] == ["cars/train/car1_01.jpg"]
+
+
+def test_nothing_is_well(
+    kubernetes: FakeKubernetes, bucket: Any, params: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    bucket.delete_bucket(Bucket="photos")
+    code, out, err = call("preflight", "--params", params, "--ray")
+    lines = out.splitlines()
+    assert (code, err) == (1, "")
+    assert [line.split()[:2] for line in lines] == [
+        ["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes", "ray")
+    ]
+    assert lines[0].endswith("No Kubeflow endpoint is named. Give --host, or set KF_PIPELINES_ENDPOINT.")
+    assert lines[1].endswith("MLFLOW_TRACKING_URI is not set. Set it to the address of your MLflow server.")
+    assert "s3://photos/cars/train: S3 says:" in lines[2]
+    assert "S3 says:" in lines[3]
+    assert lines[4].endswith(
+        "No node has the labels nvidia.com/gpu.present=true. Mend node_selector, or let the pool have a node."
+    )
+    assert lines[5].endswith("Kubernetes has no RayJob of ray.io/v1. Install the KubeRay operator and its CRDs.")
+
+
+def test_only_what_a_run_needs_is_looked_at(host: str, params: str, call: Call, data: Path) -> None:
+    Path(params).write_text(f"data: {data}\n")
+    lines = call("preflight", "--params", params)[1].splitlines()
+    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", "nodes"]
+    assert lines[2] == f"ok     data     12 files in {data}/train"
+
+
+def test_wrong_parameters_are_no_failed_check(params: str, call: Call) -> None:
+    Path(params).write_text("data: x\ngpus: 1\n")
+    code, out, err = call("preflight", "--params", params)
+    assert (code, out) == (2, "")
+    assert 'Write gpus: "1"' in err
+
+
+def test_kubeflow_that_is_healthy_but_takes_no_token(kfp: FakeKfp, host: str) -> None:
+    kfp.token = "another"
+    with pytest.raises(EndpointError, match="401"):
+        preflight.check_kubeflow()
+
+
+def test_kubeflow_that_does_not_tell_its_version(kfp: FakeKfp, host: str) -> None:
+    kfp.health = {"tag_name": "unknown"}
+    assert preflight.check_kubeflow() == f"Kubeflow Pipelines of a version that it doesn't tell at {host}"
+
+
+def test_mlflow_that_refuses_the_name_it_is_called(mlflow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does with a Service's name unless it's told; its /health is green all the same."""
+    other = mlflow.replace("127.0.0.1", "127.1")  # the same machine by another name
+    assert urllib.request.urlopen(f"{other}/health").status == 200
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    with pytest.raises(TrackingError, match=r"403.*Check its rights, and its --allowed-hosts\.$"):
+        preflight.check_mlflow()
+
+
+def test_data_without_photographs(bucket: Any, tmp_path: Path) -> None:
+    for address in ("s3://photos/cars", str(tmp_path)):
+        with pytest.raises(BackdropError, match=r"has no photographs in train/\. Name the dataset's own folder"):
+            preflight.check_data(address)
+    with pytest.raises(BackdropError, match="is not a folder"):
+        preflight.check_data(str(tmp_path / "no"))
+
+
+@pytest.mark.parametrize(
+    ("toleration", "taint", "covered"),
+    [
+        ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}, GPU, True),
+        ({"key": "nvidia.com/gpu", "operator": "Exists"}, GPU, True),
+        ({"operator": "Exists"}, GPU, True),
+        ({"key": "nvidia.com/gpu", "value": "present"}, GPU, True),
+        ({"key": "nvidia.com/gpu", "value": "absent"}, GPU, False),
+        ({"key": "nvidia.com/gpu"}, GPU, False),
+        ({"key": "nvidia.com/gpu"}, {"key": "nvidia.com/gpu", "effect": "NoSchedule"}, True),
+        ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}, GPU, False),
+        ({"key": "team", "operator": "Exists"}, GPU, False),
+        ({"value": "present"}, GPU, False),
+        ({"key": "team", "operator": "Exists"}, {**GPU, "effect": "PreferNoSchedule"}, True),
+    ],
+)
+def test_taints(toleration: dict[str, str], taint: dict[str, str], covered: bool, kubernetes: FakeKubernetes) -> None:
+    kubernetes.add_node("gpu-a", [taint], gpu="1")
+    given = [Toleration.model_validate(toleration)]
+    if covered:
+        assert check_nodes(SELECTOR, NEEDS, given).startswith("1 of 1 nodes")
+        return
+    with pytest.raises(EndpointError, match=r"gpu-a: taint nvidia.com/gpu=present:NoSchedule isn't tolerated"):
+        check_nodes(SELECTOR, NEEDS, given)
+
+
+def test_nodes_that_will_not_do(kubernetes: FakeKubernetes) -> None:
+    kubernetes.add_node("a")
+    kubernetes.add_node("b", gpu="8")["spec"]["unschedulable"] = True
+    kubernetes.add_node("c", gpu="1")["status"]["allocatable"]["memory"] = "16000000Ki"
+    kubernetes.add_node("d", gpu="1")
+    kubernetes.nodes[-1]["metadata"]["labels"] = {"pool": "cpu"}
+    with pytest.raises(EndpointError) as caught:
+        check_nodes(SELECTOR, NEEDS, [])
+    assert str(caught.value) == (
+        "None of 3 nodes with these labels would take the pod (a: it has 0 of nvidia.com/gpu, not 1; "
+        "b: it's cordoned off; c: it has 16000000Ki of memory, not 16Gi). "
+        "Mend tolerations, gpus, cpu or memory, or the nodes."
+    )
+    kubernetes.add_node("e", gpu="1")
+    assert check_nodes(SELECTOR, NEEDS, []).startswith("1 of 4 nodes")
+
+
+@pytest.mark.parametrize(("status", "reason"), [(401, "Unauthorized"), (403, "Forbidden")])
+def test_kubernetes_that_refuses(status: int, reason: str, kubernetes: FakeKubernetes) -> None:
+    kubernetes.refuses = status
+    with pytest.raises(EndpointError, match=rf"doesn't let us list nodes \({status} {reason}\)\. Give the account"):
+        check_nodes(SELECTOR, NEEDS, [])
+
+
+def test_ray_without_jobs(kubernetes: FakeKubernetes) -> None:
+    kubernetes.kinds = ["RayCluster"]
+    with pytest.raises(EndpointError, match="has no RayJob"):
+        check_rayjobs()
+
+
+def test_no_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        EndpointError, match=r"^No Kubernetes API is known here .* Run it in a pod, or set KUBECONFIG\.$"
+    ):
+        check_rayjobs()
+    with serving(FakeKubernetes(), tmp_path / "kubeconfig"):
+        pass
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    with pytest.raises(EndpointError, match=r"^Kubernetes at http://127.* doesn't answer"):
+        check_rayjobs()

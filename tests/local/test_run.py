@@ -1,0 +1,181 @@
+"""Local runs: what they end with, and what they leave in the terminal, the environment and the work folder."""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from backdrop.config import find_ensemble, find_recipe
+from backdrop.data.folds import read_plans
+from backdrop.local import run as local
+from backdrop.local.console import Task
+from backdrop.local.results import Outputs
+from backdrop.local.run import Request, exit_code, run_here
+from backdrop.pipelines.training import Tuned
+from tests.conftest import SMALL
+
+REFUSAL = "backdrop.errors.PlanError: Too few objects. Add some."
+
+
+def task(name: str, well: bool | None, last: str = "") -> Task:
+    found = Task(name, began=0.0, well=well)
+    found.take(last)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code"),
+    [
+        ([task("check", True), task("train-tiny-0", True)], 0),
+        ([task("check", False, "a.jpg is empty. Draw it.")], 1),
+        ([task("check", True), task("split", False, REFUSAL)], 2),
+        ([task("check", True), task("split", True), task("split-2", False, REFUSAL)], 2),
+        ([task("check", True), task("train-tiny-0", False, REFUSAL)], 1),
+        ([task("check", True), task("train-tiny-0", None)], 1),
+        ([], 1),
+    ],
+)
+def test_exit_code(tasks: list[Task], code: int) -> None:
+    assert exit_code({found.name: found for found in tasks}) == code
+
+
+def test_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDROP_OLD", "old")
+    monkeypatch.delenv("BACKDROP_NEW", raising=False)
+    with local._environment(BACKDROP_OLD="new", BACKDROP_NEW="new"):
+        assert os.environ["BACKDROP_OLD"] == os.environ["BACKDROP_NEW"] == "new"
+    assert os.environ["BACKDROP_OLD"] == "old"
+    assert "BACKDROP_NEW" not in os.environ
+
+
+def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example:5000/here")
+    page = tmp_path / "page"
+    page.write_text("<p>")
+    outputs = Outputs({"evaluate": {"artifacts": {"page": {"artifacts": [{"uri": str(page)}]}}}})
+    lines = local._where(Request(find_ensemble("tiny"), "d", "tiny", tmp_path / "work"), outputs, None)
+    assert lines == [
+        f"Report     {tmp_path / 'work'}/report/index.html",
+        "MLflow     https://mlflow.example:5000/here",
+    ]
+    assert (tmp_path / "work" / "report" / "index.html").read_text() == "<p>"
+
+
+def test_own_server_can_be_started_again(tmp_path: Path) -> None:
+    request = Request(find_ensemble("tiny"), "d", "tiny", tmp_path)
+    (line,) = local._where(request, Outputs({}), "http://127.0.0.1:5000")
+    assert f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow/mlflow.db" in line
+
+
+@pytest.fixture
+def run(make_dataset: Callable[..., Path], tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+    """Runs an ensemble of some recipes, made as small as can be, on one small dataset."""
+    data = make_dataset(objects=6, views=2)
+
+    def once(*recipes: str, tuned: Tuned = "off") -> tuple[int, str]:
+        ensemble = find_ensemble(_write_ensemble(tmp_path, recipes))
+        text = io.StringIO()
+        request = Request(ensemble, str(data), "cars", tmp_path / "work", tuned=tuned)
+        return run_here(request, Console(file=text, width=100)), text.getvalue()
+
+    return once
+
+
+def _write_ensemble(folder: Path, recipes: tuple[str, ...]) -> str:
+    small = find_recipe("tiny", [*SMALL, "epochs=4"]).model_dump(mode="json")
+    lost = {"address": str(folder / "lost.safetensors"), "sha256": "0" * 64}
+    parts = [{"recipe": {**small, "name": name, "pretrained": lost if name == "broken" else None}} for name in recipes]
+    values = {"name": "small", "folds": {"count": 2}, "members": parts, "gate": {"minimum_dice": 0.0}}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.mark.e2e
+def test_failed_member_does_not_stop_the_others(
+    run: Callable[..., tuple[int, str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stdout, paths = sys.stdout, os.environ.get("PYTHONPATH")
+    code, text = run("sound", "broken")
+    assert code == 1
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert [(row[0], row[1], row[4] == "FAILED") for row in rows] == [
+        ("0", "broken", True),
+        ("0", "sound", False),
+        ("1", "broken", True),
+        ("1", "sound", False),
+    ]
+    assert "This network has no encoder to load pretrained weights into" in text
+    assert "Finished members are not trained again" in text
+    assert re.search(r"FAILED +train-broken-0: see .*train-broken-0\.log", text)
+    assert "evaluate" not in text
+    assert sys.stdout is stdout
+    assert os.environ.get("PYTHONPATH") == paths
+    assert "KFP" not in capfd.readouterr().out
+    logs = {path.name for path in (tmp_path / "work" / "logs").rglob("*.log")}
+    trained = {f"train-{name}-{fold}.log" for name in ("sound", "broken") for fold in "01"}
+    assert logs == {"check.log", "split.log"} | trained
+
+
+@pytest.mark.e2e
+def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, text = run("sound")
+    assert code == 0, text
+    assert "models:/cars/1 (new)" in text
+    assert "promoted: it is models:/cars@champion now" in text
+    first = (tmp_path / "work" / "report" / "index.html").read_bytes()
+    code, text = run("sound")
+    assert code == 0, text
+    assert text.count("reused") == 2
+    assert "models:/cars/1 (there already" in text
+    assert "kept: no new champion" in text
+    assert b"Promoted" in first
+    assert b"Not promoted" in (tmp_path / "work" / "report" / "index.html").read_bytes()
+
+
+@pytest.mark.e2e
+def test_two_fold_schemes_and_a_second_run_on_more_objects(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    """Real tasks: each scheme's plan goes to its members, all go to evaluate and register, and both are extended."""
+    small = find_recipe("tiny", [*SMALL, "epochs=4"]).model_dump(mode="json")
+    parts = [{"recipe": small}, {"recipe": {**small, "name": "shuffled"}, "folds": {"count": 3, "by": "stratified"}}]
+    values = {"name": "schemes", "folds": {"count": 2}, "members": parts, "gate": {"minimum_dice": 0.0}}
+    config = tmp_path / "schemes.yaml"
+    config.write_text(yaml.safe_dump(values))
+    plans = []
+    for objects in (6, 9):
+        text = io.StringIO()
+        request = Request(find_ensemble(str(config)), str(make_dataset(objects)), "cars", tmp_path / "work")
+        assert run_here(request, Console(file=text, width=100)) == 0, text.getvalue()
+        assert "[11/11] promote" in text.getvalue()
+        assert "reused" not in text.getvalue()
+        (folder,) = max((tmp_path / "work" / "runs").iterdir()).rglob("split-2/plans")
+        plans.append(read_plans([str(path) for path in sorted(folder.iterdir())]))
+    for old, new in zip(*plans, strict=True):
+        assert old.assignment().items() <= new.assignment().items()
+    assert [plan.folds for plan in plans[1]] == [[0, 1], [0, 1, 2]]
+    page = (tmp_path / "work" / "report" / "index.html").read_text()
+    assert all(name in page for name in ("tiny-1", "shuffled-2"))
+
+
+@pytest.mark.slow
+def test_members_train_with_what_a_search_found(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, text = run("tiny-searched", tuned="fast")
+    assert code == 0, text
+    (search,) = (tmp_path / "work" / "members").glob("tune-tiny-searched-*")
+    found = yaml.safe_load((search / "schedule.yaml").read_text())
+    recipes = [yaml.safe_load(path.read_text()) for path in (tmp_path / "work" / "members").glob("tiny-*/recipe.yaml")]
+    assert len(recipes) == 2
+    for recipe in recipes:
+        own = find_recipe("tiny", (), found)
+        assert recipe["schedule"] == own.model_dump(mode="json")["schedule"]
+        assert recipe["optimiser"] == own.model_dump(mode="json")["optimiser"]
+    assert "promoted" in text or "kept" in text
+    code, text = run("tiny-searched", tuned="fast")
+    assert code == 0
+    assert text.count("reused") == 2

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from backdrop.common.errors import DataError, TrainingError
+from backdrop.config import find_recipe
+from backdrop.data.dataset import file_digests, open_dataset
+from backdrop.steps.estimate import afford, makespan, plan
+from backdrop.training.throughput import measure
+from tests.conftest import SMALL
+
+ENSEMBLE = """
+name: small
+folds: {count: 2, holdout: 0.5}
+members:
+  - {recipe: tiny, set: {epochs: 30, input.size: 64x32, network.width: 4, network.depth: 2, batch_size: 2}}
+  - recipe: tiny-linknet
+    folds: {count: 3}
+    set: {epochs: 10, input.size: 64x32, network.width: 4, batch_size: 2, replay_every: 2}
+"""
+
+
+def test_an_ensemble_is_planned_by_what_was_measured(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(ENSEMBLE)
+    record = plan(str(tmp_path / "small.yaml"), str(data), seconds=0.2)
+    assert [(cost.recipe, cost.members) for cost in record.recipes] == [("tiny", 2), ("tiny-linknet", 3)]
+    tiny, linknet = record.recipes
+    for cost, trained, judged in ((tiny, 30 * 3, 31 * 3), (linknet, 10 * 4 * 1.5, 11 * 2)):  # 6 of 12 photographs
+        assert 0 < cost.memory < 2**35
+        assert cost.hours == pytest.approx((trained / cost.training + judged / cost.judging) / 3600)
+    assert record.device_hours == pytest.approx(2 * tiny.hours + 3 * linknet.hours)
+    assert list(record.hours) == [1, 2, 4, 5]
+    assert record.hours[1] == pytest.approx(record.device_hours)
+    assert record.hours[5] == max(tiny.hours, linknet.hours)
+    afford(record, 1.01 * record.device_hours)
+    with pytest.raises(TrainingError, match=r"small takes .* hours of one cpu, more than 0"):
+        afford(record, 0)
+
+
+def test_members_are_spread_longest_first() -> None:
+    assert makespan([1, 1, 1, 1, 4], 2) == 4
+    assert makespan([3, 3, 2, 2, 2], 2) == 7  # Graham's own example: LPT is not always the best
+    assert makespan([5], 3) == 5
+
+
+def test_a_recipe_that_is_too_large_is_said(data: Path) -> None:
+    photos = list(open_dataset(data).photos.values())[:2]
+    vast = find_recipe("tiny", [*SMALL, "network.width=1000000"])
+    with pytest.raises(TrainingError, match="tiny at 64x32 in batches of 2 needs more memory"):
+        measure(vast, photos, file_digests(photos), 0.1)
+
+
+def test_other_errors_come_through_whole(data: Path) -> None:
+    photos = list(open_dataset(data).photos.values())[:2]
+    digests = {photo.stem: ("0" * 64, "0" * 64) for photo in photos}
+    with pytest.raises(DataError, match=r"has changed since the plan was verified\. Run the step again"):
+        measure(find_recipe("tiny", [*SMALL, "loading.cache=none"]), photos, digests, 0.1)

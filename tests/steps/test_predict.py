@@ -1,0 +1,342 @@
+import csv
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from backdrop.cli import app
+from backdrop.common import storage
+from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
+from backdrop.config import Ensemble, find_recipe
+from backdrop.config.records import dump_yaml, parse
+from backdrop.data.dataset import open_dataset, read_image, read_mask
+from backdrop.data.folds import Rule, dump_plan, make_plan
+from backdrop.data.masks import Mask, decode_rle
+from backdrop.inference import batch
+from backdrop.inference.batch import cut_out, keep_networks
+from backdrop.inference.ensemble import EnsembleModel, gather
+from backdrop.inference.predict import BATCH, Mean
+from backdrop.steps.members import open_member
+from backdrop.steps.predict import as_format, predict
+from backdrop.steps.train import train
+from tests.conftest import SMALL, draw_pair
+from tests.data.test_masks import runs_by_hand
+from tests.tracking.small_world import write_member
+
+# Enough for a network to find what is dark on a light ground.
+LEARN = (*SMALL, "epochs=8", "ema=null", "augmentation=[]", "schedule=[{kind: constant, epochs: 8, rate: 3e-2}]")
+SIZES = [(48, 64), (40, 40), (30, 70)]
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two trained members."""
+    root = tmp_path_factory.mktemp("trained")
+    for index in range(6):
+        draw_pair(root / "data", f"car{index}_01", index)
+    (root / "plan.csv").write_bytes(dump_plan(make_plan(open_dataset(root / "data"), Rule(2, 0.0, "area", 0))))
+    places = [str(root / "data"), str(root / "plan.csv"), "tiny"]
+    return [train(*places, fold, str(root / f"m{fold}"), LEARN).address for fold in (0, 1)]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten photographs of three sizes."""
+    for index in range(10):
+        draw_pair(tmp_path / "new", f"car{index}_01", 50 + index, SIZES[index % 3])
+    return tmp_path / "new" / "train"
+
+
+@pytest.fixture
+def model(members: list[str]) -> EnsembleModel:
+    return gather([open_member(address) for address in members], None)
+
+
+def header_of(width: int, height: int) -> bytes:
+    """A PNG file that promises more than it holds."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"0")),
+        (b"IEND", b""),
+    ]
+    packed = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def spoil(photos: Path) -> dict[str, str]:
+    """Adds photographs that can't be read; the reasons that shall be told, by name."""
+    whole = (photos / "car0_01.jpg").read_bytes()
+    broken = {
+        "car3_02.jpg": (whole[: len(whole) // 2], "is truncated"),
+        "car4_02.PNG": (header_of(60_000, 60_000), "is not a readable image"),
+        "car5_02.jpeg": (b"", "is not a readable image"),
+    }
+    for name, (data, _) in broken.items():
+        (photos / name).write_bytes(data)
+    (photos / "car6_02.jpg").mkdir()
+    return {name: reason for name, (_, reason) in broken.items()} | {"car6_02.jpg": "can't be read (Is a directory)"}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def table(path: Path) -> list[list[str]]:
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    return list(csv.reader(text.splitlines()))
+
+
+def by_hand(photo: Path, model: EnsembleModel, level: float = 0.5) -> Mask:
+    """Where the members' mean, taken in float64, exceeds a level."""
+    image = read_image(photo)
+    alone = [gather([member], None).probability(image).astype(np.float64) for member in model.members]
+    return np.asarray(np.mean(alone, axis=0) > level)
+
+
+def test_each_photograph_gets_its_mask_at_its_own_size(
+    photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path
+) -> None:
+    record = predict(str(photos), str(tmp_path / "out"), members)
+    assert (record.images, record.failed, record.model) == (10, 0, model.digest())
+    assert json.loads((tmp_path / "out" / "predict.json").read_text()) == record.model_dump()
+    assert len(content(tmp_path / "out")) == 11
+    for photo in photos.iterdir():
+        written = tmp_path / "out" / f"{photo.stem}.png"
+        expected = by_hand(photo, model)
+        assert 0.05 < expected.mean() < 0.9
+        assert np.array_equal(read_mask(written), expected)
+        assert written.read_bytes()[24] == 1  # PNG's header: bits of a pixel
+        assert set(np.unique(cv2.imread(str(written), cv2.IMREAD_UNCHANGED))) == {0, 255}
+
+
+def test_an_ensemble_s_post_processing_is_part_of_it(
+    photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path
+) -> None:
+    parts, levels = [{"recipe": model.members[0].recipe}], (0.3, 0.7)
+    for level in levels:
+        values = {"name": "strict", "members": parts, "postprocessing": [{"kind": "threshold", "level": level}]}
+        (tmp_path / f"{level}.yaml").write_text(dump_yaml(parse(Ensemble, values, "strict")))
+        predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / f"{level}.yaml"))
+        for photo in photos.iterdir():
+            mask = read_mask(tmp_path / "out" / f"{photo.stem}.png")
+            assert np.array_equal(mask, by_hand(photo, model, level))
+    assert any(
+        (by_hand(photo, model, levels[0]) != by_hand(photo, model, levels[1])).any() for photo in photos.iterdir()
+    )
+
+
+def test_all_formats_say_the_same(photos: Path, members: list[str], tmp_path: Path) -> None:
+    for kind in ("png", "rle", "submission"):
+        predict(str(photos), str(tmp_path / kind), members, format=as_format(kind))
+    names = sorted(photo.name for photo in photos.iterdir())
+    masks = {name: read_mask(tmp_path / "png" / f"{Path(name).stem}.png") for name in names}
+    submission = table(tmp_path / "submission" / "submission.csv.gz")
+    assert submission == [["img", "rle_mask"], *([name, runs_by_hand(masks[name])] for name in names)]
+    runs = table(tmp_path / "rle" / "masks.csv")
+    assert runs[0] == ["stem", "height", "width", "rle"]
+    assert [stem for stem, *_ in runs[1:]] == [Path(name).stem for name in names]
+    for name, (_, height, width, rle) in zip(names, runs[1:], strict=True):
+        assert np.array_equal(decode_rle(rle, int(height), int(width)), masks[name])
+
+
+def test_memory_changes_nothing(
+    photos: Path, members: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(photos)
+    outs = []
+    for name, pixels, kept in (("much", 2**30, 2**30), ("little", 1, 0)):
+        monkeypatch.setattr(batch, "PIXELS", pixels)
+        monkeypatch.setattr(batch, "KEPT", kept)
+        predict(str(photos), str(tmp_path / name), members[:: 1 if kept else -1], format="submission")
+        outs.append(content(tmp_path / name))
+    assert outs[0] == outs[1]
+
+
+def test_memory_is_bounded(photos: Path, model: EnsembleModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Watched(EnsembleModel):
+        def means(self, images: Sequence[batch.Image]) -> list[Mean]:
+            seen.append([image.shape[0] * image.shape[1] for image in images])
+            return super().means(images)
+
+    watched = Watched(model.members, model.recipe_weights)
+    for pixels in (1, 22_000, 2**30):
+        monkeypatch.setattr(batch, "PIXELS", pixels)
+        seen.clear()
+        assert len(cut_out(watched, sorted(photos.iterdir()))) == 10
+        assert all(sum(chunk) <= pixels or len(chunk) <= BATCH for chunk in seen)
+        assert all(len(chunk) % BATCH == 0 for chunk in seen[:-1])
+        assert [len(chunk) for chunk in seen] == {1: [4, 4, 2], 22_000: [8, 2], 2**30: [10]}[pixels]
+
+
+def test_networks_are_kept_while_there_is_room(model: EnsembleModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = max((member.folder / "weights.safetensors").stat().st_size for member in model.members)
+    for room, kept in ((0, [False, False]), (size, [True, False]), (2 * size, [True, True])):
+        monkeypatch.setattr(batch, "KEPT", room)
+        found = keep_networks(model)
+        assert [member.network() is member.network() for member in found.members] == kept
+        assert found.digest() == model.digest()
+
+
+def test_what_can_t_be_read_is_told_and_is_not_the_end(photos: Path, members: list[str], tmp_path: Path) -> None:
+    reasons = spoil(photos)
+    record = predict(str(photos), str(tmp_path / "png"), members)
+    assert (record.images, record.failed) == (14, 4)
+    failed = table(tmp_path / "png" / "failed.csv")
+    assert failed == [["image", "reason"], *([name, reasons[name]] for name in sorted(reasons))]
+    assert len(list((tmp_path / "png").glob("*.png"))) == 10
+    predict(str(photos), str(tmp_path / "all"), members, format="submission")
+    rows = dict(table(tmp_path / "all" / "submission.csv.gz"))
+    assert len(rows) == 15
+    assert {name for name, rle in rows.items() if not rle} == set(reasons)
+    assert (tmp_path / "all" / "failed.csv").read_bytes() == (tmp_path / "png" / "failed.csv").read_bytes()
+
+
+def test_a_photograph_that_does_not_fit_a_recipe_is_told(photos: Path, tmp_path: Path) -> None:
+    recipe = find_recipe("tiny", ["input.size=64x48", "input.fit=pad", "network.width=2", "network.depth=1"])
+    member = write_member(tmp_path / "member", recipe, "k" * 64, 0)
+    record = predict(str(photos), str(tmp_path / "out"), [str(member)])
+    assert record.failed == 3
+    reason = "is 70x30 and doesn't fit into the 64x48 of recipe tiny"
+    assert table(tmp_path / "out" / "failed.csv")[1:] == [[f"car{n}_01.jpg", reason] for n in (2, 5, 8)]
+
+
+KILLED = """
+import os, signal, sys
+from backdrop import cutouts
+from backdrop.steps.predict import predict
+batch.CHUNK, real, calls = 4, batch.cut_out, []
+def cut_out(model, photos):
+    calls.append(photos)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(model, photos)
+batch.cut_out = cut_out
+predict(sys.argv[1], sys.argv[2], sys.argv[3:])
+"""
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Names of the photographs that networks see, few by few."""
+    real, seen = batch.cut_out, []
+
+    def cut_out(model: EnsembleModel, photos: Sequence[Path]) -> list[batch.Cutout]:
+        seen.append([photo.name for photo in photos])
+        return real(model, photos)
+
+    monkeypatch.setattr(batch, "CHUNK", 4)
+    monkeypatch.setattr(batch, "cut_out", cut_out)
+    return seen
+
+
+def test_a_killed_run_goes_on(photos: Path, members: list[str], tmp_path: Path, watch: list[list[str]]) -> None:
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    done = subprocess.run([sys.executable, "-c", KILLED, photos, out, *members], env=os.environ, check=False)
+    assert done.returncode == -9
+    assert not out.exists()
+    parts = sorted(partial.iterdir())
+    assert len(parts) == 2
+    predict(str(photos), str(out), members)
+    assert watch == [["car8_01.jpg", "car9_01.jpg"]]
+    assert not partial.exists()
+    predict(str(photos), str(tmp_path / "whole"), members)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_only_the_same_work_is_gone_on_with(
+    photos: Path, members: list[str], tmp_path: Path, watch: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    monkeypatch.setattr(batch.Ledger, "clear", lambda ledger: None)
+    predict(str(photos), str(out), members)
+    assert len(watch) == len(list(partial.iterdir())) == 3
+    predict(str(photos), str(out), members, format="rle")
+    assert len(watch) == 3
+    (photos / "car5_01.jpg").write_bytes((photos / "car0_01.jpg").read_bytes())
+    predict(str(photos), str(out), members)
+    assert [few[0] for few in watch[3:]] == ["car4_01.jpg"]
+    predict(str(photos), str(out), members[:1])
+    assert len(watch) == 7
+    for part in partial.iterdir():
+        part.write_bytes(part.read_bytes()[:-5])
+    predict(str(photos), str(out), members[:1])
+    assert len(watch) == 10
+
+
+def refused(kind: type[BackdropError], message: str, *given: object, **options: object) -> None:
+    with pytest.raises(kind, match=message):
+        predict(*given, **options)  # type: ignore[arg-type]
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    photos: Path, members: list[str], tmp_path: Path
+) -> None:
+    images, out, champion = str(photos), str(tmp_path / "new" / "out"), "models:/cars@champion"
+    (tmp_path / "twice").mkdir()
+    for name in ("a_01.jpg", "a_01.png", "notes.txt", ".hidden.jpg"):
+        (tmp_path / "twice" / name).write_bytes(b"")
+    (tmp_path / "sample.csv").write_text("img,rle_mask\ncar0_01.jpg,1 1\nlost_01.jpg,1 1\n")
+    sample = str(tmp_path / "sample.csv")
+    refused(MemberError, "Either members or a model must be named", images, out)
+    refused(MemberError, "Either members or a model must be named", images, out, members, champion)
+    refused(ConfigError, "@champion has its own ensemble", images, out, [], champion, "tiny")
+    refused(MemberError, "is not a finished member", images, out, [images])
+    refused(DataError, "new has no photographs. Name the folder", str(photos.parent), out, members)
+    refused(DataError, r"a_01\.jpg and .*a_01\.png have one stem", str(tmp_path / "twice"), out, members)
+    refused(StorageError, "nowhere is not a folder", str(tmp_path / "nowhere"), out, members)
+    refused(ConfigError, "no use without --format submission", images, out, members, sample_submission=sample)
+    given = {"format": "submission", "sample_submission": sample}
+    refused(DataError, r"1 images of .*sample\.csv aren't there: lost_01\.jpg", images, out, members, **given)
+    refused(StorageError, "train exists and is no folder of an earlier run", images, images, members)
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["train", "train_masks"]
+    assert len(list(photos.iterdir())) == 10
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app.app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output or result.exception
+    return result.stdout
+
+
+def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("predict", photos, "--out", out, "--members", *members)
+    assert run(*command) == f"{out}: masks of 10 photographs\n"
+    alone = ("predict", photos, "--out", tmp_path / "alone", "--members", members[0])
+    run(*alone)
+    first, both = (json.loads((folder / "predict.json").read_text())["model"] for folder in (tmp_path / "alone", out))
+    assert first != both
+    spoil(photos)
+    assert f"4 photographs failed: see {out}/failed.csv" in run(*command, code=1)
+    said = run(*command, "--format", "submission", code=1)
+    assert "4 photographs failed, and have an empty mask in the submission: see" in said
+    assert not list(out.glob("*.png"))
+    result = CliRunner().invoke(app.app, [*map(str, command), "--format", "submision"])
+    assert str(result.exception) == "Masks can't be written as submision. Did you mean submission?"
+
+
+def test_photographs_and_masks_can_live_in_s3(
+    bucket: str,
+    photos: Path,
+    members: list[str],
+    tmp_path: Path,
+) -> None:
+    storage.upload_folder(photos, f"{bucket}/cars/test", "")
+    predict(f"{bucket}/cars/test", f"{bucket}/masks", members)
+    predict(str(photos), str(tmp_path / "here"), members)
+    written = storage.local_folder(f"{bucket}/masks")
+    assert content(written) == content(tmp_path / "here")
+    assert not (tmp_path / "cache" / "predicting").exists()

@@ -1,0 +1,189 @@
+"""How photographs get to the network: decoded once, loaded by others, and who dies is named."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, DataError, StorageError, TrainingError
+from backdrop.data import cache as decoded
+from backdrop.data.cache import open_decoded
+from tests.conftest import SMALL
+from tests.training.test_fit import samples
+
+FITS = ["input.fit=stretch", "input={size: 96x64, fit: pad}", "input={size: 96x64, fit: reflect, clahe: true}"]
+
+
+def files() -> list[Path]:
+    return sorted((storage.cache_folder() / "decoded").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_pixels_are_the_same_with_and_without_a_cache(data: Path, plan: Path, fit: str) -> None:
+    each = [samples(data, plan, (*SMALL, fit, f"loading.cache={cache}")) for cache in ("none", "disk", "disk")]
+    assert len(files()) == len(each[0])
+    for batches in zip(*(one.stream(0, 0, torch.device("cpu")) for one in each), strict=True):
+        first, *others = [step[0] for step in batches]
+        for other in others:
+            assert torch.equal(first.images, other.images)
+            assert torch.equal(first.targets, other.targets)
+
+
+DEVICE = (*SMALL, "compute.augment=device")
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_samples_changed_on_the_device_are_the_same_wherever_they_are_kept(data: Path, plan: Path, fit: str) -> None:
+    each = [samples(data, plan, (*DEVICE, fit, f"loading.cache={cache}")) for cache in ("none", "disk", "device")]
+    on_host = samples(data, plan, (*SMALL, fit)).stream(0, 0, torch.device("cpu"))
+    others = 0
+    for *batches, changed_on_host in zip(
+        *(one.stream(0, 0, torch.device("cpu")) for one in each), on_host, strict=True
+    ):
+        first, *same = [step[0] for step in batches]
+        for other in same:
+            assert torch.equal(first.images, other.images)
+            assert torch.equal(first.targets, other.targets)
+        others += not torch.equal(first.images, changed_on_host[0].images)
+        assert first.images.shape == changed_on_host[0].images.shape
+    assert others > 0
+
+
+def test_a_stream_changed_on_the_device_can_be_taken_up_in_the_middle(data: Path, plan: Path) -> None:
+    whole = list(samples(data, plan, DEVICE).stream(0, 0, torch.device("cpu")))
+    rest = list(samples(data, plan, (*DEVICE, "loading.cache=device")).stream(1, 1, torch.device("cpu")))
+    assert 0 < len(rest) < len(whole)
+    for (one,), (other,) in zip(whole[-len(rest) :], rest, strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+def test_what_the_device_holds_is_changed_there(data: Path, plan: Path) -> None:
+    with pytest.raises(ConfigError, match="Samples held on the device can't be changed on the host"):
+        samples(data, plan, (*SMALL, "compute.augment=host", "loading.cache=device"))
+
+
+def test_a_device_that_is_too_small_is_said(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no")
+
+    held = samples(data, plan, (*DEVICE, "loading.cache=device"))
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(TrainingError, match="photographs at 64x32 don't fit the device's memory"):
+        next(held.stream(0, 0, torch.device("cpu")))
+
+
+def test_what_is_there_is_not_decoded_again(data: Path, plan: Path) -> None:
+    samples(data, plan)
+    before = {path: path.stat().st_mtime_ns for path in files()}
+    torn, *_ = before
+    torn.write_bytes(torn.read_bytes()[:-1])
+    samples(data, plan)
+    after = {path: path.stat().st_mtime_ns for path in files()}
+    assert {path for path in before if after[path] != before[path]} == {torn}
+
+
+def test_a_photograph_that_changed_is_another_file(data: Path, plan: Path) -> None:
+    one = samples(data, plan)
+    stem = one.photos[0].stem
+    digests = {**one.decoded.digests, stem: ("0" * 64, one.decoded.digests[stem][1])}
+    with pytest.raises(DataError, match="has changed since the plan was verified"):
+        open_decoded(one.photos, digests, one.recipe.input, "disk")
+
+
+def test_little_room_means_no_cache_unless_it_was_asked_for(
+    data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(decoded, "_free", lambda _: 1)
+    assert samples(data, plan).decoded.folder is None
+    assert "there is little room" in capsys.readouterr().err
+    assert files() == []
+    assert samples(data, plan, (*SMALL, "loading.cache=disk")).decoded.folder is not None
+    assert samples(data, plan).decoded.folder is not None  # nothing is missing any more
+
+
+def test_a_disk_that_is_full_is_said(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path / "full")]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "full"))
+        (tmp_path / "full" / "ballast").write_bytes(bytes(50_000))
+        with pytest.raises(StorageError, match="No space left on device"):
+            samples(data, plan, (*SMALL, "loading.cache=disk"))
+        monkeypatch.setattr(decoded, "_free", lambda _: 10**9)
+        assert samples(data, plan).decoded.folder is None
+        assert "Photographs are decoded anew in each epoch: " in capsys.readouterr().err
+        assert all(np.load(path) is not None for path in files())
+    finally:
+        subprocess.run(["umount", str(tmp_path / "full")], check=True)
+
+
+WORKERS = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from backdrop.errors import TrainingError
+from tests.training.test_training import samples
+data, plan, number = sys.argv[1:]
+SETTINGS = ("epochs=3", "input.size=64x32", "batch_size=1")
+alone = samples(Path(data), Path(plan), SETTINGS)
+helped = samples(Path(data), Path(plan), (*SETTINGS, "loading.workers=2"))
+if number == "0":
+    both = [one.stream(0, 0, torch.device("cpu")) for one in (alone, helped)]
+    for one, other in zip(*both, strict=True):
+        assert torch.equal(one[0].images, other[0].images)
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "torch's handler may stop the process for ever"
+    sys.exit()
+def die(self, photo):
+    os.kill(os.getpid(), int(number))
+type(helped.decoded).__call__ = die
+try:
+    next(helped.stream(0, 0, torch.device("cpu")))
+except TrainingError as error:
+    print(error)
+"""
+
+
+# Workers inside pytest, coverage and xdist die of themselves.
+@pytest.mark.parametrize(
+    ("number", "name", "said"),
+    [
+        (0, "", ""),
+        (7, "SIGBUS", "If that's full, mount a larger one"),
+        (9, "SIGKILL", "Give it more memory, or --set loading.workers=0"),
+    ],
+)
+def test_workers_load_the_same_and_who_dies_is_named(data: Path, plan: Path, number: int, name: str, said: str) -> None:
+    command = [sys.executable, "-c", WORKERS, str(data), str(plan), str(number)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert said in done.stdout
+    assert number == 0 or f"A process that loads photographs died ({name}); /dev/shm has" in done.stdout
+    assert number == 0 or "MiB free" in done.stdout
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photograph_that_changes_meanwhile_is_named(data: Path, plan: Path, workers: int) -> None:
+    code = f"""
+from pathlib import Path
+import torch
+from backdrop.errors import DataError
+from tests.training.test_training import samples
+from tests.conftest import SMALL
+data = Path({str(data)!r})
+loaded = samples(data, Path({str(plan)!r}), (*SMALL, "loading.cache=none", "loading.workers={workers}"))
+for path in (data / "train").iterdir():
+    path.write_bytes(b"else")
+try:
+    next(loaded.stream(0, 0, torch.device("cpu")))
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "has changed since the plan was verified. Run the step again." in done.stdout, done.stderr
