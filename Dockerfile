@@ -22,10 +22,10 @@ print(*sum(extras, project["dependencies"]), sep="\n")' > requirements.txt \
 # A layer of its own: a new version of the code is a few hundred kilobytes to pull.
 FROM dependencies AS package
 COPY README.md LICENSE ./
+COPY components components
+COPY pipelines pipelines
 COPY src src
 RUN /opt/pip/bin/pip --python /opt/venv --no-cache-dir install --find-links . --no-deps --target /app .
-COPY components /app/components
-COPY pipelines /app/pipelines
 
 FROM ${BASE}
 COPY --from=dependencies /opt/venv /opt/venv

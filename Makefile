@@ -24,7 +24,7 @@ setup: .venv/.ready ## Make the environment in .venv, with the pinned versions
 
 demo: setup ## Make a sample dataset and run the whole pipeline on it; again: trains only what has changed
 	$(BIN)/backdrop sample $(DEMO)/data --objects 14 --views 8 --size 384x256 --seed 2
-	$(BIN)/python -m pipelines run demo --data $(DEMO)/data --work $(DEMO)
+	$(BIN)/backdrop pipeline run demo --data $(DEMO)/data --work $(DEMO)
 
 test: setup ## Run the tests (a few minutes on two cores, no network)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not e2e' -n 2 --cov --cov-report=term --cov-fail-under=90
@@ -50,7 +50,7 @@ wheels: setup ## Download into wheels/ what the image installs; then `make image
 	rm -rf wheels
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheels \
 		'.[pipelines,s3,tuning]' 'setuptools>=77'
-	rm wheels/backdrop-*
+	rm wheels/backdrop_ml-*
 
 image: ## Build the container image (variables: IMAGE, BASE, SOURCE, PIP_EXTRA_INDEX_URL, PIP_NO_INDEX)
 	docker build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_NO_INDEX \

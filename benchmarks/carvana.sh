@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${BACKDROP_CARVANA:?name the folder that holds squashed-512}"
 data=$(realpath "$BACKDROP_CARVANA")/squashed-512
-time .venv/bin/python -m pipelines run tiny --data "$data" --objects 24 --work work/benchmark-carvana
+time .venv/bin/backdrop pipeline run tiny --data "$data" --objects 24 --work work/benchmark-carvana

@@ -13,8 +13,8 @@ from statistics import median
 
 import torch
 
+from backdrop.common.devices import device
 from backdrop.config import find_recipe
-from backdrop.inference.predict import device
 from backdrop.training.checkpoint_store import Shelf, Writer
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss

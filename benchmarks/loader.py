@@ -15,7 +15,7 @@ import cv2
 from backdrop.augmentation.host import Augmenter
 from backdrop.config import Recipe, find_recipe
 from backdrop.data.dataset import Digests, Photo, file_digests, open_dataset, read_pair
-from backdrop.inference.predict import to_input
+from backdrop.data.preprocessing import to_input
 from backdrop.training.samples import Samples
 
 RECIPES = ("tiny", "unet-scratch", "unet11", "linknet34")

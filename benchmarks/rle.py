@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from backdrop.data.dataset import in_threads, open_dataset, read_mask
-from backdrop.data.masks import Mask, encode_rle
+from backdrop.data.masks import Mask
+from backdrop.data.rle import encode_rle
 
 ROUNDS = 5
 

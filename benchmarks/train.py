@@ -16,9 +16,9 @@ from statistics import median
 
 import torch
 
+from backdrop.common.devices import device
 from backdrop.config import Recipe, find_recipe
 from backdrop.data.dataset import file_digests, open_dataset
-from backdrop.inference.predict import device
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss

@@ -25,7 +25,7 @@ def split(
     the first of them.
     """
     from backdrop.components.plans import hand_on, plan_paths
-    from backdrop.data.folds import as_by
+    from backdrop.config.folds import as_by
     from backdrop.steps.split import split as step
 
     others = plan_paths(before.path) if before else []

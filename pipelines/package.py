@@ -30,7 +30,7 @@ class Package:
 
     def dump(self) -> bytes:
         """The file for Kubeflow: the same graph has the same bytes."""
-        head = f"# {self.name} {self.version}, compiled by `python -m pipelines compile`\n"
+        head = f"# {self.name} {self.version}, compiled by `backdrop pipeline compile`\n"
         return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
 
 

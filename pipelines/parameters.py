@@ -11,7 +11,7 @@ from backdrop.kubeflow.node_check import Toleration
 from backdrop.pipelines.package import Package
 
 # KFP's types, in Python's words and in ours.
-TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+TYPES: Mapping[str, tuple[tuple[type[Any], ...], str]] = {
     "STRING": ((str,), "text"),
     "BOOLEAN": ((bool,), "true or false"),
     "NUMBER_INTEGER": ((int,), "a whole number"),
@@ -68,7 +68,7 @@ def _check(path: Path, name: str, value: Any, kind: str) -> None:
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         remedy = f'Write {name}: "{value}"' if kind == "STRING" and value is not None else f"Give {words}"
         raise ConfigError(f"{path}: {name} is {value!r}, not {words}", remedy)
-    if name in FORMS and not re.fullmatch(FORMS[name][0], value):
+    if name in FORMS and not re.fullmatch(FORMS[name][0], str(value)):
         raise ConfigError(f"{path}: {name} is {value!r}", f"Give {FORMS[name][1]}")
     if name == "node_selector":
         for label, wanted in value.items():

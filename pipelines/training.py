@@ -28,8 +28,8 @@ from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
+from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, meant, override, parse
-from backdrop.data.folds import Rule
 from backdrop.pipelines.task_settings import Pool, on_gpu, settle
 
 Tuned = Literal["off", "fast", "full"]

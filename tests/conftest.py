@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import Rule, dump_plan, make_plan
+from backdrop.data.folds import dump_plan, make_plan
 
 # A busy machine is no fault of the code.
 settings.register_profile("patient", deadline=None)

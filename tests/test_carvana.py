@@ -8,9 +8,10 @@ from statistics import mean
 import numpy as np
 import pytest
 
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import Dataset, open_dataset, read_mask
-from backdrop.data.folds import Rule, make_plan
-from backdrop.data.masks import decode_rle, encode_rle
+from backdrop.data.folds import make_plan
+from backdrop.data.rle import decode_rle, encode_rle
 from backdrop.steps.check import check
 
 FOLDER = os.environ.get("BACKDROP_CARVANA")

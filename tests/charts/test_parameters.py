@@ -113,8 +113,8 @@ def test_image_is_the_components() -> None:
 def test_commands_are_those_of_the_pipelines(case: str) -> None:
     for _, pod in pods(case):
         for container in containers(pod):
-            if container["command"][:3] == ["python", "-m", "pipelines"]:
-                verb, *arguments = container["command"][3:]
+            if container["command"][:2] == ["backdrop", "pipeline"]:
+                verb, *arguments = container["command"][2:]
                 COMMANDS[verb].make_context(verb, arguments)  # raises if it doesn't know one
 
 

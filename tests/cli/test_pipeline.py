@@ -1,4 +1,4 @@
-"""`python -m pipelines`: its options are frozen, and what it refuses it refuses in one line."""
+"""`backdrop pipeline`: its options are frozen, and what it refuses it refuses in one line."""
 
 import re
 import subprocess
@@ -103,7 +103,18 @@ def test_without_docker_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """In a process of its own, because docker's library leaves a socket open where it finds no Docker."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     work = tmp_path / "work"
-    command = [sys.executable, "-m", "pipelines", "run", "tiny", "--data", str(tmp_path), "--work", str(work)]
+    command = [
+        sys.executable,
+        "-m",
+        "backdrop",
+        "pipeline",
+        "run",
+        "tiny",
+        "--data",
+        str(tmp_path),
+        "--work",
+        str(work),
+    ]
     done = subprocess.run([*command, "--runner", "docker"], capture_output=True, text=True)
     assert done.returncode == 2
     assert re.fullmatch(r"error: Docker doesn't answer \(.*\)\. Start it .*\n", done.stderr)

@@ -13,7 +13,7 @@ from backdrop.steps.check import CheckReport
 
 
 def test_file_is_found_by_the_library_and_goes_away() -> None:
-    text = Path("src/backdrop/recipes/tiny.yaml").read_text()
+    text = Path("src/backdrop/config/recipes/tiny.yaml").read_text()
     with as_file(text) as path:
         assert find_recipe(path) == find_recipe("tiny")
     assert not Path(path).exists()

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backdrop.config import Part, Recipe, find_ensemble, find_recipe
-from backdrop.config import shipped
+from backdrop.config import Part, Recipe, find_ensemble, find_recipe, shipped
 from backdrop.config.records import dump_yaml, override, parse
 from backdrop.data.dataset import open_dataset, read_image
 from backdrop.inference.ensemble import gather

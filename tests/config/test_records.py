@@ -4,10 +4,8 @@ from typing import Any
 import pytest
 
 from backdrop.common.errors import ConfigError
-from backdrop.config import Ensemble, Recipe, find_ensemble, find_recipe, parse_size, recipe_text
-from backdrop.config import shipped
-from backdrop.config import records
-from backdrop.data.folds import Rule
+from backdrop.config import Ensemble, Recipe, find_ensemble, find_recipe, parse_size, recipe_text, records, shipped
+from backdrop.config.folds import Rule
 
 
 @pytest.mark.parametrize(

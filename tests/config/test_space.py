@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import ConfigError
-from backdrop.config import Recipe, find_recipe, find_space
-from backdrop.config import shipped
+from backdrop.config import Recipe, find_recipe, find_space, shipped
 from backdrop.config.records import parse
 from backdrop.config.space import Space, draw, preset, within
 from backdrop.training.lr_schedules import learning_rates

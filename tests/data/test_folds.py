@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError, PlanError
+from backdrop.config.folds import By, Rule
 from backdrop.data import folds
 from backdrop.data.dataset import open_dataset, read_mask
-from backdrop.data.folds import By, FoldPlan, Rule
+from backdrop.data.folds import FoldPlan
 from backdrop.steps.split import split
 
 AREAS = st.dictionaries(st.text("abcdef0123456789", min_size=1, max_size=6), st.integers(1, 10**6), min_size=8)

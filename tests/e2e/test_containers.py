@@ -22,6 +22,7 @@ from backdrop.local.docker_runner import docker_runner, run_container
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
+RUN = ("-m", "backdrop", "pipeline", "run")
 SOMEBODY = 4321
 # Large enough to learn, and small enough for two cores: a minute or two.
 SMALL = {
@@ -135,7 +136,19 @@ def test_image_that_is_not_there(
     engine: docker.DockerClient, data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKDROP_IMAGE", "no/such:1")
-    command = ("-m", "pipelines", "run", "tiny", "--data", data, "--work", home / "work", "--runner", "docker")
+    command = (
+        "-m",
+        "backdrop",
+        "pipeline",
+        "run",
+        "tiny",
+        "--data",
+        data,
+        "--work",
+        home / "work",
+        "--runner",
+        "docker",
+    )
     assert call(home, *command, code=2).startswith("error: Docker has no image no/such:1. Build it with make image")
     assert not (home / "work").exists()
 
@@ -144,7 +157,9 @@ def test_pipeline_in_containers_makes_a_champion(engine: docker.DockerClient, ho
     data, work, ensemble = home / "data", home / "work", home / "small.yaml"
     ensemble.write_text(yaml.safe_dump(SMALL))
     call(home, "-m", "backdrop", "sample", data, "--objects", 6, "--views", 4, "--size", "192x128", "--seed", 2)
-    text = call(home, "-m", "pipelines", "run", ensemble, "--data", data, "--work", work, "--runner", "docker")
+    text = call(
+        home, "-m", "backdrop", "pipeline", "run", ensemble, "--data", data, "--work", work, "--runner", "docker"
+    )
     assert text.count("done in") == 7
     assert "promoted: it is models:/small@champion now" in text
     owners = {path.stat().st_uid for path in work.rglob("*")}

@@ -19,7 +19,7 @@ STRICT = {
     "security_opt": ["no-new-privileges"],
     "network_mode": "none",
 }
-OWN = {"backdrop", f"backdrop-{__version__}.dist-info", "bin", "components", "pipelines"}
+OWN = {"backdrop", f"backdrop_ml-{__version__}.dist-info", "bin"}
 SETTINGS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "HOME", "USER"}
 
 Inside = Callable[..., str]
@@ -40,7 +40,7 @@ def inside(engine: docker.DockerClient) -> Inside:
     [
         (["backdrop", "--help"], "Usage: backdrop"),
         (["backdrop", "--version"], __version__),
-        (["python", "-m", "pipelines", "--help"], "Usage: python -m pipelines"),
+        (["backdrop", "pipeline", "--help"], "Usage: backdrop pipeline"),
         (["mlflow", "--version"], "mlflow, version"),
         (["id"], "uid=1000 gid=1000"),
         (["sh", "-c", "command -v python3"], "/opt/venv/bin/python3"),
@@ -79,7 +79,7 @@ def test_packages_are_the_pinned_ones(inside: Inside) -> None:
     found = {canonical(line) for line in inside("python3", "-c", code).split()}
     # `pip freeze` never names setuptools, and torch itself pins CUDA where it comes with it.
     others = {line for line in found - pinned if not line.startswith(("setuptools==", "cuda-", "nvidia-", "triton=="))}
-    assert others == {f"backdrop=={__version__}"}
+    assert others == {f"backdrop-ml=={__version__}"}
 
 
 def canonical(requirement: str) -> str:

@@ -202,7 +202,7 @@ def test_status_of_none(kfp: FakeKfp, host: str, params: str, call: Call) -> Non
 
 def test_a_package_that_would_not_run_is_not_written(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "BACKDROP_IMAGE": "backdrop:latest"}
-    command = [sys.executable, "-m", "pipelines", "compile", "tiny", "-o", str(tmp_path / "package.yaml")]
+    command = [sys.executable, "-m", "backdrop", "pipeline", "compile", "tiny", "-o", str(tmp_path / "package.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "has the image backdrop:latest, which names no registry" in done.stderr

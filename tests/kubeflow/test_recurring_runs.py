@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.common.errors import EndpointError
-from backdrop.kubeflow import client
-from backdrop.kubeflow import recurring_runs
+from backdrop.kubeflow import client, recurring_runs
 from backdrop.kubeflow.client import Endpoint, connect
 from backdrop.kubeflow.publish import Published
 from backdrop.kubeflow.recurring_runs import ROUNDS, Schedule, ours, reconcile, remove

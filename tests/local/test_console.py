@@ -51,7 +51,7 @@ def test_own_error_is_one_line() -> None:
         for line in (
             "Traceback (most recent call last):",
             "  …",
-            "backdrop.errors.PlanError: Too few [objects]. Add some.",
+            "backdrop.common.errors.PlanError: Too few [objects]. Add some.",
         ):
             shown.said("split", line)
         shown.finished("split", False)

@@ -12,7 +12,7 @@ import pytest
 from backdrop.local.run import REPOSITORY
 
 LONG = ("batch_size=1", "epochs=10000", "schedule=[{kind: constant, epochs: 1, rate: 1e-3}]")
-COMMAND = (sys.executable, "-m", "pipelines", "run", "tiny", "--folds", "0", "--no-promote")
+COMMAND = (sys.executable, "-m", "backdrop", "pipeline", "run", "tiny", "--folds", "0", "--no-promote")
 
 
 def processes_of(folder: Path) -> list[str]:

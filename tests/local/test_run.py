@@ -20,7 +20,7 @@ from backdrop.local.run import Request, exit_code, run_here
 from backdrop.pipelines.training import Tuned
 from tests.conftest import SMALL
 
-REFUSAL = "backdrop.errors.PlanError: Too few objects. Add some."
+REFUSAL = "backdrop.common.errors.PlanError: Too few objects. Add some."
 
 
 def task(name: str, well: bool | None, last: str = "") -> Task:

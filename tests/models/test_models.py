@@ -5,8 +5,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from backdrop.config import shipped
-from backdrop.config import find_recipe
+from backdrop.config import find_recipe, shipped
 from backdrop.config.network import Network
 from backdrop.models import build
 from backdrop.models.cost import macs, parameters

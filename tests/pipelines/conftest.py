@@ -47,7 +47,7 @@ def params(tmp_path: Path) -> str:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Calls `python -m pipelines`; gives the exit code and what it printed."""
+    """Calls `backdrop pipeline`; gives the exit code and what it printed."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError, MemberError
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import file_digest, open_dataset, read_image, read_mask
-from backdrop.data.folds import FoldPlan, Row, Rule, dump_plan, make_plan, read_plan, verify
+from backdrop.data.folds import FoldPlan, Row, dump_plan, make_plan, read_plan, verify
 from backdrop.data.pseudo_labels import LABELS, mask_name, read_labels
 from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.member import read_member, verify_member

@@ -18,10 +18,12 @@ from backdrop.cli import app
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
 from backdrop.config import Ensemble, find_recipe
+from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse
 from backdrop.data.dataset import open_dataset, read_image, read_mask
-from backdrop.data.folds import Rule, dump_plan, make_plan
-from backdrop.data.masks import Mask, decode_rle
+from backdrop.data.folds import dump_plan, make_plan
+from backdrop.data.masks import Mask
+from backdrop.data.rle import decode_rle
 from backdrop.inference import batch
 from backdrop.inference.batch import cut_out, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from backdrop.config import find_recipe
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import Rule, dump_plan, make_plan
+from backdrop.data.folds import dump_plan, make_plan
 from backdrop.tracking.server import local_server
 from tests.tracking.small_world import HELD, World, write_member
 

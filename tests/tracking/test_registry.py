@@ -15,10 +15,12 @@ from mlflow.exceptions import MlflowException
 from backdrop.common import storage
 from backdrop.common.errors import GateError, MemberError, PlanError, TrackingError
 from backdrop.config import find_ensemble
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import Rule, dump_plan, make_plan, read_plan
+from backdrop.data.folds import dump_plan, make_plan, read_plan
 from backdrop.evaluation.metrics import mean_dice
-from backdrop.inference.ensemble import load_ensemble, score_holdout
+from backdrop.evaluation.scoring import score_holdout
+from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import content_key
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.promote import promote
@@ -235,7 +237,7 @@ def test_no_pickle_lies_in_the_registry(tracked: str, world: World, name: str, t
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/1", dst_path=str(tmp_path / "all")))
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json", ".yaml", ".txt", ".py", ""}
-    assert "backdrop==" in (folder / "requirements.txt").read_text()
+    assert "backdrop-ml==" in (folder / "requirements.txt").read_text()
 
 
 def test_altered_weights_in_the_registry_are_found(tracked: str, world: World, name: str) -> None:

@@ -12,8 +12,7 @@ from mlflow.entities import Run
 from backdrop.common.errors import MemberError, TrackingError
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
-from backdrop.tracking import client, enabled
-from backdrop.tracking import metrics_uploader
+from backdrop.tracking import client, enabled, metrics_uploader
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.runs import MemberRun, fetch_member, find_member, flatten, run_of

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backdrop.config.loss import BceDice, BceLog, Boundary
 from backdrop.config.records import Record
-from backdrop.config.training import BceDice, BceLog, Boundary
 from backdrop.training.losses import LOSSES, boundary_weights, make_loss
 
 WeightMap = Callable[[np.ndarray, float, float], np.ndarray]

@@ -129,7 +129,7 @@ WORKERS = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from backdrop.errors import TrainingError
+from backdrop.common.errors import TrainingError
 from tests.training.test_training import samples
 data, plan, number = sys.argv[1:]
 SETTINGS = ("epochs=3", "input.size=64x32", "batch_size=1")
@@ -173,7 +173,7 @@ def test_a_photograph_that_changes_meanwhile_is_named(data: Path, plan: Path, wo
     code = f"""
 from pathlib import Path
 import torch
-from backdrop.errors import DataError
+from backdrop.common.errors import DataError
 from tests.training.test_training import samples
 from tests.conftest import SMALL
 data = Path({str(data)!r})

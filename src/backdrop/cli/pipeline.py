@@ -1,4 +1,4 @@
-"""`python -m pipelines`: compiles a pipeline for a cluster, or runs it here."""
+"""`backdrop pipeline …`: compile the training pipeline for a cluster, or run it here."""
 
 import sys
 from enum import StrEnum
@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from backdrop.cli.app import guard
-from backdrop.cli.pipeline_kubeflow import app as kubeflow
-from backdrop.cli.pipeline_options import Assignments, FoldList, Name, Ray, Tune, package_of
+from backdrop.cli import kubeflow
+from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(kubeflow)
+app = typer.Typer(no_args_is_help=True, help="Compile the training pipeline for Kubeflow, or run it here.")
+app.add_typer(kubeflow.app)
 
 
 class Runner(StrEnum):
@@ -22,14 +21,9 @@ class Runner(StrEnum):
     docker = "docker"
 
 
-@app.callback()
-def _pipelines(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    """Compile Backdrop's training pipeline for Kubeflow, or run it here."""
-
-
 @app.command("compile")
 def compile_(
-    ensemble: Name,
+    ensemble: EnsembleName,
     out: Annotated[Path, typer.Option("--out", "-o", help="The package to write.")] = Path("package.yaml"),
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
@@ -46,7 +40,7 @@ def compile_(
 
 @app.command()
 def run(
-    ensemble: Name,
+    ensemble: EnsembleName,
     data: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// address.")],
     name: Annotated[str, typer.Option(help="The registered model; the ensemble's name if not given.")] = "",
     work: Annotated[Path, typer.Option(help="Folder for members, report, logs and MLflow.")] = Path("work"),
@@ -61,7 +55,7 @@ def run(
     from rich.console import Console
 
     from backdrop.config import find_ensemble
-    from backdrop.data.folds import as_folds
+    from backdrop.config.folds import as_folds
     from backdrop.local.run import Request, run_here
     from backdrop.pipelines.training import as_tuned, with_overrides
 
@@ -70,12 +64,3 @@ def run(
     request = Request(chosen, data, name or chosen.name, work, objects, *wanted)
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))
-
-
-def main() -> None:
-    """Runs `python -m pipelines`."""
-    guard(lambda: app(prog_name="python -m pipelines"))
-
-
-if __name__ == "__main__":
-    main()

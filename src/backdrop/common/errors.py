@@ -4,6 +4,8 @@ Each carries what is wrong (naming the file or the thing) and what to do about i
 both on one line and ends with `exit_code`; anything else that escapes is a bug and shows its traceback.
 """
 
+SHOWN = 300  # characters of somebody else\'s message
+
 
 class BackdropError(Exception):
     """Something the user can mend.
@@ -67,3 +69,17 @@ class GateError(BackdropError):
 
 class EndpointError(BackdropError):
     """A cluster's API, Kubeflow's or Kubernetes' own, can't be reached or can't do what was asked."""
+
+
+def short(message: object) -> str:
+    """On one line, and cut."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def cause(message: str | None) -> str:
+    """Our own error in the end of a log that Ray repeats, or else its last line."""
+    lines = [line for line in (message or "").splitlines() if line.strip()]
+    # Ray's own line about the command may come last, though it was first.
+    ours = [line for line in lines if line.startswith("error: ")]
+    return short((ours or lines or ["no message"])[-1])

@@ -158,7 +158,7 @@ def client() -> Any:
         import boto3
         from botocore.config import Config
     except ImportError as error:
-        raise StorageError("s3:// needs boto3, which isn't installed", "pip install 'backdrop[s3]'") from error
+        raise StorageError("s3:// needs boto3, which isn't installed", "pip install 'backdrop-ml[s3]'") from error
     # Checksums only where the protocol demands them: many S3 look-alikes refuse or garble the newer ones.
     config = Config(
         retries={"mode": "standard", "max_attempts": 5},

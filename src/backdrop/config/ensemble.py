@@ -9,11 +9,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.config.catalog import find_recipe, find_text
+from backdrop.config.folds import PLAN, By, Rule
 from backdrop.config.network import Rate, Share
 from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, override, parse, parse_yaml
-from backdrop.data.folds import PLAN, By, Rule
 
 
 class Scheme(Record):

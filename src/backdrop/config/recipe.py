@@ -6,13 +6,49 @@ from pydantic import Field, model_validator
 
 from backdrop.common import storage
 from backdrop.config.augmentation import Change, HFlip
-from backdrop.config.network import Count, Input, Network, Pretrained, Tta
+from backdrop.config.loss import BceDice, Loss
+from backdrop.config.network import Count, Input, Network, Pretrained, Rate, Tta
+from backdrop.config.optimizer import Accumulation, Optimiser
 from backdrop.config.records import Record, dump_yaml
 from backdrop.config.schedule import Phase
-from backdrop.config.training import Accumulation, BceDice, Checkpoints, Compute, Loading, Loss, Optimiser
 
 # What changes nothing about a member: they are no part of what it is known by.
 HOW_IT_RUNS = ("checkpoint", "loading", "on_nan")
+
+
+class Compute(Record):
+    """How a step is computed; all of it changes the last bits of what comes out.
+
+    `precision` auto is bf16 on a GPU that has it, else fp32 (on a GPU without TF32). `deterministic` lets a GPU too
+    use only algorithms that give the same bits again, which costs time; a CPU always does. `augment` says where samples
+    are changed: on the `host` as they are loaded, or on the `device` that trains; auto is device on a GPU, else host.
+    The two draw differently.
+    """
+
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    augment: Literal["auto", "host", "device"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    sync_batch_norm: bool = False
+
+
+class Checkpoints(Record):
+    """When a checkpoint is due: so many seconds or optimiser steps after the last one, whichever comes first."""
+
+    every_s: Rate = 60.0
+    every_steps: Count | None = None
+
+
+class Loading(Record):
+    """Where decoded photographs are kept at the network's input size, and how many processes prepare them.
+
+    `cache` disk keeps them in the cache folder; auto does so if that takes no more than half of what is free there;
+    device does as auto, and holds them all in the memory of the device that trains.
+    `workers` are as many as suit if not said.
+    """
+
+    cache: Literal["auto", "disk", "device", "none"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | None = None
 
 
 class Recipe(Record):

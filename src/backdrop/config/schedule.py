@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from backdrop.config.augmentation import Change
 from backdrop.config.network import Count, Rate, Share
+from backdrop.config.optimizer import Optimiser
 from backdrop.config.records import Record
-from backdrop.config.training import Optimiser
 
 Factor = Annotated[float, Field(gt=0, lt=1)]
 

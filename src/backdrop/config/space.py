@@ -13,10 +13,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from backdrop.common.errors import ConfigError
 from backdrop.config.catalog import find_text, shipped
 from backdrop.config.network import Count, Rate, Share
+from backdrop.config.optimizer import Optimiser
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, parse, parse_yaml
 from backdrop.config.schedule import Factor
-from backdrop.config.training import Optimiser
 
 DIGITS = 3  # significant ones of what is drawn: a schedule is read by people
 COLD = 0.1  # a warm-up begins at this share of the rate

@@ -17,7 +17,7 @@ from backdrop.common.errors import StorageError
 from backdrop.common.progress import say
 from backdrop.config import Input
 from backdrop.data.dataset import Digests, Photo, in_threads, read_pair
-from backdrop.inference.predict import to_input
+from backdrop.data.preprocessing import to_input
 
 FORMAT = 1
 SHARE = 0.5  # of the free space that a cache takes of its own accord

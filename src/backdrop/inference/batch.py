@@ -16,13 +16,14 @@ from torch import nn
 
 from backdrop import __version__
 from backdrop.common import storage
+from backdrop.common.devices import device
 from backdrop.common.errors import DataError
 from backdrop.config.records import Record
 from backdrop.data.dataset import CHUNK, file_digest, in_threads, read_image
-from backdrop.data.masks import encode_rle
+from backdrop.data.rle import encode_rle
 from backdrop.inference.ensemble import EnsembleModel
 from backdrop.inference.member import WEIGHTS, Member
-from backdrop.inference.predict import BATCH, device
+from backdrop.inference.predict import BATCH
 
 PIXELS = 2**27  # of photographs in memory at once: their sums take 1 GiB
 KEPT = 2**31  # bytes of networks that stay in memory where there is no GPU; of a GPU's free memory a third is used

@@ -6,64 +6,20 @@ weights, so that the mean is the same to the last bit whatever the order or shar
 
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdrop.common.errors import DataError
 from backdrop.config import Input, Tta
 from backdrop.data import masks
+from backdrop.data.preprocessing import normalise, to_input
 
 BATCH = 4
 ONE = 2**24
 PLAIN = Tta()
 WEIGHT_ONE = 2**20
-# The winners' CLAHE: the limit of a bin, in means of all bins, and the tiles, across and down.
-CLAHE = (2.0, (8, 8))
-# ImageNet's mean and standard deviation of R, G, B in 0..1, as torchvision gives them.
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def to_input(image: NDArray[np.uint8], spec: Input) -> NDArray[np.uint8]:
-    """A photograph (H, W, 3) or a mask (H, W), 0..255, at the size of a network's input.
-
-    CLAHE is for photographs only, and comes first.
-
-    Raises:
-        DataError: if it is to be padded and is larger than that.
-    """
-    if spec.clahe and image.ndim == 3:
-        image = _even(image)
-    if spec.fit == "stretch":
-        return masks.resize(image, spec.height, spec.width)
-    try:
-        return (masks.pad if spec.fit == "pad" else masks.reflect)(image, spec.height, spec.width)
-    except ValueError as error:
-        raise DataError(f"A photograph doesn't fit the recipe ({error})", "Set a larger input.size") from error
-
-
-def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An RGB photograph (H, W, 3) with its luma's contrast evened by CLAHE (Zuiderveld 1994, Graphics Gems IV)."""
-    yuv = cv2.cvtColor(image, cv2.COLOR_RGB2YUV)
-    yuv[..., 0] = cv2.createCLAHE(*CLAHE).apply(yuv[..., 0])
-    return np.asarray(cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB), np.uint8)
-
-
-def normalise(images: Tensor, spec: Input) -> Tensor:
-    """A batch of RGB inputs (B, H, W, 3) uint8 as the network wants it: (B, 3, H, W) float32, channels last."""
-    batch = images.permute(0, 3, 1, 2).float() / 255
-    if spec.normalize == "imagenet":
-        mean, deviation = (torch.tensor(values, device=batch.device).view(1, 3, 1, 1) for values in IMAGENET)
-        batch = (batch - mean) / deviation
-    return batch.flip(1) if spec.channels == "bgr" else batch
 
 
 def from_output(logits: Tensor, height: int, width: int, spec: Input) -> Tensor:

@@ -153,7 +153,8 @@ def _pod_namespace() -> str:
 def _ask_health(client: kfp.Client, host: str) -> bytes:
     """The whole answer, for kfp's own record of it leaves the version out."""
     try:
-        return client.healthzs.healthz_service_get_healthz(_preload_content=False).data
+        answer: bytes = client.healthzs.healthz_service_get_healthz(_preload_content=False).data
+        return answer
     except ApiException as error:
         if error.status != 404:
             raise

@@ -47,7 +47,7 @@ class Schedule:
 
     def is_met_by(self, found: V2beta1RecurringRun) -> bool:
         """Whether this is it."""
-        return found.description == self.description() and (found.mode == RecurringRunMode.DISABLE) == self.paused
+        return bool(found.description == self.description() and (found.mode == RecurringRunMode.DISABLE) == self.paused)
 
 
 def reconcile(endpoint: Endpoint, wanted: Schedule) -> str:
@@ -102,8 +102,8 @@ def ours(endpoint: Endpoint, name: str = "") -> list[V2beta1RecurringRun]:
     """
     listing, where = endpoint.client.list_recurring_runs, {"namespace": endpoint.namespace}
     if not name:
-        found = endpoint.every(listing, "recurring_runs", **where)
-        return [entry for entry in found if MARK.match(entry.description or "")]
+        every = endpoint.every(listing, "recurring_runs", **where)
+        return [entry for entry in every if MARK.match(entry.description or "")]
     found = endpoint.named(listing, "recurring_runs", name, **where)
     if not all(MARK.match(entry.description or "") for entry in found):
         raise EndpointError(f"There is a schedule {name} that isn't Backdrop's", "Take another --name, or delete it")

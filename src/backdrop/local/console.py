@@ -12,7 +12,7 @@ from rich.text import Text
 
 HEARTBEAT_S = 30.0
 PROGRESS = re.compile(r"^[\w -]+ \d+/\d+\b")  # as backdrop.progress prints it
-ERROR = re.compile(r"^backdrop\.errors\.\w+: (.+)$")
+ERROR = re.compile(r"^backdrop\.common\.errors\.\w+: (.+)$")
 KFP = "[KFP Executor "
 LAST_LINES = 5
 

@@ -15,7 +15,7 @@ from kfp.local import docker_task_handler
 from backdrop.common import storage
 from backdrop.common.errors import DockerError
 from backdrop.components.image import IMAGE
-from backdrop.pipelines.task_settings import SHARED_MEMORY_SIZE
+from backdrop.config.cluster import SHARED_MEMORY_SIZE
 
 PASSED_ON = ("AWS_", "BACKDROP_", "MLFLOW_", "RAY_")  # how the names of a task's settings begin
 

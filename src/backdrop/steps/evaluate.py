@@ -20,7 +20,8 @@ from backdrop.evaluation.metrics import (
     summarise,
 )
 from backdrop.evaluation.pictures import panel
-from backdrop.inference.ensemble import EnsembleModel, Judges, gather, judges, score
+from backdrop.evaluation.scoring import Judges, judges, score
+from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.member import Member
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
 from backdrop.steps.members import open_member

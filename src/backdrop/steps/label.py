@@ -15,7 +15,8 @@ from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, read_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
-from backdrop.inference.ensemble import EnsembleModel, gather, judges
+from backdrop.evaluation.scoring import judges
+from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.members import open_member
 

@@ -16,7 +16,7 @@ from backdrop.common.progress import progress
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, meant
 from backdrop.data.dataset import IMAGE_SUFFIXES
-from backdrop.data.masks import decode_rle
+from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, Ledger, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission

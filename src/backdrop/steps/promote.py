@@ -6,12 +6,14 @@ from pathlib import Path
 
 from backdrop.common.errors import GateError
 from backdrop.config import Ensemble, Gate
+from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import PLAN, FoldPlan, read_plan, verify
+from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.evaluation.gate import Verdict, judge
 from backdrop.evaluation.metrics import IMAGES, Score, read_scores
-from backdrop.inference.ensemble import CONFIG, load_ensemble, score_holdout
+from backdrop.evaluation.scoring import score_holdout
+from backdrop.inference.ensemble import CONFIG, load_ensemble
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.registry import CHALLENGER, CHAMPION, Version
 

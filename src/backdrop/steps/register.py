@@ -7,12 +7,14 @@ from pathlib import Path
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, MemberError, PlanError, StorageError
 from backdrop.config import Ensemble, find_ensemble
+from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, open_dataset
-from backdrop.data.folds import PLAN, FoldPlan, dump_plan, read_plans, verify
+from backdrop.data.folds import FoldPlan, dump_plan, read_plans, verify
 from backdrop.evaluation.ablation import ALL
 from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Evaluation, read_scores
-from backdrop.inference.ensemble import EnsembleModel, gather, judges, write_ensemble
+from backdrop.evaluation.scoring import judges
+from backdrop.inference.ensemble import EnsembleModel, gather, write_ensemble
 from backdrop.inference.member import verify_member
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry

@@ -4,9 +4,10 @@ from statistics import mean
 
 from backdrop.common import storage
 from backdrop.common.errors import PlanError
+from backdrop.config.folds import PLAN, By, Rule
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import PLAN, By, FoldPlan, Rule, dump_plan, make_plan, read_plan, refold, verify
+from backdrop.data.folds import FoldPlan, dump_plan, make_plan, read_plan, refold, verify
 
 
 class SplitRecord(Record):

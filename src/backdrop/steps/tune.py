@@ -14,10 +14,11 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, TuningError
 from backdrop.config import Budget, digest, find_recipe, find_space
+from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
 from backdrop.config.space import preset
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import PLAN, dump_plan, read_plan, verify
+from backdrop.data.folds import dump_plan, read_plan, verify
 from backdrop.report import render_search
 from backdrop.tracking import enabled
 from backdrop.tuning.results import Search, dump_trials

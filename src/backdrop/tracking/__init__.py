@@ -36,5 +36,5 @@ def enabled() -> bool:
         TrackingError: if it does, but MLflow isn't installed.
     """
     if os.environ.get(URI) and find_spec("mlflow") is None:
-        raise TrackingError(f"{URI} is set, but MLflow isn't installed", "pip install 'backdrop[tracking]'")
+        raise TrackingError(f"{URI} is set, but MLflow isn't installed", "pip install 'backdrop-ml[tracking]'")
     return bool(os.environ.get(URI))

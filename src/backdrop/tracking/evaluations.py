@@ -12,8 +12,8 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
 from backdrop.common import storage
 from backdrop.config import Ensemble
+from backdrop.config.folds import PLAN
 from backdrop.config.records import dump_yaml
-from backdrop.data.folds import PLAN
 from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluation
 from backdrop.inference.ensemble import CONFIG

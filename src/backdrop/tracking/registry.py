@@ -18,9 +18,9 @@ from mlflow.types import ColSpec, DataType, Schema
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError, TrackingError
+from backdrop.config.folds import PLAN
 from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
-from backdrop.data.folds import PLAN
 from backdrop.inference.ensemble import CONFIG, MEMBERS
 from backdrop.inference.member import RECIPE, read_member
 from backdrop.tracking.cache import fetch_once
@@ -295,7 +295,7 @@ def _log_model(client: MlflowClient, folder: Path, run_id: str) -> str:
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={ENSEMBLE: str(folder)},
             signature=SIGNATURE,
-            pip_requirements=[f"backdrop=={__version__}"],
+            pip_requirements=[f"backdrop-ml=={__version__}"],
         )
         client.log_model_artifacts(model.model_id, str(target))
     client.finalize_logged_model(model.model_id, "READY")

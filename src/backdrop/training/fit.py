@@ -10,6 +10,7 @@ from torch import nn
 
 from backdrop import __version__
 from backdrop.common import storage
+from backdrop.common.devices import device
 from backdrop.common.errors import MemberError
 from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
@@ -21,7 +22,7 @@ from backdrop.evaluation.metrics import object_means
 from backdrop.evaluation.pictures import curves, panel
 from backdrop.inference import member as layout
 from backdrop.inference.member import Member, MemberRecord, assemble, read_member
-from backdrop.inference.predict import device, predict_all
+from backdrop.inference.predict import predict_all
 from backdrop.models import build
 from backdrop.models.cost import parameters
 from backdrop.training.checkpoint import Progress, Weights, save_weights

@@ -10,13 +10,13 @@ from torch.utils.data import Dataset
 
 from backdrop.augmentation import device as device_changes
 from backdrop.augmentation import host as host_changes
+from backdrop.common.devices import device as training_device
 from backdrop.common.errors import BackdropError, ConfigError, TrainingError
 from backdrop.config import Recipe
 from backdrop.config.augmentation import Change
 from backdrop.data.cache import open_decoded
 from backdrop.data.dataset import Digests, Photo
-from backdrop.inference.predict import device as training_device
-from backdrop.inference.predict import normalise
+from backdrop.data.preprocessing import normalise
 from backdrop.training.compute import augments_on
 from backdrop.training.distributed import ALONE, World
 from backdrop.training.loader import Item, collate, load, raised

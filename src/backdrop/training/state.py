@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from backdrop.common.devices import device
 from backdrop.common.progress import say
 from backdrop.config import Recipe
-from backdrop.config.training import Optimiser
-from backdrop.inference.predict import device
+from backdrop.config.optimizer import Optimiser
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, to_host
 from backdrop.training.compute import device_name, precision_of
 from backdrop.training.distributed import World

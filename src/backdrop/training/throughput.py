@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from backdrop.common.devices import device
 from backdrop.common.errors import TrainingError
 from backdrop.config import Recipe
 from backdrop.data.dataset import Digests, Photo, read_chunks
-from backdrop.inference.predict import device, predict_all
+from backdrop.inference.predict import predict_all
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss

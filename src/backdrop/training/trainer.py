@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from backdrop.common import storage
+from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, StorageError, TrainingError
 from backdrop.common.progress import progress, say
 from backdrop.config import Recipe
-from backdrop.config.training import BceLog, Checkpoints
+from backdrop.config.loss import BceLog
+from backdrop.config.recipe import Checkpoints
 from backdrop.inference.member import METRICS
-from backdrop.inference.predict import device
 from backdrop.models import build
 from backdrop.models.initialization import as_2017
 from backdrop.training.checkpoint_store import Shelf, Writer

@@ -14,13 +14,12 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from backdrop.common.errors import TuningError
+from backdrop.common.errors import TuningError, short
 from backdrop.common.progress import progress, say
 from backdrop.tuning.cluster.auth import USAGE, local_cluster
 from backdrop.tuning.samplers import Source
 from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, Question, run
 from backdrop.tuning.trial_store import Entry, Ledger, Row, judged
-from backdrop.tuning.words import short
 
 TRIES = 2  # more, for a trial whose machine went away
 REDUCTION = 3  # of so many trials one goes on at each rung
@@ -234,7 +233,7 @@ def _why(trial: RayTrial) -> str:
     """What its process said last, our own error if there is one."""
     path = Path(trial.error_file)
     lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
-    ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.errors.")]
+    ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.common.errors.")]
     return short((ours or lines or ["its process died"])[-1])
 
 

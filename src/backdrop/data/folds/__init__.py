@@ -3,30 +3,14 @@
 Objects, never single images, are placed, so that no fold knows another's cars.
 """
 
-from backdrop.data.folds.assign import By, Places, Rule, as_by, as_folds, place
-from backdrop.data.folds.plan import (
-    HOLDOUT,
-    PLAN,
-    FoldPlan,
-    Row,
-    dump_plan,
-    make_plan,
-    read_plan,
-    read_plans,
-    refold,
-    verify,
-)
+from backdrop.data.folds.assign import Places, place
+from backdrop.data.folds.plan import HOLDOUT, FoldPlan, Row, dump_plan, make_plan, read_plan, read_plans, refold, verify
 
 __all__ = [
     "HOLDOUT",
-    "PLAN",
-    "By",
     "FoldPlan",
     "Places",
     "Row",
-    "Rule",
-    "as_by",
-    "as_folds",
     "dump_plan",
     "make_plan",
     "place",

@@ -7,61 +7,15 @@ objects there are. Only the stratified folds are drawn by scikit-learn.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, get_args
 
-from backdrop.common.errors import ConfigError, PlanError
-from backdrop.config.records import meant
+from backdrop.common.errors import PlanError
+from backdrop.config.folds import Rule
 
-By = Literal["area", "area-rank", "stratified", "random"]
 BINS = 35  # of the winners' histogram of areas
 
 # The fold of each object, None in the holdout.
 Places = dict[str, int | None]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How objects are placed: into how many folds, which share is held out, by what order, with what seed.
-
-    With a `view`, `area-rank` ranks the objects by their mask area in that view alone.
-    """
-
-    folds: int
-    holdout: float
-    by: By
-    seed: int
-    view: str | None = None
-
-    @property
-    def file(self) -> str:
-        """What a plan by this rule is called beside the ensemble's own."""
-        view = f"-view{self.view}" if self.view else ""
-        return f"plan-{self.by}-{self.folds}-seed{self.seed}{view}.csv"
-
-
-def as_by(text: str) -> By:
-    """The word as an order.
-
-    Raises:
-        PlanError: if it is none.
-    """
-    if text not in get_args(By):
-        raise PlanError(f"Objects can't be split by {text}", meant(text, get_args(By)))
-    return cast(By, text)
-
-
-def as_folds(text: str) -> list[int]:
-    """The folds of a list such as `0,1`; none for an empty one.
-
-    Raises:
-        ConfigError: if it is no such list.
-    """
-    try:
-        return [int(part) for part in text.split(",")] if text else []
-    except ValueError as error:
-        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
 
 
 def place(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None] | None = None) -> Places:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.common.errors import PlanError
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest, file_digests, in_threads, read_mask
-from backdrop.data.folds.assign import Places, Rule, place
+from backdrop.data.folds.assign import Places, place
 
 HOLDOUT = "holdout"
 HEADER = "# backdrop-plan v1 data="
 COLUMNS = ["image", "object", "view", "area", "fold"]
-PLAN = "plan.csv"  # what an ensemble's own plan is called wherever it is kept
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from backdrop.common.errors import TuningError
+from backdrop.common.errors import TuningError, cause, short
 from backdrop.common.progress import say
 from backdrop.tuning.cluster.auth import USAGE, cluster_token
-from backdrop.tuning.words import cause, short
 
 SILENCE_S = 60.0  # of the log; the connection may be dead, so it is made anew
 AWAY_S = 600.0  # so long a cluster that doesn't answer is waited for

@@ -14,12 +14,11 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from backdrop.common.errors import TuningError
+from backdrop.common.errors import TuningError, cause, short
 from backdrop.common.processes import terminable
 from backdrop.common.progress import say
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster.manifest import QUESTION, manifest
-from backdrop.tuning.words import cause, short
 
 __all__ = ["manifest", "run"]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from backdrop.cli.pipeline_options import Assignments, FoldList, Name, Ray, Tune, package_of
+from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
 from backdrop.common.errors import ConfigError
 
 app = typer.Typer()
@@ -21,7 +21,7 @@ Account = Annotated[str, typer.Option(help="The Kubernetes service account of th
 
 @app.command()
 def upload(
-    ensemble: Name,
+    ensemble: EnsembleName,
     host: Host = "",
     namespace: Namespace = "",
     folds: FoldList = "",
@@ -41,7 +41,7 @@ def upload(
 
 @app.command()
 def submit(
-    ensemble: Name,
+    ensemble: EnsembleName,
     params: Params,
     experiment: Experiment = "",
     service_account: Account = "",
@@ -64,7 +64,7 @@ def submit(
     published = publish.publish(endpoint, package)
     run = publish.submit(endpoint, published, where, values, service_account)
     print(f"run {run} of {published.name} {published.version} has begun")
-    print(f"look at {endpoint.page(f'runs/details/{run}')}, or: python -m pipelines status")
+    print(f"look at {endpoint.page(f'runs/details/{run}')}, or: backdrop pipeline status")
 
 
 @app.command()
@@ -85,8 +85,7 @@ def schedule(
     ray: Ray = False,
 ) -> None:
     """See to it that Kubeflow has one schedule of this name, and that it is as given."""
-    from backdrop.kubeflow import publish
-    from backdrop.kubeflow import recurring_runs
+    from backdrop.kubeflow import publish, recurring_runs
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.cron import check_cron
     from backdrop.pipelines.parameters import read_parameters

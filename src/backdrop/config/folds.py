@@ -1,0 +1,53 @@
+"""How objects are split into folds."""
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from backdrop.common.errors import ConfigError, PlanError
+from backdrop.config.records import meant
+
+PLAN = "plan.csv"  # what an ensemble's own plan is called wherever it is kept
+By = Literal["area", "area-rank", "stratified", "random"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How objects are placed: into how many folds, which share is held out, by what order, with what seed.
+
+    With a `view`, `area-rank` ranks the objects by their mask area in that view alone.
+    """
+
+    folds: int
+    holdout: float
+    by: By
+    seed: int
+    view: str | None = None
+
+    @property
+    def file(self) -> str:
+        """What a plan by this rule is called beside the ensemble's own."""
+        view = f"-view{self.view}" if self.view else ""
+        return f"plan-{self.by}-{self.folds}-seed{self.seed}{view}.csv"
+
+
+def as_by(text: str) -> By:
+    """The word as an order.
+
+    Raises:
+        PlanError: if it is none.
+    """
+    if text not in get_args(By):
+        raise PlanError(f"Objects can't be split by {text}", meant(text, get_args(By)))
+    return cast(By, text)
+
+
+def as_folds(text: str) -> list[int]:
+    """The folds of a list such as `0,1`; none for an empty one.
+
+    Raises:
+        ConfigError: if it is no such list.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
