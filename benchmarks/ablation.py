@@ -2,7 +2,7 @@
 
 BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/ablation.py
 
-18 cars in three folds, 12 more without masks to be pseudo-labelled; `tiny` at 128x128 for 10 epochs. Another seed of
+18 cars in three folds, 12 more without masks to be pseudo-labeled; `tiny` at 128x128 for 10 epochs. Another seed of
 the same shows how much is chance.
 """
 
@@ -19,7 +19,7 @@ from backdrop.steps.split import split
 from backdrop.steps.train import train
 
 WORK = Path("work/benchmark-ablation")
-LABELLED, UNLABELLED, FOLDS = 18, 12, 3
+LABELED, UNLABELED, FOLDS = 18, 12, 3
 SMALL = ("input.size=128x128", "epochs=10", "ema=0.95")
 VARIANTS = {
     "another seed": ("seed=1",),
@@ -42,10 +42,10 @@ def make_data(source: Path) -> str:
     cars = sorted({stem.rpartition("_")[0] for stem in stems})
     for stem in stems:
         place = cars.index(stem.rpartition("_")[0])
-        if place < LABELLED:
+        if place < LABELED:
             link(source, "train", "train", f"{stem}.*")
             link(source, "train_masks", "train_masks", f"{stem}_mask.*")
-        elif place < LABELLED + UNLABELLED:
+        elif place < LABELED + UNLABELED:
             link(source, "train", "test", f"{stem}.*")
     return str(WORK / "data")
 

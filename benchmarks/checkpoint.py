@@ -15,7 +15,7 @@ import torch
 
 from backdrop.common.devices import device
 from backdrop.config import find_recipe
-from backdrop.training.checkpoint_store import Shelf, Writer
+from backdrop.training.checkpoint_store import CheckpointStore, Writer
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
 from backdrop.training.state import begin
@@ -31,7 +31,7 @@ def main() -> None:
     """Prints one line a figure."""
     recipe = find_recipe("linknet34", SETTINGS)
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss.model_dump())
-    set_rate(state.optimiser, 1e-6)
+    set_rate(state.optimizer, 1e-6)
     state.network.train()
     size = recipe.batch_size, 1, recipe.input.height, recipe.input.width
     images = torch.rand(size[0], 3, *size[2:], device=device())
@@ -46,7 +46,7 @@ def main() -> None:
         step()
     state.end_epoch(1e-6, 0.5, 0, 1)  # so that a best epoch's weights are in it, as in most checkpoints
     stalls, copies, saves, steps = [], [], [], []
-    with tempfile.TemporaryDirectory() as folder, Writer(shelf := Shelf(Path(folder))) as writer:
+    with tempfile.TemporaryDirectory() as folder, Writer(store := CheckpointStore(Path(folder))) as writer:
         for _ in range(ROUNDS):
             plain = median(step() for _ in range(STEPS))
             start = time.perf_counter()
@@ -62,7 +62,7 @@ def main() -> None:
         newest = max(Path(folder).glob("[0-9]*"))
         size_mb = sum(path.stat().st_size for path in newest.iterdir()) / 1e6
         start = time.perf_counter()
-        restored = shelf.read()
+        restored = store.read()
         restore = time.perf_counter() - start
         assert restored is not None
         assert restored.progress.step == asked

@@ -29,7 +29,7 @@ from backdrop.models.cost import macs
 from backdrop.training.compute import computing, device_name
 from backdrop.training.losses import make_loss
 from backdrop.training.prefetch import ahead
-from backdrop.training.step import Batch, make_optimiser, set_rate, train_step
+from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
 
 PHOTOGRAPHS = 5088
 ROUNDS = 5  # medians are taken of so many
@@ -43,7 +43,7 @@ class Case:
     network: dict[str, Any]
     size: tuple[int, int]  # width, height
     loss: dict[str, Any]
-    optimiser: str
+    optimizer: str
     batch: int
     clip_norm: float | None
     networks: int
@@ -142,15 +142,15 @@ def trainer(case: Case, way: Way, where: torch.device) -> Callable[[list[Batch]]
     network = build(**case.network).to(where)
     if way.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    optimiser = make_optimiser(network, case.optimiser, 0.0, 0.9)
+    optimizer = make_optimizer(network, case.optimizer, 0.0, 0.9)
     if not way.fused:
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["fused"] = False
-    set_rate(optimiser, 1e-6)
+    set_rate(optimizer, 1e-6)
     if way.compile:
         network.compile()
     loss = make_loss(**case.loss)
-    return lambda batches: train_step(network, optimiser, loss, batches, case.clip_norm, bf16=way.precision == "bf16")
+    return lambda batches: train_step(network, optimizer, loss, batches, case.clip_norm, bf16=way.precision == "bf16")
 
 
 def predict_rate(case: Case, way: Way, where: torch.device) -> float:

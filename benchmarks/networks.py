@@ -16,7 +16,7 @@ RECIPES = {"linknet34": 1e-3, "linknet34-concat": 1e-3, "unet11": 2e-4, "unet-sc
 # Their own sizes and pretrained weights are for GPUs and many epochs; the networks and losses are as shipped.
 SMALL = (
     *("pretrained=null", "input.size=128x128", "input.fit=stretch", "epochs=6", "batch_size=4", "ema=null"),
-    *("optimiser={name: adamw, clip_norm: 1.0}", "augmentation=[{kind: hflip}]", "tta.hflip=false"),
+    *("optimizer={name: adamw, clip_norm: 1.0}", "augmentation=[{kind: hflip}]", "tta.hflip=false"),
 )
 
 

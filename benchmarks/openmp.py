@@ -16,16 +16,16 @@ import time
 import torch
 from backdrop.losses import make_loss
 from backdrop.models import build
-from backdrop.training.step import Batch, make_optimiser, set_rate, train_step
+from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
 
 torch.set_num_threads(2)
 network = build("unet", width=8, depth=4).to(memory_format=torch.channels_last)
-optimiser = make_optimiser(network, "adamw", 0.0, 0.9)
-set_rate(optimiser, 1e-3)
+optimizer = make_optimizer(network, "adamw", 0.0, 0.9)
+set_rate(optimizer, 1e-3)
 images, targets = torch.rand(4, 3, 128, 192), torch.ones(4, 1, 128, 192)
 for _ in range(STEPS):
     start = time.perf_counter()
-    train_step(network, optimiser, make_loss("bce_dice"), [Batch(images, targets)], 1.0)
+    train_step(network, optimizer, make_loss("bce_dice"), [Batch(images, targets)], 1.0)
     print(time.perf_counter() - start)
 """
 

@@ -2,7 +2,7 @@
 
     BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/rle.py
 
-pycocotools (BSD licence; `pip install pycocotools`, nothing else here needs it) runs along columns, so it's given the
+pycocotools (BSD license; `pip install pycocotools`, nothing else here needs it) runs along columns, so it's given the
 transposed mask: a view, without a copy. It gives its runs packed as text, which are unpacked with numpy. Prints the
 medians over all masks, and the ratios to ours.
 """

@@ -2,7 +2,7 @@
 
     BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/train.py [RECIPE …]
 
-The plain way: float32 by torch's defaults, memory laid out channels first, no fused optimiser, and photographs decoded,
+The plain way: float32 by torch's defaults, memory laid out channels first, no fused optimizer, and photographs decoded,
 resized and changed in the training's own thread. Both train the same network from the same weights on the same
 photographs, at the recipe's own size; on a CPU one by one, or a step would take minutes.
 """
@@ -24,7 +24,7 @@ from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.state import begin
-from backdrop.training.step import Batch, make_optimiser, set_rate, train_step
+from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
 from backdrop.training.trainer import first_network, take_step
 
 RECIPES = ("tiny", "unet-scratch", "linknet34", "unet11", "unet-vgg11")
@@ -38,16 +38,16 @@ Act = Callable[[list[Batch]], object]
 def plain_way(recipe: Recipe) -> Act:
     """A step as one would write it first."""
     network = first_network(recipe).to(device())
-    optimiser = make_optimiser(network, recipe.optimiser.name, recipe.optimiser.weight_decay, recipe.optimiser.momentum)
-    for group in optimiser.param_groups:
+    optimizer = make_optimizer(network, recipe.optimizer.name, recipe.optimizer.weight_decay, recipe.optimizer.momentum)
+    for group in optimizer.param_groups:
         group["fused"] = False
-    set_rate(optimiser, RATE)
+    set_rate(optimizer, RATE)
     loss = make_loss(**recipe.loss.model_dump())
     network.train()
 
     def step(batches: list[Batch]) -> object:
         contiguous = [Batch(batch.images.contiguous(), batch.targets, batch.weights) for batch in batches]
-        return train_step(network, optimiser, loss, contiguous, recipe.optimiser.clip_norm)
+        return train_step(network, optimizer, loss, contiguous, recipe.optimizer.clip_norm)
 
     return step
 
@@ -55,7 +55,7 @@ def plain_way(recipe: Recipe) -> Act:
 def our_way(recipe: Recipe) -> Act:
     """A step as `train` does it."""
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss.model_dump())
-    set_rate(state.optimiser, RATE)
+    set_rate(state.optimizer, RATE)
     state.network.train()
     switches = recipe.compute.deterministic, state.progress.threads
 

@@ -19,7 +19,7 @@ def split(
     plans: dsl.Output[dsl.Dataset],
     before: dsl.Input[dsl.Dataset] = None,
 ) -> None:
-    """Places every object in a fold or in the holdout; `objects` 0 takes all, an empty `view` means all views.
+    """Assignments every object in a fold or in the holdout; `objects` 0 takes all, an empty `view` means all views.
 
     A further scheme of an ensemble is given the `plans` of the task before; it takes the objects and the holdout of
     the first of them.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.common.errors import ConfigError
-from backdrop.config.records import meant, parse, parse_yaml, read_text
+from backdrop.config.records import parse, parse_yaml, read_text, suggest
 from backdrop.kubeflow.node_check import Toleration
 from backdrop.pipelines.package import Package
 
@@ -37,7 +37,7 @@ def read_parameters(path: Path, package: Package) -> dict[str, Any]:
     known = package.documents[0]["root"]["inputDefinitions"]["parameters"]
     for name, value in given.items():
         if name not in known:
-            raise ConfigError(f"{path}: unknown key {name}", meant(str(name), known))
+            raise ConfigError(f"{path}: unknown key {name}", suggest(str(name), known))
         _check(path, name, value, known[name]["parameterType"])
     for name, about in known.items():
         if name not in given and not about.get("isOptional"):

@@ -22,7 +22,7 @@ class Pool:
     retries: int
 
 
-def settle(task: PipelineTask) -> PipelineTask:
+def configure(task: PipelineTask) -> PipelineTask:
     """Every task: no root, settings from the environment, and none of KFP's caching, which can't tell what changed."""
     task.set_caching_options(False)
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # else a pod's log stands still

@@ -29,8 +29,8 @@ from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
 from backdrop.config.folds import Rule
-from backdrop.config.records import dump_yaml, meant, override, parse
-from backdrop.pipelines.task_settings import Pool, on_gpu, settle
+from backdrop.config.records import dump_yaml, override, parse, suggest
+from backdrop.pipelines.task_settings import Pool, configure, on_gpu
 
 Tuned = Literal["off", "fast", "full"]
 RAY_WORKERS = 2
@@ -82,7 +82,7 @@ def as_tuned(text: str) -> Tuned:
         ConfigError: if it is none.
     """
     if text not in get_args(Tuned):
-        raise ConfigError(f"--tune {text} is no budget", meant(text, get_args(Tuned)))
+        raise ConfigError(f"--tune {text} is no budget", suggest(text, get_args(Tuned)))
     return cast(Tuned, text)
 
 
@@ -155,7 +155,7 @@ def training(
             ray_workers: pods of the Ray cluster that searches schedules, each with such GPUs; if there is one.
         """
         pool = Pool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
-        checked = settle(check(data=data)).outputs["Output"]
+        checked = configure(check(data=data)).outputs["Output"]
         splits = _splits(ensemble, checked, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
         searches = {
@@ -164,16 +164,16 @@ def training(
         }
         recipes = {name: task.outputs["Output"] for name, task in searches.items()}
         trained = [
-            settle(on_gpu(_train(member, checked, plans[member.rule], work, recipes), pool)) for member in members
+            configure(on_gpu(_train(member, checked, plans[member.rule], work, recipes), pool)) for member in members
         ]
         together = list(splits.values())[-1].outputs["plans"]
         addresses = [task.outputs["Output"] for task in trained]
         common = {"data": checked, "plans": together, "members": addresses, "tuned": bool(searches)}
-        report = settle(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
-        model = settle(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
+        report = configure(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
+        model = configure(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
         # Locally, a graph with a branch goes on with a failed member's siblings; a plain one stops.
         with dsl.If(promotion == True):  # noqa: E712  # KFP compiles the comparison
-            settle(on_gpu(promote(data=checked, name=model, report=report), pool))
+            configure(on_gpu(promote(data=checked, name=model, report=report), pool))
 
     return graph
 
@@ -199,7 +199,7 @@ def _splits(
             extend=f"models:/{name}@champion",
             **before,
         )
-        tasks[rule] = settle(task)
+        tasks[rule] = configure(task)
         before = {"before": task.outputs["plans"]}
     return tasks
 
@@ -246,7 +246,7 @@ def _tune(
         node_selector=pool.node_selector,
         tolerations=pool.tolerations,
     )
-    return settle(task if workers else on_gpu(task, pool))
+    return configure(task if workers else on_gpu(task, pool))
 
 
 def _named(component: PythonComponent, name: str) -> PythonComponent:

@@ -17,8 +17,8 @@ def test_a_case_is_its_recipe(name: str) -> None:
     assert {key: network[key] for key in case.network} == case.network
     assert {key: loss[key] for key in case.loss} == case.loss
     assert case.size == parse_size(recipe.input.size)
-    assert (case.optimiser, case.batch) == (recipe.optimiser.name, recipe.batch_size)
-    assert case.clip_norm == recipe.optimiser.clip_norm
+    assert (case.optimizer, case.batch) == (recipe.optimizer.name, recipe.batch_size)
+    assert case.clip_norm == recipe.optimizer.clip_norm
 
 
 def test_the_cases_are_the_winners_schedule() -> None:

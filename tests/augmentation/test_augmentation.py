@@ -196,7 +196,7 @@ def test_hflip_mirrors_left_and_right() -> None:
 
 
 def whence(image: Pixels) -> tuple[float, float, float, float]:
-    """Scale, degrees and the shift (x, y) of the centre, read off where the middle's pixels say they came from."""
+    """Scale, degrees and the shift (x, y) of the center, read off where the middle's pixels say they came from."""
     middle = np.s_[15:33, 20:44]
     x, y = COLUMNS[middle].ravel() - (WIDTH - 1) / 2, ROWS[middle].ravel() - (HEIGHT - 1) / 2
     source = image[middle].reshape(-1, 3)[:, :2] / 4 - [(WIDTH - 1) / 2, (HEIGHT - 1) / 2]
@@ -207,7 +207,7 @@ def whence(image: Pixels) -> tuple[float, float, float, float]:
     return 1 / math.sqrt(np.linalg.det(back)), math.degrees(math.atan2(back[1, 0], back[0, 0])), *shift.tolist()
 
 
-def test_affine_scales_turns_and_shifts_about_the_centre_within_its_bounds() -> None:
+def test_affine_scales_turns_and_shifts_about_the_center_within_its_bounds() -> None:
     augmenter = make({"kind": "affine", "p": 1, "shift": 0.1, "scale": (0.9, 1.2), "rotate": 7})
     drawn = []
     for sample in range(200):
@@ -225,7 +225,7 @@ def test_affine_scales_turns_and_shifts_about_the_centre_within_its_bounds() -> 
 
 
 def reflected(size: int, places: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64], Any]:
-    """Both neighbours of places along a side, mirrored at its first and last pixel, and the weight of the second."""
+    """Both neighbors of places along a side, mirrored at its first and last pixel, and the weight of the second."""
     lower = np.floor(places).astype(int)
     first, second = (abs((n + size - 1) % (2 * size - 2) - size + 1) for n in (lower, lower + 1))
     return first, second, places - lower
@@ -274,10 +274,10 @@ def test_factors_are_drawn_from_their_whole_range() -> None:
     assert np.mean(factors) == pytest.approx(0.85, abs=0.05)
 
 
-def hsv_after(colour: tuple[int, int, int], **limits: int) -> NDArray[np.float64]:
-    """Hue (of 180), saturation and value (of 255) of a colour after each of 200 changes."""
+def hsv_after(color: tuple[int, int, int], **limits: int) -> NDArray[np.float64]:
+    """Hue (of 180), saturation and value (of 255) of a color after each of 200 changes."""
     change = {"kind": "hsv", "p": 1, "hue": 0, "saturation": 0, "value": 0, **limits}
-    augmenter, image = make(change), np.full((1, 1, 3), colour, np.uint8)
+    augmenter, image = make(change), np.full((1, 1, 3), color, np.uint8)
     images = [augmenter(image, EDGE[:1, :1], 0, sample)[0] for sample in range(200)]
     values = [colorsys.rgb_to_hsv(*(one[0, 0] / 255).tolist()) for one in images]
     return np.array(values) * [180, 255, 255]
@@ -309,7 +309,7 @@ def test_gray_is_luma() -> None:
     assert np.array_equal(mask, EDGE)
 
 
-def test_a_gray_object_stands_on_its_coloured_background() -> None:
+def test_a_gray_object_stands_on_its_colored_background() -> None:
     image, mask = once({"kind": "gray", "where": "object"})
     inside = EDGE >= 128
     assert 0 < inside.mean() < 1
@@ -323,12 +323,12 @@ def test_a_gray_object_stands_on_its_coloured_background() -> None:
 def test_a_gray_object_follows_the_mask_as_changes_before_it_left_it() -> None:
     augmenter = make({"kind": "hflip", "p": 1}, {"kind": "gray", "where": "object", "p": 1})
     image, mask = augmenter(NOISE, EDGE, 0, 0)
-    colourless = np.ptp(image, axis=-1) == 0
-    assert colourless[mask >= 128].all()
+    colorless = np.ptp(image, axis=-1) == 0
+    assert colorless[mask >= 128].all()
     assert np.array_equal(image[mask < 128], NOISE[:, ::-1][mask < 128])
 
 
-def test_what_is_erased_are_rectangles_of_one_colour_and_the_mask_stays() -> None:
+def test_what_is_erased_are_rectangles_of_one_color_and_the_mask_stays() -> None:
     blank = np.full((HEIGHT, WIDTH, 3), 7, np.uint8)
     for sample in range(40):
         image, mask = once({"kind": "erase", "most": 1}, blank, sample=sample)
@@ -338,8 +338,8 @@ def test_what_is_erased_are_rectangles_of_one_colour_and_the_mask_stays() -> Non
         assert len(np.unique(image[erased], axis=0)) == 1
         assert len(rows) <= 0.2 * HEIGHT
         assert np.array_equal(mask, EDGE)
-    colours = [len(np.unique(once({"kind": "erase"}, blank, sample=n)[0].reshape(-1, 3), axis=0)) for n in range(40)]
-    assert max(colours) == 1 + 3, "three by default"
+    colors = [len(np.unique(once({"kind": "erase"}, blank, sample=n)[0].reshape(-1, 3), axis=0)) for n in range(40)]
+    assert max(colors) == 1 + 3, "three by default"
 
 
 @pytest.mark.parametrize("transform", [GrayObject(p=0.3), HardMask(p=1)], ids=["GrayObject", "HardMask"])

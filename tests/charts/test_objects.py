@@ -108,7 +108,7 @@ def test_whatever_a_pod_names_is_there(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_object_is_labelled(case: str) -> None:
+def test_every_object_is_labeled(case: str) -> None:
     for manifest in manifests(case, "--set", "extraObjects=null"):
         labels = manifest["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == labels["app.kubernetes.io/part-of"] == "backdrop"

@@ -16,7 +16,7 @@ from backdrop.common.errors import StorageError
 from backdrop.inference.member import CHECKPOINTS, read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
-from backdrop.training.checkpoint_store import Shelf
+from backdrop.training.checkpoint_store import CheckpointStore
 from tests.conftest import SMALL
 from tests.fakes.proxy import faulty
 
@@ -136,7 +136,7 @@ def test_a_training_survives_a_faulty_s3(port: int, world: Path, monkeypatch: py
     use(monkeypatch, f"http://127.0.0.1:{port}")
     calm, shaken = (storage.local_folder(f"s3://photos/{name}") for name in ("calm", "faulty"))
     assert read_member(shaken).record.weights == read_member(calm).record.weights
-    whole = Shelf(shaken / CHECKPOINTS).read()
+    whole = CheckpointStore(shaken / CHECKPOINTS).read()
     assert whole is not None
     assert whole.progress.epoch == 30
     assert not s3.client().list_multipart_uploads(Bucket="photos").get("Uploads")
@@ -147,18 +147,18 @@ def test_a_killed_training_goes_on_elsewhere(world: Path, monkeypatch: pytest.Mo
     run("s3://photos/whole")
     whole = read_member(storage.local_folder("s3://photos/whole")).record
     shutil.rmtree(world / "cache")
-    write, made = Shelf.write, []
+    write, made = CheckpointStore.write, []
 
-    def write_and_stop(shelf: Shelf, checkpoint: object) -> None:
-        write(shelf, checkpoint)  # type: ignore[arg-type]
+    def write_and_stop(store: CheckpointStore, checkpoint: object) -> None:
+        write(store, checkpoint)  # type: ignore[arg-type]
         made.append(checkpoint)
         if len(made) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Shelf, "write", write_and_stop)
+    monkeypatch.setattr(CheckpointStore, "write", write_and_stop)
     with pytest.raises(KeyboardInterrupt):
         run("s3://photos/killed")
-    monkeypatch.setattr(Shelf, "write", write)
+    monkeypatch.setattr(CheckpointStore, "write", write)
     shutil.rmtree(world / "cache")
     run("s3://photos/killed")
     resumed = read_member(storage.local_folder("s3://photos/killed")).record

@@ -190,7 +190,7 @@ def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
     settings = ["network.width=2", "network.depth=1", "input.size=16x16", "epochs=3"]
-    found = find_recipe("tiny", [*settings, "schedule.1.rate=5e-3", "optimiser.name=adam"])
+    found = find_recipe("tiny", [*settings, "schedule.1.rate=5e-3", "optimizer.name=adam"])
     members = [str(write_member(tmp_path / str(fold), found, "k", fold)) for fold in (0, 1)]
     own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
     part = {"recipe": yaml.safe_load(own), "weight": 3}

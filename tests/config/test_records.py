@@ -30,7 +30,7 @@ def test_overrides_leave_the_original_alone() -> None:
     [
         (["epoch=2"], r"unknown key epoch\. Did you mean epochs\?"),
         (["network.widht=3"], r"network\.unet\.widht\. Did you mean width\?"),
-        (["optimiser.clipnorm=1"], r"optimiser\.clipnorm\. Did you mean clip_norm\?"),
+        (["optimizer.clipnorm=1"], r"optimizer\.clipnorm\. Did you mean clip_norm\?"),
         (["schedule=[{kind: cosine, epochs: 3, rates: 1, final: 1}]"], r"schedule\.0\.cosine\.rate"),
         (["epochs=0"], r"epochs: Input should be greater than or equal to 1"),
         (["input.size=12"], r"input\.size"),

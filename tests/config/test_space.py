@@ -69,13 +69,13 @@ def test_a_recipe_has_the_space_of_its_kind() -> None:
     assert names == {"tiny": "tiny", "tiny-linknet": "tiny", "linknet34": "adam", "unet-scratch": "sgd"}
 
 
-def test_a_preset_keeps_rates_and_optimiser_but_not_augmentation() -> None:
+def test_a_preset_keeps_rates_and_optimizer_but_not_augmentation() -> None:
     vgg = find_recipe("unet-vgg11-faithful")
     override = preset(vgg).override
     assert all("augmentation" not in phase for phase in override["schedule"])
     tiny = parse(Recipe, {**find_recipe("tiny").model_dump(mode="json"), **override, "epochs": 60}, "preset")
     assert learning_rates(tiny.schedule, 60) == learning_rates(vgg.schedule, 60)
-    assert tiny.optimiser == vgg.optimiser
+    assert tiny.optimizer == vgg.optimizer
 
 
 def test_a_short_budget_has_no_warm_up() -> None:

@@ -29,7 +29,7 @@ RULES = st.builds(
 @given(AREAS, RULES)
 @settings(deadline=None)  # the first stratified split pays for scikit-learn's import
 def test_every_object_has_one_place_and_folds_are_of_one_size(areas: dict[str, float], rule: Rule) -> None:
-    placed = folds.place(areas, rule)
+    placed = folds.assign(areas, rule)
     assert set(placed) == set(areas)
     sizes = [list(placed.values()).count(fold) for fold in range(rule.folds)]
     assert min(sizes) >= 1
@@ -42,8 +42,8 @@ def test_every_object_has_one_place_and_folds_are_of_one_size(areas: dict[str, f
 @given(AREAS, AREAS, RULES)
 @settings(max_examples=200, deadline=None)
 def test_extending_moves_no_object(old: dict[str, float], new: dict[str, float], rule: Rule) -> None:
-    first = folds.place(old, rule)
-    second = folds.place(new | old, rule, first)
+    first = folds.assign(old, rule)
+    second = folds.assign(new | old, rule, first)
     assert {name: second[name] for name in old} == first
     assert set(second) == set(new | old)
     assert list(second.values()).count(None) >= list(first.values()).count(None)
@@ -52,20 +52,20 @@ def test_extending_moves_no_object(old: dict[str, float], new: dict[str, float],
 @given(AREAS, RULES)
 @settings(deadline=None)  # the first stratified split pays for scikit-learn's import
 def test_extending_by_nothing_changes_nothing(areas: dict[str, float], rule: Rule) -> None:
-    placed = folds.place(areas, rule)
-    assert folds.place(areas, rule, placed) == placed
+    placed = folds.assign(areas, rule)
+    assert folds.assign(areas, rule, placed) == placed
 
 
 def test_the_holdout_has_one_object_of_each_block_of_the_area_ranking() -> None:
     areas = {f"car{i:03d}": float(i) for i in range(100)}
-    placed = folds.place(areas, Rule(5, 0.2, "area", 3))
+    placed = folds.assign(areas, Rule(5, 0.2, "area", 3))
     held = sorted(areas[name] for name, fold in placed.items() if fold is None)
     assert [int(area) // 5 for area in held] == list(range(20))
 
 
 def test_area_rank_is_the_winners_rule() -> None:
     areas = {"a": 5.0, "b": 1.0, "c": 3.0, "d": 2.0, "e": 4.0}
-    assert folds.place(areas, Rule(2, 0, "area-rank", 0)) == {"b": 0, "d": 1, "c": 0, "e": 1, "a": 0}
+    assert folds.assign(areas, Rule(2, 0, "area-rank", 0)) == {"b": 0, "d": 1, "c": 0, "e": 1, "a": 0}
 
 
 def test_area_ranks_of_photographs_agree_with_numpy(make_dataset: Callable[..., Path]) -> None:
@@ -119,7 +119,7 @@ BINNED = st.lists(st.integers(0, 34), min_size=6, max_size=120).map(
 @given(BINNED, st.integers(2, 7), st.integers(0, 9))
 @settings(deadline=None)
 def test_each_fold_has_its_share_of_every_area_class(areas: dict[str, float], count: int, seed: int) -> None:
-    placed = folds.place(areas, Rule(count, 0, "stratified", seed))
+    placed = folds.assign(areas, Rule(count, 0, "stratified", seed))
     classes = reference_classes(areas, count)
     found = Counter((classes[name], fold) for name, fold in placed.items())
     for label, size in Counter(classes.values()).items():
@@ -130,7 +130,7 @@ def test_each_fold_has_its_share_of_every_area_class(areas: dict[str, float], co
 
 def test_stratified_folds_are_drawn_by_their_seed() -> None:
     areas = {f"car{i:03d}": float(i) for i in range(60)}
-    draws = [folds.place(areas, Rule(3, 0.2, "stratified", seed)) for seed in (5, 5, 6, -1)]
+    draws = [folds.assign(areas, Rule(3, 0.2, "stratified", seed)) for seed in (5, 5, 6, -1)]
     assert draws[0] == draws[1] != draws[2]
     held = [sorted(areas[name] for name, fold in draw.items() if fold is None) for draw in draws]
     assert all(low // 5 < high // 5 for low, high in pairwise(held[0]))  # one of each block of five
@@ -139,7 +139,7 @@ def test_stratified_folds_are_drawn_by_their_seed() -> None:
 def test_a_new_object_joins_the_fold_that_has_the_fewest_of_its_class() -> None:
     small, large = {f"s{i}": 1.0 for i in range(4)}, {f"l{i}": 100.0 for i in range(4)}
     kept = {"s0": 0, "s1": 0, "s2": 1, "l0": 1, "l1": 1, "l2": 1, "l3": 0}
-    placed = folds.place(small | large | {"l4": 99.0, "l5": 100.0}, Rule(2, 0, "stratified", 0), kept)
+    placed = folds.assign(small | large | {"l4": 99.0, "l5": 100.0}, Rule(2, 0, "stratified", 0), kept)
     # Of the small ones fold 0 has two and fold 1 one; of the large ones one and three.
     assert {name: placed[name] for name in ("s3", "l4", "l5")} == {"s3": 1, "l4": 0, "l5": 0}
 
@@ -147,12 +147,12 @@ def test_a_new_object_joins_the_fold_that_has_the_fewest_of_its_class() -> None:
 def test_area_blocks_by_hand() -> None:
     areas = {"a": 10.0, "b": 9.0, "c": 7.0, "d": 6.0, "e": 1.0}
     # a, b go to folds 0, 1 (sums 10, 9); c, the larger of its block, to fold 1 (16), d to 0 (16); e to fold 0.
-    assert folds.place(areas, Rule(2, 0, "area", 0)) == {"a": 0, "b": 1, "c": 1, "d": 0, "e": 0}
+    assert folds.assign(areas, Rule(2, 0, "area", 0)) == {"a": 0, "b": 1, "c": 1, "d": 0, "e": 0}
 
 
 def test_a_seed_draws_another_holdout_but_the_same_seed_the_same() -> None:
     areas = {f"car{i:03d}": float(i) for i in range(60)}
-    draws = [folds.place(areas, Rule(3, 0.2, "area", seed)) for seed in (0, 0, 1)]
+    draws = [folds.assign(areas, Rule(3, 0.2, "area", seed)) for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -200,8 +200,8 @@ def test_extend_reads_the_older_plan(make_dataset: Callable[..., Path], tmp_path
 @settings(deadline=None)
 def test_a_further_scheme_has_the_first_ones_holdout(areas: dict[str, float], first: Rule, second: Rule) -> None:
     rows = tuple(folds.Row(f"{name}_01", name, "01", int(area), None) for name, area in areas.items())
-    places = folds.place(areas, first)
-    own = FoldPlan("d", tuple(folds.Row(r.image, r.object, r.view, r.area, places[r.object]) for r in rows))
+    assignments = folds.assign(areas, first)
+    own = FoldPlan("d", tuple(folds.Row(r.image, r.object, r.view, r.area, assignments[r.object]) for r in rows))
     other = folds.refold(own, second)
     assert (other.holdout, other.data) == (own.holdout, own.data)
     assert other.folds == list(range(second.folds))

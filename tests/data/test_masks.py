@@ -46,7 +46,7 @@ def test_dice_counts_pixels(mask: np.ndarray, random: object) -> None:
     assert masks.dice(mask, mask) == 1.0
 
 
-def test_resizing_keeps_pixel_centres() -> None:
+def test_resizing_keeps_pixel_centers() -> None:
     ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (8, 1))
     down = masks.resize(ramp, 4, 32)
     assert np.allclose(down[0], (ramp[0, ::2].astype(int) + ramp[0, 1::2]) / 2, atol=1)

@@ -49,15 +49,15 @@ def test_names_are_distinct_hexadecimal_and_stable() -> None:
 @pytest.mark.parametrize("seed", [0, 7, 123])
 def test_every_data_set_has_the_two_hard_cars(seed: int) -> None:
     cars = [draw_car(seed, index) for index in range(4)]
-    assert any(car.style == "van" and min(car.colour) > 190 for car in cars)
-    assert any(car.style == "coupe" and max(car.colour) < 40 for car in cars)
+    assert any(car.style == "van" and min(car.color) > 190 for car in cars)
+    assert any(car.style == "coupe" and max(car.color) < 40 for car in cars)
 
 
 def test_cars_vary() -> None:
     cars = [draw_car(7, index) for index in range(24)]
     assert len(set(cars)) == 24
     assert {car.style for car in cars} == set(STYLES)
-    assert len({round(sum(car.colour)) for car in cars}) > 15
+    assert len({round(sum(car.color)) for car in cars}) > 15
     assert {car.antenna > 0 for car in cars} == {True, False}
 
 
@@ -113,7 +113,7 @@ def test_shadow_is_dark_and_outside_the_mask(index: int) -> None:
 
 
 def test_paint_is_inside_the_mask() -> None:
-    photo, mask = render(replace(STYLES["wagon"], colour=(170.0, 10.0, 10.0)), 4, 16, 384, 256, 7)
+    photo, mask = render(replace(STYLES["wagon"], color=(170.0, 10.0, 10.0)), 4, 16, 384, 256, 7)
     red = photo[..., 0].astype(int) - photo[..., 1] > 60
     assert red.sum() > 0.3 * mask.sum()
     assert (red & mask).sum() > 0.995 * red.sum()

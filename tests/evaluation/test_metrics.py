@@ -24,7 +24,7 @@ from backdrop.evaluation.metrics import (
     mean_dice,
     object_means,
     read_scores,
-    summarise,
+    summarize,
 )
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=6)
@@ -121,7 +121,7 @@ def test_draws_in_many_chunks_are_as_good_as_in_one(monkeypatch: pytest.MonkeyPa
     assert parts.high == pytest.approx(whole.high, abs=0.3)
 
 
-def test_summarise_gives_the_figures_of_each_recipe_and_member() -> None:
+def test_summarize_gives_the_figures_of_each_recipe_and_member() -> None:
     scores = [
         score("a_01", 0.96, 0, tiny=0.9, big=0.95),
         score("a_02", 0.98, 0, tiny=0.8, big=0.97),
@@ -131,7 +131,7 @@ def test_summarise_gives_the_figures_of_each_recipe_and_member() -> None:
         score("d_01", 0.81, None, tiny=0.5, big=0.5),
     ]
     alone = {"tiny-0": {"c_01": 0.9, "c_02": 0.8, "d_01": 0.7}, "big-1": {"d_01": 0.5, "c_02": 0.3, "c_01": 0.1}}
-    found = summarise(scores, alone, "m")
+    found = summarize(scores, alone, "m")
     assert found.oof["tiny"].dice == pytest.approx((0.85 + 0.7) / 2)
     assert found.oof["tiny"].objects == 2
     assert found.oof["big"].dice == pytest.approx(0.96)
@@ -150,14 +150,14 @@ def test_summarise_gives_the_figures_of_each_recipe_and_member() -> None:
     assert found.holdout.members["tiny-0"].dice == pytest.approx((0.85 + 0.7) / 2)
 
 
-def test_summarise_without_a_holdout_says_so() -> None:
-    written = json.loads(dump_evaluation(summarise([score("a_01", 0.9, 0, tiny=0.9)], {"tiny-0": {}}, "m")))
+def test_summarize_without_a_holdout_says_so() -> None:
+    written = json.loads(dump_evaluation(summarize([score("a_01", 0.9, 0, tiny=0.9)], {"tiny-0": {}}, "m")))
     assert written["holdout"] == {"ensemble": None, "members": {}, "objects": 0}
     assert written["oof"] == {"tiny": {"dice": 0.9, "objects": 1, "low": None, "high": None}}
 
 
 def test_one_object_has_no_interval() -> None:
-    found = summarise([score("a_01", 0.9, None)], {}, "m").holdout.ensemble
+    found = summarize([score("a_01", 0.9, None)], {}, "m").holdout.ensemble
     assert found == Estimate(dice=0.9, objects=1)
 
 
@@ -171,9 +171,9 @@ def test_one_object_has_no_interval() -> None:
         ([score("a_01", 0.9, None)], {"tiny-0": {"a_01": math.nan}}),
     ],
 )
-def test_summarise_refuses_what_is_no_number(scores: list[Score], alone: dict[str, dict[str, float]]) -> None:
+def test_summarize_refuses_what_is_no_number(scores: list[Score], alone: dict[str, dict[str, float]]) -> None:
     with pytest.raises(MemberError, match="a_01"):
-        summarise(scores, alone, "m")
+        summarize(scores, alone, "m")
 
 
 def test_an_estimate_is_never_nan() -> None:

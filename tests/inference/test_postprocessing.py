@@ -46,7 +46,7 @@ MAPS = arrays(
     ),
 )
 SHARES = st.floats(0, 1)
-NEIGHBOURS = {
+NEIGHBORS = {
     4: [(-1, 0), (1, 0), (0, -1), (0, 1)],
     8: [step for step in product((-1, 0, 1), repeat=2) if any(step)],
 }
@@ -66,7 +66,7 @@ def sure(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 0.95, 0.05).astype(np.float32)
 
 
-def pieces(mask: np.ndarray, neighbours: int) -> list[set[Pixel]]:
+def pieces(mask: np.ndarray, neighbors: int) -> list[set[Pixel]]:
     """The connected pieces of a mask, by filling one after another from any of its pixels."""
     left = {(y, x) for y, row in enumerate(mask.tolist()) for x, inside in enumerate(row) if inside}
     found = []
@@ -75,7 +75,7 @@ def pieces(mask: np.ndarray, neighbours: int) -> list[set[Pixel]]:
         while border:
             y, x = border.pop()
             piece.add((y, x))
-            for dy, dx in NEIGHBOURS[neighbours]:
+            for dy, dx in NEIGHBORS[neighbors]:
                 if (y + dy, x + dx) in left:
                     left.remove((y + dy, x + dx))
                     border.append((y + dy, x + dx))
@@ -274,7 +274,7 @@ def test_the_box_ends_where_the_photograph_does(top: int, left: int) -> None:
 
 @pytest.mark.parametrize(("height", "width", "repaired"), [(43, 42, True), (43, 41, False)])
 def test_only_a_large_roof_is_repaired(height: int, width: int, repaired: bool) -> None:
-    # A row is stripped at both ends, and a contour through pixel centres encloses one less each way.
+    # A row is stripped at both ends, and a contour through pixel centers encloses one less each way.
     assert ((height - 3) * (width - 1) > AREA) == repaired
     probability = van(20, height, width)
     assert apply(probability, [TOP])[20 : 20 + height].any() == repaired

@@ -11,7 +11,7 @@ from torch import nn
 from backdrop.common.errors import DataError
 from backdrop.config import Input, Tta
 from backdrop.inference import predict
-from backdrop.inference.predict import ONE, Mean, integer_weights, quantise
+from backdrop.inference.predict import ONE, Mean, integer_weights, quantize
 
 SIZE = (6, 5)
 
@@ -55,7 +55,7 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def bilinear(image: NDArray[Any], height: int, width: int, corners: bool = False) -> NDArray[np.float64]:
-    """An image (H, W) or (H, W, 3) at another size, in float64: by pixel centres, or by the pixels at the corners."""
+    """An image (H, W) or (H, W, 3) at another size, in float64: by pixel centers, or by the pixels at the corners."""
     result = np.asarray(image, float)
     for axis, size in enumerate((height, width)):
         old, places = result.shape[axis], np.arange(size)
@@ -95,7 +95,7 @@ def test_the_mean_does_not_depend_on_order(votes: list[tuple[int, int]], random)
 def test_rounding_is_to_the_nearest_24th_bit() -> None:
     values = torch.tensor([0.0, 1.0, 0.5, 2**-24, 2**-25 * 0.99, 1 - 2**-24, 1 / 3])
     expected = [round(float(v) * ONE) for v in values]
-    assert quantise(values).tolist() == expected
+    assert quantize(values).tolist() == expected
 
 
 def test_half_is_not_yet_inside() -> None:
@@ -110,7 +110,7 @@ def test_integer_weights_keep_proportions_and_never_vanish() -> None:
     assert integer_weights([0.1] * 3) == integer_weights([7] * 3)
 
 
-def test_padding_is_cropped_again_and_stretching_comes_back_by_pixel_centres() -> None:
+def test_padding_is_cropped_again_and_stretching_comes_back_by_pixel_centers() -> None:
     ramp = np.repeat(np.tile(np.linspace(40, 200, 40).astype(np.uint8), (20, 1))[..., None], 3, axis=2)
     for spec in (Input(size="64x32", fit="pad"), Input(size="20x10")):
         (found,) = predict.predict(Brightness(), [ramp], spec)
@@ -124,12 +124,12 @@ def test_a_photograph_larger_than_its_frame_is_refused() -> None:
         predict.predict(Brightness(), [np.zeros((20, 40, 3), np.uint8)], Input(size="32x32", fit="pad"))
 
 
-def test_channels_and_normalisation() -> None:
+def test_channels_and_normalization() -> None:
     pixel = torch.tensor([[[[255, 0, 51]]]], dtype=torch.uint8)
-    assert predict.normalise(pixel, Input(size="1x1")).flatten().tolist() == pytest.approx([1, 0, 0.2])
-    bgr = predict.normalise(pixel, Input(size="1x1", channels="bgr"))
+    assert predict.normalize(pixel, Input(size="1x1")).flatten().tolist() == pytest.approx([1, 0, 0.2])
+    bgr = predict.normalize(pixel, Input(size="1x1", channels="bgr"))
     assert bgr.flatten().tolist() == pytest.approx([0.2, 0, 1])
-    imagenet = predict.normalise(pixel, Input(size="1x1", normalize="imagenet")).flatten().tolist()
+    imagenet = predict.normalize(pixel, Input(size="1x1", normalize="imagenet")).flatten().tolist()
     assert imagenet == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225])
 
 
@@ -184,7 +184,7 @@ def test_reflection_refuses_a_larger_photograph_too() -> None:
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("size", [(7, 11), (33, 21), (10, 12)])
-def test_logits_are_resized_by_centres_or_by_corners(size: tuple[int, int], corners: bool) -> None:
+def test_logits_are_resized_by_centers_or_by_corners(size: tuple[int, int], corners: bool) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (10, 12))
     spec = Input(size="12x10", align_corners=corners)
     found = predict.from_output(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec)
@@ -192,7 +192,7 @@ def test_logits_are_resized_by_centres_or_by_corners(size: tuple[int, int], corn
 
 
 def clahe_by_hand(luma: NDArray[np.uint8], limit: float, tiles: int) -> NDArray[np.float64]:
-    """Contrast-limited adaptive histogram equalisation of luma (H, W) whose sides are multiples of `tiles`.
+    """Contrast-limited adaptive histogram equalization of luma (H, W) whose sides are multiples of `tiles`.
 
     What is cut off is shared among the bins; what is left over goes one each to bins at even distances from the first.
     """
@@ -225,14 +225,14 @@ def as_yuv(image: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack([luma, 0.492 * (image[..., 2] - luma), 0.877 * (image[..., 0] - luma)], axis=-1)
 
 
-def test_clahe_evens_the_lumas_contrast_and_leaves_colour_and_masks() -> None:
+def test_clahe_evens_the_lumas_contrast_and_leaves_color_and_masks() -> None:
     random = np.random.default_rng(3)
     light = 90 + 40 * np.sin(np.arange(256) / 40) + 30 * np.cos(np.arange(256) / 25)[:, None]
     image = np.clip(light[..., None] + [20, 0, -15] + random.normal(0, 6, (256, 256, 3)), 0, 255).astype(np.uint8)
     spec = Input(size="256x256", fit="pad", clahe=True)
     before, after = as_yuv(image), as_yuv(predict.to_input(image, spec))
     expected = clahe_by_hand(np.rint(before[..., 0]).astype(np.uint8), 2.0, 8)
-    inside = (after[..., 0] > 40) & (after[..., 0] < 215)  # beyond, a colour may be cut off
+    inside = (after[..., 0] > 40) & (after[..., 0] < 215)  # beyond, a color may be cut off
     assert inside.mean() > 0.5
     assert abs(after[..., 0] - expected)[inside].max() < 5
     assert abs(after[..., 0] - expected)[inside].mean() < 0.8
@@ -281,7 +281,7 @@ def test_a_mirrored_photograph_has_the_mirrored_answer(spec: Input, axis: int) -
         assert torch.allclose(one, other.flip(axis), atol=1e-5) == equal
 
 
-def test_scales_go_with_the_networks_stride_and_come_back_by_pixel_centres() -> None:
+def test_scales_go_with_the_networks_stride_and_come_back_by_pixel_centers() -> None:
     network, image = Crooked(), noise(48, 64)
     tta = Tta(scales=(0.1, 0.7, 1.0, 1.25), average="probabilities")
     (found,) = predict.predict(network, [image], Input(size="64x48"), tta)

@@ -174,7 +174,7 @@ def test_members_train_with_what_a_search_found(run: Callable[..., tuple[int, st
     for recipe in recipes:
         own = find_recipe("tiny", (), found)
         assert recipe["schedule"] == own.model_dump(mode="json")["schedule"]
-        assert recipe["optimiser"] == own.model_dump(mode="json")["optimiser"]
+        assert recipe["optimizer"] == own.model_dump(mode="json")["optimizer"]
     assert "promoted" in text or "kept" in text
     code, text = run("tiny-searched", tuned="fast")
     assert code == 0

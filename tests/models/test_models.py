@@ -9,7 +9,7 @@ from backdrop.config import find_recipe, shipped
 from backdrop.config.network import Network
 from backdrop.models import build
 from backdrop.models.cost import macs, parameters
-from backdrop.models.initialization import as_2017
+from backdrop.models.initialization import init_like_torch_0_2
 from backdrop.models.resnet import ResNet
 from backdrop.steps.describe import describe
 
@@ -139,7 +139,7 @@ def test_first_weights_of_2017(options: dict[str, Any], bounds: dict[str, float]
     torch.manual_seed(0)
     network = build(**options)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    as_2017(network)
+    init_like_torch_0_2(network)
     after = network.state_dict()
     for key, bound in bounds.items():
         weight = after[f"{key}.weight"]
@@ -163,7 +163,7 @@ def test_first_weights_of_2017_follow_the_seed() -> None:
     def first(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         network = build("vgg-unet", width=2, encoder_width=2)
-        as_2017(network)
+        init_like_torch_0_2(network)
         return nn.utils.parameters_to_vector(network.parameters())
 
     assert torch.equal(first(1), first(1))

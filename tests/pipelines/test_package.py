@@ -291,8 +291,8 @@ def test_some_folds_of_several_schemes(mixed: Ensemble) -> None:
 
 
 def test_overrides_go_into_every_recipe() -> None:
-    ensemble = with_overrides(find_ensemble("demo"), ["epochs=3", "optimiser.weight_decay=0.5"])
-    assert {(part.resolve().epochs, part.resolve().optimiser.weight_decay) for part in ensemble.members} == {(3, 0.5)}
+    ensemble = with_overrides(find_ensemble("demo"), ["epochs=3", "optimizer.weight_decay=0.5"])
+    assert {(part.resolve().epochs, part.resolve().optimizer.weight_decay) for part in ensemble.members} == {(3, 0.5)}
     assert ensemble.members[0].resolve().input == find_ensemble("demo").members[0].resolve().input
 
 

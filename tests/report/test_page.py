@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backdrop.common.errors import GateError
 from backdrop.config import Gate
 from backdrop.evaluation.gate import Slice, Verdict, judge
-from backdrop.evaluation.metrics import Score, summarise
+from backdrop.evaluation.metrics import Score, summarize
 from backdrop.evaluation.pictures import MISSING, PANE, STRIP, SURPLUS, TALLEST, curves, data_uri, panel
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
@@ -42,7 +42,7 @@ def scores(holdout: int = 12, views: tuple[str, ...] = ("01", "02"), name: str =
 def report(found: list[Score], worst: int = 2, history: list[dict[str, Any]] = HISTORY, name: str = "demo") -> Report:
     held = [score for score in found if score.fold is None]
     members = {f"tiny-{fold}": {score.image: score.dice for score in held} for fold in (0, 1)}
-    evaluation = summarise(found, members, "m")
+    evaluation = summarize(found, members, "m")
     alone = evaluation.holdout.members
     summaries = [
         MemberSummary(member, "tiny", i, 10, 9, 0.98765, alone[member].dice if held else None, 3725.0, history)
@@ -251,8 +251,8 @@ def _pane(picture: Image, row: int, column: int) -> Image:
     return picture[top : top + height, left : left + PANE]
 
 
-def _share(pane: Image, colour: tuple[int, int, int]) -> float:
-    return float((np.abs(pane.astype(int) - colour).max(-1) < 30).mean())
+def _share(pane: Image, color: tuple[int, int, int]) -> float:
+    return float((np.abs(pane.astype(int) - color).max(-1) < 30).mean())
 
 
 def test_the_panel_shows_photograph_truth_and_prediction() -> None:
@@ -266,21 +266,21 @@ def test_the_panel_shows_photograph_truth_and_prediction() -> None:
     assert _share(_pane(picture, 0, 2), (127, 127, 127)) == pytest.approx(truth.mean(), abs=0.01)
 
 
-def test_missing_and_surplus_have_their_own_colours() -> None:
+def test_missing_and_surplus_have_their_own_colors() -> None:
     image, truth = _photo()
     moved = np.roll(truth, 40, axis=1)
     for prediction in (moved, moved.astype(np.float32)):
         pane = _pane(panel(image, truth, prediction), 1, 0)
-        missing, surplus = (np.abs(pane.astype(int) - colour).max(-1) < 30 for colour in (MISSING, SURPLUS))
+        missing, surplus = (np.abs(pane.astype(int) - color).max(-1) < 30 for color in (MISSING, SURPLUS))
         assert missing.mean() == pytest.approx((truth & ~moved).mean(), abs=0.01)
         assert surplus.mean() == pytest.approx((moved & ~truth).mean(), abs=0.01)
         assert np.argwhere(missing)[:, 1].max() < np.argwhere(surplus)[:, 1].min()
 
 
-def test_no_error_has_no_colour() -> None:
+def test_no_error_has_no_color() -> None:
     image, truth = _photo()
     picture = panel(image, truth, truth)
-    assert all(_share(_pane(picture, 1, column), colour) == 0 for column in (0, 2) for colour in (MISSING, SURPLUS))
+    assert all(_share(_pane(picture, 1, column), color) == 0 for column in (0, 2) for color in (MISSING, SURPLUS))
 
 
 def test_a_fringe_one_pixel_wide_still_shows() -> None:

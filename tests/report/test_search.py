@@ -228,7 +228,7 @@ def test_a_higher_dice_stands_higher() -> None:
     assert sorted(range(5), key=lambda epoch: -points[epoch][1]) == sorted(range(5), key=lambda epoch: dices[epoch])
 
 
-def test_each_family_shows_its_trials_and_colours_them_by_rank() -> None:
+def test_each_family_shows_its_trials_and_colors_them_by_rank() -> None:
     search = make_search()
     part = section(render_search(search), "Values that were drawn")
     figures = re.findall(r"<figure><figcaption><b>(.*?)</b>(.*?)</figure>", part, re.DOTALL)

@@ -19,7 +19,7 @@ from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.member import read_member, verify_member
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.evaluate import evaluate
-from backdrop.steps.label import label, labellers
+from backdrop.steps.label import label, labelers
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from tests.conftest import SMALL, draw_pair
@@ -29,7 +29,7 @@ LONGER = (*SMALL, "epochs=12")
 
 
 @pytest.fixture
-def unlabelled(data: Path) -> Path:
+def unlabeled(data: Path) -> Path:
     """`data` with three more objects of two views, without masks, in `test`."""
     extra = data.parent / "extra"
     for index in range(3):
@@ -40,25 +40,25 @@ def unlabelled(data: Path) -> Path:
 
 
 @pytest.fixture
-def members(unlabelled: Path, plan: Path, tmp_path: Path) -> list[str]:
+def members(unlabeled: Path, plan: Path, tmp_path: Path) -> list[str]:
     """One member for each of the two folds."""
-    return [train(str(unlabelled), str(plan), "tiny", k, str(tmp_path / f"m{k}"), LONGER).address for k in (0, 1)]
+    return [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"m{k}"), LONGER).address for k in (0, 1)]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / LABELS).read_text().splitlines()[1:]))
 
 
-def test_a_fold_is_labelled_only_by_members_that_never_saw_its_truth(
-    unlabelled: Path, plan: Path, members: list[str], tmp_path: Path
+def test_a_fold_is_labeled_only_by_members_that_never_saw_its_truth(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
-    record = label(str(unlabelled), str(plan), members, str(tmp_path / "l"), most=1e9)
+    record = label(str(unlabeled), str(plan), members, str(tmp_path / "l"), most=1e9)
     assert record.kept == {"0": 6, "1": 6}
     for fold in (0, 1):
         alone = gather([read_member(Path(members[fold]))], None)
         other = gather([read_member(Path(members[1 - fold]))], None)
         differs = False
-        for stem, photo in open_dataset(unlabelled).unlabelled.items():
+        for stem, photo in open_dataset(unlabeled).unlabeled.items():
             image, written = read_image(photo.image), read_mask(tmp_path / "l" / mask_name(fold, stem))
             assert np.array_equal(written, alone.mask(image))
             differs |= not np.array_equal(written, other.mask(image))
@@ -85,23 +85,23 @@ def test_who_may_label_has_trained_on_no_object_of_the_fold(places: list[int], d
     expected = {fold: {m for m in unseen if group <= unseen[m]} for fold, group in groups.items()}
     if not all(expected.values()):
         with pytest.raises(MemberError, match=r"No member may label for fold \d"):
-            labellers(plan, judges)
+            labelers(plan, judges)
         return
-    assert {fold: {m.name for m in one.members} for fold, one in labellers(plan, judges).items()} == expected
+    assert {fold: {m.name for m in one.members} for fold, one in labelers(plan, judges).items()} == expected
 
 
 def test_an_object_is_kept_as_a_whole_by_its_mean_unconfidence(
-    unlabelled: Path, plan: Path, members: list[str], tmp_path: Path
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
-    label(str(unlabelled), str(plan), members, str(tmp_path / "all"), most=1e9)
+    label(str(unlabeled), str(plan), members, str(tmp_path / "all"), most=1e9)
     means: dict[tuple[str, str], list[float]] = {}
     for row in rows(tmp_path / "all"):
         means.setdefault((row["fold"], row["object"]), []).append(float(row["unconfidence"]))
         model = gather([read_member(Path(members[int(row["fold"])]))], None)
-        image = read_image(unlabelled / "test" / f"{row['image']}.jpg")
+        image = read_image(unlabeled / "test" / f"{row['image']}.jpg")
         assert float(row["unconfidence"]) == pytest.approx(unconfidence(model.probability(image)), rel=1e-5)
     limit = sorted(sum(values) / 2 for values in means.values())[2] * 1.0001
-    record = label(str(unlabelled), str(plan), members, str(tmp_path / "some"), most=limit)
+    record = label(str(unlabeled), str(plan), members, str(tmp_path / "some"), most=limit)
     assert sum(record.kept.values()) == 6
     for row in rows(tmp_path / "some"):
         assert (row["kept"] == "yes") == (sum(means[row["fold"], row["object"]]) / 2 <= limit)
@@ -111,49 +111,49 @@ def test_an_object_is_kept_as_a_whole_by_its_mean_unconfidence(
 
 
 def test_a_member_trained_on_pseudo_labels_is_another_and_is_judged_as_any(
-    unlabelled: Path, plan: Path, members: list[str], tmp_path: Path
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "l")
-    label(str(unlabelled), str(plan), members, folder, most=1e9)
-    found = [train(str(unlabelled), str(plan), "tiny", k, str(tmp_path / f"p{k}"), SMALL, folder) for k in (0, 1)]
+    label(str(unlabeled), str(plan), members, folder, most=1e9)
+    found = [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"p{k}"), SMALL, folder) for k in (0, 1)]
     first = read_member(Path(members[0])).record
     assert found[0].member.key != first.key
     assert found[0].member.weights != first.weights
     assert found[0].member.pseudo.startswith("sha256:")
     folds = read_plan(plan)
-    verify_member(read_member(Path(found[0].address)), folds, verify(folds, open_dataset(unlabelled)))
-    evaluation = evaluate(str(unlabelled), str(plan), [one.address for one in found], str(tmp_path / "report"))
+    verify_member(read_member(Path(found[0].address)), folds, verify(folds, open_dataset(unlabeled)))
+    evaluation = evaluate(str(unlabeled), str(plan), [one.address for one in found], str(tmp_path / "report"))
     assert evaluation.holdout.ensemble is not None
 
 
 def test_labels_of_another_plan_or_altered_ones_are_refused(
-    unlabelled: Path, plan: Path, members: list[str], tmp_path: Path
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "l"
-    label(str(unlabelled), str(plan), members, str(folder), most=1e9)
+    label(str(unlabeled), str(plan), members, str(folder), most=1e9)
     other = tmp_path / "other.csv"
-    split(str(unlabelled), str(other), folds=2, seed=5, by="random")
+    split(str(unlabeled), str(other), folds=2, seed=5, by="random")
     with pytest.raises(DataError, match=r"labels\.csv holds no pseudo-labels for this plan\. Make them with"):
-        train(str(unlabelled), str(other), "tiny", 0, str(tmp_path / "x"), SMALL, str(folder))
+        train(str(unlabeled), str(other), "tiny", 0, str(tmp_path / "x"), SMALL, str(folder))
     mask = next((folder / "fold-0").iterdir())
-    mask.write_bytes(next((unlabelled / "train_masks").iterdir()).read_bytes())
+    mask.write_bytes(next((unlabeled / "train_masks").iterdir()).read_bytes())
     with pytest.raises(DataError, match="has changed since"):
-        train(str(unlabelled), str(plan), "tiny", 0, str(tmp_path / "x"), SMALL, str(folder))
+        train(str(unlabeled), str(plan), "tiny", 0, str(tmp_path / "x"), SMALL, str(folder))
     text = (folder / LABELS).read_text()
     (folder / LABELS).write_text(text.replace(",0,", ",zero,"))
     with pytest.raises(DataError, match="is damaged"):
-        read_labels(folder, read_plan(plan), open_dataset(unlabelled), 0)
+        read_labels(folder, read_plan(plan), open_dataset(unlabeled), 0)
 
 
-def test_what_can_not_be_labelled_is_named(
-    unlabelled: Path, plan: Path, members: list[str], tmp_path: Path, make_dataset: Callable[..., Path]
+def test_what_can_not_be_labeled_is_named(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, make_dataset: Callable[..., Path]
 ) -> None:
     with pytest.raises(MemberError, match="No member may label for fold 1: each has trained on it"):
-        label(str(unlabelled), str(plan), members[:1], str(tmp_path / "l"))
-    photo = next((unlabelled / "train").iterdir())
-    shutil.copy(photo, unlabelled / "test" / photo.name)
+        label(str(unlabeled), str(plan), members[:1], str(tmp_path / "l"))
+    photo = next((unlabeled / "train").iterdir())
+    shutil.copy(photo, unlabeled / "test" / photo.name)
     with pytest.raises(DataError, match=r"which the plan places\. Remove it from test"):
-        label(str(unlabelled), str(plan), members, str(tmp_path / "l"))
+        label(str(unlabeled), str(plan), members, str(tmp_path / "l"))
     bare = make_dataset(name="bare")
     own = tmp_path / "bare.csv"
     own.write_bytes(dump_plan(make_plan(open_dataset(bare), Rule(2, 0.15, "area", 0))))

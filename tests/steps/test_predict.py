@@ -262,7 +262,7 @@ def test_only_the_same_work_is_gone_on_with(
     photos: Path, members: list[str], tmp_path: Path, watch: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"
-    monkeypatch.setattr(batch.Ledger, "clear", lambda ledger: None)
+    monkeypatch.setattr(batch.PredictionStore, "clear", lambda store: None)
     predict(str(photos), str(out), members)
     assert len(watch) == len(list(partial.iterdir())) == 3
     predict(str(photos), str(out), members, format="rle")

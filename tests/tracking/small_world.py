@@ -14,7 +14,7 @@ from backdrop.config import Recipe, find_ensemble
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Digests, open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
-from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, summarise
+from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, summarize
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build
@@ -109,7 +109,7 @@ class World:
         ]
         model = gather([read_member(path) for path in self.members(seed)], find_ensemble(str(self.ensemble(seed))))
         held = {row.image: values[row.image] for row in rows if row.fold is None}
-        evaluation = summarise(scores, {"tiny-0": held, "tiny-1": held}, model.digest())
+        evaluation = summarize(scores, {"tiny-0": held, "tiny-1": held}, model.digest())
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
         (folder / "images.csv").write_bytes(dump_scores(scores))
         (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))

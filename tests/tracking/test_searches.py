@@ -60,12 +60,12 @@ def test_a_killed_searchs_runs_are_joined_and_no_point_is_there_twice(tracked: s
     recipe = find_recipe("tiny")
     first = SearchRuns("k" * 64, recipe, "small")
     first.__enter__()
-    first.told("000-own", entry(2), recipe)
+    first.notify("000-own", entry(2), recipe)
     first._stop()
     first._send()  # and then its process was killed
     second = SearchRuns("k" * 64, recipe, "small").__enter__()
     assert second.parent == first.parent
-    second.told("000-own", entry(3, "finished"), recipe)
+    second.notify("000-own", entry(3, "finished"), recipe)
     second._stop()
     second._send()
     second.__exit__(KeyboardInterrupt, None, None)
@@ -100,9 +100,9 @@ def test_a_server_may_go_and_come(clean: None, monkeypatch: pytest.MonkeyPatch, 
             down.close()
             start = time.monotonic()
             for rows in range(1, 4):
-                found.told("000-own", entry(rows), recipe)
+                found.notify("000-own", entry(rows), recipe)
             assert time.monotonic() - start < 1, "a trial doesn't wait"
-            found.told("000-own", entry(3, "finished"), recipe)
+            found.notify("000-own", entry(3, "finished"), recipe)
             with local_server(tmp_path / "mlflow", port):
                 found.finish(search, {"a.txt": b"a"})
                 (run,) = runs("trial")

@@ -14,7 +14,7 @@ import torch
 from backdrop.common.errors import ConfigError
 from backdrop.inference.member import read_member
 from backdrop.steps.train import train
-from backdrop.training.distributed import World
+from backdrop.training.distributed import Distributed
 from tests.conftest import SMALL
 from tests.training.test_fit import samples
 
@@ -25,7 +25,7 @@ SHARED = (
     "epochs=3",
     "batch_size=3",
     "schedule=[{kind: constant, epochs: 3, rate: 0.05}]",
-    "optimiser={name: sgd, clip_norm: 1.0}",
+    "optimizer={name: sgd, clip_norm: 1.0}",
     "augmentation=[{kind: affine}]",
     "checkpoint.every_steps=1",
 )
@@ -84,22 +84,22 @@ def test_two_killed_processes_go_on_to_the_same_bits(data: Path, plan: Path, tmp
 
 
 def test_work_is_shared_and_put_together_again_in_its_order() -> None:
-    parts = [World(rank, 3).share(range(8)) for rank in range(3)]
+    parts = [Distributed(rank, 3).share(range(8)) for rank in range(3)]
     assert [list(part) for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 
 def test_a_batch_needs_an_image_for_each_process(data: Path, plan: Path) -> None:
     one = samples(data, plan)
     with pytest.raises(ConfigError, match="9 processes can't share a batch of 2"):
-        type(one)(one.photos, one.decoded.digests, one.recipe, (), World(0, 9))
+        type(one)(one.photos, one.decoded.digests, one.recipe, (), Distributed(0, 9))
 
 
 def test_the_parts_of_a_batch_weigh_as_the_whole(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(World, "wait", lambda _: None)  # both are this process
+    monkeypatch.setattr(Distributed, "barrier", lambda _: None)  # both are this process
     one = samples(data, plan, (*SMALL, "batch_size=3"))
     step = one.steps(0)[0]
     (whole,) = one.batches(0, step, torch.device("cpu"))
-    parts = [type(one)(one.photos, one.decoded.digests, one.recipe, (), World(rank, 2)) for rank in range(2)]
+    parts = [type(one)(one.photos, one.decoded.digests, one.recipe, (), Distributed(rank, 2)) for rank in range(2)]
     batches = [part.batches(0, step, torch.device("cpu"))[0] for part in parts]
     assert [len(batch.images) for batch in batches] == [2, 1]
     assert [batch.scale() / 2 for batch in batches] == pytest.approx([2 / 3, 1 / 3])

@@ -147,9 +147,9 @@ def test_a_stream_taken_up_in_the_middle_gives_the_same_batches(data: Path, plan
     assert torch.equal(once_more.images, later[0][0].images)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd", "rmsprop"])
-def test_every_optimiser_trains(data: Path, plan: Path, tmp_path: Path, optimiser: str) -> None:
-    one = (*SMALL, "epochs=1", f"optimiser.name={optimiser}")
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+def test_every_optimizer_trains(data: Path, plan: Path, tmp_path: Path, optimizer: str) -> None:
+    one = (*SMALL, "epochs=1", f"optimizer.name={optimizer}")
     assert train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), one).member.dice >= 0
 
 
@@ -176,10 +176,10 @@ from pathlib import Path
 found = []
 sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
 from backdrop.training.member import read_member
-from backdrop.training.shelf import Shelf
+from backdrop.training.store import CheckpointStore
 folder = Path(sys.argv[1])
 found.clear()  # what libraries do as they are imported is theirs
-assert Shelf(folder / "checkpoints").read() is not None
+assert CheckpointStore(folder / "checkpoints").read() is not None
 read_member(folder).network()
 assert not found, found
 """

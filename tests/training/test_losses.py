@@ -115,7 +115,7 @@ def boundary(case: Case, band: float, weight: float, profile: str, squared: bool
 
 
 def sides(mask: np.ndarray) -> list[tuple[float, float, float, float]]:
-    """Sides between a pixel in the mask and one that is not, as top, bottom, left, right; pixel centres are whole."""
+    """Sides between a pixel in the mask and one that is not, as top, bottom, left, right; pixel centers are whole."""
     height, width = mask.shape
     found = [
         (y - 0.5, y + 0.5, x + 0.5, x + 0.5)

@@ -77,7 +77,7 @@ def source(path: Path) -> Pretrained:
     return Pretrained(address=str(path), sha256=storage.sha256(path.read_bytes()))
 
 
-def uninitialised(**options: Any) -> torch.nn.Module:
+def uninitialized(**options: Any) -> torch.nn.Module:
     with torch.device("meta"):
         network = build(**options)
     return network.to_empty(device="cpu")
@@ -97,7 +97,7 @@ def test_torchvisions_files_fill_encoders(
 ) -> None:
     weights = numbered(shapes)
     torch.save(weights, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
-    network = uninitialised(**options)
+    network = uninitialized(**options)
     load_encoder(network, source(tmp_path / "weights.pth"))
     found = network.encoder.state_dict()
     assert {key: tuple(value.shape) for key, value in found.items()} == {
@@ -110,7 +110,7 @@ def test_files_from_before_batches_were_counted_fill_encoders(tmp_path: Path) ->
     """torchvision's first ResNet files are older than `num_batches_tracked`."""
     weights = numbered({key: shape for key, shape in resnet34().items() if not key.endswith("tracked")})
     torch.save(weights, tmp_path / "weights.pth")
-    network = uninitialised(name="linknet")
+    network = uninitialized(name="linknet")
     load_encoder(network, source(tmp_path / "weights.pth"))
     found = network.encoder.state_dict()
     assert all(torch.equal(found[key], value) for key, value in weights.items() if not is_head(key))
@@ -148,7 +148,7 @@ def test_an_encoder_takes_all_or_nothing(tmp_path: Path, change: dict[str, Any],
     weights = {key: value for key, value in (numbered(vgg11()) | change).items() if value is not None}
     torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=f"weights.pth doesn't fit the encoder .*{complaint}"):
-        load_encoder(uninitialised(name="vgg-unet", width=2), source(tmp_path / "weights.pth"))
+        load_encoder(uninitialized(name="vgg-unet", width=2), source(tmp_path / "weights.pth"))
 
 
 def test_files_without_weights(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError, TrainingError
 from backdrop.data import cache as decoded
-from backdrop.data.cache import open_decoded
+from backdrop.data.cache import open_cache
 from tests.conftest import SMALL
 from tests.training.test_fit import samples
 
@@ -91,7 +91,7 @@ def test_a_photograph_that_changed_is_another_file(data: Path, plan: Path) -> No
     stem = one.photos[0].stem
     digests = {**one.decoded.digests, stem: ("0" * 64, one.decoded.digests[stem][1])}
     with pytest.raises(DataError, match="has changed since the plan was verified"):
-        open_decoded(one.photos, digests, one.recipe.input, "disk")
+        open_cache(one.photos, digests, one.recipe.input, "disk")
 
 
 def test_little_room_means_no_cache_unless_it_was_asked_for(

@@ -21,7 +21,7 @@ from backdrop.inference.member import MemberRecord, read_member
 from backdrop.steps.train import train
 from backdrop.training import trainer
 from backdrop.training.checkpoint import pieces
-from backdrop.training.checkpoint_store import Shelf
+from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.samples import Samples
 from backdrop.training.step import Batch
 from tests.conftest import SMALL
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(
     older, newest = checkpoints(out)
     count = 0
     for what in damages(newest):
-        found = Shelf(out / "checkpoints").read()
+        found = CheckpointStore(out / "checkpoints").read()
         assert found is not None
         assert found.progress.step == int(older.name.split("-")[1]), what
         assert f"{newest} is damaged" in capsys.readouterr().err, what

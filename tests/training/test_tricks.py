@@ -16,7 +16,7 @@ from backdrop.steps.train import train
 from backdrop.training import trainer
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
-from backdrop.training.step import Batch, follow, make_optimiser, set_rate, train_step
+from backdrop.training.step import Batch, follow, make_optimizer, set_rate, train_step
 from tests.conftest import SMALL
 
 CONSTANT = "schedule=[{kind: constant, epochs: 1, rate: 1e-2}]"
@@ -48,9 +48,9 @@ def gradient(batches: Sequence[Batch], add_up: bool = False) -> torch.Tensor:
     """What one step of plain SGD at rate 1 takes away."""
     model = network()
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
-    set_rate(optimiser, 1.0)
-    train_step(model, optimiser, make_loss("bce_dice"), batches, None, add_up)
+    optimizer = make_optimizer(model, "sgd", 0.0, 0.0)
+    set_rate(optimizer, 1.0)
+    train_step(model, optimizer, make_loss("bce_dice"), batches, None, add_up)
     return before - nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
@@ -70,15 +70,15 @@ def test_the_loss_of_a_step_is_the_mean_over_its_images() -> None:
     batches = [batch(2, 0), batch(1, 1)]
     model = network()
     expected = make_loss("bce_dice")(model(joined(batches).images), joined(batches).targets, None)
-    optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
-    found = train_step(model, optimiser, make_loss("bce_dice"), batches, None)
+    optimizer = make_optimizer(model, "sgd", 0.0, 0.0)
+    found = train_step(model, optimizer, make_loss("bce_dice"), batches, None)
     assert float(found) == pytest.approx(float(expected.detach()))
 
 
 def test_clipping_bounds_the_gradient() -> None:
     model = network()
-    optimiser = make_optimiser(model, "sgd", 0.0, 0.0)
-    train_step(model, optimiser, make_loss("bce_dice"), [batch(2, 0)], 1e-3)
+    optimizer = make_optimizer(model, "sgd", 0.0, 0.0)
+    train_step(model, optimizer, make_loss("bce_dice"), [batch(2, 0)], 1e-3)
     norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -100,21 +100,21 @@ def test_the_running_mean_follows_the_weights_and_copies_counts() -> None:
 
 
 class Spy:
-    """Notes which images each step trained on, and with which optimiser and rate."""
+    """Notes which images each step trained on, and with which optimizer and rate."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images: list[list[float]] = []
         self.losses: list[float] = []
-        self.optimisers: list[torch.optim.Optimizer] = []
+        self.optimizers: list[torch.optim.Optimizer] = []
         self.rates: list[float] = []
         monkeypatch.setattr(trainer, "train_step", self.step)
 
-    def step(self, model, optimiser, loss_function, batches, *how) -> torch.Tensor:
-        loss = train_step(model, optimiser, loss_function, batches, *how)
+    def step(self, model, optimizer, loss_function, batches, *how) -> torch.Tensor:
+        loss = train_step(model, optimizer, loss_function, batches, *how)
         self.images.append([float(image.sum()) for batch in batches for image in batch.images])
         self.losses.append(float(loss))
-        self.optimisers.append(optimiser)
-        self.rates.append(optimiser.param_groups[0]["lr"])
+        self.optimizers.append(optimizer)
+        self.rates.append(optimizer.param_groups[0]["lr"])
         return loss
 
 
@@ -142,21 +142,21 @@ def test_no_image_is_lost_in_accumulation(data: Path, plan: Path, tmp_path: Path
     assert len({value for images in spy.images for value in images}) == 4
 
 
-def test_a_phase_may_bring_its_own_optimiser(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
+def test_a_phase_may_bring_its_own_optimizer(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
     phases = (
         "schedule=[{kind: constant, epochs: 2, rate: 1e-2}, "
-        "{kind: constant, epochs: 1, rate: 1e-3, optimiser: {name: rmsprop}}, {kind: constant, epochs: 1, rate: 1e-4}]"
+        "{kind: constant, epochs: 1, rate: 1e-3, optimizer: {name: rmsprop}}, {kind: constant, epochs: 1, rate: 1e-4}]"
     )
     run(data, plan, tmp_path / "m", phases, "epochs=4", "batch_size=4")
-    assert [type(one).__name__ for one in spy.optimisers] == ["AdamW", "AdamW", "RMSprop", "RMSprop"]
-    assert spy.optimisers[0] is spy.optimisers[1]
-    assert spy.optimisers[2] is spy.optimisers[3]
+    assert [type(one).__name__ for one in spy.optimizers] == ["AdamW", "AdamW", "RMSprop", "RMSprop"]
+    assert spy.optimizers[0] is spy.optimizers[1]
+    assert spy.optimizers[2] is spy.optimizers[3]
     assert spy.rates == [1e-2, 1e-2, 1e-3, 1e-4]
 
 
-def test_a_forgetful_optimiser_begins_anew_at_each_epoch(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
-    run(data, plan, tmp_path / "m", "optimiser.forgetful=true", "epochs=3", "batch_size=4")
-    assert len({id(one) for one in spy.optimisers}) == 3
+def test_a_forgetful_optimizer_begins_anew_at_each_epoch(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
+    run(data, plan, tmp_path / "m", "optimizer.forgetful=true", "epochs=3", "batch_size=4")
+    assert len({id(one) for one in spy.optimizers}) == 3
 
 
 def test_a_phase_may_bring_its_own_augmentation(data: Path, plan: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_phase_may_bring_its_own_augmentation(data: Path, plan: Path) -> None:
     assert torch.equal(images(0).flip(3), images(2))
 
 
-def test_pseudo_labelled_photographs_weigh_less(data: Path, plan: Path) -> None:
+def test_pseudo_labeled_photographs_weigh_less(data: Path, plan: Path) -> None:
     recipe = find_recipe("tiny", (*SMALL, "batch_size=4", "pseudo_weight=0.25"))
     dataset, folds = open_dataset(data), read_plan(plan)
     photos = dataset.select(row.image for row in folds.training(0))
@@ -193,19 +193,19 @@ def test_snapshots_keep_the_best_epoch_of_each_of_the_last_cycles(data: Path, pl
     cycles = "schedule=[{kind: cycle, epochs: 6, rates: [1e-2, 1e-3]}]"
     run(data, plan, tmp_path / "m", cycles, "epochs=6", "snapshots=2", "ema=0.5")
     member = read_member(tmp_path / "m")
-    committee = member.network()
-    assert len(committee.networks) == 2  # type: ignore[arg-type]  # it's a ModuleList
+    snapshot_ensemble = member.network()
+    assert len(snapshot_ensemble.networks) == 2  # type: ignore[arg-type]  # it's a ModuleList
     history = member.history()
     best = max(history[2:], key=lambda row: row["dice"])
     assert member.record.selected_epoch == best["epoch"]
     image = torch.rand(1, 3, 32, 64)
     with torch.inference_mode():
-        logits = [network(image) for network in committee.networks]  # type: ignore[union-attr]  # as above
-        torch.testing.assert_close(committee(image), (logits[0] + logits[1]) / 2)
+        logits = [network(image) for network in snapshot_ensemble.networks]  # type: ignore[union-attr]  # as above
+        torch.testing.assert_close(snapshot_ensemble(image), (logits[0] + logits[1]) / 2)
     assert not torch.equal(logits[0], logits[1])
 
 
-@pytest.mark.parametrize("kept", ["ema=0.9", "snapshots=2", "optimiser.forgetful=true", "replay_every=2"])
+@pytest.mark.parametrize("kept", ["ema=0.9", "snapshots=2", "optimizer.forgetful=true", "replay_every=2"])
 def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
     data: Path, plan: Path, tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

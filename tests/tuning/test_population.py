@@ -15,8 +15,8 @@ from backdrop.training.lr_schedules import learning_rates
 from backdrop.tuning.lineage import constant, stretch
 from backdrop.tuning.population import STATE, Population, _left
 from backdrop.tuning.results import Search
-from backdrop.tuning.trial import Question
-from backdrop.tuning.trial_store import Entry, Ledger, Row, judged
+from backdrop.tuning.trial import TrialSpec
+from backdrop.tuning.trial_store import Entry, Row, TrialStore, judged
 from tests.tuning.test_search import start
 
 BUDGET = Budget(trials=5, epochs=4, scheduler="pb2", repeats=2)
@@ -36,9 +36,9 @@ def row(fold: int, epoch: int, rate: float) -> Row:
 
 
 def population(folds: tuple[int, ...] = (0,), epochs: int = 4, **changes: object) -> Population:
-    question = Question("data", "plan.csv", find_recipe("tiny", [f"epochs={epochs}"]), folds, "trials")
+    spec = TrialSpec("data", "plan.csv", find_recipe("tiny", [f"epochs={epochs}"]), folds, "trials")
     parts = {"first": 2, "size": 5, "ends": (1e-4, 1e-2), "seed": 0, "state": "population"}
-    return Population(question, find_recipe("tiny"), **parts | changes)  # type: ignore[arg-type]
+    return Population(spec, find_recipe("tiny"), **parts | changes)  # type: ignore[arg-type]
 
 
 def test_rates_begin_spread_over_the_decades() -> None:
@@ -93,8 +93,8 @@ def check(search: Search, out: Path) -> None:
     assert not (out / "population").exists()
     assert search.comparison is not None
     assert search.comparison.best in {one.name for one in grown}
-    entry = Ledger(str(out / "trials")).read(search.comparison.best)
-    again = Ledger(str(out / "repeats")).read(f"000-{search.comparison.best}-seed-1")
+    entry = TrialStore(str(out / "trials")).read(search.comparison.best)
+    again = TrialStore(str(out / "repeats")).read(f"000-{search.comparison.best}-seed-1")
     assert entry is not None
     assert again is not None
     assert again.override["schedule"] == entry.override["schedule"], "the schedule is what is trained again"
@@ -105,13 +105,13 @@ def test_the_worst_go_on_with_the_weights_of_the_better(
     cars: tuple[Path, Path], wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[Entry]] = defaultdict(list)
-    write = Ledger.write
+    write = TrialStore.write
 
-    def heard(ledger: Ledger, one: Entry) -> None:
+    def heard(store: TrialStore, one: Entry) -> None:
         seen[one.name].append(one)
-        write(ledger, one)
+        write(store, one)
 
-    monkeypatch.setattr(Ledger, "write", heard)
+    monkeypatch.setattr(TrialStore, "write", heard)
     search = tune(*map(str, cars), "tiny", str(tmp_path / "out"), BUDGET, str(wide)).search
     check(search, tmp_path / "out")
 
@@ -138,7 +138,7 @@ def test_the_worst_go_on_with_the_weights_of_the_better(
 def kill(cars: tuple[Path, Path], space: Path, out: Path, epochs: int) -> None:
     """Kills the driver once the population has trained so many epochs."""
     process = start(cars, out, space, BUDGET)
-    trials = Ledger(str(out / "trials"))
+    trials = TrialStore(str(out / "trials"))
 
     def trained() -> int:
         found = [trials.read(path.stem) for path in (out / "trials").glob("*-pb2.json")]

@@ -30,7 +30,7 @@ def test_what_was_drawn_before_is_drawn_again(kind: type[Random]) -> None:
     assert kind(SPACE, RECIPE, PRESETS, 9, seed=8).give(5, drawn.params) == drawn
 
 
-def learnt(seed: int, again: bool) -> list[Entry]:
+def learned(seed: int, again: bool) -> list[Entry]:
     """What TPE draws when the rate alone matters; `again`: by another search that knows the first trials."""
     before, source = Tpe(SPACE, RECIPE, [], 40, seed), Tpe(SPACE, RECIPE, [], 40, seed)
     entries = []
@@ -47,7 +47,7 @@ def learnt(seed: int, again: bool) -> list[Entry]:
 
 
 def test_tpe_learns_and_goes_on_to_the_same_draws() -> None:
-    rates = [float(one.values["rate"]) for one in learnt(0, again=True)]
+    rates = [float(one.values["rate"]) for one in learned(0, again=True)]
     far = [abs(rate - 2e-2) for rate in rates]
     assert sum(far[20:]) < 0.7 * sum(far[:20])
 

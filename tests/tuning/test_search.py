@@ -19,7 +19,7 @@ from backdrop.config import Budget, find_recipe, read_over
 from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
 from backdrop.tuning.results import Search
-from backdrop.tuning.trial_store import Ledger
+from backdrop.tuning.trial_store import TrialStore
 from tests.conftest import SMALL
 
 BUDGET = Budget(trials=6, epochs=4, searcher="random", repeats=2)
@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_what_a_search_needs_to_go_on(cars: tuple[Path, Path], spa
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait() != 0
-    own = Ledger(str(out / "trials")).find(0)
+    own = TrialStore(str(out / "trials")).find(0)
     assert own is not None
     assert own.status == "running"
     assert list(out.glob("trials/000-own/fold-0/checkpoints/[0-9]*"))

@@ -78,7 +78,7 @@ def _affine(change: "words.Affine", planes: Tensor, draw: np.random.Generator) -
     height, width = planes.shape[1:]
     shift_x, shift_y = (draw.uniform(-change.shift, change.shift) * side for side in (width, height))
     scale, angle = draw.uniform(*change.scale), math.radians(draw.uniform(-change.rotate, change.rotate))
-    # Whence each pixel comes: seen from the centre, which grid_sample calls 0, with the outermost pixels at -1 and 1.
+    # Whence each pixel comes: seen from the center, which grid_sample calls 0, with the outermost pixels at -1 and 1.
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     x = torch.arange(width, device=planes.device) - (middle_x + shift_x)
     y = torch.arange(height, device=planes.device)[:, None] - (middle_y + shift_y)

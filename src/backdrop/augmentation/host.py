@@ -44,7 +44,7 @@ class Augmenter:
 
 
 class GrayObject(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is untyped
-    """Takes the colour away where the mask is on."""
+    """Takes the color away where the mask is on."""
 
     @property
     def targets_as_params(self) -> list[str]:
@@ -56,7 +56,7 @@ class GrayObject(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # al
         return {"on": data["mask"] > HALF}
 
     def apply(self, img: NDArray[np.uint8], on: NDArray[np.bool_], **_: Any) -> NDArray[np.uint8]:
-        """An image (H, W, 3) RGB with luma in place of colour where `on` (H, W) is true."""
+        """An image (H, W, 3) RGB with luma in place of color where `on` (H, W) is true."""
         luma = cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
         return np.where(on[..., None], luma[..., None], img)
 

@@ -4,7 +4,7 @@ Each carries what is wrong (naming the file or the thing) and what to do about i
 both on one line and ends with `exit_code`; anything else that escapes is a bug and shows its traceback.
 """
 
-SHOWN = 300  # characters of somebody else\'s message
+SHOWN = 300  # characters of somebody else's message
 
 
 class BackdropError(Exception):
@@ -71,7 +71,7 @@ class EndpointError(BackdropError):
     """A cluster's API, Kubeflow's or Kubernetes' own, can't be reached or can't do what was asked."""
 
 
-def short(message: object) -> str:
+def shorten(message: object) -> str:
     """On one line, and cut."""
     text = " ".join(str(message).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
@@ -82,4 +82,4 @@ def cause(message: str | None) -> str:
     lines = [line for line in (message or "").splitlines() if line.strip()]
     # Ray's own line about the command may come last, though it was first.
     ours = [line for line in lines if line.startswith("error: ")]
-    return short((ours or lines or ["no message"])[-1])
+    return shorten((ours or lines or ["no message"])[-1])

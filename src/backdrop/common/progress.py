@@ -36,11 +36,11 @@ def _lines(label: str, total: int) -> Iterator[Callable[[str], None]]:
         done += 1
         if done == total or time.monotonic() - last >= HEARTBEAT_S:
             last = time.monotonic()
-            say(f"{label} {done}/{total} {note}".rstrip())
+            log(f"{label} {done}/{total} {note}".rstrip())
 
     yield advance
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """One plain line to whoever watches."""
     print(message, file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ class HFlip(Record):
 
 
 class Affine(Record):
-    """Scales by a factor, turns by up to so many degrees and shifts by up to a share of each side, about the centre.
+    """Scales by a factor, turns by up to so many degrees and shifts by up to a share of each side, about the center.
 
     Borders are reflected. The mask is interpolated too and stays soft at its edge, unless `hard` cuts it at one half,
     in moved samples and in those left alone.
@@ -76,7 +76,7 @@ class Hsv(Record):
 
 
 class Gray(Record):
-    """Puts luma in place of colour: everywhere, or only where the mask is on, the `object` on its own background."""
+    """Puts luma in place of color: everywhere, or only where the mask is on, the `object` on its own background."""
 
     kind: Literal["gray"]
     p: Share = 0.25
@@ -84,7 +84,7 @@ class Gray(Record):
 
 
 class Erase(Record):
-    """Covers up to `most` rectangles with one colour each, the mask unchanged.
+    """Covers up to `most` rectangles with one color each, the mask unchanged.
 
     So that what is strange in a studio isn't taken for the product (Cutout: DeVries and Taylor 2017, arXiv:1708.04552).
     """

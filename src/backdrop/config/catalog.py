@@ -8,7 +8,7 @@ from typing import Any, Literal
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.config.recipe import Recipe
-from backdrop.config.records import meant, override, parse, parse_yaml, read_text
+from backdrop.config.records import override, parse, parse_yaml, read_text, suggest
 
 Kind = Literal["recipes", "ensembles", "spaces"]
 
@@ -39,7 +39,7 @@ def read_over(path: str | None) -> dict[str, Any]:
     values = parse_yaml(storage.read_bytes(path).decode(errors="replace"), path)
     for key in values:
         if key not in Recipe.model_fields:
-            raise ConfigError(f"{path}: unknown key {key}", meant(key, Recipe.model_fields))
+            raise ConfigError(f"{path}: unknown key {key}", suggest(key, Recipe.model_fields))
     return values
 
 
@@ -68,4 +68,4 @@ def find_text(kind: Kind, name: str) -> tuple[str, str]:
         return storage.read_bytes(name).decode(errors="replace"), name
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return read_text(Path(name), noun), name
-    raise ConfigError(f"There is no {noun} {name}", meant(name, texts))
+    raise ConfigError(f"There is no {noun} {name}", suggest(name, texts))

@@ -63,7 +63,7 @@ class Part(Record):
 
 
 class Group(Record):
-    """Parts and groups that are averaged first; then their mean weighs against the group's neighbours."""
+    """Parts and groups that are averaged first; then their mean weighs against the group's neighbors."""
 
     group: str
     weight: Rate = 1.0
@@ -113,7 +113,7 @@ class Ensemble(Record):
         return self.model_copy(update={"members": parts})
 
     def tuned(self, recipes: Sequence[Recipe]) -> "Ensemble":
-        """The same, resolved, with the schedules and optimisers that a search found for its recipes.
+        """The same, resolved, with the schedules and optimizers that a search found for its recipes.
 
         Args:
             recipes: those that were trained, each once or more.
@@ -124,7 +124,7 @@ class Ensemble(Record):
         found = {recipe.name: recipe for recipe in recipes}
         own = {part.resolve().name: part.resolve() for part in self.parts()}
         for recipe in recipes:
-            searched = {name: getattr(recipe, name) for name in ("schedule", "optimiser")}
+            searched = {name: getattr(recipe, name) for name in ("schedule", "optimizer")}
             known = own.get(recipe.name)
             if recipe != found[recipe.name] or known is None or known.model_copy(update=searched) != recipe:
                 what = f"Recipe {recipe.name} isn't ensemble {self.name}'s with another schedule"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from backdrop.common.errors import ConfigError, PlanError
-from backdrop.config.records import meant
+from backdrop.config.records import suggest
 
 PLAN = "plan.csv"  # what an ensemble's own plan is called wherever it is kept
 By = Literal["area", "area-rank", "stratified", "random"]
@@ -37,7 +37,7 @@ def as_by(text: str) -> By:
         PlanError: if it is none.
     """
     if text not in get_args(By):
-        raise PlanError(f"Objects can't be split by {text}", meant(text, get_args(By)))
+        raise PlanError(f"Objects can't be split by {text}", suggest(text, get_args(By)))
     return cast(By, text)
 
 

@@ -8,8 +8,8 @@ from backdrop.config.network import Count, Rate, Share
 from backdrop.config.records import Record
 
 
-class Optimiser(Record):
-    """The optimiser; its rate comes from the schedule. `clip_norm` bounds the gradient's L2 norm.
+class Optimizer(Record):
+    """The optimizer; its rate comes from the schedule. `clip_norm` bounds the gradient's L2 norm.
 
     `forgetful` makes it anew at each epoch, as one of the winners did.
     """

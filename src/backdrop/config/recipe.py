@@ -8,7 +8,7 @@ from backdrop.common import storage
 from backdrop.config.augmentation import Change, HFlip
 from backdrop.config.loss import BceDice, Loss
 from backdrop.config.network import Count, Input, Network, Pretrained, Rate, Tta
-from backdrop.config.optimizer import Accumulation, Optimiser
+from backdrop.config.optimizer import Accumulation, Optimizer
 from backdrop.config.records import Record, dump_yaml
 from backdrop.config.schedule import Phase
 
@@ -33,7 +33,7 @@ class Compute(Record):
 
 
 class Checkpoints(Record):
-    """When a checkpoint is due: so many seconds or optimiser steps after the last one, whichever comes first."""
+    """When a checkpoint is due: so many seconds or optimizer steps after the last one, whichever comes first."""
 
     every_s: Rate = 60.0
     every_steps: Count | None = None
@@ -55,10 +55,10 @@ class Recipe(Record):
     """Everything needed to train a member.
 
     `epochs` is the length of training; the lengths of the schedule's phases are stretched to fill it.
-    `initialisation` 2017 draws first weights as torch 0.2 did. Each `replay_every` steps the hardest batch since the
+    `initialization` 2017 draws first weights as torch 0.2 did. Each `replay_every` steps the hardest batch since the
     last time is trained on once more. With `ema`, what is judged and kept is a running mean of the weights, of which
     so much stays at each step. With `snapshots`, the best epochs of the last so many phases and cycles are kept, and
-    the member's answer is the mean of theirs. `pseudo_weight` is what a pseudo-labelled photograph weighs in the loss.
+    the member's answer is the mean of theirs. `pseudo_weight` is what a pseudo-labeled photograph weighs in the loss.
 
     `on_nan` says what a loss that is no number does: it stops the training, or its step is skipped.
     """
@@ -67,10 +67,10 @@ class Recipe(Record):
     description: str = ""
     network: Network
     pretrained: Pretrained | None = None
-    initialisation: Literal["today", "2017"] = "today"
+    initialization: Literal["today", "2017"] = "today"
     input: Input
     loss: Loss = BceDice()
-    optimiser: Optimiser = Optimiser()
+    optimizer: Optimizer = Optimizer()
     epochs: Count
     batch_size: Count
     accumulate: Accumulation = Accumulation()

@@ -81,7 +81,7 @@ def parse(record: type[R], values: Mapping[str, Any], source: str) -> R:
         raise _explain(record, error, source) from error
 
 
-def meant(word: str, choices: Iterable[str]) -> str:
+def suggest(word: str, choices: Iterable[str]) -> str:
     """A remedy: the nearest of `choices` if one is near, else all of them."""
     known = sorted(choices)
     near = difflib.get_close_matches(word, known, n=1)
@@ -128,7 +128,7 @@ def _explain(record: type[Record], error: ValidationError, source: str) -> Confi
     path = [str(part) for part in first["loc"]]
     where = ".".join(path) or "the whole"
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key {where}", meant(path[-1], _keys_at(record, path[:-1])))
+        return ConfigError(f"{source}: unknown key {where}", suggest(path[-1], _keys_at(record, path[:-1])))
     if first["type"] == "missing":
         return ConfigError(f"{source}: key {where} is missing", f"Add {path[-1]}")
     return ConfigError(f"{source}: {where}: {_one_line(first['msg'])}", f"Mend {where}")

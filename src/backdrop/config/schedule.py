@@ -1,4 +1,4 @@
-"""Schedules: phases one after another, each with its rates and, if need be, its own augmentation and optimiser.
+"""Schedules: phases one after another, each with its rates and, if need be, its own augmentation and optimizer.
 
 Where the phases' epochs don't add up to the recipe's, each is stretched or shrunk in proportion and keeps its shape.
 """
@@ -9,18 +9,18 @@ from pydantic import Field, model_validator
 
 from backdrop.config.augmentation import Change
 from backdrop.config.network import Count, Rate, Share
-from backdrop.config.optimizer import Optimiser
+from backdrop.config.optimizer import Optimizer
 from backdrop.config.records import Record
 
 Factor = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Phase(Record):
-    """`augmentation` and `optimiser` replace the recipe's from here to the next phase's; an optimiser begins anew."""
+    """`augmentation` and `optimizer` replace the recipe's from here to the next phase's; an optimizer begins anew."""
 
     epochs: Count
     augmentation: tuple[Change, ...] | None = None
-    optimiser: Optimiser | None = None
+    optimizer: Optimizer | None = None
 
 
 class Constant(_Phase):

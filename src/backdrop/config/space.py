@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from backdrop.common.errors import ConfigError
 from backdrop.config.catalog import find_text, shipped
 from backdrop.config.network import Count, Rate, Share
-from backdrop.config.optimizer import Optimiser
+from backdrop.config.optimizer import Optimizer
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, parse, parse_yaml
 from backdrop.config.schedule import Factor
@@ -207,8 +207,8 @@ class OneCycle(_Family):
 Family = Annotated[Plateau | Step | Cycle | Tail | Restarts | Cosine | OneCycle, Field(discriminator="kind")]
 
 
-class Optimisers(Record):
-    """Which optimisers may be drawn, and their weight decay; what else a recipe says of its own stays."""
+class Optimizers(Record):
+    """Which optimizers may be drawn, and their weight decay; what else a recipe says of its own stays."""
 
     name: Annotated[tuple[Literal["adam", "adamw", "sgd", "rmsprop"], ...], Field(min_length=1)]
     weight_decay: Rates | None = None
@@ -218,14 +218,14 @@ class Space(Record):
     """What a search may try.
 
     `set` is set in the recipe while it is searched, such as a smaller size: what is called its proxy. `presets` are
-    recipes whose schedule and optimiser are tried as they are, after the recipe's own.
+    recipes whose schedule and optimizer are tried as they are, after the recipe's own.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     description: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
     presets: tuple[str, ...] = ()
-    optimiser: Optimisers | None = None
+    optimizer: Optimizers | None = None
     families: Annotated[tuple[Family, ...], Field(min_length=1)]
 
 
@@ -269,12 +269,12 @@ class Candidate:
 def find_space(name: str | None, recipe: Recipe) -> Space:
     """A shipped space by name, or a YAML file's by path; without a name, the one for such a recipe.
 
-    That is the one whose name the recipe's begins with, else the one of its optimiser's kind.
+    That is the one whose name the recipe's begins with, else the one of its optimizer's kind.
 
     Raises:
         ConfigError: if there is none, or it isn't valid.
     """
-    kind = "sgd" if recipe.optimiser.name == "sgd" else "adam"
+    kind = "sgd" if recipe.optimizer.name == "sgd" else "adam"
     own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), kind)
     text, source = find_text("spaces", name or own)
     return parse(Space, parse_yaml(text, source), source)
@@ -300,13 +300,13 @@ def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
     phases = family.phases(rate, recipe.epochs - warmup, draws)
     if warmup:
         phases.insert(0, _phase("exponential", warmup, rate=_short(rate * COLD), final=rate))
-    return Candidate(name, draws.values, {"schedule": phases, **_optimiser(space, recipe, draws)})
+    return Candidate(name, draws.values, {"schedule": phases, **_optimizer(space, recipe, draws)})
 
 
 def preset(recipe: Recipe) -> Candidate:
-    """A recipe's own schedule and optimiser, its phases without what they augment."""
+    """A recipe's own schedule and optimizer, its phases without what they augment."""
     phases = [phase.model_dump(mode="json", exclude={"augmentation"}, exclude_none=True) for phase in recipe.schedule]
-    return Candidate("preset", {}, {"schedule": phases, "optimiser": recipe.optimiser.model_dump(mode="json")})
+    return Candidate("preset", {}, {"schedule": phases, "optimizer": recipe.optimizer.model_dump(mode="json")})
 
 
 def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
@@ -318,14 +318,14 @@ def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
     return override
 
 
-def _optimiser(space: Space, recipe: Recipe, draws: Draws) -> dict[str, Any]:
-    chosen: Optimiser = recipe.optimiser
-    if space.optimiser:
-        update: dict[str, Any] = {"name": draws.one_of("optimiser", space.optimiser.name)}
-        if space.optimiser.weight_decay:
-            update["weight_decay"] = draws.real("weight_decay", space.optimiser.weight_decay)
+def _optimizer(space: Space, recipe: Recipe, draws: Draws) -> dict[str, Any]:
+    chosen: Optimizer = recipe.optimizer
+    if space.optimizer:
+        update: dict[str, Any] = {"name": draws.one_of("optimizer", space.optimizer.name)}
+        if space.optimizer.weight_decay:
+            update["weight_decay"] = draws.real("weight_decay", space.optimizer.weight_decay)
         chosen = chosen.model_copy(update=update)
-    return {"optimiser": chosen.model_dump(mode="json")}
+    return {"optimizer": chosen.model_dump(mode="json")}
 
 
 def _phase(kind: str, epochs: int, **values: Any) -> dict[str, Any]:

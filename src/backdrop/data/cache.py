@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import StorageError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.config import Input
 from backdrop.data.dataset import Digests, Photo, in_threads, read_pair
 from backdrop.data.preprocessing import to_input
@@ -26,7 +26,7 @@ Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedCache:
     """Photographs (H, W, 3) RGB and soft masks (H, W), 0..255, at the network's input size.
 
     With `folder`, each is decoded once and kept there in a file named by the digests of image and mask, so that folds,
@@ -93,7 +93,7 @@ class Decoded:
                 raise
 
 
-def open_decoded(photos: Sequence[Photo], digests: Digests, spec: Input, cache: str) -> Decoded:
+def open_cache(photos: Sequence[Photo], digests: Digests, spec: Input, cache: str) -> DecodedCache:
     """Where training reads its photographs from, ready to be read.
 
     Args:
@@ -107,19 +107,19 @@ def open_decoded(photos: Sequence[Photo], digests: Digests, spec: Input, cache: 
         DataError: if a photograph can't be decoded.
         StorageError: with `disk`, if there is no room.
     """
-    plain = Decoded(digests, spec)
+    plain = DecodedCache(digests, spec)
     if cache == "none":
         return plain
-    kept = Decoded(digests, spec, storage.cache_folder() / "decoded" / _digest(spec))
+    kept = DecodedCache(digests, spec, storage.cache_folder() / "decoded" / _digest(spec))
     if cache != "disk" and kept.missing_bytes(photos) > SHARE * _free(kept.folder):
-        say(f"Photographs are decoded anew in each epoch: there is little room in {storage.cache_folder()}")
+        log(f"Photographs are decoded anew in each epoch: there is little room in {storage.cache_folder()}")
         return plain
     try:
         kept.prepare(photos)
     except StorageError as error:
         if cache == "disk":
             raise
-        say(f"Photographs are decoded anew in each epoch: {error}")
+        log(f"Photographs are decoded anew in each epoch: {error}")
         return plain
     return kept
 

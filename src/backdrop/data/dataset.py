@@ -48,13 +48,13 @@ class Photo:
 class Dataset:
     """A dataset's photographs by stem, in sorted order, and the masks that belong to none.
 
-    `unlabelled` are those in `test`, which have no masks.
+    `unlabeled` are those in `test`, which have no masks.
     """
 
     root: Path
     photos: dict[str, Photo]
     orphans: tuple[Path, ...]
-    unlabelled: dict[str, Photo] = field(default_factory=dict)
+    unlabeled: dict[str, Photo] = field(default_factory=dict)
 
     def select(self, stems: Iterable[str]) -> list[Photo]:
         """The photographs with these stems, each with a mask.
@@ -86,8 +86,8 @@ def open_dataset(data: str | Path) -> Dataset:
     photos = {stem: _photo(stem, path, masks.get(stem)) for stem, path in sorted(images.items())}
     orphans = tuple(path for stem, path in sorted(masks.items()) if stem not in images)
     test = _by_stem(root / "test", IMAGE_SUFFIXES, "")
-    unlabelled = {stem: _photo(stem, path, None) for stem, path in sorted(test.items())}
-    return Dataset(root, photos, orphans, unlabelled)
+    unlabeled = {stem: _photo(stem, path, None) for stem, path in sorted(test.items())}
+    return Dataset(root, photos, orphans, unlabeled)
 
 
 def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ def dice(prediction: Mask, truth: Mask) -> float:
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """An image (H, W) or (H, W, 3) at another size, pixel centres kept: area mean downwards, bilinear upwards."""
+    """An image (H, W) or (H, W, 3) at another size, pixel centers kept: area mean downwards, bilinear upwards."""
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)

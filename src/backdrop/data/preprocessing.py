@@ -41,7 +41,7 @@ def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB), np.uint8)
 
 
-def normalise(images: Tensor, spec: Input) -> Tensor:
+def normalize(images: Tensor, spec: Input) -> Tensor:
     """A batch of RGB inputs (B, H, W, 3) uint8 as the network wants it: (B, 3, H, W) float32, channels last."""
     batch = images.permute(0, 3, 1, 2).float() / 255
     if spec.normalize == "imagenet":

@@ -34,7 +34,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Pseudo:
+class PseudoLabels:
     """What a fold may train on besides its own photographs: each with its predicted mask, and their digests."""
 
     photos: tuple[Photo, ...] = ()
@@ -69,7 +69,7 @@ def dump_labels(plan: FoldPlan, labels: Iterable[Label]) -> bytes:
     return text.getvalue().encode()
 
 
-def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Pseudo:
+def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> PseudoLabels:
     """The kept photographs of a fold with their predicted masks.
 
     Args:
@@ -92,10 +92,10 @@ def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Ps
         for entry in csv.DictReader(io.StringIO(body)):
             if int(entry["fold"]) == fold and entry["kept"] == "yes":
                 image = entry["image"]
-                photos.append(replace(dataset.unlabelled[image], mask=folder / mask_name(fold, image)))
+                photos.append(replace(dataset.unlabeled[image], mask=folder / mask_name(fold, image)))
                 digests[image] = (entry["image_sha256"], entry["mask_sha256"])
     except KeyError as error:
         raise DataError(f"{dataset.root}/test has no photograph {error}, or {LABELS} no such column", remedy) from error
     except (ValueError, TypeError) as error:
         raise DataError(f"{folder / LABELS} is damaged ({error})", remedy) from error
-    return Pseudo(tuple(photos), digests)
+    return PseudoLabels(tuple(photos), digests)

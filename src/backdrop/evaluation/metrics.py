@@ -159,7 +159,7 @@ def estimate(scores: Iterable[Score]) -> Estimate:
     return Estimate(dice=interval.mean, objects=len(means), low=interval.low, high=interval.high)
 
 
-def summarise(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str) -> Evaluation:
+def summarize(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str) -> Evaluation:
     """The figures of an ensemble.
 
     Args:

@@ -28,7 +28,7 @@ TEXT = 0.48  # size of the captions, in the units of OpenCV
 MISSING, SURPLUS = (226, 84, 12), (24, 142, 255)
 INK, PAPER, GRAY = (225, 228, 232), (27, 30, 34), (128, 128, 128)
 CLOSE_UP = 8  # a close-up shows this part of the width
-BOOST = 4  # an error that fills this part of a pixel already has its full colour
+BOOST = 4  # an error that fills this part of a pixel already has its full color
 
 
 def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mask) -> Image:
@@ -125,13 +125,13 @@ def _gray(levels: NDArray[Any], height: int) -> Image:
 
 
 def _error(image: Image, missing: Mask, surplus: Mask, height: int) -> Image:
-    """The errors over the photograph, paled and without its colours."""
+    """The errors over the photograph, paled and without its colors."""
     canvas = _fit(image, height).mean(axis=2, keepdims=True) * 0.55 + 105
     shrinks = image.shape[1] >= PANE
-    for mask, colour in ((missing, MISSING), (surplus, SURPLUS)):
+    for mask, color in ((missing, MISSING), (surplus, SURPLUS)):
         share = _fit(mask.astype(np.uint8) * 255, height)[..., None] / 255
         share = np.minimum(1, share * (BOOST if shrinks else 1))
-        canvas = canvas * (1 - share) + np.array(colour) * share
+        canvas = canvas * (1 - share) + np.array(color) * share
     return np.broadcast_to(canvas, (*canvas.shape[:2], 3)).clip(0, 255).astype(np.uint8)
 
 
@@ -152,15 +152,15 @@ def _frame(pane: Image, part: tuple[slice, slice], down: float, across: float) -
     rows, columns = part
     top, bottom = round(rows.start * down), round(rows.stop * down)
     left, right = round(columns.start * across), round(columns.stop * across)
-    for distance, colour in ((1, PAPER), (2, INK)):  # dark and light, to be seen on anything
-        cv2.rectangle(pane, (left - distance, top - distance), (right + distance, bottom + distance), colour, 1)
+    for distance, color in ((1, PAPER), (2, INK)):  # dark and light, to be seen on anything
+        cv2.rectangle(pane, (left - distance, top - distance), (right + distance, bottom + distance), color, 1)
 
 
 def _captioned(pane: Image, words: Sequence[tuple[str, tuple[int, int, int]]]) -> Image:
     strip = np.full((STRIP, pane.shape[1], 3), PAPER, np.uint8)
     left = 6
-    for word, colour in words:
-        cv2.putText(strip, word, (left, STRIP - 7), cv2.FONT_HERSHEY_SIMPLEX, TEXT, colour, 1, cv2.LINE_AA)
+    for word, color in words:
+        cv2.putText(strip, word, (left, STRIP - 7), cv2.FONT_HERSHEY_SIMPLEX, TEXT, color, 1, cv2.LINE_AA)
         left += cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)[0][0] + 8
     return np.concatenate([pane, strip])
 

@@ -45,7 +45,7 @@ CUTOUTS = TypeAdapter(list[Cutout])
 
 
 @dataclass
-class Ledger:
+class PredictionStore:
     """What is done of many photographs: a file in `folder` for each few, so that a killed run goes on.
 
     A file's name is the digest of Backdrop's version, the ensemble, and these photographs' names and bytes: a file of

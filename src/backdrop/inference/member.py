@@ -17,7 +17,7 @@ from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
 from backdrop.data.folds import FoldPlan, Row
 from backdrop.models import build
-from backdrop.models.snapshot_ensemble import Committee
+from backdrop.models.snapshot_ensemble import SnapshotEnsemble
 
 RECORD = "member.json"
 RECIPE = "recipe.yaml"
@@ -34,7 +34,7 @@ class MemberRecord(Record):
     `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
     best epoch (of those kept, if there are several);
     `resumed_at` the steps at which a killed run went on; `weights` the sha256 of the weights' file;
-    `version` the package's; `pseudo` the digest of the pseudo-labelled photographs, empty without; `threads`,
+    `version` the package's; `pseudo` the digest of the pseudo-labeled photographs, empty without; `threads`,
     `processes`, `device` and `precision` what it was computed with: with others the weights would have other last bits.
     """
 
@@ -80,10 +80,10 @@ class Member:
 
 
 def assemble(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
-    """The network with these weights in evaluation mode: a committee where the recipe keeps several snapshots."""
+    """The network with these weights in evaluation mode; an ensemble of snapshots where the recipe keeps several."""
     if recipe.snapshots:
         count = len({name.split(".")[1] for name in weights})
-        network: nn.Module = Committee(build(**recipe.network.model_dump()) for _ in range(count))
+        network: nn.Module = SnapshotEnsemble(build(**recipe.network.model_dump()) for _ in range(count))
     else:
         network = build(**recipe.network.model_dump())
     network.load_state_dict(weights)
@@ -95,7 +95,7 @@ def content_key(
 ) -> str:
     """sha256 of all that makes a member: recipe (with its seed), images and masks it sees, fold, package version.
 
-    The fold's own images are among them: they choose the epoch. So are pseudo-labelled ones, by their digest.
+    The fold's own images are among them: they choose the epoch. So are pseudo-labeled ones, by their digest.
     """
 
     def part(rows: Sequence[Row]) -> str:

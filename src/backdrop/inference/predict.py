@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from backdrop.config import Input, Tta
 from backdrop.data import masks
-from backdrop.data.preprocessing import normalise, to_input
+from backdrop.data.preprocessing import normalize, to_input
 
 BATCH = 4
 ONE = 2**24
@@ -23,7 +23,7 @@ WEIGHT_ONE = 2**20
 
 
 def from_output(logits: Tensor, height: int, width: int, spec: Input) -> Tensor:
-    """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized by pixel centres.
+    """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized by pixel centers.
 
     Or by the pixels at the corners, if the recipe says so.
     """
@@ -48,7 +48,7 @@ def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input
         DataError: if a photograph doesn't fit the input.
     """
     where = next(network.parameters()).device
-    batch = normalise(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where), spec)
+    batch = normalize(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where), spec)
     answers = [answer.float() for answer in _answers(network, batch, tta)]
     sizes = [image.shape[:2] for image in images]
     return [_average([a[i : i + 1] for a in answers], h, w, spec, tta) for i, (h, w) in enumerate(sizes)]
@@ -91,7 +91,7 @@ def _resize(batch: Tensor, size: Sequence[int], align_corners: bool = False) -> 
     return functional.interpolate(batch, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def quantise(probability: Tensor) -> Tensor:
+def quantize(probability: Tensor) -> Tensor:
     """A probability in units of 2^-24, int64. Exact: float32 holds every whole number up to 2^24."""
     return (probability * ONE).round().long()
 
@@ -111,7 +111,7 @@ class Mean:
 
     def add(self, probability: Tensor, weight: int) -> None:
         """Adds a member's probability (H, W) with an integer weight."""
-        units = quantise(probability) * weight
+        units = quantize(probability) * weight
         self.total = units if self.total is None else self.total.add_(units)
         self.weight += weight
 

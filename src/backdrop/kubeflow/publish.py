@@ -10,7 +10,7 @@ from typing import Any
 from kfp_server_api import V2beta1Pipeline
 
 from backdrop.common.errors import EndpointError
-from backdrop.config.records import meant
+from backdrop.config.records import suggest
 from backdrop.kubeflow.client import Endpoint, found_or_made, silent
 from backdrop.pipelines.package import Package
 
@@ -89,7 +89,7 @@ def experiment_id(endpoint: Endpoint, name: str = "") -> str:
             return str(found.experiment_id)
         known = {entry.display_name: entry for entry in endpoint.every(client.list_experiments, "experiments", **where)}
     if name not in known:
-        remedy = f"{meant(name, known)} Or make it: kfp --endpoint {endpoint.host} experiment create {name}"
+        remedy = f"{suggest(name, known)} Or make it: kfp --endpoint {endpoint.host} experiment create {name}"
         raise EndpointError(f"Kubeflow at {endpoint.host} has no experiment {name}", remedy)
     return str(known[name].experiment_id)
 

@@ -7,7 +7,7 @@ from typing import Any
 from kfp_server_api import ApiException, RecurringRunMode, V2beta1RecurringRun
 
 from backdrop.common.errors import EndpointError
-from backdrop.config.records import meant
+from backdrop.config.records import suggest
 from backdrop.kubeflow.client import Endpoint
 from backdrop.kubeflow.recurring_runs import ours
 
@@ -24,7 +24,7 @@ def overview(endpoint: Endpoint, name: str = "") -> list[str]:
         found = ours(endpoint)
         if name and name not in {entry.display_name for entry in found}:
             known = {entry.display_name for entry in found}
-            remedy = meant(name, known) if known else "Make it by `backdrop pipeline schedule`"
+            remedy = suggest(name, known) if known else "Make it by `backdrop pipeline schedule`"
             raise EndpointError(f"Kubeflow at {endpoint.host} has no schedule {name} of Backdrop's", remedy)
         chosen = sorted((entry for entry in found if name in ("", entry.display_name)), key=lambda e: e.display_name)
         return [line for entry in chosen for line in _lines(endpoint, entry)] or ["no schedule"]

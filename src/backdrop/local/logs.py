@@ -7,7 +7,7 @@ from typing import Protocol, TextIO
 
 STARTED = re.compile(r"Executing task '([^']+)'")
 FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
-COLOUR = re.compile(r"\x1b\[\d*m")
+COLOR = re.compile(r"\x1b\[\d*m")
 INDENT = "    "  # kfp sets a task's own lines off by it, so no task can counterfeit kfp's
 
 
@@ -61,7 +61,7 @@ class TaskLogs(io.TextIOBase):
         if self._file is not None and line.startswith(INDENT):
             self._own(line.removeprefix(INDENT))
             return
-        line = COLOUR.sub("", line)
+        line = COLOR.sub("", line)
         if found := STARTED.search(line):
             self._begin(found[1])
         elif (found := FINISHED.search(line)) and found[1] == self._task:

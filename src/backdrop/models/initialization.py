@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 
-def as_2017(network: nn.Module) -> None:
+def init_like_torch_0_2(network: nn.Module) -> None:
     """Draws a network's first weights anew where torch has changed since, in place, from torch's own random numbers.
 
     Transposed convolutions: weights and biases in ±1 / sqrt(C_in k²), where today's bound has C_out. Batch norm:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Committee(nn.Module):
+class SnapshotEnsemble(nn.Module):
     """The mean of its networks' logits; its state dict has their weights under `networks.0.`, `networks.1.` and so on.
 
     Args:

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG. Colours come from the page's style sheet, so that they follow light and dark.
+"""Small charts as inline SVG. Colors come from the page's style sheet, so that they follow light and dark.
 
 Dice is drawn by its distance from 1 on a logarithmic scale: 0.9, 0.99 and 0.999 are equally far apart, or all that
 matters would be squeezed into the uppermost line of pixels.
@@ -22,7 +22,7 @@ DICE_TICKS += [0.9995, 0.9999, 0.9998, 0.85, 0.93, 0.96, 0.985, 0.988, 0.991, 0.
 
 @dataclass(frozen=True)
 class Scale:
-    """Which values are shown, how they are spread, and which of them may be labelled, the most welcome first."""
+    """Which values are shown, how they are spread, and which of them may be labeled, the most welcome first."""
 
     low: float
     high: float
@@ -140,7 +140,7 @@ def pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[f
 
 
 def runs(values: Sequence[float]) -> list[list[int]]:
-    """Indices of neighbouring finite values."""
+    """Indices of neighboring finite values."""
     runs: list[list[int]] = [[]]
     for index, value in enumerate(values):
         if math.isfinite(value):

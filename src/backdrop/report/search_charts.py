@@ -85,7 +85,7 @@ def training(search: Search) -> str:
         if trial.preset or kind == "best" or trial.name == search.chosen:
             ends.append((points[-1], trial.name, kind))
     lines.sort(key=lambda line: LAYERS.index(line.kind))
-    under, kind = upright_axis(scale, TALL) + _epochs(search, length), "labelled" + " crowded" * (len(begun) > CROWD)
+    under, kind = upright_axis(scale, TALL) + _epochs(search, length), "labeled" + " crowded" * (len(begun) > CROWD)
     return chart(lines, TALL, "Dice over epochs of every trial", under, end_labels(ends, TALL), kind)
 
 
@@ -178,7 +178,7 @@ def _kinds(search: Search) -> dict[str, str]:
 
 
 def _fifths(search: Search) -> dict[str, str]:
-    """The kind of each trial's line where colour means rank."""
+    """The kind of each trial's line where color means rank."""
     finished = ranked(search.trials)
     kinds = {trial.name: "stopped" for trial in search.trials}
     kinds |= {t.name: FIFTHS[-1 - len(FIFTHS) * rank // len(finished)] for rank, t in enumerate(finished)}

@@ -7,7 +7,7 @@ from backdrop.common.errors import DataError, TrainingError
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, file_digests, open_dataset
-from backdrop.training.throughput import Pace, measure
+from backdrop.training.throughput import Throughput, measure
 
 # So many batches' photographs are enough: from then on they are read from the cache, as in training's second epoch.
 BATCHES = 4
@@ -81,7 +81,7 @@ def makespan(hours: Sequence[float], devices: int) -> float:
     return max(busy)
 
 
-def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Pace:
+def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Throughput:
     photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
     if not photos:
         raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
@@ -89,7 +89,7 @@ def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Pace:
     return measure(recipe, few, file_digests(few), seconds)
 
 
-def _cost(ensemble: Ensemble, part: Part, pace: Pace, dataset: Dataset) -> RecipeCost:
+def _cost(ensemble: Ensemble, part: Part, pace: Throughput, dataset: Dataset) -> RecipeCost:
     recipe, folds = part.resolve(), ensemble.rule(part).folds
     seen = len(dataset.photos) * (1 - ensemble.folds.holdout)
     trained = recipe.epochs * seen * (folds - 1) / folds * (1 + 1 / recipe.replay_every if recipe.replay_every else 1)

@@ -17,7 +17,7 @@ from backdrop.evaluation.metrics import (
     Score,
     dump_evaluation,
     dump_scores,
-    summarise,
+    summarize,
 )
 from backdrop.evaluation.pictures import panel
 from backdrop.evaluation.scoring import Judges, judges, score
@@ -50,7 +50,7 @@ def evaluate(
     model = gather([open_member(address) for address in members], config)
     who = judges(plans, digests, model)
     scored = score(dataset, who, digests)
-    evaluation = summarise(scored.scores, scored.members, model.digest())
+    evaluation = summarize(scored.scores, scored.members, model.digest())
     evaluation = evaluation.model_copy(update={"repair": _effects(dataset, digests, who, scored.scores)})
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scored.scores)

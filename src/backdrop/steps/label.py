@@ -61,8 +61,8 @@ def label(
     _check(dataset, plans[0])
     digests = verify(plans[0], dataset)
     model = gather([open_member(address) for address in members], config)
-    able = labellers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
-    photos = list(dataset.unlabelled.values())
+    able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
+    photos = list(dataset.unlabeled.values())
     labels: list[Label] = []
     with (
         storage.output_folder(out, LABELS) as folder,
@@ -76,7 +76,7 @@ def label(
     return LabelRecord(photographs=len(photos), kept=kept)
 
 
-def labellers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, EnsembleModel]:
+def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, EnsembleModel]:
     """For each fold, the members that trained on none of its objects.
 
     Args:
@@ -98,10 +98,10 @@ def labellers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, 
 
 
 def _check(dataset: Dataset, plan: FoldPlan) -> None:
-    if not dataset.unlabelled:
+    if not dataset.unlabeled:
         raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
     placed = plan.assignment()
-    for photo in dataset.unlabelled.values():
+    for photo in dataset.unlabeled.values():
         if photo.object in placed:
             raise DataError(f"{photo.image} is of {photo.object}, which the plan places", "Remove it from test")
 

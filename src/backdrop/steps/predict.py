@@ -14,10 +14,10 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.progress import progress
 from backdrop.config import find_ensemble
-from backdrop.config.records import Record, meant
+from backdrop.config.records import Record, suggest
 from backdrop.data.dataset import IMAGE_SUFFIXES
 from backdrop.data.rle import decode_rle
-from backdrop.inference.batch import Cutout, Ledger, keep_networks
+from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission
 from backdrop.steps.members import open_member
@@ -46,7 +46,7 @@ def as_format(text: str) -> Format:
         ConfigError: if it is none.
     """
     if text not in get_args(Format):
-        raise ConfigError(f"Masks can't be written as {text}", meant(text, get_args(Format)))
+        raise ConfigError(f"Masks can't be written as {text}", suggest(text, get_args(Format)))
     return cast(Format, text)
 
 
@@ -83,10 +83,10 @@ def predict(
         _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
-    ledger = Ledger(_unfinished(out))
+    store = PredictionStore(_unfinished(out))
     with storage.output_folder(out, RECORD) as folder:
         with _writer(folder, format) as write, progress("predict photographs", len(photos)) as advance:
-            for cutout in ledger.cut_out(chosen, photos):
+            for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:
                     failed.append(cutout)
                 if not cutout.failure or format == "submission":
@@ -95,7 +95,7 @@ def predict(
         record = PredictRecord(model=chosen.digest(), format=format, images=len(photos), failed=len(failed))
         _write_failed(folder, failed)
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n")
-    ledger.clear()
+    store.clear()
     return record
 
 

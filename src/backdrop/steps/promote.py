@@ -49,7 +49,7 @@ def promote(data: str, name: str) -> Verdict:
         verdict = judge(scores, _champion_scores(data, plan, champion) if champion else None, _gate(folder))
     _record(challenger, champion, verdict)
     if verdict.outcome == "promoted":
-        registry.crown(challenger, champion)
+        registry.set_champion(challenger, champion)
     return verdict
 
 

@@ -2,12 +2,12 @@
 
 from backdrop.common.errors import ConfigError
 from backdrop.tracking import stale_runs
-from backdrop.tracking.stale_runs import Reaped
+from backdrop.tracking.stale_runs import StaleRun
 
 LEAST_MINUTES = 2.0  # a training that lives may be silent for so long, while its server stumbles
 
 
-def reap(idle_minutes: float) -> list[Reaped]:
+def reap(idle_minutes: float) -> list[StaleRun]:
     """Marks runs as killed that gave no sign of life for so many minutes.
 
     Returns:

@@ -30,7 +30,7 @@ def split(
     view: str | None = None,
     holdout_from: str | None = None,
 ) -> SplitRecord:
-    """Places every object of a dataset in a fold or in the holdout.
+    """Assignments every object of a dataset in a fold or in the holdout.
 
     Args:
         data: the dataset.

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.config import Recipe, find_recipe, read_over
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
-from backdrop.data.pseudo_labels import Pseudo, read_labels
+from backdrop.data.pseudo_labels import PseudoLabels, read_labels
 from backdrop.inference.member import (
     CHECKPOINTS,
     METRICS,
@@ -24,8 +24,8 @@ from backdrop.inference.member import (
 )
 from backdrop.steps.members import open_member
 from backdrop.tracking import enabled
-from backdrop.training.checkpoint_store import Shelf
-from backdrop.training.distributed import World, join
+from backdrop.training.checkpoint_store import CheckpointStore
+from backdrop.training.distributed import Distributed, join
 from backdrop.training.fit import train_member
 
 
@@ -75,28 +75,28 @@ def train(
     chosen = find_recipe(recipe, overrides, read_over(set_file))
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
-    labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else Pseudo()
+    labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()
     key = content_key(chosen, folds, digests, fold, labels.digest)
-    with join() as world:
-        known = world.told(_tracked(key) if world.first and not fresh else None)
+    with join() as distributed:
+        known = distributed.broadcast(_tracked(key) if distributed.is_main and not fresh else None)
         if known:
             return TrainRecord(address=known, member=open_member(known).record, reused=True)
         target = out.replace("{key}", key[:12])
         remote = storage.is_remote(target)
         folder = storage.cache_folder() / "training" / key if remote else Path(target)
-        shelf = Shelf(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
-        if world.first:
-            _discard(target, folder, shelf) if fresh else _fetch(target, folder)
-        world.wait()
-        reused = _finished(folder, shelf, key)
+        store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
+        if distributed.is_main:
+            _discard(target, folder, store) if fresh else _fetch(target, folder)
+        distributed.barrier()
+        reused = _finished(folder, store, key)
 
         def work() -> Member:
             if reused:
                 return read_member(folder)
-            return train_member(dataset, folds, digests, chosen, fold, folder, key, shelf, labels, world)
+            return train_member(dataset, folds, digests, chosen, fold, folder, key, store, labels, distributed)
 
-        address = _follow(work, chosen, fold, folder, key, world) if enabled() else str(work().folder)
-        if remote and world.first:
+        address = _follow(work, chosen, fold, folder, key, distributed) if enabled() else str(work().folder)
+        if remote and distributed.is_main:
             storage.upload_folder(folder, target, RECORD)
         address = target if remote and not enabled() else address
         return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
@@ -111,26 +111,28 @@ def _tracked(key: str) -> str | None:
     return find_member(key)
 
 
-def _follow(work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, world: World) -> str:
+def _follow(
+    work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, distributed: Distributed
+) -> str:
     """Trains under an MLflow run that shows each epoch; the member's address."""
-    if not world.first:
+    if not distributed.is_main:
         work()
-        return world.told("")
+        return distributed.broadcast("")
     from backdrop.tracking.runs import MemberRun
 
     with MemberRun(key, recipe, fold) as run:
         run.follow(folder / METRICS)
-        return world.told(run.finish(work().folder))
+        return distributed.broadcast(run.finish(work().folder))
 
 
-def _finished(folder: Path, shelf: Shelf, key: str) -> bool:
+def _finished(folder: Path, store: CheckpointStore, key: str) -> bool:
     """Whether the folder holds this member already.
 
     Raises:
         MemberError: if it holds another one, finished or not.
     """
     finished = (folder / RECORD).is_file()
-    checkpoint = None if finished else shelf.read()
+    checkpoint = None if finished else store.read()
     found = read_member(folder).record.key if finished else checkpoint.progress.key if checkpoint else key
     if found != key:
         raise MemberError(f"{folder} holds a member of other data or settings", "Name another --out or delete it")
@@ -146,14 +148,14 @@ def _fetch(target: str, folder: Path) -> None:
         storage.write_bytes(folder / name, storage.read_bytes(f"{target}/{name}"))
 
 
-def _discard(target: str, folder: Path, shelf: Shelf) -> None:
+def _discard(target: str, folder: Path, store: CheckpointStore) -> None:
     """Forgets what an earlier run left, and says so."""
-    names = shelf.names()
+    names = store.names()
     if (folder / RECORD).is_file() or names:
         said = f"the training at epoch-step {max(names)}" if names else "the finished member"
-        say(f"Discarding {said} in {target}")
+        log(f"Discarding {said} in {target}")
     (folder / RECORD).unlink(missing_ok=True)
-    shelf.clear()
+    store.clear()
     shutil.rmtree(folder / SAMPLES, ignore_errors=True)
     if storage.is_remote(target):
         storage.remove_folder(target, RECORD)

@@ -25,7 +25,7 @@ from backdrop.tuning.results import Search, dump_trials
 
 if TYPE_CHECKING:
     from backdrop.tracking.searches import SearchRuns
-    from backdrop.tuning import search as phases
+    from backdrop.tuning.search import Plan
 
 SCHEDULE = "schedule.yaml"
 TRIALS = "trials.csv"
@@ -92,9 +92,9 @@ def tune(
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
     elsewhere = _elsewhere(target, cluster)
     verify(folds, open_dataset(data))
-    from backdrop.tuning import search as phases  # ray's import takes seconds: only where it's used
+    from backdrop.tuning.search import Plan, run_search  # ray's import takes seconds: only where it's used
 
-    whole = phases.Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
+    whole = Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
     for name, text in given.items():
         storage.write_bytes(f"{target}/{name}", text.encode())
@@ -102,7 +102,7 @@ def tune(
         elsewhere(_command(photos, target, budget, overrides, parallel))
         return TuneRecord(out=target, search=read_search(target), reused=False)
     with _followed(key, whole) as runs:
-        search, winner = phases.hold(whole, parallel, runs.told if runs else lambda *_: None)
+        search, winner = run_search(whole, parallel, runs.notify if runs else lambda *_: None)
         files = _files(search, winner.override)
         if runs:
             runs.finish(search, files)
@@ -173,7 +173,7 @@ def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], p
     return ["python3", "-m", "backdrop", "tune", data, *words, *sets]
 
 
-def _followed(key: str, plan: "phases.Plan") -> AbstractContextManager["SearchRuns | None"]:
+def _followed(key: str, plan: "Plan") -> AbstractContextManager["SearchRuns | None"]:
     """MLflow's runs of the search, if MLflow is used."""
     if not enabled():
         return nullcontext()
@@ -187,7 +187,7 @@ def _files(search: Search, override: dict[str, Any]) -> dict[str, bytes]:
     head = f"# {search.recipe}: the schedule of trial {search.chosen}, for `backdrop train --set-file`\n"
     if search.comparison:
         head += f"# {search.comparison.sentence}\n"
-    kept = {name: override[name] for name in ("schedule", "optimiser")}
+    kept = {name: override[name] for name in ("schedule", "optimizer")}
     return {
         SCHEDULE: (head + yaml.safe_dump(kept, sort_keys=False)).encode(),
         TRIALS: dump_trials(search.trials),

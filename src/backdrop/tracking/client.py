@@ -13,7 +13,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from backdrop.common.errors import TrackingError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.tracking import URI, enabled
 
 with warnings.catch_warnings():
@@ -42,7 +42,7 @@ def connect() -> MlflowClient:
         # Trainers that open a database file at once damage it, so a server must stand between.
         raise TrackingError(f"{URI} is {shown(uri)}, no http address", "Start `mlflow server` and set its address")
     with server_errors(f"MLflow at {shown(uri)} doesn't answer", f"Start the server or mend {URI}"):
-        knock()
+        ping()
     return MlflowClient(uri)
 
 
@@ -63,7 +63,7 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
         raise TrackingError(f"{what} ({_words(error)})", remedy) from error
 
 
-def insist(what: str, act: Callable[[], None]) -> None:
+def retry(what: str, act: Callable[[], None]) -> None:
     """Does what a finished training asks of the server; while that is away, again and again.
 
     Args:
@@ -76,13 +76,13 @@ def insist(what: str, act: Callable[[], None]) -> None:
     deadline, pause = time.monotonic() + AWAY_S, 1.0
     while True:
         try:
-            knock()
+            ping()
             return act()
         except (MlflowException, OSError) as error:
             if not _passes(error) or time.monotonic() + pause > deadline:
                 raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
             if pause == 1.0:
-                say(f"{what} yet ({_words(error)}); trying for {AWAY_S / 60:.0f} minutes")
+                log(f"{what} yet ({_words(error)}); trying for {AWAY_S / 60:.0f} minutes")
         time.sleep(pause)
         pause = min(2 * pause, PAUSE_S)
 
@@ -111,7 +111,7 @@ def experiment_id(client: MlflowClient) -> str:
     return str(found.experiment_id)
 
 
-def knock() -> None:
+def ping() -> None:
     """Asks the server for a sign of life, for which the client itself would wait minutes if the server hangs.
 
     Raises:

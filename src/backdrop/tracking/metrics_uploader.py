@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 
 METRICS = ("rate", "loss", "dice")
 HEARTBEAT = "backdrop.heartbeat"  # the tag that says when a run's process last gave a sign of life, in ms
@@ -20,7 +20,7 @@ PATIENCE_S = 60.0  # longest pause between attempts while the server is away
 BATCH = 500
 
 
-class Follower(threading.Thread):
+class MetricsUploader(threading.Thread):
     """Replays `metrics.jsonl` into a run, each point once, while training writes it; and says that training lives.
 
     The file is the truth and every pass reads the whole of it, so that nothing is lost while the server is away, and
@@ -46,7 +46,7 @@ class Follower(threading.Thread):
                 self._beat()
             except Exception as error:  # whatever a server or a proxy does, training goes on
                 if not self._away:
-                    say(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
+                    log(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
                 self._away, pause = True, min(2 * pause, PATIENCE_S)
             else:
                 self._away, pause = False, POLL_S

@@ -178,7 +178,7 @@ def set_challenger(version: Version) -> None:
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
 
-def crown(challenger: Version, champion: Version | None) -> None:
+def set_champion(challenger: Version, champion: Version | None) -> None:
     """Makes the challenger the champion; the former one is remembered.
 
     Raises:

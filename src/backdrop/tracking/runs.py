@@ -12,12 +12,12 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from backdrop.common import storage
 from backdrop.common.errors import TrackingError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.config import Recipe
 from backdrop.inference.member import CURVES, METRICS, RECIPE, RECORD, SAMPLES, WEIGHTS, Member, read_member
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, experiment_id, insist, knock, server_errors
-from backdrop.tracking.metrics_uploader import HEARTBEAT, Follower, heartbeat
+from backdrop.tracking.client import connect, experiment_id, ping, retry, server_errors
+from backdrop.tracking.metrics_uploader import HEARTBEAT, MetricsUploader, heartbeat
 
 KIND = "backdrop.kind"
 KEY = "backdrop.content_key"
@@ -89,7 +89,7 @@ class MemberRun:
 
     def __init__(self, key: str, recipe: Recipe, fold: int) -> None:
         self._key, self._recipe, self._fold = key, recipe, fold
-        self._follower: Follower | None = None
+        self._follower: MetricsUploader | None = None
         self._finished = False
 
     def __enter__(self) -> "MemberRun":
@@ -112,7 +112,7 @@ class MemberRun:
         if self._follower:
             self._follower.path = metrics
             return
-        self._follower = Follower(self._client, self.run_id, metrics)
+        self._follower = MetricsUploader(self._client, self.run_id, metrics)
         self._follower.start()
 
     def finish(self, folder: Path) -> str:
@@ -127,17 +127,17 @@ class MemberRun:
         """
         member = read_member(folder)
         self.follow(folder / METRICS)
-        follower = self._follower
-        assert follower is not None
+        uploader = self._follower
+        assert uploader is not None
 
         def close() -> None:
-            follower.send()
+            uploader.send()
             self._client.log_batch(self.run_id, metrics=list(_selected(member)))
             self._client.set_terminated(self.run_id, "FINISHED")
 
-        insist(f"Member {folder} is finished, but can't be uploaded", lambda: self._upload(folder))
-        follower.close(CLOSE_S)
-        insist(f"Member {folder} is uploaded, but its run can't be closed", close)
+        retry(f"Member {folder} is finished, but can't be uploaded", lambda: self._upload(folder))
+        uploader.close(CLOSE_S)
+        retry(f"Member {folder} is uploaded, but its run can't be closed", close)
         self._finished = True
         return member_address(self.run_id)
 
@@ -150,10 +150,10 @@ class MemberRun:
         failed = kind is None or issubclass(kind, Exception)
         try:
             with server_errors("The run can't be closed"):
-                knock()
+                ping()
                 self._client.set_terminated(self.run_id, "FAILED" if failed else "KILLED")
         except TrackingError as error:
-            say(str(error))  # what ended the block matters more
+            log(str(error))  # what ended the block matters more
 
     def _open(self) -> Run:
         given = os.environ.get(RUN_ID)

@@ -11,9 +11,9 @@ from types import TracebackType
 from mlflow.entities import Metric, Param, RunTag
 
 from backdrop.common.errors import TrackingError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.config import Recipe
-from backdrop.tracking.client import connect, experiment_id, insist, knock, server_errors
+from backdrop.tracking.client import connect, experiment_id, ping, retry, server_errors
 from backdrop.tracking.metrics_uploader import BEAT_S, HEARTBEAT, PATIENCE_S, POLL_S, heartbeat
 from backdrop.tracking.runs import KIND, PARENT, find_run, flatten
 from backdrop.tuning.results import Search
@@ -65,7 +65,7 @@ class SearchRuns:
         self._thread.start()
         return self
 
-    def told(self, name: str, entry: Entry, recipe: Recipe) -> None:
+    def notify(self, name: str, entry: Entry, recipe: Recipe) -> None:
         """A trial has come so far; returns at once.
 
         Args:
@@ -83,8 +83,8 @@ class SearchRuns:
             TrackingError: if it refuses, or stays away. The same command does it again.
         """
         self._stop()
-        insist("The search is finished, but its trials can't be sent", self._send)
-        insist("The search is finished, but its files can't be sent", lambda: self._close(search, files))
+        retry("The search is finished, but its trials can't be sent", self._send)
+        retry("The search is finished, but its files can't be sent", lambda: self._close(search, files))
         self._finished = True
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
@@ -96,11 +96,11 @@ class SearchRuns:
         open_runs = [self.parent, *(sent.run_id for sent in self._sent.values() if not sent.closed)]
         try:
             with server_errors("The search's runs can't be closed"):
-                knock()
+                ping()
                 for run_id in open_runs:
                     self._client.set_terminated(run_id, status)
         except TrackingError as error:
-            say(str(error))  # what ended the block matters more
+            log(str(error))  # what ended the block matters more
 
     def _follow(self) -> None:
         pause, away = POLL_S, False
@@ -110,7 +110,7 @@ class SearchRuns:
                 self._beat()
             except Exception as error:  # whatever a server or a proxy does, the search goes on
                 if not away:
-                    say(f"MLflow doesn't take trials ({type(error).__name__}); they follow later")
+                    log(f"MLflow doesn't take trials ({type(error).__name__}); they follow later")
                 pause, away = min(2 * pause, PATIENCE_S), True
             else:
                 pause, away = POLL_S, False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backdrop.common import processes
 from backdrop.common.errors import TrackingError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 
 HOST = "127.0.0.1"
 START_S = 600.0  # generous: a busy machine takes half a minute, and a server that dies is noticed at once
@@ -38,8 +38,8 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     port = _claim(port or 0)
-    address, log = f"http://{HOST}:{port}", folder / "server.log"
-    with log.open("ab") as output:
+    address, log_file = f"http://{HOST}:{port}", folder / "server.log"
+    with log_file.open("ab") as output:
         # A session of its own, so that it and its workers can be stopped together, and Ctrl-C leaves that to us.
         server = subprocess.Popen(  # noqa: S603 (the command is ours)
             _command(folder, port),
@@ -50,7 +50,7 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        _wait_until_healthy(server, port, log)
+        _wait_until_healthy(server, port, log_file)
         yield address
     finally:
         processes.end(server)
@@ -66,15 +66,15 @@ def _command(folder: Path, port: int) -> list[str]:
     ]
 
 
-def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:
     start = told = time.monotonic()
     while not _is_healthy(port):
         now = time.monotonic()
         if server.poll() is not None or now - start > START_S:
-            raise TrackingError(f"The MLflow server at {HOST}:{port} didn't start", f"Read {log}")
+            raise TrackingError(f"The MLflow server at {HOST}:{port} didn't start", f"Read {log_file}")
         if now - told > TELL_S:
             told = now
-            say(f"waiting for the MLflow server, {now - start:.0f} s so far")
+            log(f"waiting for the MLflow server, {now - start:.0f} s so far")
         time.sleep(0.2)
 
 

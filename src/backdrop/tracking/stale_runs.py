@@ -15,7 +15,7 @@ PAGE = 500
 
 
 @dataclass(frozen=True)
-class Reaped:
+class StaleRun:
     """A run that was closed: its id and name, and when it last gave a sign of life, in ms since 1970."""
 
     run_id: str
@@ -23,7 +23,7 @@ class Reaped:
     last_ms: int
 
 
-def close_idle(idle_s: float) -> Iterator[Reaped]:
+def close_idle(idle_s: float) -> Iterator[StaleRun]:
     """Marks our experiment's running runs as killed that gave no sign of life for so long, at the time of the last one.
 
     A training that was only cut off from the server opens its run again as soon as it gets through.
@@ -38,7 +38,7 @@ def close_idle(idle_s: float) -> Iterator[Reaped]:
         if last is not None and last < latest:
             with server_errors(f"Run {run.info.run_id} can't be closed"):
                 client.set_terminated(run.info.run_id, "KILLED", end_time=last)
-            yield Reaped(run.info.run_id, str(run.info.run_name), last)
+            yield StaleRun(run.info.run_id, str(run.info.run_name), last)
 
 
 def _running(client: MlflowClient) -> Iterator[Run]:

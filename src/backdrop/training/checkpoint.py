@@ -12,7 +12,7 @@ from torch import Tensor
 
 MANIFEST = "manifest.json"
 
-# Networks and optimisers hold no others.
+# Networks and optimizers hold no others.
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 Weights = dict[str, Tensor]
@@ -46,7 +46,7 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """Progress, the network's weights, their running mean (empty without), those selected, the optimiser's state.
+    """Progress, the network's weights, their running mean (empty without), those selected, the optimizer's state.
 
     `selected` has the weights of each cycle's best epoch (empty where none had a Dice).
     """
@@ -55,7 +55,7 @@ class Checkpoint:
     weights: Weights
     average: Weights
     selected: list[Weights]
-    optimiser: dict[str, Any]
+    optimizer: dict[str, Any]
 
 
 def save_weights(weights: Weights) -> bytes:
@@ -74,14 +74,14 @@ def to_host(values: Any) -> Any:
 
 def pack(checkpoint: Checkpoint) -> dict[str, Sequence[Buffer]]:
     """The files of a checkpoint by name, in pieces; the manifest, with the digests of all others, is the last."""
-    optimiser = checkpoint.optimiser
-    progress = {**asdict(checkpoint.progress), "optimiser": optimiser["param_groups"]}
+    optimizer = checkpoint.optimizer
+    progress = {**asdict(checkpoint.progress), "optimizer": optimizer["param_groups"]}
     files = {
         "progress.json": [json.dumps(progress).encode()],
         "weights.safetensors": pieces(checkpoint.weights),
         "average.safetensors": pieces(checkpoint.average),
         "selected.safetensors": pieces(_numbered(dict(enumerate(checkpoint.selected)))),
-        "optimiser.safetensors": pieces(_numbered(optimiser["state"])),
+        "optimizer.safetensors": pieces(_numbered(optimizer["state"])),
     }
     digests = {name: _digest(parts) for name, parts in files.items()}
     return {**files, MANIFEST: [json.dumps(digests).encode()]}
@@ -102,15 +102,15 @@ def unpack(read: Callable[[str], bytes]) -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != digests[name]:
             raise ValueError(f"{name} has another digest than when it was written")
     weights, average, selected, moments = (
-        load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected", "optimiser")
+        load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected", "optimizer")
     )
     kept = json.loads(files["progress.json"])
-    groups = kept.pop("optimiser")
+    groups = kept.pop("optimizer")
     progress = Progress(**kept)
     cycles = [_of_number(selected, i) for i in range(len(progress.selected))]
     numbers = sorted({int(name.partition(".")[0]) for name in moments})
-    optimiser = {"state": {i: _of_number(moments, i) for i in numbers}, "param_groups": groups}
-    return Checkpoint(progress, weights, average, cycles, optimiser)
+    optimizer = {"state": {i: _of_number(moments, i) for i in numbers}, "param_groups": groups}
+    return Checkpoint(progress, weights, average, cycles, optimizer)
 
 
 def pieces(weights: Weights) -> Sequence[Buffer]:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, MemberError, StorageError
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.training.checkpoint import MANIFEST, Buffer, Checkpoint, pack, unpack
 
 KEEP = 2
@@ -21,7 +21,7 @@ NAME = re.compile(r"\d+-\d+")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CheckpointStore:
     """A folder with the last few checkpoints, each in a folder `<epoch>-<step>`; and its copy in S3, if there is one.
 
     `index.json` names those that should be there, so that a missing one is noticed.
@@ -61,7 +61,7 @@ class Shelf:
                 try:
                     return unpack(read)
                 except (BackdropError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                    say(f"{place} is damaged ({error}); going back to the one before")
+                    log(f"{place} is damaged ({error}); going back to the one before")
         if names:
             raise MemberError(f"All checkpoints in {self.folder} are damaged", "Begin anew with --fresh")
         return None
@@ -102,13 +102,13 @@ class Shelf:
 
 
 class Writer:
-    """Writes checkpoints one after another in a thread of its own: `with Writer(shelf) as writer: …`.
+    """Writes checkpoints one after another in a thread of its own: `with Writer(store) as writer: …`.
 
     What can't be written is said, and training goes on: the next one may fit, and those of before are there still.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, store: CheckpointStore) -> None:
+        self._shelf = store
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._last: Future[None] | None = None
 
@@ -137,7 +137,7 @@ class Writer:
         try:
             self._shelf.write(checkpoint)
         except StorageError as error:
-            say(f"No checkpoint at step {checkpoint.progress.step}, training goes on: {error}")
+            log(f"No checkpoint at step {checkpoint.progress.step}, training goes on: {error}")
 
 
 def _index(address: str) -> list[str]:

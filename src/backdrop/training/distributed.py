@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 # One process judges or writes while the others wait; how long that takes is no fault.
@@ -18,14 +19,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class World:
+class Distributed:
     """This process's place among those that train together; the first one writes."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
@@ -41,17 +42,17 @@ class World:
         """The mean over processes of each value."""
         if self.size > 1:
             values = values.clone()
-            distributed.all_reduce(values)
+            dist.all_reduce(values)
             values /= self.size
         return values
 
-    def align(self, network: nn.Module) -> None:
+    def sync(self, network: nn.Module) -> None:
         """Gives all processes the first one's weights and statistics: batch norm's differ, each saw other images."""
         if self.size > 1:
             for tensor in network.state_dict().values():
-                distributed.broadcast(tensor, src=0)
+                dist.broadcast(tensor, src=0)
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part of some work."""
         return items[self.rank :: self.size]
 
@@ -60,44 +61,44 @@ class World:
         if self.size == 1:
             return list(mine)
         parts: list[Sequence[T]] = [[] for _ in range(self.size)]
-        distributed.all_gather_object(parts, list(mine))
+        dist.all_gather_object(parts, list(mine))
         return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
 
-    def told(self, word: T) -> T:
+    def broadcast(self, word: T) -> T:
         """The first process's word."""
         words = [word]
         if self.size > 1:
-            distributed.broadcast_object_list(words, src=0)
+            dist.broadcast_object_list(words, src=0)
         return words[0]
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The first process does the block alone, then all others do."""
-        if not self.first:
-            self.wait()
+        if not self.is_main:
+            self.barrier()
         yield
-        if self.first:
-            self.wait()
+        if self.is_main:
+            self.barrier()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
-            distributed.barrier()
+            dist.barrier()
 
 
-ALONE = World()
+ALONE = Distributed()
 
 
 @contextmanager
-def join() -> Iterator[World]:
+def join() -> Iterator[Distributed]:
     """Joins the processes that `torchrun` started; a process that it didn't start is alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
-        yield World(distributed.get_rank(), distributed.get_world_size())
+        yield Distributed(dist.get_rank(), dist.get_world_size())
     finally:
-        distributed.destroy_process_group()
+        dist.destroy_process_group()

@@ -17,7 +17,7 @@ from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Dataset, Digests, read_chunks, read_pair
 from backdrop.data.folds import FoldPlan, Row
 from backdrop.data.masks import dice
-from backdrop.data.pseudo_labels import Pseudo
+from backdrop.data.pseudo_labels import PseudoLabels
 from backdrop.evaluation.metrics import object_means
 from backdrop.evaluation.pictures import curves, panel
 from backdrop.inference import member as layout
@@ -26,15 +26,15 @@ from backdrop.inference.predict import predict_all
 from backdrop.models import build
 from backdrop.models.cost import parameters
 from backdrop.training.checkpoint import Progress, Weights, save_weights
-from backdrop.training.checkpoint_store import Shelf
-from backdrop.training.distributed import ALONE, World
+from backdrop.training.checkpoint_store import CheckpointStore
+from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 from backdrop.training.state import State
 from backdrop.training.trainer import Trainer, Watch, first_network
 
 WORST = 4
-NO_LABELS = Pseudo()
+NO_LABELS = PseudoLabels()
 
 
 def train_member(
@@ -45,9 +45,9 @@ def train_member(
     fold: int,
     folder: Path,
     key: str,
-    shelf: Shelf,
-    pseudo: Pseudo = NO_LABELS,
-    world: World = ALONE,
+    store: CheckpointStore,
+    pseudo: PseudoLabels = NO_LABELS,
+    distributed: Distributed = ALONE,
 ) -> Member:
     """Trains a recipe on all folds but one, which judges; goes on from a checkpoint if the folder holds one.
 
@@ -59,9 +59,9 @@ def train_member(
         fold: the fold that is left out.
         folder: the member folder.
         key: the member's content key.
-        shelf: of its checkpoints.
+        store: of its checkpoints.
         pseudo: photographs with predicted masks that are trained on too.
-        world: the processes that train it together.
+        distributed: the processes that train it together.
 
     Raises:
         MemberError: if all checkpoints are damaged.
@@ -69,17 +69,17 @@ def train_member(
         StorageError: if the folder can't be written.
         DataError: if a photograph has changed or can't be read.
     """
-    judge = LeftOut(dataset, plan.validation(fold), digests, recipe, world)
-    state = fit(dataset, plan, recipe, fold, folder, key, shelf, judge, pseudo)
+    judge = LeftOut(dataset, plan.validation(fold), digests, recipe, distributed)
+    state = fit(dataset, plan, recipe, fold, folder, key, store, judge, pseudo)
     weights = _weights(state, recipe)
     if not weights:
         raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
     trained = assemble(recipe, weights).to(device())
     found = judge.dices(trained)
-    if world.first:
+    if distributed.is_main:
         _write_samples(folder, trained, found, dataset, judge.rows, digests, recipe)
         _write(folder, state.progress, weights, recipe, fold, judge.mean(found), pseudo)
-    world.wait()
+    distributed.barrier()
     return read_member(folder)
 
 
@@ -91,7 +91,7 @@ class LeftOut:
     rows: Sequence[Row]
     digests: Digests
     recipe: Recipe
-    world: World = ALONE
+    distributed: Distributed = ALONE
 
     def __call__(self, candidate: nn.Module) -> float:
         """The network's out-of-fold Dice."""
@@ -99,8 +99,8 @@ class LeftOut:
 
     def dices(self, candidate: nn.Module) -> list[float]:
         """The Dice of each photograph."""
-        mine = dices(candidate, self.dataset, self.world.share(self.rows), self.digests, self.recipe)
-        return self.world.gather(mine)
+        mine = dices(candidate, self.dataset, self.distributed.shard(self.rows), self.digests, self.recipe)
+        return self.distributed.gather(mine)
 
     def mean(self, found: Sequence[float]) -> float:
         """The mean over objects, so that one with fewer views counts as much as another."""
@@ -115,9 +115,9 @@ def fit(
     fold: int,
     folder: Path,
     key: str,
-    shelf: Shelf,
+    store: CheckpointStore,
     judge: LeftOut,
-    pseudo: Pseudo = NO_LABELS,
+    pseudo: PseudoLabels = NO_LABELS,
     watch: Watch | None = None,
 ) -> State:
     """Trains to the last epoch, from a checkpoint if there is one: what `train` and a search have in common.
@@ -125,12 +125,12 @@ def fit(
     Arguments and errors are those of `train_member`; `judge` judges each epoch, and `watch` is told their rows.
     """
     photos = dataset.select(row.image for row in plan.training(fold))
-    digests, world = {**judge.digests, **pseudo.digests}, judge.world
-    samples = Samples(photos, digests, recipe, pseudo.photos, world)
+    digests, distributed = {**judge.digests, **pseudo.digests}, judge.distributed
+    samples = Samples(photos, digests, recipe, pseudo.photos, distributed)
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
-    return Trainer(recipe, samples, judge, folder, shelf, world, watch).fit(key, network)
+    return Trainer(recipe, samples, judge, folder, store, distributed, watch).fit(key, network)
 
 
 def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Digests, recipe: Recipe) -> list[float]:
@@ -144,7 +144,7 @@ def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Di
 
 
 def _weights(state: State, recipe: Recipe) -> Weights:
-    """The best epoch's weights, or a committee's of each cycle's best."""
+    """The best epoch's weights, or a snapshot_ensemble's of each cycle's best."""
     kept = [weights for weights in state.selected if weights]
     if not recipe.snapshots:
         return kept[0] if kept else {}
@@ -152,7 +152,7 @@ def _weights(state: State, recipe: Recipe) -> Weights:
 
 
 def _write(
-    folder: Path, progress: Progress, weights: Weights, recipe: Recipe, fold: int, dice: float, pseudo: Pseudo
+    folder: Path, progress: Progress, weights: Weights, recipe: Recipe, fold: int, dice: float, pseudo: PseudoLabels
 ) -> None:
     """The member's files; its record comes last: by that a finished member is known."""
     data = save_weights(weights)

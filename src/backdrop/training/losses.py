@@ -116,7 +116,7 @@ def boundary_weights(mask: Tensor, band: float, weight: float, profile: Literal[
     """What each pixel weighs: 1 far from the mask's boundary, up to `weight` near it.
 
     - `distance`: falls linearly from `weight` at the boundary to 1 at the band's edges, half its width away. A pixel's
-      distance is Euclidean, from its centre to the nearest side between two pixels of which one is in the mask. The
+      distance is Euclidean, from its center to the nearest side between two pixels of which one is in the mask. The
       image's frame is no boundary.
     - `box` (the winners' code): `weight` where the mean of the mask in a square box around the pixel is 0.01 to 0.99,
       else 1. The box's side is the band's width rounded to the nearest odd number of pixels (from an even number up).

@@ -14,11 +14,11 @@ from backdrop.common.devices import device as training_device
 from backdrop.common.errors import BackdropError, ConfigError, TrainingError
 from backdrop.config import Recipe
 from backdrop.config.augmentation import Change
-from backdrop.data.cache import open_decoded
+from backdrop.data.cache import open_cache
 from backdrop.data.dataset import Digests, Photo
-from backdrop.data.preprocessing import normalise
+from backdrop.data.preprocessing import normalize
 from backdrop.training.compute import augments_on
-from backdrop.training.distributed import ALONE, World
+from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.loader import Item, collate, load, raised
 from backdrop.training.lr_schedules import begun
 from backdrop.training.prefetch import ahead
@@ -36,7 +36,7 @@ class Samples(Dataset[Item | BackdropError]):
         digests: sha256 of image and mask by stem; a file that changed is refused as it is read.
         recipe: says size, augmentation and seed.
         pseudo: photographs whose masks were predicted; they weigh as the recipe says.
-        world: the processes that share each batch.
+        distributed: the processes that share each batch.
 
     Raises:
         ConfigError: if there are more processes than a batch has images, or samples are to be changed on the host but
@@ -51,20 +51,20 @@ class Samples(Dataset[Item | BackdropError]):
         digests: Digests,
         recipe: Recipe,
         pseudo: Sequence[Photo] = (),
-        world: World = ALONE,
+        distributed: Distributed = ALONE,
     ) -> None:
         self.photos = [*photos, *pseudo]
         self.weights = [1.0] * len(photos) + [recipe.pseudo_weight] * len(pseudo)
         self.weighted = bool(pseudo)
         self.recipe = recipe
-        self.world = world
+        self.distributed = distributed
         self.on_device = augments_on(recipe.compute.augment, training_device()) == "device"
         if recipe.loading.cache == "device" and not self.on_device:
             raise ConfigError("Samples held on the device can't be changed on the host", "Set compute.augment=device")
-        if min(recipe.batch_size, len(self)) < world.size:
-            raise ConfigError(f"{world.size} processes can't share a batch of {recipe.batch_size}", "Start fewer")
-        with world.in_turn():  # the first decodes, the others find it done
-            self.decoded = open_decoded(self.photos, digests, recipe.input, recipe.loading.cache)
+        if min(recipe.batch_size, len(self)) < distributed.size:
+            raise ConfigError(f"{distributed.size} processes can't share a batch of {recipe.batch_size}", "Start fewer")
+        with distributed.main_process_first():  # the first decodes, the others find it done
+            self.decoded = open_cache(self.photos, digests, recipe.input, recipe.loading.cache)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -81,7 +81,7 @@ class Samples(Dataset[Item | BackdropError]):
         return image, mask, np.float32(self.weights[index])
 
     def steps(self, epoch: int) -> list[Step]:
-        """The epoch's optimiser steps, all processes together; the last one may have fewer batches."""
+        """The epoch's optimizer steps, all processes together; the last one may have fewer batches."""
         order = epoch_order(len(self), self.recipe.seed, epoch, self.recipe.batch_size)
         size = self.recipe.accumulate.batches
         return [order[start : start + size] for start in range(0, len(order), size)]
@@ -102,7 +102,7 @@ class Samples(Dataset[Item | BackdropError]):
 
     def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
         """A step's batches once more."""
-        parts = [[(epoch, index) for index in self.world.share(batch)] for batch in step]
+        parts = [[(epoch, index) for index in self.distributed.shard(batch)] for batch in step]
         made = raised(collate([self[key] for key in part]) for part in parts)
         return [self._to(device, one, epoch, batch) for one, batch in zip(made, step, strict=True)]
 
@@ -134,13 +134,13 @@ class Samples(Dataset[Item | BackdropError]):
         images, targets, weights = (part.to(device, non_blocking=True) for part in made)
         if self.on_device:
             augment = device_changes.Augmenter(_augmentation(self.recipe, epoch), self.recipe.seed)
-            mine = zip(images, targets, self.world.share(batch), strict=True)
+            mine = zip(images, targets, self.distributed.shard(batch), strict=True)
             changed = [augment(image, mask, epoch, index) for image, mask, index in mine]
             images, targets = (torch.stack(parts) for parts in zip(*changed, strict=True))
-        whole = float(sum(np.float32(self.weights[index]) for index in batch)) if self.world.size > 1 else None
+        whole = float(sum(np.float32(self.weights[index]) for index in batch)) if self.distributed.size > 1 else None
         masks = targets[:, None].float() / 255
-        inputs = normalise(images, self.recipe.input)
-        return Batch(inputs, masks, weights if self.weighted else None, whole, self.world.size)
+        inputs = normalize(images, self.recipe.input)
+        return Batch(inputs, masks, weights if self.weighted else None, whole, self.distributed.size)
 
 
 @lru_cache
@@ -173,7 +173,7 @@ class _Keys:
     done: int
 
     def steps(self) -> Iterator[tuple[int, Step]]:
-        """Epoch and samples of each optimiser step."""
+        """Epoch and samples of each optimizer step."""
         for epoch in range(self.epoch, self.samples.recipe.epochs):
             for step in self.samples.steps(epoch)[self.done if epoch == self.epoch else 0 :]:
                 yield epoch, step
@@ -182,4 +182,4 @@ class _Keys:
         """This process's part of each batch."""
         for epoch, step in self.steps():
             for batch in step:
-                yield [(epoch, index) for index in self.samples.world.share(batch)]
+                yield [(epoch, index) for index in self.samples.distributed.shard(batch)]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from backdrop.common.devices import device
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.config import Recipe
-from backdrop.config.optimizer import Optimiser
+from backdrop.config.optimizer import Optimizer
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, to_host
 from backdrop.training.compute import device_name, precision_of
-from backdrop.training.distributed import World
+from backdrop.training.distributed import Distributed
 from backdrop.training.lr_schedules import begun
-from backdrop.training.step import make_optimiser
+from backdrop.training.step import make_optimizer
 
 
 @dataclass
@@ -30,17 +30,17 @@ class State:
     network: nn.Module
     model: nn.Module
     average: nn.Module | None
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     progress: Progress
     selected: list[Weights]
-    world: World
+    distributed: Distributed
     pending: list[Tensor] = field(default_factory=list)
     clock: float = field(default_factory=time.monotonic)
 
     def settle(self) -> None:
         """Takes the losses from the device; waits for its last step."""
         if self.pending:
-            self.progress.losses += self.world.mean(torch.stack(self.pending)).tolist()
+            self.progress.losses += self.distributed.mean(torch.stack(self.pending)).tolist()
             self.pending.clear()
 
     def tick(self) -> None:
@@ -55,13 +55,13 @@ class State:
         self.tick()
         average = to_host(self.average.state_dict()) if self.average else {}
         progress = copy.deepcopy(self.progress)
-        weights, optimiser = to_host(self.network.state_dict()), to_host(self.optimiser.state_dict())
-        return Checkpoint(progress, weights, average, list(self.selected), optimiser)
+        weights, optimizer = to_host(self.network.state_dict()), to_host(self.optimizer.state_dict())
+        return Checkpoint(progress, weights, average, list(self.selected), optimizer)
 
     def candidate(self) -> nn.Module:
         """What is judged: the running mean if there is one."""
         found = self.average or self.network
-        self.world.align(found)
+        self.distributed.sync(found)
         return found.eval()
 
     def end_epoch(self, rate: float, dice: float, cycle: int, most: int) -> None:
@@ -95,7 +95,7 @@ class State:
         del rows[:-most], self.selected[:-most]
 
 
-def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, world: World) -> State:
+def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, distributed: Distributed) -> State:
     """A new run, or one taken up at its checkpoint.
 
     Args:
@@ -103,60 +103,66 @@ def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, 
         saved: the checkpoint, if there is one.
         start: the network with its first weights.
         key: the member's content key.
-        world: the processes that train it.
+        distributed: the processes that train it.
     """
     network = start.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads omit it
     average = copy.deepcopy(network) if recipe.ema else None
     here = Progress(
         key,
         threads=saved.progress.threads if saved else torch.get_num_threads(),
-        processes=world.size,
+        processes=distributed.size,
         device=device_name(device()),
         precision=precision_of(recipe.compute.precision, device()),
     )
     progress, selected = here, []
-    optimiser = new_optimiser(network, recipe, 0)
+    optimizer = new_optimizer(network, recipe, 0)
     if saved:
         progress, selected = _go_on(saved.progress, here), saved.selected
         network.load_state_dict(saved.weights)
         if average:
             average.load_state_dict(saved.average)
         inside = progress.epoch if progress.losses else max(0, progress.epoch - 1)
-        optimiser = new_optimiser(network, recipe, inside)
-        optimiser.load_state_dict(saved.optimiser)
-        _lay_out(optimiser)
+        optimizer = new_optimizer(network, recipe, inside)
+        optimizer.load_state_dict(saved.optimizer)
+        _lay_out(optimizer)
     if recipe.compute.compile:
         network.compile()
     return State(
-        network, world.wrap(network, recipe.compute.sync_batch_norm), average, optimiser, progress, selected, world
+        network,
+        distributed.wrap(network, recipe.compute.sync_batch_norm),
+        average,
+        optimizer,
+        progress,
+        selected,
+        distributed,
     )
 
 
-def _lay_out(optimiser: torch.optim.Optimizer) -> None:
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
     """Moments in memory as their parameters are: kernels go through both side by side."""
-    for parameter, state in optimiser.state.items():
+    for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter).copy_(value)
 
 
-def new_optimiser(network: nn.Module, recipe: Recipe, epoch: int) -> torch.optim.Optimizer:
-    """The optimiser of an epoch, with nothing in its memory."""
+def new_optimizer(network: nn.Module, recipe: Recipe, epoch: int) -> torch.optim.Optimizer:
+    """The optimizer of an epoch, with nothing in its memory."""
     chosen = settings(recipe, epoch)
-    return make_optimiser(network, chosen.name, chosen.weight_decay, chosen.momentum)
+    return make_optimizer(network, chosen.name, chosen.weight_decay, chosen.momentum)
 
 
-def settings(recipe: Recipe, epoch: int) -> Optimiser:
-    """Those of the latest phase that names an optimiser, else the recipe's own."""
+def settings(recipe: Recipe, epoch: int) -> Optimizer:
+    """Those of the latest phase that names an optimizer, else the recipe's own."""
     phases = begun(recipe.schedule, recipe.epochs, epoch)
-    return next((phase.optimiser for phase in phases if phase.optimiser), recipe.optimiser)
+    return next((phase.optimizer for phase in phases if phase.optimizer), recipe.optimizer)
 
 
 def _go_on(before: Progress, here: Progress) -> Progress:
     changed = [name for name in ("processes", "device", "precision") if getattr(before, name) != getattr(here, name)]
-    say(f"Going on at epoch {before.epoch}, step {before.step}")
+    log(f"Going on at epoch {before.epoch}, step {before.step}")
     for name in changed:
         was, now = getattr(before, name), getattr(here, name)
-        say(f"It began with {name} {was}, now it's {now}: the weights will differ in their last bits")
+        log(f"It began with {name} {was}, now it's {now}: the weights will differ in their last bits")
     resumed = [*before.resumed_at, before.step]
     return replace(before, processes=here.processes, device=here.device, precision=here.precision, resumed_at=resumed)

@@ -1,4 +1,4 @@
-"""One optimiser step. Imports nothing but torch and the networks and losses, so that it runs on any GPU box."""
+"""One optimizer step. Imports nothing but torch and the networks and losses, so that it runs on any GPU box."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -42,8 +42,8 @@ class Batch:
         return float(len(self.images)) if self.weights is None else float(self.weights.sum())
 
 
-def make_optimiser(network: nn.Module, name: str, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
-    """The optimiser by its name in a recipe, in one kernel where a GPU has one; its rate is set at each epoch."""
+def make_optimizer(network: nn.Module, name: str, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
+    """The optimizer by its name in a recipe, in one kernel where a GPU has one; its rate is set at each epoch."""
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
@@ -56,15 +56,15 @@ def make_optimiser(network: nn.Module, name: str, weight_decay: float, momentum:
     return kinds[name](network.parameters(), lr=0.0, weight_decay=weight_decay, **options)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Sets the learning rate of all parameters."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def train_step(
     network: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     loss_function: Loss,
     batches: Sequence[Batch],
     clip_norm: float | None,
@@ -76,7 +76,7 @@ def train_step(
 
     Args:
         network: in training mode; its gradients are averaged over processes where it's a DistributedDataParallel.
-        optimiser: its rate already set.
+        optimizer: its rate already set.
         loss_function: of logits, targets and weights.
         batches: what fits the memory only one after another; the last of an epoch may be fewer than the others.
         clip_norm: largest L2 norm of the gradient, or None.
@@ -87,7 +87,7 @@ def train_step(
     Returns:
         The mean loss over the images, detached; of several processes, their mean is it.
     """
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     before = [buffer.clone() for buffer in network.buffers()] if skip_nan else []
     weights = [batch.weight() for batch in batches]
     where = batches[0].images.device
@@ -106,7 +106,7 @@ def train_step(
             for buffer, old in zip(network.buffers(), before, strict=True):
                 buffer.copy_(old)
             return torch.full_like(total, math.nan)
-    optimiser.step()
+    optimizer.step()
     return total
 
 

@@ -31,7 +31,7 @@ RATE = 1e-6  # so low that no loss runs away
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Photographs a second that are trained on and judged, and the most memory taken meanwhile, in bytes.
 
     The memory is the GPU's; without one, the process's own.
@@ -43,7 +43,7 @@ class Pace:
     device: str
 
 
-def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Pace:
+def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
     """Trains and judges in a process of its own, so that a recipe that is too large for the machine harms nothing.
 
     Args:
@@ -67,11 +67,11 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
             raise TrainingError(f"{size} needs more memory than there is", remedy) from error
 
 
-def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Pace:
+def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
     where, endless = device(), recipe.model_copy(update={"epochs": ENDLESS})
     steps = Samples(photos, digests, endless).stream(0, 0, where)
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss.model_dump())
-    set_rate(state.optimiser, RATE)
+    set_rate(state.optimizer, RATE)
     state.network.train()
     with computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads):
         seen, count, start = 0, 0, 0.0
@@ -89,7 +89,7 @@ def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds:
             for probability in predict_all(network, [image for image, _ in pairs], recipe.input, recipe.tta):
                 probability.cpu()
         judging = len(photos) / (_now(where) - start)
-    return Pace(training, judging, _memory(where), device_name(where))
+    return Throughput(training, judging, _memory(where), device_name(where))
 
 
 def _now(where: torch.device) -> float:

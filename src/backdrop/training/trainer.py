@@ -13,20 +13,20 @@ from torch import nn
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, StorageError, TrainingError
-from backdrop.common.progress import progress, say
+from backdrop.common.progress import log, progress
 from backdrop.config import Recipe
 from backdrop.config.loss import BceLog
 from backdrop.config.recipe import Checkpoints
 from backdrop.inference.member import METRICS
 from backdrop.models import build
-from backdrop.models.initialization import as_2017
-from backdrop.training.checkpoint_store import Shelf, Writer
+from backdrop.models.initialization import init_like_torch_0_2
+from backdrop.training.checkpoint_store import CheckpointStore, Writer
 from backdrop.training.compute import computing
-from backdrop.training.distributed import ALONE, World
+from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.losses import Loss, make_loss
 from backdrop.training.lr_schedules import cycle_ends, locate, rate
 from backdrop.training.samples import Samples
-from backdrop.training.state import State, begin, new_optimiser, settings
+from backdrop.training.state import State, begin, new_optimizer, settings
 from backdrop.training.step import Batch, follow, set_rate, train_step
 
 Judge = Callable[[nn.Module], float]
@@ -45,8 +45,8 @@ class Trainer:
         samples: what to train on.
         judge: gives the out-of-fold Dice of a network in evaluation mode.
         folder: the member folder; gets `metrics.jsonl`.
-        shelf: of the checkpoints.
-        world: the processes that train together.
+        store: of the checkpoints.
+        distributed: the processes that train together.
         watch: is told the rows of all epochs so far, when training begins and after each epoch.
 
     Raises:
@@ -59,13 +59,13 @@ class Trainer:
         samples: Samples,
         judge: Judge,
         folder: Path,
-        shelf: Shelf,
-        world: World = ALONE,
+        store: CheckpointStore,
+        distributed: Distributed = ALONE,
         watch: Watch | None = None,
     ) -> None:
         self.recipe, self.samples, self.judge = recipe, samples, judge
-        self.folder, self.shelf, self.world, self.watch = folder, shelf, world, watch
-        if world.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
+        self.folder, self.store, self.distributed, self.watch = folder, store, distributed, watch
+        if distributed.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
             raise ConfigError("A loss over the whole batch can't be shared by processes", "Set loss.over=image")
         self.loss: Loss = make_loss(**recipe.loss.model_dump())
 
@@ -84,15 +84,15 @@ class Trainer:
             TrainingError: if a loss is no number.
             StorageError: if checkpoints in S3 can't be listed.
         """
-        saved = self.shelf.read()
-        self.world.wait()  # nobody writes there before all have read
+        saved = self.store.read()
+        self.distributed.barrier()  # nobody writes there before all have read
         recipe = self.recipe
-        state = begin(recipe, saved, start, key, self.world)
+        state = begin(recipe, saved, start, key, self.distributed)
         first, done = state.progress.epoch, len(state.progress.losses)
         left = sum(len(self.samples.steps(epoch)) for epoch in range(first, recipe.epochs)) - done
         with (
             computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads),
-            Writer(self.shelf) as self.writer,
+            Writer(self.store) as self.writer,
             progress(f"{recipe.name} step", left) as self.advance,
         ):
             self.due = Due(recipe.checkpoint, state.progress.step)
@@ -108,9 +108,9 @@ class Trainer:
         epoch, recipe = state.progress.epoch, self.recipe
         done = len(state.progress.losses)
         if done == 0 and _begins_anew(recipe, epoch):
-            state.optimiser = new_optimiser(state.network, recipe, epoch)
+            state.optimizer = new_optimizer(state.network, recipe, epoch)
         now_rate = rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
-        set_rate(state.optimiser, now_rate)
+        set_rate(state.optimizer, now_rate)
         state.network.train()
         for index in range(done, len(self.samples.steps(epoch))):
             state.pending.append(take_step(recipe, self.loss, state, next(batches)))
@@ -120,7 +120,7 @@ class Trainer:
         self._settle(state)
         state.end_epoch(now_rate, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
         self._write_metrics(state)
-        if self.due.now(state, self.world):
+        if self.due.now(state, self.distributed):
             self._save(state)
 
     def _replay(self, state: State, epoch: int, index: int) -> None:
@@ -135,7 +135,7 @@ class Trainer:
 
     def _after_step(self, state: State) -> None:
         self.advance(f"epoch {state.progress.epoch}{_last(state)}")
-        if self.due.now(state, self.world):
+        if self.due.now(state, self.distributed):
             self._save(state)
         elif len(state.pending) >= LOOK:
             self._settle(state)
@@ -155,36 +155,36 @@ class Trainer:
                 if self.recipe.on_nan == "stop":
                     remedy = "Look at these files, lower the rates, or --set on_nan=skip"
                     raise TrainingError(f"The loss is no number at {where}", remedy)
-                say(f"Skipped, as its loss is no number: {where}")
+                log(f"Skipped, as its loss is no number: {where}")
 
     def _save(self, state: State, wait: bool = False) -> None:
         """Hands a checkpoint to the writer, if it isn't busy: what is due then is made later."""
         self._settle(state)
-        if self.world.first and (wait or not self.writer.busy):
+        if self.distributed.is_main and (wait or not self.writer.busy):
             self.writer.submit(state.checkpoint())
         self.due.reset(state.progress.step)
 
     def _write_metrics(self, state: State) -> None:
         """Written anew from the state each time, so that a resumed run leaves neither gap nor duplicate."""
-        if not self.world.first:
+        if not self.distributed.is_main:
             return
         lines = [json.dumps(row) + "\n" for row in state.progress.history]
         try:
             storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
         except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
-            say(f"Training goes on: {error}")
+            log(f"Training goes on: {error}")
         if self.watch:
             self.watch(state.progress.history)
 
 
 def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]) -> torch.Tensor:
-    """One optimiser step and what belongs to it; its mean loss, on the device."""
+    """One optimizer step and what belongs to it; its mean loss, on the device."""
     progress = state.progress
     # What a layer draws at random depends on the step alone, so that it needn't be kept.
     torch.manual_seed((recipe.seed * 2**32 + progress.step) % 2**63)
     mean = train_step(
         state.model,
-        state.optimiser,
+        state.optimizer,
         loss,
         batches,
         settings(recipe, progress.epoch).clip_norm,
@@ -209,13 +209,15 @@ class Due:
         """A checkpoint was made at this step."""
         self._step, self._time = step, time.monotonic()
 
-    def now(self, state: State, world: World) -> bool:
+    def now(self, state: State, distributed: Distributed) -> bool:
         """Whether one is due; all processes have the same answer."""
         step = state.progress.step
         if self._every.every_steps and step - self._step >= self._every.every_steps:
             return True
         late = time.monotonic() - self._time >= self._every.every_s
-        return world.told(late) if world.size > 1 and step % ASK == 0 else late and world.size == 1
+        return (
+            distributed.broadcast(late) if distributed.size > 1 and step % ASK == 0 else late and distributed.size == 1
+        )
 
 
 def first_network(recipe: Recipe) -> nn.Module:
@@ -223,8 +225,8 @@ def first_network(recipe: Recipe) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(**recipe.network.model_dump())
-        if recipe.initialisation == "2017":
-            as_2017(network)
+        if recipe.initialization == "2017":
+            init_like_torch_0_2(network)
         return network
 
 
@@ -240,5 +242,5 @@ def _cycle(recipe: Recipe, epoch: int) -> int:
 
 def _begins_anew(recipe: Recipe, epoch: int) -> bool:
     index, start, _ = locate(recipe.schedule, recipe.epochs, epoch)
-    named = recipe.schedule[index].optimiser is not None
+    named = recipe.schedule[index].optimizer is not None
     return (named and epoch == start) or settings(recipe, epoch).forgetful

@@ -48,7 +48,7 @@ class Bandits(PB2):
     def on_trial_add(self, tune_controller: Any, trial: RayTrial) -> None:
         """A trial begins, or begins anew at its checkpoint: untrained weights have a Dice of 0.
 
-        Ray keeps nothing of its scheduler, and without a first point no gain could be learnt from the first stretch.
+        Ray keeps nothing of its scheduler, and without a first point no gain could be learned from the first stretch.
         """
         restored = trial not in self._trial_state and trial.status == RayTrial.PENDING
         super().on_trial_add(tune_controller, trial)

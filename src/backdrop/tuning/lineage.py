@@ -18,8 +18,8 @@ from backdrop.common.errors import TrainingError
 from backdrop.config import Recipe
 from backdrop.config.space import DIGITS, Phases
 from backdrop.inference.member import CHECKPOINTS
-from backdrop.training.checkpoint_store import Shelf
-from backdrop.tuning.trial import DICE, ERROR, Question, train_fold, trial_recipe
+from backdrop.training.checkpoint_store import CheckpointStore
+from backdrop.tuning.trial import DICE, ERROR, TrialSpec, train_fold, trial_recipe
 from backdrop.tuning.trial_store import Row, as_row, judged
 
 EXPONENT = "exponent"  # log10 of the rate: what PB2 changes
@@ -49,13 +49,13 @@ def rates_of(rows: Sequence[Row]) -> list[float]:
     return [row.rate for row in rows if row.fold == rows[0].fold]
 
 
-def run(config: dict[str, Any], question: Question) -> None:
+def run(config: dict[str, Any], spec: TrialSpec) -> None:
     """Trains to the end of the budget from the checkpoint that Ray hands over, if there is one."""
     folder = storage.cache_folder() / "population" / tune.get_context().get_trial_id()
-    lineage = Lineage(question, as_rate(config[EXPONENT]), folder)
+    lineage = Lineage(spec, as_rate(config[EXPONENT]), folder)
     try:
         lineage.take_up()
-        while lineage.age < question.recipe.epochs:
+        while lineage.age < spec.recipe.epochs:
             lineage.go_on()
     except TrainingError as error:
         lineage.give_up(error)
@@ -67,7 +67,7 @@ def run(config: dict[str, Any], question: Question) -> None:
 class Lineage:
     """Weights from their first epoch on, whichever trials had them: `rows` are their epochs as they came."""
 
-    question: Question
+    spec: TrialSpec
     rate: float
     folder: Path
     age: int = 0
@@ -80,14 +80,14 @@ class Lineage:
         if checkpoint := tune.get_checkpoint():
             checkpoint.to_directory(str(self.folder))
             self.rows = [Row(**row) for row in json.loads((self.folder / KEPT).read_bytes())]
-            self.age = len(self.rows) // len(self.question.folds)
+            self.age = len(self.rows) // len(self.spec.folds)
 
     def go_on(self) -> None:
         """Trains a stretch on each fold, with one rate, and hands on what came of it."""
-        folds, whole = self.question.folds, self.question.recipe.epochs
+        folds, whole = self.spec.folds, self.spec.recipe.epochs
         end = min(self.age + stretch(whole), whole)
         rates = [*rates_of(self.rows), *[self.rate] * (end - self.age)]
-        recipe = _shorter(self.question, end, rates)
+        recipe = _shorter(self.spec, end, rates)
         for fold in folds:
             self._train(recipe, fold, end * len(folds))
         self.age = end
@@ -96,14 +96,14 @@ class Lineage:
 
     def give_up(self, error: TrainingError) -> None:
         """Is the worst from now on, at each exchange, until it gets better weights."""
-        while self.age < self.question.recipe.epochs:
-            self.age += stretch(self.question.recipe.epochs)
+        while self.age < self.spec.recipe.epochs:
+            self.age += stretch(self.spec.recipe.epochs)
             tune.report({DICE: 0.0, AGE: self.age, ROWS: self._told(), ERROR: str(error)})
 
     def _train(self, recipe: Recipe, fold: int, last: int) -> None:
-        """The last row of a stretch is told later, with the checkpoint."""
+        """The last row of a stretch is notify later, with the checkpoint."""
         home = self.folder / f"fold-{fold}"
-        shelf = Shelf(home / CHECKPOINTS)
+        store = CheckpointStore(home / CHECKPOINTS)
 
         def watch(history: Sequence[Mapping[str, Any]]) -> None:
             done = sum(row.fold == fold for row in self.rows)
@@ -112,9 +112,9 @@ class Lineage:
                 if len(self.rows) < last:
                     self._tell()
 
-        train_fold(self.question, recipe, fold, home, self.folder.name, shelf, watch)
-        for old in sorted(shelf.names())[:-1]:
-            shutil.rmtree(shelf.folder / old, ignore_errors=True)
+        train_fold(self.spec, recipe, fold, home, self.folder.name, store, watch)
+        for old in sorted(store.names())[:-1]:
+            shutil.rmtree(store.folder / old, ignore_errors=True)
 
     def _tell(self, checkpoint: tune.Checkpoint | None = None) -> None:
         tune.report({DICE: judged(self.rows), AGE: self.age, ROWS: self._told()}, checkpoint=checkpoint)
@@ -123,7 +123,7 @@ class Lineage:
         return [row.model_dump() for row in self.rows]
 
 
-def _shorter(question: Question, epochs: int, rates: Sequence[float]) -> Recipe:
+def _shorter(spec: TrialSpec, epochs: int, rates: Sequence[float]) -> Recipe:
     """The recipe up to some epoch: no epoch depends on how many follow."""
-    recipe = question.recipe.model_copy(update={"epochs": epochs})
-    return trial_recipe(replace(question, recipe=recipe), {"schedule": constant(rates)})
+    recipe = spec.recipe.model_copy(update={"epochs": epochs})
+    return trial_recipe(replace(spec, recipe=recipe), {"schedule": constant(rates)})

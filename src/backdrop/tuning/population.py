@@ -16,15 +16,15 @@ from ray.tune.experiment import Trial as RayTrial
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, TuningError
-from backdrop.common.progress import progress, say
+from backdrop.common.progress import log, progress
 from backdrop.config import Recipe, Space
 from backdrop.config.schedule import Constant
 from backdrop.training.lr_schedules import lengths
 from backdrop.tuning.bandits import Bandits, place
 from backdrop.tuning.lineage import EXPONENT, ROWS, as_rate, constant, rates_of, run
-from backdrop.tuning.ray_runner import TRIES, Keeper, share
-from backdrop.tuning.trial import DICE, ERROR, Question
-from backdrop.tuning.trial_store import Entry, Ledger, Row, named
+from backdrop.tuning.ray_runner import TRIES, TrialRecorder, share
+from backdrop.tuning.trial import DICE, ERROR, TrialSpec
+from backdrop.tuning.trial_store import Entry, Row, TrialStore, named
 
 LEAST = 4  # trials: a quarter of them is replaced at each exchange
 FAMILY = "pb2"
@@ -40,7 +40,7 @@ class Population:
     `recipe` is what the schedules are written for, and `state` where Ray keeps its own.
     """
 
-    question: Question
+    spec: TrialSpec
     recipe: Recipe
     first: int
     size: int
@@ -67,7 +67,7 @@ class Population:
 
     def entry(self, index: int, rows: Sequence[Row], rate: float) -> Entry:
         """A trial with such epochs behind it, and one rate from there on, for the recipe's own number of epochs."""
-        whole = self.question.recipe.epochs
+        whole = self.spec.recipe.epochs
         rates = [*(rates_of(rows) if rows else ()), *[rate] * whole][:whole]
         phases = constant(rates)
         sizes = lengths([Constant(**phase) for phase in phases], self.recipe.epochs)
@@ -76,8 +76,8 @@ class Population:
             name=named(self.first + index, FAMILY),
             family=FAMILY,
             values={"first": rates[0], "last": rates[-1]},
-            override={"schedule": schedule, "optimiser": self.recipe.optimiser.model_dump(mode="json")},
-            rows=tuple(sorted(rows, key=lambda row: self.question.folds.index(row.fold))),
+            override={"schedule": schedule, "optimizer": self.recipe.optimizer.model_dump(mode="json")},
+            rows=tuple(sorted(rows, key=lambda row: self.spec.folds.index(row.fold))),
         )
 
     def start(self) -> list[Entry]:
@@ -90,13 +90,13 @@ def rates_between(space: Space) -> tuple[float, float]:
     return min(family.rate[0] for family in space.families), max(family.rate[1] for family in space.families)
 
 
-def grow(population: Population, parallel: int, told: Callable[[Entry], None], label: str) -> list[Entry]:
+def grow(population: Population, parallel: int, notify: Callable[[Entry], None], label: str) -> list[Entry]:
     """Runs a population to the end of its budget, or what is left of it.
 
     Args:
         population: what it is.
         parallel: how many trials run at a time; the others wait, as checkpoints.
-        told: hears of a trial when its lineage is known, which is at the end: until then it may become another's.
+        notify: hears of a trial when its lineage is known, which is at the end: until then it may become another's.
         label: of the progress, which counts epochs.
 
     Returns:
@@ -106,46 +106,46 @@ def grow(population: Population, parallel: int, told: Callable[[Entry], None], l
         TuningError: if it is interrupted.
         StorageError: if something can't be written.
     """
-    ledger = Ledger(population.question.ledger)
-    found = [ledger.read(one.name) or one for one in population.start()]
+    store = TrialStore(population.spec.store)
+    found = [store.read(one.name) or one for one in population.start()]
     if any(one.status == "running" for one in found):
-        found = _grown(population, ledger, parallel, label)
+        found = _grown(population, store, parallel, label)
     storage.remove_folder(population.state)
     for one in found:
-        told(one)
+        notify(one)
     return found
 
 
-def _grown(population: Population, ledger: Ledger, parallel: int, label: str) -> list[Entry]:
+def _grown(population: Population, store: TrialStore, parallel: int, label: str) -> list[Entry]:
     going_on = _left(population.state)
     while True:
         if not going_on:
             storage.remove_folder(population.state)
-        with progress(label, population.size * population.question.epochs) as advance:
-            keeper = Breeder(population, ledger, advance)
+        with progress(label, population.size * population.spec.epochs) as advance:
+            recorder = Breeder(population, store, advance)
             try:
-                _run(population, keeper, parallel, going_on)
+                _run(population, recorder, parallel, going_on)
             except (tune.TuneError, TypeError, ValueError, KeyError, OSError):  # a kill left what Ray can't use
                 if not going_on:
                     raise
-                keeper.died = True
-        if not (going_on and keeper.died):
+                recorder.died = True
+        if not (going_on and recorder.died):
             break
-        say("The population can't go on from what a kill left of it, and begins anew")
+        log("The population can't go on from what a kill left of it, and begins anew")
         going_on = False
-    found = [keeper.entries[name] for name in sorted(keeper.entries)]
+    found = [recorder.entries[name] for name in sorted(recorder.entries)]
     if any(one.status == "running" for one in found):
         raise TuningError("The population was interrupted", "Run the same command again: it goes on")
     return found
 
 
-def _run(population: Population, keeper: "Breeder", parallel: int, going_on: bool) -> None:
+def _run(population: Population, recorder: "Breeder", parallel: int, going_on: bool) -> None:
     """Ray's `Tuner.restore` would take scheduler and callbacks from a pickle; `tune.run`, below it, takes ours."""
     state, exponents = population.state, population.exponents()
     resources = share(parallel, math.ceil)  # Ray's own limit of trials at a time would count those that wait
-    epochs = population.question.recipe.epochs
+    epochs = population.spec.recipe.epochs
     tune.run(
-        tune.with_parameters(run, question=population.question),
+        tune.with_parameters(run, spec=population.spec),
         name=STATE,
         metric=DICE,
         mode="max",
@@ -158,7 +158,7 @@ def _run(population: Population, keeper: "Breeder", parallel: int, going_on: boo
         resume="AUTO+ERRORED" if going_on else False,
         reuse_actors=True,
         raise_on_failed_trial=False,
-        callbacks=[keeper],
+        callbacks=[recorder],
         verbose=0,
     )
 
@@ -171,18 +171,18 @@ def _left(state: str) -> bool:
     try:
         json.loads(storage.read_bytes(f"{state}/{STATE}/{max(names)}"))
     except ValueError:
-        say("The kill has torn the population's state: it begins anew")
+        log("The kill has torn the population's state: it begins anew")
         return False
     return True
 
 
-class Breeder(Keeper):
-    """Writes the ledger as trials train and become others' copies."""
+class Breeder(TrialRecorder):
+    """Writes the store as trials train and become others' copies."""
 
-    def __init__(self, population: Population, ledger: Ledger, advance: Callable[[str], None]) -> None:
-        super().__init__(ledger, population.question.epochs, lambda _: None, lambda _: None, advance)
+    def __init__(self, population: Population, store: TrialStore, advance: Callable[[str], None]) -> None:
+        super().__init__(store, population.spec.epochs, lambda _: None, lambda _: None, advance)
         self.population, self.died = population, False
-        self.entries = {one.name: ledger.read(one.name) or one for one in population.start()}
+        self.entries = {one.name: store.read(one.name) or one for one in population.start()}
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial begins, or goes on."""

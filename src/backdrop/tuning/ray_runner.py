@@ -14,12 +14,12 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from backdrop.common.errors import TuningError, short
-from backdrop.common.progress import progress, say
+from backdrop.common.errors import TuningError, shorten
+from backdrop.common.progress import log, progress
 from backdrop.tuning.cluster.auth import USAGE, local_cluster
 from backdrop.tuning.samplers import Source
-from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, Question, run
-from backdrop.tuning.trial_store import Entry, Ledger, Row, judged
+from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run
+from backdrop.tuning.trial_store import Entry, Row, TrialStore, judged
 
 TRIES = 2  # more, for a trial whose machine went away
 REDUCTION = 3  # of so many trials one goes on at each rung
@@ -41,18 +41,18 @@ SETTINGS = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 
-Told = Callable[[Entry], None]
+Notify = Callable[[Entry], None]
 
 
-def search(question: Question, source: Source, early: bool, parallel: int, told: Told, label: str) -> list[Entry]:
-    """Runs all trials of a source, or what is left of them; the same source and question give the same trials.
+def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: Notify, label: str) -> list[Entry]:
+    """Runs all trials of a source, or what is left of them; the same source and spec give the same trials.
 
     Args:
-        question: what all trials have in common.
+        spec: what all trials have in common.
         source: where their schedules come from.
         early: whether trials that do badly are stopped early (ASHA: Li et al. 2018, arXiv:1810.05934); presets never.
         parallel: how many run at a time.
-        told: hears of a trial when it begins, at each epoch and when it ends.
+        notify: hears of a trial when it begins, at each epoch and when it ends.
         label: of the progress, which counts epochs.
 
     Returns:
@@ -61,18 +61,18 @@ def search(question: Question, source: Source, early: bool, parallel: int, told:
     Raises:
         TuningError: if none came to a Dice.
     """
-    ledger = Ledger(question.ledger)
-    candidates = Candidates(source, ledger)
-    with progress(label, source.total * question.epochs) as advance:
-        keeper = Keeper(ledger, question.epochs, candidates.tell, told, advance)
+    store = TrialStore(spec.store)
+    candidates = Candidates(source, store)
+    with progress(label, source.total * spec.epochs) as advance:
+        recorder = TrialRecorder(store, spec.epochs, candidates.tell, notify, advance)
         with tempfile.TemporaryDirectory() as scratch:  # nobody restores what Ray keeps there
             tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(run, question=question), share(parallel)),
+                tune.with_resources(tune.with_parameters(run, spec=spec), share(parallel)),
                 tune_config=tune.TuneConfig(
                     metric=DICE,
                     mode="max",
                     search_alg=candidates,
-                    scheduler=_asha(question) if early else FIFOScheduler(),
+                    scheduler=_asha(spec) if early else FIFOScheduler(),
                     num_samples=source.total,
                     max_concurrent_trials=parallel,
                     reuse_actors=True,
@@ -80,14 +80,14 @@ def search(question: Question, source: Source, early: bool, parallel: int, told:
                 run_config=tune.RunConfig(
                     name="search",
                     storage_path=scratch,
-                    callbacks=[keeper],
+                    callbacks=[recorder],
                     failure_config=tune.FailureConfig(max_failures=TRIES),
                     verbose=0,
                 ),
             )
             tuner.fit()
-    entries = [keeper.entries[name] for name in sorted(keeper.entries)]
-    ledger.sweep([entry.name for entry in entries])
+    entries = [recorder.entries[name] for name in sorted(recorder.entries)]
+    store.sweep([entry.name for entry in entries])
     if not any(entry.rows for entry in entries):
         errors = sorted({entry.error for entry in entries})
         raise TuningError(f"No trial came to a Dice ({'; '.join(errors)})", "Mend that, and run the same command again")
@@ -127,8 +127,10 @@ def _start(folder: str) -> None:
         except Exception as error:  # Ray has no other for it
             ray.shutdown()
             if last or "timed out" not in str(error):
-                raise TuningError(f"Ray doesn't start ({short(error)})", "Look at memory, /dev/shm and /tmp") from error
-            say("Ray didn't start in time; trying again")
+                raise TuningError(
+                    f"Ray doesn't start ({shorten(error)})", "Look at memory, /dev/shm and /tmp"
+                ) from error
+            log("Ray didn't start in time; trying again")
 
 
 def slots() -> int:
@@ -136,26 +138,26 @@ def slots() -> int:
     return max(1, int(ray.cluster_resources().get("GPU", 0)))
 
 
-class Unpickled:
+class NeverPickled:
     """Ray writes what it is given as a pickle too, which nobody reads: nothing of this."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
 
 
-class Candidates(Unpickled, Searcher):
-    """A source, as Ray asks for its schedules; a trial that the ledger knows is given as it was."""
+class Candidates(NeverPickled, Searcher):
+    """A source, as Ray asks for its schedules; a trial that the store knows is given as it was."""
 
-    def __init__(self, source: Source, ledger: Ledger) -> None:
+    def __init__(self, source: Source, store: TrialStore) -> None:
         super().__init__(metric=DICE, mode="max")
-        self.source, self.ledger, self.count = source, ledger, 0
+        self.source, self.store, self.count = source, store, 0
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial, or word that there are no more."""
         if self.count >= self.source.total:
             return Searcher.FINISHED
         index, self.count = self.count, self.count + 1
-        known = self.ledger.find(index)
+        known = self.store.find(index)
         return {"entry": self.source.give(index, known.params if known else None).model_dump(mode="json")}
 
     def tell(self, entry: Entry) -> None:
@@ -167,27 +169,29 @@ class Candidates(Unpickled, Searcher):
         """Said by `tell`."""
 
     def save(self, checkpoint_path: str) -> None:
-        """All that matters is in the ledger."""
+        """All that matters is in the store."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
         """Never done."""
 
 
-class Keeper(Unpickled, tune.Callback):
-    """Writes the ledger as results come in."""
+class TrialRecorder(NeverPickled, tune.Callback):
+    """Writes the store as results come in."""
 
-    def __init__(self, ledger: Ledger, epochs: int, tell: Told, told: Told, advance: Callable[[str], None]) -> None:
-        self.ledger, self.epochs, self.learn, self.told, self.advance = ledger, epochs, tell, told, advance
+    def __init__(
+        self, store: TrialStore, epochs: int, tell: Notify, notify: Notify, advance: Callable[[str], None]
+    ) -> None:
+        self.store, self.epochs, self.learn, self.notify, self.advance = store, epochs, tell, notify, advance
         self.entries: dict[str, Entry] = {}
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial begins, or goes on."""
-        entry = self.ledger.read(trial.config["entry"]["name"]) or Entry(**trial.config["entry"])
+        entry = self.store.read(trial.config["entry"]["name"]) or Entry(**trial.config["entry"])
         self._keep(entry.model_copy(update={"error": ""} if entry.ended else {"error": "", "status": "running"}))
 
     def on_trial_result(self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: Any, **_: Any) -> None:
-        """An epoch is over; what is told again after a restart is known."""
+        """An epoch is over; what is notify again after a restart is known."""
         entry = self._entry(trial)
         if ERROR in result:
             self._keep(entry.model_copy(update={"error": result[ERROR]}))
@@ -207,7 +211,7 @@ class Keeper(Unpickled, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial failed so often that it is given up."""
         entry, error = self._entry(trial), _why(trial)
-        say(f"{entry.name} failed: {error}")
+        log(f"{entry.name} failed: {error}")
         self._keep(entry.model_copy(update={"status": "failed", "error": error}))
 
     def _entry(self, trial: RayTrial) -> Entry:
@@ -215,11 +219,11 @@ class Keeper(Unpickled, tune.Callback):
 
     def _keep(self, entry: Entry) -> None:
         self.entries[entry.name] = entry
-        self.ledger.write(entry)
-        self.told(entry)
+        self.store.write(entry)
+        self.notify(entry)
 
 
-class Sparing(ASHAScheduler):
+class PresetSafeASHA(ASHAScheduler):
     """ASHA that lets presets train to the end, so that the search never ends below them."""
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: Mapping[str, Any]) -> str:
@@ -234,14 +238,14 @@ def _why(trial: RayTrial) -> str:
     path = Path(trial.error_file)
     lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
     ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.common.errors.")]
-    return short((ours or lines or ["its process died"])[-1])
+    return shorten((ours or lines or ["its process died"])[-1])
 
 
-def _asha(question: Question) -> Sparing:
-    return Sparing(
+def _asha(spec: TrialSpec) -> PresetSafeASHA:
+    return PresetSafeASHA(
         time_attr=EPOCHS,
-        max_t=question.epochs,
-        grace_period=max(1, question.recipe.epochs // FIRST_RUNG),
+        max_t=spec.epochs,
+        grace_period=max(1, spec.recipe.epochs // FIRST_RUNG),
         reduction_factor=REDUCTION,
         stop_last_trials=False,
     )

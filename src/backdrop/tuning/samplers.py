@@ -20,7 +20,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Source(Protocol):
-    """Gives the schedules to try, and is told what they came to."""
+    """Gives the schedules to try, and is notify what they came to."""
 
     total: int
 
@@ -42,7 +42,7 @@ class Listed:
         return self.entries[index]
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """Nothing is learnt."""
+        """Nothing is learned."""
 
 
 class Random:
@@ -73,7 +73,7 @@ class Random:
         return Counted(self.seed, index)
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """Nothing is learnt."""
+        """Nothing is learned."""
 
 
 class Tpe(Random):

@@ -10,7 +10,7 @@ from backdrop.tuning.population import Population, grow, rates_between
 from backdrop.tuning.ray_runner import cluster, search, slots
 from backdrop.tuning.results import Comparison, Search, Trial, compare, ranked
 from backdrop.tuning.samplers import Listed, Random, Source, Tpe, entry
-from backdrop.tuning.trial import Question, trial_recipe
+from backdrop.tuning.trial import TrialSpec, trial_recipe
 from backdrop.tuning.trial_store import Entry, as_trial, judged, named
 
 TRIALS, REPEATS, POPULATION = "trials", "repeats", "population"
@@ -36,9 +36,9 @@ class Plan:
     budget: Budget
     out: str
 
-    def question(self, phase: str) -> Question:
+    def spec(self, phase: str) -> TrialSpec:
         """What the trials of a phase have in common."""
-        return Question(self.data, self.plan, self.proxy, self.budget.folds, f"{self.out}/{phase}")
+        return TrialSpec(self.data, self.plan, self.proxy, self.budget.folds, f"{self.out}/{phase}")
 
     def entries(self) -> list[Entry]:
         """The presets as trials."""
@@ -55,17 +55,17 @@ class Plan:
             raise ConfigError(what, f"Ask for --trials {len(self.presets) + 1} or more")
         samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
         for one in (*self.entries(), *samples):
-            trial_recipe(self.question(TRIALS), one.override)
+            trial_recipe(self.spec(TRIALS), one.override)
         if self.budget.scheduler == PB2:
             self.population().check()
 
     def population(self) -> Population:
-        """What PB2 grows in place of drawn trials; its optimiser is the recipe's own, as that of what is drawn."""
-        question = self.question(TRIALS)
-        trained = question.recipe.model_copy(update={"optimiser": self.recipe.optimiser})
+        """What PB2 grows in place of drawn trials; its optimizer is the recipe's own, as that of what is drawn."""
+        spec = self.spec(TRIALS)
+        trained = spec.recipe.model_copy(update={"optimizer": self.recipe.optimizer})
         first = len(self.presets)
         return Population(
-            replace(question, recipe=trained),
+            replace(spec, recipe=trained),
             self.recipe,
             first,
             self.budget.trials - first,
@@ -75,16 +75,16 @@ class Plan:
         )
 
 
-Told = Callable[[str, Entry, Recipe], None]
+Notify = Callable[[str, Entry, Recipe], None]
 
 
-def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
+def run_search(plan: Plan, parallel: int | None, notify: Notify) -> tuple[Search, Entry]:
     """Runs a search, or what is left of it.
 
     Args:
         plan: what is searched.
         parallel: how many trials run at a time; None: one for each GPU, else one.
-        told: hears of a trial when it begins, at each epoch and when it ends: its name, itself, and what it trains.
+        notify: hears of a trial when it begins, at each epoch and when it ends: its name, itself, and what it trains.
 
     Returns:
         What came of it, and the trial whose schedule was chosen.
@@ -95,7 +95,7 @@ def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
     """
     with cluster():
         at_once = parallel or slots()
-        entries = _trials(plan, at_once, told)
+        entries = _trials(plan, at_once, notify)
         trials = [as_trial(one, _trained(plan, one)) for one in entries]
         finalists = _finalists(ranked(trials), entries)
         if not finalists:
@@ -103,7 +103,7 @@ def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
         seeds = [plan.proxy.seed + number for number in range(1, plan.budget.repeats + 1)]
         pairs = enumerate((one, seed) for seed in seeds for one in finalists)
         again = [_with_seed(index, one, seed) for index, (one, seed) in pairs]
-        repeated = _phase(plan, REPEATS, Listed(again), at_once, told) if len(finalists) == 2 and seeds else []
+        repeated = _phase(plan, REPEATS, Listed(again), at_once, notify) if len(finalists) == 2 and seeds else []
     comparison = _compare(finalists, seeds, repeated)
     better = comparison is None or comparison.difference > 0
     winner = finalists[0 if better else 1]
@@ -121,27 +121,27 @@ def hold(plan: Plan, parallel: int | None, told: Told) -> tuple[Search, Entry]:
     return found, winner
 
 
-def _trials(plan: Plan, parallel: int, told: Told) -> list[Entry]:
+def _trials(plan: Plan, parallel: int, notify: Notify) -> list[Entry]:
     """Presets and what is drawn, or presets and what is grown."""
     if plan.budget.scheduler != PB2:
-        return _phase(plan, TRIALS, _source(plan), parallel, told)
-    presets = _phase(plan, TRIALS, Listed(plan.entries()), parallel, told)
+        return _phase(plan, TRIALS, _source(plan), parallel, notify)
+    presets = _phase(plan, TRIALS, Listed(plan.entries()), parallel, notify)
 
     def hear(one: Entry) -> None:
-        told(one.name, one, _trained(plan, one))
+        notify(one.name, one, _trained(plan, one))
 
     return [*presets, *grow(plan.population(), parallel, hear, f"{plan.recipe.name} population, epoch")]
 
 
-def _phase(plan: Plan, phase: str, source: Source, parallel: int, told: Told) -> list[Entry]:
+def _phase(plan: Plan, phase: str, source: Source, parallel: int, notify: Notify) -> list[Entry]:
     early = phase == TRIALS and plan.budget.scheduler == "asha"
     label = f"{plan.recipe.name} {phase}, epoch"
     name = "repeat-{}" if phase == REPEATS else "{}"
 
     def hear(one: Entry) -> None:
-        told(name.format(one.name), one, _trained(plan, one))
+        notify(name.format(one.name), one, _trained(plan, one))
 
-    return search(plan.question(phase), source, early, parallel, hear, label)
+    return search(plan.spec(phase), source, early, parallel, hear, label)
 
 
 def _source(plan: Plan) -> Source:
@@ -150,7 +150,7 @@ def _source(plan: Plan) -> Source:
 
 
 def _trained(plan: Plan, one: Entry) -> Recipe:
-    return trial_recipe(plan.question(TRIALS), one.override)
+    return trial_recipe(plan.spec(TRIALS), one.override)
 
 
 def _finalists(order: Sequence[Trial], entries: Sequence[Entry]) -> list[Entry]:

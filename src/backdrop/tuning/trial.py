@@ -1,4 +1,4 @@
-"""One trial, in a process of Ray's: the training that `train` does, told to Ray epoch by epoch."""
+"""One trial, in a process of Ray's: the training that `train` does, notify to Ray epoch by epoch."""
 
 import os
 import shutil
@@ -19,10 +19,10 @@ from backdrop.config.space import within
 from backdrop.data.dataset import Dataset, Digests, open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.inference.member import CHECKPOINTS, content_key
-from backdrop.training.checkpoint_store import Shelf
+from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.fit import LeftOut, fit
 from backdrop.training.trainer import Watch
-from backdrop.tuning.trial_store import Entry, Ledger, Row, as_row, judged
+from backdrop.tuning.trial_store import Entry, Row, TrialStore, as_row, judged
 
 DICE = "dice"  # what Ray compares
 EPOCHS = "epochs"  # trained so far, all folds together
@@ -31,18 +31,18 @@ ERROR = "error"
 
 
 @dataclass(frozen=True)
-class Question:
+class TrialSpec:
     """What all trials of a search have in common.
 
     `plan` is an address that every machine can read; `recipe` is that of the trials, at its proxy size and with the
-    budget as its epochs; `ledger` is where its trials are kept.
+    budget as its epochs; `store` is where its trials are kept.
     """
 
     data: str
     plan: str
     recipe: Recipe
     folds: tuple[int, ...]
-    ledger: str
+    store: str
 
     @property
     def epochs(self) -> int:
@@ -50,14 +50,14 @@ class Question:
         return self.recipe.epochs * len(self.folds)
 
 
-def trial_recipe(question: Question, override: Mapping[str, Any]) -> Recipe:
+def trial_recipe(spec: TrialSpec, override: Mapping[str, Any]) -> Recipe:
     """What a trial trains.
 
     Raises:
         ConfigError: if its schedule isn't valid.
     """
-    values = {**question.recipe.model_dump(mode="json"), **within(dict(override), question.recipe.epochs)}
-    return parse(Recipe, values, question.recipe.name)
+    values = {**spec.recipe.model_dump(mode="json"), **within(dict(override), spec.recipe.epochs)}
+    return parse(Recipe, values, spec.recipe.name)
 
 
 @dataclass
@@ -76,34 +76,34 @@ class _Teller:
         tune.report({DICE: judged(self.rows) if self.rows else 0.0, EPOCHS: len(self.rows), ERROR: error})
 
 
-def run(config: dict[str, Any], question: Question) -> None:
+def run(config: dict[str, Any], spec: TrialSpec) -> None:
     """A trial from its beginning, or from where an earlier process was killed; Ray hears its first epochs again then.
 
     What can't be trained (a loss that is no number) is a result; what may be otherwise next time is raised.
     """
-    entry, ledger, tell = parse(Entry, config["entry"], "a trial"), Ledger(question.ledger), _Teller()
-    known = ledger.read(entry.name) or entry
+    entry, store, tell = parse(Entry, config["entry"], "a trial"), TrialStore(spec.store), _Teller()
+    known = store.read(entry.name) or entry
     try:
-        for fold in question.folds:
+        for fold in spec.folds:
             done = [row for row in known.rows if row.fold == fold]
-            if known.ended or len(done) == question.recipe.epochs:
+            if known.ended or len(done) == spec.recipe.epochs:
                 for row in done:
                     tell(row)
             else:
-                _train(question, entry, fold, ledger.folder(entry.name), tell)
+                _train(spec, entry, fold, store.folder(entry.name), tell)
     except TrainingError as error:
         tell.failed(str(error))
 
 
-def _train(question: Question, entry: Entry, fold: int, place: str, tell: _Teller) -> None:
+def _train(spec: TrialSpec, entry: Entry, fold: int, place: str, tell: _Teller) -> None:
     """One fold of a trial; its checkpoints go when it is over."""
-    _, plan, digests = _world(question.data, question.plan)
-    recipe = trial_recipe(question, entry.override)
+    _, plan, digests = _world(spec.data, spec.plan)
+    recipe = trial_recipe(spec, entry.override)
     target = f"{place}/fold-{fold}"
     key = content_key(recipe, plan, digests, fold)
     remote = storage.is_remote(target)
     folder = storage.cache_folder() / "trials" / key if remote else Path(target)
-    shelf = Shelf(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
+    store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
 
     def watch(history: Sequence[Mapping[str, Any]]) -> None:
         heard = sum(row.fold == fold for row in tell.rows)
@@ -111,24 +111,24 @@ def _train(question: Question, entry: Entry, fold: int, place: str, tell: _Telle
             tell(as_row(fold, row))
 
     try:
-        train_fold(question, recipe, fold, folder, key, shelf, watch)
-        shelf.clear()
+        train_fold(spec, recipe, fold, folder, key, store, watch)
+        store.clear()
     finally:
         if remote:  # what is needed to go on is there
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def train_fold(
-    question: Question, recipe: Recipe, fold: int, folder: Path, key: str, shelf: Shelf, watch: Watch
+    spec: TrialSpec, recipe: Recipe, fold: int, folder: Path, key: str, store: CheckpointStore, watch: Watch
 ) -> None:
-    """Trains a recipe on one fold by the very loop of `train`, from the newest checkpoint on the shelf.
+    """Trains a recipe on one fold by the very loop of `train`, from the newest checkpoint on the store.
 
     Args and errors are those of `fit`.
     """
-    dataset, plan, digests = _world(question.data, question.plan)
+    dataset, plan, digests = _world(spec.data, spec.plan)
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))  # Ray sets it to the trial's CPUs
     left_out = LeftOut(dataset, plan.validation(fold), digests, recipe)
-    fit(dataset, plan, recipe, fold, folder, key, shelf, left_out, watch=watch)
+    fit(dataset, plan, recipe, fold, folder, key, store, left_out, watch=watch)
 
 
 @lru_cache(1)

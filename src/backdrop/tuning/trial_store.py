@@ -52,7 +52,7 @@ class Entry(Record):
         return self.status in ("finished", "stopped")
 
 
-class Ledger:
+class TrialStore:
     """The trials of one phase of a search, in a folder or below an `s3://` prefix."""
 
     def __init__(self, address: str) -> None:

@@ -24,8 +24,8 @@ for _ in range(2):
                 if "timed out during startup" not in str(error):
                     raise
                 ray.shutdown()
-        told = ray.get(ray.remote(lambda: (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"])).remote())
-        assert told == ("token", os.environ["RAY_AUTH_TOKEN"]), told
+        notify = ray.get(ray.remote(lambda: (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"])).remote())
+        assert notify == ("token", os.environ["RAY_AUTH_TOKEN"]), notify
         ray.shutdown()
     changed = [name for name in {{*before, *os.environ}} if before.get(name) != os.environ.get(name)]
     assert not [name for name in changed if "AUTH" in name or "USAGE" in name], changed

@@ -84,17 +84,17 @@ def ask(address: str) -> JobSubmissionClient:
 
 def test_a_job_is_run_once(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = tmp_path / "ran"
-    command = ["sh", "-c", f"echo x >> {ran}; echo said $COLOUR", "a word's apostrophe"]
-    jobs.run(address, "once", command, {"COLOUR": "a b"})
+    command = ["sh", "-c", f"echo x >> {ran}; echo said $COLOR", "a word's apostrophe"]
+    jobs.run(address, "once", command, {"COLOR": "a b"})
     shown = capsys.readouterr()
     assert "said a b\n" in shown.err
     assert shown.out == ""
-    jobs.run(address, "once", command, {"COLOUR": "a b"})
+    jobs.run(address, "once", command, {"COLOR": "a b"})
     assert capsys.readouterr().err == f"Ray job once at {address} is done already\n"
     jobs._submit(ask(address), "once", command, {})  # as one who didn't know yet
     assert ran.read_text() == "x\n"
     (job,) = ask(address).list_jobs()
-    assert job.runtime_env == {"env_vars": {"COLOUR": "a b", "RAY_USAGE_STATS_ENABLED": "0"}}
+    assert job.runtime_env == {"env_vars": {"COLOR": "a b", "RAY_USAGE_STATS_ENABLED": "0"}}
     assert not list(tmp_path.glob(".ray*"))
 
 
@@ -118,12 +118,12 @@ def test_a_running_job_is_followed(address: str, tmp_path: Path, capsys: pytest.
     client = ask(address)
     client.submit_job(entrypoint=" ".join(command[:2]) + f" '{command[2]}'", submission_id="shared")
     until(ran.exists)
-    follower = threading.Thread(target=jobs.run, args=(address, "shared", command, {}))
-    follower.start()
+    uploader = threading.Thread(target=jobs.run, args=(address, "shared", command, {}))
+    uploader.start()
     time.sleep(3)
-    assert follower.is_alive()
+    assert uploader.is_alive()
     go.touch()
-    follower.join()
+    uploader.join()
     assert ran.read_text() == "x\n"
     shown = capsys.readouterr().err
     assert shown.count("begun") == shown.count("ended") == 2  # the command, and its word
@@ -150,13 +150,13 @@ def test_the_log_is_shown_whole_and_once_though_the_line_fails(
     go, shown = tmp_path / "go", ""
     command = ["sh", "-c", f"echo one; until test -e {go}; do sleep 0.1; done; echo two; sleep 2; echo three"]
     with wire_to(int(address.rpartition(":")[2])) as wire:
-        follower = threading.Thread(target=jobs.run, args=(wire.address, f"line-{fault}", command, {}))
-        follower.start()
+        uploader = threading.Thread(target=jobs.run, args=(wire.address, f"line-{fault}", command, {}))
+        uploader.start()
         while "one\n" not in shown:
             shown += capsys.readouterr().err
         getattr(wire, fault)()
         go.touch()
-        follower.join()
+        uploader.join()
     shown += capsys.readouterr().err
     assert [shown.count(f"{word}\n") for word in ("one", "two", "three")] == [1, 1, 1]
     assert ("Ray doesn't answer" in shown) == (fault == "cut")
@@ -171,13 +171,13 @@ def test_a_cluster_that_stays_away_is_an_error(address: str, tmp_path: Path, mon
     client.submit_job(entrypoint=f"touch {ran}; sleep 600", submission_id="away")
     until(ran.exists)
     with wire_to(int(address.rpartition(":")[2])) as wire, ThreadPoolExecutor() as pool:
-        follower = pool.submit(jobs.run, wire.address, "away", ["true"], {})
+        uploader = pool.submit(jobs.run, wire.address, "away", ["true"], {})
         until(lambda: wire.lines)
         wire.shutdown()
         wire.server_close()
         wire.cut()
         with pytest.raises(TuningError, match=r"^Ray at .* doesn't answer as it should"):
-            follower.result()
+            uploader.result()
     client.stop_job("away")
 
 

@@ -154,7 +154,7 @@ def interrupted(number: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def test_a_cancelled_watch_frees_the_nodes(fake: FakeKubernetes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_canceled_watch_frees_the_nodes(fake: FakeKubernetes, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     fake.statuses = [RUNNING, interrupted(signal.SIGTERM), RUNNING]
     with pytest.raises(SystemExit) as ended:

@@ -3,17 +3,17 @@
 Objects, never single images, are placed, so that no fold knows another's cars.
 """
 
-from backdrop.data.folds.assign import Places, place
+from backdrop.data.folds.assign import Assignments, assign
 from backdrop.data.folds.plan import HOLDOUT, FoldPlan, Row, dump_plan, make_plan, read_plan, read_plans, refold, verify
 
 __all__ = [
     "HOLDOUT",
+    "Assignments",
     "FoldPlan",
-    "Places",
     "Row",
+    "assign",
     "dump_plan",
     "make_plan",
-    "place",
     "read_plan",
     "read_plans",
     "refold",

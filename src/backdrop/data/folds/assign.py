@@ -15,10 +15,10 @@ from backdrop.config.folds import Rule
 BINS = 35  # of the winners' histogram of areas
 
 # The fold of each object, None in the holdout.
-Places = dict[str, int | None]
+Assignments = dict[str, int | None]
 
 
-def place(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None] | None = None) -> Places:
+def assign(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None] | None = None) -> Assignments:
     """The fold (None: holdout) of every object.
 
     Args:
@@ -44,7 +44,7 @@ def place(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None]
     return placed | _deal(order, rule.folds, placed)
 
 
-def _check(objects: int, held: int, rule: Rule, placed: Places) -> None:
+def _check(objects: int, held: int, rule: Rule, placed: Assignments) -> None:
     if rule.folds < 1 or not 0 <= rule.holdout < 1:
         raise PlanError(f"{rule.folds} folds with a holdout of {rule.holdout} can't be", "Use 1 or more, and 0 to 0.9")
     if objects - held < rule.folds:
@@ -72,10 +72,10 @@ def _draw_holdout(ranking: Sequence[str], count: int, rule: Rule) -> list[str]:
     return [min(block, key=lambda name: _draw(rule.seed, name)) for block in blocks]
 
 
-def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, placed: Places) -> Places:
+def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, placed: Assignments) -> Assignments:
     """Largest first, in blocks of `folds`, the largest of a block to the fold with the smallest sum so far."""
     sums = [sum(areas[name] for name, fold in placed.items() if fold == k) for k in range(folds)]
-    result: Places = {}
+    result: Assignments = {}
     largest_first = ranking[::-1]
     for start in range(0, len(largest_first), folds):
         smallest_first = sorted(range(folds), key=lambda fold: (sums[fold], fold))
@@ -85,13 +85,13 @@ def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, pla
     return result
 
 
-def _deal(order: Sequence[str], folds: int, placed: Places) -> Places:
+def _deal(order: Sequence[str], folds: int, placed: Assignments) -> Assignments:
     """One after another to the folds in turn, beginning behind what is placed already."""
     offset = sum(fold is not None for fold in placed.values())
     return {name: (offset + rank) % folds for rank, name in enumerate(order)}
 
 
-def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, placed: Places) -> Places:
+def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, placed: Assignments) -> Assignments:
     """Every area class spread evenly over the folds; objects that join a plan are dealt one by one."""
     there = {name: fold for name, fold in placed.items() if fold is not None}
     classes = _area_classes({name: areas[name] for name in [*there, *ranking]}, rule.folds)
@@ -104,11 +104,11 @@ def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, pl
     return {ranking[i]: fold for fold, (_, validation) in enumerate(splits) for i in validation}
 
 
-def _join(ranking: Sequence[str], classes: Mapping[str, int], folds: int, there: Mapping[str, int]) -> Places:
+def _join(ranking: Sequence[str], classes: Mapping[str, int], folds: int, there: Mapping[str, int]) -> Assignments:
     """Each object to the fold that has the fewest of its class; of several such to the one with the fewest objects."""
     of_class = Counter((classes[name], fold) for name, fold in there.items())
     sizes = Counter(there.values())
-    result: Places = {}
+    result: Assignments = {}
     for name in ranking:
         fold = min(range(folds), key=lambda k: (of_class[classes[name], k], sizes[k], k))
         result[name] = fold

@@ -11,7 +11,7 @@ from backdrop.common import storage
 from backdrop.common.errors import PlanError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest, file_digests, in_threads, read_mask
-from backdrop.data.folds.assign import Places, place
+from backdrop.data.folds.assign import Assignments, assign
 
 HOLDOUT = "holdout"
 HEADER = "# backdrop-plan v1 data="
@@ -69,13 +69,13 @@ class FoldPlan:
             raise PlanError(f"No photographs are left to train fold {fold} on", "Split into two folds or more")
         return rows
 
-    def assignment(self) -> Places:
+    def assignment(self) -> Assignments:
         """The fold of every object."""
         return {row.object: row.fold for row in self.rows}
 
 
 def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: FoldPlan | None = None) -> FoldPlan:
-    """Places a dataset's objects.
+    """Assignments a dataset's objects.
 
     Args:
         dataset: the photographs; every one needs its mask.
@@ -100,19 +100,19 @@ def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
     Args:
         plan: whose objects and holdout are taken.
         rule: how to place the others; its own holdout isn't looked at.
-        old: a plan by the same rule whose objects keep their places.
+        old: a plan by the same rule whose objects keep their assignments.
 
     Raises:
         PlanError: as `make_plan`, and if the old plan holds out others.
     """
-    places = plan.assignment()
-    kept = {name: fold for name, fold in (old.assignment() if old else {}).items() if name in places}
+    assignments = plan.assignment()
+    kept = {name: fold for name, fold in (old.assignment() if old else {}).items() if name in assignments}
     for name, fold in kept.items():
-        if (fold is None) != (places[name] is None):
+        if (fold is None) != (assignments[name] is None):
             verbs = ("holds out", "trains on") if fold is None else ("trains on", "holds out")
             what = f"The older plan {verbs[0]} {name}, which the plan of --holdout-from {verbs[1]}"
             raise PlanError(what, "Extend a plan with that holdout")
-    held: Places = {name: None for name, fold in places.items() if fold is None}
+    held: Assignments = {name: None for name, fold in assignments.items() if fold is None}
     return _placed(plan, replace(rule, holdout=0.0), kept | held)
 
 
@@ -146,8 +146,8 @@ def read_plan(address: str | Path) -> FoldPlan:
         rows = tuple(_row(entry) for entry in entries)
     except (ValueError, TypeError) as error:
         raise PlanError(f"{address} is damaged ({error})", remedy) from error
-    places = {(row.object, row.fold) for row in rows}
-    twice = [name for name, count in Counter(name for name, _ in places).items() if count > 1]
+    assignments = {(row.object, row.fold) for row in rows}
+    twice = [name for name, count in Counter(name for name, _ in assignments).items() if count > 1]
     if twice or not rows:
         fault = f"puts {twice[0]} into two folds" if twice else "places no object"
         raise PlanError(f"{address} {fault}", remedy)
@@ -194,9 +194,9 @@ def _mask_area(photo: Photo) -> int:
     return int(read_mask(photo.mask).sum())
 
 
-def _placed(plan: FoldPlan, rule: Rule, kept: Places) -> FoldPlan:
-    places = place(_object_areas(plan.rows, rule.view), rule, kept)
-    return FoldPlan(plan.data, tuple(replace(row, fold=places[row.object]) for row in plan.rows))
+def _placed(plan: FoldPlan, rule: Rule, kept: Assignments) -> FoldPlan:
+    assignments = assign(_object_areas(plan.rows, rule.view), rule, kept)
+    return FoldPlan(plan.data, tuple(replace(row, fold=assignments[row.object]) for row in plan.rows))
 
 
 def _object_areas(rows: Iterable[Row], view: str | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Cars by their numbers: body style, dimensions in metres, colour."""
+"""Cars by their numbers: body style, dimensions in meters, color."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 CHROME = (190.0, 192.0, 196.0)
@@ -15,7 +15,7 @@ CHROME = (190.0, 192.0, 196.0)
 
 @dataclass(frozen=True)
 class Car:
-    """One object: a body style with its own dimensions (metres; `cowl` to `end` are shares of the length)."""
+    """One object: a body style with its own dimensions (meters; `cowl` to `end` are shares of the length)."""
 
     style: str
     length: float
@@ -30,10 +30,10 @@ class Car:
     back: float  # head of the rear window
     end: float  # foot of the rear window
     glazed: float  # where the side windows end
-    tumblehome: float  # how far the sides lean in, metres per metre
+    tumblehome: float  # how far the sides lean in, meters per meter
     index: int = 0
-    colour: Colour = (128.0, 128.0, 128.0)
-    rim: Colour = CHROME
+    color: Color = (128.0, 128.0, 128.0)
+    rim: Color = CHROME
     spokes: int = 7
     antenna: float = 0.0  # length; 0 for none
     rails: bool = False
@@ -53,7 +53,7 @@ STYLES = {
         Car("pickup", 5.10, 1.92, 1.80, 0.28, 0.39, 1.16, 1.14, 0.25, 0.36, 0.545, 0.59, 0.56, 0.26),
     )
 }
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "white": (226, 227, 226),
     "black": (16, 16, 18),
     "silver": (168, 171, 174),
@@ -84,9 +84,9 @@ def draw_car(seed: int, index: int) -> Car:
     """Parameters of object number `index`; number 1 is always a white van and number 3 a black coupe."""
     rng, (block, place) = np.random.default_rng([seed, index]), divmod(index, len(STYLES))
     styles = np.random.default_rng([seed, block]).permutation(list(STYLES))  # each style once in every block
-    style, paint = ALWAYS.get(index, (str(styles[place]), str(rng.choice(list(COLOURS), p=SHARES))))
+    style, paint = ALWAYS.get(index, (str(styles[place]), str(rng.choice(list(COLORS), p=SHARES))))
     base, stretch = STYLES[style], rng.uniform(0.965, 1.035, 4)
-    tint = rng.uniform(0.985, 1.015, 3) * rng.uniform(0.9, 1.08) * np.array(COLOURS[paint])
+    tint = rng.uniform(0.985, 1.015, 3) * rng.uniform(0.9, 1.08) * np.array(COLORS[paint])
     shade = float(rng.uniform(120, 215))
     return replace(
         base,
@@ -95,7 +95,7 @@ def draw_car(seed: int, index: int) -> Car:
         width=base.width * float(stretch[1]),
         height=base.height * float(stretch[2]),
         wheel=base.wheel * float(stretch[3]),
-        colour=tuple(np.clip(tint, 0, 236).tolist()),
+        color=tuple(np.clip(tint, 0, 236).tolist()),
         rim=(shade, shade, shade + 3),
         spokes=int(rng.integers(5, 11)),
         antenna=float(rng.choice([0.0, 0.0, 0.35, 0.8])),

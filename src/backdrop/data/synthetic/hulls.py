@@ -1,23 +1,23 @@
 """Surfaces: lofted hulls for body and cabin, and the patches and rods that are painted.
 
-Car frame: metres; x points from the centre to the nose, y to the side, z up from the floor.
+Car frame: meters; x points from the center to the nose, y to the side, z up from the floor.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from backdrop.data.synthetic.cars import Car, Colour, Floats
+from backdrop.data.synthetic.cars import Car, Color, Floats
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A grid of points, painted as quadrilaterals that face away from `centre`."""
+    """A grid of points, painted as quadrilaterals that face away from `center`."""
 
     points: Floats  # NM3, car frame
-    colour: Colour
+    color: Color
     gloss: float = 0.0
-    centre: tuple[float, float, float] = (0.0, 0.0, 0.7)
+    center: tuple[float, float, float] = (0.0, 0.0, 0.7)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rod:
     """A line with a thickness, such as an antenna."""
 
     points: Floats  # N3, car frame
-    colour: Colour
+    color: Color
     thickness: float
 
 
@@ -36,7 +36,7 @@ Part = Patch | Rod
 class Hull:
     """A loft: at each station along the car one half section, mirrored; its surface is addressed by (x, v).
 
-    x is the distance behind the nose; v runs from 0 (foot of the section) to 1 (top centre), negative on the far side.
+    x is the distance behind the nose; v runs from 0 (foot of the section) to 1 (top center), negative on the far side.
     """
 
     half_length: float
@@ -46,7 +46,7 @@ class Hull:
     half: Floats  # S, half width at the foot
     section: Floats  # K3: v, share of the half width, share of the height
     lean: float = 0.0
-    bow: float = 0.0  # how much the middle of the ends bulges out, metres
+    bow: float = 0.0  # how much the middle of the ends bulges out, meters
 
     def at(self, x: Floats | float, v: Floats | float) -> Floats:
         """Points of the surface, in the car frame; x and v are broadcast."""
@@ -119,13 +119,13 @@ CABIN = _section([(1, 0), (1, 0.5), (0.985, 0.84), (0.88, 0.97), (0.5, 1.01), (0
 
 
 def _round(x: Floats, nose: float, tail: float, power: float) -> Floats:
-    """1 in the middle of x, falling to 0 along a superellipse within `nose` and `tail` metres of its ends."""
+    """1 in the middle of x, falling to 0 along a superellipse within `nose` and `tail` meters of its ends."""
     inward = np.clip(np.minimum((x - x[0]) / nose, (x[-1] - x) / tail), 0, 1)
     return np.asarray((1 - (1 - inward) ** power) ** (1 / power))
 
 
 def _profile(x: Floats, knots: list[tuple[float, float]], radius: float) -> Floats:
-    """Heights along a broken line, its corners rounded over `radius` metres."""
+    """Heights along a broken line, its corners rounded over `radius` meters."""
     at, height = np.array(knots).T
     return _blur(x, at, height, radius)
 

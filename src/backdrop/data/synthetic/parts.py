@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from backdrop.data.synthetic.cars import CHROME, Car, Colour, Floats
+from backdrop.data.synthetic.cars import CHROME, Car, Color, Floats
 from backdrop.data.synthetic.hulls import Hull, Part, Patch, Rod, body_hull, cabin_hull
 
 DISTANCE = 7.3  # camera to the turntable's axis
@@ -20,12 +20,12 @@ def _ruled(low: Floats, high: Floats, rows: int = 2) -> Floats:
 
 
 def _ring(
-    centre: Floats, outer: float, inner: float, turn: tuple[float, float] = (0, 2 * np.pi), n: int = 41
+    center: Floats, outer: float, inner: float, turn: tuple[float, float] = (0, 2 * np.pi), n: int = 41
 ) -> Floats:
     """A flat ring (or a sector of one) that stands upright along the car."""
     a = np.linspace(*turn, n)
     spoke = np.stack([np.cos(a), np.zeros_like(a), np.sin(a)], axis=-1)
-    return _ruled(centre + outer * spoke, centre + inner * spoke)
+    return _ruled(center + outer * spoke, center + inner * spoke)
 
 
 def _axles(car: Car) -> tuple[float, float]:
@@ -42,10 +42,10 @@ def _tyre(car: Car, axle: float, side: int) -> list[Part]:
     """The tread and the inner face: what shows under the car."""
     hub, inward = _hub(car, axle, side), np.array([0, -0.2 * side, 0])
     middle = hub + inward / 2
-    centre = (float(middle[0]), float(middle[1]), float(middle[2]))
+    center = (float(middle[0]), float(middle[1]), float(middle[2]))
     rim = _ring(hub, car.wheel, 0)
     tread = _ruled(rim[0], rim[0] + inward)
-    return [Patch(tread, RUBBER, centre=centre), Patch(rim + inward, DARK, centre=centre)]
+    return [Patch(tread, RUBBER, center=center), Patch(rim + inward, DARK, center=center)]
 
 
 def _wheel(car: Car, axle: float, side: int) -> list[Part]:
@@ -65,41 +65,39 @@ def _arch(car: Car, body: Hull, axle: float, side: int) -> list[Part]:
     """The dark opening around a wheel, on the body's flank, with a lip."""
     a = np.linspace(0, np.pi, 25)
     parts: list[Part] = []
-    for radius, colour in ((1.32, (36, 36, 38) if car.cladding else None), (1.17, DARK)):
-        if colour is not None:
+    for radius, color in ((1.32, (36, 36, 38) if car.cladding else None), (1.17, DARK)):
+        if color is not None:
             x, z = axle + radius * car.wheel * np.cos(a), car.wheel + radius * car.wheel * np.sin(a)
             sill = np.full_like(x, car.clearance - 0.1)
-            parts.append(Patch(_ruled(body.on_side(x, sill, side), body.on_side(x, z, side), 9), colour))
+            parts.append(Patch(_ruled(body.on_side(x, sill, side), body.on_side(x, z, side), 9), color))
     return parts
 
 
 def _flank(car: Car, body: Hull, side: int) -> list[Part]:
     """Door lines, handles, sill, crease."""
     front, rear = _axles(car)
-    line = _mix(car.colour, DARK, 0.7)
+    line = _mix(car.color, DARK, 0.7)
     low, high = float(body.v_at(0.13)), float(body.v_at(0.84))
     parts: list[Part] = []
     for x in _doors(car):
         parts.append(Patch(body.grid(x - 0.006, x + 0.006, side * low, side * high, 2, 14), line))
     for x in _doors(car)[1:]:
         handle = side * float(body.v_at(0.76)), side * float(body.v_at(0.8))
-        parts.append(Patch(body.grid(x - 0.25, x - 0.06, *handle, 3, 3), _mix(car.colour, CHROME, 0.4), 0.6))
+        parts.append(Patch(body.grid(x - 0.25, x - 0.06, *handle, 3, 3), _mix(car.color, CHROME, 0.4), 0.6))
     skirt = (side * float(body.v_at(0.02)), side * float(body.v_at(0.28 if car.cladding else 0.1)))
     gap = 1.1 * car.wheel
     parts.append(Patch(body.grid(front + gap, rear - gap, *skirt, 12, 5), (34, 34, 36)))
     crease = side * float(body.v_at(0.62)), side * float(body.v_at(0.635))
-    parts.append(
-        Patch(body.grid(front + gap, rear - gap, *crease, 12, 2), _mix(car.colour, (255, 255, 255), 0.18), 0.3)
-    )
+    parts.append(Patch(body.grid(front + gap, rear - gap, *crease, 12, 2), _mix(car.color, (255, 255, 255), 0.18), 0.3))
     return parts
 
 
 def _corner_lamps(car: Car, body: Hull, side: int) -> list[Part]:
     """Lamps that reach around the corners of the body."""
     parts: list[Part] = []
-    for x, lower, upper, colour in ((0.1, 0.66, 0.9, BEZEL), (0.075, 0.7, 0.86, LAMP)):
+    for x, lower, upper, color in ((0.1, 0.66, 0.9, BEZEL), (0.075, 0.7, 0.86, LAMP)):
         lamp = side * float(body.v_at(lower)), side * float(body.v_at(upper))
-        parts.append(Patch(body.grid(0.05, x * car.length, *lamp, 14, 8), colour, 0.9))
+        parts.append(Patch(body.grid(0.05, x * car.length, *lamp, 14, 8), color, 0.9))
     tail = side * float(body.v_at(0.5)), side * float(body.v_at(0.9))
     parts.append(Patch(body.grid(0.955 * car.length, car.length - 0.02, *tail, 14, 8), RED, 0.6))
     return parts
@@ -114,18 +112,18 @@ def _doors(car: Car) -> list[float]:
     return [hinge, last] if two else [hinge, (hinge + last) / 2, last]
 
 
-def _mix(a: Colour, b: Colour, t: float) -> Colour:
+def _mix(a: Color, b: Color, t: float) -> Color:
     return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
 
 
 def _panel(
-    body: Hull, front: bool, half: float, low: float, high: float, colour: Colour, gloss: float = 0.1, off: float = 0
+    body: Hull, front: bool, half: float, low: float, high: float, color: Color, gloss: float = 0.1, off: float = 0
 ) -> Patch:
     """A rounded rectangle on the nose or the tail, `half` wide to each side of `off`."""
     a, t = np.linspace(0, 2 * np.pi, 49), np.linspace(0, 1, 6)[:, None]
     y = off + half * t * np.sign(np.cos(a)) * np.abs(np.cos(a)) ** 0.35
     z = (low + high) / 2 + (high - low) / 2 * t * np.sign(np.sin(a)) * np.abs(np.sin(a)) ** 0.35
-    return Patch(body.on_end(y, z, front), colour, gloss)
+    return Patch(body.on_end(y, z, front), color, gloss)
 
 
 def _nose(car: Car, body: Hull) -> list[Part]:
@@ -151,7 +149,7 @@ def _tail(car: Car, body: Hull) -> list[Part]:
     """Bumper, lid, lamps, number plate."""
     floor, w = car.clearance, car.width / 2
     middle = floor + 0.44 * (car.deck - floor)
-    line = _mix(car.colour, DARK, 0.7)
+    line = _mix(car.color, DARK, 0.7)
     parts = [_panel(body, False, 0.78 * w, floor + 0.04, middle - 0.03, DARK)] if car.cladding else []
     parts += [
         _panel(body, False, 0.6 * w, floor + 0.04, floor + 0.12, DARK),
@@ -191,7 +189,7 @@ def _mirror(car: Car, side: int) -> list[Part]:
     size = 1.25 if car.style in ("suv", "van", "pickup") else 1.0
     ball = np.stack([0.09 * np.sin(u) * np.cos(v), 0.11 * np.cos(u), 0.075 * np.sin(u) * np.sin(v)], axis=-1)
     arm = np.array([[x, y, z - 0.03], [x, y - side * 0.2, z - 0.08]])
-    return [Rod(arm, DARK, 0.05), Patch(ball * size + [x, y, z], car.colour, 0.8, (x, y, z))]
+    return [Rod(arm, DARK, 0.05), Patch(ball * size + [x, y, z], car.color, 0.8, (x, y, z))]
 
 
 def _mast(foot: Floats, back: float, up: float) -> Rod:
@@ -253,9 +251,9 @@ def all_parts(car: Car, angle: float) -> list[Part]:
     far = [side for side in (-1, 1) if side not in near]
     parts = [p for side in far for p in _mirror(car, side)]
     parts += [p for side in (*far, *near) for axle in _axles(car) for p in _tyre(car, axle, side)]
-    parts += [_under(car), Patch(body.grid(0, car.length, -1, 1, 110, 81), car.colour, 0.8)]
+    parts += [_under(car), Patch(body.grid(0, car.length, -1, 1, 110, 81), car.color, 0.8)]
     parts += _decals(car, body, near, ahead > car.length / 2, -ahead > car.length / 2)
     parts += [*_bed(car, body), *(whip if ahead < 0 else [])]
-    parts.append(Patch(cabin.grid(car.cowl * car.length, car.end * car.length, -1, 1, 90, 61), car.colour, 0.8))
+    parts.append(Patch(cabin.grid(car.cowl * car.length, car.end * car.length, -1, 1, 90, 61), car.color, 0.8))
     parts += [*_glass(car, cabin), *_trim(car, cabin), *(whip if ahead >= 0 else [])]
     return [*parts, *(p for side in near for p in _mirror(car, side))]

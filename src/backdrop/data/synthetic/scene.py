@@ -19,15 +19,15 @@ LETTERING = "BACKDROP"
 
 @dataclass(frozen=True)
 class Camera:
-    """A level camera with a raised lens: uprights stay upright. Room frame: metres right, away, up."""
+    """A level camera with a raised lens: uprights stay upright. Room frame: meters right, away, up."""
 
     focal: float  # pixels
-    centre: tuple[float, float]  # pixels, where the optical axis meets the picture
+    center: tuple[float, float]  # pixels, where the optical axis meets the picture
 
     def project(self, points: Floats) -> Floats:
         """Pixels (x, y) of points in the room frame."""
         scale = self.focal / points[..., 1]
-        x, y = points[..., 0] * scale + self.centre[0], (EYE - points[..., 2]) * scale + self.centre[1]
+        x, y = points[..., 0] * scale + self.center[0], (EYE - points[..., 2]) * scale + self.center[1]
         return np.stack([x, y], axis=-1)
 
 
@@ -43,31 +43,31 @@ def _place(points: Floats, angle: float) -> Floats:
     return np.stack([y * c - x * s, DISTANCE - x * c - y * s, z], axis=-1)
 
 
-def _shade(patch: Patch, centres: Floats, normals: Floats, toward: Floats) -> Floats:
-    """Colours of faces under a bright ceiling, a white wall and a gray floor, all seen in the lacquer."""
+def _shade(patch: Patch, centers: Floats, normals: Floats, toward: Floats) -> Floats:
+    """Colors of faces under a bright ceiling, a white wall and a gray floor, all seen in the lacquer."""
     facing = np.clip((normals * toward).sum(-1), 0, 1)
     mirrored = 2 * facing * normals[..., 2] - toward[..., 2]  # height of the reflected ray
     room = np.interp(mirrored, [-0.6, -0.12, 0.02, 0.2, 0.5, 0.62, 0.8, 1], [110, 135, 70, 205, 225, 255, 255, 225])
     light = 0.72 + 0.27 * normals[..., 2] + 0.12 * facing - 0.07 * normals[..., 0]
-    light *= np.clip(0.55 + 0.8 * centres[..., 2], 0, 1)  # less of it reaches the sills
+    light *= np.clip(0.55 + 0.8 * centers[..., 2], 0, 1)  # less of it reaches the sills
     share = patch.gloss * (0.11 + 0.6 * (1 - facing) ** 3)
-    return np.asarray(np.array(patch.colour) * (light * (1 - share))[..., None] + (room * share)[..., None])
+    return np.asarray(np.array(patch.color) * (light * (1 - share))[..., None] + (room * share)[..., None])
 
 
 def _faces(patch: Patch, angle: float, camera: Camera) -> tuple[Floats, Floats]:
-    """The visible quadrilaterals of a patch, far ones first: pixels F42 and colours F3."""
+    """The visible quadrilaterals of a patch, far ones first: pixels F42 and colors F3."""
     p = _place(patch.points, angle)
     normals = np.cross(p[1:, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, 1:])
     corners = np.stack([p[:-1, :-1], p[1:, :-1], p[1:, 1:], p[:-1, 1:]], axis=2)
-    centres = corners.mean(axis=2)
-    outward = (normals * (centres - _place(np.array(patch.centre), angle))).sum()
+    centers = corners.mean(axis=2)
+    outward = (normals * (centers - _place(np.array(patch.center), angle))).sum()
     normals *= np.sign(outward) / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
-    toward = np.array([0, 0, EYE]) - centres
+    toward = np.array([0, 0, EYE]) - centers
     toward /= np.linalg.norm(toward, axis=-1, keepdims=True)
     seen = (normals * toward).sum(-1) > 0
-    order = np.argsort(-centres[seen][:, 1], kind="stable")
-    colours = _shade(patch, centres, normals, toward)
-    return camera.project(corners[seen][order]), colours[seen][order]
+    order = np.argsort(-centers[seen][:, 1], kind="stable")
+    colors = _shade(patch, centers, normals, toward)
+    return camera.project(corners[seen][order]), colors[seen][order]
 
 
 def _paint(canvas: NDArray[np.uint8], parts: list[Part], angle: float, camera: Camera, fine: int) -> None:
@@ -78,17 +78,17 @@ def _paint(canvas: NDArray[np.uint8], parts: list[Part], angle: float, camera: C
             pixels = np.rint(camera.project(p) * 16).astype(np.int32)
             thick = max(fine + 1, round(part.thickness * camera.focal / float(p[:, 1].mean())))
             # never under a pixel of the picture, or an antenna would be in the photograph but not in the mask
-            cv2.polylines(canvas, [pixels], False, (*part.colour, 255), thick, shift=4)
+            cv2.polylines(canvas, [pixels], False, (*part.color, 255), thick, shift=4)
             continue
-        faces, colours = _faces(part, angle, camera)
+        faces, colors = _faces(part, angle, camera)
         pixels = np.rint(faces * 16).astype(np.int32)
-        for face, colour in zip(pixels, np.clip(colours, 0, 255).tolist(), strict=True):
-            cv2.fillConvexPoly(canvas, face, (*colour, 255), shift=4)
+        for face, color in zip(pixels, np.clip(colors, 0, 255).tolist(), strict=True):
+            cv2.fillConvexPoly(canvas, face, (*color, 255), shift=4)
 
 
 def _wall(camera: Camera, width: int) -> tuple[Floats, Floats]:
     """For each column of pixels: the wall's distance from the camera (along its axis) and its bearing from the disc."""
-    slope = (np.arange(width) + 0.5 - camera.centre[0]) / camera.focal
+    slope = (np.arange(width) + 0.5 - camera.center[0]) / camera.focal
     root = np.sqrt(DISTANCE**2 - (1 + slope**2) * (DISTANCE**2 - WALL**2))
     away = (DISTANCE + root) / (1 + slope**2)
     return away, np.arctan2(slope * away, away - DISTANCE)
@@ -108,9 +108,9 @@ def _room(width: int, height: int, seed: int) -> NDArray[np.float32]:
     camera, rng = _camera(width, height), np.random.default_rng([seed])
     away, bearing = _wall(camera, width)
     rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
-    up = (EYE - (rows - camera.centre[1]) * away / camera.focal).astype(np.float32)  # height on the wall
+    up = (EYE - (rows - camera.center[1]) * away / camera.focal).astype(np.float32)  # height on the wall
     wall = 226 + 3.2 * np.clip(up, 0, 6) - 14 * np.abs(bearing)[None] ** 2
-    near = np.clip((rows - camera.centre[1]) / camera.focal, 0, 0.4)
+    near = np.clip((rows - camera.center[1]) / camera.focal, 0, 0.4)
     floor = 158 + 75 * near - 60 * (np.abs(np.arange(width) / width - 0.5) ** 2)[None]
     stains = cv2.resize(rng.normal(0, 2.2, (14, 9)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     edge = np.clip(up * camera.focal / away + 0.5, 0, 1)

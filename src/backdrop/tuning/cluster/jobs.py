@@ -16,8 +16,8 @@ import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from backdrop.common.errors import TuningError, cause, short
-from backdrop.common.progress import say
+from backdrop.common.errors import TuningError, cause, shorten
+from backdrop.common.progress import log
 from backdrop.tuning.cluster.auth import USAGE, cluster_token
 
 SILENCE_S = 60.0  # of the log; the connection may be dead, so it is made anew
@@ -41,7 +41,7 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
     Args:
         address: of the cluster's dashboard, `http://head:8265`; Ray lets RAY_API_SERVER_ADDRESS and RAY_ADDRESS
             override it.
-        name: made from a digest of the question, so that the same question has the same.
+        name: made from a digest of the spec, so that the same spec has the same.
         command: the program and its arguments, as the cluster's nodes know them.
         environment: variables for it and all its workers; anyone who sees the cluster's dashboard sees them.
 
@@ -56,15 +56,15 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
         client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {cluster_token()}"})
         job, status = _latest(client, name)
         if status == "SUCCEEDED":
-            return say(f"Ray job {job} at {address} is done already")
+            return log(f"Ray job {job} at {address} is done already")
         if status is None:
             _submit(client, job, command, environment)
-        say(f"following Ray job {job} at {address}")
+        log(f"following Ray job {job} at {address}")
         try:
             _check(_follow(client, job), address)
         except KeyboardInterrupt:
             stop = f"RAY_AUTH_MODE=token ray job stop {job} --address {address}"
-            say(f"Ray job {job} goes on. The same command follows it again, and `{stop}` stops it.")
+            log(f"Ray job {job} goes on. The same command follows it again, and `{stop}` stops it.")
             raise
 
 
@@ -88,7 +88,7 @@ def _errors_at(address: str) -> Iterator[None]:
         ) from error
     except (OSError, RuntimeError, ValueError, aiohttp.ClientError) as error:
         raise TuningError(
-            f"Ray at {address} doesn't answer as it should ({short(error)})",
+            f"Ray at {address} doesn't answer as it should ({shorten(error)})",
             f"Check that it runs, and that RAY_ADDRESS is {DASHBOARD}",
         ) from error
 
@@ -108,7 +108,7 @@ def _submit(client: Any, job: str, command: Sequence[str], environment: Mapping[
     except RuntimeError as error:
         if TAKEN not in str(error):
             raise
-        # Somebody with the same question was a moment faster, or we were, and didn't hear it.
+        # Somebody with the same spec was a moment faster, or we were, and didn't hear it.
 
 
 def _follow(client: Any, job: str) -> Any:
@@ -144,7 +144,7 @@ def _patiently(act: Callable[[], Any]) -> Any:
                 raise
             if away_since is None:
                 away_since = time.monotonic()
-                say(f"Ray doesn't answer ({short(error)}); trying for {AWAY_S / 60:.0f} minutes")
+                log(f"Ray doesn't answer ({shorten(error)}); trying for {AWAY_S / 60:.0f} minutes")
             elif time.monotonic() - away_since > AWAY_S:
                 raise
             time.sleep(PAUSE_S)

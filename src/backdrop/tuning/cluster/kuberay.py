@@ -14,9 +14,9 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from backdrop.common.errors import TuningError, cause, short
+from backdrop.common.errors import TuningError, cause, shorten
 from backdrop.common.processes import terminable
-from backdrop.common.progress import say
+from backdrop.common.progress import log
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster.manifest import QUESTION, manifest
 
@@ -41,7 +41,7 @@ def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
 
     Args:
         cluster: what it runs on.
-        name: made from a digest of the question, so that the same question has the same.
+        name: made from a digest of the spec, so that the same spec has the same.
         command: the program and its arguments, as the image knows them; it must go on from storage where it was.
 
     Raises:
@@ -112,7 +112,7 @@ class _RayJob:
                 failure = error
             if away_since is None:
                 away_since = time.monotonic()
-                say(f"Kubernetes doesn't answer ({_words(failure)}); trying for {AWAY_S / 60:.0f} minutes")
+                log(f"Kubernetes doesn't answer ({_words(failure)}); trying for {AWAY_S / 60:.0f} minutes")
             elif time.monotonic() - away_since > AWAY_S:
                 raise TuningError(f"Kubernetes doesn't answer ({_words(failure)})", AGAIN) from failure
             time.sleep(PAUSE_S)
@@ -156,15 +156,15 @@ def _settle(job: _RayJob, body: dict[str, Any]) -> None:
 
 def _follow(job: _RayJob) -> None:
     """Says how it fares, until it has succeeded."""
-    told = ""
+    notify = ""
     while True:
         found = job.get()
         if found is None:
             raise TuningError(f"{job} is gone: somebody deleted it", AGAIN)
         status = found.get("status", {})
-        if (now := _summary(status)) != told:
-            told = now
-            say(f"{job}: {now}")
+        if (now := _summary(status)) != notify:
+            notify = now
+            log(f"{job}: {now}")
         if status.get("jobStatus") == "SUCCEEDED":
             return
         if _failed(status):
@@ -189,9 +189,9 @@ def _abandon(job: _RayJob) -> None:
     """Frees its nodes, if it can."""
     try:
         job.delete()
-        say(f"{job} is deleted; the same command goes on where it was")
+        log(f"{job} is deleted; the same command goes on where it was")
     except (ApiException, HTTPError) as error:
-        say(f"{job} goes on, for it can't be deleted ({_words(error)}): `kubectl delete {job.kubectl}`")
+        log(f"{job} goes on, for it can't be deleted ({_words(error)}): `kubectl delete {job.kubectl}`")
 
 
 @contextlib.contextmanager
@@ -204,7 +204,9 @@ def _connect() -> Iterator[Any]:
         try:
             config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
         except ConfigException as error:
-            raise TuningError(f"There is no way to a Kubernetes cluster ({short(error)})", "Set KUBECONFIG") from error
+            raise TuningError(
+                f"There is no way to a Kubernetes cluster ({shorten(error)})", "Set KUBECONFIG"
+            ) from error
     with client.ApiClient(settings) as api:
         yield client.CustomObjectsApi(api)
 
@@ -219,6 +221,6 @@ def _own_namespace() -> str:
 def _words(error: Exception) -> str:
     """The API server's own, if it said any."""
     try:
-        return short(json.loads(getattr(error, "body", ""))["message"])
+        return shorten(json.loads(getattr(error, "body", ""))["message"])
     except (ValueError, TypeError, KeyError):
-        return short(getattr(error, "reason", None) or error)
+        return shorten(getattr(error, "reason", None) or error)

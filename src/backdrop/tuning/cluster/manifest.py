@@ -12,7 +12,7 @@ from backdrop.common.errors import TuningError
 from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_MEMORY, SHARED_MEMORY_SIZE, USER, Cluster
 from backdrop.tuning.cluster.auth import USAGE
 
-QUESTION = "backdrop/question"  # an annotation: the digest of all the rest
+QUESTION = "backdrop/spec"  # an annotation: the digest of all the rest
 NAME = re.compile("[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # KubeRay's: it makes a Service's name of it
 # Not app.kubernetes.io/name: KubeRay's Services find their pods by it.
 LABELS = {"app.kubernetes.io/part-of": "backdrop", "app.kubernetes.io/component": "tune"}
@@ -30,7 +30,7 @@ def manifest(cluster: Cluster, name: str, command: Sequence[str]) -> dict[str, A
 
     Args:
         cluster: what it runs on.
-        name: made from a digest of the question, so that the same question has the same.
+        name: made from a digest of the spec, so that the same spec has the same.
         command: the program and its arguments, as the image knows them.
 
     Raises:
