@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.common.errors import ConfigError
+from backdrop.config.cluster import Toleration
 from backdrop.config.records import parse, parse_yaml, read_text, suggest
-from backdrop.kubeflow.node_check import Toleration
 from backdrop.pipelines.package import Package
 
 # KFP's types, in Python's words and in ours.

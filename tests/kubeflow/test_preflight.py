@@ -11,8 +11,9 @@ from moto.server import ThreadedMotoServer
 
 from backdrop.common import s3
 from backdrop.common.errors import BackdropError, EndpointError, TrackingError
+from backdrop.config.cluster import Toleration
 from backdrop.kubeflow import preflight
-from backdrop.kubeflow.node_check import Toleration, check_nodes, check_rayjobs
+from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
 from backdrop.tracking.server import local_server
 from tests.fakes.kfp import FakeKfp
 from tests.fakes.kubernetes_nodes import FakeKubernetes, serving

@@ -1,6 +1,6 @@
 """What a Kubernetes cluster gives to those who work on it: settings, rights, a place on the GPU nodes."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -56,3 +56,19 @@ class Cluster(Record):
     service_account: str = ""
     retries: Annotated[int, Field(ge=0)] = RETRIES
     deadline_s: Count | None = None
+
+
+class Toleration(Record):
+    """As in a pod: which taints don't matter."""
+
+    key: str = ""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    seconds: int | None = Field(default=None, alias="tolerationSeconds")
+
+    def covers(self, taint: Any) -> bool:
+        """Whether it tolerates a node's taint, by the rules of Kubernetes' scheduler."""
+        if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
+            return False
+        return self.operator == "Exists" or (self.key != "" and self.value == (taint.value or ""))

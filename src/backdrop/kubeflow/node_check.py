@@ -3,34 +3,17 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import urllib3
 from kubernetes import client, config
 from kubernetes.utils.quantity import parse_quantity
-from pydantic import Field
 
 from backdrop.common.errors import EndpointError
-from backdrop.config.records import Record
+from backdrop.config.cluster import Toleration
 
 TIMEOUT_S = 60
 SHOWN = 3  # nodes that an error speaks of
-
-
-class Toleration(Record):
-    """As in a pod: which taints don't matter."""
-
-    key: str = ""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-    seconds: int | None = Field(default=None, alias="tolerationSeconds")
-
-    def covers(self, taint: Any) -> bool:
-        """Whether it tolerates a node's taint, by the rules of Kubernetes' scheduler."""
-        if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
-            return False
-        return self.operator == "Exists" or (self.key != "" and self.value == (taint.value or ""))
 
 
 def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
