@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from backdrop.cli import app
+from backdrop.config import find_ensemble, shipped
 from tests.conftest import SMALL
 
 RUN = CliRunner()
@@ -18,7 +19,7 @@ SURFACE = {
     "sample": {"out", "objects", "views", "size", "seed"},
     "check": {"data", "as_json"},
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
-    "plan": {"ensemble", "data", "price", "max_gpu_hours"},
+    "estimate": {"ensemble", "data", "price", "max_gpu_hours"},
     "train": {"data", "plan", "recipe", "fold", "out", "overrides", "set_file", "pseudo", "fresh"},
     "tune": {
         *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),
@@ -36,6 +37,10 @@ SURFACE = {
     "recipes cp": {"name", "out"},
     "recipes validate": {"name", "overrides"},
     "recipes describe": {"name", "overrides", "as_json"},
+    "ensembles ls": set(),
+    "ensembles show": {"name"},
+    "ensembles cp": {"name", "out"},
+    "ensembles validate": {"name"},
 }
 
 
@@ -65,7 +70,8 @@ def test_the_surface_is_frozen() -> None:
         inner = getattr(command, "commands", None)
         commands = {f"{name} {sub}": one for sub, one in inner.items()} if inner else {name: command}
         found |= {full: {p.name for p in one.params} - {"help"} for full, one in commands.items()}
-    assert found == SURFACE
+    held_by_test_pipeline = {name for name in found if name.startswith("pipeline ")}
+    assert {name: found[name] for name in found if name not in held_by_test_pipeline} == SURFACE
 
 
 def test_help_is_there_at_once() -> None:
@@ -119,11 +125,28 @@ def test_recipes(tmp_path: Path) -> None:
     assert "217.3 GMAC at 1920x1280" in run("recipes", "describe", "linknet34")
 
 
+def test_ensembles() -> None:
+    assert [line.split()[0] for line in run("ensembles", "ls").splitlines()] == [
+        *("best-overfitting", "best-overfitting-interview", "compact", "demo", "linknet34", "tiny"),
+    ]
+    assert "members:" in run("ensembles", "show", "demo")
+
+
+@pytest.mark.parametrize("name", shipped("ensembles"))
+def test_an_ensemble_works_from_its_copy(name: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    assert f"backdrop pipeline run {mine} --data" in run("ensembles", "cp", name, mine)
+    assert run("ensembles", "validate", mine) == f"{name} is valid\n"
+    assert find_ensemble(str(mine)) == find_ensemble(name)
+
+
 def test_errors_are_one_line_and_exit_code_2(main, data: Path, plan: Path, tmp_path: Path) -> None:
     for arguments, message in {
         ("check", tmp_path / "nowhere"): "nowhere is not a folder. Check the path.",
         ("recipes", "show", "tinyy"): "There is no recipe tinyy. Did you mean tiny?",
         ("recipes", "cp", "tiny", plan): "plan.csv exists. Name another file.",
+        ("ensembles", "show", "tinyy"): "There is no ensemble tinyy. Did you mean tiny?",
+        ("ensembles", "cp", "tiny", plan): "plan.csv exists. Name another file.",
         ("split", data, "--out", plan, "--folds", 9): "don't fill 9 folds. Ask for fewer folds.",
         ("split", data, "--out", plan, "--by", "are"): "Did you mean area?",
         ("sample", data, "--size", "big"): "big is not a size.",

@@ -18,7 +18,7 @@ from backdrop.components.register import register
 from backdrop.components.split import split
 from backdrop.components.train import train
 from backdrop.components.tune import tune
-from backdrop.config import BUDGETS, find_recipe, recipe_text
+from backdrop.config import BUDGETS, find_recipe, find_text
 from backdrop.config.cluster import Cluster
 from backdrop.config.records import parse
 from backdrop.data.validation import Fault
@@ -168,7 +168,7 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("backdrop.steps.tune.tune", step)
     outputs = {name: artifact(name) for name in ("metrics", "summary", "page")}
-    plan, recipe = artifact("plan"), recipe_text("tiny")
+    plan, recipe = artifact("plan"), find_text("recipes", "tiny")[0]
     pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [])
     tuned = tune.python_func("d", plan, recipe, str(out), "fast", workers, *pool, **outputs)
     assert seen["given"] == ("d", plan.path, seen["given"][2], str(out), BUDGETS["fast"])

@@ -5,7 +5,7 @@ import pytest
 from backdrop.common.errors import DataError, TrainingError
 from backdrop.config import find_recipe
 from backdrop.data.dataset import file_digests, open_dataset
-from backdrop.steps.estimate import afford, makespan, plan
+from backdrop.steps.estimate import afford, estimate, makespan
 from backdrop.training.throughput import measure
 from tests.conftest import SMALL
 
@@ -20,9 +20,9 @@ members:
 """
 
 
-def test_an_ensemble_is_planned_by_what_was_measured(data: Path, tmp_path: Path) -> None:
+def test_an_ensemble_is_estimated_by_what_was_measured(data: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(ENSEMBLE)
-    record = plan(str(tmp_path / "small.yaml"), str(data), seconds=0.2)
+    record = estimate(str(tmp_path / "small.yaml"), str(data), seconds=0.2)
     assert [(cost.recipe, cost.members) for cost in record.recipes] == [("tiny", 2), ("tiny-linknet", 3)]
     tiny, linknet = record.recipes
     for cost, trained, judged in ((tiny, 30 * 3, 31 * 3), (linknet, 10 * 4 * 1.5, 11 * 2)):  # 6 of 12 photographs

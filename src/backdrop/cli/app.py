@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from backdrop import __version__
-from backdrop.cli import data, inference, pipeline, recipes, registry, training
+from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
 from backdrop.common.errors import BackdropError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _group in (data, training, inference, registry):
     app.add_typer(_group.app)
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(ensembles.app, name="ensembles")
 app.add_typer(pipeline.app, name="pipeline")
 
 # The optional libraries, and the extra that brings each.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from backdrop.steps.check import CheckReport
-    from backdrop.steps.estimate import PlanRecord
+    from backdrop.steps.estimate import CostEstimate
     from backdrop.tuning.results import Search
 
 
@@ -20,7 +20,7 @@ def check_text(report: "CheckReport") -> str:
     return os.linesep.join([*lines, f"{len(report.errors)} errors, {warnings} warnings"])
 
 
-def plan_text(record: "PlanRecord", price: float | None) -> str:
+def estimate_text(record: "CostEstimate", price: float | None) -> str:
     """What each recipe costs, and how long so many devices take; `price` is of one of them for an hour."""
     names = max(len("recipe"), *(len(cost.recipe) for cost in record.recipes))
     lines = [f"{'recipe':{names}}  members  trained/s  judged/s  memory GiB  hours each  hours all"]

@@ -5,43 +5,34 @@ from typing import Annotated
 
 import typer
 
+from backdrop.cli.catalog import copy_text, list_shipped, show_text
 from backdrop.cli.options import Set
 
 app = typer.Typer(no_args_is_help=True, help="List, show, copy, check and describe recipes.")
 
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")]
+
 
 @app.command()
 def ls() -> None:
-    """List the shipped recipes, a name first on each line."""
-    from backdrop.config import find_recipe, shipped
-
-    for name in shipped("recipes"):
-        print(f"{name:24} {find_recipe(name).description}")
+    """List the shipped recipes."""
+    list_shipped("recipes")
 
 
 @app.command()
-def show(name: str) -> None:
+def show(name: Recipe) -> None:
     """Print a recipe's YAML."""
-    from backdrop.config import recipe_text
-
-    print(recipe_text(name), end="")
+    show_text("recipes", name)
 
 
 @app.command()
-def cp(name: str, out: Path) -> None:
+def cp(name: Recipe, out: Annotated[Path, typer.Argument(help="The YAML file to write.")]) -> None:
     """Copy a recipe to a file of your own."""
-    from backdrop.common.errors import StorageError
-    from backdrop.common.storage import write_bytes
-    from backdrop.config import recipe_text
-
-    if out.exists():
-        raise StorageError(f"{out} exists", "Name another file")
-    write_bytes(out, recipe_text(name).encode())
-    print(f"{out}: give it a name of its own, then train it by its path")
+    copy_text("recipes", name, out, f"train it: backdrop train … --recipe {out}")
 
 
 @app.command()
-def validate(name: str, overrides: Set = []) -> None:  # noqa: B006  # as above
+def validate(name: Recipe, overrides: Set = []) -> None:  # noqa: B006  # as above
     """Check a recipe, shipped or a file."""
     from backdrop.config import find_recipe
 
@@ -50,7 +41,7 @@ def validate(name: str, overrides: Set = []) -> None:  # noqa: B006  # as above
 
 @app.command()
 def describe(
-    name: str,
+    name: Recipe,
     overrides: Set = [],  # noqa: B006  # as above
     as_json: Annotated[bool, typer.Option("--json", help="Print a record for machines.")] = False,
 ) -> None:

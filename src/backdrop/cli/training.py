@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.options import MORE_MEMBERS, Data, Members, Plan, Plans, Set, SetFile
-from backdrop.cli.output import plan_text, search_text
+from backdrop.cli.output import estimate_text, search_text
 
 app = typer.Typer()
 
 
 @app.command()
-def plan(
+def estimate(
     ensemble: Annotated[str, typer.Argument(help="A shipped ensemble's name, or a YAML file.")],
     data: Annotated[str, typer.Option(help="The dataset that it will be trained on.")],
     price: Annotated[float | None, typer.Option(help="Of one device for an hour, in any currency.")] = None,
@@ -19,10 +19,10 @@ def plan(
 ) -> None:
     """Measure for moments what training an ensemble will take: hours, memory, devices, money."""
     from backdrop.steps.estimate import afford
-    from backdrop.steps.estimate import plan as step
+    from backdrop.steps.estimate import estimate as step
 
     record = step(ensemble, data)
-    print(plan_text(record, price))
+    print(estimate_text(record, price))
     if max_gpu_hours is not None:
         afford(record, max_gpu_hours)
 

@@ -1,6 +1,6 @@
 """Recipes, ensembles and spaces of schedules, as YAML says them."""
 
-from backdrop.config.catalog import find_recipe, read_over, recipe_text, shipped
+from backdrop.config.catalog import find_recipe, find_text, read_over, shipped
 from backdrop.config.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme, find_ensemble
 from backdrop.config.network import Input, Pretrained, Tta, parse_size
 from backdrop.config.recipe import Recipe, digest
@@ -24,8 +24,8 @@ __all__ = [
     "find_ensemble",
     "find_recipe",
     "find_space",
+    "find_text",
     "parse_size",
     "read_over",
-    "recipe_text",
     "shipped",
 ]

@@ -43,11 +43,6 @@ def read_over(path: str | None) -> dict[str, Any]:
     return values
 
 
-def recipe_text(name: str) -> str:
-    """A recipe's YAML as it was written; raises as `find_recipe` does."""
-    return find_text("recipes", name)[0]
-
-
 def shipped(kind: Kind) -> dict[str, str]:
     """The YAML text of what the package ships, by name."""
     files = (resources.files("backdrop.config") / kind).iterdir()

@@ -1,4 +1,4 @@
-"""`plan`: what an ensemble will cost to train, before anything is spent."""
+"""`estimate`: what an ensemble will cost to train, before anything is spent."""
 
 import heapq
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class RecipeCost(Record):
     hours: float
 
 
-class PlanRecord(Record):
+class CostEstimate(Record):
     """The cost of an ensemble's training: of each recipe, of all on one device, and how long so many devices take."""
 
     ensemble: str
@@ -34,7 +34,7 @@ class PlanRecord(Record):
     hours: dict[int, float]
 
 
-def plan(ensemble: str, data: str, seconds: float = 15.0) -> PlanRecord:
+def estimate(ensemble: str, data: str, seconds: float = 15.0) -> CostEstimate:
     """Measures each recipe of an ensemble for a short while on this machine, and reckons from that.
 
     Args:
@@ -53,7 +53,7 @@ def plan(ensemble: str, data: str, seconds: float = 15.0) -> PlanRecord:
     costs = tuple(_cost(chosen, part, pace, dataset) for part, pace in zip(parts, paces, strict=True))
     hours = [cost.hours for cost in costs for _ in range(cost.members)]
     counts = [2**power for power in range(len(hours).bit_length()) if 2**power < len(hours)]
-    return PlanRecord(
+    return CostEstimate(
         ensemble=chosen.name,
         device=paces[0].device,
         recipes=costs,
@@ -62,7 +62,7 @@ def plan(ensemble: str, data: str, seconds: float = 15.0) -> PlanRecord:
     )
 
 
-def afford(record: PlanRecord, most: float) -> None:
+def afford(record: CostEstimate, most: float) -> None:
     """Lets pass what takes no more than so many hours of a device.
 
     Raises:

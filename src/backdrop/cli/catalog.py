@@ -1,0 +1,45 @@
+"""What `backdrop recipes …` and `backdrop ensembles …` share: list, show, copy what is shipped."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backdrop.config.catalog import Kind
+
+
+def list_shipped(kind: "Kind") -> None:
+    """Prints a line for each recipe or ensemble of the package: its name, and what it is."""
+    from backdrop.config import shipped
+    from backdrop.config.records import parse_yaml
+
+    for name, text in shipped(kind).items():
+        print(f"{name:28}{parse_yaml(text, name).get('description', '')}")
+
+
+def show_text(kind: "Kind", name: str) -> None:
+    """Prints the YAML as it was written.
+
+    Raises:
+        ConfigError: if there is none of this name.
+    """
+    from backdrop.config import find_text
+
+    print(find_text(kind, name)[0], end="")
+
+
+def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
+    """Writes the YAML to a new file, and says how to `use` it.
+
+    Raises:
+        ConfigError: if there is none of this name.
+        StorageError: if the file exists, or can't be written.
+    """
+    from backdrop.common.errors import StorageError
+    from backdrop.common.storage import write_bytes
+    from backdrop.config import find_text
+
+    text = find_text(kind, name)[0]
+    if out.exists():
+        raise StorageError(f"{out} exists", "Name another file")
+    write_bytes(out, text.encode())
+    print(f"{out}: change its name, then {use}")
