@@ -127,8 +127,8 @@ def verdict_figures(verdict: Verdict) -> Figures:
 
 def verdict_page(verdict: Verdict) -> str:
     """The verdict with its reasons."""
-    title = "Promoted: the challenger is the champion" if verdict.outcome == "promoted" else "Kept: no new champion"
-    return f"# {title}\n\n" + "".join(f"- {reason}\n" for reason in verdict.reasons)
+    title = f"{verdict.outcome}: {verdict.summary}" if verdict.summary else verdict.outcome
+    return f"# {title.capitalize()}\n\n" + "".join(f"- {reason}\n" for reason in verdict.reasons)
 
 
 def _cells(found: Estimate) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ def promote(
 
     verdict = step(data, name)
     metrics.metadata.update(verdict_figures(verdict))
-    summary.metadata["reasons"] = list(verdict.reasons)
+    summary.metadata.update(outcome=verdict.outcome, summary=verdict.summary, reasons=list(verdict.reasons))
     Path(summary.path).write_text(verdict_page(verdict))
     Path(page.path).write_text(with_verdict(Path(report.path, "index.html").read_text(), verdict))
     return verdict.outcome

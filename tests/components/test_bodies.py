@@ -257,11 +257,23 @@ def test_promote(stand_in: Any, artifact: Any) -> None:
     reports, outputs = artifact("report"), {name: artifact(name) for name in ("metrics", "summary", "page")}
     Path(reports.path).mkdir()
     Path(reports.path, "index.html").write_text(f"<p>{verdict_section(None)}")
-    verdict = Verdict(outcome="kept", reasons=("too few objects",), objects=3, difference=0.0, low=-0.1, high=0.1)
+    verdict = Verdict(
+        outcome="rejected",
+        summary="too few",
+        reasons=("too few objects",),
+        objects=3,
+        difference=0.0,
+        low=-0.1,
+        high=0.1,
+    )
     step = stand_in("promote", verdict)
-    assert promote.python_func("d", "cars", reports, **outputs) == "kept"
+    assert promote.python_func("d", "cars", reports, **outputs) == "rejected"
     assert step.given == ("d", "cars")
     assert outputs["metrics"].metadata == {"promoted": 0.0, "objects": 3.0, "difference": 0.0, "low": -0.1, "high": 0.1}
-    assert outputs["summary"].metadata == {"reasons": ["too few objects"]}
-    assert Path(outputs["summary"].path).read_text() == "# Kept: no new champion\n\n- too few objects\n"
+    assert outputs["summary"].metadata == {
+        "outcome": "rejected",
+        "summary": "too few",
+        "reasons": ["too few objects"],
+    }
+    assert Path(outputs["summary"].path).read_text() == "# Rejected: too few\n\n- too few objects\n"
     assert "too few objects" in Path(outputs["page"].path).read_text()

@@ -59,14 +59,14 @@ def test_a_clear_rise_is_promoted_with_its_numbers() -> None:
 
 def test_a_fall_is_kept_and_the_reason_says_by_how_much() -> None:
     verdict = judge(shifted(champion(), -0.001), champion(), GATE)
-    assert verdict.outcome == "kept"
+    assert verdict.outcome == "rejected"
     assert verdict.reasons == ("Dice on 16 holdout objects fell by 0.00100 (95 % interval -0.00100 to -0.00100)",)
 
 
 def test_a_rise_that_may_be_chance_is_kept() -> None:
     new = [replace(s, dice=s.dice + (0.01 if int(s.object[3:]) % 2 else -0.009)) for s in champion()]
     verdict = judge(new, champion(), GATE)
-    assert verdict.outcome == "kept"
+    assert verdict.outcome == "rejected"
     assert verdict.low is not None
     assert verdict.low < 0 < (verdict.high or 0)
     assert "rose by 0.00050" in verdict.reasons[0]
@@ -75,7 +75,7 @@ def test_a_rise_that_may_be_chance_is_kept() -> None:
 
 def test_the_same_model_never_beats_itself() -> None:
     verdict = judge(champion(), champion()[::-1], GATE)
-    assert (verdict.outcome, verdict.difference, verdict.low, verdict.high) == ("kept", 0, 0, 0)
+    assert (verdict.outcome, verdict.difference, verdict.low, verdict.high) == ("rejected", 0, 0, 0)
     assert "no difference" in verdict.reasons[0]
 
 
@@ -96,7 +96,7 @@ def test_swapping_negates_the_interval_exactly_and_never_are_both_promoted(
         assert (part.view, part.difference) == (mirrored.view, -mirrored.difference)
         assert part.low is None or (part.low, part.high) == (-(mirrored.high or 0), -(mirrored.low or 0))
         assert not (part.worse and mirrored.worse)
-    assert judge(one, one, GATE).outcome == judge(two, two, GATE).outcome == "kept"
+    assert judge(one, one, GATE).outcome == judge(two, two, GATE).outcome == "rejected"
 
 
 @settings(deadline=None)
@@ -117,7 +117,7 @@ def test_promotion_follows_a_slow_reference(models: tuple[list[Score], list[Scor
     values = [statistics.fmean(new[name]) - statistics.fmean(old[name]) for name in new]
     assert verdict.difference == pytest.approx(statistics.fmean(values), abs=1e-12)
     if len(values) < MINIMUM_OBJECTS:
-        assert verdict.outcome == "kept"
+        assert verdict.outcome == "rejected"
         assert verdict.reasons[0].startswith("too few objects")
         return
     chance = random.Random(1)
@@ -126,7 +126,7 @@ def test_promotion_follows_a_slow_reference(models: tuple[list[Score], list[Scor
     certain, hopeless = means[2] > 0, means[80] < 0
     assume(certain or hopeless)
     if hopeless:
-        assert verdict.outcome == "kept"
+        assert verdict.outcome == "rejected"
     elif not any(part.worse for part in verdict.slices):
         assert verdict.outcome == "promoted"
 
@@ -156,7 +156,7 @@ def test_a_guarded_view_that_got_worse_keeps_the_champion() -> None:
     verdict = judge(new, champion(), GATE)
     assert verdict.low is not None
     assert verdict.low > 0
-    assert verdict.outcome == "kept"
+    assert verdict.outcome == "rejected"
     assert [part.view for part in verdict.slices if part.worse] == ["02"]
     assert verdict.reasons[1].startswith(
         "Dice of view 02 on 16 objects fell by 0.00300 (95 % interval -0.00300 to -0.0"
@@ -192,14 +192,14 @@ def test_a_view_of_one_object_refuses_nobody() -> None:
     )
 
 
-@pytest.mark.parametrize(("objects", "outcome"), [(11, "kept"), (12, "promoted")])
+@pytest.mark.parametrize(("objects", "outcome"), [(11, "rejected"), (12, "promoted")])
 def test_fewer_than_twelve_objects_never_replace_a_champion(objects: int, outcome: str) -> None:
     verdict = judge(shifted(champion(objects), 0.01), champion(objects), GATE)
     assert (verdict.outcome, verdict.objects) == (outcome, objects)
     assert verdict.reasons[0].startswith("too few objects: 11") == (objects == 11)
 
 
-@pytest.mark.parametrize(("dice", "outcome"), [(0.95, "promoted"), (0.9499, "kept"), (0.0, "kept")])
+@pytest.mark.parametrize(("dice", "outcome"), [(0.95, "promoted"), (0.9499, "rejected"), (0.0, "rejected")])
 def test_a_first_champion_needs_the_minimum(dice: float, outcome: str) -> None:
     verdict = judge(model([[dice], [dice]]), None, GATE)
     assert (verdict.outcome, verdict.objects, verdict.difference) == (outcome, 2, None)
@@ -216,7 +216,7 @@ def test_only_the_holdout_counts() -> None:
 
 
 def _kept(verdict: Verdict, *words: str) -> None:
-    assert verdict.outcome == "kept"
+    assert verdict.outcome == "rejected"
     assert verdict.difference is None
     assert len(verdict.reasons) == 1
     assert all(word in verdict.reasons[0] for word in words), verdict.reasons

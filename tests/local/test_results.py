@@ -13,6 +13,8 @@ from backdrop.local.console import Task
 from backdrop.local.results import members_table, read_outputs, summary
 from backdrop.pipelines.training import planned
 
+BELOW = "below gate.minimum_dice; there is no champion yet"
+
 
 def leave(root: Path, task: str, **artifacts: dict[str, Any]) -> None:
     """Leaves a task's output file: artifacts with their metadata."""
@@ -37,7 +39,7 @@ def root(tmp_path: Path) -> Path:
         page={},
     )
     leave(tmp_path, "register", model={"name": "cars", "version": 2, "created": False, "run_id": "x"})
-    leave(tmp_path, "promote", metrics={"promoted": 0.0, "objects": 3.0}, summary={"reasons": ["too few objects"]})
+    leave(tmp_path, "promote", summary={"outcome": "rejected", "summary": BELOW, "reasons": ["too few objects"]})
     return tmp_path
 
 
@@ -62,15 +64,15 @@ def test_member_that_never_ran(root: Path) -> None:
 def test_summary(root: Path) -> None:
     assert summary(read_outputs(root)) == [
         "Ensemble   Dice 0.99000 on 3 holdout objects (95 % interval 0.98000 to 0.99500)",
-        "Model      models:/cars/2 (there already, for nothing has changed)",
-        "Verdict    kept: no new champion",
+        "Model      models:/cars/2 (unchanged)",
+        "Verdict    rejected: below gate.minimum_dice; there is no champion yet",
         "           too few objects",
     ]
 
 
 def test_summary_of_a_promotion(tmp_path: Path) -> None:
     leave(tmp_path, "register", model={"name": "cars", "version": 1, "created": True, "run_id": "x"})
-    leave(tmp_path, "promote", metrics={"promoted": 1.0}, summary={"reasons": ["good"]})
+    leave(tmp_path, "promote", summary={"outcome": "promoted", "summary": "better", "reasons": ["good"]})
     lines = summary(read_outputs(tmp_path))
     assert lines[0] == "Model      models:/cars/1 (new)"
     assert lines[1] == "Verdict    promoted: it is models:/cars@champion now"

@@ -134,9 +134,9 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
     assert code == 0, text
     assert text.count("reused") == 2
     assert "models:/cars/1 (there already" in text
-    assert "kept: no new champion" in text
+    assert "unchanged: it is the champion already" in text
     assert b"Promoted" in first
-    assert b"Not promoted" in (tmp_path / "work" / "report" / "index.html").read_bytes()
+    assert b"Champion, unchanged" in (tmp_path / "work" / "report" / "index.html").read_bytes()
 
 
 @pytest.mark.e2e
@@ -175,7 +175,7 @@ def test_members_train_with_what_a_search_found(run: Callable[..., tuple[int, st
         own = find_recipe("tiny", (), found)
         assert recipe["schedule"] == own.model_dump(mode="json")["schedule"]
         assert recipe["optimizer"] == own.model_dump(mode="json")["optimizer"]
-    assert "promoted" in text or "kept" in text
+    assert "promoted:" in text or "rejected:" in text
     code, text = run("tiny-searched", tuned="fast")
     assert code == 0
     assert text.count("reused") == 2

@@ -119,7 +119,7 @@ def test_names_are_escaped() -> None:
     page = Reader(html)
     assert "script" not in page.tags
     assert page.text.count(evil) >= 5
-    judged = with_verdict(html, Verdict(outcome="kept", reasons=(evil,), objects=3))
+    judged = with_verdict(html, Verdict(outcome="rejected", reasons=(evil,), objects=3))
     assert "script" not in Reader(judged).tags
     assert judged.endswith(html[-2000:])
 
@@ -167,16 +167,16 @@ def test_a_verdict_replaces_the_one_before_and_nothing_else() -> None:
     old = [replace(score, dice=score.dice - 0.001) for score in new]
     blank = render(report(new))
     promoted = with_verdict(blank, judge(new, old, Gate()))
-    kept = with_verdict(promoted, judge(old, new, Gate()))
+    stays = with_verdict(promoted, judge(old, new, Gate()))
     assert "Not judged yet" not in promoted
     assert "rose by 0.00100" in promoted
-    assert "fell by 0.00100" in kept
-    assert "rose by" not in kept
-    assert "Not promoted" in Reader(kept).text
+    assert "fell by 0.00100" in stays
+    assert "rose by" not in stays
+    assert "Rejected" in Reader(stays).text
     start, rest = blank.split("<!-- verdict -->")
-    assert kept.startswith(start)
-    assert kept.endswith(rest.split("<!-- /verdict -->")[1])
-    assert with_verdict(kept, judge(new, old, Gate())) == promoted
+    assert stays.startswith(start)
+    assert stays.endswith(rest.split("<!-- /verdict -->")[1])
+    assert with_verdict(stays, judge(new, old, Gate())) == promoted
 
 
 def test_a_verdict_shows_which_view_got_worse() -> None:
@@ -185,7 +185,7 @@ def test_a_verdict_shows_which_view_got_worse() -> None:
     bad = Slice(view="03", objects=12, difference=-0.01, low=-0.02, high=-0.005, worse=True)
     changes = {"objects": 12, "difference": 0.001, "low": 0.0005, "high": 0.002}
     for slices, worse in (((good, lone), False), ((good, lone, bad), True)):
-        html = with_verdict(render(report(scores())), Verdict(outcome="kept", reasons=(), slices=slices, **changes))
+        html = with_verdict(render(report(scores())), Verdict(outcome="rejected", reasons=(), slices=slices, **changes))
         Reader(html)
         assert ('<tr class="worse"><td>03</td>' in html) == worse == ("<details open>" in html)
         assert "-0.04000" in html
@@ -193,7 +193,7 @@ def test_a_verdict_shows_which_view_got_worse() -> None:
 
 def test_a_page_without_a_place_for_a_verdict_is_refused() -> None:
     with pytest.raises(GateError, match="no section for a verdict"):
-        with_verdict("<html></html>", Verdict(outcome="kept", reasons=(), objects=0))
+        with_verdict("<html></html>", Verdict(outcome="rejected", reasons=(), objects=0))
 
 
 def test_the_worst_images_come_first_of_the_holdout() -> None:

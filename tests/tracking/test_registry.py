@@ -95,14 +95,14 @@ def test_from_registering_to_rolling_back(tracked: str, world: World, name: str)
     assert same == first.model_copy(update={"created": False})
     assert len(evaluation_runs()) == 1
     verdict = promote(data, name)
-    assert verdict.outcome == "kept"
+    assert verdict.outcome == "unchanged"
     assert "the same model is not better than itself" in verdict.reasons[0]
     version = connect().get_model_version(name, "1")
     assert json.loads(version.tags["backdrop.verdict"])["outcome"] == "promoted"
 
     assert put(world, name, seed=2, dice=0.93).version == 2
     verdict = promote(data, name)
-    assert (verdict.outcome, champion(name)) == ("kept", 1)
+    assert (verdict.outcome, champion(name)) == ("rejected", 1)
     assert verdict.difference == pytest.approx(-0.02)
 
     assert put(world, name, seed=3, dice=0.97).version == 3
@@ -205,7 +205,7 @@ def test_a_holdout_that_the_champion_trained_on_judges_nobody(
     other = larger(world, make_dataset, extend=False)
     put(other, name, seed=2, dice=0.99)
     verdict = promote(str(other.data), name)
-    assert (verdict.outcome, champion(name)) == ("kept", 1)
+    assert (verdict.outcome, champion(name)) == ("rejected", 1)
     assert "--extend" in verdict.reasons[0]
 
 

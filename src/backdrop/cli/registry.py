@@ -32,7 +32,7 @@ def promote(data: Data, name: Name) -> None:
     from backdrop.steps.promote import promote as step
 
     verdict = step(data, name)
-    print(verdict.outcome)
+    print(f"{verdict.outcome}: {verdict.summary}")
     for reason in verdict.reasons:
         print(f"  {reason}")
 

@@ -64,7 +64,7 @@ class DockerError(BackdropError):
 
 
 class GateError(BackdropError):
-    """A promotion that can't even be judged (as opposed to a champion that is kept)."""
+    """A promotion that can't even be judged (as opposed to one that is rejected)."""
 
 
 class EndpointError(BackdropError):

@@ -81,7 +81,7 @@ Item = Annotated[Annotated[Part, Tag("part")] | Annotated[Group, Tag("group")], 
 class Gate(Record):
     """What a challenger must show on the holdout.
 
-    `minimum_dice` is asked of a first champion. Against a champion, a challenger is refused if it is worse by more
+    `minimum_dice` is asked of a first champion. Against a champion, a challenger is rejected if it is worse by more
     than `slice_drop` on any guarded slice (a view) and that slice's interval lies wholly below zero.
     """
 

@@ -1,7 +1,7 @@
 """The gate: whether a challenger replaces the champion, judged only by objects that no member ever saw.
 
 The two models are compared on the same holdout images by a paired bootstrap over objects. Of equal models about one
-in forty would pass by chance. What can't be compared is refused, and the reasons say so with their numbers.
+in forty would pass by chance. What can't be compared is rejected, and the reasons say so with their numbers.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,16 @@ from backdrop.config import Gate
 from backdrop.config.records import Record
 from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, estimate, object_means
 
+Outcome = Literal["promoted", "rejected", "unchanged"]
+
+NO_CHAMPION, UNFAIR = "there is no champion yet", "the two can't be compared; the champion stays"
 MINIMUM_OBJECTS = 12  # below this an interval over objects says too little to replace what is in use
 
 
 class Slice(Record):
-    """The change of Dice on one view of the holdout's objects; `worse` if it alone refuses the challenger.
+    """The change of Dice on one view of the holdout's objects; `worse` if it alone rejects the challenger.
 
-    A view that only one object has tells nothing of the next object: its interval is None and it refuses nobody.
+    A view that only one object has tells nothing of the next object: its interval is None and it rejects nobody.
     """
 
     view: str
@@ -31,11 +34,13 @@ class Slice(Record):
 class Verdict(Record):
     """What the gate says about a challenger.
 
-    `kept` means that the champion stays, or that there is still none. `difference` is the challenger's Dice minus
+    `rejected` means that the champion stays, or that there is still none; `unchanged`, that the champion itself was
+    asked again. `summary` says in a few words why, `reasons` with numbers. `difference` is the challenger's Dice minus
     the champion's on the holdout, `low` and `high` its 95 % interval; None where there was nothing to compare.
     """
 
-    outcome: Literal["promoted", "kept"]
+    outcome: Outcome
+    summary: str = ""
     reasons: tuple[str, ...]
     objects: int
     difference: float | None = None
@@ -59,7 +64,7 @@ def judge(challenger: Sequence[Score], champion: Sequence[Score] | None, gate: G
     objects = len({score.object for score in new})
     fault = _fault(new, "challenger") or (champion is not None and (_fault(old, "champion") or _mismatch(new, old)))
     if fault:
-        return Verdict(outcome="kept", reasons=(fault,), objects=objects)
+        return rejected(UNFAIR if champion is not None else f"it can't be judged; {NO_CHAMPION}", fault, objects)
     if champion is None:
         return _first(new, gate)
     return _compare(new, old, gate)
@@ -99,7 +104,12 @@ def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
     interval = "" if found.low is None or found.high is None else f" ({_interval(found.low, found.high)})"
     asked = f"{'at least' if passed else 'less than'} the {gate.minimum_dice} asked of a first champion"
     reason = f"Dice on {_count(found.objects)} is {_number(found.dice)}{interval}, {asked}"
-    return Verdict(outcome="promoted" if passed else "kept", reasons=(reason,), objects=found.objects)
+    return Verdict(
+        outcome="promoted" if passed else "rejected",
+        summary="the first champion" if passed else f"below gate.minimum_dice; {NO_CHAMPION}",
+        reasons=(reason,),
+        objects=found.objects,
+    )
 
 
 def _compare(new: Sequence[Score], old: Sequence[Score], gate: Gate) -> Verdict:
@@ -110,8 +120,10 @@ def _compare(new: Sequence[Score], old: Sequence[Score], gate: Gate) -> Verdict:
     worse = [part for part in slices if part.worse]
     reasons = [_few(len(means))] if few else []
     reasons += [_change(change, len(means)), *(_slice_reason(part, gate) for part in worse)]
+    better = change.low > 0 and not few and not worse
     return Verdict(
-        outcome="promoted" if change.low > 0 and not few and not worse else "kept",
+        outcome="promoted" if better else "rejected",
+        summary="better than the champion" if better else _summary(few, bool(worse)),
         reasons=tuple(reasons),
         objects=len(means),
         difference=change.mean,
@@ -119,6 +131,22 @@ def _compare(new: Sequence[Score], old: Sequence[Score], gate: Gate) -> Verdict:
         high=change.high,
         slices=slices,
     )
+
+
+def rejected(why: str, reason: str, objects: int) -> Verdict:
+    """The verdict on a challenger that can't be judged.
+
+    Args:
+        why: in a few words.
+        reason: in a sentence.
+        objects: in the holdout.
+    """
+    return Verdict(outcome="rejected", summary=why, reasons=(reason,), objects=objects)
+
+
+def _summary(few: bool, worse: bool) -> str:
+    why = "too few holdout objects" if few else "worse on a view" if worse else "not better than the champion"
+    return f"{why}; the champion stays"
 
 
 def _slices(differences: Sequence[tuple[Score, float]], gate: Gate) -> tuple[Slice, ...]:

@@ -206,7 +206,7 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
 
 
 def read_scores(path: str | Path) -> list[Score]:
-    """Reads `images.csv`. A Dice that is not a number is kept as such: the gate refuses it.
+    """Reads `images.csv`. A Dice that is not a number stays as it is: the gate rejects it.
 
     Raises:
         StorageError: if the file can't be read, or isn't what `dump_scores` writes.

@@ -77,15 +77,15 @@ def _dice(found: Mapping[str, Any]) -> list[str]:
 def _model(found: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
-    news = "new" if found["created"] else "there already, for nothing has changed"
+    news = "new" if found["created"] else "unchanged"
     return [f"Model      models:/{found['name']}/{found['version']:.0f} ({news})"]
 
 
 def _verdict(outputs: Outputs) -> list[str]:
-    figures = outputs.metadata("promote", "metrics")
-    if not figures:
+    verdict = outputs.metadata("promote", "summary")
+    if not verdict:
         return []
-    model = outputs.metadata("register", "model")
-    head = f"promoted: it is models:/{model['name']}@champion now" if figures["promoted"] else "kept: no new champion"
-    reasons = outputs.metadata("promote", "summary")["reasons"]
-    return [f"Verdict    {head}", *(f"           {reason}" for reason in reasons)]
+    promoted = verdict["outcome"] == "promoted"
+    name = outputs.metadata("register", "model")["name"]
+    why = f"it is models:/{name}@champion now" if promoted else verdict["summary"]
+    return [f"Verdict    {verdict['outcome']}: {why}", *(f"           {reason}" for reason in verdict["reasons"])]

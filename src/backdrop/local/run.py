@@ -49,7 +49,7 @@ def run_here(request: Request, console: Console) -> int:
     """Runs the training pipeline and prints what comes of it.
 
     Returns:
-        The exit code: 0 if all went well (a champion that is kept is well), 1 if a task failed or the data have
+        The exit code: 0 if all went well (a rejected challenger is no failure), 1 if a task failed or the data have
         faults, 2 if what was given can't be used.
 
     Raises:

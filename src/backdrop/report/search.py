@@ -22,7 +22,11 @@ their lines, a circle where a trial ended early."""
 FOLDS = "A trial trains on one fold after another."
 FAMILIES = "Each line is a trial: what was drawn for it, and the Dice it came to. The best fifth is drawn the boldest."
 STATES: tuple[Status, ...] = ("finished", "stopped", "failed", "running")
-BADGES = {1: ("promoted", "Beats the preset"), 0: ("kept", "Within the noise"), -1: ("kept", "Worse than the preset")}
+BADGES = {
+    1: ("promoted", "Beats the preset"),
+    0: ("caution", "Within the noise"),
+    -1: ("caution", "Worse than the preset"),
+}
 LINES = (("best", "the best"), ("preset", "preset"), ("other", "other"), ("stopped", "stopped or failed"))
 RANKS = (("best", "the best"), ("fifth-1", "best fifth"), ("fifth-3", "middle"), ("fifth-5", "worst fifth"))
 

@@ -3,12 +3,12 @@
 from html import escape
 
 from backdrop.common.errors import GateError
-from backdrop.evaluation.gate import Slice, Verdict
+from backdrop.evaluation.gate import Outcome, Slice, Verdict
 from backdrop.report.charts import Scale, interval
 
 BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"
 SLICES = 48  # the page shows so many, those that fell most
-TITLES = {"promoted": "Promoted", "kept": "Not promoted"}
+TITLES: dict[Outcome, str] = {"promoted": "Promoted", "rejected": "Rejected", "unchanged": "Champion, unchanged"}
 
 
 def verdict_section(verdict: Verdict | None) -> str:

@@ -10,13 +10,14 @@ from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
-from backdrop.evaluation.gate import Verdict, judge
+from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
 from backdrop.evaluation.metrics import IMAGES, Score, read_scores
 from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import CONFIG, load_ensemble
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.registry import CHALLENGER, CHAMPION, Version
 
+SAME = "it is the champion already"
 ITSELF = "the challenger is the champion already; the same model is not better than itself"
 
 
@@ -41,10 +42,11 @@ def promote(data: str, name: str) -> Verdict:
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan, scores = read_plan(folder / PLAN), read_scores(folder / IMAGES)
     if champion and champion.version == challenger.version:
-        return _kept(plan, ITSELF)  # and the verdict that made it the champion stays written
+        # Nothing is written, so that the verdict that made it the champion stays.
+        return Verdict(outcome="unchanged", summary=SAME, reasons=(ITSELF,), objects=_objects(plan))
     known = _known(plan, champion) if champion else []
     if known:
-        verdict = _kept(plan, _leak(known))
+        verdict = rejected(UNFAIR, _leak(known), _objects(plan))
     else:
         verdict = judge(scores, _champion_scores(data, plan, champion) if champion else None, _gate(folder))
     _record(challenger, champion, verdict)
@@ -85,8 +87,8 @@ def _gate(folder: Path) -> Gate:
     return parse(Ensemble, parse_yaml(text, CONFIG), CONFIG).gate
 
 
-def _kept(plan: FoldPlan, reason: str) -> Verdict:
-    return Verdict(outcome="kept", reasons=(reason,), objects=len({row.object for row in plan.holdout}))
+def _objects(plan: FoldPlan) -> int:
+    return len({row.object for row in plan.holdout})
 
 
 def _record(challenger: Version, champion: Version | None, verdict: Verdict) -> None:
