@@ -14,7 +14,7 @@ STEPS = 30
 STEP = """
 import time
 import torch
-from backdrop.losses import make_loss
+from backdrop.training.losses import make_loss
 from backdrop.models import build
 from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
 

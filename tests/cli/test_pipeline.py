@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from backdrop.cli.pipeline import app, main
+from backdrop.cli.app import main
+from backdrop.cli.pipeline import app
 
 OPTIONS = {
     "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune", "--ray"},
@@ -60,7 +61,7 @@ OPTIONS = {
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])
+    monkeypatch.setattr(sys, "argv", ["backdrop", "pipeline", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
     return int(stopped.value.code or 0)
@@ -124,13 +125,13 @@ def test_without_docker_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from backdrop.common.errors import ConfigError
 
-    monkeypatch.setattr(sys, "argv", ["pipelines", "--debug", "compile", "tinny"])
+    monkeypatch.setattr(sys, "argv", ["backdrop", "--debug", "pipeline", "compile", "tinny"])
     with pytest.raises(ConfigError):
         main()
 
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = "kfp", "kubernetes", "mlflow", "torch", "cv2", "boto3", "pydantic"
-    code = f"import sys, pipelines.__main__; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, backdrop.cli.app; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

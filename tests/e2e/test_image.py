@@ -52,8 +52,8 @@ def test_commands(inside: Inside, command: list[str], said: str) -> None:
 
 
 def test_every_library_is_there(inside: Inside) -> None:
-    names = "boto3, components.train, kfp.kubernetes, kubernetes, mlflow.pyfunc, optuna, pipelines.local, ray.tune"
-    assert inside("python3", "-c", f"import {names}; print('all')").endswith("all\n")
+    names = "boto3, backdrop.components.train, backdrop.local.run, kfp.kubernetes, kubernetes, mlflow.pyfunc, optuna"
+    assert inside("python3", "-c", f"import ray.tune, {names}; print('all')").endswith("all\n")
 
 
 def test_another_user_may_run_it_too(inside: Inside) -> None:

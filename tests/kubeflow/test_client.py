@@ -159,7 +159,7 @@ def test_home_is_left_alone(many_users: bool, tmp_path: Path) -> None:
     """kfp's own client writes there, or asks the server for 25 seconds while it's made."""
     kfp = FakeKfp(many_users=many_users)
     with serving(kfp) as host:
-        code = f"from pipelines.endpoint import connect; connect({host!r}, 'ml')"
+        code = f"from backdrop.kubeflow.client import connect; connect({host!r}, 'ml')"
         environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert list(tmp_path.iterdir()) == []

@@ -217,7 +217,7 @@ def test_a_photograph_that_does_not_fit_a_recipe_is_told(photos: Path, tmp_path:
 
 KILLED = """
 import os, signal, sys
-from backdrop import cutouts
+from backdrop.inference import batch
 from backdrop.steps.predict import predict
 batch.CHUNK, real, calls = 4, batch.cut_out, []
 def cut_out(model, photos):

@@ -175,8 +175,8 @@ import sys
 from pathlib import Path
 found = []
 sys.addaudithook(lambda event, arguments: found.append(arguments) if event == "pickle.find_class" else None)
-from backdrop.training.member import read_member
-from backdrop.training.store import CheckpointStore
+from backdrop.inference.member import read_member
+from backdrop.training.checkpoint_store import CheckpointStore
 folder = Path(sys.argv[1])
 found.clear()  # what libraries do as they are imported is theirs
 assert CheckpointStore(folder / "checkpoints").read() is not None

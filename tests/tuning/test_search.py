@@ -25,7 +25,7 @@ from tests.conftest import SMALL
 BUDGET = Budget(trials=6, epochs=4, searcher="random", repeats=2)
 RUN = """
 import sys
-from backdrop.recipe import Budget
+from backdrop.config import Budget
 from backdrop.steps.tune import tune
 data, plan, out, space, budget = sys.argv[1:]
 tune(data, plan, "tiny", out, Budget.model_validate_json(budget), space)
@@ -186,7 +186,7 @@ def test_a_bad_space_is_refused_before_ray_starts(
 ) -> None:
     data, plan = map(str, cars)
     space.write_text(space.read_text().replace(*change))
-    code = "import sys; from backdrop.cli import main\ntry: main()\nfinally: print('ray' in sys.modules)"
+    code = "import sys; from backdrop.cli.app import main\ntry: main()\nfinally: print('ray' in sys.modules)"
     command = [sys.executable, "-c", code, "tune", data, "--plan", plan, "--recipe", "tiny", "--space", str(space)]
     done = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True)
     assert done.returncode == 2

@@ -12,7 +12,7 @@ from tests.tuning.machine import ray_folder
 CODE = """
 import os, sys
 {first}
-from backdrop.tuning.auth import local_cluster
+from backdrop.tuning.cluster.auth import local_cluster
 before = dict(os.environ)
 for _ in range(2):
     with local_cluster():

@@ -185,7 +185,8 @@ def test_a_cluster_that_stays_away_is_an_error(address: str, tmp_path: Path, mon
 def test_an_interrupt_leaves_the_job_running(address: str, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     code = (
-        f"from backdrop.tuning import jobs; jobs.run({address!r}, 'left', ['sh', '-c', 'touch {ran}; sleep 600'], {{}})"
+        "from backdrop.tuning.cluster import jobs; "
+        f"jobs.run({address!r}, 'left', ['sh', '-c', 'touch {ran}; sleep 600'], {{}})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     watcher = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)

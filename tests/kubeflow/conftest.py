@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.cli.pipeline import main
+from backdrop.cli.app import main
 from backdrop.kubeflow import client
 from tests.fakes.kfp import FakeKfp, serving
 
@@ -50,7 +50,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """Calls `backdrop pipeline`; gives the exit code and what it printed."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])
+        monkeypatch.setattr(sys, "argv", ["backdrop", "pipeline", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
         printed = capsys.readouterr()
