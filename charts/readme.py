@@ -1,7 +1,8 @@
 """Writes the table of values in the chart's README from the comments in its values.yaml: `python charts/readme.py`.
 
-Every key has a comment above it. One that begins with `--` heads a section, whose keys have comments of their own; what
-is below any other key belongs to its default. `--check` writes nothing, and ends with 1 if the table is out of date.
+Every key has a comment above it. `# --` begins the description of a value, as helm-docs reads it; everything below that
+key belongs to its default. Any other comment describes a section, whose keys have comments of their own. `--check`
+writes nothing, and exits with 1 if the table is out of date.
 """
 
 import json
@@ -19,7 +20,7 @@ KEY = re.compile(r"( *)([\w.-]+):")
 
 
 def rows(text: str) -> Iterator[tuple[str, Any, str]]:
-    """Key, default (None for a section) and meaning of every value.
+    """Yields the key, default (None for a section) and meaning of every value.
 
     Raises:
         ValueError: if a key has no comment.
@@ -31,22 +32,22 @@ def rows(text: str) -> Iterator[tuple[str, Any, str]]:
             comment = f"{comment} {line.lstrip('# ')}".strip()
         elif not line:
             comment = ""
-        elif (found := KEY.match(line)) and len(found[1]) <= 2 * len(path):
-            path = [*path[: len(found[1]) // 2], found[2]]
+        elif (key := KEY.match(line)) and len(key[1]) <= 2 * len(path):
+            path = [*path[: len(key[1]) // 2], key[2]]
             if not comment:
                 raise ValueError(f"{'.'.join(path)} has no comment in values.yaml")
-            section = comment.startswith("-- ")
+            section = not comment.startswith("-- ")
             yield ".".join(path), None if section else _at(yaml.safe_load(text), path), comment.removeprefix("-- ")
             path = path if section else path[:-1]
             comment = ""
 
 
 def readme() -> str:
-    """The README as it should be."""
+    """Returns the README with a table made from values.yaml."""
     before, rest = (CHART / "README.md").read_text(encoding="utf-8").split(BEGIN)
     lines = ["| value | default | meaning |", "| --- | --- | --- |"]
-    for key, default, meaning in rows((CHART / "values.yaml").read_text(encoding="utf-8")):
-        shown = f"**{key}** | " if default is None else f"`{key}` | `{json.dumps(default)}`"
+    for name, default, meaning in rows((CHART / "values.yaml").read_text(encoding="utf-8")):
+        shown = f"**{name}** | " if default is None else f"`{name}` | `{json.dumps(default)}`"
         lines.append(f"| {shown} | {meaning} |")
     return before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
 
@@ -58,7 +59,7 @@ def _at(values: Any, path: list[str]) -> Any:
 
 
 def main() -> None:
-    """Writes the README, or checks it."""
+    """Writes the README, or checks it with `--check`."""
     wanted = readme()
     if "--check" not in sys.argv:
         (CHART / "README.md").write_text(wanted, encoding="utf-8")

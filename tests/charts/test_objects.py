@@ -202,7 +202,7 @@ def test_as_a_sub_chart(tmp_path: Path) -> None:
     [
         ("defaults", ["Nothing is scheduled", "kubectl port-forward -n ml svc/backdrop-mlflow 5000"]),
         ("scheduled", ["trains compact on s3://photos/cars at `0 0 2 * * 0`.", "helm test backdrop -n ml"]),
-        ("paused", ["is paused. To go on:", "--set schedule.paused=false"]),
+        ("paused", ["is paused. To resume it:", "--set schedule.paused=false"]),
     ],
 )
 def test_notes_say_what_to_do_next(case: str, told: list[str]) -> None:

@@ -43,7 +43,7 @@ def run(kfp: FakeKfp, tmp_path: Path) -> Iterator[Run]:
             for file, text in named("ConfigMap", "backdrop-files", "scheduled", *options)["data"].items():
                 (tmp_path / file).write_text(text)
             _, *words = container(manifest)["command"]
-            return [sys.executable, *(word.replace("/etc/backdrop", str(tmp_path)) for word in words)]
+            return [sys.executable, "-m", "backdrop", *(word.replace("/etc/backdrop", str(tmp_path)) for word in words)]
 
         def environment(manifest: Manifest) -> dict[str, str]:
             env = {entry["name"]: entry["value"] for entry in container(manifest)["env"] if "value" in entry}

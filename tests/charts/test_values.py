@@ -64,7 +64,7 @@ def test_every_value_is_documented() -> None:
     assert rows["gpu.nodePool.gpus"] == "1"
     assert rows["mlflow"] is None
     with pytest.raises(ValueError, match=r"mlflow\.port has no comment"):
-        list(readme.rows("# -- A server.\nmlflow:\n  port: 5000\n"))
+        list(readme.rows("# A server.\nmlflow:\n  port: 5000\n"))
 
 
 @pytest.mark.e2e
@@ -100,12 +100,18 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
         (f"schedule.enabled=true,{KFP}", "pipeline.data is empty, so there is nothing to train on. Set it to"),
         (f"preflight.enabled=true,{KFP}", "pipeline.data is empty, so there is nothing to train on. Set it to"),
         (f"schedule.enabled=true,{DATA}", "kfp.endpoint is empty, but schedule and preflight call Kubeflow"),
-        ("schedule.cron=0 2 * * 0", 'schedule.cron is "0 2 * * 0", which hasn\'t six fields. Begin with'),
-        ("mlflow.enabled=false", "There is no tracking server. Set mlflow.enabled=true, or tracking.uri"),
+        ("schedule.cron=0 2 * * 0", 'schedule.cron is "0 2 * * 0", but it needs six fields. Start with'),
+        ("mlflow.enabled=false", "There is no tracking server. Set mlflow.enabled=true, or set tracking.uri"),
         ("tracking.uri=https://mlflow.example", "Set mlflow.enabled=false, or leave tracking.uri empty"),
-        ("tuning.ray=true", "pipeline.work is no place that all pods of a Ray cluster reach. Set it to an S3 address"),
-        ("tuning.ray=true,pipeline.work=s3://a/b", "no account is named that may make RayJobs. Set schedule.service"),
-        ("mlflow.database=external", "no Secret says where it is. Make one with the key MLFLOW_BACKEND_STORE_URI"),
+        ("tuning.ray=true", "not all pods of a Ray cluster can reach pipeline.work. Set it to an S3 address"),
+        (
+            "tuning.ray=true,pipeline.work=s3://a/b",
+            "schedule.serviceAccount is empty. Set it to the account of the",
+        ),
+        (
+            "mlflow.database=external",
+            "mlflow.existingSecret is empty. Create a Secret with the key MLFLOW",
+        ),
     ],
 )
 def test_what_is_missing_is_said(values: str, message: str) -> None:

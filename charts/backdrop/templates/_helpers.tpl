@@ -1,4 +1,4 @@
-{{/* The name that every object of the release begins with; short, for what is appended to it. */}}
+{{/* Prefix of every object's name; short enough for the suffixes. */}}
 {{- define "backdrop.fullname" -}}
 {{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
 {{- if contains .Chart.Name .Release.Name -}}
@@ -7,13 +7,13 @@
 {{- .Values.fullnameOverride | default $name | trunc 48 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* Labels that choose every pod of the release, and no pod of the pipeline. */}}
+{{/* Labels that select every pod of the release, and no pod of the pipeline. */}}
 {{- define "backdrop.releaseSelector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Labels that choose the pods of a component. Takes a dict: root, component. */}}
+{{/* Labels that select the pods of a component. Takes a dict: root, component. */}}
 {{- define "backdrop.selector" -}}
 {{ include "backdrop.releaseSelector" .root }}
 app.kubernetes.io/component: {{ .component }}
@@ -36,7 +36,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end }}
 {{- end }}
 
-{{/* A hook that is gone once it has done well, and whose log `helm` prints. Takes a dict: on, weight. */}}
+{{/* A hook that is deleted when it succeeds, and whose log `helm` prints. Takes a dict: on, weight. */}}
 {{- define "backdrop.hook" -}}
 helm.sh/hook: {{ .on }}
 helm.sh/hook-weight: {{ .weight | default 0 | quote }}
@@ -44,7 +44,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
 {{- end }}
 
-{{/* An image's reference: by its digest if there is one. Takes a dict: image, tag (if the image has none). */}}
+{{/* An image's reference, by digest if there is one. Takes a dict: image, tag (the default tag). */}}
 {{- define "backdrop.image" -}}
 {{- if .image.digest -}}
 {{ .image.repository }}@{{ .image.digest }}
@@ -53,7 +53,7 @@ helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
 {{- end -}}
 {{- end }}
 
-{{/* What the tasks of the pipeline find in the ConfigMap `backdrop`. */}}
+{{/* The settings of the pipeline's tasks, in the ConfigMap `backdrop`. */}}
 {{- define "backdrop.settings" -}}
 MLFLOW_TRACKING_URI: {{ include "backdrop.trackingUri" . | quote }}
 MLFLOW_EXPERIMENT_NAME: {{ .Values.tracking.experiment | quote }}
@@ -65,7 +65,7 @@ AWS_DEFAULT_REGION: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{/* Where MLflow is: the chart's own, or a server that was there before. */}}
+{{/* MLflow's address: the chart's own server, or an existing one. */}}
 {{- define "backdrop.trackingUri" -}}
 {{- if .Values.mlflow.enabled -}}
 http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.mlflow.port }}
@@ -74,7 +74,7 @@ http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{
 {{- end -}}
 {{- end }}
 
-{{/* Every name by which a pod may call MLflow, and a forwarded port: exact names, for a wildcard admits strangers. */}}
+{{/* Every name by which a pod or a forwarded port may call MLflow. Exact names, because a wildcard lets others in. */}}
 {{- define "backdrop.allowedHosts" -}}
 {{- $short := printf "%s-mlflow" (include "backdrop.fullname" .) -}}
 {{- $long := printf "%s.%s" $short .Release.Namespace -}}
@@ -86,14 +86,14 @@ http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{
 {{- concat $hosts .Values.mlflow.allowedHosts | join "," -}}
 {{- end }}
 
-{{/* The claim of MLflow's volume: made here, or given; empty if database and artifacts are both elsewhere. */}}
+{{/* The claim of MLflow's volume: our own or an existing one; empty if neither database nor artifacts need it. */}}
 {{- define "backdrop.mlflowClaim" -}}
 {{- if or (eq .Values.mlflow.database "sqlite") (not .Values.mlflow.artifacts) -}}
 {{ .Values.mlflow.volume.existingClaim | default (printf "%s-mlflow" (include "backdrop.fullname" .)) }}
 {{- end -}}
 {{- end }}
 
-{{/* The GPU nodes, as the pipeline's run-time parameters name them. The only place that reads gpu.nodePool. */}}
+{{/* gpu.nodePool as the pipeline's run-time parameters. The only place that reads it. */}}
 {{- define "backdrop.gpuNodePool" -}}
 {{- with .Values.gpu.nodePool -}}
 accelerator: {{ .accelerator | quote }}
@@ -105,7 +105,7 @@ tolerations: {{ .tolerations | toJson }}
 {{- end }}
 {{- end }}
 
-{{/* The files of /etc/backdrop: the pipeline's run-time parameters, and whatever else is given. */}}
+{{/* The files in /etc/backdrop: the pipeline's run-time parameters, and pipeline.files. */}}
 {{- define "backdrop.files" -}}
 params.yaml: |
   {{- with .Values.pipeline }}
@@ -146,7 +146,7 @@ runAsGroup: 1000
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* Where a pod runs and how it is pulled. Service links would set variables such as MLFLOW_PORT, which MLflow reads. */}}
+{{/* A pod's nodes and pull secrets. Service links would set variables such as MLFLOW_PORT, which MLflow reads. */}}
 {{- define "backdrop.place" -}}
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
@@ -161,9 +161,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 
 {{/*
-A pod that runs one command in Backdrop's image and ends, with a token for Kubeflow Pipelines. Takes a dict: root,
-account, command (a list); files, the ConfigMap at /etc/backdrop, if any; tracking, whether it has what the pipeline's
-tasks have in their environment; kubernetes, whether it may call that API.
+A pod that runs one command in Backdrop's image, with a token for Kubeflow Pipelines. Takes a dict: root, account,
+command (a list); files (optional), the ConfigMap to mount at /etc/backdrop; tracking (optional), true for the environment
+of the pipeline's tasks; kubernetes (optional), true for a token of the Kubernetes API.
 */}}
 {{- define "backdrop.jobPod" -}}
 {{- $image := include "backdrop.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) -}}
@@ -179,7 +179,7 @@ containers:
     command: {{ .command | toJson }}
     env:
       - {name: HOME, value: /tmp}
-      # The image of the tasks, if the pipeline is compiled here.
+      # The tasks' image, for Jobs that compile the pipeline.
       - {name: BACKDROP_IMAGE, value: {{ $image | quote }}}
       - {name: KF_PIPELINES_ENDPOINT, value: {{ .root.Values.kfp.endpoint | quote }}}
       - {name: KF_PIPELINES_SA_TOKEN_PATH, value: /var/run/secrets/kubeflow/pipelines/token}
@@ -213,7 +213,7 @@ volumes:
   {{- end }}
 {{- end }}
 
-{{/* Stops a render whose values can't work, with a word on what to do. */}}
+{{/* Refuses values that can't work, and says what to do. */}}
 {{- define "backdrop.check" -}}
 {{- $needsKfp := or .Values.schedule.enabled .Values.preflight.enabled -}}
 {{- if and $needsKfp (not .Values.pipeline.data) -}}
@@ -223,21 +223,21 @@ volumes:
 {{- fail "kfp.endpoint is empty, but schedule and preflight call Kubeflow Pipelines. Set it: --set kfp.endpoint=http://ml-pipeline.kubeflow.svc.cluster.local:8888" -}}
 {{- end -}}
 {{- if and .Values.tuning.ray (not (hasPrefix "s3://" .Values.pipeline.work)) -}}
-{{- fail "tuning.ray is true, but pipeline.work is no place that all pods of a Ray cluster reach. Set it to an S3 address: --set pipeline.work=s3://BUCKET/FOLDER" -}}
+{{- fail "tuning.ray is true, but not all pods of a Ray cluster can reach pipeline.work. Set it to an S3 address: --set pipeline.work=s3://BUCKET/FOLDER" -}}
 {{- end -}}
 {{- if and .Values.tuning.ray (not .Values.schedule.serviceAccount) -}}
-{{- fail "tuning.ray is true, but no account is named that may make RayJobs. Set schedule.serviceAccount to the one of the tasks' pods, such as default-editor" -}}
+{{- fail "tuning.ray is true, but schedule.serviceAccount is empty. Set it to the account of the tasks' pods, such as default-editor, so that they may create RayJobs" -}}
 {{- end -}}
 {{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
-{{- fail (printf "schedule.cron is %q, which hasn't six fields. Begin with the seconds: 0 0 2 * * 0 is at 2:00 on Sundays" .Values.schedule.cron) -}}
+{{- fail (printf "schedule.cron is %q, but it needs six fields. Start with the seconds: 0 0 2 * * 0 is Sundays at 2:00" .Values.schedule.cron) -}}
 {{- end -}}
 {{- if and .Values.mlflow.enabled .Values.tracking.uri -}}
 {{- fail "tracking.uri names a server, but mlflow.enabled would start another. Set mlflow.enabled=false, or leave tracking.uri empty" -}}
 {{- end -}}
 {{- if not (or .Values.mlflow.enabled .Values.tracking.uri) -}}
-{{- fail "There is no tracking server. Set mlflow.enabled=true, or tracking.uri to the address of yours: --set tracking.uri=https://mlflow.example" -}}
+{{- fail "There is no tracking server. Set mlflow.enabled=true, or set tracking.uri to the address of yours: --set tracking.uri=https://mlflow.example" -}}
 {{- end -}}
 {{- if and .Values.mlflow.enabled (eq .Values.mlflow.database "external") (not .Values.mlflow.existingSecret) -}}
-{{- fail "mlflow.database is external, but no Secret says where it is. Make one with the key MLFLOW_BACKEND_STORE_URI, such as postgresql://USER:PASSWORD@HOST/DATABASE, and set mlflow.existingSecret to its name" -}}
+{{- fail "mlflow.database is external, but mlflow.existingSecret is empty. Create a Secret with the key MLFLOW_BACKEND_STORE_URI, such as postgresql://USER:PASSWORD@HOST/DATABASE, and set mlflow.existingSecret to its name" -}}
 {{- end -}}
 {{- end }}
