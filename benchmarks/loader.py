@@ -14,7 +14,7 @@ import cv2
 
 from backdrop.augmentation.host import Augmenter
 from backdrop.config import Recipe, find_recipe
-from backdrop.data.dataset import Digests, Photo, file_digests, open_dataset, read_pair
+from backdrop.data.dataset import Digests, Photo, content_digests, open_dataset, read_pair
 from backdrop.data.preprocessing import to_input
 from backdrop.training.samples import Samples
 
@@ -56,7 +56,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     dataset = open_dataset(Path(os.environ["BACKDROP_CARVANA"], "full"))
     photos = [photo for photo in dataset.photos.values() if photo.mask][:PHOTOGRAPHS]
-    digests = file_digests(photos)
+    digests = content_digests(photos)
     print("| recipe, input | full-size augmentation | decoded each time | default for a CPU | for a GPU | ratios |")
     print("|" + " --- |" * 6)
     for name in RECIPES:

@@ -18,7 +18,7 @@ import torch
 
 from backdrop.common.devices import device
 from backdrop.config import Recipe, find_recipe
-from backdrop.data.dataset import file_digests, open_dataset
+from backdrop.data.dataset import content_digests, open_dataset
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
@@ -88,7 +88,7 @@ def main() -> None:
         sys.exit("BACKDROP_CARVANA must name the folder that holds full")
     dataset = open_dataset(Path(os.environ["BACKDROP_CARVANA"], "full"))
     photos = [photo for photo in dataset.photos.values() if photo.mask][:PHOTOGRAPHS]
-    digests = file_digests(photos)
+    digests = content_digests(photos)
     print(f"{device_name(device())}, {torch.get_num_threads()} threads: images/s, medians of {STEPS}\n")
     print("| recipe, input, batch | plain step | step | step / plain | plain with loading | with loading | ratio |")
     print("|" + " --- |" * 7)

@@ -46,11 +46,11 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     whole = path.read_bytes()
-    dataset.read_levels(path)
+    dataset.read_mask_file(path)
     for share in (0.3, 0.6, 0.95):
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(DataError, match=r"is truncated"):
-            dataset.read_levels(path)
+            dataset.read_mask_file(path)
 
 
 def test_bytes_that_are_no_image_are_refused(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_bytes_that_are_no_image_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_under_way_is_refused(data: Path) -> None:
     photo = dataset.open_dataset(data).photos["car00_01"]
-    digests = dataset.file_digests([photo])
+    digests = dataset.content_digests([photo])
     dataset.read_pair(photo, digests)
     photo.image.write_bytes((data / "train" / "car01_01.jpg").read_bytes())
     with pytest.raises(DataError, match=r"car00_01\.jpg has changed"):
@@ -71,7 +71,7 @@ def test_a_file_that_changes_under_way_is_refused(data: Path) -> None:
 
 def test_the_digest_knows_names_images_and_masks(data: Path) -> None:
     def digest() -> str:
-        return dataset.dataset_digest(dataset.file_digests(dataset.open_dataset(data).photos.values()))
+        return dataset.dataset_digest(dataset.content_digests(dataset.open_dataset(data).photos.values()))
 
     first = digest()
     assert first == digest()

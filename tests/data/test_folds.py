@@ -160,7 +160,7 @@ def test_a_plan_round_trips_with_its_header_and_areas(data: Path, tmp_path: Path
     out = tmp_path / "plan.csv"
     record = split(str(data), str(out), folds=2, holdout=0.2)
     text = out.read_text()
-    assert text.startswith(f"# backdrop-plan v1 data={record.data}\nimage,object,view,area,fold\ncar00_01,car00,01,")
+    assert text.startswith(f"# backdrop-plan v2 data={record.data}\nimage,object,view,area,fold\ncar00_01,car00,01,")
     plan = folds.read_plan(out)
     assert folds.dump_plan(plan) == out.read_bytes()
     for row in plan.rows:
@@ -291,10 +291,10 @@ def test_an_older_plan_with_other_folds_is_refused(data: Path) -> None:
     ("text", "message"),
     [
         ("hello\n", "is no fold plan"),
-        ("# backdrop-plan v1 data=x\nimage,object\n", "columns"),
-        ("# backdrop-plan v1 data=x\nimage,object,view,area,fold\na_1,a,1,many,0\n", "damaged"),
-        ("# backdrop-plan v1 data=x\nimage,object,view,area,fold\n", "places no object"),
-        ("# backdrop-plan v1 data=x\nimage,object,view,area,fold\na_1,a,1,5,0\na_2,a,2,5,1\n", "puts a into two folds"),
+        ("# backdrop-plan v2 data=x\nimage,object\n", "columns"),
+        ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\na_1,a,1,many,0\n", "damaged"),
+        ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\n", "places no object"),
+        ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\na_1,a,1,5,0\na_2,a,2,5,1\n", "puts a into two folds"),
     ],
 )
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:

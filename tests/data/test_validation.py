@@ -1,9 +1,17 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from backdrop.common.errors import DataError, PlanError
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import read_plan, verify
+from backdrop.data.listing import summarize
+from backdrop.data.validation import inspect
 from backdrop.steps.check import CheckReport, check
 
 
@@ -48,7 +56,7 @@ def test_all_faults_are_told_at_once(data: Path) -> None:
         ("error", "car01_01.jpg", "has no mask"),
         ("error", "car04_01.jpg", f"is the same photograph as {data}/train/car03_01.jpg"),
         ("error", "car02_01_mask.png", "is a mask without a photograph"),
-        ("warning", "car02_02.jpg", "is of an object with 1 views, most have 2"),
+        ("warning", "car02_02.jpg", "is of an object with 1 view, most have 2"),
     ]
     assert len(report.errors) == 4
 
@@ -67,3 +75,171 @@ def test_another_size_is_a_warning(data: Path) -> None:
         image = cv2.imread(str(data / folder / stem), flag)
         cv2.imwrite(str(data / folder / stem), cv2.resize(image, (32, 24), interpolation=cv2.INTER_NEAREST))
     assert told(check(str(data))) == [("warning", "car05_02.jpg", "differs in size from most, which are 64x48")]
+
+
+def words(report: CheckReport, level: str = "error") -> list[str]:
+    return [f"{Path(fault.file).name} {fault.what}" for fault in report.faults if fault.level == level]
+
+
+def repaint(data: Path, paint: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Every mask saved another way."""
+    for path in (data / "train_masks").iterdir():
+        cv2.imwrite(str(path), paint(cv2.imread(str(path), 0) > 0))
+
+
+def test_masks_of_two_bright_levels_are_read_right_and_warned_of(data: Path) -> None:
+    areas = [look.area for look in inspect(open_dataset(data)).looks]
+    digest = check(str(data)).digest
+    repaint(data, lambda mask: np.where(mask, 163, 120).astype(np.uint8))
+    report = check(str(data))
+    assert [look.area for look in inspect(open_dataset(data)).looks] == areas
+    assert report.digest == digest
+    assert report.errors == []
+    assert {fault.what for fault in report.faults} == {
+        "has levels 120 and 163, of which the brighter was taken for the product"
+    }
+
+
+def test_inverted_masks_are_warned_of(data: Path) -> None:
+    repaint(data, lambda mask: np.where(mask, 0, 255).astype(np.uint8))
+    report = check(str(data))
+    assert report.errors == []
+    assert {fault.what for fault in report.faults} == {"has a product that touches 100% of the border"}
+
+
+def test_no_readable_photograph_is_a_line_each(data: Path) -> None:
+    for path in (data / "train").iterdir():
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n")
+    report = check(str(data))
+    assert {fault.what for fault in report.errors} == {"is a Git LFS pointer, not the image"}
+    assert len(report.errors) == 12
+
+
+def test_masks_in_other_formats_are_named(data: Path) -> None:
+    masks = data / "train_masks"
+    mask = cv2.imread(str(masks / "car00_01_mask.png"), 0)
+    (masks / "car00_01_mask.png").unlink()
+    cv2.imwrite(str(masks / "car00_01_mask.jpg"), mask)
+    (masks / "car01_01_mask.png").rename(masks / "car01_01_MASK.PNG")
+    (masks / "car02_01_mask.png").unlink()
+    cv2.imwrite(str(masks / "car02_01_mask.bmp"), mask)
+    report = check(str(data))
+    assert words(report) == [
+        "car00_01.jpg has no mask: car00_01_mask.jpg is there, but a mask must be PNG or GIF: JPEG blurs edges",
+        "car02_01.jpg has no mask: car02_01_mask.bmp is there, but a mask must be PNG or GIF",
+    ]
+    assert words(report, "warning") == []
+    assert "--threshold" in report.errors[0].remedy
+
+
+def test_names_are_faults_beside_the_others(data: Path) -> None:
+    whole = (data / "train" / "car00_01.jpg").read_bytes()
+    (data / "train" / "shoe.jpg").write_bytes(whole)
+    (data / "train" / "_7.jpg").write_bytes(whole)
+    (data / "train" / "car00_01.png").write_bytes(whole)
+    (data / "train" / os.fsdecode(b"caf\xe9_01.jpg")).write_bytes(whole)
+    (data / "train_masks" / "car01_01_mask.png").unlink()
+    report = check(str(data))
+    assert words(report) == [
+        "_7.jpg isn't named <object>_<view>",
+        r"caf\xe9_01.jpg has a name that isn't UTF-8",
+        f"car00_01.jpg and {data}/train/car00_01.png have one stem",
+        "car01_01.jpg has no mask",
+        "shoe.jpg isn't named <object>_<view>",
+    ]
+    assert report.model_dump_json()
+    with pytest.raises(DataError):
+        open_dataset(data)
+
+
+def test_names_in_test_are_label_s_business(data: Path) -> None:
+    (data / "test").mkdir()
+    (data / "test" / "new photo.jpg").write_bytes((data / "train" / "car00_01.jpg").read_bytes())
+    report = check(str(data))
+    assert report.faults == ()
+    assert [(Path(one.file).name, one.reason) for one in report.passed_over] == [
+        ("new photo.jpg", "isn't named <object>_<view>")
+    ]
+    assert open_dataset(data).unlabeled_faults[0].what == "isn't named <object>_<view>"
+
+
+def test_composed_and_decomposed_accents_are_one_name(data: Path) -> None:
+    composed, decomposed = "caf\u00e9_01", "cafe\u0301_01"
+    (data / "train" / "car00_01.jpg").rename(data / "train" / f"{decomposed}.jpg")
+    (data / "train_masks" / "car00_01_mask.png").rename(data / "train_masks" / f"{composed}_mask.png")
+    assert open_dataset(data).photos[composed].mask is not None
+    assert check(str(data)).errors == []
+    (data / "train" / f"{composed}.png").write_bytes((data / "train" / "car00_02.jpg").read_bytes())
+    with pytest.raises(DataError, match="have one stem"):
+        open_dataset(data)
+
+
+@pytest.mark.parametrize(
+    ("rename", "what"),
+    [
+        (lambda n: f"DSC_{n:04}", "DSC_0000.jpg was read as object DSC, view 0000, and so all photographs are of one"),
+        (
+            lambda n: f"{n % 3}_IMG_12{n:04}",
+            "0_IMG_120000.jpg was read as object 0_IMG, view 120000, and so no view occurs",
+        ),
+    ],
+)
+def test_names_that_a_camera_gave_are_warned_of(data: Path, rename: Callable[[int], str], what: str) -> None:
+    for number, photo in enumerate(sorted((data / "train").iterdir())):
+        (data / "train_masks" / f"{photo.stem}_mask.png").rename(data / "train_masks" / f"{rename(number)}_mask.png")
+        photo.rename(photo.with_name(f"{rename(number)}.jpg"))
+    report = check(str(data))
+    assert [word for word in words(report, "warning") if word.startswith(what)] == words(report, "warning")
+    assert len(report.faults) == 1
+
+
+def test_every_file_is_taken_or_named(data: Path) -> None:
+    train = data / "train"
+    for name in ("car00_01.CR2", "car09_01.cr3", "notes.txt", ".hidden", "Thumbs.db"):
+        (train / name).write_bytes(b"x")
+    (train / "more" / "deep").mkdir(parents=True)
+    (train / "more" / "deep" / "a_01.jpg").write_bytes(b"x")
+    (train / "empty").mkdir()
+    (train / "sock").symlink_to(train / "nowhere")
+    os.mkfifo(train / "pipe")
+    os.mkfifo(train / "car10_01.jpg")
+    (train / "untitled").write_bytes((train / "car00_01.jpg").read_bytes())
+    report = check(str(data))
+    found = {Path(one.file).name: (one.reason, one.photograph) for one in report.passed_over}
+    assert found == {
+        "car00_01.CR2": (".cr2 files aren't read", False),  # beside its JPEG
+        "car09_01.cr3": (".cr3 files aren't read", True),
+        "notes.txt": (".txt files aren't read", False),
+        "more": ("folder", True),
+        "empty": ("folder", False),
+        "sock": ("broken link", False),
+        "pipe": ("not a regular file", False),
+        "untitled": ("unnamed files aren't read", True),
+    }
+    assert [word for word in words(report, "warning") if "passed over" in word] == [
+        "car09_01.cr3 is passed over (.cr3 files aren't read)",
+        "more is passed over (folder)",
+        "untitled is passed over (unnamed files aren't read)",
+    ]
+    assert words(report) == ["car10_01.jpg has no mask", "car10_01.jpg is not a regular file"]
+    assert summarize(report.passed_over).startswith("8 files passed over: ")
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPEG", ".webp", ".tif", ".bmp"])
+def test_other_formats_are_photographs_too(data: Path, suffix: str) -> None:
+    path = data / "train" / "car00_01.jpg"
+    image = Image.open(path)
+    kind = {".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP"}.get(suffix, "JPEG")
+    path.unlink()
+    image.save(path.with_suffix(suffix), kind)
+    assert check(str(data)).faults == ()
+
+
+def test_a_mask_saved_again_trains_nothing_again(data: Path, plan: Path) -> None:
+    read = read_plan(plan)
+    before = verify(read, open_dataset(data))
+    repaint(data, lambda mask: mask.astype(np.uint8))
+    assert verify(read, open_dataset(data)) == before
+    write_mask(data, "car00_01", np.eye(48, 64, dtype=np.uint8))
+    with pytest.raises(PlanError, match="was made for data"):
+        verify(read, open_dataset(data))

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from backdrop.common import s3
 from backdrop.common.errors import BackdropError, EndpointError, TrackingError
@@ -14,7 +16,7 @@ from backdrop.kubeflow import preflight
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
 from backdrop.tracking.server import local_server
 from tests.fakes.kfp import FakeKfp
-from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
+from tests.fakes.kubernetes_nodes import FakeKubernetes, serving
 
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 SELECTOR = {"nvidia.com/gpu.present": "true"}
@@ -35,15 +37,30 @@ def mlflow(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def bucket(bucket: str) -> Any:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client of an S3 server with an empty bucket named photos."""
-    return s3.client()
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    s3.client.cache_clear()
+    # The server's memory is the process's: what another test left is no part of this one.
+    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST")).close()
+    client = boto3.client("s3", endpoint_url=address)
+    client.create_bucket(Bucket="photos")
+    yield client
+    server.stop()
+    s3.client.cache_clear()
 
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    with fake_kubernetes(tmp_path / "kubeconfig") as fake:
+    fake = FakeKubernetes()
+    with serving(fake, tmp_path / "kubeconfig"):
         yield fake
 
 
@@ -195,7 +212,7 @@ def test_no_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         EndpointError, match=r"^No Kubernetes API is known here .* Run it in a pod, or set KUBECONFIG\.$"
     ):
         check_rayjobs()
-    with fake_kubernetes(tmp_path / "kubeconfig"):
+    with serving(FakeKubernetes(), tmp_path / "kubeconfig"):
         pass
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     with pytest.raises(EndpointError, match=r"^Kubernetes at http://127.* doesn't answer"):

@@ -4,7 +4,7 @@ import pytest
 
 from backdrop.common.errors import DataError, TrainingError
 from backdrop.config import find_recipe
-from backdrop.data.dataset import file_digests, open_dataset
+from backdrop.data.dataset import content_digests, open_dataset
 from backdrop.steps.estimate import afford, estimate, makespan
 from backdrop.training.throughput import measure
 from tests.conftest import SMALL
@@ -47,7 +47,7 @@ def test_a_recipe_that_is_too_large_is_said(data: Path) -> None:
     photos = list(open_dataset(data).photos.values())[:2]
     vast = find_recipe("tiny", [*SMALL, "network.width=1000000"])
     with pytest.raises(TrainingError, match="tiny at 64x32 in batches of 2 needs more memory"):
-        measure(vast, photos, file_digests(photos), 0.1)
+        measure(vast, photos, content_digests(photos), 0.1)
 
 
 def test_other_errors_come_through_whole(data: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError, MemberError
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import file_digest, open_dataset, read_image, read_mask
+from backdrop.data.dataset import open_dataset, read_image, read_mask
 from backdrop.data.folds import FoldPlan, Row, dump_plan, make_plan, read_plan, verify
+from backdrop.data.masks import mask_digest
 from backdrop.data.pseudo_labels import LABELS, mask_name, read_labels
 from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.member import read_member, verify_member
@@ -107,7 +108,7 @@ def test_an_object_is_kept_as_a_whole_by_its_mean_unconfidence(
         assert (row["kept"] == "yes") == (sum(means[row["fold"], row["object"]]) / 2 <= limit)
         path = tmp_path / "some" / mask_name(int(row["fold"]), row["image"])
         assert path.exists() == (row["kept"] == "yes")
-        assert row["mask_sha256"] == (file_digest(path) if path.exists() else "")
+        assert row["mask_sha256"] == (mask_digest(read_mask(path)) if path.exists() else "")
 
 
 def test_a_member_trained_on_pseudo_labels_is_another_and_is_judged_as_any(

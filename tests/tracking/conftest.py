@@ -1,4 +1,4 @@
-"""A real MLflow server, and a small workspace to track."""
+"""A real MLflow server, and a small world to track."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.tracking.server import local_server
-from tests.tracking.workspace import HELD, Workspace, write_member
+from tests.tracking.small_world import HELD, World, write_member
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +35,11 @@ def tracked(server: str, clean: None, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def workspace(make_dataset: Callable[..., Path], tmp_path: Path) -> Workspace:
+def world(make_dataset: Callable[..., Path], tmp_path: Path) -> World:
     """Sixteen objects, twelve of them held out."""
     data, plan = make_dataset(objects=HELD + 4), tmp_path / "plan.csv"
     plan.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, HELD / (HELD + 4), "area", 0))))
-    return Workspace(tmp_path, data, plan)
+    return World(tmp_path, data, plan)
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.runs import MemberRun, fetch_member, find_member, flatten, run_of
 from backdrop.tracking.server import local_server
-from tests.fakes.http import free_port
-from tests.tracking.workspace import START_MS, metrics_line
+from tests.tracking.small_world import START_MS, free_port, metrics_line
 
 KEY = "c" * 64
 

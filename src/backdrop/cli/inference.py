@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.options import MORE_MEMBERS, Data, Members, Plans
+from backdrop.cli.output import count, passed_over_text
 
 app = typer.Typer()
 
@@ -42,13 +43,15 @@ def predict(
     format: Annotated[str, typer.Option(help="png, rle or submission.")] = "png",  # noqa: A002  # the option's name
     sample_submission: Annotated[str | None, typer.Option(help="Kaggle's, whose images must be these.")] = None,
 ) -> None:
-    """Cut out new photographs, by members or by a registered model; exit code 1 if some failed."""
+    """Cut out new photographs, by members or by a registered model; exit code 1 if one has no mask."""
     from backdrop.steps.predict import as_format
     from backdrop.steps.predict import predict as step
 
     record = step(images, out, [*members, *context.args], model, ensemble, as_format(format), sample_submission)
-    print(f"{out}: masks of {record.images - record.failed} photographs")
+    print(f"{out}: masks of {count(record.images - record.failed, 'photograph')}")
     if record.failed:
         empty = ", and have an empty mask in the submission" if record.format == "submission" else ""
-        print(f"{record.failed} photographs failed{empty}: see {out}/failed.csv")
-    raise typer.Exit(1 if record.failed else 0)
+        print(f"{count(record.failed, 'photograph')} failed{empty}: see {out}/failed.csv")
+    if record.passed_over:
+        print(passed_over_text(record.passed_over))
+    raise typer.Exit(1 if record.missed else 0)

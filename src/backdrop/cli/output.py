@@ -4,20 +4,57 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backdrop.data.dataset import Fault
+    from backdrop.data.listing import PassedOver
     from backdrop.steps.check import CheckReport
     from backdrop.steps.estimate import CostEstimate
     from backdrop.tuning.results import Search
 
 
+SHOWN = 20  # lines that differ in nothing but the file
+
+
 def check_text(report: "CheckReport") -> str:
-    """What a dataset holds, and its faults, a line each."""
-    sizes = ", ".join(report.sizes)
-    lines = [
-        f"{report.data}: {report.objects} objects, {report.images} photographs, {len(report.views)} views, {sizes}"
-    ]
-    lines += [f"{fault.level}: {fault.file} {fault.what}. {fault.remedy}." for fault in report.faults]
+    """What a dataset holds, its faults, a line each, and the files that were passed over."""
+    counts = ", ".join(
+        [count(report.objects, "object"), count(report.images, "photograph"), count(len(report.views), "view")]
+    )
+    lines = [", ".join([f"{report.data}: {counts}", *report.sizes])]
+    kinds: dict[tuple[str, str], list[Fault]] = {}
+    for fault in report.faults:
+        kinds.setdefault((fault.level, fault.what), []).append(fault)
+    for (level, what), faults in kinds.items():
+        lines += [
+            f"{level}: {one.file} {what}. {one.remedy}{'' if one.remedy[-1] == '?' else '.'}" for one in faults[:SHOWN]
+        ]
+        if len(faults) > SHOWN:
+            lines.append(f"{level}: … and {len(faults) - SHOWN} more like this")
+    told = {fault.file for fault in report.faults}
+    if report.passed_over:
+        lines.append(passed_over_text([one for one in report.passed_over if one.file not in told], report.passed_over))
     warnings = len(report.faults) - len(report.errors)
-    return os.linesep.join([*lines, f"{len(report.errors)} errors, {warnings} warnings"])
+    return os.linesep.join([*lines, f"{count(len(report.errors), 'error')}, {count(warnings, 'warning')}"])
+
+
+def passed_over_text(named: "Sequence[PassedOver]", counted: "Sequence[PassedOver] | None" = None) -> str:
+    """How many files were passed over, and their names as far as they aren't too many.
+
+    Args:
+        named: the files to name.
+        counted: all of them, if there are others that have been named before.
+    """
+    from backdrop.data.listing import summarize
+
+    lines = [summarize(named if counted is None else counted)]
+    lines += [f"  {one.file} ({one.reason})" for one in named[:SHOWN]]
+    return os.linesep.join([*lines, *([f"  … and {len(named) - SHOWN} more"] if len(named) > SHOWN else [])])
+
+
+def count(number: int, noun: str) -> str:
+    """`1 object`, `2 objects`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def estimate_text(record: "CostEstimate", price: float | None) -> str:

@@ -6,31 +6,52 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError
 from backdrop.common.progress import progress
-from backdrop.data.masks import Mask
+from backdrop.config.records import Record
+from backdrop.data.formats import decode_levels, decode_photo
+from backdrop.data.listing import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    MASK_SUFFIXES,
+    NOT_UTF8,
+    PassedOver,
+    list_images,
+    normalized,
+    printable,
+)
+from backdrop.data.mask_files import MaskFile, interpret
+from backdrop.data.masks import Mask, mask_digest
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-MASK_SUFFIXES = {".gif", ".png"}
 CHUNK = 32  # photographs in memory at once
-# How whole JPEG, PNG and GIF files end, and in how many last bytes that is looked for (cameras append notes to
-# a JPEG): decoders quietly fill in what a truncated file lacks.
-ENDINGS = {b"\xff\xd8": (b"\xff\xd9", 4096), b"\x89P": (b"IEND", 16), b"GI": (b";", 1)}
 
-# sha256 of image and mask, by stem.
+# Of a photograph's file and of its mask's pixels, by stem.
 Digests = dict[str, tuple[str, str]]
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class Fault(Record):
+    """One thing wrong: an error stops a pipeline, a warning doesn't."""
+
+    level: Literal["error", "warning"]
+    file: str
+    what: str
+    remedy: str
+
+    def error(self) -> DataError:
+        """What a command that can't work around it raises."""
+        return DataError(f"{self.file} {self.what}", self.remedy)
 
 
 @dataclass(frozen=True)
@@ -48,13 +69,25 @@ class Photo:
 class Dataset:
     """A dataset's photographs by stem, in sorted order, and the masks that belong to none.
 
-    `unlabeled` are those in `test`, which have no masks.
+    Attributes:
+        root: its folder on this machine.
+        photos: those of `train`.
+        orphans: masks without a photograph.
+        unlabeled: those of `test`, which have no masks.
+        faults: files of `train` and `train_masks` whose names are wrong.
+        unlabeled_faults: files of `test` whose names `label` can't use.
+        passed_over: files of all three that aren't read.
+        unusable: by stem, what lies in `train_masks` in a format that isn't read as a mask.
     """
 
     root: Path
     photos: dict[str, Photo]
     orphans: tuple[Path, ...]
     unlabeled: dict[str, Photo] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    unlabeled_faults: tuple[Fault, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    unusable: dict[str, Path] = field(default_factory=dict)
 
     def select(self, stems: Iterable[str]) -> list[Photo]:
         """The photographs with these stems, each with a mask.
@@ -67,27 +100,69 @@ class Dataset:
             if stem not in self.photos:
                 raise DataError(f"{self.root} has no photograph {stem}", "Name the dataset that the plan was made from")
             if self.photos[stem].mask is None:
-                raise DataError(f"{self.photos[stem].image} has no mask", "Add its mask or remove the photograph")
+                raise self.missing_mask(self.photos[stem]).error()
         return [self.photos[stem] for stem in chosen]
+
+    def missing_mask(self, photo: Photo) -> Fault:
+        """What to say of a photograph without a mask."""
+        there = self.unusable.get(photo.stem)
+        if there is None:
+            what, remedy = "has no mask", "Add its mask to train_masks/ or remove the photograph"
+        else:
+            blurs = ": JPEG blurs edges" if there.suffix.lower() in JPEG_SUFFIXES else ""
+            what = f"has no mask: {there.name} is there, but a mask must be PNG or GIF{blurs}"
+            remedy = "Export it as PNG, or convert it with `backdrop import SRC OUT --threshold 128`"
+        return Fault(level="error", file=printable(photo.image), what=what, remedy=remedy)
 
 
 def open_dataset(data: str | Path) -> Dataset:
     """Lists a dataset (local folder or `s3://` prefix, which is copied into the cache once).
 
     Raises:
-        DataError: if there is no `train` folder or it holds no photographs, or two files have one stem.
+        DataError: if there is no `train` folder or it holds no photographs, a file isn't named `<object>_<view>`, or
+            two files have one stem.
+        StorageError: if the folder or the prefix can't be read.
+    """
+    dataset = list_dataset(data)
+    for fault in dataset.faults:
+        raise fault.error()
+    return dataset
+
+
+def list_dataset(data: str | Path) -> Dataset:
+    """As `open_dataset`, but wrong names are `faults`, for one who tells them all at once.
+
+    Raises:
+        DataError: if there is no `train` folder or it holds no photographs.
         StorageError: if the folder or the prefix can't be read.
     """
     root = storage.local_folder(data)
-    images = _by_stem(root / "train", IMAGE_SUFFIXES, "")
-    masks = _by_stem(root / "train_masks", MASK_SUFFIXES, "_mask")
-    if not images:
-        raise DataError(f"{data} has no photographs in train/", "Lay it out as train/*.jpg and train_masks/*_mask.gif")
-    photos = {stem: _photo(stem, path, masks.get(stem)) for stem, path in sorted(images.items())}
-    orphans = tuple(path for stem, path in sorted(masks.items()) if stem not in images)
-    test = _by_stem(root / "test", IMAGE_SUFFIXES, "")
-    unlabeled = {stem: _photo(stem, path, None) for stem, path in sorted(test.items())}
-    return Dataset(root, photos, orphans, unlabeled)
+    train, train_masks, test = (
+        list_images(root / name, suffixes)
+        for name, suffixes in (("train", IMAGE_SUFFIXES), ("train_masks", MASK_SUFFIXES), ("test", IMAGE_SUFFIXES))
+    )
+    if not train.images:
+        folders = any(one.reason == "folder" and one.photograph for one in train.passed_over)
+        remedy = "Lay it out as train/*.jpg and train_masks/*_mask.gif"
+        raise DataError(
+            f"{printable(data)} has no photographs in train/",
+            f"{remedy}; `backdrop import` does it for folders in folders" if folders else remedy,
+        )
+    images, image_faults = _by_stem(train.images, "")
+    masks, mask_faults = _by_stem(train_masks.images, "_mask")
+    photos, name_faults = _name(images, masks)
+    tests, test_twins = _by_stem(test.images, "")
+    unlabeled, test_names = _name(tests, {})
+    return Dataset(
+        root,
+        photos,
+        orphans=tuple(path for stem, path in sorted(masks.items()) if stem not in images),
+        unlabeled=unlabeled,
+        faults=(*name_faults, *_utf8_faults(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
+        unlabeled_faults=(*test_twins, *test_names),
+        passed_over=(*train.passed_over, *train_masks.passed_over, *test.passed_over),
+        unusable={_stem(Path(one.file), "_mask"): Path(one.file) for one in train_masks.passed_over if one.photograph},
+    )
 
 
 def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
@@ -98,28 +173,47 @@ def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
         digest: its sha256 as known from before, to be verified.
 
     Raises:
-        DataError: if the file is missing, truncated, no image, or not the one that was expected.
+        DataError: if the file is missing, damaged, too large, no image, or not the one that was expected.
     """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR, digest), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    data = read_file(path)
+    if digest is not None and storage.sha256(data) != digest:
+        raise _changed(path)
+    return decode_photo(data, printable(path))
 
 
-def read_levels(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
-    """A mask file's gray levels (H, W), 0..255; raises as `read_image` does."""
-    return _decode(path, cv2.IMREAD_GRAYSCALE, digest)
+def read_mask_file(path: Path) -> MaskFile:
+    """What a mask file means, be it a mask or not.
+
+    Raises:
+        DataError: if the file is missing, damaged, too large, or no image.
+    """
+    return interpret(decode_levels(read_file(path), printable(path)))
 
 
 def read_mask(path: Path, digest: str | None = None) -> Mask:
-    """A mask (H, W), whether its file says 0/255 or 0/1; raises as `read_image` does."""
-    levels = read_levels(path, digest)
-    mask: Mask = levels > levels.max() // 2
-    return mask
+    """A mask (H, W): of its file's two levels, whatever they are, the brighter is the product.
+
+    Args:
+        path: the file.
+        digest: `mask_digest` as known from before, to be verified.
+
+    Raises:
+        DataError: if the file is missing, damaged, too large, no image, has more than two levels, or is not the mask
+            that was expected.
+    """
+    file = read_mask_file(path)
+    if file.mask is None:
+        raise DataError(f"{printable(path)} {file.trouble}", file.remedy)
+    if digest is not None and mask_digest(file.mask) != digest:
+        raise _changed(path)
+    return file.mask
 
 
 def read_pair(photo: Photo, digests: Digests) -> tuple[NDArray[np.uint8], Mask]:
-    """A photograph (H, W, 3) RGB and its mask (H, W), both verified; raises as `read_image` does."""
-    image_digest, mask_digest = digests[photo.stem]
+    """A photograph (H, W, 3) RGB and its mask (H, W), both verified; raises as `read_image` and `read_mask` do."""
+    image_digest, digest = digests[photo.stem]
     assert photo.mask is not None  # Dataset.select saw to it
-    return read_image(photo.image, image_digest), read_mask(photo.mask, mask_digest)
+    return read_image(photo.image, image_digest), read_mask(photo.mask, digest)
 
 
 def read_chunks(photos: Sequence[Photo], digests: Digests) -> Iterator[list[tuple[NDArray[np.uint8], Mask]]]:
@@ -128,14 +222,26 @@ def read_chunks(photos: Sequence[Photo], digests: Digests) -> Iterator[list[tupl
         yield in_threads(lambda photo: read_pair(photo, digests), photos[start : start + CHUNK])
 
 
-def file_digests(photos: Iterable[Photo]) -> Digests:
-    """sha256 of image and mask (empty if there is none) of each photograph, by stem."""
+def measure(photo: Photo) -> tuple[tuple[str, str], int]:
+    """A photograph's digests, and its mask's area in pixels (empty and 0 if it has none).
 
-    def one(photo: Photo) -> tuple[str, str]:
-        return file_digest(photo.image), file_digest(photo.mask) if photo.mask else ""
+    Raises:
+        DataError: if the photograph can't be read, or the mask can't be understood.
+    """
+    mask = read_mask(photo.mask) if photo.mask else None
+    digest = "" if mask is None else mask_digest(mask)
+    return (file_digest(photo.image), digest), 0 if mask is None else int(mask.sum())
 
+
+def content_digests(photos: Iterable[Photo]) -> Digests:
+    """What each photograph is known by: sha256 of its file, and of its mask's pixels; empty if it has no mask.
+
+    Raises:
+        DataError: as `measure`.
+    """
     chosen = list(photos)
-    return dict(zip([photo.stem for photo in chosen], in_threads(one, chosen), strict=True))
+    measured = in_threads(measure, chosen)
+    return {photo.stem: digests for photo, (digests, _) in zip(chosen, measured, strict=True)}
 
 
 def dataset_digest(digests: Digests) -> str:
@@ -144,17 +250,31 @@ def dataset_digest(digests: Digests) -> str:
     return f"sha256:{storage.sha256(''.join(lines).encode())}"
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes.
+def read_file(path: Path) -> bytes:
+    """All bytes of a regular file.
 
     Raises:
-        DataError: if it can't be read.
+        DataError: if it is none, or can't be read.
     """
+    with _open(path) as file:
+        return file.read()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes; raises as `read_file` does."""
+    with _open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BufferedReader]:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
+            raise DataError(f"{printable(path)} is not a regular file", "Remove it")
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            yield file
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror})", "Check the file") from error
+        raise DataError(f"{printable(path)} can't be read ({error.strerror})", "Check the file") from error
 
 
 def in_threads(function: Callable[[T], U], items: Sequence[T], label: str | None = None) -> list[U]:
@@ -174,40 +294,41 @@ def _quiet(note: str) -> None:
     pass
 
 
-def _by_stem(folder: Path, suffixes: set[str], ending: str) -> dict[str, Path]:
+def _changed(path: Path) -> DataError:
+    return DataError(f"{printable(path)} has changed since the plan was verified", "Run the step again")
+
+
+def _stem(path: Path, ending: str) -> str:
+    """A file's stem without an ending such as `_mask`, in upper or lower case, its accents composed."""
+    stem = normalized(path.stem)
+    return stem[: len(stem) - len(ending)] if ending and stem.lower().endswith(ending) else stem
+
+
+def _by_stem(paths: Iterable[Path], ending: str) -> tuple[dict[str, Path], list[Fault]]:
+    """The first file of each stem; the others are faults."""
     found: dict[str, Path] = {}
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in files:
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        stem = path.stem.removesuffix(ending)
-        if stem in found:
-            raise DataError(f"{found[stem]} and {path} have one stem", "Keep one of them")
-        found[stem] = path
-    return found
+    faults = []
+    for path in paths:
+        first = found.setdefault(_stem(path, ending), path)
+        if first != path:
+            what = f"and {printable(path)} have one stem"
+            faults.append(Fault(level="error", file=printable(first), what=what, remedy="Keep one of them"))
+    return found, faults
 
 
-def _photo(stem: str, image: Path, mask: Path | None) -> Photo:
-    name, separator, view = stem.rpartition("_")
-    if not (name and separator and view):
-        raise DataError(f"{image} isn't named <object>_<view>", "Rename it, such as car1_01.jpg")
-    return Photo(stem, name, view, image, mask)
+def _name(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Photo], list[Fault]]:
+    """The photographs by stem, in order; those that aren't named `<object>_<view>` are faults."""
+    photos, faults = {}, []
+    for stem, path in sorted(images.items()):
+        name, separator, view = stem.rpartition("_")
+        if name and separator and view:
+            photos[stem] = Photo(stem, name, view, path, masks.get(stem))
+        else:
+            what, remedy = "isn't named <object>_<view>", "Rename it, such as car1_01.jpg"
+            faults.append(Fault(level="error", file=printable(path), what=what, remedy=remedy))
+    return photos, faults
 
 
-def _decode(path: Path, flags: int, digest: str | None) -> NDArray[np.uint8]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror})", "Check the file") from error
-    if digest is not None and storage.sha256(data) != digest:
-        raise DataError(f"{path} has changed since the plan was verified", "Run the step again")
-    ending, tail = ENDINGS.get(data[:2], (b"", 1))
-    if ending not in data[-tail:]:
-        raise DataError(f"{path} is truncated", "Copy it again from where it came")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:  # a header that promises more pixels than OpenCV takes
-        image = None
-    if image is None:
-        raise DataError(f"{path} is not a readable image", "Copy it again from where it came, or remove it")
-    return image.astype(np.uint8, copy=False)
+def _utf8_faults(*groups: Iterable[PassedOver]) -> Iterator[Fault]:
+    for one in (one for group in groups for one in group if one.reason == NOT_UTF8):
+        yield Fault(level="error", file=one.file, what="has a name that isn't UTF-8", remedy="Rename it")

@@ -3,6 +3,8 @@
 Shapes are (height, width); sizes in text are WxH.
 """
 
+import hashlib
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,12 @@ def dice(prediction: Mask, truth: Mask) -> float:
     """
     total = int(prediction.sum()) + int(truth.sum())
     return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
+
+
+def mask_digest(mask: Mask) -> str:
+    """sha256 of a mask's size and pixels: equal for files that mean the same, however they were saved."""
+    height, width = mask.shape
+    return hashlib.sha256(f"{width}x{height}\n".encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

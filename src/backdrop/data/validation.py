@@ -4,15 +4,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backdrop.common import storage
 from backdrop.common.errors import DataError
-from backdrop.config.records import Record
 from backdrop.data import masks
-from backdrop.data.dataset import Dataset, Photo, dataset_digest, file_digests, in_threads, read_image, read_levels
+from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, in_threads, read_file
+from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, kind_of
+from backdrop.data.listing import NOT_UTF8, printable
+from backdrop.data.mask_files import MaskFile, interpret
 
 # Two photographs are near duplicates if their thumbnails differ by less than this, root mean square of 0..255.
 NEAR = 2.0
@@ -22,87 +24,98 @@ ROWS = 512  # thumbnails compared with all others at a time
 Thumbnail = NDArray[np.uint8]
 
 
-class Fault(Record):
-    """One thing wrong: an error stops a pipeline, a warning doesn't."""
-
-    level: Literal["error", "warning"]
-    file: str
-    what: str
-    remedy: str
-
-
 @dataclass(frozen=True)
-class Inspection:
-    """Faults, errors first; the sizes that occur, the most frequent first; the digest of all files."""
-
-    faults: tuple[Fault, ...]
-    sizes: tuple[str, ...]
-    digest: str
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one photograph and its mask show."""
+class Look:
+    """What one photograph and its mask show: faults, size `WxH`, mask area in pixels, and digests as far as known."""
 
     photo: Photo
     faults: list[Fault]
     size: str | None
     thumbnail: Thumbnail | None
+    digests: tuple[str, str]
+    area: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Faults, errors first; the sizes that occur, the most frequent first; the digest of all files; what was seen."""
+
+    faults: tuple[Fault, ...]
+    sizes: tuple[str, ...]
+    digest: str
+    looks: tuple[Look, ...]
 
 
 def inspect(dataset: Dataset) -> Inspection:
-    """Reads every file of a dataset and says what is wrong."""
+    """Reads every file of a dataset, once, and says what is wrong."""
     photos = list(dataset.photos.values())
-    digests = file_digests(photos)
-    looks = in_threads(_look, photos, "check photographs")
-    faults = [fault for look in looks for fault in look.faults]
-    faults += _orphans(dataset)
-    faults += _twins(photos, digests) + _odd_sizes(looks) + _missing_views(photos) + _near_duplicates(looks, digests)
+    looks = in_threads(lambda photo: _look(dataset, photo), photos, "check photograph")
+    digests = {look.photo.stem: look.digests for look in looks}
+    faults = [*dataset.faults, *(fault for look in looks for fault in look.faults)]
+    faults += _orphans(dataset) + _lost(dataset) + _names(photos)
+    faults += _twins(looks) + _odd_sizes(looks) + _missing_views(photos) + _near_duplicates(looks, digests)
     sizes = [size for size, _ in Counter(look.size for look in looks if look.size).most_common()]
-    faults.sort(key=lambda fault: (fault.level, fault.file, fault.what))
-    return Inspection(tuple(faults), tuple(sizes), dataset_digest(digests))
+    return Inspection(tuple(in_order(faults)), tuple(sizes), dataset_digest(digests), tuple(looks))
 
 
-def _error(path: Path | None, what: str, remedy: str) -> Fault:
-    return Fault(level="error", file=str(path), what=what, remedy=remedy)
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Errors first, then by file."""
+    return sorted(faults, key=lambda fault: (fault.level, fault.file, fault.what))
 
 
-def _warning(path: Path | None, what: str, remedy: str) -> Fault:
-    return Fault(level="warning", file=str(path), what=what, remedy=remedy)
+def _error(path: Path, what: str, remedy: str) -> Fault:
+    return Fault(level="error", file=printable(path), what=what, remedy=remedy)
 
 
-def _look(photo: Photo) -> _Look:
+def _warning(path: Path, what: str, remedy: str) -> Fault:
+    return Fault(level="warning", file=printable(path), what=what, remedy=remedy)
+
+
+def _told(path: Path, error: DataError) -> Fault:
+    return _error(path, error.what.removeprefix(f"{printable(path)} "), error.remedy)
+
+
+def _look(dataset: Dataset, photo: Photo) -> Look:
+    digest, size, thumbnail, faults = "", None, None, []
     try:
-        image = read_image(photo.image)
+        data = read_file(photo.image)
+        digest = storage.sha256(data)
+        image = decode_photo(data, printable(photo.image))
+        size, thumbnail = _size(image), masks.resize(image, THUMBNAIL, THUMBNAIL)
     except DataError as error:
-        return _Look(photo, [_told(photo.image, error), *_mask_faults(photo, None)], None, None)
-    size = f"{image.shape[1]}x{image.shape[0]}"
-    small = masks.resize(image, THUMBNAIL, THUMBNAIL)
-    return _Look(photo, _mask_faults(photo, size), size, small)
-
-
-def _mask_faults(photo: Photo, size: str | None) -> list[Fault]:
-    """What is wrong with a photograph's mask; `size` is the photograph's, if it could be read."""
+        faults.append(_told(photo.image, error))
     if photo.mask is None:
-        return [_error(photo.image, "has no mask", "Add its mask to train_masks/ or remove the photograph")]
+        return Look(photo, [*faults, dataset.missing_mask(photo)], size, thumbnail, (digest, ""), 0)
     try:
-        levels = read_levels(photo.mask)
+        data = read_file(photo.mask)
+        file = interpret(decode_levels(data, printable(photo.mask)))
     except DataError as error:
-        return [_told(photo.mask, error)]
+        return Look(photo, [*faults, _told(photo.mask, error)], size, thumbnail, (digest, ""), 0)
+    faults += _mask_faults(photo.mask, file, size)
+    if kind_of(data) == "gif" and (damage := find_gif_damage(data)):
+        faults.append(_error(photo.mask, damage, "Copy it again from where it came, or draw it again"))
+    mask_digest = "" if file.mask is None else masks.mask_digest(file.mask)
+    area = 0 if file.mask is None else int(file.mask.sum())
+    return Look(photo, faults, size, thumbnail, (digest, mask_digest), area)
+
+
+def _size(image: NDArray[np.generic]) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _mask_faults(path: Path, file: MaskFile, size: str | None) -> list[Fault]:
+    """What is wrong with a mask; `size` is the photograph's, if it could be read."""
     faults = []
-    found = f"{levels.shape[1]}x{levels.shape[0]}"
-    if size is not None and found != size:
+    own = _size(file.content)
+    if size is not None and own != size:
         remedy = "Export both at one size (mind an EXIF rotation of the photograph)"
-        faults.append(_error(photo.mask, f"is {found}, but its photograph is {size}", remedy))
-    values = np.flatnonzero(np.bincount(levels.ravel(), minlength=256))
-    if len(values) > 2:
-        faults.append(
-            _error(photo.mask, f"has {len(values)} gray levels, not two", "Save it without smoothing, as GIF or PNG")
-        )
-    elif len(values) == 1:
-        kind = "full" if values[0] else "empty"
-        faults.append(_error(photo.mask, f"is {kind}", "Draw the mask again or remove the pair"))
-    return faults
+        faults.append(_error(path, f"is {own}, but its photograph is {size}", remedy))
+    if file.mask is None:
+        return [*faults, _error(path, file.trouble, file.remedy)]
+    if file.mask.all() or not file.mask.any():
+        kind = "full" if file.mask.all() else "empty"
+        return [*faults, _error(path, f"is {kind}", "Draw the mask again or remove the pair")]
+    return [*faults, *(_warning(path, what, remedy) for what, remedy in file.notes)]
 
 
 def _orphans(dataset: Dataset) -> list[Fault]:
@@ -110,22 +123,44 @@ def _orphans(dataset: Dataset) -> list[Fault]:
     return [_error(path, "is a mask without a photograph", remedy) for path in dataset.orphans]
 
 
-def _told(path: Path, error: DataError) -> Fault:
-    return _error(path, error.what.removeprefix(f"{path} "), error.remedy)
+def _lost(dataset: Dataset) -> list[Fault]:
+    """What looks like a photograph or a mask and isn't read, but in `test`, which no training looks at."""
+    known = {printable(path) for stem, path in dataset.unusable.items() if stem in dataset.photos}
+    test = f"{printable(dataset.root / 'test')}/"
+    remedy = "Convert it (`backdrop import` does) or remove it"
+    return [
+        Fault(level="warning", file=one.file, what=f"is passed over ({one.reason})", remedy=remedy)
+        for one in dataset.passed_over
+        if one.photograph and one.reason != NOT_UTF8 and one.file not in known and not one.file.startswith(test)
+    ]
 
 
-def _twins(photos: Sequence[Photo], digests: dict[str, tuple[str, str]]) -> list[Fault]:
+def _names(photos: Sequence[Photo]) -> list[Fault]:
+    """Names such as a camera gives say nothing of object and view, though they can be read so."""
+    objects = {photo.object for photo in photos}
+    views = Counter(view for _, view in {(photo.object, photo.view) for photo in photos})
+    if len(photos) < 2 or (len(objects) > 1 and views.most_common(1)[0][1] > 1):
+        return []
+    first = photos[0]
+    read = f"was read as object {first.object}, view {first.view}"
+    which = "all photographs are of one object" if len(objects) == 1 else "no view occurs in two objects"
+    remedy = "Name them <object>_<view>, or let `backdrop import` do it"
+    return [_warning(first.image, f"{read}, and so {which}", remedy)]
+
+
+def _twins(looks: Iterable[Look]) -> list[Fault]:
     """The very same file under two objects: what one fold trains on, another would judge by."""
     first: dict[str, Photo] = {}
     faults = []
-    for photo in photos:
-        twin = first.setdefault(digests[photo.stem][0], photo)
+    for photo, digest in ((look.photo, look.digests[0]) for look in looks if look.thumbnail is not None):
+        twin = first.setdefault(digest, photo)
         if twin.object != photo.object:
-            faults.append(_error(photo.image, f"is the same photograph as {twin.image}", "Remove one of the two"))
+            what = f"is the same photograph as {printable(twin.image)}"
+            faults.append(_error(photo.image, what, "Remove one of the two"))
     return faults
 
 
-def _odd_sizes(looks: Iterable[_Look]) -> list[Fault]:
+def _odd_sizes(looks: Iterable[Look]) -> list[Fault]:
     sizes = Counter(look.size for look in looks if look.size)
     if len(sizes) < 2:
         return []
@@ -139,20 +174,25 @@ def _missing_views(photos: Iterable[Photo]) -> list[Fault]:
     by_object: dict[str, list[Photo]] = {}
     for photo in photos:
         by_object.setdefault(photo.object, []).append(photo)
-    usual = Counter(len(group) for group in by_object.values()).most_common(1)[0][0]
-    return [
-        _warning(group[0].image, f"is of an object with {len(group)} views, most have {usual}", "Add the missing views")
-        for group in by_object.values()
-        if len(group) != usual
-    ]
+    usual = Counter(len(group) for group in by_object.values()).most_common(1)[0][0] if by_object else 0
+    odd = [group for group in by_object.values() if len(group) != usual]
+    what = "is of an object with {}, most have {}"
+    return [_warning(group[0].image, what.format(_views(len(group)), usual), "Add the missing views") for group in odd]
 
 
-def _near_duplicates(looks: Sequence[_Look], digests: dict[str, tuple[str, str]]) -> list[Fault]:
+def _views(count: int) -> str:
+    return f"{count} view{'s' * (count != 1)}"
+
+
+def _near_duplicates(looks: Sequence[Look], digests: Digests) -> list[Fault]:
     """Photographs of two objects that look alike, such as one file saved twice."""
     seen = [(look.photo, look.thumbnail) for look in looks if look.thumbnail is not None]
+    if not seen:
+        return []
     pixels = np.array([thumbnail.ravel() for _, thumbnail in seen], np.float32)
+    remedy = "Look at both: is it one object under two names?"
     return [
-        _warning(b.image, f"looks like {a.image}, another object's", "Look at both: is it one object under two names?")
+        _warning(b.image, f"looks like {printable(a.image)}, another object's", remedy)
         for a, b in _near_pairs([photo for photo, _ in seen], pixels)
         if digests[a.stem][0] != digests[b.stem][0]
     ]
@@ -160,7 +200,7 @@ def _near_duplicates(looks: Sequence[_Look], digests: dict[str, tuple[str, str]]
 
 def _near_pairs(photos: Sequence[Photo], pixels: NDArray[np.float32]) -> list[tuple[Photo, Photo]]:
     squares = (pixels**2).sum(axis=1)
-    limit = NEAR**2 * pixels.shape[1] if len(pixels) else 0
+    limit = NEAR**2 * pixels.shape[1]
     pairs = []
     for start in range(0, len(pixels), ROWS):
         rows = pixels[start : start + ROWS]

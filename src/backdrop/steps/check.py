@@ -1,12 +1,16 @@
 """`check`: everything that can be wrong with a dataset, before anything is spent."""
 
 from backdrop.config.records import Record
-from backdrop.data.dataset import open_dataset
-from backdrop.data.validation import Fault, inspect
+from backdrop.data.dataset import Fault, list_dataset
+from backdrop.data.listing import PassedOver, printable
+from backdrop.data.validation import inspect
 
 
 class CheckReport(Record):
-    """What a dataset holds and what is wrong with it; `digest` is that of all its images and masks."""
+    """What a dataset holds, what is wrong with it, and which files were passed over.
+
+    `digest` is that of all its photographs and masks.
+    """
 
     data: str
     objects: int
@@ -15,6 +19,7 @@ class CheckReport(Record):
     sizes: tuple[str, ...]
     digest: str
     faults: tuple[Fault, ...]
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def errors(self) -> list[Fault]:
@@ -29,18 +34,20 @@ def check(data: str) -> CheckReport:
         data: the dataset, a folder or an `s3://` prefix.
 
     Raises:
-        DataError: if there are no photographs, or they aren't named `<object>_<view>`.
+        DataError: if there are no photographs.
         StorageError: if the folder or the prefix can't be read.
     """
-    dataset = open_dataset(data)
+    dataset = list_dataset(data)
     found = inspect(dataset)
     photos = dataset.photos.values()
+    unnamed = [PassedOver(file=fault.file, reason=fault.what) for fault in dataset.unlabeled_faults]
     return CheckReport(
-        data=data,
+        data=printable(data),
         objects=len({photo.object for photo in photos}),
         images=len(photos),
         views=tuple(sorted({photo.view for photo in photos})),
         sizes=found.sizes,
         digest=found.digest,
         faults=found.faults,
+        passed_over=(*dataset.passed_over, *unnamed),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from backdrop.common.errors import DataError, TrainingError
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, file_digests, open_dataset
+from backdrop.data.dataset import Dataset, content_digests, open_dataset
 from backdrop.training.throughput import Throughput, measure
 
 # So many batches' photographs are enough: from then on they are read from the cache, as in training's second epoch.
@@ -86,7 +86,7 @@ def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Throughput:
     if not photos:
         raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
     few = photos[: BATCHES * recipe.batch_size * recipe.accumulate.batches]
-    return measure(recipe, few, file_digests(few), seconds)
+    return measure(recipe, few, content_digests(few), seconds)
 
 
 def _cost(ensemble: Ensemble, part: Part, pace: Throughput, dataset: Dataset) -> RecipeCost:

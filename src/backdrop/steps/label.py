@@ -14,6 +14,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, read_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
+from backdrop.data.masks import mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import EnsembleModel, gather
@@ -52,7 +53,7 @@ def label(
         most: an object is kept if the mean unconfidence of its photographs is at most this.
 
     Raises:
-        DataError: if there are no such photographs, or an object is of the plan too.
+        DataError: if there are no such photographs, one isn't named `<object>_<view>`, or an object is of the plan too.
         MemberError: if a fold has no member that may label for it.
         PlanError: if a plan belongs to other data.
     """
@@ -98,6 +99,8 @@ def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, E
 
 
 def _check(dataset: Dataset, plan: FoldPlan) -> None:
+    for fault in dataset.unlabeled_faults:
+        raise fault.error()
     if not dataset.unlabeled:
         raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
     placed = plan.assignment()
@@ -111,22 +114,20 @@ def _label_fold(
 ) -> Iterator[Label]:
     """Masks are written for all and those of doubtful objects removed again: an object is judged as a whole."""
     doubts: dict[str, list[float]] = {}
-    found: list[tuple[Photo, float]] = []
+    found: list[tuple[Photo, float, str]] = []
     for start in range(0, len(photos), CHUNK):
         chunk = photos[start : start + CHUNK]
         images = [read_image(photo.image) for photo in chunk]
         for photo, image, mean in zip(chunk, images, model.means(images), strict=True):
             mask = model.cut(mean, image, photo.view)
             doubt = unconfidence(mean.probability())
-            found.append((photo, doubt))
+            found.append((photo, doubt, mask_digest(mask)))
             doubts.setdefault(photo.object, []).append(doubt)
             _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
             (folder / mask_name(fold, photo.stem)).write_bytes(png.tobytes())
             advance("")
-    for photo, doubt in found:
-        path = folder / mask_name(fold, photo.stem)
+    for photo, doubt, digest in found:
         kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= most
-        digest = file_digest(path) if kept else ""
         if not kept:
-            path.unlink()
-        yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest)
+            (folder / mask_name(fold, photo.stem)).unlink()
+        yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest if kept else "")

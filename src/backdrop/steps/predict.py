@@ -15,7 +15,7 @@ from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.progress import progress
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, suggest
-from backdrop.data.dataset import IMAGE_SUFFIXES
+from backdrop.data.listing import IMAGE_SUFFIXES, PassedOver, list_images, normalized, printable, summarize
 from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
@@ -31,12 +31,21 @@ Format = Literal["png", "rle", "submission"]
 
 
 class PredictRecord(Record):
-    """`predict.json`: the ensemble's digest, what was written, how many photographs there were, how many failed."""
+    """`predict.json`: the ensemble's digest, what was written, how many photographs there were, how many failed.
+
+    `passed_over` are the other files of the folder, by name.
+    """
 
     model: str
     format: Format
     images: int
     failed: int
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def missed(self) -> bool:
+        """Whether a photograph, or what looks like one, has no mask."""
+        return self.failed > 0 or any(one.photograph for one in self.passed_over)
 
 
 def as_format(text: str) -> Format:
@@ -78,7 +87,7 @@ def predict(
         TrackingError: if MLflow can't be reached or has no such model.
         StorageError: if something can't be read or written.
     """
-    photos = _list(images)
+    photos, passed_over = _list(images)
     if sample_submission is not None:
         _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
@@ -92,24 +101,32 @@ def predict(
                 if not cutout.failure or format == "submission":
                     write(cutout)
                 advance(cutout.image)
-        record = PredictRecord(model=chosen.digest(), format=format, images=len(photos), failed=len(failed))
+        record = PredictRecord(
+            model=chosen.digest(),
+            format=format,
+            images=len(photos),
+            failed=len(failed),
+            passed_over=passed_over,
+        )
         _write_failed(folder, failed)
         (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n")
     store.clear()
     return record
 
 
-def _list(images: str) -> list[Path]:
-    """The photographs of a folder, by name."""
-    found = [path for path in storage.local_folder(images).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    photos = sorted(path for path in found if not path.name.startswith("."))
-    if not photos:
-        raise DataError(f"{images} has no photographs", "Name the folder that they lie in, such as DATA/test")
+def _list(images: str) -> tuple[list[Path], tuple[PassedOver, ...]]:
+    """The photographs of a folder by name, and what else is in it."""
+    listing = list_images(storage.local_folder(images), IMAGE_SUFFIXES)
+    if not listing.images:
+        others = summarize(listing.passed_over)
+        remedy = "Name the folder that they lie in, such as DATA/test" + (f" ({others})" if others else "")
+        raise DataError(f"{printable(images)} has no photographs", remedy)
     stems: dict[str, Path] = {}
-    for photo in photos:
-        if stems.setdefault(photo.stem, photo) != photo:
-            raise DataError(f"{stems[photo.stem]} and {photo} have one stem", "Keep one of them")
-    return photos
+    for photo in listing.images:
+        if stems.setdefault(normalized(photo.stem), photo) != photo:
+            raise DataError(f"{stems[normalized(photo.stem)]} and {photo} have one stem", "Keep one of them")
+    by_name = tuple(one.model_copy(update={"file": Path(one.file).name}) for one in listing.passed_over)
+    return list(listing.images), by_name
 
 
 def _check(photos: Sequence[Path], format: Format, sample: str) -> None:  # noqa: A002  # as above

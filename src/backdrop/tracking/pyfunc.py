@@ -13,6 +13,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from backdrop.common.errors import DataError
+
 
 class CutOut(PythonModel):
     """Cuts out by the ensemble that lies beside this code."""
@@ -39,10 +41,13 @@ class CutOut(PythonModel):
         return pd.DataFrame({"mask": [self._cut(data) for data in model_input["image"]]})
 
     def _cut(self, data: bytes) -> bytes:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-        if image is None:
-            raise MlflowException.invalid_parameter_value("Column image holds bytes that are no JPEG or PNG file")
-        mask = self.ensemble.mask(cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
+        from backdrop.data.formats import decode_photo  # as above
+
+        try:
+            image = decode_photo(data, "An image of column image")
+        except DataError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        mask = self.ensemble.mask(image)
         _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
         return png.tobytes()
 

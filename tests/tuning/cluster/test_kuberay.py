@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from backdrop.common.errors import TuningError
 from backdrop.config.cluster import Cluster
@@ -29,7 +30,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubern
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(kuberay, "POLL_S", 0.01)
     monkeypatch.setattr(kuberay, "PAUSE_S", 0.01)
-    with fake_kubernetes(tmp_path / "kubeconfig") as server:
+    with fake_kubernetes() as server:
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(server.kubeconfig))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         yield server
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from backdrop.common import storage
 from backdrop.common.errors import PlanError
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest, file_digests, in_threads, read_mask
+from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, in_threads, measure
 from backdrop.data.folds.assign import Assignments, assign
 
 HOLDOUT = "holdout"
-HEADER = "# backdrop-plan v1 data="
+# v2: masks are known by their pixels, not by their files' bytes.
+HEADER = "# backdrop-plan v2 data="
+OLD_HEADER = "# backdrop-plan v1 "
 COLUMNS = ["image", "object", "view", "area", "fold"]
 
 
@@ -89,9 +91,11 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
     """
     names = set(sorted({photo.object for photo in dataset.photos.values()})[:objects])
     photos = dataset.select([stem for stem, photo in dataset.photos.items() if photo.object in names])
-    areas = in_threads(_mask_area, photos)
-    rows = tuple(Row(p.stem, p.object, p.view, area, None) for p, area in zip(photos, areas, strict=True))
-    return _placed(FoldPlan(dataset_digest(file_digests(photos)), rows), rule, old.assignment() if old else {})
+    measured = in_threads(measure, photos)
+    pairs = list(zip(photos, measured, strict=True))
+    rows = tuple(Row(p.stem, p.object, p.view, area, None) for p, (_, area) in pairs)
+    data = dataset_digest({photo.stem: digests for photo, (digests, _) in pairs})
+    return _placed(FoldPlan(data, rows), rule, old.assignment() if old else {})
 
 
 def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
@@ -137,6 +141,8 @@ def read_plan(address: str | Path) -> FoldPlan:
     """
     head, _, body = storage.read_bytes(address).decode(errors="replace").partition("\n")
     remedy = "Make one with `backdrop split`"
+    if head.startswith(OLD_HEADER):
+        raise PlanError(f"{address} was made by an older version of Backdrop (its first line says v1)", remedy)
     if not head.startswith(HEADER):
         raise PlanError(f"{address} is no fold plan", remedy)
     try:
@@ -179,7 +185,7 @@ def verify(plan: FoldPlan, dataset: Dataset) -> Digests:
         PlanError: if the plan belongs to other data.
         DataError: if a photograph or its mask is missing.
     """
-    digests = file_digests(dataset.select(row.image for row in plan.rows))
+    digests = content_digests(dataset.select(row.image for row in plan.rows))
     found = dataset_digest(digests)
     if found != plan.data:
         raise PlanError(
@@ -187,11 +193,6 @@ def verify(plan: FoldPlan, dataset: Dataset) -> Digests:
             "Make a new plan with `backdrop split`, with --extend to keep every object's place",
         )
     return digests
-
-
-def _mask_area(photo: Photo) -> int:
-    assert photo.mask is not None  # Dataset.select saw to it
-    return int(read_mask(photo.mask).sum())
 
 
 def _placed(plan: FoldPlan, rule: Rule, kept: Assignments) -> FoldPlan:

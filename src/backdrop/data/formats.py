@@ -1,0 +1,306 @@
+"""Image files by their bytes: what they are, how large they are before anything is decoded, and their pixels.
+
+A file is judged by decoding it, never by its name or its last bytes: phones append a video to a photograph, cameras and
+cards pad it, and all of that is fine. Damage is what a decoder complains about.
+"""
+
+import contextlib
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from backdrop.common.errors import ConfigError, DataError
+
+MAX_PIXELS = 300_000_000  # unless BACKDROP_MAX_PIXELS says otherwise
+LFS = b"version https://git-lfs"
+# Of ISO media files, the brands that are HEIC photographs.
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+# What libjpeg says of files that are whole: of a form that libjpeg-turbo's own interface doesn't take, or with odd
+# metadata. Whatever else it says means that pixels are lost.
+HARMLESS = (
+    *("subsampling", "JPEG process", "data precision", "color conversion", "arithmetic coding"),
+    *("JFIF revision", "Adobe color transform", "bad ICC marker", "Invalid SOS parameters for sequential"),
+)
+COPY_AGAIN = "Copy it again from where it came, or remove it"
+
+Pixels = NDArray[np.uint8]
+Levels = NDArray[Any]  # uint8 or uint16
+
+Image.MAX_IMAGE_PIXELS = None  # our own bound is checked first
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that nobody asks for
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says, we say with the file's name
+
+
+def kind_of(data: bytes) -> str:
+    """`jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp`, `heic`, `lfs` (a Git LFS pointer), or empty for anything else."""
+    starts = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", LFS: "lfs"}
+    starts |= {b"II*\0": "tiff", b"MM\0*": "tiff"}
+    for start, kind in starts.items():
+        if data.startswith(start):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "heic" if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS else ""
+
+
+def max_pixels() -> int:
+    """The most pixels of an image that is decoded: `BACKDROP_MAX_PIXELS`, or 300 million.
+
+    Raises:
+        ConfigError: if the variable isn't a positive number.
+    """
+    text = os.environ.get("BACKDROP_MAX_PIXELS") or str(MAX_PIXELS)
+    if not text.isascii() or not text.isdecimal() or int(text) == 0:
+        raise ConfigError(f"BACKDROP_MAX_PIXELS is {text}", "Set it to a number of pixels, such as 300000000")
+    return int(text)
+
+
+def decode_photo(data: bytes, name: object) -> Pixels:
+    """A photograph as a viewer shows it (EXIF orientation applied): (H, W, 3) RGB, 0..255.
+
+    Args:
+        data: the file's bytes.
+        name: what messages call it.
+
+    Raises:
+        DataError: if it is damaged, too large, or no image that can be read.
+    """
+    kind, pixels = _open(data, name)
+    decoders = {"jpeg": _decode_jpeg, "heic": _decode_heic, "png": _opencv}
+    with _room.take(pixels), _readable(name):
+        image = decoders.get(kind, _decode_other)(data)
+    return np.ascontiguousarray(image)
+
+
+def decode_levels(data: bytes, name: object) -> Levels:
+    """An image as it is stored, 8 or 16 bits, alpha included: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA.
+
+    Raises:
+        DataError: as `decode_photo`.
+    """
+    kind, pixels = _open(data, name)
+    if kind in ("jpeg", "heic"):
+        return decode_photo(data, name)
+    with _room.take(pixels), _readable(name):
+        return _png_levels(data) if kind == "png" else _turned_levels(data)
+
+
+def find_gif_damage(data: bytes) -> str:
+    """What is wrong with a GIF that `decode_levels` reads all the same; empty if nothing is.
+
+    A GIF has no checksum. OpenCV reads one more strictly than Pillow, and takes three times as long.
+    """
+    with contextlib.suppress(cv2.error):
+        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) is not None:
+            return ""
+    return "is damaged inside"
+
+
+def _open(data: bytes, name: object) -> tuple[str, int]:
+    """Kind and count of pixels of an image that may be decoded."""
+    kind = kind_of(data)
+    if kind == "lfs":
+        raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
+    if kind == "png" and (damage := _png_damage(data)):
+        raise DataError(f"{name} {damage}", COPY_AGAIN)
+    with _readable(name):
+        width, height = _heif(data).size if kind == "heic" else _pillow(data).size
+    if width * height > max_pixels():
+        what = f"{name} has {width}x{height} pixels, more than the {max_pixels():,} that are decoded"
+        raise DataError(what, "Scale it down, or set BACKDROP_MAX_PIXELS")
+    return kind, width * height
+
+
+@contextlib.contextmanager
+def _readable(name: object) -> Iterator[None]:
+    """Turns what decoders raise into one line that names the file."""
+    try:
+        yield
+    except DataError as error:  # without a name as yet
+        raise DataError(f"{name} {error.what}", error.remedy) from error
+    except ModuleNotFoundError as error:
+        what = f"{name} is a HEIC photograph, and {error.name} isn't installed"
+        raise DataError(what, "pip install 'backdrop-ml[heic]', or export it as JPEG") from error
+    except (OSError, ValueError, SyntaxError, EOFError, LookupError, Warning, struct.error, cv2.error) as error:
+        truncated = "truncated" in str(error)
+        what = f"{name} is truncated" if truncated else f"{name} is not a readable image"
+        raise DataError(what, COPY_AGAIN) from error
+
+
+class _Room:
+    """Images are decoded side by side as long as they have no more pixels together than one alone may have."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= max_pixels())
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify_all()
+
+
+_room = _Room()
+
+
+def _pillow(data: bytes) -> Image.Image:
+    """Only the header is read."""
+    return Image.open(io.BytesIO(data))
+
+
+def _load(data: bytes) -> Image.Image:
+    image = _pillow(data)
+    image.load()
+    return image
+
+
+def _heif(data: bytes) -> Any:
+    """Only the header is read."""
+    import pi_heif  # an extra
+
+    return pi_heif.open_heif(data, convert_hdr_to_8bit=True)
+
+
+def _decode_heic(data: bytes) -> Pixels:
+    return np.asarray(_heif(data).to_pillow().convert("RGB"))
+
+
+def _decode_jpeg(data: bytes) -> Pixels:
+    """By libjpeg-turbo, as OpenCV does to the last bit, but its warnings are heard."""
+    try:
+        image = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError as error:
+        if damage := _jpeg_damage(data, str(error)):
+            raise DataError(damage, COPY_AGAIN) from error
+        image = _decode_rare_jpeg(data)
+    turned: Pixels = _turn(image, _orientation(_pillow(data)))
+    return turned
+
+
+def _decode_rare_jpeg(data: bytes) -> Pixels:
+    """A JPEG that libjpeg warns of though no pixel is lost, or one of a rare form that only OpenCV takes."""
+    with contextlib.suppress(ValueError):
+        image: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+        return image
+    return _opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _jpeg_damage(data: bytes, warning: str) -> str:
+    """What libjpeg's warning says of the file; empty if no pixel is lost."""
+    if any(words in warning for words in HARMLESS):
+        return ""
+    scan = data.rfind(b"\xff\xda")
+    end = data.find(b"\xff\xd9", scan)
+    if end < 0:
+        return "is truncated"
+    if "extraneous bytes before marker 0xd9" in warning:  # some cameras pad there
+        count = int("".join(filter(str.isdigit, warning.partition(" extraneous")[0])))
+        if not data[end - count : end].strip(b"\0\xff"):
+            return ""
+    return f"is damaged inside ({warning})"
+
+
+def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> Pixels:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise ValueError("OpenCV can't read it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _decode_other(data: bytes) -> Pixels:
+    levels = _turned_levels(data)
+    if levels.dtype == np.uint16:
+        levels = levels >> 8
+    color = levels[..., :3] if levels.ndim == 3 else np.dstack([levels] * 3)
+    return color.astype(np.uint8, copy=False)
+
+
+def _turned_levels(data: bytes) -> Levels:
+    image = _load(data)
+    turned: Levels = _turn(_levels(image), _orientation(image))
+    return turned
+
+
+def _levels(image: Image.Image) -> Levels:
+    """A Pillow image as gray, RGB or RGBA."""
+    if image.mode in ("I;16", "I;16B", "I;16L"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode in ("I", "F"):
+        raise DataError("has 32 bits a pixel", "Save it with 8 or 16")
+    transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    if image.mode == "P" and not transparent:
+        return _by_palette(image)
+    gray = image.mode in ("1", "L") and not transparent
+    return np.asarray(image.convert("L" if gray else "RGBA" if transparent else "RGB"))
+
+
+def _by_palette(image: Image.Image) -> Levels:
+    """A palette's colors, as gray if they all are: that is what masks have, and it is fast."""
+    palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+    if (palette != palette[:, :1]).any():
+        return np.asarray(image.convert("RGB"))
+    table = np.zeros(256, np.uint8)
+    table[: len(palette)] = palette[:, 0]
+    return cv2.LUT(np.asarray(image), table)
+
+
+def _png_levels(data: bytes) -> Levels:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise ValueError("OpenCV can't read it")
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    turned: Levels = _turn(image, _orientation(_pillow(data)) if b"eXIf" in data else 1)
+    return turned
+
+
+def _png_damage(data: bytes) -> str:
+    """Each chunk of a PNG has a checksum, and the last one is IEND. Whatever follows that is no part of it."""
+    view, start = memoryview(data), 8
+    while start + 12 <= len(data):
+        (length,) = struct.unpack(">I", view[start : start + 4])
+        end = start + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(view[start + 4 : end - 4]) != struct.unpack(">I", view[end - 4 : end])[0]:
+            return "is damaged inside (a checksum of the PNG is wrong)"
+        if bytes(view[start + 4 : start + 8]) == b"IEND":
+            return ""
+        start = end
+    return "is truncated"
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1..8; 1 if there is none, or EXIF is damaged, which costs no pixel."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error, Warning):
+        return int(image.getexif().get(0x0112, 1))
+    return 1
+
+
+def _turn(image: Any, orientation: int) -> Any:
+    """An image (H, W, ...) turned and mirrored as its EXIF orientation 1..8 says."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image

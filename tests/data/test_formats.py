@@ -1,0 +1,253 @@
+"""What image files are by their bytes; damage is what a decoder finds."""
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from backdrop.common.errors import ConfigError, DataError
+from backdrop.data import formats
+
+HEIC = Path(__file__).parent / "files" / "two-colors.heic"
+TAILS = [b"", bytes(6000), struct.pack(">I", 24) + b"ftypmp42" + bytes(12) + bytes(range(250)) * 40, b"\xff\xd9" * 9]
+
+
+def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.5), np.uint8)
+
+
+def saved(image: np.ndarray, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def by_opencv(data: bytes) -> np.ndarray:
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.integers(0, 99),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+    st.sampled_from([40, 90, 100]),
+    st.sampled_from(["RGB", "L", "CMYK"]),
+)
+def test_a_jpeg_has_the_pixels_that_opencv_reads(
+    height: int, width: int, seed: int, sampling: int, progressive: bool, quality: int, mode: str
+) -> None:
+    file = io.BytesIO()
+    options = {"subsampling": sampling} if mode == "RGB" else {}
+    image = Image.fromarray(scene(height, width, seed)).convert(mode)
+    image.save(file, "JPEG", quality=quality, progressive=progressive, **options)
+    assert np.array_equal(formats.decode_photo(file.getvalue(), "a"), by_opencv(file.getvalue()))
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 3}, {"optimize": True}])
+@pytest.mark.parametrize("tail", TAILS, ids=["none", "padding", "video", "markers"])
+def test_a_whole_file_with_a_tail_is_whole(tail: bytes, options: dict[str, object]) -> None:
+    data = saved(scene(40, 60), "JPEG", **options)
+    assert np.array_equal(formats.decode_photo(data + tail, "a"), by_opencv(data))
+    for kind in ("PNG", "GIF", "WEBP"):
+        data = saved(scene(20, 30), kind)
+        assert np.array_equal(formats.decode_levels(data + tail, "a"), formats.decode_levels(data, "a"))
+
+
+def test_padding_before_the_end_of_a_jpeg_costs_no_pixel() -> None:
+    data = saved(scene(40, 60), "JPEG")
+    padded = data[:-2] + bytes(31) + data[-2:]
+    assert np.array_equal(formats.decode_photo(padded, "a"), by_opencv(data))
+    with pytest.raises(DataError, match=r"^a is damaged inside \(Corrupt JPEG data: \d+ extraneous bytes"):
+        formats.decode_photo(data[:-2] + b"garbage" * 4 + b"123" + data[-2:], "a")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_photographs_are_turned_as_a_viewer_shows_them(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(scene(20, 30), kind, exif=exif)
+    assert np.array_equal(formats.decode_photo(data, "a"), by_opencv(data))
+
+
+def test_a_hole_in_a_jpeg_is_found_with_libjpeg_s_own_words() -> None:
+    data = saved(scene(200, 300), "JPEG", quality=95)
+    middle = len(data) // 2
+    holed = data[:middle] + bytes(2000) + data[middle + 2000 :]
+    with pytest.raises(DataError, match=r"^photo\.jpg is damaged inside \(Corrupt JPEG data: .*\)\. Copy it again"):
+        formats.decode_photo(holed, "photo.jpg")
+
+
+def warned_by_libjpeg(data: bytes, capfd: pytest.CaptureFixture[str]) -> bool:
+    """OpenCV reads a damaged JPEG all the same, and libjpeg prints its warning."""
+    capfd.readouterr()
+    by_opencv(data)
+    return bool(capfd.readouterr().err)
+
+
+def test_what_libjpeg_warns_of_is_damage_and_nothing_else_is(capfd: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    data = saved(scene(100, 150), "JPEG", quality=90)
+    scan = data.index(b"\xff\xda") + 14
+    found = 0
+    for _ in range(200):
+        changed = bytearray(data)
+        changed[int(random.integers(scan, len(data) - 2))] ^= int(random.integers(1, 256))
+        try:
+            formats.decode_photo(bytes(changed), "a")
+            damaged = False
+        except DataError:
+            damaged = True
+        assert damaged == warned_by_libjpeg(bytes(changed), capfd)
+        found += damaged
+    assert found > 50
+
+
+def without_checksum(data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_truncated_files_are_no_images(kind: str) -> None:
+    data = saved(scene(90, 90), kind)
+    formats.decode_levels(data, "a")
+    for share in (0.05, 0.3, 0.6, 0.95):
+        for decode in (formats.decode_photo, formats.decode_levels):
+            with pytest.raises(DataError, match=r"^a (is truncated|is not a readable image)\. Copy"):
+                decode(data[: int(len(data) * share)], "a")
+
+
+def test_a_changed_byte_in_a_png_is_found_by_its_checksum() -> None:
+    with pytest.raises(DataError, match="damaged inside"):
+        formats.decode_photo(without_checksum(saved(scene(30, 40), "PNG")), "a")
+
+
+def test_damage_in_a_gif_is_found_by_the_stricter_decoder() -> None:
+    mask = np.zeros((120, 160), np.uint8)
+    cv2.circle(mask, (80, 60), 40, 255, -1)
+    data = saved(mask, "GIF")
+    assert formats.find_gif_damage(data) == ""
+    start = data.index(b",") + 12
+    random, unseen = np.random.default_rng(1), 0
+    for _ in range(60):
+        changed = bytearray(data)
+        changed[int(random.integers(start, len(data) - 4))] ^= int(random.integers(1, 256))
+        try:
+            levels = formats.decode_levels(bytes(changed), "a")
+        except DataError:
+            continue
+        if formats.find_gif_damage(bytes(changed)) == "":
+            unseen += not np.array_equal(levels, mask)
+    assert unseen == 0
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP", "PNG"])
+def test_lossless_formats_give_the_pixels_back(kind: str) -> None:
+    image = scene(21, 34)
+    data = saved(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(formats.decode_photo(data, "a"), image)
+
+
+def test_sixteen_bits_and_palettes_are_photographs_too() -> None:
+    _, deep = cv2.imencode(".tiff", cv2.cvtColor(scene(9, 9), cv2.COLOR_RGB2BGR).astype(np.uint16) * 257)
+    assert np.array_equal(formats.decode_photo(deep.tobytes(), "a"), scene(9, 9))
+    gray = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
+    _, deep = cv2.imencode(".tiff", gray)
+    assert np.array_equal(formats.decode_photo(deep.tobytes(), "a")[..., 1], gray >> 8)
+
+
+def test_heic_is_read_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = HEIC.read_bytes()
+    image = formats.decode_photo(data, "a")
+    assert image.shape == (40, 64, 3)
+    assert image[20, 10].tolist() == pytest.approx([30, 60, 220], abs=12)
+    assert image[30, 50].tolist() == pytest.approx([200, 200, 200], abs=12)
+    with pytest.raises(DataError, match=r"^a is not a readable image"):
+        formats.decode_photo(data[:400], "a")
+    monkeypatch.setitem(__import__("sys").modules, "pi_heif", None)
+    with pytest.raises(
+        DataError, match=r"a is a HEIC photograph, and pi_heif isn't installed\. pip install 'backdrop-ml"
+    ):
+        formats.decode_photo(data, "a")
+
+
+def jpeg_bomb() -> bytes:
+    data = saved(scene(8, 8), "JPEG")
+    frame = data.index(b"\xff\xc0")
+    return data[: frame + 5] + struct.pack(">HH", 65500, 65500) + data[frame + 9 :]
+
+
+def png_bomb() -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+
+
+def gif_bomb() -> bytes:
+    return (
+        b"GIF89a"
+        + struct.pack("<HH", 65535, 65535)
+        + b"\0\0\0,"
+        + struct.pack("<HHHH", 0, 0, 65535, 65535)
+        + b"\0\2\0;"
+    )
+
+
+def bmp_bomb() -> bytes:
+    data = saved(scene(4, 4), "BMP")
+    return data[:18] + struct.pack("<ii", 60_000, 60_000) + data[26:]
+
+
+@pytest.mark.parametrize("bomb", [jpeg_bomb, png_bomb, gif_bomb, bmp_bomb])
+def test_a_bomb_is_refused_by_its_header(bomb: Callable[[], bytes]) -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for decode in (formats.decode_photo, formats.decode_levels):
+        with pytest.raises(DataError, match=r"a has \d+x\d+ pixels, more than the 300,000,000 that are decoded"):
+            decode(bomb(), "a")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_the_bound_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(scene(10, 20), "JPEG")
+    monkeypatch.setenv("BACKDROP_MAX_PIXELS", "199")
+    with pytest.raises(DataError, match="a has 20x10 pixels, more than the 199"):
+        formats.decode_photo(data, "a")
+    monkeypatch.setenv("BACKDROP_MAX_PIXELS", "200")
+    formats.decode_photo(data, "a")
+    for text in ("0", "-1", "many", "1e9"):
+        monkeypatch.setenv("BACKDROP_MAX_PIXELS", text)
+        with pytest.raises(ConfigError, match=f"BACKDROP_MAX_PIXELS is {text}"):
+            formats.decode_photo(data, "a")
+
+
+def test_pointers_of_git_lfs_say_what_they_are() -> None:
+    data = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    with pytest.raises(DataError, match=r"a is a Git LFS pointer, not the image\. Run `git lfs pull`"):
+        formats.decode_photo(data, "a")
+
+
+@given(
+    st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0"])
+)
+def test_no_bytes_end_in_a_traceback(data: bytes, start: bytes) -> None:
+    for decode in (formats.decode_photo, formats.decode_levels):
+        with contextlib.suppress(DataError):
+            decode(start + data, "a")
