@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import StorageError
+from backdrop.common.retry import RetryPolicy
 from backdrop.inference.member import CHECKPOINTS, read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
@@ -32,7 +33,7 @@ def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(s3, "PAUSES_S", (0.05,) * 6)
+    monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.05, 0.05, attempts=7, jitter=True))
     # The server's memory is the process's: what another test left is no part of this one.
     emptied = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
     urllib.request.urlopen(emptied).close()
@@ -101,7 +102,7 @@ def test_what_was_altered_there_is_refused(port: int, monkeypatch: pytest.Monkey
 
 
 def test_a_server_that_is_away_is_a_clear_error(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PAUSES_S", (0.01,))
+    monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.01, 0.01, attempts=2))
     use(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(StorageError, match="s3://photos/a: S3 says: Could not connect"):
         storage.read_bytes("s3://photos/a")

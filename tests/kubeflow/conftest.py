@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backdrop.cli.app import main
+from backdrop.common import kubernetes_client
 from backdrop.kubeflow import client
 from tests.fakes.kfp import FakeKfp, serving
 
@@ -20,7 +21,7 @@ def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr(client, "POD_NAMESPACE", tmp_path / "none")
+    monkeypatch.setattr(kubernetes_client, "POD_NAMESPACE", tmp_path / "none")
 
 
 @pytest.fixture

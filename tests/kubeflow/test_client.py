@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
 from backdrop.kubeflow import client as endpoint
 from backdrop.kubeflow.client import connect
@@ -143,7 +144,7 @@ def test_namespace_is_needed_where_users_have_theirs(monkeypatch: pytest.MonkeyP
         assert connect(host, "ml").namespace == "ml"
         pod = tmp_path / "namespace"
         pod.write_text("team\n")
-        monkeypatch.setattr(endpoint, "POD_NAMESPACE", pod)
+        monkeypatch.setattr(kubernetes_client, "POD_NAMESPACE", pod)
         assert connect(host).namespace == "team"
         monkeypatch.setenv(endpoint.NAMESPACE, "mine")
         assert connect(host).namespace == "mine"

@@ -209,7 +209,7 @@ def test_ray_without_jobs(kubernetes: FakeKubernetes) -> None:
 
 def test_no_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        EndpointError, match=r"^No Kubernetes API is known here .* Run it in a pod, or set KUBECONFIG\.$"
+        EndpointError, match=r"^No Kubernetes cluster is configured here .* Run it in a pod, or set KUBECONFIG\.$"
     ):
         check_rayjobs()
     with serving(FakeKubernetes(), tmp_path / "kubeconfig"):

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from backdrop.common.errors import ConfigError
+from backdrop.common.retry import RetryPolicy
 from backdrop.inference.member import read_member
 from backdrop.steps.reap import reap
 from backdrop.steps.train import train
@@ -96,8 +97,7 @@ def train_through_an_outage(
 def test_a_server_that_is_away_for_a_while_loses_nothing(
     clean: None, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_uploader, "POLL_S", 0.05)
-    monkeypatch.setattr(metrics_uploader, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(metrics_uploader, "POLICY", RetryPolicy(0.05, 0.5))
     steps = Steps(monkeypatch, pause_s=0.02)
     train_through_an_outage(steps, data, plan, tmp_path, epochs=40, before_s=1, away_s=2)
     assert steps.of("away")
@@ -139,7 +139,7 @@ def test_a_run_whose_process_is_gone_is_reaped(tracked: str, member: Path) -> No
 def test_a_training_that_was_taken_for_dead_opens_its_run_again(
     tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_uploader, "POLL_S", 0.05)
+    monkeypatch.setattr(metrics_uploader, "POLICY", RetryPolicy(0.05, 60.0))
     monkeypatch.setattr(metrics_uploader, "BEAT_S", 0.2)
     with MemberRun("a" * 64, read_member(member).recipe, 1) as run:
         run.follow(member / "metrics.jsonl")

@@ -10,6 +10,7 @@ import pytest
 from mlflow.entities import Run
 
 from backdrop.common.errors import MemberError, TrackingError
+from backdrop.common.retry import RetryPolicy
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
 from backdrop.tracking import client, enabled, metrics_uploader
@@ -24,7 +25,7 @@ KEY = "c" * 64
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_uploader, "POLL_S", 0.05)
+    monkeypatch.setattr(metrics_uploader, "POLICY", RetryPolicy(0.05, 60.0))
 
 
 def recipe_of(member: Path) -> Recipe:
@@ -100,8 +101,8 @@ def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, m
         monkeypatch.setenv(pause, "0")
     port, metrics, recipe = free_port(), tmp_path / "written.jsonl", recipe_of(member)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(metrics_uploader, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(client, "AWAY_S", 0)
+    monkeypatch.setattr(metrics_uploader, "POLICY", RetryPolicy(0.05, 0.2))
+    monkeypatch.setattr(client, "POLICY", RetryPolicy(1.0, 30.0, give_up_s=0))
     with local_server(tmp_path / "mlflow", port):
         staying, ending = MemberRun("a" * 64, recipe, 1).__enter__(), MemberRun(KEY, recipe, 1).__enter__()
         metrics.write_text(metrics_line(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backdrop.common.retry import RetryPolicy
 from backdrop.config import Budget, find_recipe
 from backdrop.steps.tune import tune
 from backdrop.tracking import searches
@@ -93,7 +94,7 @@ def test_a_server_may_go_and_come(clean: None, monkeypatch: pytest.MonkeyPatch, 
         ),
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(searches, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(searches, "POLICY", RetryPolicy(1.0, 1.0))
     with ExitStack() as down:
         down.enter_context(local_server(tmp_path / "mlflow", port))
         with SearchRuns("b" * 64, recipe, "small") as found:

@@ -6,21 +6,19 @@ Credentials and endpoint come from boto3's own places (environment, mounted file
 import contextlib
 import hashlib
 import http
-import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from backdrop.common.errors import StorageError
+from backdrop.common.errors import StorageError, shorten
+from backdrop.common.retry import RetryPolicy, retry
 
 THREADS = 8
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
-# Before S3 is asked again, beyond what boto3 does itself; at random up to twice as long.
-PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # beyond what boto3 does itself
 DIGEST = "sha256"  # the name under which an object carries its own
 
 T = TypeVar("T")
@@ -177,17 +175,13 @@ def _asked(address: str, call: Callable[[], T]) -> T:
     Raises:
         StorageError: if it says no, or stumbles again and again.
     """
-    client()
-    for pause_s in PAUSES_S:
-        try:
-            with _errors(address):
-                return call()
-        except StorageError as error:
-            if not _stumbled(error.__cause__):
-                raise
-            time.sleep(pause_s * random.uniform(1, 2))  # noqa: S311  # no secret
-    with _errors(address):
-        return call()
+    client()  # says that boto3 isn't installed, before its errors are imported
+
+    def once() -> T:
+        with _errors(address):
+            return call()
+
+    return retry(once, POLICY, lambda error: isinstance(error, StorageError) and _stumbled(error.__cause__))
 
 
 @contextlib.contextmanager
@@ -200,7 +194,7 @@ def _errors(address: str) -> Iterator[None]:
     except (BotoCoreError, ClientError, Boto3Error) as error:
         remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
         cause = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error
-        raise StorageError(f"{address}: S3 says: {' '.join(str(error).split())}", remedy) from cause
+        raise StorageError(f"{address}: S3 says: {shorten(error)}", remedy) from cause
 
 
 def _stumbled(error: BaseException | None) -> bool:

@@ -18,19 +18,18 @@ import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 from kfp_server_api import ApiClient, ApiException
 
-from backdrop.common.errors import EndpointError
+from backdrop.common.errors import EndpointError, shorten
+from backdrop.common.kubernetes_client import pod_namespace
 
 # kfp's own variables: of its client the first two, of its command line the others.
 HOST = "KF_PIPELINES_ENDPOINT"
 UI_HOST = "KF_PIPELINES_UI_ENDPOINT"
 NAMESPACE = "KFP_NAMESPACE"
 TOKEN = "KFP_EXISTING_TOKEN"  # noqa: S105  # the variable's name
-POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 MINIMUM = (2, 17)  # older backends drop the GPU limit without a word
 TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; what changes nothing is asked four times
 PAGE = 100
-SHOWN = 300  # characters of the server's message that an error repeats
 
 # Retries are its business; our one error says the same when they are over.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -106,7 +105,7 @@ def connect(host: str = "", namespace: str = "") -> Endpoint:
     with _errors(host):
         body = _ask_health(client, host)
     version, many_users = _health(host, body)
-    chosen = namespace or os.environ.get(NAMESPACE, "") or _pod_namespace()
+    chosen = namespace or os.environ.get(NAMESPACE, "") or pod_namespace()
     if many_users and not chosen:
         remedy = f"Give --namespace, or set {NAMESPACE}"
         raise EndpointError(f"Kubeflow at {host} has a namespace for each user", remedy)
@@ -144,10 +143,6 @@ def _who() -> dict[str, Any]:
     if Path(path or KF_PIPELINES_SA_TOKEN_PATH).is_file():
         return {"credentials": ServiceAccountTokenVolumeCredentials()}
     return {}
-
-
-def _pod_namespace() -> str:
-    return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.is_file() else ""
 
 
 def _ask_health(client: kfp.Client, host: str) -> bytes:
@@ -188,7 +183,7 @@ def _errors(host: str) -> Iterator[None]:
         raise _refusal(host, error) from error
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
-        what = f"Kubeflow at {host} doesn't answer ({_short(re.sub(r'^.*?: ', '', str(reason)))})"
+        what = f"Kubeflow at {host} doesn't answer ({shorten(re.sub(r'^.*?: ', '', str(reason)))})"
         raise EndpointError(what, "Check the address, and that the service ml-pipeline runs") from error
 
 
@@ -206,14 +201,9 @@ def _message(error: ApiException) -> str:
     """What the server says, in one line."""
     try:
         body = json.loads(error.body)
-        return _short(str(body.get("message") or body.get("error")))
+        return shorten(str(body.get("message") or body.get("error")))
     except (TypeError, ValueError, AttributeError):
-        return _short(str(error.reason))
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]} …"
+        return shorten(str(error.reason))
 
 
 def _be_impatient(api: ApiClient) -> None:

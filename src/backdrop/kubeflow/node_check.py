@@ -1,18 +1,13 @@
 """The GPU pool as Kubernetes' API shows it: whether a task's pod could be placed on one of its nodes."""
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import urllib3
-from kubernetes import client, config
-from kubernetes.utils.quantity import parse_quantity
-
+from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
+from backdrop.common.kubernetes_client import parse_quantity
 from backdrop.config.cluster import Toleration
 
-TIMEOUT_S = 60
 SHOWN = 3  # nodes that an error speaks of
 
 
@@ -31,8 +26,8 @@ def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], toleratio
         EndpointError: if none would, saying why, or Kubernetes' API can't be asked.
     """
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
-    with _asked("list nodes") as api:
-        nodes = client.CoreV1Api(api).list_node(label_selector=labels, _request_timeout=TIMEOUT_S).items
+    with kubernetes_client.connect() as kubernetes:
+        nodes = kubernetes.nodes(selector)
     if not nodes:
         raise EndpointError(f"No node has the labels {labels}", "Mend node_selector, or let the pool have a node")
     against = {node.metadata.name: _against(node, needs, tolerations) for node in nodes}
@@ -52,11 +47,9 @@ def check_rayjobs() -> str:
     Raises:
         EndpointError: if it isn't, or Kubernetes' API can't be asked.
     """
-    missing = EndpointError("Kubernetes has no RayJob of ray.io/v1", "Install the KubeRay operator and its CRDs")
-    with _asked("look for RayJob", missing) as api:
-        found = client.CustomObjectsApi(api).get_api_resources("ray.io", "v1", _request_timeout=TIMEOUT_S)
-    if "RayJob" not in {resource.kind for resource in found.resources}:
-        raise missing
+    with kubernetes_client.connect() as kubernetes:
+        if "RayJob" not in kubernetes.kinds("ray.io", "v1"):
+            raise EndpointError("Kubernetes has no RayJob of ray.io/v1", "Install the KubeRay operator and its CRDs")
     return "ray.io/v1 RayJob is there"
 
 
@@ -76,34 +69,3 @@ def _against(node: Any, needs: Mapping[str, str], tolerations: Sequence[Tolerati
 
 def _amounts(needs: Mapping[str, str]) -> str:
     return ", ".join(f"{amount} of {resource}" for resource, amount in needs.items())
-
-
-@contextlib.contextmanager
-def _asked(what: str, missing: EndpointError | None = None) -> Iterator[Any]:
-    """A client of Kubernetes' API, of the pod's own cluster or of the kubeconfig; its errors in our words."""
-    settings = _settings()
-    try:
-        with client.ApiClient(settings) as api:
-            yield api
-    except client.ApiException as error:
-        if error.status == 404 and missing:
-            raise missing from error
-        remedy = "Give the account that right, or run this with another"
-        refused = f"Kubernetes at {settings.host} doesn't let us {what} ({error.status} {error.reason})"
-        raise EndpointError(refused, remedy) from error
-    except urllib3.exceptions.HTTPError as error:
-        reason = getattr(error, "reason", None) or error
-        raise EndpointError(f"Kubernetes at {settings.host} doesn't answer ({reason})", "Mend KUBECONFIG") from error
-
-
-def _settings() -> client.Configuration:
-    settings = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=settings)
-    except config.ConfigException:
-        try:
-            config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=settings)
-        except config.ConfigException as error:
-            remedy = "Run it in a pod, or set KUBECONFIG"
-            raise EndpointError(f"No Kubernetes API is known here ({error})", remedy) from error
-    return settings

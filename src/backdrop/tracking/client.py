@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -13,7 +12,8 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from backdrop.common.errors import TrackingError
-from backdrop.common.progress import log
+from backdrop.common.retry import RetryPolicy, trying
+from backdrop.common.retry import retry as wait_for
 from backdrop.tracking import URI, enabled
 
 with warnings.catch_warnings():
@@ -23,8 +23,7 @@ with warnings.catch_warnings():
 
 EXPERIMENT = "backdrop"
 ANSWER_S = 10  # a server that is up but says nothing for so long counts as down
-AWAY_S = 600.0  # so long a finished training waits for a server that is away
-PAUSE_S = 30.0  # longest pause between attempts meanwhile
+POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # of a finished training, while the server is away
 SHOWN = 300  # characters of MLflow's message that an error repeats
 AGAIN = "Check the server and run the same command again: what was done already is used, not made anew"
 
@@ -73,18 +72,15 @@ def retry(what: str, act: Callable[[], None]) -> None:
     Raises:
         TrackingError: if the server refuses, or is away for more than ten minutes.
     """
-    deadline, pause = time.monotonic() + AWAY_S, 1.0
-    while True:
-        try:
-            ping()
-            return act()
-        except (MlflowException, OSError) as error:
-            if not _passes(error) or time.monotonic() + pause > deadline:
-                raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
-            if pause == 1.0:
-                log(f"{what} yet ({_words(error)}); trying for {AWAY_S / 60:.0f} minutes")
-        time.sleep(pause)
-        pause = min(2 * pause, PAUSE_S)
+
+    def ask() -> None:
+        ping()
+        act()
+
+    try:
+        wait_for(ask, POLICY, _may_pass, trying(f"{what} yet", POLICY, _words))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
 
 
 def shown(uri: str) -> str:
@@ -140,11 +136,11 @@ def _create_experiment(client: MlflowClient, name: str) -> str:
         return str(found.experiment_id)
 
 
-def _passes(error: MlflowException | OSError) -> bool:
+def _may_pass(error: Exception) -> bool:
     """Whether it may be otherwise in a while: nobody answers, or the server has troubles of its own."""
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
-    elif error.filename:  # one of our own files
+    elif not isinstance(error, OSError) or error.filename:  # one of our own files
         return False
     else:
         response = getattr(error, "response", None)

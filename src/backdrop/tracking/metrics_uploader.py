@@ -11,12 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from backdrop.common.progress import log
+from backdrop.common.retry import RetryPolicy, repeat
 
 METRICS = ("rate", "loss", "dice")
 HEARTBEAT = "backdrop.heartbeat"  # the tag that says when a run's process last gave a sign of life, in ms
-POLL_S = 2.0
+POLICY = RetryPolicy(pause_s=2.0, max_pause_s=60.0)
 BEAT_S = 30.0
-PATIENCE_S = 60.0  # longest pause between attempts while the server is away
 BATCH = 500
 
 
@@ -34,25 +34,10 @@ class MetricsUploader(threading.Thread):
         self._sent: set[tuple[str, int]] | None = None
         self._beat_at = -BEAT_S
         self._closing = threading.Event()
-        self._away = False
 
     def run(self) -> None:
         """Sends what is new, again and again; ends one pass after `close` was called."""
-        pause = POLL_S
-        while True:
-            last = self._closing.is_set()
-            try:
-                self.send()
-                self._beat()
-            except Exception as error:  # whatever a server or a proxy does, training goes on
-                if not self._away:
-                    log(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
-                self._away, pause = True, min(2 * pause, PATIENCE_S)
-            else:
-                self._away, pause = False, POLL_S
-            if last:
-                return
-            self._closing.wait(pause)
+        repeat(self._pass, POLICY, self._closing, self._warn, once_more=True)
 
     def close(self, timeout_s: float) -> None:
         """Ends the thread, or leaves it to itself after so long."""
@@ -73,6 +58,14 @@ class MetricsUploader(threading.Thread):
             batch = points[start : start + BATCH]
             self._client.log_batch(self._run_id, metrics=batch)
             sent |= {(point.key, point.step) for point in batch}
+
+    def _pass(self) -> None:
+        self.send()
+        self._beat()
+
+    def _warn(self, error: Exception) -> None:
+        """Whatever a server or a proxy does, training goes on."""
+        log(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
 
     def _beat(self) -> None:
         now = time.monotonic()

@@ -12,9 +12,10 @@ from mlflow.entities import Metric, Param, RunTag
 
 from backdrop.common.errors import TrackingError
 from backdrop.common.progress import log
+from backdrop.common.retry import repeat
 from backdrop.config import Recipe
 from backdrop.tracking.client import connect, experiment_id, ping, retry, server_errors
-from backdrop.tracking.metrics_uploader import BEAT_S, HEARTBEAT, PATIENCE_S, POLL_S, heartbeat
+from backdrop.tracking.metrics_uploader import BEAT_S, HEARTBEAT, POLICY, heartbeat
 from backdrop.tracking.runs import KIND, PARENT, find_run, flatten
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import Entry
@@ -103,17 +104,16 @@ class SearchRuns:
             log(str(error))  # what ended the block matters more
 
     def _follow(self) -> None:
-        pause, away = POLL_S, False
-        while not self._closing.wait(pause):
-            try:
-                self._send()
-                self._beat()
-            except Exception as error:  # whatever a server or a proxy does, the search goes on
-                if not away:
-                    log(f"MLflow doesn't take trials ({type(error).__name__}); they follow later")
-                pause, away = min(2 * pause, PATIENCE_S), True
-            else:
-                pause, away = POLL_S, False
+        """Whatever a server or a proxy does, the search goes on."""
+
+        def warn(error: Exception) -> None:
+            log(f"MLflow doesn't take trials ({type(error).__name__}); they follow later")
+
+        repeat(self._pass, POLICY, self._closing, warn)
+
+    def _pass(self) -> None:
+        self._send()
+        self._beat()
 
     def _stop(self) -> None:
         self._closing.set()

@@ -17,6 +17,7 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 from backdrop.common.errors import TuningError
+from backdrop.common.retry import RetryPolicy
 from backdrop.config import Budget
 from backdrop.steps.tune import tune
 from backdrop.tuning.cluster import jobs
@@ -146,7 +147,7 @@ def test_the_log_is_shown_whole_and_once_though_the_line_fails(
     address: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(jobs, "SILENCE_S", 15.0)
-    monkeypatch.setattr(jobs, "PAUSE_S", 0.5)
+    monkeypatch.setattr(jobs, "POLICY", RetryPolicy(0.5, 0.5, give_up_s=600.0))
     go, shown = tmp_path / "go", ""
     command = ["sh", "-c", f"echo one; until test -e {go}; do sleep 0.1; done; echo two; sleep 2; echo three"]
     with wire_to(int(address.rpartition(":")[2])) as wire:
@@ -164,8 +165,7 @@ def test_the_log_is_shown_whole_and_once_though_the_line_fails(
 
 @pytest.mark.slow
 def test_a_cluster_that_stays_away_is_an_error(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "AWAY_S", 0.0)
-    monkeypatch.setattr(jobs, "PAUSE_S", 0.1)
+    monkeypatch.setattr(jobs, "POLICY", RetryPolicy(0.1, 0.1, give_up_s=0.0))
     ran = tmp_path / "ran"
     client = ask(address)
     client.submit_job(entrypoint=f"touch {ran}; sleep 600", submission_id="away")

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from backdrop.common.errors import TuningError
+from backdrop.common import kubernetes_client
+from backdrop.common.errors import EndpointError, TuningError
+from backdrop.common.retry import RetryPolicy
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster import kuberay
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes, refusal
@@ -29,7 +31,7 @@ FAILED = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "App
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(kuberay, "POLL_S", 0.01)
-    monkeypatch.setattr(kuberay, "PAUSE_S", 0.01)
+    monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=600.0))
     with fake_kubernetes() as server:
         (tmp_path / "kubeconfig").write_text(yaml.safe_dump(server.kubeconfig))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
@@ -64,7 +66,7 @@ def test_the_namespace_may_be_named(fake: FakeKubernetes) -> None:
 def test_in_a_pod_it_is_the_pods_own(fake: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.statuses = [DONE]
     (tmp_path / "namespace").write_text("pods\n")
-    monkeypatch.setattr(kuberay, "OWN_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(kubernetes_client, "POD_NAMESPACE", tmp_path / "namespace")
     run()
     assert set(fake.jobs) == {("pods", "tune-1")}
 
@@ -111,7 +113,7 @@ def test_one_that_failed_is_made_anew(fake: FakeKubernetes) -> None:
 
 
 def test_one_that_doesnt_go_is_said(fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kuberay, "AWAY_S", 0.1)
+    monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.1))
     fake.create("mine", kuberay.manifest(CLUSTER, "tune-1", COMMAND))
     fake.jobs[KEY]["status"] = FAILED
     fake.linger = 10**9
@@ -196,7 +198,7 @@ def test_an_api_server_that_stumbles_is_waited_for(fake: FakeKubernetes, capsys:
 
 
 def test_one_that_stays_away_is_an_error(fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kuberay, "AWAY_S", 0.1)
+    monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.1))
     fake.server_close()
     with pytest.raises(TuningError, match=r"^Kubernetes doesn't answer \(.*\). Run the same command again"):
         run()
@@ -224,5 +226,5 @@ def test_refusals_say_what_to_do(fake: FakeKubernetes, answer: tuple[int, dict[s
 def test_without_a_cluster_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
-    with pytest.raises(TuningError, match=r"^There is no way to a Kubernetes cluster .* Set KUBECONFIG"):
+    with pytest.raises(EndpointError, match=r"^No Kubernetes cluster is configured here .* set KUBECONFIG"):
         run()

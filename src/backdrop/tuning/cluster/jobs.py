@@ -7,7 +7,6 @@ import logging
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,11 +17,11 @@ from ray.job_submission import JobSubmissionClient
 
 from backdrop.common.errors import TuningError, cause, shorten
 from backdrop.common.progress import log
+from backdrop.common.retry import RetryPolicy, retry, trying
 from backdrop.tuning.cluster.auth import USAGE, cluster_token
 
 SILENCE_S = 60.0  # of the log; the connection may be dead, so it is made anew
-AWAY_S = 600.0  # so long a cluster that doesn't answer is waited for
-PAUSE_S = 5.0
+POLICY = RetryPolicy(pause_s=5.0, max_pause_s=5.0, give_up_s=600.0)
 SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY|USERNAME", re.IGNORECASE)
 DASHBOARD = "that of its dashboard, such as http://head:8265"
 FAILED = ("FAILED", "STOPPED")
@@ -135,19 +134,12 @@ def _follow(client: Any, job: str) -> Any:
 
 def _patiently(act: Callable[[], Any]) -> Any:
     """What Ray answers in the end: a cluster that has just been started answers, but can't do much yet."""
-    away_since = None
-    while True:
-        try:
-            return act()
-        except (OSError, RuntimeError, aiohttp.ClientError) as error:
-            if UNKNOWN in str(error) or TAKEN in str(error):
-                raise
-            if away_since is None:
-                away_since = time.monotonic()
-                log(f"Ray doesn't answer ({shorten(error)}); trying for {AWAY_S / 60:.0f} minutes")
-            elif time.monotonic() - away_since > AWAY_S:
-                raise
-            time.sleep(PAUSE_S)
+    return retry(act, POLICY, _may_pass, trying("Ray doesn't answer", POLICY, shorten))
+
+
+def _may_pass(error: Exception) -> bool:
+    connection = isinstance(error, OSError | RuntimeError | aiohttp.ClientError)
+    return connection and UNKNOWN not in str(error) and TAKEN not in str(error)
 
 
 class _Log:

@@ -1,35 +1,29 @@
 """A command on a Ray cluster that KubeRay makes for it: created once, watched from here."""
 
-import contextlib
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
-from kubernetes.config import ConfigException
-from urllib3.exceptions import HTTPError
-
-from backdrop.common.errors import TuningError, cause, shorten
+from backdrop.common import kubernetes_client
+from backdrop.common.errors import TuningError, cause
+from backdrop.common.kubernetes_client import ApiError, Kubernetes, Resource, own_namespace
 from backdrop.common.processes import terminable
 from backdrop.common.progress import log
+from backdrop.common.retry import RetryPolicy, retry, trying
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster.manifest import QUESTION, manifest
 
 __all__ = ["manifest", "run"]
 
-RAYJOBS = {"group": "ray.io", "version": "v1", "plural": "rayjobs"}
+RAYJOBS = Resource("ray.io", "v1", "rayjobs")
 POLL_S = 10.0
-PAUSE_S = 5.0
-ANSWER_S = 30
-AWAY_S = 600.0  # so long an API server that doesn't answer, or an old RayJob that doesn't go, is waited for
-OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# For an API server that doesn't answer, or an old RayJob that doesn't go.
+POLICY = RetryPolicy(pause_s=5.0, max_pause_s=5.0, give_up_s=600.0)
 AGAIN = "Run the same command again: it goes on where it was"
 ENDED_BADLY = ("Failed", "ValidationFailed")
+
+T = TypeVar("T")
 
 
 def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
@@ -49,8 +43,8 @@ def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
             forbids it.
     """
     body = manifest(cluster, name, command)
-    with _connect() as api, terminable():
-        job = _RayJob(api, cluster.namespace or _own_namespace(), name)
+    with kubernetes_client.connect() as kubernetes, terminable():
+        job = _RayJob(kubernetes, cluster.namespace or own_namespace(), name)
         _settle(job, body)
         try:
             _follow(job)
@@ -62,9 +56,9 @@ def run(cluster: Cluster, name: str, command: Sequence[str]) -> None:
 class _RayJob:
     """One RayJob, by its name; an API server that is away is waited for."""
 
-    def __init__(self, api: Any, namespace: str, name: str) -> None:
+    def __init__(self, kubernetes: Kubernetes, namespace: str, name: str) -> None:
         self.namespace, self.name = namespace, name
-        self._api, self._where = api, {**RAYJOBS, "namespace": namespace, "_request_timeout": ANSWER_S}
+        self._kubernetes = kubernetes
 
     def __str__(self) -> str:
         return f"RayJob {self.name} in namespace {self.namespace}"
@@ -76,14 +70,16 @@ class _RayJob:
 
     def create(self, body: dict[str, Any]) -> bool:
         """Whether it is new."""
-        make = self._api.create_namespaced_custom_object
-        return self._ask(lambda: make(**self._where, body=body), HTTPStatus.CONFLICT) is not None
+
+        def make() -> bool:
+            self._kubernetes.create(RAYJOBS, self.namespace, body)
+            return True
+
+        return bool(self._ask(make, HTTPStatus.CONFLICT))
 
     def get(self) -> dict[str, Any] | None:
         """What it is now; None if it isn't."""
-        look = self._api.get_namespaced_custom_object
-        found: dict[str, Any] | None = self._ask(lambda: look(**self._where, name=self.name), HTTPStatus.NOT_FOUND)
-        return found
+        return self._ask(lambda: self._kubernetes.get(RAYJOBS, self.namespace, self.name), HTTPStatus.NOT_FOUND)
 
     def replace(self, uid: str) -> None:
         """Deletes it, if it is still the same, to make room."""
@@ -91,34 +87,21 @@ class _RayJob:
 
     def delete(self, uid: str | None = None) -> None:
         """Deletes it, and its cluster with it; asks once."""
-        only = client.V1DeleteOptions(
-            propagation_policy="Background", preconditions=client.V1Preconditions(uid=uid) if uid else None
-        )
-        self._api.delete_namespaced_custom_object(**self._where, name=self.name, body=only)
+        self._kubernetes.delete(RAYJOBS, self.namespace, self.name, uid)
 
-    def _ask(self, act: Callable[[], Any], *expected: int) -> Any:
+    def _ask(self, act: Callable[[], T], *expected: int) -> T | None:
         """What the API server answers; None for an expected refusal."""
-        away_since = None
-        while True:
-            try:
-                return act()
-            except ApiException as error:
-                if error.status in expected:
-                    return None
-                if error.status < 500 and error.status != HTTPStatus.TOO_MANY_REQUESTS:
-                    raise self._refused(error) from error
-                failure: Exception = error
-            except HTTPError as error:
-                failure = error
-            if away_since is None:
-                away_since = time.monotonic()
-                log(f"Kubernetes doesn't answer ({_words(failure)}); trying for {AWAY_S / 60:.0f} minutes")
-            elif time.monotonic() - away_since > AWAY_S:
-                raise TuningError(f"Kubernetes doesn't answer ({_words(failure)})", AGAIN) from failure
-            time.sleep(PAUSE_S)
+        try:
+            return retry(act, POLICY, _may_pass, trying("Kubernetes doesn't answer", POLICY, _words))
+        except ApiError as error:
+            if error.status in expected:
+                return None
+            raise self._refused(error) from error
 
-    def _refused(self, error: ApiException) -> TuningError:
-        words = _words(error)
+    def _refused(self, error: ApiError) -> TuningError:
+        words = error.words
+        if error.may_pass:
+            return TuningError(f"Kubernetes doesn't answer ({words})", AGAIN)
         if error.status == HTTPStatus.FORBIDDEN:
             rule = f"create, get and delete rayjobs of ray.io in namespace {self.namespace}"
             return TuningError(f"Kubernetes forbids it ({words})", f"A Role must let us {rule}")
@@ -133,7 +116,7 @@ class _RayJob:
 
 def _settle(job: _RayJob, body: dict[str, Any]) -> None:
     """Makes it, or finds it made; one that failed, or is about to go, makes room."""
-    deadline = time.monotonic() + AWAY_S
+    deadline = time.monotonic() + POLICY.give_up_s
     while not job.create(body):
         found = job.get()
         if found is None:
@@ -151,7 +134,7 @@ def _settle(job: _RayJob, body: dict[str, Any]) -> None:
             job.replace(metadata["uid"])
         if time.monotonic() > deadline:
             raise TuningError(f"{job} doesn't go", "Check that KubeRay's operator runs")
-        time.sleep(PAUSE_S)
+        time.sleep(POLICY.pause_s)
 
 
 def _follow(job: _RayJob) -> None:
@@ -190,37 +173,13 @@ def _abandon(job: _RayJob) -> None:
     try:
         job.delete()
         log(f"{job} is deleted; the same command goes on where it was")
-    except (ApiException, HTTPError) as error:
-        log(f"{job} goes on, for it can't be deleted ({_words(error)}): `kubectl delete {job.kubectl}`")
+    except ApiError as error:
+        log(f"{job} goes on, for it can't be deleted ({error.words}): `kubectl delete {job.kubectl}`")
 
 
-@contextlib.contextmanager
-def _connect() -> Iterator[Any]:
-    """The API server of the cluster that we run in, else of the kubeconfig's context."""
-    settings = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=settings)
-    except ConfigException:
-        try:
-            config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
-        except ConfigException as error:
-            raise TuningError(
-                f"There is no way to a Kubernetes cluster ({shorten(error)})", "Set KUBECONFIG"
-            ) from error
-    with client.ApiClient(settings) as api:
-        yield client.CustomObjectsApi(api)
-
-
-def _own_namespace() -> str:
-    if OWN_NAMESPACE.exists():
-        return OWN_NAMESPACE.read_text().strip()
-    _, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
-    return str(active["context"].get("namespace", "default"))
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, ApiError) and error.may_pass
 
 
 def _words(error: Exception) -> str:
-    """The API server's own, if it said any."""
-    try:
-        return shorten(json.loads(getattr(error, "body", ""))["message"])
-    except (ValueError, TypeError, KeyError):
-        return shorten(getattr(error, "reason", None) or error)
+    return getattr(error, "words", str(error))

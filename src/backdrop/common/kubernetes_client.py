@@ -1,0 +1,155 @@
+"""The Kubernetes client: how a cluster is reached, in which namespace, and its errors in our words."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException
+from kubernetes.utils.quantity import parse_quantity
+from urllib3.exceptions import HTTPError
+
+from backdrop.common.errors import EndpointError, shorten
+
+__all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "parse_quantity", "pod_namespace"]
+
+ANSWER_S = 30  # how long an answer may take
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class ApiError(EndpointError):
+    """Kubernetes refuses a call, or doesn't answer.
+
+    Attributes:
+        status: of HTTP, 0 if there is no answer.
+        words: the API server's own message, or why there is no answer.
+    """
+
+    def __init__(self, what: str, remedy: str, status: int = 0, words: str = "") -> None:
+        super().__init__(what, remedy)
+        self.status, self.words = status, words
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may succeed a little later: nobody answers, or the server is busy or broken."""
+        return self.status == 0 or self.status == 429 or self.status >= 500
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of namespaced objects that Kubernetes knows by a custom resource definition."""
+
+    group: str
+    version: str
+    plural: str
+
+
+@dataclass(frozen=True)
+class Kubernetes:
+    """An API server. Every method raises ApiError if it refuses or doesn't answer within 30 seconds."""
+
+    host: str
+    api: client.ApiClient
+
+    def nodes(self, labels: Mapping[str, str]) -> list[Any]:
+        """The cluster's nodes that have these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        with self._errors("list nodes"):
+            listing = client.CoreV1Api(self.api).list_node(label_selector=selector, _request_timeout=ANSWER_S)
+            return list(listing.items)
+
+    def kinds(self, group: str, version: str) -> set[str]:
+        """The kinds of objects in an API group; none if there is no such group."""
+        try:
+            with self._errors(f"list the resources of {group}/{version}"):
+                objects = client.CustomObjectsApi(self.api)
+                listing = objects.get_api_resources(group, version, _request_timeout=ANSWER_S)
+                return {resource.kind for resource in listing.resources}
+        except ApiError as error:
+            if error.status == 404:
+                return set()
+            raise
+
+    def create(self, resource: Resource, namespace: str, body: dict[str, Any]) -> None:
+        """Creates an object."""
+        with self._objects(resource, namespace) as (objects, where):
+            objects.create_namespaced_custom_object(**where, body=body)
+
+    def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
+        """An object as it is now."""
+        with self._objects(resource, namespace) as (objects, where):
+            found: dict[str, Any] = objects.get_namespaced_custom_object(**where, name=name)
+            return found
+
+    def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
+        """Deletes an object and all that it owns; with a `uid`, only the object that has it."""
+        preconditions = client.V1Preconditions(uid=uid) if uid else None
+        options = client.V1DeleteOptions(propagation_policy="Background", preconditions=preconditions)
+        with self._objects(resource, namespace) as (objects, where):
+            objects.delete_namespaced_custom_object(**where, name=name, body=options)
+
+    @contextlib.contextmanager
+    def _objects(self, resource: Resource, namespace: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+        where = {"group": resource.group, "version": resource.version, "plural": resource.plural}
+        with self._errors(f"use {resource.plural} of {resource.group} in namespace {namespace}"):
+            objects = client.CustomObjectsApi(self.api)
+            yield objects, {**where, "namespace": namespace, "_request_timeout": ANSWER_S}
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except ApiException as error:
+            what = f"Kubernetes at {self.host} doesn't let us {verb} ({error.status} {error.reason})"
+            remedy = "Give the account that right, or run this with another"
+            raise ApiError(what, remedy, error.status, _words(error)) from error
+        except HTTPError as error:
+            words = _words(error)
+            what = f"Kubernetes at {self.host} doesn't answer ({words})"
+            raise ApiError(what, "Check KUBECONFIG", words=words) from error
+
+
+@contextlib.contextmanager
+def connect() -> Iterator[Kubernetes]:
+    """The API server of the cluster that this pod runs in, else of the current context of the kubeconfig.
+
+    Raises:
+        EndpointError: if there is neither.
+    """
+    settings = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except ConfigException:
+        try:
+            config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
+        except ConfigException as error:
+            what = f"No Kubernetes cluster is configured here ({shorten(error)})"
+            raise EndpointError(what, "Run it in a pod, or set KUBECONFIG") from error
+    with client.ApiClient(settings) as api:
+        yield Kubernetes(settings.host, api)
+
+
+def pod_namespace() -> str:
+    """The namespace of the pod that this process runs in; empty outside of one."""
+    return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.is_file() else ""
+
+
+def own_namespace() -> str:
+    """The pod's namespace, else that of the kubeconfig's current context, else `default`."""
+    if namespace := pod_namespace():
+        return namespace
+    _, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+    return str(active["context"].get("namespace", "default"))
+
+
+def _words(error: Exception) -> str:
+    """The API server's own message if it sent one."""
+    try:
+        return shorten(json.loads(getattr(error, "body", ""))["message"])
+    except (ValueError, TypeError, KeyError):
+        return shorten(getattr(error, "reason", None) or error)
