@@ -4,11 +4,13 @@ Each carries what is wrong (naming the file or the thing) and what to do about i
 both on one line and ends with `exit_code`; anything else that escapes is a bug and shows its traceback.
 """
 
+from backdrop.common.redact import redact
+
 SHOWN = 300  # characters of somebody else's message
 
 
 class BackdropError(Exception):
-    """Something the user can mend.
+    """Something the user can fix. No address in it shows a password.
 
     Args:
         what: what is wrong, naming the file or the thing.
@@ -18,6 +20,7 @@ class BackdropError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, remedy: str) -> None:
+        what, remedy = redact(what), redact(remedy)
         super().__init__(f"{what}. {remedy}{'' if remedy.endswith('?') else '.'}")
         self.what = what
         self.remedy = remedy
@@ -72,8 +75,8 @@ class EndpointError(BackdropError):
 
 
 def shorten(message: object) -> str:
-    """On one line, and cut."""
-    text = " ".join(str(message).split())
+    """Somebody else's message on one line, without passwords, and cut."""
+    text = " ".join(redact(str(message)).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from backdrop.common.redact import redact
+
 HEARTBEAT_S = 10.0
 
 
@@ -42,5 +44,5 @@ def _lines(label: str, total: int) -> Iterator[Callable[[str], None]]:
 
 
 def log(message: str) -> None:
-    """One plain line to whoever watches."""
-    print(message, file=sys.stderr, flush=True)
+    """One plain line on stderr; no address in it shows a password."""
+    print(redact(message), file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backdrop.common.errors import StorageError, shorten
+from backdrop.common.redact import without_credentials
 from backdrop.common.retry import RetryPolicy, retry
 
 THREADS = 8
@@ -140,6 +141,9 @@ def split(address: str) -> tuple[str, str]:
         StorageError: if it names no bucket.
     """
     bucket, _, key = address.removeprefix("s3://").partition("/")
+    if (bare := without_credentials(address)) != address:
+        remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        raise StorageError(f"{bare} was given with credentials", remedy)
     if not bucket:
         raise StorageError(f"{address} names no bucket", "Write it as s3://bucket/prefix")
     return bucket, key

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backdrop.common import s3
-from backdrop.common.errors import StorageError
+from backdrop.common.errors import StorageError, shorten
 
 URL_TIMEOUT_S = 60
 
@@ -221,4 +221,6 @@ def _download_url(address: str) -> bytes:
             body: bytes = answer.read()
             return body
     except OSError as error:
-        raise StorageError(f"{address} can't be read ({error})", "Check the address, or download the file") from error
+        raise StorageError(
+            f"{address} can't be read ({shorten(error)})", "Check the address, or download the file"
+        ) from error

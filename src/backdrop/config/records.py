@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backdrop.common.errors import ConfigError
+from backdrop.common.errors import ConfigError, shorten
 
 
 class Record(BaseModel):
@@ -33,7 +33,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML ({_one_line(error)})", "Mend the file") from error
+        raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Mend the file") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{source} holds no mapping of keys to values", "Begin with a line such as `name: mine`")
     return value
@@ -49,7 +49,7 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} {path} can't be read ({_one_line(error)})", "Check the path") from error
+        raise ConfigError(f"{what} {path} can't be read ({shorten(error)})", "Check the path") from error
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _explain(record: type[Record], error: ValidationError, source: str) -> Confi
         return ConfigError(f"{source}: unknown key {where}", suggest(path[-1], _keys_at(record, path[:-1])))
     if first["type"] == "missing":
         return ConfigError(f"{source}: key {where} is missing", f"Add {path[-1]}")
-    return ConfigError(f"{source}: {where}: {_one_line(first['msg'])}", f"Mend {where}")
+    return ConfigError(f"{source}: {where}: {shorten(first['msg'])}", f"Mend {where}")
 
 
 def _keys_at(record: type[Record], path: list[str]) -> set[str]:
@@ -160,7 +160,3 @@ def _tag(record: type[Record]) -> str | None:
         if values:
             return str(values[0])
     return None
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backdrop.common import storage
-from backdrop.common.errors import DataError
+from backdrop.common.errors import DataError, shorten
 from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest
 from backdrop.data.folds import FoldPlan, dump_plan
 
@@ -97,5 +97,5 @@ def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Ps
     except KeyError as error:
         raise DataError(f"{dataset.root}/test has no photograph {error}, or {LABELS} no such column", remedy) from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{folder / LABELS} is damaged ({error})", remedy) from error
+        raise DataError(f"{folder / LABELS} is damaged ({shorten(error)})", remedy) from error
     return PseudoLabels(tuple(photos), digests)

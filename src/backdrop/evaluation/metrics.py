@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from backdrop.common import storage
-from backdrop.common.errors import MemberError, StorageError
+from backdrop.common.errors import MemberError, StorageError, shorten
 from backdrop.config.records import Record
 from backdrop.data.folds import HOLDOUT
 
@@ -221,7 +221,7 @@ def read_scores(path: str | Path) -> list[Score]:
         if twice is not None:
             raise ValueError(f"it lists {twice} twice")
     except (ValueError, csv.Error) as error:
-        raise StorageError(f"{path} is damaged ({error})", "Make it again with `backdrop evaluate`") from error
+        raise StorageError(f"{path} is damaged ({shorten(error)})", "Make it again with `backdrop evaluate`") from error
     return scores
 
 

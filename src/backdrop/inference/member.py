@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backdrop import __version__
 from backdrop.common import storage
-from backdrop.common.errors import BackdropError, MemberError
+from backdrop.common.errors import BackdropError, MemberError, shorten
 from backdrop.config import Recipe, digest
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
@@ -119,7 +119,9 @@ def read_member(folder: Path) -> Member:
         recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))
         found = file_digest(folder / WEIGHTS)
     except (BackdropError, ValueError) as error:
-        raise MemberError(f"{folder} is not a finished member ({error})", "Run its `backdrop train` again") from error
+        raise MemberError(
+            f"{folder} is not a finished member ({shorten(error)})", "Run its `backdrop train` again"
+        ) from error
     if found != record.weights:
         raise MemberError(f"{folder / WEIGHTS} is not what training wrote", "Copy or train the member again")
     return Member(folder, record, recipe)

@@ -20,6 +20,7 @@ from kfp_server_api import ApiClient, ApiException
 
 from backdrop.common.errors import EndpointError, shorten
 from backdrop.common.kubernetes_client import pod_namespace
+from backdrop.common.redact import ENCODE, is_misread, without_credentials
 
 # kfp's own variables: of its client the first two, of its command line the others.
 HOST = "KF_PIPELINES_ENDPOINT"
@@ -66,7 +67,7 @@ class Endpoint:
 
     def page(self, path: str) -> str:
         """Address of a page of the UI."""
-        return f"{os.environ.get(UI_HOST, self.host).rstrip('/')}/#/{path}"
+        return f"{without_credentials(os.environ.get(UI_HOST, self.host)).rstrip('/')}/#/{path}"
 
 
 class _Client(kfp.Client):
@@ -99,9 +100,13 @@ def connect(host: str = "", namespace: str = "") -> Endpoint:
     host = (host or os.environ.get(HOST, "")).rstrip("/")
     if not host:
         raise EndpointError("No Kubeflow endpoint is named", f"Give --host, or set {HOST}")
+    if is_misread(host):
+        raise EndpointError(f"The password for Kubeflow at {without_credentials(host)} can't be read", ENCODE)
     if urlsplit(host).scheme not in ("http", "https"):
-        raise EndpointError(f"{host} is no http address", f"Write it as http://{host}")
+        shown = without_credentials(host)
+        raise EndpointError(f"{shown} is no http address", f"Write it as http://{shown}")
     client = _Client(host, **_who())
+    host = without_credentials(host)  # from here on it is only shown
     with _errors(host):
         body = _ask_health(client, host)
     version, many_users = _health(host, body)

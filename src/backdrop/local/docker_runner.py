@@ -13,7 +13,7 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from backdrop.common import storage
-from backdrop.common.errors import DockerError
+from backdrop.common.errors import DockerError, shorten
 from backdrop.components.image import IMAGE
 from backdrop.config.cluster import SHARED_MEMORY_SIZE
 
@@ -68,7 +68,8 @@ def find_docker() -> dict[str, Any]:
         ) from error
     except DockerException as error:
         raise DockerError(
-            f"Docker doesn't answer ({error})", "Start it and see that docker info works, or leave --runner docker out"
+            f"Docker doesn't answer ({shorten(error)})",
+            "Start it and see that docker info works, or leave --runner docker out",
         ) from error
 
 
@@ -90,7 +91,7 @@ def run_container(
         finally:
             container.remove(force=True)
     except DockerException as error:  # such as a GPU that isn't there; kfp would keep it to itself
-        print(f"Docker: {error}")
+        print(f"Docker: {shorten(error)}")
         return 1
 
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
 from kfp import local
 from rich.console import Console
 
 from backdrop.common import storage
 from backdrop.common.processes import terminable
+from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
@@ -156,15 +156,10 @@ def _where(request: Request, outputs: Outputs, address: str | None) -> list[str]
         storage.write_bytes(report, page.read_bytes())
         lines.append(f"Report     {report}")
     if address is None:
-        return [*lines, f"MLflow     {_without_password(os.environ[URI])}"]
+        return [*lines, f"MLflow     {without_credentials(os.environ[URI])}"]
     folder = request.work / "mlflow"
     stores = f"--backend-store-uri sqlite:///{folder / 'mlflow.db'} --artifacts-destination {folder / 'artifacts'}"
     return [*lines, f"MLflow     {os.path.relpath(Path(sys.executable).parent)}/mlflow server {stores}"]
-
-
-def _without_password(address: str) -> str:
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _failures(tasks: Mapping[str, Task], logs: Path) -> list[str]:

@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from backdrop.common.errors import TrackingError
+from backdrop.common.errors import TrackingError, shorten
+from backdrop.common.redact import ENCODE, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, trying
 from backdrop.common.retry import retry as wait_for
 from backdrop.tracking import URI, enabled
@@ -24,7 +25,6 @@ with warnings.catch_warnings():
 EXPERIMENT = "backdrop"
 ANSWER_S = 10  # a server that is up but says nothing for so long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # of a finished training, while the server is away
-SHOWN = 300  # characters of MLflow's message that an error repeats
 AGAIN = "Check the server and run the same command again: what was done already is used, not made anew"
 
 
@@ -37,10 +37,14 @@ def connect() -> MlflowClient:
     uri = os.environ.get(URI, "")
     if not enabled():
         raise TrackingError(f"{URI} is not set", "Set it to the address of your MLflow server")
+    if is_misread(uri):
+        raise TrackingError(f"{URI} is {without_credentials(uri)} with a password that can't be read", ENCODE)
     if urlsplit(uri).scheme not in ("http", "https"):
         # Trainers that open a database file at once damage it, so a server must stand between.
-        raise TrackingError(f"{URI} is {shown(uri)}, no http address", "Start `mlflow server` and set its address")
-    with server_errors(f"MLflow at {shown(uri)} doesn't answer", f"Start the server or mend {URI}"):
+        raise TrackingError(
+            f"{URI} is {without_credentials(uri)}, no http address", "Start `mlflow server` and set its address"
+        )
+    with server_errors(f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or mend {URI}"):
         ping()
     return MlflowClient(uri)
 
@@ -81,12 +85,6 @@ def retry(what: str, act: Callable[[], None]) -> None:
         wait_for(ask, POLICY, _may_pass, trying(f"{what} yet", POLICY, _words))
     except (MlflowException, OSError) as error:
         raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
-
-
-def shown(uri: str) -> str:
-    """The address without the user and password that it may hold."""
-    parts = urlsplit(uri)
-    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if parts.netloc else uri
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -150,5 +148,4 @@ def _may_pass(error: Exception) -> bool:
 
 def _words(error: Exception) -> str:
     uri = os.environ.get(URI, "")
-    message = " ".join(str(error).replace(uri, shown(uri)).split()) if uri else str(error)
-    return message if len(message) <= SHOWN else f"{message[:SHOWN]}…"
+    return shorten(str(error).replace(uri, without_credentials(uri)) if uri else error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from backdrop.common import storage
-from backdrop.common.errors import BackdropError, MemberError, StorageError
+from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
 from backdrop.common.progress import log
 from backdrop.training.checkpoint import MANIFEST, Buffer, Checkpoint, pack, unpack
 
@@ -61,7 +61,7 @@ class CheckpointStore:
                 try:
                     return unpack(read)
                 except (BackdropError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                    log(f"{place} is damaged ({error}); going back to the one before")
+                    log(f"{place} is damaged ({shorten(error)}); going back to the one before")
         if names:
             raise MemberError(f"All checkpoints in {self.folder} are damaged", "Begin anew with --fresh")
         return None

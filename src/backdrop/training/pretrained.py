@@ -7,7 +7,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError
+from backdrop.common.errors import ConfigError, shorten
 from backdrop.config import Pretrained
 
 # torchvision's classifiers, which a segmentation network has no use for.
@@ -28,8 +28,9 @@ def load_encoder(network: nn.Module, source: Pretrained) -> None:
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
-        message = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{source.address} doesn't fit the encoder ({message})", "Name other weights") from error
+        raise ConfigError(
+            f"{source.address} doesn't fit the encoder ({shorten(error)})", "Name other weights"
+        ) from error
 
 
 def _read(source: Pretrained) -> dict[str, Tensor]:
@@ -42,4 +43,6 @@ def _read(source: Pretrained) -> dict[str, Tensor]:
             return load(data)
         return dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:  # each format has its own errors
-        raise ConfigError(f"{source.address} holds no weights ({error})", "Use safetensors or torch.save") from error
+        raise ConfigError(
+            f"{source.address} holds no weights ({shorten(error)})", "Use safetensors or torch.save"
+        ) from error

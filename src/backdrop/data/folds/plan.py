@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backdrop.common import storage
-from backdrop.common.errors import PlanError
+from backdrop.common.errors import PlanError, shorten
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, in_threads, measure
 from backdrop.data.folds.assign import Assignments, assign
@@ -151,7 +151,7 @@ def read_plan(address: str | Path) -> FoldPlan:
             raise ValueError(f"its columns are not {','.join(COLUMNS)}")
         rows = tuple(_row(entry) for entry in entries)
     except (ValueError, TypeError) as error:
-        raise PlanError(f"{address} is damaged ({error})", remedy) from error
+        raise PlanError(f"{address} is damaged ({shorten(error)})", remedy) from error
     assignments = {(row.object, row.fold) for row in rows}
     twice = [name for name, count in Counter(name for name, _ in assignments).items() if count > 1]
     if twice or not rows:

@@ -17,6 +17,7 @@ from ray.job_submission import JobSubmissionClient
 
 from backdrop.common.errors import TuningError, cause, shorten
 from backdrop.common.progress import log
+from backdrop.common.redact import ENCODE, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, retry, trying
 from backdrop.tuning.cluster.auth import USAGE, cluster_token
 
@@ -48,8 +49,12 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
         TuningError: if the job fails, or the cluster can't be reached, doesn't take the token, or forgets the job; or
             if `environment` holds what looks like a secret.
     """
+    if is_misread(address):
+        raise TuningError(f"The password for Ray at {without_credentials(address)} can't be read", ENCODE)
     if urlsplit(address).scheme not in ("http", "https"):
-        raise TuningError(f"Ray's address is {address}, no http address", f"Set RAY_ADDRESS to {DASHBOARD}")
+        raise TuningError(
+            f"Ray's address is {without_credentials(address)}, no http address", f"Set RAY_ADDRESS to {DASHBOARD}"
+        )
     _refuse_secrets(environment)
     with _errors_at(address):
         client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {cluster_token()}"})
@@ -69,7 +74,7 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
 
 def _refuse_secrets(environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
-        if SECRET.search(name) or urlsplit(value).password:
+        if SECRET.search(name) or without_credentials(value) != value:
             raise TuningError(
                 f"{name} looks like a secret, and a job's environment can be read on the cluster's dashboard",
                 "Set it on the cluster's nodes",

@@ -1,0 +1,109 @@
+"""No password in what anybody sees, whatever characters it has."""
+
+import subprocess
+import sys
+from urllib.parse import quote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backdrop.common import s3
+from backdrop.common.errors import BackdropError, EndpointError, StorageError, TuningError, shorten
+from backdrop.common.progress import log
+from backdrop.common.redact import is_misread, redact, without_credentials
+from backdrop.kubeflow.client import connect
+from backdrop.tuning.cluster import jobs
+
+# Not of the rest of the address, so that they can be looked for in what is shown.
+MARKED = st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1).map(lambda text: f"§{text}§")
+SCHEMES = st.sampled_from(["http://", "https://", "s3://", "postgresql://", "mysql+pymysql://", ""])
+HOSTS = st.sampled_from(["host", "host:5000", "host/", "host:5000/path", "10.0.0.1:80/a/b?c=d#e"])
+
+
+@given(scheme=SCHEMES, user=st.text("abcXYZ019._-", min_size=1), password=MARKED, host=HOSTS)
+def test_no_password_is_left(scheme: str, user: str, password: str, host: str) -> None:
+    address = f"{scheme}{user}:{password}@{host}"
+    assert without_credentials(address) == f"{scheme}{host}"
+    assert without_credentials(f"{scheme}{host}") == f"{scheme}{host}"
+    if scheme:
+        said = f"At ({address}): no answer"
+        assert redact(said) == f"At ({scheme}{host}): no answer"
+        assert "§" not in str(BackdropError(said, said))
+        assert "§" not in shorten(said)
+        assert is_misread(address) == bool(set("/?#[]") & set(password))
+
+
+@given(password=MARKED, host=HOSTS)
+def test_a_password_that_is_written_as_it_should_be_is_read_as_it_was_meant(password: str, host: str) -> None:
+    address = f"http://me:{quote(password, safe='')}@{host}"
+    assert not is_misread(address)
+    assert urlsplit(address).hostname == urlsplit(f"http://{host}").hostname
+
+
+@given(user=MARKED, host=HOSTS)
+def test_a_token_in_place_of_a_user_goes_too(user: str, host: str) -> None:
+    token = "".join(character for character in user if character not in "/?#")
+    assert without_credentials(f"https://{token}@{host}") == f"https://{host}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "photos",
+        "/data/a@b.jpg",
+        "./a:b@c",
+        "s3://bucket/object@2x.jpg",
+        "s3://bucket/a:b@c",
+        "s3://bucket",
+        "models:/products@champion",
+        "runs:/0123/member",
+        "http://host:5000",
+        "https://example.org/weights@v2/file.pt",
+        "sqlite:////home/me:you@here/mlflow.db",
+    ],
+)
+def test_what_holds_none_stays_as_it_is(address: str) -> None:
+    assert without_credentials(address) == address
+    assert redact(address) == address
+
+
+def test_the_log_shows_none(capsys: pytest.CaptureFixture[str]) -> None:
+    log("MLflow at http://me:se/cr@et@host:5000 doesn't answer")
+    assert capsys.readouterr().err == "MLflow at http://host:5000 doesn't answer\n"
+
+
+@pytest.mark.parametrize("password", ["secret", "se/cret", "se#cret", "12/secret", "se?cr@et", "se[cret"])
+def test_no_client_shows_one(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    address = f"http://me:{password}@127.0.0.1:9"
+    with pytest.raises(EndpointError) as kubeflow:
+        connect(address)
+    with pytest.raises(TuningError) as ray:
+        jobs.run(address, "far", ["true"], {})
+    with pytest.raises(
+        StorageError, match=r"^s3://bucket/x was given with credentials\. Set AWS_ACCESS_KEY_ID"
+    ) as held:
+        s3.read(f"s3://me:{password}@bucket/x")
+    for error in (kubeflow, ray, held):
+        assert "cret" not in str(error.value)
+        assert "12" not in str(error.value).replace("127.0.0.1", "")
+    if is_misread(address):
+        assert "can't be read. Percent-encode" in str(kubeflow.value)
+        assert "can't be read. Percent-encode" in str(ray.value)
+
+
+def test_nor_does_mlflow() -> None:
+    """In a process of its own, for its variables are read when it's imported."""
+    code = "from backdrop.tracking.client import connect; connect()"
+    for password in ("secret", "12/secret", "se[cret"):
+        variables = {
+            "MLFLOW_TRACKING_URI": f"http://me:{password}@127.0.0.1:9",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "PYTHONPATH": ":".join(sys.path),
+        }
+        done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("backdrop.common.errors.TrackingError: ")
+        assert "cret" not in line
