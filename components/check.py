@@ -6,15 +6,19 @@ from backdrop.components.image import component
 
 
 @component
-def check(data: str, faults: dsl.Output[dsl.Markdown]) -> str:
-    """Looks at the whole dataset and returns its address; an error in it stops the pipeline."""
+def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "") -> str:
+    """Looks at the whole dataset and returns its address; an error in it stops the pipeline.
+
+    `ensemble` is the ensemble's YAML: what its recipes would refuse is an error too.
+    """
     import sys
     from pathlib import Path
 
-    from backdrop.components.pages import check_failure, check_page
+    from backdrop.components.pages import as_file, check_failure, check_page
     from backdrop.steps.check import check as step
 
-    report = step(data)
+    with as_file(ensemble) as path:
+        report = step(data, [path] if ensemble else [])
     Path(faults.path).write_text(check_page(report))
     if report.errors:
         sys.exit(check_failure(report))

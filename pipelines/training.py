@@ -155,7 +155,7 @@ def training(
             ray_workers: pods of the Ray cluster that searches schedules, each with such GPUs; if there is one.
         """
         pool = Pool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
-        checked = configure(check(data=data)).outputs["Output"]
+        checked = configure(check(data=data, ensemble=config)).outputs["Output"]
         splits = _splits(ensemble, checked, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
         searches = {

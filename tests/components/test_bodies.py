@@ -83,6 +83,18 @@ def test_check_passes_the_data_on(stand_in: Any, artifact: Any) -> None:
     assert "| warning | a\\|b.jpg | is empty | Draw it |" in Path(page.path).read_text()
 
 
+def test_check_takes_the_ensemble_as_text(monkeypatch: pytest.MonkeyPatch, artifact: Any) -> None:
+    given: list[str] = []
+
+    def step(data: str, ensembles: list[str]) -> CheckReport:
+        given.extend(Path(path).read_text() for path in ensembles)
+        return report()
+
+    monkeypatch.setattr("backdrop.steps.check.check", step)
+    check.python_func("d", artifact("faults"), "name: ours\n")
+    assert given == ["name: ours\n"]
+
+
 def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:
     page = artifact("faults")
     stand_in("check", report(fault("error"), fault("error")))

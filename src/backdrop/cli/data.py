@@ -28,12 +28,15 @@ def sample(
 @app.command()
 def check(
     data: Data,
+    ensemble: Annotated[
+        list[str], typer.Option(help="Also find what this ensemble's recipes would refuse; may be repeated.")
+    ] = [],  # noqa: B006  # typer copies it
     as_json: Annotated[bool, typer.Option("--json", help="Print a record for machines.")] = False,
 ) -> None:
     """Look for everything that can be wrong with a dataset; exit code 1 if something is."""
     from backdrop.steps.check import check as step
 
-    report = step(data)
+    report = step(data, ensemble)
     print(report.model_dump_json(indent=1) if as_json else check_text(report))
     raise typer.Exit(1 if report.errors else 0)
 

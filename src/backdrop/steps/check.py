@@ -1,9 +1,12 @@
 """`check`: everything that can be wrong with a dataset, before anything is spent."""
 
+from collections.abc import Sequence
+
+from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Fault, list_dataset
 from backdrop.data.listing import PassedOver, printable
-from backdrop.data.validation import inspect
+from backdrop.data.validation import Look, in_order, inspect
 
 
 class CheckReport(Record):
@@ -27,18 +30,22 @@ class CheckReport(Record):
         return [fault for fault in self.faults if fault.level == "error"]
 
 
-def check(data: str) -> CheckReport:
+def check(data: str, ensembles: Sequence[str] = ()) -> CheckReport:
     """Looks at every photograph and mask of a dataset.
 
     Args:
         data: the dataset, a folder or an `s3://` prefix.
+        ensembles: shipped ensembles' names or YAML files' paths, to find what their recipes would refuse.
 
     Raises:
+        ConfigError: if there is no such ensemble, or it isn't valid.
         DataError: if there are no photographs.
         StorageError: if the folder or the prefix can't be read.
     """
+    chosen = [find_ensemble(name) for name in ensembles]
     dataset = list_dataset(data)
     found = inspect(dataset)
+    faults = [*found.faults, *_misfits(chosen, found.looks)]
     photos = dataset.photos.values()
     unnamed = [PassedOver(file=fault.file, reason=fault.what) for fault in dataset.unlabeled_faults]
     return CheckReport(
@@ -48,6 +55,14 @@ def check(data: str) -> CheckReport:
         views=tuple(sorted({photo.view for photo in photos})),
         sizes=found.sizes,
         digest=found.digest,
-        faults=found.faults,
+        faults=tuple(in_order(faults)),
         passed_over=(*dataset.passed_over, *unnamed),
     )
+
+
+def _misfits(ensembles: Sequence[Ensemble], looks: Sequence[Look]) -> list[Fault]:
+    if not ensembles:
+        return []
+    from backdrop.training.preconditions import find_misfits  # networks are built for it: only where it's asked
+
+    return [fault for ensemble in ensembles for fault in find_misfits(ensemble, looks)]

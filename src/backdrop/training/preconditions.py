@@ -1,0 +1,115 @@
+"""What an ensemble's recipes ask of a dataset: found before a GPU is asked for, not by a member that fails on it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backdrop.common.errors import PlanError
+from backdrop.config import Ensemble, Recipe
+from backdrop.config.folds import Rule
+from backdrop.config.network import parse_size
+from backdrop.data.dataset import Fault
+from backdrop.data.folds import Assignments, assign
+from backdrop.data.listing import printable
+from backdrop.data.validation import Look
+from backdrop.models import build
+
+
+def find_misfits(ensemble: Ensemble, looks: Sequence[Look]) -> list[Fault]:
+    """What an ensemble's recipes and fold schemes would refuse of a dataset.
+
+    Args:
+        ensemble: what is to be trained.
+        looks: the dataset's photographs as `check` has seen them.
+    """
+    faults: list[Fault] = []
+    plans: dict[Rule, Assignments | None] = {}
+    for rule in ensemble.plans():
+        found = list(_missing_views(ensemble, rule, looks))
+        plans[rule] = None if found else _plan(ensemble, rule, looks, faults)
+        faults += found
+    for part in ensemble.parts():
+        recipe = part.resolve()
+        faults += _too_large(recipe, looks)
+        placed = plans[ensemble.rule(part)]
+        if placed:
+            faults += _too_small(recipe, placed, looks)
+    return faults
+
+
+def _missing_views(ensemble: Ensemble, rule: Rule, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Objects without the view that the scheme ranks by."""
+    if rule.view is None:
+        return
+    views: dict[str, set[str]] = {}
+    for look in looks:
+        views.setdefault(look.photo.object, set()).add(look.photo.view)
+    first = {look.photo.object: look.photo for look in reversed(looks)}
+    for name in sorted(views):
+        if rule.view not in views[name]:
+            what = f"is of object {name}, which has no view {rule.view} (folds.view of ensemble {ensemble.name})"
+            yield _error(
+                printable(first[name].image), what, "Add that view, or set folds.view to one that all objects have"
+            )
+
+
+def _plan(ensemble: Ensemble, rule: Rule, looks: Sequence[Look], faults: list[Fault]) -> Assignments | None:
+    """Objects in folds, as `split` would place them; what it would say instead goes to the faults."""
+    areas: dict[str, list[int]] = {}
+    for look in looks:
+        areas.setdefault(look.photo.object, [])
+        if rule.view in (None, look.photo.view):
+            areas[look.photo.object].append(look.area)
+    try:
+        return assign({name: sum(values) / len(values) for name, values in areas.items()}, rule)
+    except PlanError as error:
+        faults.append(_error(f"ensemble {ensemble.name}", f"can't be split (folds): {error.what}", error.remedy))
+        return None
+
+
+def _too_large(recipe: Recipe, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Photographs that a recipe would have to pad to less than their size: one fault for all of a size."""
+    if recipe.input.fit == "stretch":
+        return
+    counts = Counter(look.size for look in looks if look.size)
+    first = {look.size: look.photo for look in reversed(looks)}
+    for size, count in counts.items():
+        width, height = parse_size(size)
+        if width > recipe.input.width or height > recipe.input.height:
+            others = f", and so are {count - 1} more" if count > 1 else ""
+            what = f"is {size}{others}: it doesn't fit into input.size {recipe.input.size} of recipe {recipe.name}"
+            yield _error(printable(first[size].image), what, "Set a larger input.size, or input.fit to stretch")
+
+
+def _too_small(recipe: Recipe, placed: Assignments, looks: Sequence[Look]) -> Iterator[Fault]:
+    """A batch of one photograph whose input shrinks to one pixel: batch norm has nothing to take a mean of."""
+    photos = Counter(placed[look.photo.object] for look in looks)
+    training = sum(count for fold, count in photos.items() if fold is not None)
+    fewest = min(training - count for fold, count in photos.items() if fold is not None)
+    if min(recipe.batch_size, fewest) != 1 or not _starves(recipe):
+        return
+    why = "batch_size is 1" if recipe.batch_size == 1 else "a fold trains on a single photograph"
+    what = f"has input.size {recipe.input.size}, of which batch norm sees one value a channel, for {why}"
+    yield _error(f"recipe {recipe.name}", what, "Set a larger input.size or batch_size, or add photographs")
+
+
+def _starves(recipe: Recipe) -> bool:
+    """Whether a batch norm meets a single value per channel in a batch of one; nothing is computed."""
+    starved = []
+
+    def look(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        starved.append(inputs[0].shape[-2:].numel() == 1)
+
+    with torch.device("meta"):
+        network = build(**recipe.network.model_dump()).eval()
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.register_forward_pre_hook(look)
+        network(torch.zeros(1, 3, recipe.input.height, recipe.input.width))
+    return any(starved)
+
+
+def _error(file: str, what: str, remedy: str) -> Fault:
+    return Fault(level="error", file=file, what=what, remedy=remedy)
