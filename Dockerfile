@@ -31,6 +31,7 @@ FROM ${BASE}
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=package /app /app
 # Only /tmp need be writable. USER names whoever runs it, for libraries that ask and find nobody of that number.
+# A container's own folder is no place for MLflow's store: name a server, or nothing is tracked.
 # The NVIDIA runtime reads the last two.
 ENV PATH=/app/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
@@ -38,6 +39,7 @@ ENV PATH=/app/bin:/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     USER=backdrop \
+    BACKDROP_TRACKING=off \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /app

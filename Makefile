@@ -24,7 +24,7 @@ setup: .venv/.ready ## Make the environment in .venv, with the pinned versions
 
 demo: setup ## Make a sample dataset and run the whole pipeline on it; again: trains only what has changed
 	$(BIN)/backdrop sample $(DEMO)/data --objects 14 --views 8 --size 384x256 --seed 2
-	$(BIN)/backdrop pipeline run demo --data $(DEMO)/data --work $(DEMO)
+	cd $(DEMO) && ../$(BIN)/backdrop pipeline run demo --data data --work .
 
 test: setup ## Run the tests (a few minutes on two cores, no network)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not e2e' -n 2 --cov --cov-report=term --cov-fail-under=90
@@ -62,5 +62,5 @@ release: setup ## Image, wheel, chart, pipeline packages and SBOM of one version
 constraints: ## Pin anew what is installed now (after an upgrade in .venv)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt
 
-clean: ## Remove the environment and the demo
-	rm -rf .venv wheels dist $(DEMO)
+clean: ## Remove the environment, the demo, and the MLflow store of this folder
+	rm -rf .venv wheels dist $(DEMO) mlruns mlflow.db .mlflow.db.*

@@ -25,8 +25,9 @@ HEIGHT, WIDTH = 48, 64
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests leave nothing in the cache of whoever runs them."""
+    """Tests leave nothing in the cache of whoever runs them, and make no MLflow store where they run."""
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("BACKDROP_TRACKING", "off")
 
 
 def draw_pair(folder: Path, stem: str, seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:

@@ -100,7 +100,7 @@ def test_nothing_is_well(
         ["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes", "ray")
     ]
     assert lines[0].endswith("No Kubeflow endpoint is named. Give --host, or set KF_PIPELINES_ENDPOINT.")
-    assert lines[1].endswith("MLFLOW_TRACKING_URI is not set. Set it to the address of your MLflow server.")
+    assert lines[1].endswith("MLFLOW_TRACKING_URI names no server. Set it to the address that pods use.")
     assert "s3://photos/cars/train: S3 says:" in lines[2]
     assert "S3 says:" in lines[3]
     assert lines[4].endswith(

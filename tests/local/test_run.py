@@ -11,6 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from backdrop.common.errors import TrackingError
 from backdrop.config import find_ensemble, find_recipe
 from backdrop.data.folds import read_plans
 from backdrop.local import run as local
@@ -59,7 +60,7 @@ def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch:
     page = tmp_path / "page"
     page.write_text("<p>")
     outputs = Outputs({"evaluate": {"artifacts": {"page": {"artifacts": [{"uri": str(page)}]}}}})
-    lines = local._where(Request(find_ensemble("tiny"), "d", "tiny", tmp_path / "work"), outputs, None)
+    lines = local._where(Request(find_ensemble("tiny"), "d", "tiny", tmp_path / "work"), outputs)
     assert lines == [
         f"Report     {tmp_path / 'work'}/report/index.html",
         "MLflow     https://mlflow.example:5000/here",
@@ -67,14 +68,36 @@ def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch:
     assert (tmp_path / "work" / "report" / "index.html").read_text() == "<p>"
 
 
-def test_own_server_can_be_started_again(tmp_path: Path) -> None:
-    request = Request(find_ensemble("tiny"), "d", "tiny", tmp_path)
-    (line,) = local._where(request, Outputs({}), "http://127.0.0.1:5000")
-    assert f"mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow/mlflow.db" in line
+@pytest.mark.parametrize(
+    ("uri", "options"),
+    [("", ""), ("sqlite:///other.db", r" --backend-store-uri sqlite:////.*/other\.db")],
+)
+def test_how_to_see_the_store_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, options: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (line,) = local._where(Request(find_ensemble("tiny"), "d", "tiny", tmp_path), Outputs({}))
+    assert re.fullmatch(f"MLflow     .*/mlflow ui{options}", line)
+
+
+def test_a_run_without_tracking_is_refused_before_its_first_task(
+    run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKDROP_TRACKING", "off")
+    with pytest.raises(TrackingError, match="A pipeline run needs MLflow"):
+        run("sound")
 
 
 @pytest.fixture
-def run(make_dataset: Callable[..., Path], tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, whose store is used."""
+    monkeypatch.delenv("BACKDROP_TRACKING")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(make_dataset: Callable[..., Path], here: Path, tmp_path: Path) -> Callable[[str], tuple[int, str]]:
     """Runs an ensemble of some recipes, made as small as can be, on one small dataset."""
     data = make_dataset(objects=6, views=2)
 
@@ -133,14 +156,16 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
     code, text = run("sound")
     assert code == 0, text
     assert text.count("reused") == 2
-    assert "models:/cars/1 (there already" in text
+    assert "models:/cars/1 (unchanged)" in text
     assert "unchanged: it is the champion already" in text
     assert b"Promoted" in first
     assert b"Champion, unchanged" in (tmp_path / "work" / "report" / "index.html").read_bytes()
 
 
 @pytest.mark.e2e
-def test_two_fold_schemes_and_a_second_run_on_more_objects(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+def test_two_fold_schemes_and_a_second_run_on_more_objects(
+    make_dataset: Callable[..., Path], here: Path, tmp_path: Path
+) -> None:
     """Real tasks: each scheme's plan goes to its members, all go to evaluate and register, and both are extended."""
     small = find_recipe("tiny", [*SMALL, "epochs=4"]).model_dump(mode="json")
     parts = [{"recipe": small}, {"recipe": {**small, "name": "shuffled"}, "folds": {"count": 3, "by": "stratified"}}]

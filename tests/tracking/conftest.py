@@ -1,4 +1,4 @@
-"""A real MLflow server, and a small world to track."""
+"""Both ways of tracking, a real MLflow server and the embedded store, and a small world to track."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.tracking.server import local_server
+from backdrop.tracking.store import prepare
 from tests.tracking.small_world import HELD, World, write_member
 
 
@@ -19,19 +20,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an embedded store."""
+    folder = tmp_path_factory.mktemp("store")
+    prepare(folder / "mlflow.db")
+    return folder
+
+
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI"):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_URI", "BACKDROP_TRACKING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", tmp_path.name)
+    monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def tracked(server: str, clean: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The server's address, which the environment names; every test has an experiment of its own."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    return server
+@pytest.fixture(params=["embedded", "server"])
+def tracked(request: pytest.FixtureRequest, clean: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of tracking: the current folder's store, and a server. Every test has an experiment of its own."""
+    if request.param == "embedded":
+        monkeypatch.chdir(request.getfixturevalue("store"))
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server"))
+    return str(request.param)
 
 
 @pytest.fixture

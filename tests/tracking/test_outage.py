@@ -17,7 +17,8 @@ from backdrop.steps.reap import reap
 from backdrop.steps.train import train
 from backdrop.tracking import metrics_uploader
 from backdrop.tracking.client import connect, experiment_id
-from backdrop.tracking.runs import MemberRun, run_of
+from backdrop.tracking.members import run_of
+from backdrop.tracking.runs import MemberRun
 from backdrop.tracking.server import local_server
 from backdrop.training import trainer
 from tests.conftest import SMALL

@@ -29,8 +29,9 @@ from backdrop.steps.rollback import rollback
 from backdrop.steps.split import split
 from backdrop.tracking import registry
 from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.members import run_of
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
-from backdrop.tracking.runs import MemberRun, run_of
+from backdrop.tracking.runs import MemberRun
 from tests.tracking.small_world import World, write_member
 
 

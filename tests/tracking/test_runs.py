@@ -13,10 +13,11 @@ from backdrop.common.errors import MemberError, TrackingError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
-from backdrop.tracking import client, enabled, metrics_uploader
+from backdrop.tracking import client, metrics_uploader
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
-from backdrop.tracking.runs import MemberRun, fetch_member, find_member, flatten, run_of
+from backdrop.tracking.members import fetch_member, find_member, run_of
+from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
 from tests.tracking.small_world import START_MS, free_port, metrics_line
 
@@ -181,12 +182,15 @@ def test_a_server_that_hangs_counts_as_down(clean: None, monkeypatch: pytest.Mon
             find_member(KEY)
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "./mlruns", ""])
-def test_only_a_server_will_do(clean: None, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri", ["ftp://me:secret@mlflow.example/x", "nonsense", "./mlruns", "postgresql://me:secret@127.0.0.1:1/x"]
+)
+def test_what_mlflow_does_not_know_is_refused(clean: None, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert enabled() == bool(uri)
-    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI is"):
+    with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI is .*, which MLflow can't use") as caught:
         find_member(KEY)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("address", ["runs:/../member", "runs:/abc", "runs:/abc/model", "runs:/"])

@@ -65,7 +65,7 @@ def test_a_killed_searchs_runs_are_joined_and_no_point_is_there_twice(tracked: s
     first._stop()
     first._send()  # and then its process was killed
     second = SearchRuns("k" * 64, recipe, "small").__enter__()
-    assert second.parent == first.parent
+    assert second.run_id == first.run_id
     second.notify("000-own", entry(3, "finished"), recipe)
     second._stop()
     second._send()

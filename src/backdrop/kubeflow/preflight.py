@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from backdrop.common import s3, storage
-from backdrop.common.errors import BackdropError, DataError, StorageError
+from backdrop.common.errors import BackdropError, DataError, StorageError, TrackingError
 from backdrop.kubeflow.client import connect
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
 from backdrop.pipelines.parameters import tolerations_of
+from backdrop.tracking import URI, is_server, tracking_uri
 from backdrop.tracking.client import connect as connect_mlflow
 from backdrop.tracking.client import server_errors
 
@@ -65,6 +66,8 @@ def check_mlflow() -> str:
     Raises:
         TrackingError: if not.
     """
+    if not is_server(tracking_uri()):
+        raise TrackingError(f"{URI} names no server", "Set it to the address that pods use")
     client = connect_mlflow()
     with server_errors("MLflow doesn't say what experiments it has", "Check its rights, and its --allowed-hosts"):
         client.search_experiments(max_results=1)

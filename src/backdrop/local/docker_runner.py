@@ -2,7 +2,7 @@
 
 import codecs
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,23 @@ from backdrop.config.cluster import SHARED_MEMORY_SIZE
 PASSED_ON = ("AWS_", "BACKDROP_", "MLFLOW_", "RAY_")  # how the names of a task's settings begin
 
 
-def docker_runner(data: str, work: Path) -> local.DockerRunner:
-    """How a task's container is run: by whoever asks, with the data to read and `work` and the cache to write.
+def docker_runner(data: str, folders: Sequence[Path]) -> local.DockerRunner:
+    """How a task's container is run: by whoever asks, with the data to read, and some folders and the cache to write.
 
     Containers share this machine's network, so that they find a server at 127.0.0.1.
 
     Args:
         data: the dataset: an absolute path or an s3:// address.
-        work: where members are; made here, or Docker would make it root's.
+        folders: where members and artifacts are; made here, or Docker would make them root's.
 
     Raises:
         DockerError: if Docker doesn't answer, or hasn't got the image.
     """
     docker_task_handler.run_docker_container = run_container
     cache = storage.cache_folder().resolve()
-    for folder in (work, cache):
+    for folder in (*folders, cache):
         folder.mkdir(parents=True, exist_ok=True)
-    mounts = [_mount(str(work)), _mount(str(cache))]
+    mounts = [_mount(str(folder)) for folder in (*folders, cache)]
     if not storage.is_remote(data):
         mounts.append(_mount(data, read_only=True))
     return local.DockerRunner(

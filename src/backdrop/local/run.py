@@ -14,6 +14,7 @@ from kfp import local
 from rich.console import Console
 
 from backdrop.common import storage
+from backdrop.common.errors import TrackingError
 from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
@@ -23,10 +24,11 @@ from backdrop.local.logs import TaskLogs
 from backdrop.local.results import Outputs, members_table, read_outputs, summary
 from backdrop.local.subprocess_runner import process_runner
 from backdrop.pipelines.training import Tuned, planned, searched, training
-from backdrop.tracking import URI, enabled
-from backdrop.tracking.server import local_server
+from backdrop.tracking import DATABASE, INSTALL, SWITCH, URI, enabled, sqlite_path, tracking_uri
+from backdrop.tracking.server import store_server
+from backdrop.tracking.store import artifact_folder, prepare
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCE = Path(__file__).resolve().parents[2]
 BESIDE_MEMBERS = ("check", "evaluate", "register")
 
 
@@ -56,7 +58,7 @@ def run_here(request: Request, console: Console) -> int:
         ConfigError: if the ensemble has no such fold.
         DockerError: if containers are asked for, but Docker doesn't answer or hasn't got the image.
         StorageError: if there are no data at that path.
-        TrackingError: if the local MLflow server doesn't start.
+        TrackingError: if MLflow's store can't be used, or its server for containers doesn't start.
     """
     members = planned(request.ensemble, request.folds)
     if not storage.is_remote(request.data):
@@ -65,12 +67,12 @@ def run_here(request: Request, console: Console) -> int:
         find_docker()
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     root, logs = request.work / "runs" / stamp, request.work / "logs" / stamp
-    with terminable(), _tracking(request.work / "mlflow", console) as address:
-        tasks = _run(request, root, logs, console)
+    with terminable(), _tracking(request, console) as artifacts:
+        tasks = _run(request, root, logs, artifacts, console)
     outputs = read_outputs(root)
     if any(member.task in tasks for member in members):
         console.print(members_table(members, tasks, outputs))
-    for line in (*summary(outputs), *_where(request, outputs, address), *_failures(tasks, logs)):
+    for line in (*summary(outputs), *_where(request, outputs), *_failures(tasks, logs)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return exit_code(tasks)
 
@@ -83,7 +85,7 @@ def exit_code(tasks: Mapping[str, Task]) -> int:
     return 1 if failed or not tasks else 0
 
 
-def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[str, Task]:
+def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], console: Console) -> Mapping[str, Task]:
     graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned)
     splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
     searches = searched(request.ensemble, request.tuned)
@@ -91,9 +93,9 @@ def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[
     data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
     work = (request.work / "members").resolve()
     root.mkdir(parents=True, exist_ok=True)
-    runner = docker_runner(data, work) if request.containers else process_runner()
+    runner = docker_runner(data, [work, *artifacts]) if request.containers else process_runner()
     local.init(runner, pipeline_root=str(root), raise_on_error=False)
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
     with (
         Screen(console, total) as screen,
         contextlib.closing(TaskLogs(logs, screen)) as stream,
@@ -113,14 +115,29 @@ def _run(request: Request, root: Path, logs: Path, console: Console) -> Mapping[
 
 
 @contextlib.contextmanager
-def _tracking(folder: Path, console: Console) -> Iterator[str | None]:
-    """The server that the environment names (None), else one of our own while the block lasts: its address."""
-    if enabled():
-        yield None
+def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
+    """Names the place where runs are tracked to the tasks: a server, or this folder's store by its absolute path.
+
+    Containers need an address, so for them a server of our own stands before the store while the block lasts.
+
+    Yields:
+        The folders that tasks write artifacts to, other than through a server.
+    """
+    if not enabled():
+        raise TrackingError("A pipeline run needs MLflow", f"Install it ({INSTALL}), or don't set {SWITCH}")
+    uri = tracking_uri()
+    database = sqlite_path(uri)
+    if database is None:
+        with _environment(**{URI: uri}):
+            yield ()
         return
-    console.print(f"MLflow starts on {folder}", highlight=False)
-    with local_server(folder) as address, _environment(**{URI: address}):
-        yield address
+    prepare(database)  # once, before the tasks open it
+    with contextlib.ExitStack() as stack:
+        if request.containers:
+            console.print(f"MLflow starts on {database}", highlight=False)
+            uri = stack.enter_context(store_server(database, request.work / "mlflow.log"))
+        stack.enter_context(_environment(**{URI: uri}))
+        yield (artifact_folder(database),)
 
 
 @contextlib.contextmanager
@@ -147,19 +164,25 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _where(request: Request, outputs: Outputs, address: str | None) -> list[str]:
-    """Where the report and the model server are; the report is copied to a place that stays."""
+def _where(request: Request, outputs: Outputs) -> list[str]:
+    """Where the report and MLflow are; the report is copied to a place that stays."""
     page = outputs.path("promote", "page") or outputs.path("evaluate", "page")
     lines = []
     if page is not None:
         report = request.work / "report" / "index.html"
         storage.write_bytes(report, page.read_bytes())
         lines.append(f"Report     {report}")
-    if address is None:
-        return [*lines, f"MLflow     {without_credentials(os.environ[URI])}"]
-    folder = request.work / "mlflow"
-    stores = f"--backend-store-uri sqlite:///{folder / 'mlflow.db'} --artifacts-destination {folder / 'artifacts'}"
-    return [*lines, f"MLflow     {os.path.relpath(Path(sys.executable).parent)}/mlflow server {stores}"]
+    return [*lines, f"MLflow     {_mlflow()}"]
+
+
+def _mlflow() -> str:
+    """The server's address, or the command that shows the store."""
+    uri = tracking_uri()
+    database = sqlite_path(uri)
+    if database is None:
+        return without_credentials(uri)
+    command = f"{os.path.relpath(Path(sys.executable).parent)}/mlflow ui"
+    return command if database == Path(DATABASE).absolute() else f"{command} --backend-store-uri {uri}"
 
 
 def _failures(tasks: Mapping[str, Task], logs: Path) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.inference.member import Member, read_member
+from backdrop.tracking.members import fetch_member
 
 
 def open_member(address: str) -> Member:
@@ -15,7 +16,5 @@ def open_member(address: str) -> Member:
         StorageError: if the folder or the prefix can't be read.
     """
     if address.startswith("runs:/"):
-        from backdrop.tracking.runs import fetch_member  # mlflow's import takes seconds: only where it's used
-
         return read_member(fetch_member(address))
     return read_member(storage.local_folder(address) if storage.is_remote(address) else Path(address))

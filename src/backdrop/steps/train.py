@@ -24,6 +24,7 @@ from backdrop.inference.member import (
 )
 from backdrop.steps.members import open_member
 from backdrop.tracking import enabled
+from backdrop.tracking.members import find_member
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.distributed import Distributed, join
 from backdrop.training.fit import train_member
@@ -48,7 +49,7 @@ def train(
     fresh: bool = False,
     set_file: str | None = None,
 ) -> TrainRecord:
-    """Trains one member, or finds it: in MLflow by its content key (where MLFLOW_TRACKING_URI is set), or in `out`.
+    """Trains one member, or finds it: in MLflow by its content key, or in `out`.
 
     Started by `torchrun`, its processes train the member together.
 
@@ -78,7 +79,7 @@ def train(
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()
     key = content_key(chosen, folds, digests, fold, labels.digest)
     with join() as distributed:
-        known = distributed.broadcast(_tracked(key) if distributed.is_main and not fresh else None)
+        known = distributed.broadcast(find_member(key) if enabled() and distributed.is_main and not fresh else None)
         if known:
             return TrainRecord(address=known, member=open_member(known).record, reused=True)
         target = out.replace("{key}", key[:12])
@@ -102,15 +103,6 @@ def train(
         return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
 
 
-def _tracked(key: str) -> str | None:
-    """The finished member's address in MLflow, if MLflow is used and has it."""
-    if not enabled():
-        return None
-    from backdrop.tracking.runs import find_member  # mlflow's import takes seconds: only where it's used
-
-    return find_member(key)
-
-
 def _follow(
     work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, distributed: Distributed
 ) -> str:
@@ -118,7 +110,7 @@ def _follow(
     if not distributed.is_main:
         work()
         return distributed.broadcast("")
-    from backdrop.tracking.runs import MemberRun
+    from backdrop.tracking.runs import MemberRun  # mlflow's import takes seconds: only where it's used
 
     with MemberRun(key, recipe, fold) as run:
         run.follow(folder / METRICS)

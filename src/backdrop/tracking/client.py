@@ -4,9 +4,10 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -15,38 +16,44 @@ from backdrop.common.errors import TrackingError, shorten
 from backdrop.common.redact import ENCODE, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, trying
 from backdrop.common.retry import retry as wait_for
-from backdrop.tracking import URI, enabled
+from backdrop.tracking import EXPERIMENT, SWITCH, URI, enabled, is_server, sqlite_path, tracking_uri
+from backdrop.tracking.store import artifact_folder, prepare
 
 with warnings.catch_warnings():
     # MLflow loads this part sooner or later, and warns then of its own type hints.
     warnings.simplefilter("ignore", UserWarning)
     import mlflow.pyfunc  # noqa: F401  # only so that it warns here
 
-EXPERIMENT = "backdrop"
 ANSWER_S = 10  # a server that is up but says nothing for so long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # of a finished training, while the server is away
 AGAIN = "Check the server and run the same command again: what was done already is used, not made anew"
 
 
 def connect() -> MlflowClient:
-    """A client of the server that the environment names.
+    """A client of the server or store that the environment names, else of the current folder's store.
 
     Raises:
-        TrackingError: if none is named, it isn't a server's address, or it doesn't answer within seconds.
+        TrackingError: if there is none, MLflow doesn't know that kind of address, or a server doesn't answer within
+            seconds.
     """
-    uri = os.environ.get(URI, "")
     if not enabled():
-        raise TrackingError(f"{URI} is not set", "Set it to the address of your MLflow server")
-    if is_misread(uri):
-        raise TrackingError(f"{URI} is {without_credentials(uri)} with a password that can't be read", ENCODE)
-    if urlsplit(uri).scheme not in ("http", "https"):
-        # Trainers that open a database file at once damage it, so a server must stand between.
-        raise TrackingError(
-            f"{URI} is {without_credentials(uri)}, no http address", "Start `mlflow server` and set its address"
-        )
-    with server_errors(f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or mend {URI}"):
-        ping()
-    return MlflowClient(uri)
+        raise TrackingError(f"{URI} is not set, and {SWITCH} is off", f"Set {URI}, or unset {SWITCH}")
+    uri = tracking_uri()
+    shown = without_credentials(uri)
+    if path := sqlite_path(uri):
+        prepare(path)
+    elif is_misread(uri):
+        raise TrackingError(f"{URI} is {shown} with a password that can't be read", ENCODE)
+    if is_server(uri):
+        with server_errors(
+            f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or correct {URI}"
+        ):
+            ping()
+    try:
+        return MlflowClient(uri)
+    except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
+        what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({_words(error)})"
+        raise TrackingError(what, f"Correct {URI}") from error
 
 
 @contextlib.contextmanager
@@ -105,13 +112,30 @@ def experiment_id(client: MlflowClient) -> str:
     return str(found.experiment_id)
 
 
+def find_run(client: MlflowClient, wanted: str) -> Run | None:
+    """The oldest run of our experiment that one of MLflow's filters finds.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    experiment = experiment_id(client)
+    with server_errors("The server can't be searched"):
+        found = client.search_runs([experiment], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+    return found[0] if found else None
+
+
 def ping() -> None:
     """Asks the server for a sign of life, for which the client itself would wait minutes if the server hangs.
+
+    A store on this machine is always there.
 
     Raises:
         MlflowException: if there is none.
     """
-    credentials = get_default_host_creds(os.environ[URI])  # type: ignore[no-untyped-call]  # mlflow left it untyped
+    uri = tracking_uri()
+    if not is_server(uri):
+        return
+    credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]  # mlflow left it untyped
     body = {"max_results": 1}
     http_request(  # type: ignore[no-untyped-call]  # mlflow left it untyped
         credentials, "/api/2.0/mlflow/experiments/search", "POST", timeout=ANSWER_S, json=body
@@ -125,13 +149,19 @@ def is_missing(error: MlflowException) -> bool:
 
 def _create_experiment(client: MlflowClient, name: str) -> str:
     try:
-        return str(client.create_experiment(name))
+        return str(client.create_experiment(name, _artifact_location(name)))
     except MlflowException as error:
         # Members start at once: another one may have been a moment faster.
         found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _artifact_location(name: str) -> str | None:
+    """A folder beside the store, whatever the working folder; a server chooses for itself."""
+    path = sqlite_path(tracking_uri())
+    return str(artifact_folder(path) / quote(name, safe="")) if path else None
 
 
 def _may_pass(error: Exception) -> bool:
@@ -147,5 +177,5 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _words(error: Exception) -> str:
-    uri = os.environ.get(URI, "")
-    return shorten(str(error).replace(uri, without_credentials(uri)) if uri else error)
+    uri = tracking_uri()
+    return shorten(str(error).replace(uri, without_credentials(uri)))

@@ -1,7 +1,6 @@
 """Runs of ensembles: the parents of their members' runs, with the plan, the scores, the report and the verdict."""
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluat
 from backdrop.inference.ensemble import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, experiment_id, server_errors
-from backdrop.tracking.runs import KIND, PARENT, RUN_ID, find_run, flatten, run_of
+from backdrop.tracking.client import connect, find_run, server_errors
+from backdrop.tracking.members import run_of
+from backdrop.tracking.runs import KIND, PARENT, OpenRun, flatten
 
 DIGEST = "backdrop.digest"
 PLAN_DIGEST = "backdrop.plan"
@@ -73,18 +73,16 @@ def log_evaluation(digest: str, findings: Findings) -> str:
     Raises:
         TrackingError: if the server doesn't answer. The same call may then be made again.
     """
-    client = connect()
     tags = _tags(digest, findings)
-    run = _open(client, findings.config.name, tags)
-    run_id = str(run.info.run_id)
-    with server_errors("The evaluation's run can't be written"):
-        _log_values(client, run, tags, findings)
-        _log_files(client, run_id, findings)
+    wanted = f"{_sought(digest, tags[PLAN_DIGEST])} and attributes.status != 'FINISHED'"
+    with OpenRun(findings.config.name, tags, wanted) as run, server_errors("The evaluation's run can't be written"):
+        _log_values(run.client, run.run, tags, findings)
+        _log_files(run.client, run.run_id, findings)
         for address in findings.members.values():
             if address.startswith("runs:/"):
-                _adopt(client, run_id, run_of(address))
-        client.set_terminated(run_id, "FINISHED")
-    return run_id
+                _adopt(run.client, run.run_id, run_of(address))
+        run.close()
+        return run.run_id
 
 
 def fetch_evaluation(run_id: str) -> Path:
@@ -135,18 +133,6 @@ def _tags(digest: str, findings: Findings) -> dict[str, str]:
         PLAN_DIGEST: _digest(findings.plans),
         "backdrop.data": findings.data_digest,
     }
-
-
-def _open(client: MlflowClient, name: str, tags: dict[str, str]) -> Run:
-    given = os.environ.get(RUN_ID)
-    with server_errors("The evaluation's run can't be opened"):
-        if given:
-            return client.get_run(given)
-        left = find_run(client, f"{_sought(tags[DIGEST], tags[PLAN_DIGEST])} and attributes.status != 'FINISHED'")
-        if left:
-            client.update_run(left.info.run_id, status="RUNNING")
-            return left
-        return client.create_run(experiment_id(client), tags=tags, run_name=name)
 
 
 def _log_values(client: MlflowClient, run: Run, tags: dict[str, str], findings: Findings) -> None:

@@ -23,6 +23,7 @@ from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
 from backdrop.inference.ensemble import CONFIG, MEMBERS
 from backdrop.inference.member import RECIPE, read_member
+from backdrop.tracking import tracking_uri
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
@@ -232,7 +233,7 @@ def fetch_version(address: str) -> Path:
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             with server_errors(f"{address} can't be fetched"):
-                model = download_artifacts(artifact_uri=version.address, dst_path=scratch)
+                model = download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=tracking_uri())
             found = Path(model) / "artifacts" / ENSEMBLE
             _verify(found, version)
             for path in found.iterdir():

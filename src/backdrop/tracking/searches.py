@@ -2,21 +2,21 @@
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Self
 
 from mlflow.entities import Metric, Param, RunTag
 
-from backdrop.common.errors import TrackingError
 from backdrop.common.progress import log
 from backdrop.common.retry import repeat
 from backdrop.config import Recipe
-from backdrop.tracking.client import connect, experiment_id, ping, retry, server_errors
+from backdrop.tracking.client import retry
 from backdrop.tracking.metrics_uploader import BEAT_S, HEARTBEAT, POLICY, heartbeat
-from backdrop.tracking.runs import KIND, PARENT, find_run, flatten
+from backdrop.tracking.runs import KIND, PARENT, OpenRun, flatten, open_run
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import Entry
 
@@ -36,33 +36,30 @@ class Sent:
     closed: bool = False
 
 
-@dataclass
-class SearchRuns:
-    """The runs of one search: `with SearchRuns(key, recipe, space) as runs: …`.
+class SearchRuns(OpenRun):
+    """The runs of one search: `with SearchRuns(key, recipe, space) as runs: …; runs.finish(search, files)`.
 
     `key` is the search's; the runs that a killed search with the same key left are joined.
     """
 
-    key: str
-    recipe: Recipe
-    space: str
-    _news: dict[str, tuple[Entry, Recipe]] = field(default_factory=dict)
-    _sent: dict[str, Sent] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _closing: threading.Event = field(default_factory=threading.Event)
-    _finished: bool = False
-    _beat_at: float = 0.0
+    def __init__(self, key: str, recipe: Recipe, space: str) -> None:
+        tags = {SEARCH: key, "backdrop.recipe": recipe.name, "backdrop.space": space}
+        super().__init__(f"{recipe.name}-search", *_opening("search", tags), given=False)
+        self._key = key
+        self._news: dict[str, tuple[Entry, Recipe]] = {}
+        self._sent: dict[str, Sent] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="search runs", daemon=True)
+        self._beat_at = 0.0
 
-    def __enter__(self) -> "SearchRuns":
+    def __enter__(self) -> Self:
         """Opens the parent.
 
         Raises:
             TrackingError: if the server doesn't answer.
         """
-        self._client = connect()
-        tags = {SEARCH: self.key, "backdrop.recipe": self.recipe.name, "backdrop.space": self.space}
-        self.parent = self._open("search", f"{self.recipe.name}-search", tags)
-        self._thread = threading.Thread(target=self._follow, name="search runs", daemon=True)
+        super().__enter__()
         self._thread.start()
         return self
 
@@ -86,22 +83,18 @@ class SearchRuns:
         self._stop()
         retry("The search is finished, but its trials can't be sent", self._send)
         retry("The search is finished, but its files can't be sent", lambda: self._close(search, files))
-        self._finished = True
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        """Marks a search that didn't finish as failed, or as killed by Ctrl-C, if the server is still there."""
-        if self._finished:
-            return
-        self._stop()
-        status = "FAILED" if kind is None or issubclass(kind, Exception) else "KILLED"
-        open_runs = [self.parent, *(sent.run_id for sent in self._sent.values() if not sent.closed)]
-        try:
-            with server_errors("The search's runs can't be closed"):
-                ping()
-                for run_id in open_runs:
-                    self._client.set_terminated(run_id, status)
-        except TrackingError as error:
-            log(str(error))  # what ended the block matters more
+    def unfinished(self) -> Sequence[str]:
+        """The parent, and the trials that are open."""
+        return [self.run_id, *(sent.run_id for sent in self._sent.values() if not sent.closed)]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the thread that sends trials, and closes what isn't finished."""
+        if not self._closed:
+            self._stop()
+        super().__exit__(kind, error, trace)
 
     def _follow(self) -> None:
         """Whatever a server or a proxy does, the search goes on."""
@@ -137,40 +130,28 @@ class SearchRuns:
             if value is not None
         ]
         if points:
-            self._client.log_batch(sent.run_id, metrics=points)  # a point that is sent twice is there once
+            self.client.log_batch(sent.run_id, metrics=points)  # a point that is sent twice is there once
             sent.rows = len(entry.rows)
         if entry.status in STATUS and not sent.closed:
-            self._client.set_terminated(sent.run_id, STATUS[entry.status])
+            self.client.set_terminated(sent.run_id, STATUS[entry.status])
             sent.closed = True
 
     def _begin(self, name: str, entry: Entry, recipe: Recipe) -> Sent:
-        tags = {TRIAL: f"{self.key}/{name}", PARENT: self.parent, "backdrop.family": entry.family}
-        run_id = self._open("trial", name, tags)
+        tags = {TRIAL: f"{self._key}/{name}", PARENT: self.run_id, "backdrop.family": entry.family}
+        run = open_run(self.client, name, *_opening("trial", tags), given=False)
         drawn = [Param(key, str(value)) for key, value in entry.values.items()]
-        known = self._client.get_run(run_id).data.params
         params = [*drawn, *(Param(*pair) for pair in flatten(recipe.model_dump(mode="json")))]
-        self._client.log_batch(run_id, params=[param for param in params if param.key not in known])
-        sent = self._sent[name] = Sent(run_id)
+        new = [param for param in params if param.key not in run.data.params]
+        self.client.log_batch(run.info.run_id, params=new)
+        sent = self._sent[name] = Sent(str(run.info.run_id))
         return sent
-
-    def _open(self, kind: str, name: str, tags: Mapping[str, str]) -> str:
-        """The run with these tags, or a new one."""
-        by = next(iter(tags))
-        run = find_run(self._client, f"tags.`{by}` = '{tags[by]}' and tags.`{KIND}` = '{kind}'")
-        with server_errors("A search's run can't be opened"):
-            if run:
-                self._client.update_run(run.info.run_id, status="RUNNING")
-                return str(run.info.run_id)
-            whole = {KIND: kind, HEARTBEAT: heartbeat(), **tags}
-            made = self._client.create_run(experiment_id(self._client), tags=whole, run_name=name)
-            return str(made.info.run_id)
 
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at < BEAT_S:
             return
         running = [sent.run_id for sent in self._sent.values() if not sent.closed]
-        for run_id in (self.parent, *running):
-            self._client.set_tag(run_id, HEARTBEAT, heartbeat())
+        for run_id in (self.run_id, *running):
+            self.client.set_tag(run_id, HEARTBEAT, heartbeat())
         self._beat_at = time.monotonic()
 
     def _close(self, search: Search, files: Mapping[str, bytes]) -> None:
@@ -179,8 +160,14 @@ class SearchRuns:
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            self._client.log_artifacts(self.parent, folder, REPORT)
+            self.client.log_artifacts(self.run_id, folder, REPORT)
         compared = search.comparison
         tags = {"backdrop.chosen": search.chosen, "backdrop.verdict": compared.sentence if compared else ""}
-        self._client.log_batch(self.parent, tags=[RunTag(*tag) for tag in tags.items()])
-        self._client.set_terminated(self.parent, "FINISHED")
+        self.client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+        self.close()
+
+
+def _opening(kind: str, tags: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """The tags of a new run, and the filter by which it is found again: the first tag, and its kind."""
+    by = next(iter(tags))
+    return {KIND: kind, HEARTBEAT: heartbeat(), **tags}, f"tags.`{by}` = '{tags[by]}' and tags.`{KIND}` = '{kind}'"

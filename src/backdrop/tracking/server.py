@@ -1,4 +1,4 @@
-"""An MLflow server of one's own: SQLite and a folder, for a laptop, a demonstration and the tests."""
+"""An MLflow server of our own on this machine: for tasks in containers, and for the tests."""
 
 import contextlib
 import http.client
@@ -13,6 +13,8 @@ from pathlib import Path
 from backdrop.common import processes
 from backdrop.common.errors import TrackingError
 from backdrop.common.progress import log
+from backdrop.tracking import SQLITE
+from backdrop.tracking.store import artifact_folder
 
 HOST = "127.0.0.1"
 START_S = 600.0  # generous: a busy machine takes half a minute, and a server that dies is noticed at once
@@ -23,7 +25,7 @@ SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEM
 
 @contextlib.contextmanager
 def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
-    """Runs `mlflow server` while the block lasts.
+    """Runs `mlflow server` while the block lasts. Clients send artifacts through it.
 
     Args:
         folder: holds its database, artifacts and `server.log`; what is there already is served again.
@@ -37,12 +39,42 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    artifacts = ("--artifacts-destination", str(folder / "artifacts"))
+    with _serve(folder / "mlflow.db", artifacts, folder / "server.log", port) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def store_server(database: Path, log_file: Path) -> Iterator[str]:
+    """Runs `mlflow server` over the embedded store while the block lasts, for clients that see its folder `mlruns`.
+
+    Args:
+        database: the store's, prepared.
+        log_file: takes what the server prints.
+
+    Yields:
+        Its address, for MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: if it doesn't start.
+    """
+    artifacts = ("--no-serve-artifacts", "--default-artifact-root", str(artifact_folder(database)))
+    with _serve(database, artifacts, log_file, None) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int | None) -> Iterator[str]:
     port = _claim(port or 0)
-    address, log_file = f"http://{HOST}:{port}", folder / "server.log"
+    address = f"{HOST}:{port}"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"{SQLITE}{database}", *artifacts),
+        *("--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{address},localhost:{port}"),
+    ]
     with log_file.open("ab") as output:
         # A session of its own, so that it and its workers can be stopped together, and Ctrl-C leaves that to us.
         server = subprocess.Popen(  # noqa: S603 (the command is ours)
-            _command(folder, port),
+            command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -51,19 +83,9 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
         )
     try:
         _wait_until_healthy(server, port, log_file)
-        yield address
+        yield f"http://{address}"
     finally:
         processes.end(server)
-
-
-def _command(folder: Path, port: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-        *("--host", HOST, "--port", str(port), "--workers", "1"),
-        *("--allowed-hosts", f"{HOST}:{port},localhost:{port}"),
-    ]
 
 
 def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:

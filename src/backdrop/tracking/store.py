@@ -1,0 +1,156 @@
+"""MLflow's own default store, an SQLite file and a folder of artifacts: made, upgraded and shared safely.
+
+MLflow migrates a new database in place, so of processes that open it at once most crash, and a killed one leaves it
+half made. Here one process makes it beside, under a lock, and renames it into place; the others wait.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+from backdrop.common.errors import TrackingError, shorten
+from backdrop.common.progress import log
+from backdrop.common.storage import disk_errors
+from backdrop.tracking import SQLITE, URI
+
+ARTIFACTS = "mlruns"
+POLL_S = 0.1
+QUIET_S = 10.0  # a wait that is longer is said
+
+# The locks of the stores that this process uses; held to its end, so that nobody upgrades a store in use.
+_locks: dict[Path, int] = {}
+
+
+def prepare(database: Path) -> None:
+    """Makes the store if it isn't there, or upgrades it to the installed MLflow; from then on this process uses it.
+
+    Raises:
+        TrackingError: if the file is no MLflow database, or one of a newer MLflow.
+        StorageError: if it can't be written.
+    """
+    if database in _locks and database.is_file():
+        return
+    if database in _locks:
+        os.close(_locks.pop(database))
+    with disk_errors(database):
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(database.with_name(f".{database.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _wait_until_current(database, lock)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    except BaseException:
+        os.close(lock)
+        raise
+    _locks[database] = lock
+
+
+def artifact_folder(database: Path) -> Path:
+    """Where the store's artifacts are."""
+    return database.parent / ARTIFACTS
+
+
+def is_current(database: Path) -> bool:
+    """Whether the store is there, made or checked by the installed MLflow."""
+    try:
+        found = revision(database)
+        return found is not None and database.with_name(f".{database.name}.lock").read_text() == _marker(found)
+    except (OSError, TrackingError):
+        return False
+
+
+def revision(database: Path) -> str | None:
+    """The revision of the database's tables; None if there is no such file, or it is empty.
+
+    Raises:
+        TrackingError: if it is no database, or somebody else's.
+    """
+    if not database.is_file() or not database.stat().st_size:
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+            (found,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return str(found)
+    except (sqlite3.Error, TypeError) as error:
+        what = f"{database} is no MLflow database ({shorten(error)})"
+        raise TrackingError(what, f"Move it away, or set {URI} to another store") from error
+
+
+def _wait_until_current(database: Path, lock: int) -> None:
+    start, said = time.monotonic(), False
+    while not is_current(database):
+        if _claim(lock):
+            if not is_current(database):
+                with disk_errors(database):
+                    _make(database)
+                    os.ftruncate(lock, 0)
+                    os.pwrite(lock, _marker(str(revision(database))).encode(), 0)
+            return
+        if not said and time.monotonic() - start > QUIET_S:
+            log(f"Waiting for the processes that make or use {database}")
+            said = True
+        time.sleep(POLL_S)
+
+
+def _claim(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make(database: Path) -> None:
+    """Makes or upgrades the database, beside it, and renames it into place. The lock must be held."""
+    before, scratch = revision(database), database.with_name(f".{database.name}.new")
+    if before and before == _latest():
+        return
+    from mlflow.db import upgrade  # it takes seconds: only where it is used
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in scratch.parent.glob(f"{scratch.name}*"):  # a killed one's
+        left.unlink()
+    log(f"{'Upgrading' if before else 'Creating'} MLflow's store {database}")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    uri = f"{SQLITE}{scratch}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of migrations that aren't ours
+        if before:
+            _copy(database, scratch)
+            try:
+                upgrade.callback(uri)  # type: ignore[misc]  # the function of the command `mlflow db upgrade`
+            except Exception as error:  # alembic's, SQLAlchemy's, MLflow's; only the copy has suffered
+                what = f"{database} can't be upgraded to MLflow {version('mlflow')} ({shorten(error)})"
+                raise TrackingError(what, "Install the MLflow that wrote it, or a newer one") from error
+        # It makes MLflow's own experiment, too.
+        store = SqlAlchemyStore(uri, str(artifact_folder(database)))  # type: ignore[no-untyped-call]  # mlflow's
+    store.engine.dispose()
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, database)
+
+
+def _latest() -> str | None:
+    """The revision that the installed MLflow wants."""
+    import mlflow.store
+    from alembic.script import ScriptDirectory
+
+    (folder,) = mlflow.store.__path__
+    return ScriptDirectory(f"{folder}/db_migrations").get_current_head()
+
+
+def _copy(database: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(database, timeout=60)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
+
+
+def _marker(found: str) -> str:
+    return f"MLflow {version('mlflow')}, revision {found}\n"

@@ -1,0 +1,211 @@
+"""The embedded store: made once, upgraded once, whatever else starts or is killed at the same time."""
+
+import fcntl
+import multiprocessing
+import os
+import random
+import sqlite3
+import threading
+import time
+import warnings
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import mlflow.store
+import pytest
+from alembic import command
+from alembic.config import Config
+from mlflow import MlflowClient
+from mlflow.store.tracking.dbmodels.initial_models import Base
+from sqlalchemy import create_engine
+
+from backdrop.common.errors import TrackingError
+from backdrop.tracking import store as embedded
+from backdrop.tracking import tracking_uri
+from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.store import is_current, prepare, revision
+
+# Its children are forked from a process that has imported what takes seconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["mlflow.db", "mlflow.store.tracking.sqlalchemy_store", "backdrop.tracking.client"])
+OLD = "97727af70f4d"  # MLflow 1.30
+
+
+def log_a_run(folder: Path, number: int) -> None:
+    """What a task does: a run with a parameter and a file, and a version of a registered model."""
+    os.chdir(folder)
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = folder.name  # of the first of these processes it has the environment
+    client = connect()
+    run = client.create_run(experiment_id(client), run_name=f"run-{number}")
+    client.log_param(run.info.run_id, "number", number)
+    client.log_text(run.info.run_id, str(number), "number.txt")
+    client.create_registered_model(f"model-{number}")
+    client.create_model_version(f"model-{number}", run.info.artifact_uri, run.info.run_id, await_creation_for=0)
+
+
+def prepare_here(folder: Path) -> None:
+    prepare(folder / "mlflow.db")
+
+
+def at_once(target: object, *arguments: tuple[object, ...]) -> list[int | None]:
+    """Exit codes of processes that run side by side."""
+    processes: list[BaseProcess] = [PROCESSES.Process(target=target, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def old_database(path: Path) -> None:
+    """A database as an old MLflow made it, with an experiment in it."""
+    engine = create_engine(f"sqlite:///{path}")
+    (folder,) = mlflow.store.__path__
+    config = Config()
+    config.set_main_option("script_location", f"{folder}/db_migrations")
+    with warnings.catch_warnings(), engine.begin() as connection:
+        warnings.simplefilter("ignore")
+        Base.metadata.create_all(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, OLD)
+    engine.dispose()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (7, 'old', 'active')")
+    connection.close()
+
+
+def experiments(folder: Path) -> set[str]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return {experiment.name for experiment in client.search_experiments()}
+
+
+def left_over(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"mlruns"}
+
+
+def test_eight_processes_at_once_share_a_new_store(clean: None, tmp_path: Path) -> None:
+    assert at_once(log_a_run, *((tmp_path, number) for number in range(8))) == [0] * 8
+    os.chdir(tmp_path)
+    client = connect()
+    runs = client.search_runs([experiment_id(client)])
+    assert {run.data.params["number"] for run in runs} == {str(number) for number in range(8)}
+    for run in runs:
+        text = Path(run.info.artifact_uri) / "number.txt"
+        assert text.read_text() == run.data.params["number"]
+        assert text.is_relative_to(tmp_path / "mlruns")
+    assert len(client.search_registered_models()) == 8
+    assert left_over(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}
+
+
+def test_a_start_that_is_killed_leaves_nothing_that_the_next_cannot_use(clean: None, tmp_path: Path) -> None:
+    start = time.monotonic()
+    (tmp_path / "whole").mkdir()
+    assert at_once(prepare_here, (tmp_path / "whole",)) == [0]
+    whole_s, chance = time.monotonic() - start, random.Random(0)
+    folder, unfinished = tmp_path / "killed", 0
+    folder.mkdir()
+    for _ in range(6):
+        process = PROCESSES.Process(target=prepare_here, args=(folder,))
+        process.start()
+        time.sleep(chance.uniform(0, whole_s))
+        process.kill()
+        process.join()
+        finished = (folder / "mlflow.db").exists()
+        assert not finished or revision(folder / "mlflow.db") == revision(tmp_path / "whole" / "mlflow.db")
+        unfinished += not finished
+        if finished:
+            (folder / "mlflow.db").unlink()
+    assert unfinished
+    assert at_once(log_a_run, (folder, 1)) == [0]
+    assert left_over(folder) == {"mlflow.db", ".mlflow.db.lock"}
+
+
+def test_an_older_store_is_upgraded_once_by_whoever_comes_first(clean: None, tmp_path: Path) -> None:
+    old_database(tmp_path / "mlflow.db")
+    assert at_once(log_a_run, *((tmp_path, number) for number in range(3))) == [0] * 3
+    assert is_current(tmp_path / "mlflow.db")
+    assert experiments(tmp_path) >= {"old", tmp_path.name}
+    assert left_over(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}
+
+
+def test_nobody_upgrades_a_store_in_use(clean: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    old_database(tmp_path / "mlflow.db")
+    with (tmp_path / ".mlflow.db.lock").open("w") as user, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "QUIET_S", 0.2)
+        fcntl.flock(user, fcntl.LOCK_SH)
+        upgrade = threading.Thread(target=prepare_here, args=(tmp_path,))
+        upgrade.start()
+        said = ""
+        while "Waiting for the processes that make or use" not in said:
+            time.sleep(0.05)
+            said += capfd.readouterr().err
+        assert revision(tmp_path / "mlflow.db") == OLD
+    upgrade.join()
+    assert is_current(tmp_path / "mlflow.db")
+
+
+def test_a_store_that_mlflow_itself_made_is_used_as_it_is(clean: None, tmp_path: Path, store: Path) -> None:
+    data = (store / "mlflow.db").read_bytes()
+    (tmp_path / "mlflow.db").write_bytes(data)
+    prepare_here(tmp_path)
+    assert (tmp_path / "mlflow.db").read_bytes() == data
+
+
+@pytest.mark.parametrize("fault", ["no database", "not MLflow's", "newer"])
+def test_what_cannot_be_used_is_one_line_and_stays_as_it_is(
+    clean: None, tmp_path: Path, store: Path, fault: str
+) -> None:
+    path = tmp_path / "mlflow.db"
+    if fault == "no database":
+        path.write_bytes(b"no database" * 100)
+    else:
+        path.write_bytes((store / "mlflow.db").read_bytes())
+        statement = (
+            "UPDATE alembic_version SET version_num = 'abcdef'" if fault == "newer" else "DROP TABLE alembic_version"
+        )
+        with sqlite3.connect(path) as connection:
+            connection.execute(statement)
+        connection.close()
+    before = path.read_bytes()
+    with pytest.raises(
+        TrackingError, match="can't be upgraded" if fault == "newer" else "is no MLflow database"
+    ) as caught:
+        connect()
+    assert len(str(caught.value).splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_is_no_store_yet(clean: None, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    assert experiment_id(connect())
+
+
+def test_another_working_folder_means_the_same_store(
+    clean: None, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
+    monkeypatch.chdir(tmp_path)
+    client = connect()
+    run = client.create_run(experiment_id(client))
+    client.log_text(run.info.run_id, "text", "file.txt")
+    assert Path(run.info.artifact_uri).is_relative_to(store / "mlruns")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(store)
+    assert connect().get_run(run.info.run_id)
+
+
+def test_odd_names_of_folders_will_do(
+    clean: None, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "Müller & Söhne 100% #1"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team/a b")
+    monkeypatch.chdir(folder)
+    client = connect()
+    run = client.create_run(experiment_id(client))
+    client.log_text(run.info.run_id, "text", "file.txt")
+    assert Path(client.download_artifacts(run.info.run_id, "file.txt", str(tmp_path))).read_text() == "text"
+    assert [path.name for path in folder.rglob("file.txt")] == ["file.txt"]
