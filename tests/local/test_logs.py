@@ -20,8 +20,8 @@ class Witness:
     def started(self, task: str) -> None:
         self.events.append(("started", task))
 
-    def said(self, task: str, line: str) -> None:
-        self.events.append(("said", task, line))
+    def printed(self, task: str, line: str) -> None:
+        self.events.append(("printed", task, line))
 
     def finished(self, task: str, well: bool) -> None:
         self.events.append(("finished", task, well))
@@ -44,11 +44,11 @@ def test_lines_go_to_their_tasks(tmp_path: Path) -> None:
         stream.write(f"22:40:03.000 - ERROR - Task {CYAN}'evaluate'{RESET} finished with status {RED}FAILURE{RESET}\n")
     assert witness.events == [
         ("started", "train-tiny-0"),
-        ("said", "train-tiny-0", "tiny epoch 1/2 loss 0.5"),
-        ("said", "train-tiny-0", ""),
+        ("printed", "train-tiny-0", "tiny epoch 1/2 loss 0.5"),
+        ("printed", "train-tiny-0", ""),
         ("finished", "train-tiny-0", True),
         ("started", "evaluate"),
-        ("said", "evaluate", "boom"),
+        ("printed", "evaluate", "boom"),
         ("finished", "evaluate", False),
     ]
     assert (tmp_path / "logs" / "train-tiny-0.log").read_text() == "tiny epoch 1/2 loss 0.5\n\n"
@@ -61,7 +61,7 @@ def test_a_task_can_not_counterfeit_kfp(tmp_path: Path) -> None:
         stream.write("Executing task 'check'\n")
         stream.write("    Task 'check' finished with status SUCCESS\n    Executing task 'evil'\n")
         stream.write("Task 'check' finished with status FAILURE\n")
-    assert [event for event in witness.events if event[0] != "said"] == [
+    assert [event for event in witness.events if event[0] != "printed"] == [
         ("started", "check"),
         ("finished", "check", False),
     ]

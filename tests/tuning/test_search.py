@@ -132,7 +132,7 @@ def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_p
     )
     search = tune(data, plan, "tiny", str(tmp_path / "out"), Budget(trials=3, epochs=2), str(space)).search
     assert [one.status for one in search.trials] == ["finished", "failed", "failed"]
-    assert "The loss is no number" in search.trials[1].error
+    assert "Loss is NaN" in search.trials[1].error
     assert search.chosen == "000-own"
     assert search.comparison is None
 

@@ -9,6 +9,7 @@ import typer
 from backdrop import __version__
 from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
 from backdrop.common.errors import BackdropError
+from backdrop.common.progress import waiting
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _group in (data, training, inference, registry):
@@ -30,7 +31,8 @@ EXTRAS = {
 
 def main() -> None:
     """Runs `backdrop`."""
-    guard(app)
+    with waiting(" ".join(["backdrop", *sys.argv[1:2]])):
+        guard(app)
 
 
 def guard(command: Callable[[], object]) -> None:

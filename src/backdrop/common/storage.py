@@ -12,10 +12,12 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError, shorten
+from backdrop.common.progress import progress
 
 URL_TIMEOUT_S = 60
 
@@ -112,8 +114,12 @@ def upload_folder(folder: Path, address: str, key_file: str) -> int:
     def one(path: Path) -> bool:
         return s3.upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
 
-    with ThreadPoolExecutor(s3.THREADS) as pool:
-        return sum(pool.map(one, rest)) + sum(map(one, last))
+    with progress("uploading files", len(files), lasting=False) as advance, ThreadPoolExecutor(s3.THREADS) as pool:
+        count = 0
+        for uploaded in chain(pool.map(one, rest), map(one, last)):
+            count += uploaded
+            advance()
+    return count
 
 
 def exists(address: str | Path) -> bool:

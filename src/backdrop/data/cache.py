@@ -56,7 +56,7 @@ class DecodedCache:
         missing = [photo for photo in photos if self._kept(photo) is None]
         if self.folder and missing:
             self.folder.mkdir(parents=True, exist_ok=True)
-            in_threads(self._keep, missing, "decode photograph")
+            in_threads(self._keep, missing, "decoding photographs")
 
     def missing_bytes(self, photos: Sequence[Photo]) -> int:
         """What `prepare` would write."""

@@ -240,7 +240,7 @@ def content_digests(photos: Iterable[Photo]) -> Digests:
         DataError: as `measure`.
     """
     chosen = list(photos)
-    measured = in_threads(measure, chosen)
+    measured = in_threads(measure, chosen, "reading photographs", lasting=False)
     return {photo.stem: digests for photo, (digests, _) in zip(chosen, measured, strict=True)}
 
 
@@ -277,20 +277,23 @@ def _open(path: Path) -> Iterator[BufferedReader]:
         raise DataError(f"{printable(path)} can't be read ({error.strerror})", "Check the file") from error
 
 
-def in_threads(function: Callable[[T], U], items: Sequence[T], label: str | None = None) -> list[U]:
+def in_threads(
+    function: Callable[[T], U], items: Sequence[T], label: str | None = None, lasting: bool = True
+) -> list[U]:
     """`function` of every item, in order. Hashing and decoding leave Python's lock, so threads are enough.
 
-    With a label, progress is shown.
+    With a label, progress is shown; `lasting` says whether a line of it stays.
     """
-    with ThreadPoolExecutor() as pool, progress(label or "", len(items)) if label else nullcontext(_quiet) as advance:
+    shown = progress(label, len(items), lasting) if label else nullcontext(_quiet)
+    with ThreadPoolExecutor() as pool, shown as advance:
         results = []
         for result in pool.map(function, items):
             results.append(result)
-            advance("")
+            advance()
         return results
 
 
-def _quiet(note: str) -> None:
+def _quiet() -> None:
     pass
 
 

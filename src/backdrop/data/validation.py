@@ -49,7 +49,7 @@ class Inspection:
 def inspect(dataset: Dataset) -> Inspection:
     """Reads every file of a dataset, once, and says what is wrong."""
     photos = list(dataset.photos.values())
-    looks = in_threads(lambda photo: _look(dataset, photo), photos, "check photograph")
+    looks = in_threads(lambda photo: _look(dataset, photo), photos, "checking photographs")
     digests = {look.photo.stem: look.digests for look in looks}
     faults = [*dataset.faults, *(fault for look in looks for fault in look.faults)]
     faults += _orphans(dataset) + _lost(dataset) + _names(photos)

@@ -62,14 +62,14 @@ def score(dataset: Dataset, who: Judges, digests: Digests) -> Scored:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row, model in who.items():
         groups.setdefault(tuple(member.name for member in model.members), []).append(row)
-    with progress("evaluate photographs", len(who)) as advance:
+    with progress("judging photographs", len(who)) as advance:
         for rows in groups.values():
             for row_score, alone in _judge(dataset, rows, digests, who[rows[0]]):
                 found.scores.append(row_score)
                 if row_score.fold is None:
                     for name, dice in alone.items():
                         found.members.setdefault(name, {})[row_score.image] = dice
-                advance("")
+                advance()
     return found
 
 

@@ -1,8 +1,10 @@
-"""What the user sees of a local run: one calm line a task, and how far the present one is."""
+"""What you see of a local run: one line for each task, and how far the running one is."""
 
 import re
+import threading
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -10,16 +12,28 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-HEARTBEAT_S = 30.0
-PROGRESS = re.compile(r"^[\w -]+ \d+/\d+\b")  # as backdrop.progress prints it
+from backdrop.common.progress import clock, duration, waiting
+
+HEARTBEAT_S = 10.0  # where there is no terminal, the running task's own lines come no closer together
+PROGRESS = re.compile(r"^[\w -]+ (\d+/\d+\b|\(\d+:\d\d)")  # as common.progress prints it
+EPOCH = re.compile(r"^epoch \d+/\d+\b")
+JUDGED = re.compile(r"^judging photographs (\d+)/\1 in ([\d:]+)")
+ETA = re.compile(r" *ETA ([\d:]+)$")
 ERROR = re.compile(r"^backdrop\.common\.errors\.\w+: (.+)$")
 KFP = "[KFP Executor "
 LAST_LINES = 5
 
+Forecast = Callable[[Mapping[str, "Task"], float], float | None]
+
 
 @dataclass
 class Task:
-    """How a task went: `well` is None while it runs, `last` are its last lines, `kfp` whether kfp speaks just now."""
+    """How a task went.
+
+    `well` is None while it runs, `last` are its last lines, `kfp` says whether kfp is printing just now. `progress` is
+    its newest line of progress; of these lines, `trains` says whether one was of an epoch, `judged_s` how long a member
+    took to judge its fold, and `eta` is the seconds that were left, and when.
+    """
 
     name: str
     began: float
@@ -27,6 +41,23 @@ class Task:
     well: bool | None = None
     kfp: bool = False
     last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    progress: str = ""
+    trains: bool = False
+    judged_s: float | None = None
+    eta: tuple[float, float] | None = None
+
+    def advance(self, line: str, now: float) -> None:
+        """Takes in a line of progress."""
+        self.progress = line
+        self.trains = self.trains or bool(EPOCH.match(line))
+        left = ETA.search(line)
+        self.eta = (_seconds(left[1]), now) if left else None
+        if judged := JUDGED.match(line):
+            self.judged_s = _seconds(judged[2])
+
+    def left_s(self, now: float) -> float | None:
+        """Seconds left by what the task said last."""
+        return max(0.0, self.eta[0] - (now - self.eta[1])) if self.eta else None
 
     def take(self, line: str) -> None:
         """Keeps a line as one of the last, but none of kfp's own: it begins with a page of JSON."""
@@ -43,62 +74,108 @@ class Task:
 
 
 class Screen:
-    """Prints a line when a task ends; in between a live line on a terminal, a heartbeat elsewhere."""
+    """Prints a line when a task ends; in between there is a live line on a terminal, now and then a line elsewhere.
 
-    def __init__(self, console: Console, total: int) -> None:
+    Args:
+        console: where to print.
+        total: how many tasks there are.
+        forecast: gives the seconds to the end of the run, None while unknown.
+    """
+
+    def __init__(self, console: Console, total: int, forecast: Forecast = lambda *_: None) -> None:
         self.tasks: dict[str, Task] = {}
-        self._console = console
-        self._total = total
-        self._beat = 0.0
+        self._console, self._total, self._forecast = console, total, forecast
+        self._running: Task | None = None
+        self._printed = time.monotonic()
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        self._spinner = Spinner("dots")
         # Its own redirection of stdout would end ours.
-        self._live = Live(console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._live = Live(
+            console=console,
+            get_renderable=self._row,
+            transient=True,
+            refresh_per_second=5,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._elsewhere = waiting("")  # nothing else tells of this run
 
     def __enter__(self) -> "Screen":
+        self._elsewhere.__enter__()
         if self._console.is_terminal:
             self._live.start()
+        else:
+            threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._ended.set()
         self._live.stop()
+        self._elsewhere.__exit__(None, None, None)
 
     def started(self, task: str) -> None:
         """A task begins."""
-        self._beat = time.monotonic()
-        self.tasks[task] = Task(task, self._beat)
-        self._live.update(Spinner("dots", Text(self._label(task))))
+        with self._lock:
+            self._printed = time.monotonic()
+            self._running = self.tasks[task] = Task(task, self._printed)
 
-    def said(self, task: str, line: str) -> None:
+    def printed(self, task: str, line: str) -> None:
         """A task printed a line."""
-        if not PROGRESS.search(line):
-            self.tasks[task].take(line)
-            return
-        self._live.update(Spinner("dots", Text(f"{self._label(task)}  {line}")))
-        if not self._live.is_started and time.monotonic() - self._beat >= HEARTBEAT_S:
-            self._beat = time.monotonic()
-            self._print(f"{self._label(task)}  {line}")
+        with self._lock:
+            if not PROGRESS.search(line):
+                self.tasks[task].take(line)
+                return
+            self.tasks[task].advance(line, time.monotonic())
+            self._beat()
 
     def finished(self, task: str, well: bool) -> None:
         """A task has ended."""
-        done = self.tasks[task]
-        done.well, done.seconds = well, time.monotonic() - done.began
-        self._live.update("")
-        self._print(f"{self._label(task)}  {'done' if well else 'FAILED'} in {clock(done.seconds)}")
-        if not well:
-            for line in [done.error] if done.error else done.last:
-                self._print(f"    {line}")
+        with self._lock:
+            done = self.tasks[task]
+            done.well, done.seconds, self._running = well, time.monotonic() - done.began, None
+            self._print(f"{self._label(task)}  {'done' if well else 'FAILED'} in {duration(done.seconds)}")
+            if not well:
+                for line in [done.error] if done.error else done.last:
+                    self._print(f"    {line}")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(max(0.02, self._printed + HEARTBEAT_S - time.monotonic())):
+            with self._lock:
+                self._beat()
+
+    def _beat(self) -> None:
+        """Where there is no terminal: how far the running task is, unless something was printed just now."""
+        if self._running and not self._live.is_started and time.monotonic() - self._printed >= HEARTBEAT_S:
+            self._print(self._now(self._running))
+
+    def _row(self) -> Spinner | str:
+        task = self._running
+        if task is None:
+            return ""
+        text = Text(self._now(task))
+        text.truncate(max(1, self._console.width - 3), overflow="ellipsis")
+        self._spinner.update(text=text)
+        return self._spinner
+
+    def _now(self, task: Task) -> str:
+        """The running task and its time, how long the whole run still takes, and the task's own progress."""
+        now = time.monotonic()
+        left = self._forecast(self.tasks, now)
+        whole = f"run ETA {clock(left)}" if left is not None else ""
+        head = f"[{len(self.tasks)}/{self._total}] {task.name}"
+        return "  ".join(filter(None, (head, clock(now - task.began), whole, task.progress)))
 
     def _label(self, task: str) -> str:
         return f"[{len(self.tasks)}/{self._total}] {task:<24}"
 
     def _print(self, text: str) -> None:
+        self._printed = time.monotonic()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def clock(seconds: float) -> str:
-    """`7 s`, `1:05`, `2:00:09`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, seconds_left = divmod(whole, 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours}:{minutes_left:02d}:{seconds_left:02d}" if hours else f"{minutes}:{seconds_left:02d}"
+def _seconds(text: str) -> float:
+    """The seconds of `7`, `1:05` or `2:00:09`."""
+    total = 0
+    for part in text.split(":"):
+        total = 60 * total + int(part)
+    return float(total)

@@ -8,16 +8,16 @@ from typing import Protocol, TextIO
 STARTED = re.compile(r"Executing task '([^']+)'")
 FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
 COLOR = re.compile(r"\x1b\[\d*m")
-INDENT = "    "  # kfp sets a task's own lines off by it, so no task can counterfeit kfp's
+INDENT = "    "  # kfp sets a task's own lines off by it, so no task can imitate kfp's
 
 
 class Watcher(Protocol):
-    """Who is told what happens."""
+    """Hears what happens in a run."""
 
     def started(self, task: str) -> None:
         """A task begins."""
 
-    def said(self, task: str, line: str) -> None:
+    def printed(self, task: str, line: str) -> None:
         """A task printed a line."""
 
     def finished(self, task: str, well: bool) -> None:
@@ -76,9 +76,9 @@ class TaskLogs(io.TextIOBase):
         self._watcher.started(task)
 
     def _own(self, line: str) -> None:
-        assert self._file is not None  # _take saw to it
+        assert self._file is not None  # _take checks it
         self._file.write(f"{line}\n")
-        self._watcher.said(self._task, line)
+        self._watcher.printed(self._task, line)
 
     def _end(self) -> None:
         if self._file is not None:

@@ -1,4 +1,4 @@
-"""What a local run has come to: read from the files that kfp's tasks leave, shown as a table and a few lines."""
+"""The results of a local run: read from the files that kfp's tasks leave, shown as a table and a few lines."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from backdrop.local.console import Task, clock
+from backdrop.common.progress import duration
+from backdrop.local.console import Task
 from backdrop.pipelines.training import Planned
 
 OUTPUT = "executor_output.json"
@@ -60,7 +61,7 @@ def _member(member: Planned, tasks: Mapping[str, Task], outputs: Outputs) -> tup
     found = outputs.metadata(member.task, "metrics")
     if task is None or not task.well or not found:
         return "", "", "not run" if task is None else "FAILED"
-    time = "reused" if found["reused"] else clock(found["seconds"])
+    time = "reused" if found["reused"] else duration(found["seconds"])
     return f"{found['epochs']:.0f}", f"{found['dice']:.5f}", time
 
 

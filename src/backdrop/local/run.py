@@ -20,6 +20,7 @@ from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
+from backdrop.local.forecast import Forecast
 from backdrop.local.logs import TaskLogs
 from backdrop.local.results import Outputs, members_table, read_outputs, summary
 from backdrop.local.subprocess_runner import process_runner
@@ -78,7 +79,7 @@ def run_here(request: Request, console: Console) -> int:
 
 
 def exit_code(tasks: Mapping[str, Task]) -> int:
-    """0 if all tasks went well, 2 if the first ones refused what they were given, else 1."""
+    """0 if all tasks went well, 2 if the first ones couldn't use what they were given, else 1."""
     failed = [task for task in tasks.values() if not task.well]
     if any(task.name.startswith(("check", "split")) and task.error for task in failed):
         return 2
@@ -97,7 +98,7 @@ def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], co
     local.init(runner, pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
     with (
-        Screen(console, total) as screen,
+        Screen(console, total, Forecast(members, total, bool(request.ensemble.postprocessing))) as screen,
         contextlib.closing(TaskLogs(logs, screen)) as stream,
         contextlib.redirect_stdout(stream),
         TemporaryDirectory() as scratch,  # each task leaves a folder in it

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from backdrop.common.progress import working
 from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Fault, list_dataset
@@ -30,6 +31,7 @@ class CheckReport(Record):
         return [fault for fault in self.faults if fault.level == "error"]
 
 
+@working("checking the dataset")
 def check(data: str, ensembles: Sequence[str] = ()) -> CheckReport:
     """Looks at every photograph and mask of a dataset.
 

@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Sequence
 
 from backdrop.common.errors import DataError, TrainingError
+from backdrop.common.progress import working
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, content_digests, open_dataset
@@ -34,6 +35,7 @@ class CostEstimate(Record):
     hours: dict[int, float]
 
 
+@working("estimating the cost")
 def estimate(ensemble: str, data: str, seconds: float = 15.0) -> CostEstimate:
     """Measures each recipe of an ensemble for a short while on this machine, and reckons from that.
 

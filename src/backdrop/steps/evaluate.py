@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from backdrop.common import storage
-from backdrop.common.progress import progress
+from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
 from backdrop.data.folds import read_plans, verify
@@ -27,6 +27,7 @@ from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, ren
 from backdrop.steps.members import open_member
 
 
+@working("evaluating")
 def evaluate(
     data: str, plan: str | Sequence[str], members: Sequence[str], out: str, ensemble: str | None = None
 ) -> Evaluation:
@@ -70,11 +71,11 @@ def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[S
         return ()
 
     def cases() -> Iterator[Case]:
-        with progress("measure post-processing", len(folded)) as advance:
+        with progress("measuring post-processing", len(folded)) as advance:
             for row, model in folded.items():
                 image, truth = read_pair(dataset.photos[row.image], digests)
                 yield Case(row, truth, model.probability(image), model.mean_of(image))
-                advance("")
+                advance()
 
     return effects(cases(), operations, scores)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError
-from backdrop.common.progress import progress
+from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, read_image
@@ -31,6 +31,7 @@ class LabelRecord(Record):
     kept: dict[str, int]
 
 
+@working("labeling")
 def label(
     data: str,
     plan: str | Sequence[str],
@@ -67,7 +68,7 @@ def label(
     labels: list[Label] = []
     with (
         storage.output_folder(out, LABELS) as folder,
-        progress("label photographs", len(photos) * len(able)) as advance,
+        progress("labeling photographs", len(photos) * len(able)) as advance,
     ):
         for fold, one in able.items():
             (folder / mask_name(fold, "")).parent.mkdir()
@@ -110,7 +111,7 @@ def _check(dataset: Dataset, plan: FoldPlan) -> None:
 
 
 def _label_fold(
-    folder: Path, fold: int, model: EnsembleModel, photos: Sequence[Photo], most: float, advance: Callable[[str], None]
+    folder: Path, fold: int, model: EnsembleModel, photos: Sequence[Photo], most: float, advance: Callable[[], None]
 ) -> Iterator[Label]:
     """Masks are written for all and those of doubtful objects removed again: an object is judged as a whole."""
     doubts: dict[str, list[float]] = {}
@@ -125,7 +126,7 @@ def _label_fold(
             doubts.setdefault(photo.object, []).append(doubt)
             _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
             (folder / mask_name(fold, photo.stem)).write_bytes(png.tobytes())
-            advance("")
+            advance()
     for photo, doubt, digest in found:
         kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= most
         if not kept:

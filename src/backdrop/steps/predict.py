@@ -12,7 +12,7 @@ import numpy as np
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
-from backdrop.common.progress import progress
+from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, suggest
 from backdrop.data.listing import IMAGE_SUFFIXES, PassedOver, list_images, normalized, printable, summarize
@@ -59,6 +59,7 @@ def as_format(text: str) -> Format:
     return cast(Format, text)
 
 
+@working("predicting")
 def predict(
     images: str,
     out: str,
@@ -94,7 +95,7 @@ def predict(
     failed: list[Cutout] = []
     store = PredictionStore(_unfinished(out))
     with storage.output_folder(out, RECORD) as folder:
-        with _writer(folder, format) as write, progress("predict photographs", len(photos)) as advance:
+        with _writer(folder, format) as write, progress("predicting photographs", len(photos)) as advance:
             for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:
                     failed.append(cutout)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backdrop.common.errors import GateError
+from backdrop.common.progress import working
 from backdrop.config import Ensemble, Gate
 from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
@@ -21,6 +22,7 @@ SAME = "it is the champion already"
 ITSELF = "the challenger is the champion already; the same model is not better than itself"
 
 
+@working("judging the challenger")
 def promote(data: str, name: str) -> Verdict:
     """Judges a model's challenger by the gate of its ensemble, and makes it the champion if it passes.
 

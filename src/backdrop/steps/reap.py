@@ -1,12 +1,14 @@
 """`reap`: runs in MLflow whose process is gone are closed."""
 
 from backdrop.common.errors import ConfigError
+from backdrop.common.progress import working
 from backdrop.tracking import stale_runs
 from backdrop.tracking.stale_runs import StaleRun
 
 LEAST_MINUTES = 2.0  # a training that lives may be silent for so long, while its server stumbles
 
 
+@working("looking for stale runs")
 def reap(idle_minutes: float) -> list[StaleRun]:
     """Marks runs as killed that gave no sign of life for so many minutes.
 

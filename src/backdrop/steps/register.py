@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, MemberError, PlanError, StorageError
+from backdrop.common.progress import working
 from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, parse, parse_yaml, read_text
@@ -30,6 +31,7 @@ class Registration(Record):
     run_id: str
 
 
+@working("registering")
 def register(
     data: str, plan: str | Sequence[str], members: Sequence[str], report: str, ensemble: str, name: str
 ) -> Registration:

@@ -1,9 +1,11 @@
 """`rollback`: the champion before this one takes its place again."""
 
+from backdrop.common.progress import working
 from backdrop.tracking import registry
 from backdrop.tracking.registry import Version
 
 
+@working("rolling back")
 def rollback(name: str) -> Version:
     """Makes the previous champion the champion; doing it twice returns to where it began.
 

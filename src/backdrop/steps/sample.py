@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
-from backdrop.common.progress import progress
+from backdrop.common.progress import progress, working
 from backdrop.config import parse_size
 from backdrop.config.records import Record
 from backdrop.data.synthetic import draw_car, object_name, render
@@ -30,6 +30,7 @@ class SampleRecord(Record):
     seed: int
 
 
+@working("drawing the sample")
 def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", seed: int = 0) -> SampleRecord:
     """Renders photographs of cars in a studio, and their masks, in Kaggle's Carvana layout.
 
@@ -58,9 +59,9 @@ def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", 
             (folder / name).mkdir()
         tasks = [(index, view) for index in range(objects) for view in range(1, views + 1)]
         draw = partial(_draw, folder=folder, views=views, width=width, height=height, seed=seed)
-        with progress("sample photographs", len(tasks)) as advance, ProcessPoolExecutor() as pool:
+        with progress("drawing photographs", len(tasks)) as advance, ProcessPoolExecutor() as pool:
             for _ in pool.map(draw, tasks, chunksize=4):
-                advance("")
+                advance()
         (folder / RECORD).write_text(record.model_dump_json())
     return record
 

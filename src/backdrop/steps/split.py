@@ -4,6 +4,7 @@ from statistics import mean
 
 from backdrop.common import storage
 from backdrop.common.errors import PlanError
+from backdrop.common.progress import working
 from backdrop.config.folds import PLAN, By, Rule
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
@@ -18,6 +19,7 @@ class SplitRecord(Record):
     areas: dict[str, float]
 
 
+@working("splitting")
 def split(
     data: str,
     out: str,

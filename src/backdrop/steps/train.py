@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
-from backdrop.common.progress import log
+from backdrop.common.progress import log, working
 from backdrop.config import Recipe, find_recipe, read_over
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
@@ -38,6 +38,7 @@ class TrainRecord(Record):
     reused: bool
 
 
+@working("preparing to train")
 def train(
     data: str,
     plan: str,

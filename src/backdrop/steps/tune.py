@@ -13,6 +13,7 @@ import yaml
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.progress import working
 from backdrop.config import Budget, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
@@ -43,6 +44,7 @@ class TuneRecord(Record):
     reused: bool
 
 
+@working("searching")
 def tune(
     data: str,
     plan: str,

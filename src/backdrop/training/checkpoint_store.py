@@ -137,7 +137,7 @@ class Writer:
         try:
             self._shelf.write(checkpoint)
         except StorageError as error:
-            log(f"No checkpoint at step {checkpoint.progress.step}, training goes on: {error}")
+            log(f"No checkpoint at step {checkpoint.progress.step}; training continues: {error}")
 
 
 def _index(address: str) -> list[str]:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from backdrop.common.progress import only_log
+
 # One process judges or writes while the others wait; how long that takes is no fault.
 PATIENCE = timedelta(days=1)
 
@@ -98,6 +100,8 @@ def join() -> Iterator[Distributed]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    if dist.get_rank() > 0:
+        only_log()
     try:
         yield Distributed(dist.get_rank(), dist.get_world_size())
     finally:

@@ -1,6 +1,6 @@
 """One member, from photographs to its finished folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import MemberError
+from backdrop.common.progress import progress, working
 from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Dataset, Digests, read_chunks, read_pair
@@ -75,10 +76,11 @@ def train_member(
     if not weights:
         raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
     trained = assemble(recipe, weights).to(device())
-    found = judge.dices(trained)
+    found = judge.dices(trained, lasting=True)
     if distributed.is_main:
-        _write_samples(folder, trained, found, dataset, judge.rows, digests, recipe)
-        _write(folder, state.progress, weights, recipe, fold, judge.mean(found), pseudo)
+        with working("writing the member"):
+            _write_samples(folder, trained, found, dataset, judge.rows, digests, recipe)
+            _write(folder, state.progress, weights, recipe, fold, judge.mean(found), pseudo)
     distributed.barrier()
     return read_member(folder)
 
@@ -97,10 +99,12 @@ class LeftOut:
         """The network's out-of-fold Dice."""
         return self.mean(self.dices(candidate))
 
-    def dices(self, candidate: nn.Module) -> list[float]:
-        """The Dice of each photograph."""
-        mine = dices(candidate, self.dataset, self.distributed.shard(self.rows), self.digests, self.recipe)
-        return self.distributed.gather(mine)
+    def dices(self, candidate: nn.Module, lasting: bool = False) -> list[float]:
+        """The Dice of each photograph; `lasting` says whether a line stays."""
+        mine = self.distributed.shard(self.rows)
+        with progress("judging photographs", len(mine), lasting and self.distributed.is_main) as advance:
+            found = dices(candidate, self.dataset, mine, self.digests, self.recipe, advance)
+        return self.distributed.gather(found)
 
     def mean(self, found: Sequence[float]) -> float:
         """The mean over objects, so that one with fewer views counts as much as another."""
@@ -133,13 +137,21 @@ def fit(
     return Trainer(recipe, samples, judge, folder, store, distributed, watch).fit(key, network)
 
 
-def dices(network: nn.Module, dataset: Dataset, rows: Sequence[Row], digests: Digests, recipe: Recipe) -> list[float]:
-    """Dice of each photograph at its own size."""
+def dices(
+    network: nn.Module,
+    dataset: Dataset,
+    rows: Sequence[Row],
+    digests: Digests,
+    recipe: Recipe,
+    advance: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Dice of each photograph at its own size; `advance` is called for each."""
     found: list[float] = []
     for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
         probabilities = predict_all(network, [image for image, _ in pairs], recipe.input, recipe.tta)
         for probability, (_, truth) in zip(probabilities, pairs, strict=True):
             found.append(dice((probability > 0.5).cpu().numpy(), truth))
+            advance()
     return found
 
 

@@ -160,7 +160,7 @@ def settings(recipe: Recipe, epoch: int) -> Optimizer:
 
 def _go_on(before: Progress, here: Progress) -> Progress:
     changed = [name for name in ("processes", "device", "precision") if getattr(before, name) != getattr(here, name)]
-    log(f"Going on at epoch {before.epoch}, step {before.step}")
+    log(f"Resuming in epoch {before.epoch + 1}, after {before.step} steps")
     for name in changed:
         was, now = getattr(before, name), getattr(here, name)
         log(f"It began with {name} {was}, now it's {now}: the weights will differ in their last bits")

@@ -13,7 +13,7 @@ from torch import nn
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, StorageError, TrainingError
-from backdrop.common.progress import log, progress
+from backdrop.common.progress import Work, log, working
 from backdrop.config import Recipe
 from backdrop.config.loss import BceLog
 from backdrop.config.recipe import Checkpoints
@@ -25,6 +25,7 @@ from backdrop.training.compute import computing
 from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.losses import Loss, make_loss
 from backdrop.training.lr_schedules import cycle_ends, locate, rate
+from backdrop.training.reporting import EpochReporter
 from backdrop.training.samples import Samples
 from backdrop.training.state import State, begin, new_optimizer, settings
 from backdrop.training.step import Batch, follow, set_rate, train_step
@@ -89,22 +90,24 @@ class Trainer:
         recipe = self.recipe
         state = begin(recipe, saved, start, key, self.distributed)
         first, done = state.progress.epoch, len(state.progress.losses)
-        left = sum(len(self.samples.steps(epoch)) for epoch in range(first, recipe.epochs)) - done
         with (
             computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads),
             Writer(self.store) as self.writer,
-            progress(f"{recipe.name} step", left) as self.advance,
+            working(f"training {recipe.name}"),
         ):
             self.due = Due(recipe.checkpoint, state.progress.step)
             self._write_metrics(state)
             batches = self.samples.stream(first, done, device())
-            for _ in range(first, recipe.epochs):
-                self._epoch(state, batches)
+            reporter = EpochReporter(recipe.epochs, self.distributed.is_main)
+            for epoch in range(first, recipe.epochs):
+                with reporter.epoch(epoch, whole=not state.progress.losses):
+                    self._epoch(state, batches, reporter)
+                reporter.finished(state.progress.history[-1])
             if first < recipe.epochs:
                 self._save(state, wait=True)
         return state
 
-    def _epoch(self, state: State, batches: Iterator[list[Batch]]) -> None:
+    def _epoch(self, state: State, batches: Iterator[list[Batch]], reporter: EpochReporter) -> None:
         epoch, recipe = state.progress.epoch, self.recipe
         done = len(state.progress.losses)
         if done == 0 and _begins_anew(recipe, epoch):
@@ -112,12 +115,15 @@ class Trainer:
         now_rate = rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
         set_rate(state.optimizer, now_rate)
         state.network.train()
-        for index in range(done, len(self.samples.steps(epoch))):
-            state.pending.append(take_step(recipe, self.loss, state, next(batches)))
-            if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
-                self._replay(state, epoch, index)
-            self._after_step(state)
-        self._settle(state)
+        steps = self.samples.steps(epoch)
+        images = sum(len(batch) for step in steps[done:] for batch in step)
+        with reporter.steps(len(steps), done, images) as advance:
+            for index in range(done, len(steps)):
+                state.pending.append(take_step(recipe, self.loss, state, next(batches)))
+                if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
+                    self._replay(state, epoch, index)
+                self._after_step(state, advance)
+            self._settle(state)
         state.end_epoch(now_rate, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
         self._write_metrics(state)
         if self.due.now(state, self.distributed):
@@ -133,8 +139,8 @@ class Trainer:
             hardest = self.samples.steps(epoch)[max(numbers, key=lambda step: numbers[step])]
             take_step(self.recipe, self.loss, state, self.samples.batches(epoch, hardest, device()))
 
-    def _after_step(self, state: State) -> None:
-        self.advance(f"epoch {state.progress.epoch}{_last(state)}")
+    def _after_step(self, state: State, advance: Work) -> None:
+        advance()
         if self.due.now(state, self.distributed):
             self._save(state)
         elif len(state.pending) >= LOOK:
@@ -151,11 +157,13 @@ class Trainer:
         steps = self.samples.steps(state.progress.epoch)
         for index, loss in enumerate(state.progress.losses[before:], start=before):
             if not math.isfinite(loss):
-                where = f"epoch {state.progress.epoch}, step {index}: {', '.join(self.samples.names(steps[index]))}"
+                value = "NaN" if math.isnan(loss) else "infinite"
+                where = f"epoch {state.progress.epoch + 1}/{self.recipe.epochs}, step {index + 1}"
+                where += f": {', '.join(self.samples.names(steps[index]))}"
                 if self.recipe.on_nan == "stop":
                     remedy = "Look at these files, lower the rates, or --set on_nan=skip"
-                    raise TrainingError(f"The loss is no number at {where}", remedy)
-                log(f"Skipped, as its loss is no number: {where}")
+                    raise TrainingError(f"Loss is {value} at {where}", remedy)
+                log(f"Skipped a step whose loss is {value}: {where}")
 
     def _save(self, state: State, wait: bool = False) -> None:
         """Hands a checkpoint to the writer, if it isn't busy: what is due then is made later."""
@@ -165,14 +173,14 @@ class Trainer:
         self.due.reset(state.progress.step)
 
     def _write_metrics(self, state: State) -> None:
-        """Written anew from the state each time, so that a resumed run leaves neither gap nor duplicate."""
+        """Written again from the state each time, so that a resumed run leaves neither gap nor duplicate."""
         if not self.distributed.is_main:
             return
         lines = [json.dumps(row) + "\n" for row in state.progress.history]
         try:
             storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
         except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
-            log(f"Training goes on: {error}")
+            log(f"Training continues: {error}")
         if self.watch:
             self.watch(state.progress.history)
 
@@ -228,11 +236,6 @@ def first_network(recipe: Recipe) -> nn.Module:
         if recipe.initialization == "2017":
             init_like_torch_0_2(network)
         return network
-
-
-def _last(state: State) -> str:
-    rows = state.progress.history
-    return f", last loss {rows[-1]['loss']:.4f} dice {rows[-1]['dice']:.4f}" if rows and rows[-1]["loss"] else ""
 
 
 def _cycle(recipe: Recipe, epoch: int) -> int:

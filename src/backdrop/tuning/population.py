@@ -193,7 +193,7 @@ class Breeder(TrialRecorder):
         before = len(self._entry(trial).rows)
         self._grow(trial, [Row(**row) for row in result[ROWS]], result.get(ERROR, ""))
         for _epoch in range(before, len(result[ROWS])):
-            self.advance(f"{self._entry(trial).name} dice {result[DICE]:.4f}")
+            self.advance(f"{self._entry(trial).name} Dice {result[DICE]:.4f}")
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial failed so often that it is given up."""

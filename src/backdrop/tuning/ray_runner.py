@@ -198,7 +198,7 @@ class TrialRecorder(NeverPickled, tune.Callback):
         elif result[EPOCHS] > len(entry.rows):
             row = Row(**result[ROW])
             self._keep(entry.model_copy(update={"rows": (*entry.rows, row)}))
-        self.advance(f"{entry.name} dice {result[DICE]:.4f}")
+        self.advance(f"{entry.name} Dice {result[DICE]:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """A trial is over, or was stopped."""

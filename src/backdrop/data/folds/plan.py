@@ -91,7 +91,7 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
     """
     names = set(sorted({photo.object for photo in dataset.photos.values()})[:objects])
     photos = dataset.select([stem for stem, photo in dataset.photos.items() if photo.object in names])
-    measured = in_threads(measure, photos)
+    measured = in_threads(measure, photos, "reading photographs", lasting=False)
     pairs = list(zip(photos, measured, strict=True))
     rows = tuple(Row(p.stem, p.object, p.view, area, None) for p, (_, area) in pairs)
     data = dataset_digest({photo.stem: digests for photo, (digests, _) in pairs})
