@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from backdrop.common.words import count
+
 if TYPE_CHECKING:
     from backdrop.evaluation.gate import Verdict
     from backdrop.evaluation.metrics import Estimate, Evaluation
@@ -69,7 +71,8 @@ def search_page(search: Search) -> str:
 
 def check_page(report: CheckReport) -> str:
     """What a dataset holds, and its faults as a table."""
-    head = f"# {report.images} photographs of {report.objects} objects\n\nSizes: {', '.join(report.sizes)}\n\n"
+    title = f"{count(report.images, 'photograph')} of {count(report.objects, 'object')}"
+    head = f"# {title}\n\nSizes: {', '.join(report.sizes)}\n\n"
     if not report.faults:
         return f"{head}No faults.\n"
     rows = [(fault.level, fault.file, fault.what, fault.remedy) for fault in report.faults[:SHOWN_FAULTS]]
@@ -80,8 +83,8 @@ def check_page(report: CheckReport) -> str:
 def check_failure(report: CheckReport) -> str:
     """What stops the pipeline, in a line or two."""
     first = report.errors[0]
-    count = len(report.errors)
-    rest = f" ({count} errors in all: see `backdrop check {report.data}`)" if count > 1 else ""
+    errors = len(report.errors)
+    rest = f" ({errors} errors in all: see `backdrop check {report.data}`)" if errors > 1 else ""
     return f"{first.file} {first.what}. {first.remedy}.{rest}"
 
 

@@ -33,14 +33,14 @@ SURFACE = {
     "rollback": {"name"},
     "reap": {"idle_minutes"},
     "recipes ls": set(),
-    "recipes show": {"name"},
-    "recipes cp": {"name", "out"},
-    "recipes validate": {"name", "overrides"},
-    "recipes describe": {"name", "overrides", "as_json"},
+    "recipes show": {"recipe"},
+    "recipes cp": {"recipe", "out"},
+    "recipes validate": {"recipe", "overrides"},
+    "recipes describe": {"recipe", "overrides", "as_json"},
     "ensembles ls": set(),
-    "ensembles show": {"name"},
-    "ensembles cp": {"name", "out"},
-    "ensembles validate": {"name"},
+    "ensembles show": {"ensemble"},
+    "ensembles cp": {"ensemble", "out"},
+    "ensembles validate": {"ensemble"},
 }
 
 
@@ -174,7 +174,10 @@ def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device", "/full/disk")
 
     monkeypatch.setattr(app, "app", refuse)
-    assert main() == (2, "error: /full/disk: No space left on device. Check path, permissions and free space.\n")
+    assert main() == (
+        2,
+        "error: /full/disk: No space left on device. Check the path, its permissions and the free space.\n",
+    )
 
 
 def test_version() -> None:

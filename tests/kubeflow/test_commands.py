@@ -36,7 +36,7 @@ def test_upload_is_done_once(kfp: FakeKfp, host: str, call: Call) -> None:
     graph, settings = version["pipeline_spec"]  # type: ignore[misc]  # two documents
     assert f"(version {version['display_name']})" in graph["pipelineInfo"]["description"]
     assert "exec-train-tiny-0" in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert call("upload", *ONE)[1] == out.replace("(new)", "(there already)")
+    assert call("upload", *ONE)[1] == out.replace("(new)", "(unchanged)")
     assert call("upload", *ONE, "--set", "epochs=2")[0] == 0
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)
 
@@ -51,7 +51,7 @@ def test_upload_goes_on_where_it_was_killed(kfp: FakeKfp, host: str, call: Call)
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 0)
     assert call("upload", *ONE)[0] == 2
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 1)
-    assert "(there already)" in call("upload", *ONE)[1]
+    assert "(unchanged)" in call("upload", *ONE)[1]
 
 
 def test_somebody_else_uploads_the_same_at_the_same_time(kfp: FakeKfp, host: str, call: Call) -> None:
@@ -67,7 +67,7 @@ def test_somebody_else_uploads_the_same_at_the_same_time(kfp: FakeKfp, host: str
     kfp.before = quicker
     code, out, _ = call("upload", *ONE)
     assert code == 0
-    assert f"version {version} is {only(kfp.versions)['pipeline_version_id']} (there already)" in out
+    assert f"version {version} is {only(kfp.versions)['pipeline_version_id']} (unchanged)" in out
     assert len(kfp.pipelines) == 1
 
 
@@ -75,8 +75,8 @@ def test_submit(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     code, out, err = call("submit", *ONE, "--params", params, "--service-account", "trainer")
     assert (code, err) == (0, "")
     run, version = only(kfp.runs), only(kfp.versions)
-    assert f"run {run['run_id']} of backdrop-tiny {version['display_name']} has begun\n" in out
-    assert f"look at {host}/#/runs/details/{run['run_id']}, or:" in out
+    assert f"run {run['run_id']} of backdrop-tiny {version['display_name']} has started\n" in out
+    assert f"See {host}/#/runs/details/{run['run_id']}, or run:" in out
     reference = {"pipeline_id": version["pipeline_id"], "pipeline_version_id": version["pipeline_version_id"]}
     assert run["pipeline_version_reference"] == reference
     assert run["runtime_config"] == {"parameters": {"data": "s3://photos/cars", "work": "s3://photos/work"}}
@@ -114,7 +114,7 @@ def test_schedule(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     code, out, err = call(*given)
     version = only(kfp.versions)
     assert (code, err) == (0, "")
-    assert out == f"schedule weekly is created: backdrop-tiny {version['display_name']} at {CRON}\n"
+    assert out == f"recurring run weekly is created: backdrop-tiny {version['display_name']} at {CRON}\n"
     entry = only(kfp.schedules)
     assert entry["pipeline_version_reference"] == {
         "pipeline_id": version["pipeline_id"],
@@ -122,18 +122,18 @@ def test_schedule(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     }
     assert str(entry["description"]).startswith(f"Backdrop: backdrop-tiny {version['display_name']}, sha256:")
     assert "is unchanged" in call(*given)[1]
-    assert call(*given, "--paused")[1].startswith("schedule weekly is replaced")
+    assert call(*given, "--paused")[1].startswith("recurring run weekly is replaced")
     assert only(kfp.schedules)["mode"] == "DISABLE"
-    assert call(*given, "--set", "epochs=3")[1].startswith("schedule weekly is replaced")
+    assert call(*given, "--set", "epochs=3")[1].startswith("recurring run weekly is replaced")
     assert len(kfp.versions) == 2
-    assert call("schedule", "--remove", "--name", "weekly")[1] == "schedule weekly is deleted\n"
-    assert call("schedule", "--remove", "--name", "weekly") == (0, "there was no schedule weekly\n", "")
+    assert call("schedule", "--remove", "--name", "weekly")[1] == "recurring run weekly is deleted\n"
+    assert call("schedule", "--remove", "--name", "weekly") == (0, "there was no recurring run weekly\n", "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["schedule", "--name", "weekly"], "A schedule needs ENSEMBLE, --cron and --params"),
+        (["schedule", "--name", "weekly"], "A recurring run needs ENSEMBLE, --cron and --params"),
         (["schedule", "tiny", "--name", "w", "--cron", "0 3 * * 0", "--params", "x"], "has 5 fields, not 6"),
         (["submit", "tiny", "--params", "/no/such"], "Parameters /no/such can't be read"),
         (["upload", "tinny"], "There is no ensemble tinny. Did you mean tiny?"),
@@ -167,7 +167,7 @@ def test_a_token_that_expires_on_the_way(
 
 
 def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
-    assert call("status") == (0, "no schedule\n", "")
+    assert call("status") == (0, "no recurring run\n", "")
     given = (*ONE, "--params", params)
     for name in ("weekly", "nightly"):
         call("schedule", *given, "--name", name, "--cron", CRON, "--paused")
@@ -195,7 +195,7 @@ def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, 
 
 
 def test_status_of_none(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
-    assert "no schedule weekly of Backdrop's. Make it by" in call("status", "--name", "weekly")[2]
+    assert "no recurring run weekly of Backdrop's. Create it with" in call("status", "--name", "weekly")[2]
     call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
     assert call("status", "--name", "weakly")[2].endswith("of Backdrop's. Did you mean weekly?\n")
 

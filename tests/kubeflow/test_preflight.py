@@ -79,9 +79,9 @@ def test_all_is_well(
     assert out.splitlines() == [
         f"ok     kubeflow Kubeflow Pipelines 2.17.0 at {host}",
         "ok     mlflow   MLflow answers",
-        "ok     data     1 files in s3://photos/cars/train",
+        "ok     data     1 file in s3://photos/cars/train",
         "ok     work     s3://photos/work can be written, read and deleted",
-        "ok     nodes    1 of 1 nodes with the labels nvidia.com/gpu.present=true have "
+        "ok     nodes    1 of 1 node with the labels nvidia.com/gpu.present=true can offer "
         "1 of nvidia.com/gpu, 4 of cpu, 16Gi of memory",
         "ok     ray      ray.io/v1 RayJob is there",
     ]
@@ -171,7 +171,7 @@ def test_taints(toleration: dict[str, str], taint: dict[str, str], covered: bool
     kubernetes.add_node("gpu-a", [taint], gpu="1")
     given = [Toleration.model_validate(toleration)]
     if covered:
-        assert check_nodes(SELECTOR, NEEDS, given).startswith("1 of 1 nodes")
+        assert check_nodes(SELECTOR, NEEDS, given).startswith("1 of 1 node with")
         return
     with pytest.raises(EndpointError, match=r"gpu-a: taint nvidia.com/gpu=present:NoSchedule isn't tolerated"):
         check_nodes(SELECTOR, NEEDS, given)

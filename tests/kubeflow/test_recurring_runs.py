@@ -99,7 +99,7 @@ def test_somebody_elses_is_left_alone(kfp: FakeKfp, host: str) -> None:
     reconcile(connect(), wish(kfp))
     kfp.add(kfp.schedules, "recurring_run_id", {"display_name": NAME, "description": "mine", "mode": "ENABLE"})
     for act in (lambda: reconcile(connect(), wish(kfp, "v2")), lambda: remove(connect(), NAME)):
-        with pytest.raises(EndpointError, match=r"a schedule nightly that isn't Backdrop's\. Take another --name"):
+        with pytest.raises(EndpointError, match=r"a recurring run nightly that isn't Backdrop's\. Use another --name"):
             act()
     assert len(kfp.schedules) == 2
     assert len(ours(connect())) == 1

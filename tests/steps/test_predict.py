@@ -304,7 +304,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     refused(StorageError, "nowhere is not a folder", str(tmp_path / "nowhere"), out, members)
     refused(ConfigError, "no use without --format submission", images, out, members, sample_submission=sample)
     given = {"format": "submission", "sample_submission": sample}
-    refused(DataError, r"1 images of .*sample\.csv aren't there: lost_01\.jpg", images, out, members, **given)
+    refused(DataError, r"sample\.csv names 1 image that you don't have: lost_01\.jpg", images, out, members, **given)
     refused(StorageError, "train exists and is no folder of an earlier run", images, images, members)
     assert sorted(path.name for path in photos.parent.iterdir()) == ["train", "train_masks"]
     assert len(list(photos.iterdir())) == 10

@@ -305,7 +305,7 @@ def _named(phase: Phase) -> list[float]:
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
-        ({"kind": "cycle", "epochs": 4, "rates": [1, 2], "lengths": [3]}, "2 rates have 1 lengths"),
+        ({"kind": "cycle", "epochs": 4, "rates": [1, 2], "lengths": [3]}, "2 rates for 1 length;"),
         ({"kind": "restarts", "epochs": 4, "rate": 1, "final": 1, "cycle": 1, "growth": "inf"}, "finite"),
         ({"kind": "step", "epochs": 4, "rate": 1, "factor": 1, "every": 1}, "less than 1"),
         ({"kind": "constant", "epochs": 4, "rate": 0}, "greater than 0"),

@@ -1,4 +1,4 @@
-"""The command line: parses, calls a step, prints what came of it. Heavy imports wait until a command needs them."""
+"""The command line: parses, calls a step, prints the result. Heavy imports wait until a command needs them."""
 
 import sys
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def guard(command: Callable[[], object]) -> None:
-    """Runs a command; what the user can mend is one line and exit code 2, anything else a traceback."""
+    """Runs a command; what the user can fix is one line and exit code 2, anything else a traceback."""
     debug = "--debug" in sys.argv
     try:
         command()
@@ -48,12 +48,18 @@ def guard(command: Callable[[], object]) -> None:
     except ModuleNotFoundError as error:
         if debug or error.name not in EXTRAS:
             raise
-        print(f"error: {error.name} isn't installed. pip install 'backdrop-ml[{EXTRAS[error.name]}]'.", file=sys.stderr)
+        print(
+            f"error: {error.name} isn't installed. Run: pip install 'backdrop-ml[{EXTRAS[error.name]}]'.",
+            file=sys.stderr,
+        )
         sys.exit(BackdropError.exit_code)
     except OSError as error:
         if debug or error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}. Check path, permissions and free space.", file=sys.stderr)
+        print(
+            f"error: {error.filename}: {error.strerror}. Check the path, its permissions and the free space.",
+            file=sys.stderr,
+        )
         sys.exit(BackdropError.exit_code)
 
 
@@ -66,6 +72,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def backdrop(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Train k-fold ensembles that cut products out of studio photographs, judge them, promote the better."""
+    """Train ensembles that cut products out of studio photographs."""

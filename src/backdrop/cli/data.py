@@ -1,39 +1,45 @@
-"""Commands that look at photographs and split them."""
+"""Commands that make, check and split datasets."""
 
 from typing import Annotated
 
 import typer
 
-from backdrop.cli.options import Data
+from backdrop.cli.command import command
+from backdrop.cli.options import Data, Json, Seed
 from backdrop.cli.output import check_text
+from backdrop.common.words import count
 
 app = typer.Typer()
 
 
-@app.command()
+@command(app, "backdrop sample photos --objects 14 --views 8 --size 384x256")
 def sample(
-    out: Annotated[str, typer.Argument(help="Folder of the new dataset.")],
-    objects: Annotated[int, typer.Option(help="How many cars.")] = 14,
-    views: Annotated[int, typer.Option(help="Photographs of each.")] = 16,
-    size: Annotated[str, typer.Option(help="WxH, pixels.")] = "768x512",
-    seed: Annotated[int, typer.Option(help="Which cars.")] = 0,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the new dataset.")],
+    objects: Annotated[int, typer.Option(metavar="N", help="Number of cars.")] = 14,
+    views: Annotated[int, typer.Option(metavar="N", help="Photographs of each car.")] = 16,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels.")] = "768x512",
+    seed: Seed = 0,
 ) -> None:
-    """Render a synthetic studio dataset to try everything on."""
+    """Render a synthetic studio dataset to try things out."""
     from backdrop.steps.sample import sample as step
 
     record = step(out, objects, views, size, seed)
-    print(f"{out}: {record.objects} objects x {record.views} views, {record.size}")
+    print(f"{out}: {count(record.objects, 'object')} x {count(record.views, 'view')}, {record.size}")
 
 
-@app.command()
+@command(app, "backdrop check photos --ensemble demo")
 def check(
     data: Data,
     ensemble: Annotated[
-        list[str], typer.Option(help="Also find what this ensemble's recipes would refuse; may be repeated.")
-    ] = [],  # noqa: B006  # typer copies it
-    as_json: Annotated[bool, typer.Option("--json", help="Print a record for machines.")] = False,
+        list[str],
+        typer.Option(metavar="ENSEMBLE", help="Find what this ensemble's recipes would refuse, too. Repeatable."),
+    ] = [],  # noqa: B006  # typer wants the default itself and never changes it
+    as_json: Json = False,
 ) -> None:
-    """Look for everything that can be wrong with a dataset; exit code 1 if something is."""
+    """Check a dataset for faults.
+
+    Exit code 1 if it has any.
+    """
     from backdrop.steps.check import check as step
 
     report = step(data, ensemble)
@@ -41,24 +47,31 @@ def check(
     raise typer.Exit(1 if report.errors else 0)
 
 
-@app.command()
+@command(app, "backdrop split photos --out plan.csv --folds 5 --holdout 0.15")
 def split(
     data: Data,
-    out: Annotated[str, typer.Option(help="The plan to write, a CSV file.")],
-    folds: Annotated[int, typer.Option(help="How many folds.")] = 5,
-    holdout: Annotated[float, typer.Option(help="Share of the objects that only judge.")] = 0.15,
-    by: Annotated[str, typer.Option(help="area, area-rank, stratified or random.")] = "area",
-    view: Annotated[str | None, typer.Option(help="Rank by the area of this view alone, with area-rank.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    objects: Annotated[int | None, typer.Option(help="Only the first so many objects by name.")] = None,
-    extend: Annotated[str | None, typer.Option(help="Older plan whose objects keep their places.")] = None,
-    holdout_from: Annotated[str | None, typer.Option(help="Plan whose objects and holdout are taken.")] = None,
+    out: Annotated[str, typer.Option(metavar="CSV", help="The fold plan to write.")],
+    folds: Annotated[int, typer.Option(metavar="N", help="Number of folds.")] = 5,
+    holdout: Annotated[float, typer.Option(metavar="SHARE", help="Share of the objects in the holdout.")] = 0.15,
+    by: Annotated[str, typer.Option(metavar="RULE", help="Balance by area, area-rank, stratified or random.")] = "area",
+    view: Annotated[
+        str | None, typer.Option(metavar="VIEW", help="With area-rank: rank by the area of this view only.")
+    ] = None,
+    seed: Seed = 0,
+    objects: Annotated[int | None, typer.Option(metavar="N", help="Use only the first N objects by name.")] = None,
+    extend: Annotated[
+        str | None,
+        typer.Option(metavar="CSV", help="Keep every object where this older plan has it; or models:/NAME@champion."),
+    ] = None,
+    holdout_from: Annotated[
+        str | None, typer.Option(metavar="CSV", help="Use the objects and the holdout of this plan.")
+    ] = None,
 ) -> None:
-    """Place every object in a fold or in the holdout."""
+    """Assign every object to a fold or to the holdout."""
     from backdrop.config.folds import as_by
     from backdrop.steps.split import split as step
 
     record = step(data, out, folds, holdout, as_by(by), seed, objects, extend, view, holdout_from)
-    for name, count in record.objects.items():
-        print(f"{name:>8}  {count:4} objects  mean mask area {record.areas[name]:,.0f} pixels")
+    for name, number in record.objects.items():
+        print(f"{name:>8}  {count(number, 'object'):>12}  mean mask area {record.areas[name]:,.0f} pixels")
     print(f"{out}  {record.data}")

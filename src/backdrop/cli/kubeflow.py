@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from backdrop.cli.command import command
 from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
 from backdrop.common.errors import ConfigError
 
@@ -12,14 +13,16 @@ app = typer.Typer()
 
 ANY = "tiny"  # every ensemble's pipeline has the same parameters
 
-Host = Annotated[str, typer.Option(metavar="URL", help="Kubeflow's API; KF_PIPELINES_ENDPOINT if not given.")]
-Namespace = Annotated[str, typer.Option(help="Of your profile; KFP_NAMESPACE or the pod's own if not given.")]
+Host = Annotated[str, typer.Option(metavar="URL", help="Kubeflow's API. Default: KF_PIPELINES_ENDPOINT.")]
+Namespace = Annotated[
+    str, typer.Option(metavar="NAME", help="Your profile's namespace. Default: KFP_NAMESPACE, or the pod's.")
+]
 Params = Annotated[Path, typer.Option(metavar="YAML", help="The run's parameters: data, work, gpus and so on.")]
-Experiment = Annotated[str, typer.Option(help="Kubeflow's experiment; its default one if not given.")]
-Account = Annotated[str, typer.Option(help="The Kubernetes service account of the pods.")]
+Experiment = Annotated[str, typer.Option(metavar="NAME", help="Kubeflow's experiment. Default: Kubeflow's own.")]
+Account = Annotated[str, typer.Option(metavar="NAME", help="The pods' service account.")]
 
 
-@app.command()
+@command(app, "backdrop pipeline upload demo --host https://kubeflow.example.com")
 def upload(
     ensemble: EnsembleName,
     host: Host = "",
@@ -29,17 +32,20 @@ def upload(
     tune: Tune = "off",
     ray: Ray = False,
 ) -> None:
-    """Bring an ensemble's training pipeline to Kubeflow, as a version that is there once."""
+    """Upload an ensemble's training pipeline to Kubeflow.
+
+    A version that is already there is left as it is.
+    """
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.publish import publish
 
     package = package_of(ensemble, folds, assignments, tune, ray)
     published = publish(connect(host, namespace), package)
     print(f"pipeline {published.name} is {published.pipeline_id}")
-    print(f"version {published.version} is {published.version_id} ({'new' if published.new else 'there already'})")
+    print(f"version {published.version} is {published.version_id} ({'new' if published.new else 'unchanged'})")
 
 
-@app.command()
+@command(app, "backdrop pipeline submit demo --params params.yaml")
 def submit(
     ensemble: EnsembleName,
     params: Params,
@@ -52,7 +58,7 @@ def submit(
     tune: Tune = "off",
     ray: Ray = False,
 ) -> None:
-    """Start one run of an ensemble's training pipeline on Kubeflow."""
+    """Start one run of the training pipeline on Kubeflow."""
     from backdrop.kubeflow import publish
     from backdrop.kubeflow.client import connect
     from backdrop.pipelines.parameters import read_parameters
@@ -60,21 +66,23 @@ def submit(
     package = package_of(ensemble, folds, assignments, tune, ray)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
-    where = publish.experiment_id(endpoint, experiment)
+    experiment_id = publish.experiment_id(endpoint, experiment)
     published = publish.publish(endpoint, package)
-    run = publish.submit(endpoint, published, where, values, service_account)
-    print(f"run {run} of {published.name} {published.version} has begun")
-    print(f"look at {endpoint.page(f'runs/details/{run}')}, or: backdrop pipeline status")
+    run = publish.submit(endpoint, published, experiment_id, values, service_account)
+    print(f"run {run} of {published.name} {published.version} has started")
+    print(f"See {endpoint.page(f'runs/details/{run}')}, or run: backdrop pipeline status")
 
 
-@app.command()
+@command(app, 'backdrop pipeline schedule demo --name weekly \\\n  --cron "0 0 3 * * 0" --params params.yaml')
 def schedule(
-    name: Annotated[str, typer.Option(help="The schedule's name; there will be exactly one of it.")],
-    ensemble: Annotated[str, typer.Argument(metavar="ENSEMBLE", help="As for `submit`.")] = "",
-    cron: Annotated[str, typer.Option(metavar="CRON", help='Six fields, seconds first: "0 0 3 * * 0".')] = "",
-    params: Annotated[Path | None, typer.Option(metavar="YAML", help="As for `submit`.")] = None,
-    paused: Annotated[bool, typer.Option("--paused", help="It is there, but starts nothing.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete it instead; its runs go on.")] = False,
+    name: Annotated[str, typer.Option(metavar="NAME", help="The recurring run's name.")],
+    ensemble: Annotated[
+        str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file.")
+    ] = "",
+    cron: Annotated[str, typer.Option(metavar="CRON", help="When to start: six fields, seconds first.")] = "",
+    params: Annotated[Path | None, typer.Option(metavar="YAML", help="The run's parameters, as for `submit`.")] = None,
+    paused: Annotated[bool, typer.Option("--paused", help="Create it, but start no runs.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete it instead. Its runs continue.")] = False,
     experiment: Experiment = "",
     service_account: Account = "",
     host: Host = "",
@@ -84,7 +92,7 @@ def schedule(
     tune: Tune = "off",
     ray: Ray = False,
 ) -> None:
-    """See to it that Kubeflow has one schedule of this name, and that it is as given."""
+    """Create or update a recurring run on Kubeflow."""
     from backdrop.kubeflow import publish, recurring_runs
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.cron import check_cron
@@ -92,28 +100,30 @@ def schedule(
 
     if remove:
         count = recurring_runs.remove(connect(host, namespace), name)
-        print(f"schedule {name} is deleted" if count else f"there was no schedule {name}")
+        print(f"recurring run {name} is deleted" if count else f"there was no recurring run {name}")
         return
     if not (ensemble and cron and params):
-        raise ConfigError("A schedule needs ENSEMBLE, --cron and --params", "Give all three, or --remove")
+        raise ConfigError("A recurring run needs ENSEMBLE, --cron and --params", "Give all three, or --remove")
     cron = check_cron(cron)
     package = package_of(ensemble, folds, assignments, tune, ray)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
-    where = publish.experiment_id(endpoint, experiment)
+    experiment_id = publish.experiment_id(endpoint, experiment)
     published = publish.publish(endpoint, package)
-    wanted = recurring_runs.Schedule(name, cron, published, where, values, service_account, paused)
+    wanted = recurring_runs.Schedule(name, cron, published, experiment_id, values, service_account, paused)
     done = recurring_runs.reconcile(endpoint, wanted)
-    print(f"schedule {name} is {done}: {published.name} {published.version} at {cron}{', paused' if paused else ''}")
+    print(
+        f"recurring run {name} is {done}: {published.name} {published.version} at {cron}{', paused' if paused else ''}"
+    )
 
 
-@app.command()
+@command(app, "backdrop pipeline status --name weekly")
 def status(
-    name: Annotated[str, typer.Option(help="Only the schedule of this name.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Show only this recurring run.")] = "",
     host: Host = "",
     namespace: Namespace = "",
 ) -> None:
-    """Show Backdrop's schedules on Kubeflow, the version that each has, and their last runs."""
+    """List recurring runs with their versions and last runs."""
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.status import overview
 
@@ -121,21 +131,24 @@ def status(
         print(line)
 
 
-@app.command()
+@command(app, "backdrop pipeline preflight --params params.yaml")
 def preflight(
     params: Params,
-    ray: Annotated[bool, typer.Option("--ray", help="The run needs KubeRay.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Check for KubeRay too.")] = False,
     host: Host = "",
     namespace: Namespace = "",
 ) -> None:
-    """Look whether all is there that a run needs; exit code 1 if something isn't."""
+    """Check that a cluster has everything a run needs.
+
+    Exit code 1 if something is missing.
+    """
     from backdrop.kubeflow.preflight import preflight as look
     from backdrop.pipelines.parameters import read_parameters, with_defaults
 
     package = package_of(ANY, "", [], "off", False)
     values = with_defaults(read_parameters(params, package), package)
     failed = False
-    for what, well, said in look(values, host, namespace, ray):
-        print(f"{'ok' if well else 'FAILED':6} {what:8} {said}", flush=True)
-        failed |= not well
+    for what, passed, message in look(values, host, namespace, ray):
+        print(f"{'ok' if passed else 'FAILED':6} {what:8} {message}", flush=True)
+        failed |= not passed
     raise typer.Exit(1 if failed else 0)

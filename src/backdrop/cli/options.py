@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,27 +8,44 @@ import typer
 if TYPE_CHECKING:
     from backdrop.pipelines.package import Package
 
-Data = Annotated[str, typer.Argument(help="Dataset: a folder or s3:// prefix with train/ and train_masks/.")]
-Plan = Annotated[str, typer.Option(help="Fold plan, a CSV file that `backdrop split` wrote.")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="Dataset: a folder or s3:// prefix with train/ and train_masks/.")
+]
+Plan = Annotated[str, typer.Option(metavar="CSV", help="Fold plan that `backdrop split` wrote.")]
 Plans = Annotated[
-    list[str], typer.Option(help="Fold plan; repeated if recipes differ in theirs, the first is the ensemble's own.")
+    list[str],
+    typer.Option(
+        metavar="CSV", help="Fold plan. Repeat it if recipes have plans of their own; give the ensemble's first."
+    ),
 ]
-Set = Annotated[list[str], typer.Option("--set", help="Override of the recipe, such as epochs=2; may be repeated.")]
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="A shipped recipe's name, or a YAML file.")]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a YAML file.")]
+NewYaml = Annotated[Path, typer.Argument(metavar="OUT", help="The YAML file to write.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe: epochs=2. Repeatable.")
+]
 SetFile = Annotated[
-    str | None, typer.Option(help="YAML of keys in place of the recipe's own, such as a search's schedule.yaml.")
+    str | None, typer.Option(metavar="YAML", help="Keys that replace the recipe's, such as a search's schedule.yaml.")
 ]
-Name = Annotated[str, typer.Option(help="Name of the registered model.")]
-Members = Annotated[list[str], typer.Option(help="Members: folders or runs:/ID/member addresses, one or more.")]
-# `--members A B C`: what stands behind the first is of them too.
-MORE_MEMBERS = {"allow_extra_args": True}
+Name = Annotated[str, typer.Option(metavar="NAME", help="Name of the registered model.")]
+Members = Annotated[
+    list[str], typer.Option(metavar="MEMBER...", help="Members: one or more folders or runs:/ID/member addresses.")
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="ENSEMBLE", help="Take the weights from this ensemble. Without it, all are equal.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 
-EnsembleName = Annotated[
-    str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file's path.")
+EnsembleName = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file.")]
+FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Train only the members of these folds.")]
+Tune = Annotated[
+    str, typer.Option("--tune", metavar="BUDGET", help="Search each recipe's schedule first: off, fast or full.")
 ]
-FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Only the members of these folds.")]
-Tune = Annotated[str, typer.Option("--tune", help="Search each recipe's schedule first: off, fast or full.")]
-Ray = Annotated[bool, typer.Option("--ray", help="Search on a Ray cluster that KubeRay makes.")]
-Assignments = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Set in every recipe: epochs=2.")]
+Ray = Annotated[bool, typer.Option("--ray", help="Search on a Ray cluster that KubeRay creates.")]
+Assignments = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe: epochs=2. Repeatable.")
+]
 
 
 def package_of(ensemble: str, folds: str, assignments: list[str], tune: str, ray: bool) -> "Package":

@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING
 
+from backdrop.common.words import count
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -52,11 +54,6 @@ def passed_over_text(named: "Sequence[PassedOver]", counted: "Sequence[PassedOve
     return os.linesep.join([*lines, *([f"  … and {len(named) - SHOWN} more"] if len(named) > SHOWN else [])])
 
 
-def count(number: int, noun: str) -> str:
-    """`1 object`, `2 objects`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def estimate_text(record: "CostEstimate", price: float | None) -> str:
     """What each recipe costs, and how long so many devices take; `price` is of one of them for an hour."""
     names = max(len("recipe"), *(len(cost.recipe) for cost in record.recipes))
@@ -67,7 +64,7 @@ def estimate_text(record: "CostEstimate", price: float | None) -> str:
         lines.append(f"{cost.recipe:{names}}  {cost.members:7}  {rates}  {hours}")
     paid = "" if price is None else f", {record.device_hours * price:,.2f} at {price:g} an hour"
     lines.append(f"{record.ensemble}: {_hours(record.device_hours, 0)} hours of one {record.device}{paid}")
-    lines += [f"{count:4} at a time: {_hours(hours)} hours" for count, hours in record.hours.items()]
+    lines += [f"{devices:4} at a time: {_hours(hours)} hours" for devices, hours in record.hours.items()]
     return os.linesep.join(lines)
 
 

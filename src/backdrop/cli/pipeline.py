@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from backdrop.cli import kubeflow
+from backdrop.cli.command import command
 from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
 
-app = typer.Typer(no_args_is_help=True, help="Compile the training pipeline for Kubeflow, or run it here.")
+app = typer.Typer(no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
 app.add_typer(kubeflow.app)
 
 
@@ -21,10 +22,12 @@ class Runner(StrEnum):
     docker = "docker"
 
 
-@app.command("compile")
+@command(app, "backdrop pipeline compile demo --out demo.yaml", name="compile")
 def compile_(
     ensemble: EnsembleName,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The package to write.")] = Path("package.yaml"),
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="YAML", help="The package to write.")] = Path(
+        "package.yaml"
+    ),
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
@@ -38,20 +41,25 @@ def compile_(
     print(f"{package.name} {package.version} is in {out}")
 
 
-@app.command()
+@command(app, "backdrop pipeline run demo --data photos --set epochs=1")
 def run(
     ensemble: EnsembleName,
-    data: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// address.")],
-    name: Annotated[str, typer.Option(help="The registered model; the ensemble's name if not given.")] = "",
-    work: Annotated[Path, typer.Option(help="Folder for members, report, logs and MLflow.")] = Path("work"),
-    objects: Annotated[int, typer.Option(min=0, help="Only the first so many objects by name; 0 for all.")] = 0,
+    data: Annotated[str, typer.Option(metavar="DATA", help="Dataset: a folder or s3:// prefix.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The registered model. Default: the ensemble's name.")] = "",
+    work: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for members, report and logs.")] = Path("work"),
+    objects: Annotated[int, typer.Option(min=0, metavar="N", help="Use only the first N objects by name; 0: all.")] = 0,
     folds: FoldList = "",
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
     promote: Annotated[bool, typer.Option(help="Let the gate judge the new version.")] = True,
-    runner: Annotated[Runner, typer.Option(help="Tasks as processes here, or in containers.")] = Runner.subprocess,
+    runner: Annotated[
+        Runner, typer.Option(metavar="RUNNER", help="Run tasks as processes (subprocess) or in containers (docker).")
+    ] = Runner.subprocess,
 ) -> None:
-    """Run an ensemble's training pipeline here, one task after another."""
+    """Run an ensemble's training pipeline here.
+
+    One task after another. Run it again to train only what has changed.
+    """
     from rich.console import Console
 
     from backdrop.config import find_ensemble

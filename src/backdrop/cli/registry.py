@@ -4,31 +4,43 @@ from typing import Annotated
 
 import typer
 
-from backdrop.cli.options import MORE_MEMBERS, Data, Members, Name, Plans
+from backdrop.cli.command import command
+from backdrop.cli.options import Data, Members, Name, Plans
 
 app = typer.Typer()
 
 
-@app.command(context_settings=MORE_MEMBERS)
+@command(
+    app,
+    "backdrop register photos --plan plan.csv --members tiny-0 tiny-1 \\\n"
+    "  --report report --ensemble tiny --name cars",
+    more_members=True,
+)
 def register(
     context: typer.Context,
     data: Data,
     plan: Plans,
     members: Members,
-    report: Annotated[str, typer.Option(help="Report folder that `backdrop evaluate` wrote.")],
-    ensemble: Annotated[str, typer.Option(help="A shipped ensemble's name, or a YAML file.")],
+    report: Annotated[str, typer.Option(metavar="FOLDER", help="Report that `backdrop evaluate` wrote.")],
+    ensemble: Annotated[str, typer.Option(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file.")],
     name: Name,
 ) -> None:
-    """Make the ensemble a version of a registered model, and the challenger."""
+    """Register an ensemble as a model's new version.
+
+    The version becomes the challenger.
+    """
     from backdrop.steps.register import register as step
 
     record = step(data, plan, [*members, *context.args], report, ensemble, name)
-    print(f"models:/{name}/{record.version} {'registered' if record.created else 'was there already'}")
+    print(f"models:/{name}/{record.version} {'registered' if record.created else '(unchanged)'}")
 
 
-@app.command()
+@command(app, "backdrop promote photos --name cars")
 def promote(data: Data, name: Name) -> None:
-    """Let the gate judge the challenger: the new champion, or the old one with reasons."""
+    """Let the gate judge the challenger.
+
+    It becomes the champion if it is better.
+    """
     from backdrop.steps.promote import promote as step
 
     verdict = step(data, name)
@@ -37,7 +49,7 @@ def promote(data: Data, name: Name) -> None:
         print(f"  {reason}")
 
 
-@app.command()
+@command(app, "backdrop rollback --name cars")
 def rollback(name: Name) -> None:
     """Make the previous champion the champion again."""
     from backdrop.steps.rollback import rollback as step
@@ -45,11 +57,13 @@ def rollback(name: Name) -> None:
     print(f"models:/{name}@champion is version {step(name).version}")
 
 
-@app.command()
+@command(app, "backdrop reap --idle-minutes 60")
 def reap(
-    idle_minutes: Annotated[float, typer.Option(help="Silent for so long, a run counts as gone.")] = 15,
+    idle_minutes: Annotated[
+        float, typer.Option(metavar="MINUTES", help="A run counts as dead after this long without a sign of life.")
+    ] = 15,
 ) -> None:
-    """Close MLflow's runs whose process is gone."""
+    """Close MLflow runs whose process has died."""
     from datetime import datetime
 
     from backdrop.steps.reap import reap as step

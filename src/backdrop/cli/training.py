@@ -1,23 +1,30 @@
-"""Commands that train: what it takes, members, schedules, pseudo-labels."""
+"""Commands that train: what it costs, members, schedules, pseudo-labels."""
 
 from typing import Annotated
 
 import typer
 
-from backdrop.cli.options import MORE_MEMBERS, Data, Members, Plan, Plans, Set, SetFile
+from backdrop.cli.command import command
+from backdrop.cli.options import Data, EnsembleName, Members, Plan, Plans, RecipeName, Seed, Set, SetFile, Weights
 from backdrop.cli.output import estimate_text, search_text
+from backdrop.common.words import count
 
 app = typer.Typer()
 
 
-@app.command()
+@command(app, "backdrop estimate demo --data photos --price 2.5")
 def estimate(
-    ensemble: Annotated[str, typer.Argument(help="A shipped ensemble's name, or a YAML file.")],
-    data: Annotated[str, typer.Option(help="The dataset that it will be trained on.")],
-    price: Annotated[float | None, typer.Option(help="Of one device for an hour, in any currency.")] = None,
-    max_gpu_hours: Annotated[float | None, typer.Option(help="Refuse an ensemble that takes more.")] = None,
+    ensemble: EnsembleName,
+    data: Annotated[str, typer.Option(metavar="DATA", help="The dataset to train on.")],
+    price: Annotated[float | None, typer.Option(metavar="P", help="Price of one device for an hour.")] = None,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(metavar="HOURS", help="Exit code 2 if training takes more than this.")
+    ] = None,
 ) -> None:
-    """Measure for moments what training an ensemble will take: hours, memory, devices, money."""
+    """Measure what training an ensemble will cost.
+
+    Trains each recipe for a few seconds: hours, memory, devices, money.
+    """
     from backdrop.steps.estimate import afford
     from backdrop.steps.estimate import estimate as step
 
@@ -27,45 +34,61 @@ def estimate(
         afford(record, max_gpu_hours)
 
 
-@app.command()
+@command(app, "backdrop train photos --plan plan.csv --recipe tiny --fold 0 --out tiny-0")
 def train(
     data: Data,
     plan: Plan,
-    recipe: Annotated[str, typer.Option(help="A shipped recipe's name, or a YAML file.")],
-    fold: Annotated[int, typer.Option(help="The fold that is left out and judges.")],
-    out: Annotated[str, typer.Option(help="Member folder; {key} in it becomes the content key.")],
+    recipe: RecipeName,
+    fold: Annotated[int, typer.Option(metavar="N", help="The fold to leave out and judge on.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Member folder. {key} becomes the content key.")],
     overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
     set_file: SetFile = None,
-    pseudo: Annotated[str | None, typer.Option(help="Train on these pseudo-labels too: a folder of `label`.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, and discard what is there.")] = False,
+    pseudo: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Train on these pseudo-labels too, as `label` wrote them.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what is there and start from scratch.")] = False,
 ) -> None:
-    """Train one recipe on one fold, or go on where a killed run stopped."""
+    """Train one recipe on one fold.
+
+    Resumes a training that was killed.
+    """
     from backdrop.steps.train import train as step
 
     record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh, set_file)
-    how = "was there already" if record.reused else f"took {record.member.seconds:.0f} s"
-    print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold}, {how}")
+    how = "(unchanged)" if record.reused else f"in {record.member.seconds:.0f} s"
+    print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold} {how}")
 
 
-@app.command()
+@command(app, "backdrop tune photos --plan plan.csv --recipe tiny --out search --trials 8")
 def tune(
     data: Data,
     plan: Plan,
-    recipe: Annotated[str, typer.Option(help="A shipped recipe's name, or a YAML file.")],
-    out: Annotated[str, typer.Option(help="Folder or s3:// prefix; {key} in it becomes the search's key.")],
-    trials: Annotated[int, typer.Option(help="How many schedules are tried, presets among them.")] = 16,
-    budget_epochs: Annotated[int, typer.Option(help="Epochs of a trial on a fold, at most.")] = 6,
-    folds: Annotated[str, typer.Option(metavar="0,1", help="Folds that are left out in turn and judge.")] = "0",
-    space: Annotated[str | None, typer.Option(help="A shipped space's name, or a YAML file.")] = None,
-    searcher: Annotated[str, typer.Option(help="tpe or random.")] = "tpe",
-    scheduler: Annotated[str, typer.Option(help="asha stops what does badly, pb2 grows rates instead; none.")] = "asha",
-    repeats: Annotated[int, typer.Option(help="Fresh seeds for the best and the best preset; 0: no comparison.")] = 3,
-    parallel: Annotated[int | None, typer.Option(help="Trials at a time; one for each GPU, else one.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    cluster: Annotated[str | None, typer.Option(help="YAML of a Ray cluster that KubeRay makes for it.")] = None,
+    recipe: RecipeName,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder or s3:// prefix. {key} becomes the search's key.")],
+    trials: Annotated[int, typer.Option(metavar="N", help="Number of schedules to try, presets included.")] = 16,
+    budget_epochs: Annotated[int, typer.Option(metavar="N", help="Maximum epochs of a trial on a fold.")] = 6,
+    folds: Annotated[str, typer.Option(metavar="0,1", help="Folds to leave out and judge on, one by one.")] = "0",
+    space: Annotated[str | None, typer.Option(metavar="SPACE", help="A shipped space's name, or a YAML file.")] = None,
+    searcher: Annotated[str, typer.Option(metavar="NAME", help="tpe or random.")] = "tpe",
+    scheduler: Annotated[
+        str, typer.Option(metavar="NAME", help="asha stops bad trials early; pb2 changes rates; none.")
+    ] = "asha",
+    repeats: Annotated[
+        int, typer.Option(metavar="N", help="Seeds to compare the best with the best preset; 0 compares nothing.")
+    ] = 3,
+    parallel: Annotated[
+        int | None, typer.Option(metavar="N", help="Trials at a time. Without it: one for each GPU, or one.")
+    ] = None,
+    seed: Seed = 0,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="YAML", help="A Ray cluster for KubeRay to create for the search.")
+    ] = None,
     overrides: Set = [],  # noqa: B006  # as above
 ) -> None:
-    """Search a learning-rate schedule on Ray, or go on where a killed search stopped."""
+    """Search a learning-rate schedule on Ray.
+
+    Resumes a search that was killed.
+    """
     from backdrop.config import Budget
     from backdrop.config.folds import as_folds
     from backdrop.config.records import parse
@@ -78,19 +101,22 @@ def tune(
     print(f"{record.out}/schedule.yaml")
 
 
-@app.command(context_settings=MORE_MEMBERS)
+@command(app, "backdrop label photos --plan plan.csv --members tiny-0 tiny-1 --out labels", more_members=True)
 def label(
     context: typer.Context,
     data: Data,
     plan: Plans,
     members: Members,
-    out: Annotated[str, typer.Option(help="Folder of labels.csv and the masks.")],
-    ensemble: Annotated[str | None, typer.Option(help="Its recipes' weights; all alike without it.")] = None,
-    most: Annotated[float, typer.Option(help="Most unconfidence of an object that is kept.")] = 0.01,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for labels.csv and the masks.")],
+    ensemble: Weights = None,
+    most: Annotated[float, typer.Option(metavar="U", help="Keep an object if its uncertainty is at most this.")] = 0.01,
 ) -> None:
-    """Predict masks for a dataset's test photographs to train on, for each fold by members that never saw it."""
+    """Label a dataset's test photographs to train on.
+
+    Each fold gets masks from members that never saw that fold's photographs.
+    """
     from backdrop.steps.label import label as step
 
     record = step(data, plan, [*members, *context.args], out, ensemble, most)
     for fold, kept in record.kept.items():
-        print(f"fold {fold}  {kept} of {record.photographs} photographs kept")
+        print(f"fold {fold}  {kept} of {count(record.photographs, 'photograph')} kept")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from backdrop.common.words import count
 from backdrop.config.augmentation import Change
 from backdrop.config.network import Count, Rate, Share
 from backdrop.config.optimizer import Optimizer
@@ -74,7 +75,9 @@ class Cycle(_Phase):
     @model_validator(mode="after")
     def _a_length_each(self) -> "Cycle":
         if self.lengths and len(self.lengths) != len(self.rates):
-            raise ValueError(f"{len(self.rates)} rates have {len(self.lengths)} lengths; give one to each, or none")
+            raise ValueError(
+                f"{count(len(self.rates), 'rate')} for {count(len(self.lengths), 'length')}; give one to each, or none"
+            )
         return self
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from backdrop.common.errors import ConfigError
+from backdrop.common.words import count
 from backdrop.config.catalog import find_text, shipped
 from backdrop.config.network import Count, Rate, Share
 from backdrop.config.optimizer import Optimizer
@@ -288,7 +289,7 @@ def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
     """
     if recipe.epochs < LEAST_EPOCHS:
         raise ConfigError(
-            f"{recipe.name} trains {recipe.epochs} epochs, too few for a schedule", "Set epochs=4 or more"
+            f"{recipe.name} trains {count(recipe.epochs, 'epoch')}, too few for a schedule", "Set epochs=4 or more"
         )
     names = [family.name or family.kind for family in space.families]
     name = chance.suggest_categorical("family", names) if len(names) > 1 else names[0]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdrop.common.words import count
 from backdrop.config.records import Record
 from backdrop.data.formats import kind_of
 
@@ -78,9 +79,8 @@ def normalized(name: str) -> str:
 def summarize(passed_over: Iterable[PassedOver]) -> str:
     """`4 files passed over: .heic (1), .txt (3)`; empty if there are none."""
     kinds = Counter(Path(one.file).suffix.lower() or one.reason for one in passed_over)
-    count = sum(kinds.values())
     listed = ", ".join(f"{kind} ({number})" for kind, number in sorted(kinds.items()))
-    return f"{count} file{'s' * (count != 1)} passed over: {listed}" if count else ""
+    return f"{count(kinds.total(), 'file')} passed over: {listed}" if kinds else ""
 
 
 def _reason(path: Path, suffixes: set[str]) -> PassedOver | None:

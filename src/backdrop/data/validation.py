@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError
+from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, in_threads, read_file
 from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, kind_of
@@ -177,11 +178,8 @@ def _missing_views(photos: Iterable[Photo]) -> list[Fault]:
     usual = Counter(len(group) for group in by_object.values()).most_common(1)[0][0] if by_object else 0
     odd = [group for group in by_object.values() if len(group) != usual]
     what = "is of an object with {}, most have {}"
-    return [_warning(group[0].image, what.format(_views(len(group)), usual), "Add the missing views") for group in odd]
-
-
-def _views(count: int) -> str:
-    return f"{count} view{'s' * (count != 1)}"
+    remedy = "Add the missing views"
+    return [_warning(group[0].image, what.format(count(len(group), "view"), usual), remedy) for group in odd]
 
 
 def _near_duplicates(looks: Sequence[Look], digests: Digests) -> list[Fault]:

@@ -7,6 +7,7 @@ in forty would pass by chance. What can't be compared is rejected, and the reaso
 from collections.abc import Sequence
 from typing import Literal
 
+from backdrop.common.words import count
 from backdrop.config import Gate
 from backdrop.config.records import Record
 from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, estimate, object_means
@@ -103,7 +104,7 @@ def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
     passed = found.dice >= gate.minimum_dice
     interval = "" if found.low is None or found.high is None else f" ({_interval(found.low, found.high)})"
     asked = f"{'at least' if passed else 'less than'} the {gate.minimum_dice} asked of a first champion"
-    reason = f"Dice on {_count(found.objects)} is {_number(found.dice)}{interval}, {asked}"
+    reason = f"Dice on {count(found.objects, 'holdout object')} is {_number(found.dice)}{interval}, {asked}"
     return Verdict(
         outcome="promoted" if passed else "rejected",
         summary="the first champion" if passed else f"below gate.minimum_dice; {NO_CHAMPION}",
@@ -171,24 +172,19 @@ def _few(objects: int) -> str:
 
 def _change(change: Interval, objects: int) -> str:
     if change.low == change.high == 0:
-        return f"Dice on {_count(objects)} shows no difference to the champion's"
+        return f"Dice on {count(objects, 'holdout object')} shows no difference to the champion's"
     verb = "fell" if change.mean < 0 else "rose"
     tail = "" if change.low > 0 or change.high < 0 else ", which may be chance"
-    return (
-        f"Dice on {_count(objects)} {verb} by {_number(abs(change.mean))} ({_interval(change.low, change.high)}){tail}"
-    )
+    spread = _interval(change.low, change.high)
+    return f"Dice on {count(objects, 'holdout object')} {verb} by {_number(abs(change.mean))} ({spread}){tail}"
 
 
 def _slice_reason(part: Slice, gate: Gate) -> str:
     assert part.low is not None  # a slice without an interval is never worse
     assert part.high is not None
-    where = f"Dice of view {part.view} on {part.objects} objects"
+    where = f"Dice of view {part.view} on {count(part.objects, 'object')}"
     change = f"fell by {_number(-part.difference)} ({_interval(part.low, part.high)})"
     return f"{where} {change}, more than the {gate.slice_drop} that the gate allows"
-
-
-def _count(objects: int) -> str:
-    return f"{objects} holdout object{'s' if objects > 1 else ''}"
 
 
 def _interval(low: float, high: float) -> str:

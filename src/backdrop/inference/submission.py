@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError
+from backdrop.common.words import count
 
 HEADER = ["img", "rle_mask"]
 LEVEL = 6  # of compression: 9 takes far longer for the same size
@@ -59,7 +60,7 @@ def check_names(images: Collection[str], sample: str) -> None:
     """
     given, wanted = set(images), read_names(sample)
     if missing := wanted - given:
-        what = f"{len(missing)} images of {sample} aren't there: {_first(missing)}"
+        what = f"{sample} names {count(len(missing), 'image')} that you don't have: {_first(missing)}"
         raise DataError(what, "Copy all photographs of the test set into one folder, and name that")
     if surplus := given - wanted:
         what = f"{sample} doesn't name {len(surplus)} of the images: {_first(surplus)}"

@@ -6,6 +6,7 @@ from typing import Any
 from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
 from backdrop.common.kubernetes_client import parse_quantity
+from backdrop.common.words import count
 from backdrop.config.cluster import Toleration
 
 SHOWN = 3  # nodes that an error speaks of
@@ -35,10 +36,10 @@ def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], toleratio
     if not fit:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(against.items())[:SHOWN])
         raise EndpointError(
-            f"None of {len(nodes)} nodes with these labels would take the pod ({reasons})",
+            f"None of {count(len(nodes), 'node')} with these labels would take the pod ({reasons})",
             "Mend tolerations, gpus, cpu or memory, or the nodes",
         )
-    return f"{len(fit)} of {len(nodes)} nodes with the labels {labels} have {_amounts(needs)}"
+    return f"{len(fit)} of {count(len(nodes), 'node')} with the labels {labels} can offer {_amounts(needs)}"
 
 
 def check_rayjobs() -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import BackdropError, DataError, StorageError, TrackingError
+from backdrop.common.words import count
 from backdrop.kubeflow.client import connect
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
 from backdrop.pipelines.parameters import tolerations_of
@@ -88,7 +89,7 @@ def check_data(data: str) -> str:
     if not names:
         raise DataError(f"{data} has no photographs in train/", "Name the dataset's own folder or prefix")
     storage.read_bytes(f"{folder}/{names[0]}")
-    return f"{len(names)} files in {folder}"
+    return f"{count(len(names), 'file')} in {folder}"
 
 
 def check_work(work: str) -> str:

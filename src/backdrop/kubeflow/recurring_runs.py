@@ -106,7 +106,8 @@ def ours(endpoint: Endpoint, name: str = "") -> list[V2beta1RecurringRun]:
         return [entry for entry in every if MARK.match(entry.description or "")]
     found = endpoint.named(listing, "recurring_runs", name, **where)
     if not all(MARK.match(entry.description or "") for entry in found):
-        raise EndpointError(f"There is a schedule {name} that isn't Backdrop's", "Take another --name, or delete it")
+        what = f"There is a recurring run {name} that isn't Backdrop's"
+        raise EndpointError(what, "Use another --name, or delete it")
     return sorted(found, key=lambda entry: (entry.created_at, entry.recurring_run_id))
 
 

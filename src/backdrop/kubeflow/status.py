@@ -24,10 +24,10 @@ def overview(endpoint: Endpoint, name: str = "") -> list[str]:
         found = ours(endpoint)
         if name and name not in {entry.display_name for entry in found}:
             known = {entry.display_name for entry in found}
-            remedy = suggest(name, known) if known else "Make it by `backdrop pipeline schedule`"
-            raise EndpointError(f"Kubeflow at {endpoint.host} has no schedule {name} of Backdrop's", remedy)
+            remedy = suggest(name, known) if known else "Create it with `backdrop pipeline schedule`"
+            raise EndpointError(f"Kubeflow at {endpoint.host} has no recurring run {name} of Backdrop's", remedy)
         chosen = sorted((entry for entry in found if name in ("", entry.display_name)), key=lambda e: e.display_name)
-        return [line for entry in chosen for line in _lines(endpoint, entry)] or ["no schedule"]
+        return [line for entry in chosen for line in _lines(endpoint, entry)] or ["no recurring run"]
 
 
 def _lines(endpoint: Endpoint, entry: V2beta1RecurringRun) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from backdrop.common.progress import duration
+from backdrop.common.words import count
 from backdrop.local.console import Task
 from backdrop.pipelines.training import Planned
 
@@ -68,7 +69,7 @@ def _member(member: Planned, tasks: Mapping[str, Task], outputs: Outputs) -> tup
 def _dice(found: Mapping[str, Any]) -> list[str]:
     if "holdout" not in found:
         return []
-    objects = f"{found['objects']:.0f} holdout object{'s' if found['objects'] > 1 else ''}"
+    objects = count(round(found["objects"]), "holdout object")
     line = f"Ensemble   Dice {found['holdout']:.5f} on {objects}"
     if "holdout_low" in found:
         line += f" (95 % interval {found['holdout_low']:.5f} to {found['holdout_high']:.5f})"

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from backdrop.common.words import count
 from backdrop.evaluation.metrics import Effect, Estimate, Evaluation, Score, estimate
 from backdrop.evaluation.pictures import Image, data_uri, number
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
-from backdrop.report.parts import counted, dice_text, fact, fill, frame, table, time_text
+from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
 from backdrop.report.verdict import verdict_section
 
 PAGE_BYTES = 1_400_000  # what the page may take; a verdict comes later
@@ -95,13 +96,13 @@ def _headline(report: Report) -> str:
     note = "" if held else '<p class="note">There is no holdout, so nothing can be promoted.</p>'
     counts = (len(report.members), "member"), (len(report.scores), "image")
     objects = len({score.object for score in report.scores})
-    line = " · ".join(counted(count, what) for count, what in (*counts, (objects, "object")))
+    line = " · ".join(count(number, noun) for number, noun in (*counts, (objects, "object")))
     return f'<p class="counts">{line}</p><div class="facts">{"".join(facts)}</div>{note}'
 
 
 def _fact(title: str, found: Estimate) -> str:
     spread = f"{found.low:.5f} to {found.high:.5f}, " if found.low is not None and found.high is not None else ""
-    note = f"{'95 % interval ' if spread else ''}{spread}{counted(found.objects, 'object')}"
+    note = f"{'95 % interval ' if spread else ''}{spread}{count(found.objects, 'object')}"
     return fact(title, f"{found.dice:.5f}", note)
 
 
@@ -149,7 +150,7 @@ def _distributions(held: Sequence[Score], folded: Sequence[Score]) -> str:
     scale = dice_scale([score.dice for score in (*held, *folded)])
     parts = [
         f"<figure>{histogram([score.dice for score in scores], scale, f'images by {title} Dice')}"
-        f"<figcaption>{len(scores):,} {title} images</figcaption></figure>"
+        f"<figcaption>{count(len(scores), f'{title} image')}</figcaption></figure>"
         for title, scores in (("holdout", held), ("out-of-fold", folded))
         if scores
     ]

@@ -48,11 +48,6 @@ def fact(title: str, figure: str, note: str) -> str:
     return f'<div class="fact"><p>{title}</p><p class="figure">{figure}</p><p>{note}</p></div>'
 
 
-def counted(count: int, what: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{count:,} {what if count == 1 else what + 's'}"
-
-
 def dice_text(value: float | None) -> str:
     """A Dice with its five digits; nothing for none."""
     return "" if value is None or not math.isfinite(value) else f"{value:.5f}"

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
+from backdrop.common.words import count
 from backdrop.report.charts import Scale, interval
 from backdrop.report.lines import shorten
-from backdrop.report.parts import counted, dice_text, fact, frame, sheet, table, time_text
+from backdrop.report.parts import dice_text, fact, frame, sheet, table, time_text
 from backdrop.report.search_charts import families, legend, schedules, standing, training, values_text
 from backdrop.tuning.results import Comparison, Search, Status, Trial, ranked
 
@@ -55,8 +56,8 @@ def _headline(search: Search) -> str:
     folds = f"fold{'s' * (len(search.folds) > 1)} {', '.join(map(str, search.folds))}"
     counts = Counter(trial.status for trial in search.trials)
     states = ", ".join(f"{counts[status]} {status}" for status in STATES if counts[status])
-    budget = f"at most {counted(search.budget_epochs, 'epoch')} a fold"
-    trials = f"{counted(len(search.trials), 'trial')} ({states})"
+    budget = f"at most {count(search.budget_epochs, 'epoch')} a fold"
+    trials = f"{count(len(search.trials), 'trial')} ({states})"
     spent = f"{time_text(sum(trial.seconds for trial in search.trials))} of training"
     line = " · ".join((f"space {escape(search.space)}", folds, budget, trials, spent))
     return f'<p class="counts">{line}</p><div class="facts">{_chosen(search)}</div>'
@@ -71,7 +72,7 @@ def _chosen(search: Search) -> str:
     place = f"rank {finished.index(chosen) + 1} of the {len(finished)} that finished" if chosen in finished else ""
     name = f'<span class="chosen-name">{escape(chosen.name)}</span>'
     drawn = escape(values_text(chosen) or chosen.family)
-    written = f"{drawn}<br>written for the recipe's {counted(search.epochs, 'epoch')}"
+    written = f"{drawn}<br>written for the recipe's {count(search.epochs, 'epoch')}"
     preset = next((trial for trial in finished if trial.preset), None)
     beside = f"<br>best preset {escape(preset.name)}: {dice_text(preset.dice)}" if preset else ""
     result = fact("Its Dice out of fold", dice_text(chosen.dice), (place or chosen.status) + beside)

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from backdrop.common.words import count
 from backdrop.report.charts import Scale, dice_scale, pick, positive_scale, runs, short, value_scale
 from backdrop.report.lines import Line, Point, chart, end_labels, shorten, upright_axis, write
-from backdrop.report.parts import counted, dice_text
+from backdrop.report.parts import dice_text
 from backdrop.tuning.results import Search, Trial, ranked
 
 FEW = 6  # of the schedules that were drawn so many are shown, the best
@@ -143,7 +144,7 @@ def _family(family: str, trials: Sequence[Trial], scale: Scale, kinds: dict[str,
     marks = [_upright(title, scale, place / len(names)) for place, (title, (scale, _)) in enumerate(titled)]
     drawn = chart(lines, MIDDLING, f"Values of {family}", "", "".join(marks), "values")
     best = f", the best {dice_text(trials[0].dice)}" if trials[0].dice is not None else ""
-    caption = f"<b>{escape(family)}</b><span>{counted(len(trials), 'trial')}{best}</span>"
+    caption = f"<b>{escape(family)}</b><span>{count(len(trials), 'trial')}{best}</span>"
     drawn = f'<div style="min-width:{AXIS_WIDTH * len(axes)}px">{drawn}</div>'
     return f'<figure><figcaption>{caption}</figcaption><div class="wide">{drawn}</div></figure>'
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backdrop.common.errors import GateError
 from backdrop.common.progress import working
+from backdrop.common.words import count
 from backdrop.config import Ensemble, Gate
 from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
@@ -65,8 +66,9 @@ def _known(plan: FoldPlan, champion: Version) -> list[str]:
 
 def _leak(objects: Sequence[str]) -> str:
     return (
-        f"the champion's folds hold {len(objects)} of the challenger's holdout objects, such as {objects[0]}, so that "
-        f"comparing the two would not be fair; split with --extend models:/NAME@champion to keep every object's place"
+        f"the champion's folds hold {count(len(objects), 'object')} of the challenger's holdout, such as {objects[0]}, "
+        f"so that comparing the two would not be fair; split with --extend models:/NAME@champion to keep every object's"
+        f" place"
     )
 
 

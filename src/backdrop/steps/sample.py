@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.common.progress import progress, working
+from backdrop.common.words import count
 from backdrop.config import parse_size
 from backdrop.config.records import Record
 from backdrop.data.synthetic import draw_car, object_name, render
@@ -50,7 +51,8 @@ def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", 
     record = SampleRecord(objects=objects, views=views, size=size, seed=seed)
     if objects < 1 or views < 1 or min(width, height) < MIN_SIDE:
         raise ConfigError(
-            f"{objects} objects with {views} views at {size} can't be drawn", "Ask for 1, 1, 64x64 or more"
+            f"{count(objects, 'object')} with {count(views, 'view')} at {size} can't be drawn",
+            "The minimum is 1 object, 1 view, 64x64",
         )
     if _stands_there(out, record):
         return record

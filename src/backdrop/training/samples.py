@@ -12,6 +12,7 @@ from backdrop.augmentation import device as device_changes
 from backdrop.augmentation import host as host_changes
 from backdrop.common.devices import device as training_device
 from backdrop.common.errors import BackdropError, ConfigError, TrainingError
+from backdrop.common.words import count
 from backdrop.config import Recipe
 from backdrop.config.augmentation import Change
 from backdrop.data.cache import open_cache
@@ -121,7 +122,7 @@ class Samples(Dataset[Item | BackdropError]):
             images = torch.empty(len(self), height, width, 3, dtype=torch.uint8, device=device)
             masks = torch.empty(len(self), height, width, dtype=torch.uint8, device=device)
         except torch.OutOfMemoryError as error:
-            size = f"{len(self)} photographs at {self.recipe.input.size}"
+            size = f"{count(len(self), 'photograph')} at {self.recipe.input.size}"
             raise TrainingError(f"{size} don't fit the device's memory", "--set loading.cache=auto") from error
         for index, photo in enumerate(self.photos):
             image, mask = self.decoded(photo)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from scipy import stats
 
+from backdrop.common.words import count
 from backdrop.config.records import Record
 
 CONFIDENCE = 0.95
@@ -69,7 +70,9 @@ class Comparison(Record):
     @property
     def sentence(self) -> str:
         """Whether the gain exceeds the noise, in words."""
-        spread = f"{self.difference:+.5f} Dice ({self.low:+.5f} to {self.high:+.5f}, {len(self.seeds)} seeds each)"
+        spread = (
+            f"{self.difference:+.5f} Dice ({self.low:+.5f} to {self.high:+.5f}, {count(len(self.seeds), 'seed')} each)"
+        )
         if self.low > 0:
             return f"{self.best} beats {self.preset} by more than the noise: {spread}"
         if self.high < 0:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.words import count
 from backdrop.config import Budget, Recipe, Space
 from backdrop.config.space import Candidate
 from backdrop.tuning.population import Population, grow, rates_between
@@ -51,7 +52,8 @@ class Plan:
             ConfigError: if there are no trials but presets, too few for a population, or one can't be trained.
         """
         if self.budget.trials <= len(self.presets):
-            what = f"{self.budget.trials} trials are no more than the {len(self.presets)} presets of {self.space.name}"
+            presets = count(len(self.presets), "preset")
+            what = f"--trials {self.budget.trials} is no more than the {presets} of {self.space.name}"
             raise ConfigError(what, f"Ask for --trials {len(self.presets) + 1} or more")
         samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
         for one in (*self.entries(), *samples):

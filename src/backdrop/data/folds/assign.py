@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from backdrop.common.errors import PlanError
+from backdrop.common.words import count
 from backdrop.config.folds import Rule
 
 BINS = 35  # of the winners' histogram of areas
@@ -49,13 +50,16 @@ def _check(objects: int, held: int, rule: Rule, placed: Assignments) -> None:
         raise PlanError(f"{rule.folds} folds with a holdout of {rule.holdout} can't be", "Use 1 or more, and 0 to 0.9")
     if objects - held < rule.folds:
         raise PlanError(
-            f"{objects} objects, {held} of them held out, don't fill {rule.folds} folds", "Ask for fewer folds"
+            f"{count(objects, 'object')}, {held} of them held out, don't fill {count(rule.folds, 'fold')}",
+            "Ask for fewer folds",
         )
     if rule.view is not None and rule.by != "area-rank":
         raise PlanError(f"A split by {rule.by} looks at no single view", "Use --view with --by area-rank, or leave it")
     others = {fold for fold in placed.values() if fold is not None}
     if others and others != set(range(rule.folds)):
-        raise PlanError(f"The older plan has {len(others)} folds, not {rule.folds}", f"Use --folds {len(others)}")
+        raise PlanError(
+            f"The older plan has {count(len(others), 'fold')}, not {rule.folds}", f"Use --folds {len(others)}"
+        )
 
 
 def _draw(seed: int, name: str) -> str:
