@@ -29,8 +29,9 @@ def test_long_list_of_faults_says_that_it_is_cut() -> None:
 
 
 def test_promotion_says_so() -> None:
-    page = verdict_page(Verdict(outcome="promoted", reasons=("better",), objects=20))
-    assert page == "# Promoted: the challenger is the champion\n\n- better\n"
+    verdict = Verdict(outcome="promoted", summary="better than the champion", reasons=("better",), objects=20)
+    page = verdict_page(verdict)
+    assert page == "# Promoted: better than the champion\n\n- better\n"
 
 
 def test_imported_in_a_task_as_kfp_runs_it() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError, PlanError
-from backdrop.config.folds import By, Rule
+from backdrop.config.folds import By, Rule, as_by
 from backdrop.data import folds
 from backdrop.data.dataset import open_dataset, read_mask
 from backdrop.data.folds import FoldPlan
@@ -314,7 +314,7 @@ def test_folds_of_a_plan(plan: Path) -> None:
 
 
 def test_orders_are_words_that_are_known() -> None:
-    order: By = folds.as_by("area-rank")
+    order: By = as_by("area-rank")
     assert order == "area-rank"
     with pytest.raises(PlanError, match=r"Did you mean random\?"):
-        folds.as_by("randm")
+        as_by("randm")

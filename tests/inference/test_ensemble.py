@@ -12,6 +12,7 @@ from backdrop.config.records import dump_yaml, parse, parse_yaml
 from backdrop.data.dataset import open_dataset, read_image, read_pair
 from backdrop.data.folds import read_plan, read_plans, verify
 from backdrop.data.masks import dice
+from backdrop.evaluation import scoring
 from backdrop.inference import ensemble
 from backdrop.inference.member import Member, content_key
 from backdrop.steps.evaluate import evaluate
@@ -45,8 +46,8 @@ def test_a_fold_is_judged_only_by_the_member_that_did_not_see_it(data: Path, pla
     dataset, folds = open_dataset(data), read_plan(plan)
     digests = verify(folds, dataset)
     opened = [open_member(address) for address in members]
-    who = ensemble.judges([folds], digests, ensemble.gather(opened, None))
-    scored = ensemble.score(dataset, who, digests)
+    who = scoring.judges([folds], digests, ensemble.gather(opened, None))
+    scored = scoring.score(dataset, who, digests)
     assert {score.image for score in scored.scores} == set(dataset.photos)
     for score in scored.scores:
         image, truth = read_pair(dataset.photos[score.image], digests)
@@ -153,8 +154,8 @@ def test_each_member_judges_what_its_own_plan_kept_from_it(
     dataset, places, read = open_dataset(data), [read_folds(path) for path in plans], read_plans(plans)
     digests = verify(read[0], dataset)
     there = [member for name, member in mixed.items() if present is None or name in present]
-    who = ensemble.judges(read, digests, ensemble.gather(there, mixed_ensemble()))
-    scored = ensemble.score(dataset, who, digests)
+    who = scoring.judges(read, digests, ensemble.gather(there, mixed_ensemble()))
+    scored = scoring.score(dataset, who, digests)
     assert set(scored.members) == {member.name for member in there}
     found, counts, changes = {score.image: score for score in scored.scores}, set(), []
     for stem in dataset.photos:
