@@ -27,7 +27,7 @@ demo: setup ## Make a sample dataset and run the whole pipeline on it; again: tr
 	cd $(DEMO) && ../$(BIN)/backdrop pipeline run demo --data data --work .
 
 test: setup ## Run the tests (a few minutes on two cores, no network)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not e2e' -n 2 --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not e2e' -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90
 
 test-slow: setup ## Run the tests that take long or need a browser
 	$(BIN)/python -m pytest -m 'slow or e2e'

@@ -23,6 +23,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 HEIGHT, WIDTH = 48, 64
 
 
+# Where a run on several workers begins, so that none of these is left for the end.
+LONGEST = ("tuning/test_search.py", "training/test_survival.py", "common/test_faults.py", "tracking/test_searches.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files first that take longest."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests leave nothing in the cache of whoever runs them, and make no MLflow store where they run."""
@@ -45,15 +54,20 @@ def draw_pair(folder: Path, stem: str, seed: int, size: tuple[int, int] = (HEIGH
     cv2.imwrite(str(folder / "train_masks" / f"{stem}_mask.png"), mask)
 
 
+def draw_dataset(folder: Path, objects: int, views: int) -> Path:
+    """A dataset of so many objects and views."""
+    for index in range(objects):
+        for view in range(views):
+            draw_pair(folder, f"car{index:02d}_{view + 1:02d}", 100 * index + view)
+    return folder
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Path]:
     """Makes a dataset of so many objects and views, and gives its folder."""
 
     def make(objects: int = 6, views: int = 2, name: str = "data") -> Path:
-        for index in range(objects):
-            for view in range(views):
-                draw_pair(tmp_path / name, f"car{index:02d}_{view + 1:02d}", 100 * index + view)
-        return tmp_path / name
+        return draw_dataset(tmp_path / name, objects, views)
 
     return make
 
@@ -112,12 +126,16 @@ families:
 """
 
 
-@pytest.fixture
-def cars(make_dataset: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+def draw_cars(folder: Path) -> tuple[Path, Path]:
     """A dataset of enough views that an epoch has some steps, and its plan: two folds, one object held out."""
-    data, plan = make_dataset(objects=5, views=6, name="cars"), tmp_path / "cars.csv"
+    data, plan = draw_dataset(folder / "cars", objects=5, views=6), folder / "cars.csv"
     plan.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, 0.15, "area", 0))))
     return data, plan
+
+
+@pytest.fixture
+def cars(tmp_path: Path) -> tuple[Path, Path]:
+    return draw_cars(tmp_path)
 
 
 @pytest.fixture

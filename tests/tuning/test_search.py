@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import TrialStore
-from tests.conftest import SMALL
+from tests.conftest import SMALL, SPACE, draw_cars
+from tests.tuning.conftest import NAMED
 
 BUDGET = Budget(trials=6, epochs=4, searcher="random", repeats=2)
 RUN = """
@@ -37,10 +39,33 @@ def come_to(search: Search) -> list[Any]:
     return [(one.name, one.family, one.values, one.dices, one.status) for one in search.trials]
 
 
-def test_a_search_finds_a_schedule_that_train_takes(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Whole:
+    """A search that nothing interrupted: where it lies, and what it was asked."""
+
+    out: Path
+    cars: tuple[Path, Path]
+    space: Path
+    search: Search
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """One search for all tests, because Ray takes long to start."""
+    folder = tmp_path_factory.mktemp("whole")
+    cars, space = draw_cars(folder), folder / "space.yaml"
+    space.write_text(SPACE)
     data, plan = map(str, cars)
-    out = tmp_path / "search"
-    search = tune(data, plan, "tiny", str(out), BUDGET, str(space)).search
+    with pytest.MonkeyPatch.context() as environment:
+        for name in NAMED:
+            environment.delenv(name, raising=False)
+        search = tune(data, plan, "tiny", str(folder / "search"), BUDGET, str(space)).search
+    return Whole(folder / "search", cars, space, search)
+
+
+def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path) -> None:
+    data, plan = map(str, whole.cars)
+    out, space, search = whole.out, whole.space, whole.search
 
     assert [one.name for one in search.trials[:2]] == ["000-own", "001-linknet34-faithful"]
     assert [one.preset for one in search.trials] == [True, True, False, False, False, False]
@@ -87,42 +112,42 @@ def start(cars: tuple[Path, Path], out: Path | str, space: Path, budget: Budget)
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_again_and_again(
-    cars: tuple[Path, Path], space: Path, tmp_path: Path, kills: int, seed: int, budget: Budget = BUDGET
-) -> None:
-    """Kills the driver of one search at random moments, so often; then lets it end."""
-    data, plan = map(str, cars)
-    whole = tune(data, plan, "tiny", str(tmp_path / "whole"), budget, str(space)).search
+def kill_again_and_again(whole: Whole, tmp_path: Path, kills: int, seed: int, budget: Budget = BUDGET) -> None:
+    """Kills the driver of one search at random moments, so often; then lets it end as `whole` did."""
+    data, plan = map(str, whole.cars)
     out, chance = tmp_path / "killed", random.Random(seed)
     for kill in range(kills):
-        process = start(cars, out, space, budget)
+        process = start(whole.cars, out, whole.space, budget)
         begun = len(list(out.glob("*/*.json")))
         # Ray takes seconds to begin; then a kill hits a trial: the first one, or some later one.
-        while process.poll() is None and len(list(out.glob("*/*.json"))) <= begun and kill < 2 * len(whole.trials):
+        most = 2 * len(whole.search.trials)
+        while process.poll() is None and len(list(out.glob("*/*.json"))) <= begun and kill < most:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    search = tune(data, plan, "tiny", str(out), budget, str(space)).search
-    assert come_to(search) == come_to(whole)
-    assert search.chosen == whole.chosen
-    assert search.comparison == whole.comparison
+    search = tune(data, plan, "tiny", str(out), budget, str(whole.space)).search
+    assert come_to(search) == come_to(whole.search)
+    assert search.chosen == whole.search.chosen
+    assert search.comparison == whole.search.comparison
     assert read_search(str(out)) == search
 
 
-def test_a_killed_search_goes_on_to_the_same_end(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
-    kill_again_and_again(cars, space, tmp_path, kills=2, seed=0)
+def test_a_killed_search_goes_on_to_the_same_end(whole: Whole, tmp_path: Path) -> None:
+    kill_again_and_again(whole, tmp_path, kills=2, seed=0)
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
-    kill_again_and_again(cars, space, tmp_path, kills=10, seed=1)
+def test_ten_kills_change_nothing(whole: Whole, tmp_path: Path) -> None:
+    kill_again_and_again(whole, tmp_path, kills=10, seed=1)
 
 
 @pytest.mark.slow
 def test_tpe_goes_on_to_the_same_draws(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     budget = Budget(trials=10, epochs=2, folds=(0, 1), searcher="tpe", repeats=0)
-    kill_again_and_again(cars, space, tmp_path, kills=4, seed=2, budget=budget)
+    search = tune(str(cars[0]), str(cars[1]), "tiny", str(tmp_path / "whole"), budget, str(space)).search
+    whole = Whole(tmp_path / "whole", cars, space, search)
+    kill_again_and_again(whole, tmp_path, kills=4, seed=2, budget=budget)
 
 
 def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
@@ -138,24 +163,22 @@ def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_p
 
 
 def test_a_search_in_s3_goes_on_on_another_machine(
-    bucket: str, cars: tuple[Path, Path], space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, plan = map(str, cars)
-    budget = Budget(trials=3, epochs=3, searcher="random", repeats=0)
-    whole = tune(data, plan, "tiny", str(tmp_path / "whole"), budget, str(space)).search
-    out = f"{bucket}/search"
-    process = start(cars, out, space, budget)
+    data, plan = map(str, whole.cars)
+    out, space = f"{bucket}/search", str(whole.space)
+    process = start(whole.cars, out, whole.space, BUDGET)
     while process.poll() is None and not storage.exists(f"{out}/trials/001-linknet34-faithful.json"):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "another machine"))
-    search = tune(data, plan, "tiny", out, budget, str(space)).search
-    assert come_to(search) == come_to(whole)
+    search = tune(data, plan, "tiny", out, BUDGET, space).search
+    assert come_to(search) == come_to(whole.search)
     names = storage.list_files(out)
     assert {"schedule.yaml", "trials.csv", "search.json", "report/index.html", "plan.csv"} <= set(names)
     assert not [name for name in names if "checkpoints" in name]
-    assert tune(data, plan, "tiny", out, budget, str(space)).reused
+    assert tune(data, plan, "tiny", out, BUDGET, space).reused
 
 
 def test_ctrl_c_leaves_what_a_search_needs_to_go_on(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
