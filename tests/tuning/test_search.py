@@ -59,6 +59,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     with pytest.MonkeyPatch.context() as environment:
         for name in NAMED:
             environment.delenv(name, raising=False)
+        environment.setenv("BACKDROP_CACHE", str(folder / "cache"))
+        environment.setenv("BACKDROP_TRACKING", "off")
         search = tune(data, plan, "tiny", str(folder / "search"), BUDGET, str(space)).search
     return Whole(folder / "search", cars, space, search)
 
