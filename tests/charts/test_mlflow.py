@@ -3,7 +3,6 @@
 import http.client
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,11 @@ from typing import Any
 import pytest
 
 from tests.charts.rendering import containers, named
+from tests.fakes.http import free_port
 
 pytestmark = pytest.mark.e2e
 API = "/api/2.0/mlflow/experiments/search?max_results=1"
 NAMES = ["backdrop-mlflow", "backdrop-mlflow.ml", "backdrop-mlflow.ml.svc", "backdrop-mlflow.ml.svc.cluster.local"]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def started(container: dict[str, Any], volume: Path) -> "subprocess.Popen[bytes]":

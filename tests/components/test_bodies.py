@@ -31,7 +31,7 @@ from backdrop.steps.split import SplitRecord
 from backdrop.steps.train import TrainRecord
 from backdrop.steps.tune import TuneRecord
 from backdrop.tuning.results import Comparison, Search, Trial
-from tests.tracking.small_world import write_member
+from tests.tracking.workspace import write_member
 
 
 class Step:

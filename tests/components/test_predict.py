@@ -7,7 +7,7 @@ from backdrop.components.predict import predict
 from backdrop.config import Ensemble, find_recipe
 from backdrop.config.records import dump_yaml, parse
 from tests.conftest import draw_pair
-from tests.tracking.small_world import write_member
+from tests.tracking.workspace import write_member
 
 RECIPE = find_recipe("tiny", ["input.size=16x16", "network.width=2", "network.depth=1"])
 

@@ -12,11 +12,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from tests.fakes.http import JsonHandler, running
 
 PAGE = 2  # entries, whatever is asked for
 ID = "([^/:]+)"
@@ -160,27 +162,24 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
 ]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     """Turns HTTP into calls of the server's FakeKfp."""
 
     server: "Server"
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
 
     def handle_any(self) -> None:
         kfp, what = self.server.kfp, f"{self.command} {urlsplit(self.path).path.removeprefix('/apis/v2beta1/')}"
         who = self.headers.get("authorization", "").removeprefix("Bearer ")
         kfp.calls.append(what)
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self.body()
         try:
             kfp.before(who, what)
             answer = kfp.answer(self.command, self.path, who, self.given(body))
             kfp.after(who, what)
-            self.reply(200, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+            self.reply(200, answer)
         except Refused as refusal:
             if refusal.status is not None:
-                self.reply(refusal.status, json.dumps({"message": refusal.message, "code": 0}).encode())
+                self.reply(refusal.status, {"message": refusal.message, "code": 0})
 
     def given(self, body: bytes) -> Any:
         kind = self.headers.get("content-type", "")
@@ -188,13 +187,6 @@ class Handler(BaseHTTPRequestHandler):
             form = email.message_from_bytes(f"content-type: {kind}\r\n\r\n".encode() + body)
             return form.get_payload()[0].get_payload(decode=True)  # type: ignore[index, union-attr]  # it's multipart
         return json.loads(body) if body else None
-
-    def reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
     do_GET = do_POST = do_DELETE = handle_any  # noqa: N815  # http.server's names
 
@@ -212,12 +204,5 @@ class Server(ThreadingHTTPServer):
 @contextlib.contextmanager
 def serving(kfp: FakeKfp) -> Iterator[str]:
     """Its address, while the block lasts."""
-    server = Server(kfp)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(Server(kfp)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API server as RayJobs need, on plain HTTP; a script plays KubeRay's operator."""
+"""As much of a Kubernetes API server as RayJobs and the preflight need; a script plays KubeRay's operator."""
 
 import contextlib
 import itertools
@@ -6,9 +6,16 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import yaml
+
+from tests.fakes.http import JsonHandler, running
+
+TOKEN = "secret"
 PATH = re.compile(r"/apis/ray\.io/v1/namespaces/([^/?]+)/rayjobs(?:/([^/?]+))?$")
 Answer = tuple[int, dict[str, Any]]
 
@@ -20,9 +27,12 @@ def refusal(code: int, reason: str, message: str) -> Answer:
 
 
 class FakeKubernetes(ThreadingHTTPServer):
-    """Holds the RayJobs of all namespaces.
+    """Holds the RayJobs of all namespaces, and nodes.
 
     Attributes:
+        nodes: of the cluster.
+        kinds: of objects in the group ray.io; None if it isn't installed.
+        refuses: a status that it answers everything with, if not 0.
         statuses: what the operator makes of any RayJob, one more each time somebody looks; the last stays. One that is
             callable is called instead.
         faults: for the next calls: an answer in place of the right one, or None to close the connection.
@@ -34,6 +44,9 @@ class FakeKubernetes(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.nodes: list[dict[str, Any]] = []
+        self.kinds: list[str] | None = None
+        self.refuses = 0
         self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self.statuses: list[dict[str, Any] | Callable[[], None]] = []
         self.faults: list[Answer | None] = []
@@ -51,7 +64,7 @@ class FakeKubernetes(ThreadingHTTPServer):
             "current-context": "here",
             "contexts": [{"name": "here", "context": {"cluster": "fake", "user": "me", "namespace": "mine"}}],
             "clusters": [{"name": "fake", "cluster": {"server": f"http://127.0.0.1:{self.server_port}"}}],
-            "users": [{"name": "me", "user": {"token": "secret"}}],
+            "users": [{"name": "me", "user": {"token": TOKEN}}],
         }
 
     def create(self, namespace: str, body: dict[str, Any]) -> Answer:
@@ -90,15 +103,42 @@ class FakeKubernetes(ThreadingHTTPServer):
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         return 200, self.jobs[key]
 
+    def add_node(self, name: str, taints: list[dict[str, str]] | None = None, **amounts: str) -> dict[str, Any]:
+        """A node with a GPU's label, and so much of `nvidia.com/…`."""
+        extended = {f"nvidia.com/{key}": value for key, value in amounts.items()}
+        node = {
+            "metadata": {"name": name, "labels": {"nvidia.com/gpu.present": "true"}},
+            "spec": {"taints": taints or []},
+            "status": {"allocatable": {"cpu": "15890m", "memory": "60Gi", **extended}},
+        }
+        self.nodes.append(node)
+        return node
+
+    def look_at_cluster(self, path: str, query: dict[str, list[str]]) -> Answer:
+        """GET of nodes by their labels, or of the kinds of a group."""
+        if path == "/api/v1/nodes":
+            wanted = [pair.split("=", 1) for pair in query.get("labelSelector", [""])[0].split(",") if pair]
+            found = [n for n in self.nodes if all(n["metadata"]["labels"].get(key) == value for key, value in wanted)]
+            return 200, {"kind": "NodeList", "items": found}
+        if path == "/apis/ray.io/v1" and self.kinds is not None:
+            entries = [
+                {"name": kind.lower(), "kind": kind, "namespaced": True, "singularName": "", "verbs": ["get"]}
+                for kind in self.kinds
+            ]
+            return 200, {"kind": "APIResourceList", "groupVersion": "ray.io/v1", "resources": entries}
+        return refusal(404, "NotFound", "the server could not find the requested resource")
+
     def answer(self, method: str, path: str, body: dict[str, Any]) -> Answer | None:
         """What a call gets."""
         with self._lock:
             self.calls.append(method)
             if self.faults:
                 return self.faults.pop(0)
+            if self.refuses:
+                return refusal(self.refuses, "Refused", "no")
             match = PATH.match(path)
             if match is None:
-                return refusal(404, "NotFound", "the server could not find the requested resource")
+                return self.look_at_cluster(urlsplit(path).path, parse_qs(urlsplit(path).query))
             if method == "POST":
                 return self.create(match[1], body)
             key = match[1], match[2]
@@ -111,40 +151,27 @@ class FakeKubernetes(ThreadingHTTPServer):
                 del self.jobs[key]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     server: FakeKubernetes
     protocol_version = "HTTP/1.1"
 
     def _handle(self) -> None:
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers["Authorization"] != "Bearer secret":
-            found: Answer | None = refusal(401, "Unauthorized", "Unauthorized")
+        body = json.loads(self.body() or b"{}")
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            answer: Answer | None = refusal(401, "Unauthorized", "Unauthorized")
         else:
-            found = self.server.answer(self.command, self.path, json.loads(text or b"{}"))
-        if found is None:
+            answer = self.server.answer(self.command, self.path, body)
+        if answer is None:
             self.close_connection = True
             return
-        code, answer = found
-        data = json.dumps(answer).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *words: object) -> None:
-        pass
+        self.reply(*answer)
 
     do_GET = do_POST = do_DELETE = _handle  # noqa: N815  # http.server's names
 
 
 @contextlib.contextmanager
-def fake_kubernetes() -> Iterator[FakeKubernetes]:
-    with FakeKubernetes() as fake:
-        thread = threading.Thread(target=fake.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield fake
-        finally:
-            fake.shutdown()
-            thread.join()
+def fake_kubernetes(kubeconfig: Path) -> Iterator[FakeKubernetes]:
+    """One that a file names, while the block lasts."""
+    with running(FakeKubernetes()) as fake:
+        kubeconfig.write_text(yaml.safe_dump(fake.kubeconfig))
+        yield fake

@@ -1,13 +1,17 @@
-"""A proxy before a server that does to some of the calls what networks and busy servers do."""
+"""What stands before a server and fails: a proxy that spoils some of the calls, and a line that is cut or goes dead."""
 
 import http.client
 import itertools
 import random
+import socket
+import socketserver
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.fakes.http import running
 
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
@@ -85,13 +89,70 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def faulty(port: int, share: float, seed: int = 0, silence_s: float = 2.0) -> Iterator[FaultyProxy]:
     """Runs the proxy while the block lasts."""
-    proxy = FaultyProxy(port, share, seed, silence_s)
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.stopping.set()
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join()
+    with running(FaultyProxy(port, share, seed, silence_s)) as proxy:
+        try:
+            yield proxy
+        finally:
+            proxy.stopping.set()
+
+
+class Wire(socketserver.ThreadingTCPServer):
+    """Forwards each connection to `port` of this machine."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Line)
+        self.target = port
+        self.lines: set[_Line] = set()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def cut(self) -> None:
+        """Closes what is open."""
+        for line in list(self.lines):
+            line.close()
+
+    def deaden(self) -> None:
+        """Lets nothing more come through what is open, and doesn't close it."""
+        for line in self.lines:
+            line.dead = True
+
+
+class _Line(socketserver.BaseRequestHandler):
+    server: Wire
+    dead = False
+
+    def handle(self) -> None:
+        self.far = socket.create_connection(("127.0.0.1", self.server.target))
+        self.server.lines.add(self)
+        back = threading.Thread(target=self._pump, args=(self.far, self.request), daemon=True)
+        back.start()
+        self._pump(self.request, self.far)
+        back.join()
+        self.server.lines.discard(self)
+        self.far.close()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not self.dead:
+                    target.sendall(data)
+        self.close()
+
+    def close(self) -> None:
+        for end in (self.request, self.far):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def wire_to(port: int) -> Iterator[Wire]:
+    """Runs the wire while the block lasts."""
+    with running(Wire(port)) as wire:
+        try:
+            yield wire
+        finally:
+            wire.cut()

@@ -21,7 +21,7 @@ from backdrop.steps.register import register
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from tests.conftest import SMALL
-from tests.tracking.small_world import write_member
+from tests.tracking.workspace import write_member
 
 SET = dict(item.split("=") for item in SMALL)
 

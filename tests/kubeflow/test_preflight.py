@@ -16,7 +16,7 @@ from backdrop.kubeflow import preflight
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
 from backdrop.tracking.server import local_server
 from tests.fakes.kfp import FakeKfp
-from tests.fakes.kubernetes_nodes import FakeKubernetes, serving
+from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
 
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 SELECTOR = {"nvidia.com/gpu.present": "true"}
@@ -59,8 +59,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubernetes]:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    fake = FakeKubernetes()
-    with serving(fake, tmp_path / "kubeconfig"):
+    with fake_kubernetes(tmp_path / "kubeconfig") as fake:
         yield fake
 
 
@@ -212,7 +211,7 @@ def test_no_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         EndpointError, match=r"^No Kubernetes cluster is configured here .* Run it in a pod, or set KUBECONFIG\.$"
     ):
         check_rayjobs()
-    with serving(FakeKubernetes(), tmp_path / "kubeconfig"):
+    with fake_kubernetes(tmp_path / "kubeconfig"):
         pass
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     with pytest.raises(EndpointError, match=r"^Kubernetes at http://127.* doesn't answer"):

@@ -33,7 +33,7 @@ from backdrop.steps.predict import as_format, predict
 from backdrop.steps.train import train
 from tests.conftest import SMALL, draw_pair
 from tests.data.test_masks import runs_by_hand
-from tests.tracking.small_world import write_member
+from tests.tracking.workspace import write_member
 
 # Enough for a network to find what is dark on a light ground.
 LEARN = (*SMALL, "epochs=8", "ema=null", "augmentation=[]", "schedule=[{kind: constant, epochs: 8, rate: 3e-2}]")

@@ -1,4 +1,4 @@
-"""Both ways of tracking, a real MLflow server and the embedded store, and a small world to track."""
+"""Both ways of tracking, a real MLflow server and the embedded store, and a workspace to track."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.tracking.server import local_server
 from backdrop.tracking.store import prepare
-from tests.tracking.small_world import HELD, World, write_member
+from tests.tracking.workspace import HELD, Workspace, write_member
 
 
 @pytest.fixture(scope="session")
@@ -48,11 +48,11 @@ def tracked(request: pytest.FixtureRequest, clean: None, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def world(make_dataset: Callable[..., Path], tmp_path: Path) -> World:
+def workspace(make_dataset: Callable[..., Path], tmp_path: Path) -> Workspace:
     """Sixteen objects, twelve of them held out."""
     data, plan = make_dataset(objects=HELD + 4), tmp_path / "plan.csv"
     plan.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, HELD / (HELD + 4), "area", 0))))
-    return World(tmp_path, data, plan)
+    return Workspace(tmp_path, data, plan)
 
 
 @pytest.fixture

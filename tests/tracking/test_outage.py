@@ -22,7 +22,7 @@ from backdrop.tracking.runs import MemberRun
 from backdrop.tracking.server import local_server
 from backdrop.training import trainer
 from tests.conftest import SMALL
-from tests.tracking.small_world import free_port
+from tests.fakes.http import free_port
 
 HOUR_MS = 3_600_000
 

@@ -32,7 +32,7 @@ from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import run_of
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from backdrop.tracking.runs import MemberRun
-from tests.tracking.small_world import World, write_member
+from tests.tracking.workspace import Workspace, write_member
 
 
 @pytest.fixture
@@ -40,19 +40,19 @@ def name(tmp_path: Path) -> str:
     return f"model-{tmp_path.name}"
 
 
-def put(world: World, name: str, seed: int, dice: float, members: list[str] | None = None) -> Registration:
-    addresses = members or [str(folder) for folder in world.members(seed)]
-    report, ensemble = str(world.report(dice, seed)), str(world.ensemble(seed))
-    return register(str(world.data), str(world.plan), addresses, report, ensemble, name)
+def put(workspace: Workspace, name: str, seed: int, dice: float, members: list[str] | None = None) -> Registration:
+    addresses = members or [str(folder) for folder in workspace.members(seed)]
+    report, ensemble = str(workspace.report(dice, seed)), str(workspace.ensemble(seed))
+    return register(str(workspace.data), str(workspace.plan), addresses, report, ensemble, name)
 
 
-def track(world: World, seed: int) -> list[str]:
+def track(workspace: Workspace, seed: int) -> list[str]:
     """The members' addresses in MLflow."""
-    plan, _ = world.read()
+    plan, _ = workspace.read()
     addresses = []
-    for fold, folder in zip(plan.folds, world.members(seed), strict=True):
+    for fold, folder in zip(plan.folds, workspace.members(seed), strict=True):
         key = json.loads((folder / "member.json").read_text())["key"]
-        with MemberRun(key, world.recipe(seed), fold) as run:
+        with MemberRun(key, workspace.recipe(seed), fold) as run:
             addresses.append(run.finish(folder))
     return addresses
 
@@ -69,21 +69,21 @@ def champion(name: str) -> int | None:
     return found.version if found else None
 
 
-def larger(world: World, make_dataset: Callable[..., Path], extend: bool) -> World:
-    """The world with four more objects: with every old one in its place, or all placed anew."""
-    data, plan = make_dataset(objects=20), world.root / f"larger-{extend}.csv"
+def larger(workspace: Workspace, make_dataset: Callable[..., Path], extend: bool) -> Workspace:
+    """The workspace with four more objects: with every old one in its place, or all placed anew."""
+    data, plan = make_dataset(objects=20), workspace.root / f"larger-{extend}.csv"
     rule = Rule(2, 0.7, "area", 0 if extend else 7)
-    plan.write_bytes(dump_plan(make_plan(open_dataset(data), rule, old=read_plan(world.plan) if extend else None)))
-    return world.with_plan(plan)
+    plan.write_bytes(dump_plan(make_plan(open_dataset(data), rule, old=read_plan(workspace.plan) if extend else None)))
+    return workspace.with_plan(plan)
 
 
-def test_from_registering_to_rolling_back(tracked: str, world: World, name: str) -> None:
-    data = str(world.data)
+def test_from_registering_to_rolling_back(tracked: str, workspace: Workspace, name: str) -> None:
+    data = str(workspace.data)
     assert champion_plan(f"models:/{name}@champion") is None
     with pytest.raises(GateError, match="no challenger"):
         promote(data, name)
 
-    first = put(world, name, seed=1, dice=0.95)
+    first = put(workspace, name, seed=1, dice=0.95)
     assert (first.version, first.created) == (1, True)
     assert champion_plan(f"models:/{name}@champion") is None
     assert promote(data, name).outcome == "promoted"
@@ -92,7 +92,7 @@ def test_from_registering_to_rolling_back(tracked: str, world: World, name: str)
     with pytest.raises(TrackingError, match="the only champion"):
         rollback(name)
 
-    same = put(world, name, seed=1, dice=0.95)
+    same = put(workspace, name, seed=1, dice=0.95)
     assert same == first.model_copy(update={"created": False})
     assert len(evaluation_runs()) == 1
     verdict = promote(data, name)
@@ -101,30 +101,30 @@ def test_from_registering_to_rolling_back(tracked: str, world: World, name: str)
     version = connect().get_model_version(name, "1")
     assert json.loads(version.tags["backdrop.verdict"])["outcome"] == "promoted"
 
-    assert put(world, name, seed=2, dice=0.93).version == 2
+    assert put(workspace, name, seed=2, dice=0.93).version == 2
     verdict = promote(data, name)
     assert (verdict.outcome, champion(name)) == ("rejected", 1)
     assert verdict.difference == pytest.approx(-0.02)
 
-    assert put(world, name, seed=3, dice=0.97).version == 3
+    assert put(workspace, name, seed=3, dice=0.97).version == 3
     verdict = promote(data, name)
     assert (verdict.outcome, verdict.objects, champion(name)) == ("promoted", 12, 3)
     plan = champion_plan(f"models:/{name}@champion")
     assert plan is not None
-    assert plan.read_bytes() == world.plan.read_bytes()
+    assert plan.read_bytes() == workspace.plan.read_bytes()
 
-    split(data, str(world.root / "next.csv"), folds=2, holdout=0.7, extend=f"models:/{name}@champion")
-    assert read_plan(world.root / "next.csv").assignment() == read_plan(world.plan).assignment()
+    split(data, str(workspace.root / "next.csv"), folds=2, holdout=0.7, extend=f"models:/{name}@champion")
+    assert read_plan(workspace.root / "next.csv").assignment() == read_plan(workspace.plan).assignment()
 
     assert rollback(name).version == 1
     assert champion(name) == 1
     assert rollback(name).version == champion(name) == 3
 
 
-def test_the_evaluation_run_holds_what_was_found(tracked: str, world: World, name: str, tmp_path: Path) -> None:
-    members = track(world, seed=1)
-    made = put(world, name, seed=1, dice=0.95, members=members)
-    promote(str(world.data), name)
+def test_the_evaluation_run_holds_what_was_found(tracked: str, workspace: Workspace, name: str, tmp_path: Path) -> None:
+    members = track(workspace, seed=1)
+    made = put(workspace, name, seed=1, dice=0.95, members=members)
+    promote(str(workspace.data), name)
     client = connect()
     run = client.get_run(made.run_id)
     assert (run.info.run_name, run.info.status) == ("small", "FINISHED")
@@ -132,7 +132,7 @@ def test_the_evaluation_run_holds_what_was_found(tracked: str, world: World, nam
     assert {"oof_dice", "oof_dice.tiny", "holdout_dice.tiny-0", "holdout_dice_low"} <= run.data.metrics.keys()
     assert run.data.params["members.0.recipe.name"] == "tiny"
     (dataset,) = run.inputs.dataset_inputs
-    assert read_plan(world.plan).data.removeprefix("sha256:").startswith(dataset.dataset.digest)
+    assert read_plan(workspace.plan).data.removeprefix("sha256:").startswith(dataset.dataset.digest)
     for address in members:
         assert client.get_run(run_of(address)).data.tags["mlflow.parentRunId"] == made.run_id
     folder = Path(client.download_artifacts(made.run_id, "", str(tmp_path)))
@@ -142,26 +142,26 @@ def test_the_evaluation_run_holds_what_was_found(tracked: str, world: World, nam
     assert json.loads(client.get_model_version(name, "1").tags["backdrop.verdict"])["reasons"] == verdict["reasons"]
 
 
-def test_members_keep_the_parent_that_they_have(tracked: str, world: World, name: str) -> None:
-    members = track(world, seed=1)
+def test_members_keep_the_parent_that_they_have(tracked: str, workspace: Workspace, name: str) -> None:
+    members = track(workspace, seed=1)
     connect().set_tag(run_of(members[0]), "mlflow.parentRunId", "pipeline")
-    put(world, name, seed=1, dice=0.95, members=members)
+    put(workspace, name, seed=1, dice=0.95, members=members)
     assert connect().get_run(run_of(members[0])).data.tags["mlflow.parentRunId"] == "pipeline"
 
 
 def test_a_pipelines_run_becomes_the_evaluation(
-    tracked: str, world: World, name: str, monkeypatch: pytest.MonkeyPatch
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect()
     given = client.create_run(experiment_id(client), run_name="register-task").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    assert put(world, name, seed=1, dice=0.95).run_id == given
+    assert put(workspace, name, seed=1, dice=0.95).run_id == given
     monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment_id(client)).info.run_id)
-    assert put(world, name, seed=1, dice=0.95).run_id == given  # the next one finds it
+    assert put(workspace, name, seed=1, dice=0.95).run_id == given  # the next one finds it
 
 
 def test_a_killed_registration_is_gone_on_with(
-    tracked: str, world: World, name: str, monkeypatch: pytest.MonkeyPatch
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -169,23 +169,23 @@ def test_a_killed_registration_is_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr("backdrop.tracking.evaluations._log_files", die)
         with pytest.raises(KeyboardInterrupt):
-            put(world, name, seed=1, dice=0.95)
+            put(workspace, name, seed=1, dice=0.95)
     with monkeypatch.context() as patch:
         patch.setattr("backdrop.tracking.registry.create_version", die)
         with pytest.raises(KeyboardInterrupt):
-            put(world, name, seed=1, dice=0.95)
-    made = put(world, name, seed=1, dice=0.95)
+            put(workspace, name, seed=1, dice=0.95)
+    made = put(workspace, name, seed=1, dice=0.95)
     (run,) = evaluation_runs()
     assert (made.created, made.run_id) == (True, run.info.run_id)
     assert [metric.step for metric in connect().get_metric_history(made.run_id, "holdout_dice")] == [0]
 
 
 def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
-    tracked: str, world: World, name: str, make_dataset: Callable[..., Path]
+    tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
-    put(world, name, seed=1, dice=0.95)
-    promote(str(world.data), name)
-    wide = larger(world, make_dataset, extend=True)
+    put(workspace, name, seed=1, dice=0.95)
+    promote(str(workspace.data), name)
+    wide = larger(workspace, make_dataset, extend=True)
     second = put(wide, name, seed=1, dice=0.96)
     assert second.version == 2  # its members saw more photographs
     verdict = promote(str(wide.data), name)
@@ -199,11 +199,11 @@ def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
 
 
 def test_a_holdout_that_the_champion_trained_on_judges_nobody(
-    tracked: str, world: World, name: str, make_dataset: Callable[..., Path]
+    tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
-    put(world, name, seed=1, dice=0.95)
-    promote(str(world.data), name)
-    other = larger(world, make_dataset, extend=False)
+    put(workspace, name, seed=1, dice=0.95)
+    promote(str(workspace.data), name)
+    other = larger(workspace, make_dataset, extend=False)
     put(other, name, seed=2, dice=0.99)
     verdict = promote(str(other.data), name)
     assert (verdict.outcome, champion(name)) == ("rejected", 1)
@@ -211,16 +211,16 @@ def test_a_holdout_that_the_champion_trained_on_judges_nobody(
 
 
 def test_the_version_loads_without_pickle_and_cuts_out(
-    tracked: str, world: World, name: str, monkeypatch: pytest.MonkeyPatch
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(world, name, seed=1, dice=0.95)
+    put(workspace, name, seed=1, dice=0.95)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     listening, unpickled = True, []
     sys.addaudithook(
         lambda event, found: unpickled.append(found) if listening and event == "pickle.find_class" else None
     )
     model = mlflow.pyfunc.load_model(f"models:/{name}@challenger")
-    photo = next(iter(open_dataset(world.data).photos.values()))
+    photo = next(iter(open_dataset(workspace.data).photos.values()))
     found = model.predict(pd.DataFrame({"image": [photo.image.read_bytes()]}))
     listening = False
     assert unpickled == []
@@ -233,16 +233,16 @@ def test_the_version_loads_without_pickle_and_cuts_out(
         model.predict(pd.DataFrame({"image": [b"nothing"]}))
 
 
-def test_no_pickle_lies_in_the_registry(tracked: str, world: World, name: str, tmp_path: Path) -> None:
-    put(world, name, seed=1, dice=0.95)
+def test_no_pickle_lies_in_the_registry(tracked: str, workspace: Workspace, name: str, tmp_path: Path) -> None:
+    put(workspace, name, seed=1, dice=0.95)
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/1", dst_path=str(tmp_path / "all")))
     suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json", ".yaml", ".txt", ".py", ""}
     assert "backdrop-ml==" in (folder / "requirements.txt").read_text()
 
 
-def test_altered_weights_in_the_registry_are_found(tracked: str, world: World, name: str) -> None:
-    put(world, name, seed=1, dice=0.95)
+def test_altered_weights_in_the_registry_are_found(tracked: str, workspace: Workspace, name: str) -> None:
+    put(workspace, name, seed=1, dice=0.95)
     connect().set_model_version_tag(name, "1", "backdrop.digest", "0" * 64)
     with pytest.raises(TrackingError, match="not what was registered"):
         fetch_version(f"models:/{name}@challenger")
@@ -250,13 +250,13 @@ def test_altered_weights_in_the_registry_are_found(tracked: str, world: World, n
 
 
 def test_a_report_of_others_is_refused(
-    tracked: str, world: World, name: str, make_dataset: Callable[..., Path]
+    tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
-    wide = larger(world, make_dataset, extend=True)
+    wide = larger(workspace, make_dataset, extend=True)
     report = wide.report(0.95)
     members = [str(folder) for folder in wide.members(1)]
     with pytest.raises(MemberError, match="not trained by this plan"):
-        put(wide, name, seed=1, dice=0.95, members=[str(folder) for folder in world.members(1)])
+        put(wide, name, seed=1, dice=0.95, members=[str(folder) for folder in workspace.members(1)])
     with pytest.raises(MemberError, match="report of other members"):
         register(str(wide.data), str(wide.plan), members[:1], str(report), str(wide.ensemble(1)), name)
     with pytest.raises(MemberError, match="is named twice"):
@@ -280,29 +280,29 @@ gate: {minimum_dice: 0.0}
 FURTHER = "plan-random-3-seed1.csv"
 
 
-def further(world: World, out: str, **more: str) -> Path:
+def further(workspace: Workspace, out: str, **more: str) -> Path:
     """The second scheme's plan."""
-    path = world.root / out
-    split(str(world.data), str(path), folds=3, by="random", seed=1, holdout_from=str(world.plan), **more)
+    path = workspace.root / out
+    split(str(workspace.data), str(path), folds=3, by="random", seed=1, holdout_from=str(workspace.plan), **more)
     return path
 
 
 def test_an_ensemble_of_several_fold_schemes(
-    tracked: str, world: World, name: str, make_dataset: Callable[..., Path]
+    tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
-    config = world.root / "schemes.yaml"
+    config = workspace.root / "schemes.yaml"
     config.write_text(SCHEMES)
-    plans = [str(world.plan), str(further(world, "further.csv"))]
-    digests, members = world.read()[1], []
+    plans = [str(workspace.plan), str(further(workspace, "further.csv"))]
+    digests, members = workspace.read()[1], []
     for part, path in zip(find_ensemble(str(config)).parts(), plans, strict=True):
         recipe, plan = part.resolve(), read_plan(path)
         for fold in plan.folds:
-            folder = world.root / "schemes" / f"{recipe.name}-{fold}"
+            folder = workspace.root / "schemes" / f"{recipe.name}-{fold}"
             members.append(str(write_member(folder, recipe, content_key(recipe, plan, digests, fold), fold)))
-    data, report = str(world.data), str(world.root / "report")
+    data, report = str(workspace.data), str(workspace.root / "report")
     evaluate(data, plans, members, report, str(config))
 
-    held, drawn = str(world.root / "held.csv"), str(world.root / "drawn.csv")
+    held, drawn = str(workspace.root / "held.csv"), str(workspace.root / "drawn.csv")
     split(data, held, folds=3, holdout=0.75, by="random", seed=8)
     split(data, drawn, folds=3, by="random", seed=8, holdout_from=plans[0])
     for given, error, message in (
@@ -322,7 +322,7 @@ def test_an_ensemble_of_several_fold_schemes(
     assert champion_plan(address, "plan-random-4-seed1.csv") is None
 
     make_dataset(objects=20)
-    wide = world.with_plan(world.root / "wide.csv")
+    wide = workspace.with_plan(workspace.root / "wide.csv")
     split(data, str(wide.plan), folds=2, holdout=0.75, extend=address)
     for plan, old in ((wide.plan, plans[0]), (further(wide, "wide-further.csv", extend=address), plans[1])):
         before, after = read_plan(old).assignment(), read_plan(plan).assignment()

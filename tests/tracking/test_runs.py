@@ -19,7 +19,8 @@ from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
-from tests.tracking.small_world import START_MS, free_port, metrics_line
+from tests.fakes.http import free_port
+from tests.tracking.workspace import START_MS, metrics_line
 
 KEY = "c" * 64
 

@@ -15,7 +15,7 @@ from backdrop.tracking.searches import SearchRuns
 from backdrop.tracking.server import local_server
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import Entry, Row
-from tests.tracking.small_world import free_port
+from tests.fakes.http import free_port
 
 BUDGET = Budget(trials=4, epochs=2, searcher="random", repeats=2)
 

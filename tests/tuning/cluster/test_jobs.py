@@ -21,8 +21,9 @@ from backdrop.common.retry import RetryPolicy
 from backdrop.config import Budget
 from backdrop.steps.tune import tune
 from backdrop.tuning.cluster import jobs
-from tests.fakes.wire import wire_to
-from tests.tuning.machine import free_ports, ray_folder, until
+from tests.fakes.http import free_ports
+from tests.fakes.proxy import wire_to
+from tests.tuning.machine import ray_folder, until
 
 # Ray's own client does it.
 pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")

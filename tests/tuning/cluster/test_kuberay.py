@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError, TuningError
@@ -32,8 +31,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubern
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(kuberay, "POLL_S", 0.01)
     monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=600.0))
-    with fake_kubernetes() as server:
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(server.kubeconfig))
+    with fake_kubernetes(tmp_path / "kubeconfig") as server:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         yield server
 

@@ -1,7 +1,6 @@
 """Members and ensembles so small that they needn't be trained."""
 
 import json
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +23,6 @@ HELD = 12  # objects in the holdout: the fewest on which a champion is replaced
 START_MS = 1_700_000_000_000
 SET = "set: {input.size: 16x16, network.width: 2, network.depth: 1, epochs: 3, seed: SEED}"
 ENSEMBLE = f"name: small\nfolds: {{count: 2}}\nmembers:\n  - recipe: tiny\n    {SET}\ngate: {{minimum_dice: 0.9}}\n"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def metrics_line(epoch: int, dice: float = 0.9, time_ms: int | None = None) -> str:
@@ -70,7 +64,7 @@ def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
 
 
 @dataclass(frozen=True)
-class World:
+class Workspace:
     """A dataset with its plan, and ensembles of two members that differ by their seed."""
 
     root: Path
@@ -115,5 +109,5 @@ class World:
         (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))
         return folder
 
-    def with_plan(self, plan: Path) -> "World":
+    def with_plan(self, plan: Path) -> "Workspace":
         return replace(self, plan=plan)
