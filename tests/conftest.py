@@ -1,6 +1,7 @@
 """Small things that many tests need."""
 
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,30 +87,43 @@ def plan(data: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """An S3 server with an empty bucket."""
-    import boto3  # moto's import takes a second, which most tests needn't wait for
-    from moto.server import ThreadedMotoServer
-
-    from backdrop.common import s3
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server."""
+    from moto.server import ThreadedMotoServer  # takes a second, which most tests needn't wait for
 
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3_address(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The address of an S3 server with one empty bucket, `photos`, which `AWS_ENDPOINT_URL` doesn't name yet."""
+    import boto3
+
+    from backdrop.common import s3
+
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
         "BACKDROP_CACHE": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")).close()
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="photos")
     s3.client.cache_clear()
-    boto3.client("s3").create_bucket(Bucket="photos")
-    yield "s3://photos"
-    server.stop()
+    yield s3_server
     s3.client.cache_clear()
+
+
+@pytest.fixture
+def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket in S3."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    return "s3://photos"
 
 
 # What makes the smallest recipe train in a second: the tests' own overrides.

@@ -3,13 +3,9 @@
 import os
 import shutil
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import StorageError
@@ -23,24 +19,11 @@ from tests.fakes.proxy import faulty
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
+def port(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The port of an S3 server with an empty bucket, which `AWS_ENDPOINT_URL` doesn't name yet."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", 1)
     monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.05, 0.05, attempts=7, jitter=True))
-    # The server's memory is the process's: what another test left is no part of this one.
-    emptied = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
-    urllib.request.urlopen(emptied).close()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="photos")
-    yield port
-    server.stop()
-    s3.client.cache_clear()
+    return int(s3_address.rpartition(":")[2])
 
 
 def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:

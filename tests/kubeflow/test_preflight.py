@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from backdrop.common import s3
 from backdrop.common.errors import BackdropError, EndpointError, TrackingError
@@ -37,23 +35,9 @@ def mlflow(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def bucket(bucket: str) -> Any:
     """A client of an S3 server with an empty bucket named photos."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    address = "http://{}:{}".format(*server.get_host_and_port())
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    s3.client.cache_clear()
-    # The server's memory is the process's: what another test left is no part of this one.
-    urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset", method="POST")).close()
-    client = boto3.client("s3", endpoint_url=address)
-    client.create_bucket(Bucket="photos")
-    yield client
-    server.stop()
-    s3.client.cache_clear()
+    return s3.client()
 
 
 @pytest.fixture
