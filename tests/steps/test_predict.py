@@ -32,7 +32,7 @@ from backdrop.steps.members import open_member
 from backdrop.steps.predict import as_format, predict
 from backdrop.steps.train import train
 from tests.conftest import SMALL, draw_pair
-from tests.data.test_masks import runs_by_hand
+from tests.data.test_rle import runs_by_hand
 from tests.tracking.workspace import write_member
 
 # Enough for a network to find what is dark on a light ground.
