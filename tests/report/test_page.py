@@ -324,6 +324,13 @@ def test_an_address_keeps_within_its_limit_and_holds_the_picture(limit: int) -> 
     assert decoded[..., 2].mean() > 2 * decoded[..., 0].mean()  # red stays red
 
 
+def test_an_axis_that_is_not_linear_says_so() -> None:
+    text = Reader(render(report(scores()))).text
+    assert all(f"{title}, log scale" in text for title in ("loss", "out-of-fold Dice", "learning rate"))
+    negative = [{"epoch": i, "loss": -0.5 + i, "dice": 0.5, "rate": 1e-3} for i in range(3)]
+    assert "loss, log scale" not in Reader(render(report(scores(), history=negative))).text
+
+
 def test_curves_are_a_picture_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     curves(HISTORY, tmp_path / "a.png")
     curves(HISTORY, tmp_path / "b.png")

@@ -101,6 +101,10 @@ class _Screen:
                 print(message, file=sys.stderr, flush=True)
             self._printed = time.monotonic()
 
+    def last_line(self) -> float:
+        """When the last line was printed; now if no work is under way."""
+        return self._printed if self._stack else time.monotonic()
+
     def hold(self) -> None:
         """Nothing is printed until `release`: a fork in the middle would copy a locked stream."""
         self._lock.acquire()
@@ -264,6 +268,11 @@ def only_log() -> None:
 def log(message: str) -> None:
     """One lasting line on stderr; no address in it shows a password."""
     _screen.log(redact(message))
+
+
+def last_line() -> float:
+    """Since when nothing was printed about the work under way, by `time.monotonic`."""
+    return _screen.last_line()
 
 
 def clock(seconds: float) -> str:

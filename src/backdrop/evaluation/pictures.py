@@ -28,6 +28,8 @@ TEXT = 0.48  # size of the captions, in the units of OpenCV
 MISSING, SURPLUS = (226, 84, 12), (24, 142, 255)
 INK, PAPER, GRAY = (225, 228, 232), (27, 30, 34), (128, 128, 128)
 CLOSE_UP = 8  # a close-up shows this part of the width
+PERFECT = 1e-5  # 1 - Dice below this is drawn as this
+DICE_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 BOOST = 4  # an error that fills this part of a pixel already has its full color
 
 
@@ -88,19 +90,25 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     # needs no display and leaves no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(12, 3.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (key, title) in zip(
-        figure.subplots(1, 3), (("loss", "loss"), ("dice", "1 - Dice"), ("rate", "learning rate")), strict=True
-    ):
-        values = [number(row.get(key)) for row in history]
-        if key == "dice":
-            values = [1 - value for value in values]
+    panes = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("rate", "learning rate"))
+    for axes, (key, title) in zip(figure.subplots(1, 3), panes, strict=True):
+        values = np.array([number(row.get(key)) for row in history])
+        if key == "dice":  # by its distance from 1, as in the report
+            values = np.maximum(PERFECT, 1 - values)
         axes.plot([row["epoch"] for row in history], values, color="#2b6cb0", marker="." if len(values) < 40 else "")
-        axes.set(title=title, xlabel="epoch")
-        if any(value > 0 for value in values):
+        log = bool((values > 0).any())
+        axes.set(title=f"{title}, log scale" if log else title, xlabel="epoch")
+        if log:
             axes.set_yscale("log", nonpositive="mask")
+        if key == "dice":
+            shown = axes.get_ylim()
+            axes.set_yticks([1 - dice for dice in DICE_TICKS], [f"{dice:g}" for dice in DICE_TICKS])
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.set_ylim(shown[::-1])  # ticks beyond the values would widen it
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     data = io.BytesIO()

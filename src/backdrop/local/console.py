@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from backdrop.common.progress import clock, duration, waiting
+from backdrop.common.progress import clock, duration, last_line, waiting
 
 HEARTBEAT_S = 10.0  # where there is no terminal, the running task's own lines come no closer together
 PROGRESS = re.compile(r"^[\w -]+ (\d+/\d+\b|\(\d+:\d\d)")  # as common.progress prints it
@@ -86,7 +86,7 @@ class Screen:
         self.tasks: dict[str, Task] = {}
         self._console, self._total, self._forecast = console, total, forecast
         self._running: Task | None = None
-        self._printed = time.monotonic()
+        self._printed = last_line()
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._spinner = Spinner("dots")
         # Its own redirection of stdout would end ours.
@@ -116,8 +116,7 @@ class Screen:
     def started(self, task: str) -> None:
         """A task begins."""
         with self._lock:
-            self._printed = time.monotonic()
-            self._running = self.tasks[task] = Task(task, self._printed)
+            self._running = self.tasks[task] = Task(task, time.monotonic())
 
     def printed(self, task: str, line: str) -> None:
         """A task printed a line."""
@@ -145,8 +144,9 @@ class Screen:
 
     def _beat(self) -> None:
         """Where there is no terminal: how far the running task is, unless something was printed just now."""
-        if self._running and not self._live.is_started and time.monotonic() - self._printed >= HEARTBEAT_S:
-            self._print(self._now(self._running))
+        if not self._live.is_started and time.monotonic() - self._printed >= HEARTBEAT_S:
+            done = f"[{len(self.tasks)}/{self._total}] starting the next task"
+            self._print(self._now(self._running) if self._running else done)
 
     def _row(self) -> Spinner | str:
         task = self._running

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from backdrop.evaluation.pictures import PERFECT
+
 WIDTH, HEIGHT = 320, 130  # of a line chart, in the units of its text
 WIDE = 520  # width of a histogram
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 18
 NEAREST = 17.0  # two labels keep this distance
 BINS = 36
-PERFECT = 1e-5  # 1 - Dice below this is drawn as this
 # The most welcome first.
 DICE_TICKS = [0.9, 0.99, 0.999, 0.5, 0.95, 0.995, 0.98, 0.998, 0.97, 0.997, 0.996, 0.992, 0.994, 0.8, 0.7, 0.6, 0.0]
 DICE_TICKS += [0.9995, 0.9999, 0.9998, 0.85, 0.93, 0.96, 0.985, 0.988, 0.991, 0.993, 0.9965, 0.9975]
@@ -28,6 +29,11 @@ class Scale:
     high: float
     spread: Callable[[float], float]
     ticks: tuple[tuple[float, str], ...]
+
+    @property
+    def note(self) -> str:
+        """What a heading adds where the axis isn't linear."""
+        return "" if self.spread is float else ", log scale"
 
     def place(self, value: float, start: float, end: float) -> float:
         """Where a value stands between two pixels; values beyond an end stand at that end."""

@@ -129,7 +129,7 @@ def _curves(members: Sequence[MemberSummary]) -> str:
         key: (dice_scale if key == "dice" else positive_scale)([value for row in rows for value in row])
         for key, rows in values.items()
     }
-    heads = "<span></span>" + "".join(f"<span>{title}</span>" for _, title in CURVES)
+    heads = "<span></span>" + "".join(f"<span>{title}{scales[key].note}</span>" for key, title in CURVES)
     rows = [
         _curve_row(member, {key: values[key][index] for key in values}, scales)
         for index, member in enumerate(members)
@@ -150,7 +150,7 @@ def _distributions(held: Sequence[Score], folded: Sequence[Score]) -> str:
     scale = dice_scale([score.dice for score in (*held, *folded)])
     parts = [
         f"<figure>{histogram([score.dice for score in scores], scale, f'images by {title} Dice')}"
-        f"<figcaption>{count(len(scores), f'{title} image')}</figcaption></figure>"
+        f"<figcaption>{count(len(scores), f'{title} image')} by Dice{scale.note}</figcaption></figure>"
         for title, scores in (("holdout", held), ("out-of-fold", folded))
         if scores
     ]
@@ -165,7 +165,7 @@ def _views(scores: Sequence[Score], title: str) -> str:
     scale = dice_scale(ends)
     rows = [_view(view, found[view], scale) for view in shown]
     left_out = f'<p class="note">The {VIEWS} worst of {len(views)} views.</p>' if len(views) > VIEWS else ""
-    return left_out + table(("view", "objects", f"{title} Dice", "95 % interval", ""), rows, "spans")
+    return left_out + table(("view", "objects", f"{title} Dice", "95 % interval", f"Dice{scale.note}"), rows, "spans")
 
 
 def _view(view: str, found: Estimate, scale: Scale) -> list[str]:

@@ -15,11 +15,11 @@ ERROR = 300  # characters of an error; trials.csv has them all
 ABOUT = """Every Dice is out of fold, on images that the network did not train on: that of the best epoch, then the mean
 over folds. Trials train for the epochs of the search, at its size of the input, so their Dice compares with each
 other's only. Schedules were chosen by the same Dice that is shown for them, which flatters the best of many; hence the
-comparison, for which two were trained anew with fresh seeds, on the same folds."""
-SCHEDULES = """Learning rates over the epochs of the search: those of all presets and of the best that were drawn.
-The best of all is faint in each."""
-TRAINING = """Out-of-fold Dice of every trial; the least eighth of it stands on the floor. Names stand at the ends of
-their lines, a circle where a trial ended early."""
+comparison, for which two were trained again with fresh seeds, on the same folds."""
+SCHEDULES = """Learning rates over the epochs of the search, on a log scale (linear if a rate is 0): those of all
+presets and of the best that were drawn. The best of all is faint in each."""
+TRAINING = """Out-of-fold Dice of every trial, on a log scale; the lowest eighth is drawn at the bottom edge. Names are
+at the ends of their lines, a circle where a trial ended early."""
 FOLDS = "A trial trains on one fold after another."
 FAMILIES = "Each line is a trial: what was drawn for it, and the Dice it came to. The best fifth is drawn the boldest."
 STATES: tuple[Status, ...] = ("finished", "stopped", "failed", "running")

@@ -91,7 +91,7 @@ def training(search: Search) -> str:
 
 
 def _most(dices: Sequence[float]) -> Scale:
-    """A scale for all but the least of them, which stand on its floor: first epochs would fill the chart."""
+    """A scale for all but the least of them, which are drawn at its bottom edge: first epochs would fill the chart."""
     return dice_scale(sorted(dices)[len(dices) // LEAST :])
 
 
@@ -141,7 +141,9 @@ def _family(family: str, trials: Sequence[Trial], scale: Scale, kinds: dict[str,
         lines.append(Line(kinds[trial.name], f"{trial.name} {dice_text(trial.dice)}: {values_text(trial)}", points))
     lines.reverse()
     titled = zip((*names, "Dice"), axes, strict=True)
-    marks = [_upright(title, scale, place / len(names)) for place, (title, (scale, _)) in enumerate(titled)]
+    marks = [
+        _upright(title + scale.note, scale, place / len(names)) for place, (title, (scale, _)) in enumerate(titled)
+    ]
     drawn = chart(lines, MIDDLING, f"Values of {family}", "", "".join(marks), "values")
     best = f", the best {dice_text(trials[0].dice)}" if trials[0].dice is not None else ""
     caption = f"<b>{escape(family)}</b><span>{count(len(trials), 'trial')}{best}</span>"
