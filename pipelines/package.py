@@ -65,4 +65,4 @@ def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         path = Path(folder, "package.yaml")
         Compiler().compile(graph, str(path))
-        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # noqa: S506  # a safe one
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # a safe one

@@ -17,6 +17,7 @@ RUN = CliRunner()
 # Every command and its parameters: none may appear or vanish by accident.
 SURFACE = {
     "sample": {"out", "objects", "views", "size", "seed"},
+    "import": {"source", "out", "pattern", "masks", "label", "threshold", "dry_run", "as_json"},
     "check": {"data", "ensemble", "as_json"},
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
     "estimate": {"ensemble", "data", "price", "max_gpu_hours"},

@@ -6,7 +6,7 @@ import typer
 
 from backdrop.cli.command import command
 from backdrop.cli.options import Data, Json, Seed
-from backdrop.cli.output import check_text
+from backdrop.cli.output import check_text, import_text
 from backdrop.common.words import count
 
 app = typer.Typer()
@@ -25,6 +25,39 @@ def sample(
 
     record = step(out, objects, views, size, seed)
     print(f"{out}: {count(record.objects, 'object')} x {count(record.views, 'view')}, {record.size}")
+
+
+@command(app, "backdrop import phone photos --dry-run", name="import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="Folder or s3:// prefix of photographs, in folders or not.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the new dataset.")],
+    pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Read names by its groups object and view.")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Folder of masks or labelme files, or a COCO file.")
+    ] = None,
+    label: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Label to take from COCO or labelme. Repeatable.")
+    ] = [],  # noqa: B006  # typer wants the default itself and never changes it
+    threshold: Annotated[
+        int | None, typer.Option(metavar="LEVEL", help="From this level on, 1 to 255, a soft mask is product.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset of a folder of photographs.
+
+    Exit code 1 if a photograph is left out.
+    """
+    from backdrop.steps.import_ import ImportOptions, import_photos
+
+    options = ImportOptions(pattern, masks, tuple(label), threshold)
+    record = import_photos(source, out, options, dry_run)
+    print(record.model_dump_json(indent=1) if as_json else import_text(record, out, dry_run))
+    raise typer.Exit(1 if record.missed else 0)
 
 
 @command(app, "backdrop check photos --ensemble demo")

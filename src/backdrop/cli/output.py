@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from backdrop.data.listing import PassedOver
     from backdrop.steps.check import CheckReport
     from backdrop.steps.estimate import CostEstimate
+    from backdrop.steps.import_ import ImportRecord
     from backdrop.tuning.results import Search
 
 
@@ -38,6 +39,25 @@ def check_text(report: "CheckReport") -> str:
         lines.append(passed_over_text([one for one in report.passed_over if one.file not in told], report.passed_over))
     warnings = len(report.faults) - len(report.errors)
     return os.linesep.join([*lines, f"{count(len(report.errors), 'error')}, {count(warnings, 'warning')}"])
+
+
+def import_text(record: "ImportRecord", out: str, dry_run: bool) -> str:
+    """What was imported, or would be: in a dry run each photograph, else those that are left out."""
+    lines = []
+    if dry_run:
+        taken = [row for row in record.rows if row.target]
+        width = max((len(row.source) for row in taken), default=0)
+        lines += [f"{row.source:{width}}  {row.target}  {row.mask_source or 'no mask'}" for row in taken]
+    left_out = record.left_out
+    lines += [f"left out: {row.source}: {row.note}" for row in left_out[: None if dry_run else SHOWN]]
+    if len(left_out) > SHOWN and not dry_run:
+        lines.append(f"left out: … and {len(left_out) - SHOWN} more; see --dry-run")
+    if record.passed_over:
+        lines.append(passed_over_text(record.passed_over))
+    masks = sum(bool(row.mask) for row in record.rows)
+    tests = sum(bool(row.target and not row.mask) for row in record.rows)
+    kinds = [count(masks, "photograph") + " with masks", f"{tests:,} without to test/", f"{len(left_out):,} left out"]
+    return os.linesep.join([*lines, f"{out}: {', '.join(kinds)}{' (nothing was written)' if dry_run else ''}"])
 
 
 def passed_over_text(named: "Sequence[PassedOver]", counted: "Sequence[PassedOver] | None" = None) -> str:

@@ -96,6 +96,22 @@ def decode_levels(data: bytes, name: object) -> Levels:
         return _png_levels(data) if kind == "png" else _turned_levels(data)
 
 
+def orientation_of(data: bytes) -> int:
+    """The EXIF orientation 1..8 by which a viewer turns a readable image; 1 for HEIC, whose decoder turns it."""
+    return 1 if kind_of(data) == "heic" else _orientation(_pillow(data))
+
+
+def turn(image: Any, orientation: int) -> Any:
+    """An image or a mask (H, W, ...) turned and mirrored as an EXIF orientation 1..8 says."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image
+
+
 def find_gif_damage(data: bytes) -> str:
     """What is wrong with a GIF that `decode_levels` reads all the same; empty if nothing is.
 
@@ -191,7 +207,7 @@ def _decode_jpeg(data: bytes) -> Pixels:
         if damage := _jpeg_damage(data, str(error)):
             raise DataError(damage, COPY_AGAIN) from error
         image = _decode_rare_jpeg(data)
-    turned: Pixels = _turn(image, _orientation(_pillow(data)))
+    turned: Pixels = turn(image, _orientation(_pillow(data)))
     return turned
 
 
@@ -235,7 +251,7 @@ def _decode_other(data: bytes) -> Pixels:
 
 def _turned_levels(data: bytes) -> Levels:
     image = _load(data)
-    turned: Levels = _turn(_levels(image), _orientation(image))
+    turned: Levels = turn(_levels(image), _orientation(image))
     return turned
 
 
@@ -268,7 +284,7 @@ def _png_levels(data: bytes) -> Levels:
         raise ValueError("OpenCV can't read it")
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    turned: Levels = _turn(image, _orientation(_pillow(data)) if b"eXIf" in data else 1)
+    turned: Levels = turn(image, _orientation(_pillow(data)) if b"eXIf" in data else 1)
     return turned
 
 
@@ -293,14 +309,3 @@ def _orientation(image: Image.Image) -> int:
     with contextlib.suppress(OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error, Warning):
         return int(image.getexif().get(0x0112, 1))
     return 1
-
-
-def _turn(image: Any, orientation: int) -> Any:
-    """An image (H, W, ...) turned and mirrored as its EXIF orientation 1..8 says."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return image

@@ -1,0 +1,123 @@
+"""One photograph and its mask, from where they are to how a dataset keeps them."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from backdrop.common.errors import DataError
+from backdrop.data.dataset import read_file
+from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, kind_of, orientation_of, turn
+from backdrop.data.importing.annotations import Outlines
+from backdrop.data.importing.sources import Mask as Where
+from backdrop.data.importing.sources import Source, shown
+from backdrop.data.listing import printable
+from backdrop.data.mask_files import interpret
+from backdrop.data.masks import Mask
+
+JPEG_QUALITY = 95
+KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}  # formats whose bytes are copied
+THRESHOLD = "Set --threshold, such as 128"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph's bytes and suffix as the dataset keeps them, its mask if it has one, and where that came from."""
+
+    data: bytes
+    suffix: str
+    mask: Mask | None
+    origin: str
+
+
+def convert(source: Source, threshold: int | None) -> Pair:
+    """Reads a photograph and its mask.
+
+    Args:
+        source: where they are.
+        threshold: of soft masks, the level 1..255 from which a pixel is the product.
+
+    Raises:
+        DataError: if either can't be read, the mask has more than two levels and there is no threshold, or it doesn't
+            fit the photograph.
+    """
+    data, name = read_file(source.file), printable(source.file)
+    image, kind = decode_photo(data, name), kind_of(data)
+    alpha = _alpha(data, name) if kind in ("png", "webp", "tiff") else None
+    if source.mask is not None:
+        mask = _fit(_read(source.mask, threshold), image, orientation_of(data), shown(source.mask))
+        return Pair(*_kept(data, kind, image, alpha is not None), mask, shown(source.mask))
+    if alpha is None:
+        return Pair(*_kept(data, kind, image, False), None, "")
+    if not _has_background(image, alpha):
+        raise DataError(f"{name} is cut out already", "Put the photograph with its background beside it")
+    mask = _two_levels(alpha, threshold, name)
+    return Pair(*_kept(data, kind, image, True), mask, f"alpha channel of {name}")
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """A mask as PNG, one bit a pixel."""
+    return bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1])
+
+
+def _kept(data: bytes, kind: str, image: Pixels, has_alpha: bool) -> tuple[bytes, str]:
+    """The bytes unchanged where training reads them as they are, else encoded again: HEIC as JPEG, all else as PNG."""
+    if kind in KEPT and not has_alpha:
+        return data, KEPT[kind]
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if kind == "heic":
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        return bytes(cv2.imencode(".jpg", bgr, options)[1]), ".jpg"
+    return bytes(cv2.imencode(".png", bgr)[1]), ".png"
+
+
+def _alpha(data: bytes, name: str) -> Levels | None:
+    """An image's alpha channel (H, W), unless it is the same everywhere."""
+    levels = decode_levels(data, name)
+    if levels.ndim == 2 or levels.shape[2] < 4 or levels[..., 3].min() == levels[..., 3].max():
+        return None
+    alpha: Levels = levels[..., 3]
+    return alpha
+
+
+def _has_background(image: Pixels, alpha: Levels) -> bool:
+    """Whether there is a picture below what is transparent, not one color."""
+    hidden = image[alpha == 0]
+    return len(hidden) > 0 and bool((hidden != hidden[0]).any())
+
+
+def _read(where: Where, threshold: int | None) -> Mask:
+    if isinstance(where, Outlines):
+        return where.mask()
+    name = printable(where)
+    levels = decode_levels(read_file(where), name)
+    file = interpret(levels)
+    if file.mask is not None:
+        return file.mask
+    cut_out = levels.ndim == 3 and levels.shape[2] == 4 and levels[..., 3].min() < levels[..., 3].max()
+    return _two_levels(levels[..., 3] if cut_out else file.content, threshold, name)
+
+
+def _two_levels(content: Levels, threshold: int | None, name: str) -> Mask:
+    mask = interpret(content).mask
+    if mask is not None:
+        return mask
+    if threshold is None:
+        raise DataError(f"{name} has {len(np.unique(content))} levels, not two", THRESHOLD)
+    chosen: Mask = content >= threshold * (257 if content.dtype == np.uint16 else 1)
+    return chosen
+
+
+def _fit(mask: Mask, image: Pixels, orientation: int, name: str) -> Mask:
+    """The mask at the photograph's size: turned as that is, if whoever drew it saw the photograph unturned."""
+    if mask.shape != image.shape[:2] and mask.shape[::-1] == image.shape[:2] and orientation in (5, 6, 7, 8):
+        mask = np.ascontiguousarray(turn(mask, orientation))
+    (height, width), (rows, columns) = image.shape[:2], mask.shape
+    if (rows, columns) != (height, width):
+        raise DataError(
+            f"{name} is {columns}x{rows}, but its photograph is {width}x{height}", "Export both at one size"
+        )
+    if mask.all() or not mask.any():
+        raise DataError(f"{name} is {'full' if mask.all() else 'empty'}", "Draw the mask again")
+    return mask

@@ -1,0 +1,208 @@
+"""What is in a folder that is imported: photographs, and beside or apart from them their masks."""
+
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from backdrop.common.errors import DataError
+from backdrop.data.dataset import read_file
+from backdrop.data.formats import decode_levels, kind_of
+from backdrop.data.importing.annotations import Outlines, read_annotations
+from backdrop.data.listing import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    MASK_SUFFIXES,
+    PassedOver,
+    list_images,
+    normalized,
+    printable,
+)
+from backdrop.data.mask_files import interpret
+
+READ = IMAGE_SUFFIXES | MASK_SUFFIXES | {".json"}
+# What labeling tools and cut-out services put behind a photograph's name.
+ENDINGS = "mask|matte|alpha|cutout|cut-out|seg|segmentation|no-?bg|removebg-preview"
+MASK_ENDING = re.compile(rf"[-_. ]+({ENDINGS})$", re.IGNORECASE)
+SAME = "is the same photograph as {}, by its name"
+
+Mask = Path | Outlines
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph by its path in the folder that is imported, its file, and where its mask is unless in itself."""
+
+    name: PurePosixPath
+    file: Path
+    mask: Mask | None
+
+
+@dataclass
+class Sources:
+    """All photographs, those that are another's duplicate, and the files that are neither photograph nor mask."""
+
+    photos: list[Source] = field(default_factory=list)
+    duplicates: dict[PurePosixPath, str] = field(default_factory=dict)
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+
+def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sources:
+    """Looks through a folder and those in it.
+
+    Args:
+        root: the folder.
+        masks: a folder of masks (images, or labelme's JSON), or a COCO file; None to look beside the photographs.
+        labels: of annotations, those to take; all if empty.
+
+    Raises:
+        DataError: if annotations can't be read, or a mask isn't to be told from another's.
+    """
+    found = Sources()
+    files = [file for file in _walk(root, found.passed_over) if masks is None or not _within(file, masks)]
+    drawn = _Masks(root, [] if masks is None else list(_walk(masks, found.passed_over)), masks, labels)
+    drawn.read([file for file in files if file.suffix.lower() == ".json"], found.passed_over)
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for file in files:
+        if file.suffix.lower() != ".json":
+            groups.setdefault((file.parent, _base(file)), []).append(file)
+    for group in groups.values():
+        _sort(root, group, drawn, found)
+    found.passed_over += drawn.unused()
+    return found
+
+
+def _walk(folder: Path, passed_over: list[PassedOver]) -> Iterator[Path]:
+    """The files below a folder (or itself, if it is a file) that may be of use; no hidden ones, no links to folders."""
+    if folder.is_file():
+        yield folder
+        return
+    for root, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        listing = list_images(Path(root), READ)
+        passed_over += [one for one in listing.passed_over if one.reason != "folder"]
+        yield from (file for file in listing.images if not file.is_dir())
+
+
+def _within(file: Path, folder: Path) -> bool:
+    return file.resolve() == folder.resolve() or folder.resolve() in file.resolve().parents
+
+
+def _base(file: Path) -> str:
+    """What a photograph and its mask have in common."""
+    return MASK_ENDING.sub("", normalized(file.stem)).lower()
+
+
+def _sort(root: Path, group: list[Path], drawn: "_Masks", found: Sources) -> None:
+    """Tells the photograph, its mask and its duplicates among files of one name."""
+    named = [file for file in group if MASK_ENDING.search(normalized(file.stem))]
+    masks = named + [file for file in group if file not in named and file.suffix.lower() == ".gif"]
+    if not masks or masks == group:  # their names don't tell
+        masks = [file for file in group if _looks_like_mask(file)] if len(group) > 1 or masks else []
+    photos = [file for file in group if file not in masks]
+    if not photos:
+        found.passed_over += [_alone(file, "mask without a photograph") for file in masks]
+        return
+    photos.sort(key=lambda file: (file.suffix.lower() not in JPEG_SUFFIXES, file.suffix.lower() != ".png", file.name))
+    name = _seen_from(root, photos[0])
+    found.photos.append(Source(name, photos[0], drawn.of(name) or (masks[0] if masks else None)))
+    found.passed_over += [_alone(file, f"another mask of {name}") for file in masks[1:]]
+    found.duplicates |= {_seen_from(root, file): SAME.format(name) for file in photos[1:]}
+
+
+def _alone(file: Path, reason: str) -> PassedOver:
+    return PassedOver(file=printable(file), reason=reason, photograph=True)
+
+
+def _looks_like_mask(file: Path) -> bool:
+    """Whether one of several images of one name is the mask: two levels, or cut out by its alpha channel."""
+    if file.suffix.lower() in JPEG_SUFFIXES:
+        return False
+    try:
+        data = read_file(file)
+        if kind_of(data) not in ("png", "gif", "webp", "tiff", "bmp"):
+            return False
+        levels = decode_levels(data, printable(file))
+    except DataError:
+        return False
+    cut_out = levels.ndim == 3 and levels.shape[2] == 4 and levels[..., 3].min() < levels[..., 3].max()
+    return cut_out or interpret(levels).mask is not None
+
+
+def _seen_from(root: Path, file: Path) -> PurePosixPath:
+    return PurePosixPath(file.relative_to(root).as_posix())
+
+
+class _Masks:
+    """Masks of a folder of their own and of annotations, by the name of their photograph."""
+
+    def __init__(self, root: Path, files: Iterable[Path], folder: Path | None, labels: Collection[str]) -> None:
+        self._labels = labels
+        self._root = root
+        self._by_stem: dict[str, list[tuple[PurePosixPath, Mask]]] = {}
+        self._owners: dict[int, PurePosixPath] = {}
+        annotations = []
+        for file in files:
+            if file.suffix.lower() == ".json":
+                annotations.append(file)
+            elif folder is not None:
+                self._add(_key(PurePosixPath(file.relative_to(folder).as_posix())), file)
+        self.read(annotations, None)
+
+    def read(self, files: Iterable[Path], passed_over: list[PassedOver] | None) -> None:
+        """Takes in annotations; other JSON is passed over, or an error where there may be none."""
+        for file in files:
+            outlines = read_annotations(file, self._labels)
+            if not outlines and passed_over is not None:
+                passed_over.append(PassedOver(file=printable(file), reason="JSON without outlines"))
+            near = file.parent.relative_to(self._root).as_posix() if file.is_relative_to(self._root) else "."
+            for name, drawn in outlines.items():
+                key = _key(PurePosixPath(near, name) if drawn.kind == "labelme" else PurePosixPath(name))
+                self._add(key, drawn)
+
+    def of(self, name: PurePosixPath) -> Mask | None:
+        """The mask of a photograph: that whose path ends in the photograph's, or the other way round.
+
+        Raises:
+            DataError: if there are several, or several photographs have one.
+        """
+        key = _key(name)
+        fitting = [(path, mask) for path, mask in self._by_stem.get(key.name, []) if _ends_alike(path, key)]
+        if not fitting:
+            return None
+        remedy = "Lay the masks out in the same folders as the photographs"
+        longest = max(len(path.parts) for path, _ in fitting)
+        best = [mask for path, mask in fitting if len(path.parts) == longest]
+        if len(best) > 1:
+            raise DataError(f"{name} has several masks of its name: {', '.join(sorted(map(shown, best))[:3])}", remedy)
+        owner = self._owners.setdefault(id(best[0]), name)
+        if owner != name:
+            raise DataError(f"{owner} and {name} would both have the mask {shown(best[0])}", remedy)
+        return best[0]
+
+    def unused(self) -> list[PassedOver]:
+        """Masks, but COCO's, whose photographs aren't there."""
+        masks = [mask for same in self._by_stem.values() for _, mask in same if id(mask) not in self._owners]
+        files = {shown(mask) for mask in masks if not isinstance(mask, Outlines) or mask.kind == "labelme"}
+        return [PassedOver(file=file, reason="mask without a photograph", photograph=True) for file in sorted(files)]
+
+    def _add(self, key: PurePosixPath, mask: Mask) -> None:
+        self._by_stem.setdefault(key.name, []).append((key, mask))
+
+
+def _ends_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
+    """Whether the shorter of two paths is the end of the longer."""
+    shorter = min(len(one.parts), len(other.parts))
+    return one.parts[-shorter:] == other.parts[-shorter:]
+
+
+def shown(mask: Mask) -> str:
+    """Where a mask is, for people."""
+    return printable(mask.file if isinstance(mask, Outlines) else mask)
+
+
+def _key(name: PurePosixPath) -> PurePosixPath:
+    """A photograph's path without what its mask's may have otherwise: suffix, `_mask`, case."""
+    plain = PurePosixPath(os.path.normpath(normalized(name.as_posix())))
+    return PurePosixPath(plain.with_name(MASK_ENDING.sub("", plain.stem) or plain.stem).as_posix().lower())

@@ -1,0 +1,209 @@
+"""`import`: a folder as phones, cut-out services and labeling tools leave it becomes a dataset."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.config.records import Record
+from backdrop.data.dataset import in_threads
+from backdrop.data.importing.convert import convert, encode_mask
+from backdrop.data.importing.naming import UNNAMED, Name, name_photos
+from backdrop.data.importing.sources import Source, find_sources
+from backdrop.data.listing import PassedOver, printable
+
+TABLE = "import.csv"
+COLUMNS = ["source", "target", "mask", "mask_source", "note"]
+NO_MASK = "has no mask, though other photographs of its object have"
+
+
+class ImportRow(Record):
+    """One photograph: where it was, where it and its mask are in the dataset, or in `note` why it is left out."""
+
+    source: str
+    target: str = ""
+    mask: str = ""
+    mask_source: str = ""
+    note: str = ""
+
+
+class ImportRecord(Record):
+    """All photographs of the folder, and its other files."""
+
+    rows: tuple[ImportRow, ...]
+    passed_over: tuple[PassedOver, ...]
+
+    @property
+    def left_out(self) -> list[ImportRow]:
+        """Photographs that aren't in the dataset."""
+        return [row for row in self.rows if not row.target]
+
+    @property
+    def missed(self) -> bool:
+        """Whether a photograph, or what looks like one, isn't in the dataset."""
+        return bool(self.left_out) or any(one.photograph for one in self.passed_over)
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How names and masks are read.
+
+    Attributes:
+        pattern: a regular expression with groups `object` and `view`, searched in paths without their suffix.
+        masks: a folder of masks, or a COCO file; None to look beside the photographs.
+        labels: of annotations, those to take; all if empty.
+        threshold: of soft masks, the level 1..255 from which a pixel is the product.
+    """
+
+    pattern: str | None = None
+    masks: str | None = None
+    labels: tuple[str, ...] = ()
+    threshold: int | None = None
+
+
+def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool = False) -> ImportRecord:
+    """Makes a dataset of a folder of photographs. The folder itself isn't touched.
+
+    Args:
+        source: the folder, or an `s3://` prefix.
+        out: the dataset's folder: new, or one that `import` wrote and nobody has added to.
+        options: how names and masks are read.
+        dry_run: only say what would be written.
+
+    Raises:
+        ConfigError: if the pattern or the threshold makes no sense.
+        DataError: if no photograph can be taken, or it isn't clear which mask belongs to which photograph.
+        StorageError: if something else stands at `out`, or it can't be written.
+    """
+    if options.threshold is not None and not 1 <= options.threshold <= 255:
+        raise ConfigError(f"--threshold {options.threshold} isn't a level of 1 to 255", "Use 128")
+    root = storage.local_folder(source)
+    masks = _mask_place(options.masks)
+    _check_target(source, out)
+    found = find_sources(root, masks, options.labels)
+    names = name_photos([one.name for one in found.photos], options.pattern)
+    duplicates = [ImportRow(source=str(path), note=note) for path, note in found.duplicates.items()]
+    if dry_run:
+        rows = _rows(found.photos, names, options, root, None)
+    else:
+        with storage.output_folder(out, TABLE) as folder:
+            rows = _rows(found.photos, names, options, root, folder)
+            _require_one(source, rows)
+            (folder / TABLE).write_bytes(_dump([*rows, *duplicates]))
+    _require_one(source, rows)
+    return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(found.passed_over))
+
+
+def _mask_place(masks: str | None) -> Path | None:
+    if masks is None or masks.lower().endswith(".json"):
+        if masks is not None and not Path(masks).is_file():
+            raise StorageError(f"{masks} is not a file", "Check the path")
+        return None if masks is None else Path(masks)
+    return storage.local_folder(masks)
+
+
+def _check_target(source: str, out: str) -> None:
+    """The dataset is new, or `import` wrote all that is in it."""
+    if not out:
+        raise StorageError("OUT is empty", "Name the dataset's folder")
+    if storage.is_remote(out):
+        if storage.list_files(out):
+            raise StorageError(f"{out} holds objects already", "Name another prefix")
+        return
+    target = Path(out).resolve()
+    if not storage.is_remote(source):
+        inside = Path(source).resolve()
+        if inside == target or inside in target.parents or target in inside.parents:
+            raise StorageError(f"{out} and {source} lie within each other", "Name an OUT beside the photographs")
+    if (target / TABLE).is_file():
+        text = (target / TABLE).read_text(encoding="utf-8", errors="replace")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        ours = {TABLE, *(row.get(key) or "" for row in rows for key in ("target", "mask"))}
+        others = [path for path in sorted(target.rglob("*")) if not path.is_dir()]
+        foreign = [one for one in (path.relative_to(target).as_posix() for path in others) if one not in ours]
+        if foreign:
+            raise StorageError(f"{out} holds {foreign[0]}, which `backdrop import` didn't write", "Name another OUT")
+
+
+def _require_one(source: str, rows: Sequence[ImportRow]) -> None:
+    if not rows:
+        raise DataError(f"{source} has no photographs", "Name the folder that they or their folders lie in")
+    if not any(row.target for row in rows):
+        first = rows[0]
+        more = f" ({len(rows)} photographs in all)" if len(rows) > 1 else ""
+        raise DataError(f"No photograph of {source} can be taken: {first.source} {first.note}{more}", "See --dry-run")
+
+
+def _rows(
+    photos: Sequence[Source],
+    names: dict[PurePosixPath, Name | None],
+    options: ImportOptions,
+    root: Path,
+    folder: Path | None,
+) -> list[ImportRow]:
+    """A row for each photograph; with a folder, its files are written."""
+    taken: dict[str, PurePosixPath] = {}
+    clashes: dict[PurePosixPath, str] = {}
+    for source in photos:
+        name = names[source.name]
+        stem = "_".join(name).lower() if name else ""
+        if name and taken.setdefault(stem, source.name) != source.name:
+            clashes[source.name] = f"has the object and view of {taken[stem]}"
+    if folder is not None:
+        for part in ("train", "train_masks"):
+            (folder / part).mkdir()
+    take = partial(_take, names=names, clashes=clashes, threshold=options.threshold, folder=folder)
+    rows = [_relative(row, root) for row in in_threads(take, photos, "import photograph")]
+    labeled = {(names[one.name] or ("",))[0] for one, row in zip(photos, rows, strict=True) if row.mask}
+    result = []
+    for source, row in zip(photos, rows, strict=True):
+        if row.target and not row.mask and (names[source.name] or ("",))[0] in labeled:
+            if folder is not None:
+                (folder / row.target).unlink()
+            row = ImportRow(source=row.source, note=NO_MASK)
+        result.append(row)
+    return result
+
+
+def _take(
+    source: Source,
+    names: dict[PurePosixPath, Name | None],
+    clashes: dict[PurePosixPath, str],
+    threshold: int | None,
+    folder: Path | None,
+) -> ImportRow:
+    name = names[source.name]
+    if name is None or source.name in clashes:
+        return ImportRow(source=str(source.name), note=clashes.get(source.name, UNNAMED))
+    try:
+        pair = convert(source, threshold)
+    except DataError as error:
+        return ImportRow(source=str(source.name), note=str(error))
+    stem = "_".join(name)
+    target = f"{'test' if pair.mask is None else 'train'}/{stem}{pair.suffix}"
+    mask = "" if pair.mask is None else f"train_masks/{stem}_mask.png"
+    if folder is not None:
+        (folder / target).parent.mkdir(exist_ok=True)
+        (folder / target).write_bytes(pair.data)
+        if pair.mask is not None:
+            (folder / mask).write_bytes(encode_mask(pair.mask))
+    return ImportRow(source=str(source.name), target=target, mask=mask, mask_source=pair.origin)
+
+
+def _relative(row: ImportRow, root: Path) -> ImportRow:
+    """The same by paths in the imported folder, wherever that is."""
+    start = f"{printable(root)}/"
+    changed = {"mask_source": row.mask_source.replace(start, ""), "note": row.note.replace(start, "")}
+    return row.model_copy(update=changed)
+
+
+def _dump(rows: Sequence[ImportRow]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
+    return text.getvalue().encode()
