@@ -1,4 +1,4 @@
-# What can be done here: `make help`. A stranger needs two: `make demo` and `make test`.
+# What you can do: `make help`. To start you need two: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
@@ -32,12 +32,12 @@ test: setup ## Run the tests (a few minutes on two cores, no network)
 test-slow: setup ## Run the tests that take long or need a browser
 	$(BIN)/python -m pytest -m 'slow or e2e'
 
-check: setup ## Lint, format and types
+check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 
-generate: setup ## Write anew what is generated: the chart's README and snapshots (needs helm)
+generate: setup ## Generate again what is generated: the chart's README and snapshots (needs helm)
 	$(BIN)/python charts/readme.py
 	$(BIN)/python -m tests.charts.snapshots
 
@@ -59,8 +59,8 @@ image: ## Build the container image (variables: IMAGE, BASE, SOURCE, PIP_EXTRA_I
 release: setup ## Image, wheel, chart, pipeline packages and SBOM of one version, in dist/
 	BACKDROP_IMAGE=$(IMAGE) VERSION=$(VERSION) .ci/release
 
-constraints: ## Pin anew what is installed now (after an upgrade in .venv)
+constraints: ## Pin what is installed now (after an upgrade in .venv)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt
 
 clean: ## Remove the environment, the demo, and the MLflow store of this folder
-	rm -rf .venv wheels dist $(DEMO) mlruns mlflow.db .mlflow.db.*
+	rm -rf .venv wheels dist build $(DEMO) mlruns mlflow.db .mlflow.db.*

@@ -1,4 +1,4 @@
-"""A lint of compiled packages: what KFP compiles without a word, and then runs wrongly or not at all.
+"""A lint of compiled packages: what KFP compiles without a warning, and then runs wrongly or not at all.
 
 Each check looks at one task as the compiled YAML has it, and says what is wrong and what would be right.
 """
@@ -7,12 +7,18 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from backdrop.common.errors import ConfigError
+import yaml
+
+from backdrop.common.errors import ConfigError, shorten
 from backdrop.config.cluster import SHARED_MEMORY
+from backdrop.config.records import read_text
 
 SHOWN = 5
+PACKAGE = "Compile it with `backdrop pipeline compile`"
+GRAPH = {"pipelineInfo", "root", "components", "deploymentSpec"}
 
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 PARAMETER = re.compile(r'"componentInputParameter": "([^"]+)"')
@@ -66,6 +72,22 @@ class Task:
         return "" if PLACEHOLDER.search(image) else image
 
 
+def read_package(path: Path) -> list[dict[str, Any]]:
+    """The YAML documents of a compiled package.
+
+    Raises:
+        ConfigError: if it can't be read, or is no package.
+    """
+    try:
+        documents = list(yaml.safe_load_all(read_text(path, "package")))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} isn't YAML ({shorten(error)})", PACKAGE) from error
+    keys = [set(one) if isinstance(one, dict) else set() for one in documents]
+    if not keys or not keys[0] >= GRAPH or not all("platforms" in others for others in keys[1:]):
+        raise ConfigError(f"{path} isn't a compiled pipeline", PACKAGE)
+    return documents
+
+
 def refuse(documents: Sequence[Mapping[str, Any]]) -> None:
     """Lets a package pass, or not.
 
@@ -76,7 +98,7 @@ def refuse(documents: Sequence[Mapping[str, Any]]) -> None:
     if found:
         more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         name = documents[0]["pipelineInfo"]["name"]
-        raise ConfigError(f"Pipeline {name}: {'; '.join(found[:SHOWN])}{more}", "Mend the pipeline's code")
+        raise ConfigError(f"Pipeline {name}: {'; '.join(found[:SHOWN])}{more}", "Fix the pipeline's code")
 
 
 def lint(documents: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -70,6 +70,23 @@ def test_make_names_the_image_as_the_components_do(monkeypatch: pytest.MonkeyPat
     assert f"VERSION={__version__}" in shown
 
 
+def test_hooks_are_the_checks_of_make() -> None:
+    check = subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    for hook in local["hooks"]:
+        tool, *words = hook["entry"].split()
+        assert tool.startswith(".venv/bin/")
+        assert f"{tool} {words[0]}" in check
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert citation["cff-version"] == "1.2.0"
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text())

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from backdrop.cli.app import main
@@ -13,6 +14,7 @@ from backdrop.cli.pipeline import app
 
 OPTIONS = {
     "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune", "--ray"},
+    "lint": {"package"},
     "preflight": {"--params", "--ray", "--host", "--namespace"},
     "run": {
         "ensemble",
@@ -82,6 +84,33 @@ def test_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
     assert call(monkeypatch, "compile", "tiny", "-o", str(out), "--folds", "0,1", "--set", "epochs=2") == 0
     assert capsys.readouterr().out.startswith("backdrop-tiny 0.1.0-")
     assert out.read_text().startswith("# backdrop-tiny 0.1.0-")
+
+
+def test_lint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    package = tmp_path / "package.yaml"
+    call(monkeypatch, "compile", "tiny", "-o", str(package), "--folds", "0")
+    capsys.readouterr()
+    assert call(monkeypatch, "lint", str(package)) == 0
+    assert capsys.readouterr().out == f"{package}: 0 errors\n"
+    graph, settings = yaml.safe_load_all(package.read_text())
+    graph["root"]["inputDefinitions"]["parameters"]["data"] = {"parameterType": "STRING", "isOptional": True}
+    package.write_text(yaml.safe_dump_all([graph, settings]))
+    assert call(monkeypatch, "lint", str(package)) == 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "error: parameter data may be None, which a run can't be given: give it a default"
+    assert last == f"{package}: 1 error"
+
+
+@pytest.mark.parametrize("text", ["a: [", "", "- 1", "name: tiny", "root: {}\n---\n1"])
+def test_what_is_no_package_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "package.yaml"
+    package.write_text(text)
+    assert call(monkeypatch, "lint", str(package)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {package} isn't ")
+    assert line.endswith("Compile it with `backdrop pipeline compile`.")
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_refused(graph: GraphComponent, said: str) -> None:
     assert [line for line in found if line.startswith(said)]
     assert len({line.split(":")[0] for line in found}) <= 2  # and nothing that isn't so
     with pytest.raises(
-        ConfigError, match=rf"^Pipeline {graph.name}: .*{said[:20]}.*Mend the pipeline's code\.$"
+        ConfigError, match=rf"^Pipeline {graph.name}: .*{said[:20]}.*Fix the pipeline's code\.$"
     ) as caught:
         refuse(documents)
     assert "hunter2" not in str(caught.value)
@@ -274,5 +274,5 @@ def test_a_long_list_is_cut() -> None:
         for _ in range(4):
             say(text="x")
 
-    with pytest.raises(ConfigError, match=r"; and 3 more\. Mend"):
+    with pytest.raises(ConfigError, match=r"; and 3 more\. Fix"):
         refuse(compiled(many))

@@ -41,6 +41,25 @@ def compile_(
     print(f"{package.name} {package.version} is in {out}")
 
 
+@command(app, "backdrop pipeline lint demo.yaml")
+def lint(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="A compiled package, of any pipeline.")],
+) -> None:
+    """Find what KFP compiles but runs differently.
+
+    Exit code 1 if there is any.
+    """
+    from backdrop.common.words import count
+    from backdrop.pipelines.lint import lint as find_faults
+    from backdrop.pipelines.lint import read_package
+
+    faults = find_faults(read_package(package))
+    for fault in faults:
+        print(f"error: {fault}")
+    print(f"{package}: {count(len(faults), 'error')}")
+    raise typer.Exit(1 if faults else 0)
+
+
 @command(app, "backdrop pipeline run demo --data photos --set epochs=1")
 def run(
     ensemble: EnsembleName,
