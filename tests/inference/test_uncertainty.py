@@ -1,14 +1,12 @@
 """How doubtful an answer is, against a plain loop in double precision."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from backdrop.inference.uncertainty import rank, unconfidence, unreliable_share
+from backdrop.inference.uncertainty import unconfidence
 
 LIMITS = [0.25, 0.3, 0.5, 0.8, 0.9, 1.0]
 # The limits as float32 knows them, what is just below and just above each, and anything else.
@@ -39,14 +37,12 @@ def test_doubt_is_what_a_plain_loop_counts(probability: np.ndarray, limits: list
     low, high, top = limits
     doubtful, others = counted(probability, *limits)
     assert unconfidence(probability, low, high, top) == doubtful / max(1, others)
-    assert unreliable_share(probability, low, high) == doubtful / probability.size
 
 
 @given(MAPS)
 def test_without_limits_they_are_the_winners(probability: np.ndarray) -> None:
     doubtful, others = counted(probability, 0.3, 0.8, 0.9)
     assert unconfidence(probability) == doubtful / max(1, others)
-    assert unreliable_share(probability) == doubtful / probability.size
 
 
 # Beside one sure pixel of background: what is doubtful makes 1, what is none but counts makes 0, what doesn't count 0.
@@ -65,17 +61,8 @@ def test_limits_belong_where_the_formula_has_them(p: float, steps: int, unreliab
     value = np.float32(p) if not steps else np.nextafter(np.float32(p), np.float32(p + steps))
     found = np.array([[value, 0.0, 0.5]], np.float32)
     assert unconfidence(found) == (unreliable + 1) / divisor
-    assert unreliable_share(found) == (unreliable + 1) / 3
 
 
 def test_an_answer_without_background_is_as_doubtful_as_its_pixels_are_many() -> None:
     assert unconfidence(np.full((3, 4), 0.5, np.float32)) == 12
     assert unconfidence(np.full((3, 4), 0.95, np.float32)) == 0
-
-
-@given(st.dictionaries(st.text(max_size=3), st.sampled_from([0.0, 0.1, 0.1 + 1e-12, 2.0]), max_size=8))
-def test_the_most_doubtful_comes_first_and_equals_by_name(doubts: dict[str, float]) -> None:
-    found = rank(doubts)
-    assert sorted(found) == sorted(doubts)
-    for one, other in pairwise(found):
-        assert doubts[one] > doubts[other] or (doubts[one] == doubts[other] and one < other)

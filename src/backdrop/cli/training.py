@@ -71,7 +71,7 @@ def tune(
     space: Annotated[str | None, typer.Option(metavar="SPACE", help="A shipped space's name, or a YAML file.")] = None,
     searcher: Annotated[str, typer.Option(metavar="NAME", help="tpe or random.")] = "tpe",
     scheduler: Annotated[
-        str, typer.Option(metavar="NAME", help="asha stops bad trials early; pb2 changes rates; none.")
+        str, typer.Option(metavar="NAME", help="asha stops bad trials early; none doesn't.")
     ] = "asha",
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Seeds to compare the best with the best preset; 0 compares nothing.")

@@ -235,15 +235,14 @@ class Budget(Record):
 
     `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge, its
     schedule stretched to them. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does
-    badly. With `pb2` nothing is drawn: trials that aren't presets are a population, from which rates are grown. The
-    best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
+    badly. The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
     """
 
     trials: Count = 16
     epochs: Annotated[int, Field(ge=2)] = 6
     folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     searcher: Literal["tpe", "random"] = "tpe"
-    scheduler: Literal["asha", "pb2", "none"] = "asha"
+    scheduler: Literal["asha", "none"] = "asha"
     repeats: Annotated[int, Field(ge=0)] = 3
     seed: Annotated[int, Field(ge=0)] = 0
 

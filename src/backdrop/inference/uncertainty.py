@@ -1,6 +1,4 @@
-"""How doubtful an answer is: which photographs to look at first."""
-
-from collections.abc import Mapping
+"""How uncertain an answer is."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +19,6 @@ def unconfidence(probability: NDArray[np.float32], low: float = 0.3, high: float
     """
     doubtful = _count(_between(probability, low, high))
     return doubtful / max(1, _count(probability < low) + _count((probability > high) & (probability <= top)))
-
-
-def unreliable_share(probability: NDArray[np.float32], low: float = 0.3, high: float = 0.8) -> float:
-    """Share of the pixels (H, W) with low <= p <= high, 0..1: the area that the winners sorted their results by."""
-    return _count(_between(probability, low, high)) / probability.size
-
-
-def rank(doubts: Mapping[str, float]) -> list[str]:
-    """Names of photographs, the most doubtful first, those in equal doubt by name."""
-    return sorted(doubts, key=lambda name: (-doubts[name], name))
 
 
 def _between(probability: NDArray[np.float32], low: float, high: float) -> Mask:

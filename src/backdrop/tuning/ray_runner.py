@@ -251,11 +251,8 @@ def _asha(spec: TrialSpec) -> PresetSafeASHA:
     )
 
 
-def share(parallel: int, whole: Callable[[float], int] = int) -> dict[str, float]:
-    """A trial's part of the cluster, if so many run at a time; none has more than one GPU.
-
-    `whole` makes whole CPUs of more than one.
-    """
+def share(parallel: int) -> dict[str, float]:
+    """A trial's part of the cluster if `parallel` run at a time: whole CPUs or part of one, one GPU at most."""
     found = ray.cluster_resources()
     cpu, gpu = found.get("CPU", 1.0) / parallel, found.get("GPU", 0.0) / parallel
-    return {"cpu": whole(cpu) if cpu >= 1 else cpu, "gpu": min(1.0, gpu)}
+    return {"cpu": int(cpu) if cpu >= 1 else cpu, "gpu": min(1.0, gpu)}

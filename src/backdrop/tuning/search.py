@@ -1,21 +1,19 @@
 """A search from its first trial to its verdict: the trials, then the best and the best preset with fresh seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from backdrop.common.errors import ConfigError, TuningError
 from backdrop.common.words import count
 from backdrop.config import Budget, Recipe, Space
 from backdrop.config.space import Candidate
-from backdrop.tuning.population import Population, grow, rates_between
 from backdrop.tuning.ray_runner import cluster, search, slots
 from backdrop.tuning.results import Comparison, Search, Trial, compare, ranked
 from backdrop.tuning.samplers import Listed, Random, Source, Tpe, entry
 from backdrop.tuning.trial import TrialSpec, trial_recipe
 from backdrop.tuning.trial_store import Entry, as_trial, judged, named
 
-TRIALS, REPEATS, POPULATION = "trials", "repeats", "population"
-PB2 = "pb2"
+TRIALS, REPEATS = "trials", "repeats"
 SEED = "seed"
 
 
@@ -49,7 +47,7 @@ class Plan:
         """Makes sure, before anything is spent, that there is something to search, and that all of it can be trained.
 
         Raises:
-            ConfigError: if there are no trials but presets, too few for a population, or one can't be trained.
+            ConfigError: if there are no trials but presets, or one can't be trained.
         """
         if self.budget.trials <= len(self.presets):
             presets = count(len(self.presets), "preset")
@@ -58,23 +56,6 @@ class Plan:
         samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
         for one in (*self.entries(), *samples):
             trial_recipe(self.spec(TRIALS), one.override)
-        if self.budget.scheduler == PB2:
-            self.population().check()
-
-    def population(self) -> Population:
-        """What PB2 grows in place of drawn trials; its optimizer is the recipe's own, as that of what is drawn."""
-        spec = self.spec(TRIALS)
-        trained = spec.recipe.model_copy(update={"optimizer": self.recipe.optimizer})
-        first = len(self.presets)
-        return Population(
-            replace(spec, recipe=trained),
-            self.recipe,
-            first,
-            self.budget.trials - first,
-            rates_between(self.space),
-            self.budget.seed,
-            f"{self.out}/{POPULATION}",
-        )
 
 
 Notify = Callable[[str, Entry, Recipe], None]
@@ -97,7 +78,7 @@ def run_search(plan: Plan, parallel: int | None, notify: Notify) -> tuple[Search
     """
     with cluster():
         at_once = parallel or slots()
-        entries = _trials(plan, at_once, notify)
+        entries = _phase(plan, TRIALS, _source(plan), at_once, notify)
         trials = [as_trial(one, _trained(plan, one)) for one in entries]
         finalists = _finalists(ranked(trials), entries)
         if not finalists:
@@ -121,18 +102,6 @@ def run_search(plan: Plan, parallel: int | None, notify: Notify) -> tuple[Search
         chosen=winner.name,
     )
     return found, winner
-
-
-def _trials(plan: Plan, parallel: int, notify: Notify) -> list[Entry]:
-    """Presets and what is drawn, or presets and what is grown."""
-    if plan.budget.scheduler != PB2:
-        return _phase(plan, TRIALS, _source(plan), parallel, notify)
-    presets = _phase(plan, TRIALS, Listed(plan.entries()), parallel, notify)
-
-    def hear(one: Entry) -> None:
-        notify(one.name, one, _trained(plan, one))
-
-    return [*presets, *grow(plan.population(), parallel, hear, f"{plan.recipe.name} population, epoch")]
 
 
 def _phase(plan: Plan, phase: str, source: Source, parallel: int, notify: Notify) -> list[Entry]:
