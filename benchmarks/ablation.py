@@ -24,8 +24,8 @@ SMALL = ("input.size=128x128", "epochs=10", "ema=0.95")
 VARIANTS = {
     "another seed": ("seed=1",),
     "hard-batch replay": ("replay_every=10",),
-    "boundary weights by distance": ("loss={name: boundary}",),
-    "boundary weights in two levels, squared": ("loss={name: boundary, profile: box, squared: true}",),
+    "boundary weights by distance": ("loss={kind: boundary}",),
+    "boundary weights in two levels, squared": ("loss={kind: boundary, profile: box, squared: true}",),
 }
 OPERATIONS = [
     {"kind": "threshold", "level": 0.45},
@@ -103,7 +103,7 @@ def main() -> None:
     show("as it is", base, base)
     for name, overrides in VARIANTS.items():
         show(name, dices(data, name, members(data, overrides)), base)
-    labels = label(data, plan, plain, str(WORK / "labels"), most=0.06)
+    labels = label(data, plan, plain, str(WORK / "labels"), max_uncertainty=0.06)
     kept = "/".join(map(str, labels.kept.values()))
     name = f"pseudo-labels ({kept} of {labels.photographs} photographs kept)"
     show(name, dices(data, "pseudo", members(data, (), str(WORK / "labels"))), base)

@@ -19,7 +19,7 @@ from backdrop.training.checkpoint_store import CheckpointStore, Writer
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
 from backdrop.training.state import begin
-from backdrop.training.step import Batch, set_rate
+from backdrop.training.step import Batch, set_lr
 from backdrop.training.trainer import first_network, take_step
 
 SETTINGS = ("input.size=256x256", "input.fit=stretch", "batch_size=2", "pretrained=null")
@@ -30,8 +30,8 @@ STEPS = 4
 def main() -> None:
     """Prints one line a figure."""
     recipe = find_recipe("linknet34", SETTINGS)
-    state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss.model_dump())
-    set_rate(state.optimizer, 1e-6)
+    state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
+    set_lr(state.optimizer, 1e-6)
     state.network.train()
     size = recipe.batch_size, 1, recipe.input.height, recipe.input.width
     images = torch.rand(size[0], 3, *size[2:], device=device())

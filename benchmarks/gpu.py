@@ -29,7 +29,7 @@ from backdrop.models.cost import macs
 from backdrop.training.compute import computing, device_name
 from backdrop.training.losses import make_loss
 from backdrop.training.prefetch import ahead
-from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
+from backdrop.training.step import Batch, make_optimizer, set_lr, train_step
 
 PHOTOGRAPHS = 5088
 ROUNDS = 5  # medians are taken of so many
@@ -59,29 +59,29 @@ class Case:
 # As linknet34 changes its samples, which is as much as any recipe does at full size.
 CHANGES: Any = [
     SimpleNamespace(kind="hflip", p=0.5),
-    SimpleNamespace(kind="affine", p=0.75, shift=0.0625, scale=(0.9, 1.1), rotate=5, hard=False),
+    SimpleNamespace(kind="affine", p=0.75, shift=0.0625, scale=(0.9, 1.1), rotate=5),
     SimpleNamespace(kind="brightness", p=0.5, factor=(0.9, 1.1)),
     SimpleNamespace(kind="hsv", p=0.5, hue=10, saturation=25, value=25),
 ]
-BOUNDARY = {"name": "boundary", "band": 0.04, "weight": 3}
+BOUNDARY = {"kind": "boundary", "band": 0.04, "weight": 3}
 FULL, SQUARE = (1920, 1280), (1024, 1024)
 CASES = {
     "linknet34": Case(
-        {"name": "linknet", "encoder": "resnet34", "width": 64},
-        *(FULL, {"name": "bce_dice"}, "adam", 4, 1.0),
+        {"kind": "linknet", "encoder": "resnet34", "width": 64},
+        *(FULL, {"kind": "bce_dice"}, "adam", 4, 1.0),
         *(30, 40, 5, 0.1),
     ),
     "unet11": Case(
-        {"name": "vgg-unet", "width": 32},
-        *(FULL, {"name": "bce_log", "of": "dice", "over": "image"}, "adam", 4, None),
+        {"kind": "vgg_unet", "width": 32},
+        *(FULL, {"kind": "bce_log", "of": "dice", "over": "image"}, "adam", 4, None),
         *(5, 52, 5),
     ),
     "unet-scratch": Case(
-        {"name": "unet", "width": 32, "depth": 6, "widest": 1024, "up_convolutions": 3},
+        {"kind": "unet", "width": 32, "depth": 6, "max_channels": 1024, "up_convolutions": 3},
         *(SQUARE, BOUNDARY, "sgd", 4, None),
         *(7, 250, 7),
     ),
-    "unet-vgg11": Case({"name": "vgg-unet", "width": 64}, *(SQUARE, BOUNDARY, "adam", 4, None), *(7, 60, 7)),
+    "unet-vgg11": Case({"kind": "vgg_unet", "width": 64}, *(SQUARE, BOUNDARY, "adam", 4, None), *(7, 60, 7)),
 }
 
 
@@ -146,7 +146,7 @@ def trainer(case: Case, way: Way, where: torch.device) -> Callable[[list[Batch]]
     if not way.fused:
         for group in optimizer.param_groups:
             group["fused"] = False
-    set_rate(optimizer, 1e-6)
+    set_lr(optimizer, 1e-6)
     if way.compile:
         network.compile()
     loss = make_loss(**case.loss)

@@ -16,7 +16,7 @@ RECIPES = {"linknet34": 1e-3, "linknet34-concat": 1e-3, "unet11": 2e-4, "unet-sc
 # Their own sizes and pretrained weights are for GPUs and many epochs; the networks and losses are as shipped.
 SMALL = (
     *("pretrained=null", "input.size=128x128", "input.fit=stretch", "epochs=6", "batch_size=4", "ema=null"),
-    *("optimizer={name: adamw, clip_norm: 1.0}", "augmentation=[{kind: hflip}]", "tta.hflip=false"),
+    *("optimizer={kind: adamw, clip_norm: 1.0}", "augmentation=[{kind: hflip}]", "tta.hflip=false"),
 )
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     print("| recipe | loss, first epoch | last | Dice, first epoch | last |\n| --- | --- | --- | --- | --- |")
     for name, rate in RECIPES.items():
         start = min(2e-4, rate / 2)
-        phase = f"schedule=[{{kind: one-cycle, epochs: 6, rate: {rate}, start: {start}, final: 1e-5}}]"
+        phase = f"schedule=[{{kind: one_cycle, epochs: 6, lr: {rate}, start: {start}, final: 1e-5}}]"
         address = train(data, plan, name, 0, str(work / f"{name}-{{key}}"), (*SMALL, phase)).address
         first, *_, last = read_member(Path(address)).history()
         row = (f"`{name}`", *(f"{value:.4f}" for value in (first["loss"], last["loss"], first["dice"], last["dice"])))

@@ -16,12 +16,12 @@ import time
 import torch
 from backdrop.training.losses import make_loss
 from backdrop.models import build
-from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
+from backdrop.training.step import Batch, make_optimizer, set_lr, train_step
 
 torch.set_num_threads(2)
 network = build("unet", width=8, depth=4).to(memory_format=torch.channels_last)
 optimizer = make_optimizer(network, "adamw", 0.0, 0.9)
-set_rate(optimizer, 1e-3)
+set_lr(optimizer, 1e-3)
 images, targets = torch.rand(4, 3, 128, 192), torch.ones(4, 1, 128, 192)
 for _ in range(STEPS):
     start = time.perf_counter()

@@ -24,7 +24,7 @@ from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.state import begin
-from backdrop.training.step import Batch, make_optimizer, set_rate, train_step
+from backdrop.training.step import Batch, make_optimizer, set_lr, train_step
 from backdrop.training.trainer import first_network, take_step
 
 RECIPES = ("tiny", "unet-scratch", "linknet34", "unet11", "unet-vgg11")
@@ -38,11 +38,11 @@ Act = Callable[[list[Batch]], object]
 def plain_way(recipe: Recipe) -> Act:
     """A step as one would write it first."""
     network = first_network(recipe).to(device())
-    optimizer = make_optimizer(network, recipe.optimizer.name, recipe.optimizer.weight_decay, recipe.optimizer.momentum)
+    optimizer = make_optimizer(network, recipe.optimizer.kind, recipe.optimizer.weight_decay, recipe.optimizer.momentum)
     for group in optimizer.param_groups:
         group["fused"] = False
-    set_rate(optimizer, RATE)
-    loss = make_loss(**recipe.loss.model_dump())
+    set_lr(optimizer, RATE)
+    loss = make_loss(**recipe.loss_options())
     network.train()
 
     def step(batches: list[Batch]) -> object:
@@ -54,8 +54,8 @@ def plain_way(recipe: Recipe) -> Act:
 
 def our_way(recipe: Recipe) -> Act:
     """A step as `train` does it."""
-    state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss.model_dump())
-    set_rate(state.optimizer, RATE)
+    state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
+    set_lr(state.optimizer, RATE)
     state.network.train()
     switches = recipe.compute.deterministic, state.progress.threads
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from backdrop.common.errors import ConfigError
 from backdrop.config.cluster import Toleration
-from backdrop.config.records import parse, parse_yaml, read_text, suggest
+from backdrop.config.explain import suggest
+from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.pipelines.package import Package
 
 # KFP's types, in Python's words and in ours.

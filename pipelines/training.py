@@ -28,8 +28,9 @@ from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
+from backdrop.config.explain import suggest
 from backdrop.config.folds import Rule
-from backdrop.config.records import dump_yaml, override, parse, suggest
+from backdrop.config.records import dump_yaml, override, parse
 from backdrop.pipelines.task_settings import Pool, configure, on_gpu
 
 Tuned = Literal["off", "fast", "full"]

@@ -135,8 +135,8 @@ name: small
 set: {input.size: 64x32, network.width: 4, network.depth: 2, batch_size: 1, ema: null, checkpoint.every_steps: 1}
 presets: [linknet34-faithful]
 families:
-  - {kind: cosine, rate: [3e-3, 3e-2], floor: [1e-2, 0.1]}
-  - {kind: cycle, rate: [3e-3, 3e-2], factor: [0.05, 0.7], rounds: [2, 8], warmup: [0, 0.5]}
+  - {kind: cosine, lr: [3e-3, 3e-2], floor: [1e-2, 0.1]}
+  - {kind: cycle, lr: [3e-3, 3e-2], factor: [0.05, 0.7], rounds: [2, 8], warmup: [0, 0.5]}
 """
 
 

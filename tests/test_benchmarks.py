@@ -13,11 +13,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", gpu.CASES)
 def test_a_case_is_its_recipe(name: str) -> None:
     case, recipe = gpu.CASES[name], find_recipe(name)
-    network, loss = recipe.network.model_dump(), recipe.loss.model_dump()
+    network, loss = recipe.network_options(), recipe.loss_options()
     assert {key: network[key] for key in case.network} == case.network
     assert {key: loss[key] for key in case.loss} == case.loss
     assert case.size == parse_size(recipe.input.size)
-    assert (case.optimizer, case.batch) == (recipe.optimizer.name, recipe.batch_size)
+    assert (case.optimizer, case.batch) == (recipe.optimizer.kind, recipe.batch_size)
     assert case.clip_norm == recipe.optimizer.clip_norm
 
 
@@ -35,7 +35,7 @@ def test_the_cases_are_the_winners_schedule() -> None:
 @pytest.mark.parametrize("way", [way for way in gpu.WAYS if "compiled" not in way])
 def test_each_way_runs(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "ROUND_S", 0)
-    small = gpu.Case({"name": "unet", "width": 2, "depth": 2}, (32, 16), {"name": "bce_dice"}, "adam", 2, 1.0, 1, 1, 2)
+    small = gpu.Case({"kind": "unet", "width": 2, "depth": 2}, (32, 16), {"kind": "bce_dice"}, "adam", 2, 1.0, 1, 1, 2)
     rate, taken = gpu.train_rate(small, gpu.WAYS[way], CPU)
     assert rate > 0
     assert taken == 0

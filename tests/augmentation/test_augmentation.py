@@ -30,15 +30,14 @@ PLACES = np.stack([4 * COLUMNS, 4 * ROWS, 0 * ROWS], axis=-1).astype(np.uint8)
 EVERYTHING: list[dict[str, Any]] = [
     {"kind": "hflip"},
     {"kind": "affine"},
-    {"kind": "affine", "hard": True},
     {"kind": "brightness"},
     {"kind": "contrast"},
     {"kind": "saturation"},
     {"kind": "hsv"},
     {"kind": "gray"},
-    {"kind": "gray", "where": "object"},
+    {"kind": "gray", "region": "object"},
     {"kind": "erase"},
-    {"kind": "one_of", "of": [{"kind": "hsv"}, {"kind": "affine", "hard": True}]},
+    {"kind": "one_of", "of": [{"kind": "hsv"}, {"kind": "affine"}]},
 ]
 
 
@@ -62,13 +61,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Engine, "name", request.param)
 
 
-def make(*changes: dict[str, Any], seed: int = 0) -> Any:
-    return Engine.all[Engine.name](TypeAdapter(tuple[Change, ...]).validate_python(changes), seed)
+def make(*changes: dict[str, Any], seed: int = 0, hard_masks: bool = False) -> Any:
+    return Engine.all[Engine.name](TypeAdapter(tuple[Change, ...]).validate_python(changes), seed, hard_masks)
 
 
-def once(change: dict[str, Any], image: Pixels = NOISE, mask: Pixels = EDGE, sample: int = 0) -> tuple[Pixels, Pixels]:
+def once(
+    change: dict[str, Any], image: Pixels = NOISE, mask: Pixels = EDGE, sample: int = 0, hard_masks: bool = False
+) -> tuple[Pixels, Pixels]:
     """What a change does when it's certain."""
-    return make({"p": 1, **change})(image, mask, 0, sample)
+    return make({"p": 1, **change}, hard_masks=hard_masks)(image, mask, 0, sample)
 
 
 def same(first: tuple[Pixels, ...], second: tuple[Pixels, ...]) -> bool:
@@ -78,8 +79,9 @@ def same(first: tuple[Pixels, ...], second: tuple[Pixels, ...]) -> bool:
 # What it depends on.
 
 
-def test_the_same_seed_epoch_and_sample_give_the_same_bytes_in_any_order() -> None:
-    forth, back = make(*EVERYTHING), make(*EVERYTHING)
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_same_seed_epoch_and_sample_give_the_same_bytes_in_any_order(hard: bool) -> None:
+    forth, back = make(*EVERYTHING, hard_masks=hard), make(*EVERYTHING, hard_masks=hard)
     places = [(epoch, sample) for epoch in range(2) for sample in range(12)]
     first = {place: forth(NOISE, EDGE, *place) for place in places}
     second = {place: back(NOISE, EDGE, *place) for place in reversed(places)}
@@ -125,10 +127,13 @@ def test_workers_draw_what_one_process_draws() -> None:
 
 
 @pytest.mark.parametrize("change", EVERYTHING, ids=lambda change: change["kind"])
-def test_every_change_gives_bytes_of_the_same_shape_and_leaves_its_input_alone(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("hard", [False, True])
+def test_every_change_gives_bytes_of_the_same_shape_and_leaves_its_input_alone(
+    change: dict[str, Any], hard: bool
+) -> None:
     image, mask = NOISE.copy(), EDGE.copy()
     for sample in range(5):
-        changed, changed_mask = once(change, image, mask, sample)
+        changed, changed_mask = once(change, image, mask, sample, hard)
         assert changed.dtype == changed_mask.dtype == np.uint8
         assert changed.shape == image.shape
         assert changed_mask.shape == mask.shape
@@ -143,8 +148,9 @@ def about(count: int, of: int, share: float) -> bool:
 
 
 @pytest.mark.parametrize("change", EVERYTHING, ids=lambda change: change["kind"])
-def test_a_change_happens_as_often_as_it_should(change: dict[str, Any]) -> None:
-    augmenter = make({**change, "p": 0.25})
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_change_happens_as_often_as_it_should(change: dict[str, Any], hard: bool) -> None:
+    augmenter = make({**change, "p": 0.25}, hard_masks=hard)
     changed = sum(not np.array_equal(augmenter(NOISE, EDGE, 0, sample)[0], NOISE) for sample in range(400))
     assert about(changed, 400, 0.25)
 
@@ -164,7 +170,7 @@ def test_changes_are_drawn_independently() -> None:
 
 def test_one_of_takes_exactly_one_whatever_their_own_probability() -> None:
     halves = {"kind": "brightness", "factor": (0.5, 0.5), "p": 0.0}
-    of = [halves, {"kind": "hflip", "p": 0.9}, {"kind": "gray", "p": 0.1}, {"kind": "affine", "hard": True, "p": 0}]
+    of = [halves, {"kind": "hflip", "p": 0.9}, {"kind": "gray", "p": 0.1}, {"kind": "affine", "p": 0}]
     augmenter = make({"kind": "one_of", "p": 0.6, "of": of})
     luma = np.rint(NOISE @ LUMA)
     counts = {"none": 0, "half": 0, "flip": 0, "gray": 0, "affine": 0}
@@ -179,7 +185,7 @@ def test_one_of_takes_exactly_one_whatever_their_own_probability() -> None:
 
 
 def test_a_quarter_hsv_a_quarter_gray_object_and_half_neither_as_for_unet11() -> None:
-    of = [{"kind": "hsv", "hue": 50, "saturation": 5, "value": 15}, {"kind": "gray", "where": "object"}]
+    of = [{"kind": "hsv", "hue": 50, "saturation": 5, "value": 15}, {"kind": "gray", "region": "object"}]
     augmenter = make({"kind": "one_of", "p": 0.5, "of": of})
     images = [augmenter(NOISE, EDGE, 0, sample)[0] for sample in range(400)]
     neither = sum(np.array_equal(image, NOISE) for image in images)
@@ -244,7 +250,7 @@ def test_affine_is_bilinear_and_mirrors_at_the_borders(scale: float) -> None:
 
 def test_a_hard_mask_is_cut_at_one_half_moved_or_not() -> None:
     for p in (0.0, 1.0):
-        image, mask = make({"kind": "affine", "hard": True, "p": p})(PLACES, PLACES[..., 0], 0, 0)
+        image, mask = make({"kind": "affine", "p": p}, hard_masks=True)(PLACES, PLACES[..., 0], 0, 0)
         assert np.array_equal(image, PLACES) == (p == 0)
         assert np.array_equal(mask, np.where(image[..., 0] >= 128, 255, 0))
     soft = once({"kind": "affine"})[1]
@@ -310,18 +316,18 @@ def test_gray_is_luma() -> None:
 
 
 def test_a_gray_object_stands_on_its_colored_background() -> None:
-    image, mask = once({"kind": "gray", "where": "object"})
+    image, mask = once({"kind": "gray", "region": "object"})
     inside = EDGE >= 128
     assert 0 < inside.mean() < 1
     assert np.array_equal(image[~inside], NOISE[~inside])
     assert abs(image[inside] - (NOISE[inside] @ LUMA)[:, None]).max() <= 1
     assert np.ptp(image[inside], axis=-1).max() == 0
     assert np.array_equal(mask, EDGE)
-    assert np.array_equal(once({"kind": "gray", "where": "object"}, mask=0 * EDGE)[0], NOISE)
+    assert np.array_equal(once({"kind": "gray", "region": "object"}, mask=0 * EDGE)[0], NOISE)
 
 
 def test_a_gray_object_follows_the_mask_as_changes_before_it_left_it() -> None:
-    augmenter = make({"kind": "hflip", "p": 1}, {"kind": "gray", "where": "object", "p": 1})
+    augmenter = make({"kind": "hflip", "p": 1}, {"kind": "gray", "region": "object", "p": 1})
     image, mask = augmenter(NOISE, EDGE, 0, 0)
     colorless = np.ptp(image, axis=-1) == 0
     assert colorless[mask >= 128].all()
@@ -331,7 +337,7 @@ def test_a_gray_object_follows_the_mask_as_changes_before_it_left_it() -> None:
 def test_what_is_erased_are_rectangles_of_one_color_and_the_mask_stays() -> None:
     blank = np.full((HEIGHT, WIDTH, 3), 7, np.uint8)
     for sample in range(40):
-        image, mask = once({"kind": "erase", "most": 1}, blank, sample=sample)
+        image, mask = once({"kind": "erase", "max_count": 1}, blank, sample=sample)
         erased = (image != blank).any(axis=-1)
         rows, columns = np.flatnonzero(erased.any(axis=1)), np.flatnonzero(erased.any(axis=0))
         assert erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()

@@ -26,7 +26,7 @@ SURFACE = {
         *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),
         *("repeats", "parallel", "seed", "cluster", "overrides"),
     },
-    "label": {"data", "plan", "members", "out", "ensemble", "most"},
+    "label": {"data", "plan", "members", "out", "ensemble", "max_uncertainty"},
     "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},
     "evaluate": {"data", "plan", "members", "out", "ensemble"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},

@@ -91,7 +91,7 @@ def test_a_server_that_is_away_is_a_clear_error(port: int, monkeypatch: pytest.M
         storage.read_bytes("s3://photos/a")
 
 
-OFTEN = (*SMALL, "epochs=30", "schedule=[{kind: constant, epochs: 1, rate: 1e-2}]", "checkpoint.every_steps=1")
+OFTEN = (*SMALL, "epochs=30", "schedule=[{kind: constant, epochs: 1, lr: 1e-2}]", "checkpoint.every_steps=1")
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_split(objects: int, taken: int | None, stand_in: Any, artifact: Any) ->
 def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> None:
     plan, together = artifact("plan"), artifact("plans")
     step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
-    split.python_func("d", 4, 0.15, "area-rank", "05", 0, 0, "models:/x@champion", plan, together, plans)
+    split.python_func("d", 4, 0.15, "area_rank", "05", 0, 0, "models:/x@champion", plan, together, plans)
     assert step.given[-2:] == ("05", f"{plans.path}/000.csv")
     assert [path.read_text() for path in sorted(Path(together.path).iterdir())] == [
         "000.csv",
@@ -175,7 +175,7 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
         seen.update(given=given, recipe=Path(given[2]).read_text(), cluster=cluster and Path(cluster).read_text())
         (out / "report").mkdir(parents=True)
         (out / "report" / "index.html").write_text("<p>hello")
-        (out / "schedule.yaml").write_text("schedule: [{kind: constant, epochs: 1, rate: 0.5}]")
+        (out / "schedule.yaml").write_text("schedule: [{kind: constant, epochs: 1, lr: 0.5}]")
         return TuneRecord(out=str(out), search=search, reused=False)
 
     monkeypatch.setattr("backdrop.steps.tune.tune", step)
@@ -185,7 +185,7 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
     tuned = tune.python_func("d", plan, recipe, str(out), "fast", workers, *pool, **outputs)
     assert seen["given"] == ("d", plan.path, seen["given"][2], str(out), BUDGETS["fast"])
     assert seen["recipe"] == recipe
-    assert yaml.safe_load(tuned)["schedule"][0]["rate"] == 0.5
+    assert yaml.safe_load(tuned)["schedule"][0]["lr"] == 0.5
     assert outputs["metrics"].metadata == {"dice": 0.91, "trials": 1.0, "gain": 0.1, "low": 0.05, "high": 0.15}
     assert "001-cosine beats 000-own" in Path(outputs["summary"].path).read_text()
     assert Path(outputs["page"].path).read_text() == "<p>hello"
@@ -202,7 +202,7 @@ def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
     settings = ["network.width=2", "network.depth=1", "input.size=16x16", "epochs=3"]
-    found = find_recipe("tiny", [*settings, "schedule.1.rate=5e-3", "optimizer.name=adam"])
+    found = find_recipe("tiny", [*settings, "schedule.1.lr=5e-3", "optimizer.kind=adam"])
     members = [str(write_member(tmp_path / str(fold), found, "k", fold)) for fold in (0, 1)]
     own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
     part = {"recipe": yaml.safe_load(own), "weight": 3}

@@ -17,13 +17,13 @@ from backdrop.steps.train import train
 NARROW = {
     "unet": ("network.width=2", "input.size=128x128"),
     "linknet": ("network.width=8", "input.size=64x64"),
-    "vgg-unet": ("network.width=4", "network.encoder_width=4", "input.size=64x64"),
+    "vgg_unet": ("network.width=4", "network.encoder_width=4", "input.size=64x64"),
 }
 QUICK = ("pretrained=null", "epochs=1", "batch_size=2")
 
 
 def narrow(name: str) -> tuple[str, ...]:
-    return (*NARROW[find_recipe(name).network.name], *QUICK)
+    return (*NARROW[find_recipe(name).network.kind], *QUICK)
 
 
 @pytest.mark.parametrize("name", shipped("recipes"))
@@ -47,7 +47,7 @@ def test_every_ensemble_trains_its_parts_and_answers_by_their_shares(
     parts = []
     for part in ensemble.parts():
         recipe = part.resolve()
-        values = override(recipe.model_dump(mode="json"), (*NARROW[recipe.network.name], *QUICK))
+        values = override(recipe.model_dump(mode="json"), (*NARROW[recipe.network.kind], *QUICK))
         parts.append(Part(recipe=parse(Recipe, values, recipe.name), weight=part.weight, folds=part.folds))
     small = ensemble.model_copy(update={"members": tuple(parts)})
     members = []
@@ -94,15 +94,15 @@ def test_the_winners_ensemble_is_49_networks_at_a_quarter_for_each_family() -> N
     members = [(part.resolve(), ensemble.rule(part), part.weight) for part in ensemble.parts()]
     assert sum(rule.folds for _, rule, _ in members) == 49
     shares = {
-        "linknet": [weight for recipe, _, weight in members if recipe.network.name == "linknet"],
-        **{recipe.name: [weight] for recipe, _, weight in members if recipe.network.name != "linknet"},
+        "linknet": [weight for recipe, _, weight in members if recipe.network.kind == "linknet"],
+        **{recipe.name: [weight] for recipe, _, weight in members if recipe.network.kind != "linknet"},
     }
     assert [len(weights) for weights in shares.values()] == [6, 1, 1, 1]
     assert [sum(weights) for weights in shares.values()] == pytest.approx([0.25] * 4)
     found = [(rule.folds, rule.by, rule.view) for _, rule, _ in members]
     assert found == [
-        *[(5, "area-rank", None)] * 3,
-        *[(5, "area-rank", "05")] * 4,
+        *[(5, "area_rank", None)] * 3,
+        *[(5, "area_rank", "05")] * 4,
         (7, "random", None),
         (7, "stratified", None),
     ]

@@ -1,11 +1,15 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, Recipe, find_ensemble, find_recipe, find_text, parse_size, records, shipped
 from backdrop.config.folds import Rule
+from backdrop.config.legacy import Legacy
+from backdrop.config.renamed import RENAMED
 
 
 @pytest.mark.parametrize(
@@ -29,15 +33,34 @@ def test_overrides_leave_the_original_alone() -> None:
     ("overrides", "message"),
     [
         (["epoch=2"], r"unknown key epoch\. Did you mean epochs\?"),
-        (["network.widht=3"], r"network\.unet\.widht\. Did you mean width\?"),
+        (["network.widht=3"], r"network\.widht\. Did you mean width\?"),
         (["optimizer.clipnorm=1"], r"optimizer\.clipnorm\. Did you mean clip_norm\?"),
-        (["schedule=[{kind: cosine, epochs: 3, rates: 1, final: 1}]"], r"schedule\.0\.cosine\.rate"),
-        (["epochs=0"], r"epochs: Input should be greater than or equal to 1"),
-        (["input.size=12"], r"input\.size"),
-        (["input.size=100x96"], r"input\.size 100x96: this network needs multiples of 16"),
+        (
+            ["schedule=[{kind: cosine, epochs: 3, lrs: 1, final: 1}]"],
+            r"unknown key schedule\.0\.lrs\. Did you mean lr\?",
+        ),
+        (["epochs=0"], r"^--set epochs=0: epochs can't be 0\. Write 1 or more\.$"),
+        (["input.size=12x"], r"^--set input\.size=12x: input\.size can't be .*Write it as WxH, such as 768x512"),
+        (
+            ["input.size=100x96"],
+            r"^recipes/tiny\.yaml: input\.size 100x96: this network needs multiples of 16\. Write 96x96\.",
+        ),
         (["epochs"], "has no key or no value"),
         (["epochs.x=1"], "epochs is not a mapping"),
         (["epochs=[1"], "not valid YAML"),
+        (["epochs=abc"], r"^--set epochs=abc: epochs can't be abc\. Write a whole number\.$"),
+        (
+            ["seed=1", "tta={hflip: x}"],
+            r"^--set tta={hflip: x}: tta\.hflip can't be x\. Write true or false\.",
+        ),
+        (["network.kind=unet3"], r"^--set network\.kind=unet3: network\.kind can't be unet3\. Did you mean unet\?$"),
+        (["input.fit=strech"], r"^--set input\.fit=strech: input\.fit can't be strech\. Did you mean stretch\?$"),
+        (["network={width: 8}"], r"key network\.kind is missing\. Add kind to network"),
+        (["name=Mine"], r"name can't be Mine\. Use lowercase letters, digits and hyphens"),
+        (
+            ["legacy.clamp_dice=true", "loss={kind: boundary}"],
+            r"^recipes/tiny\.yaml: legacy\.clamp_dice is .* alone\. Remove it\.$",
+        ),
     ],
 )
 def test_a_wrong_key_says_which_was_meant(overrides: list[str], message: str) -> None:
@@ -96,12 +119,12 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
     twice = {"name": "x", "members": [{"recipe": "tiny"}, {"recipe": "tiny"}]}
     with pytest.raises(ConfigError, match="has recipe tiny twice"):
         records.parse(Ensemble, twice, "x").resolve()
-    with pytest.raises(ConfigError, match=r"folds\.count: Input should be greater than or equal to 2"):
+    with pytest.raises(ConfigError, match=r"folds\.count can't be 1\. Write 2 or more\."):
         records.parse(Ensemble, {"name": "x", "folds": {"count": 1}, "members": [{"recipe": "tiny"}]}, "x")
 
 
 def test_groups_become_shares_and_each_recipe_keeps_its_folds() -> None:
-    view = {"count": 3, "by": "area-rank", "view": "05"}
+    view = {"count": 3, "by": "area_rank", "view": "05"}
     named = [{"recipe": "tiny", "set": {"name": f"tiny-{i}"}} for i in range(5)]
     inner = {"group": "inner", "weight": 3, "folds": view, "members": [named[1], {**named[2], "folds": {"count": 4}}]}
     outer = {"group": "outer", "weight": 0.5, "members": [named[0], inner]}
@@ -111,7 +134,7 @@ def test_groups_become_shares_and_each_recipe_keeps_its_folds() -> None:
     shares = {"tiny-0": 0.25 / 4, "tiny-1": 0.25 * 3 / 8, "tiny-2": 0.25 * 3 / 8, "tiny-3": 0.75}
     assert ensemble.weights() == pytest.approx(shares)
     rules = {part.resolve().name: ensemble.rule(part) for part in ensemble.parts()}
-    own, ranked, four = Rule(5, 0.2, "area", 0), Rule(3, 0.2, "area-rank", 0, "05"), Rule(4, 0.2, "area", 0)
+    own, ranked, four = Rule(5, 0.2, "area", 0), Rule(3, 0.2, "area_rank", 0, "05"), Rule(4, 0.2, "area", 0)
     assert rules == {"tiny-0": own, "tiny-1": ranked, "tiny-2": four, "tiny-3": own}
     assert ensemble.plans() == {
         own: "plan.csv",
@@ -127,8 +150,8 @@ def test_the_winners_ensemble_has_their_networks_folds_and_weights(name: str) ->
     assert len(counts) == 9
     assert sum(counts.values()) == 49
     assert [(rule.by, rule.folds, rule.view) for rule in ensemble.plans()] == [
-        ("area-rank", 5, None),
-        ("area-rank", 5, "05"),
+        ("area_rank", 5, None),
+        ("area_rank", 5, "05"),
         ("random", 7, None),
         ("stratified", 7, None),
     ]
@@ -153,3 +176,97 @@ def test_sizes_are_width_x_height(size: str) -> None:
     assert parse_size("384x256") == (384, 256)
     with pytest.raises(ConfigError, match="is not a size"):
         parse_size(size)
+
+
+# Keys of the old vocabulary, one place for each in which it stood.
+OLD = {
+    "rate": "schedule: [{kind: constant, epochs: 1, rate: 1e-3}]",
+    "rates": "schedule: [{kind: cycle, epochs: 1, rates: [1e-3]}]",
+    "optimiser": "optimiser: {kind: adam}",
+    "normalise": "input: {size: 64x64, normalise: imagenet}",
+    "network.name": "network: {name: unet, width: 2}",
+    "loss.name": "loss: {name: bce_dice}",
+    "optimizer.name": "optimizer: {name: adam}",
+    "network.widest": "network: {kind: unet, widest: 8}",
+    "erase.most": "augmentation: [{kind: erase, most: 2}]",
+    "gray.where": "augmentation: [{kind: one_of, of: [{kind: hflip}, {kind: gray, where: object}]}]",
+    "accumulate.batches": "accumulate: {batches: 4}",
+    "accumulate.reduce": "accumulate: {reduce: sum}",
+    "initialization": "initialization: '2017'",
+    "initialisation": "initialisation: '2017'",
+    "loss.clamped": "loss: {kind: bce_dice, clamped: true}",
+    "optimizer.forgetful": "optimizer: {kind: adam, forgetful: true}",
+    "affine.hard": "augmentation: [{kind: affine, hard: true}]",
+    "network.align_corners": "network: {kind: unet, align_corners: true}",
+    "input.align_corners": "input: {size: 64x64, align_corners: true}",
+}
+OLD_OPERATIONS = {
+    "fill_holes.most": "{kind: fill_holes, most: 0.1}",
+    "drop_small.least": "{kind: drop_small, least: 0.1}",
+    "hull.least": "{kind: hull, least: 0.1}",
+    "unreliable_top.least": "{kind: unreliable_top, least: 0.1}",
+    "best_members.above": "{kind: best_members, above: 0.1, recipes: {'01': [tiny]}}",
+}
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_key_of_the_old_vocabulary_is_refused_with_the_new_one(old: str, tmp_path: Path) -> None:
+    path, key = tmp_path / "mine.yaml", old.split(".")[-1]
+    if old in OLD:
+        values = records.parse_yaml(find_text("recipes", "tiny").text, "tiny") | records.parse_yaml(OLD[old], old)
+        path.write_text(yaml.safe_dump(values))
+        read: Any = find_recipe
+    else:
+        path.write_text(f"name: mine\nmembers: [{{recipe: tiny}}]\npostprocessing: [{OLD_OPERATIONS[old]}]")
+        read = find_ensemble
+    with pytest.raises(ConfigError) as caught:
+        read(str(path))
+    assert re.fullmatch(
+        rf"{re.escape(str(path))}: unknown key (\w+\.)*{key}\. Write {RENAMED[old]}\.", str(caught.value)
+    )
+
+
+def test_every_new_name_is_one() -> None:
+    def fields(record: type[records.Record]) -> set[str]:
+        return set(record.model_fields).union(*map(fields, record.__subclasses__()))
+
+    for new in RENAMED.values():
+        first, _, second = new.partition(":")[0].partition(".")
+        assert (second or first) in fields(Legacy if second else records.Record)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("schedule=[{kind: one-cycle, epochs: 1}]", "one_cycle"),
+        ("network={kind: vgg-unet}", "vgg_unet"),
+    ],
+)
+def test_values_of_the_old_vocabulary_are_near_the_new_ones(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=rf"Did you mean {new}\?$"):
+        find_recipe("tiny", [old])
+
+
+def test_a_key_may_be_there_but_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(find_text("recipes", "tiny").text + "\nepochs: 3\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(ConfigError, match=rf"mine\.yaml, line {line}: epochs is there twice\. Keep one of the two\."):
+        find_recipe(str(path))
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert records.parse_yaml(path.read_text(), "x")["b"] == {"x": 3, "y": 2}, "an anchor's keys may be set again"
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + find_text("recipes", "tiny").text.split("\n", 2)[2].replace("\n", "\r\n").encode()
+    )
+    assert find_recipe(str(path)) == find_recipe("tiny")
+
+
+def test_an_override_changes_one_place_although_an_anchor_shares_it() -> None:
+    recipe = find_recipe("unet-vgg11", ["augmentation.0.p=0.25"])
+    assert recipe.augmentation[0].p == 0.25
+    assert recipe.schedule[2].augmentation is not None
+    assert recipe.schedule[2].augmentation[0].p == 0.5

@@ -18,8 +18,8 @@ from backdrop.evaluation.ablation import Case, Effect, choose_best, effects
 from backdrop.evaluation.metrics import Score, bootstrap
 from backdrop.inference.postprocessing import MeanOf
 
-FILL = FillHoles(kind="fill_holes", most=0.02)
-DROP = DropSmall(kind="drop_small", least=0.02)
+FILL = FillHoles(kind="fill_holes", max_area=0.02)
+DROP = DropSmall(kind="drop_small", min_area=0.02)
 LOWER = Threshold(kind="threshold", level=0.35)
 
 
@@ -83,7 +83,7 @@ def test_each_operation_is_measured_alone_and_all_together() -> None:
 
 
 def test_what_harms_hurts_and_what_does_nothing_is_no_evidence() -> None:
-    found = effects(cases(), [DropSmall(kind="drop_small", least=0), Threshold(kind="threshold", level=0.05)])
+    found = effects(cases(), [DropSmall(kind="drop_small", min_area=0), Threshold(kind="threshold", level=0.05)])
     assert [effect.verdict for effect in found] == ["no evidence", "hurts", "hurts"]
     assert (found[0].difference, found[0].low, found[0].high, found[0].changed) == (0, 0, 0, 0)
     assert found[1].changed == found[1].images
@@ -157,7 +157,7 @@ SCORES = [
 
 def test_the_best_on_each_view_are_chosen_equals_by_name() -> None:
     assert choose_best(SCORES, 1, 0.1) == BestMembers(
-        kind="best_members", above=0.1, recipes={"01": ("x",), "02": ("x",)}
+        kind="best_members", unconfidence_above=0.1, recipes={"01": ("x",), "02": ("x",)}
     )
     assert choose_best(SCORES, 2, 0.1).recipes == {"01": ("x", "z"), "02": ("x", "y")}
     assert choose_best(SCORES[::-1], 2, 0.1).recipes == choose_best(SCORES, 2, 0.1).recipes

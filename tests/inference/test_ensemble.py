@@ -218,7 +218,7 @@ def test_operations_are_applied_measured_and_part_of_the_digest(
 ) -> None:
     values = parse_yaml(Path(config).read_text(), config)
     level = {"kind": "threshold", "level": 0.2}
-    best = {"kind": "best_members", "above": 0.0, "recipes": {"01": ["tiny"]}}
+    best = {"kind": "best_members", "unconfidence_above": 0.0, "recipes": {"01": ["tiny"]}}
     repaired = tmp_path / "repaired.yaml"
     repaired.write_text(dump_yaml(parse(Ensemble, {**values, "postprocessing": [best, level]}, "repaired")))
     found = {name: evaluate(str(data), str(plan), members, str(tmp_path / f"r-{Path(name).stem}"), name)

@@ -55,11 +55,11 @@ Pixel = tuple[int, int]
 
 
 def fill_holes(share: float) -> FillHoles:
-    return FillHoles(kind="fill_holes", most=share)
+    return FillHoles(kind="fill_holes", max_area=share)
 
 
 def drop_small(share: float) -> DropSmall:
-    return DropSmall(kind="drop_small", least=share)
+    return DropSmall(kind="drop_small", min_area=share)
 
 
 def sure(mask: np.ndarray) -> np.ndarray:
@@ -177,7 +177,7 @@ def test_a_region_of_doubt_becomes_its_hull(spots: np.ndarray) -> None:
     probability[2:11, 4:15][blob] = 0.6
     expected = np.zeros_like(probability, bool)
     expected[2:11, 4:15] = hull(outline(blob))
-    assert (apply(probability, [Hull(kind="hull", strip=0, least=0)]) == expected).all()
+    assert (apply(probability, [Hull(kind="hull", strip=0, min_area=0)]) == expected).all()
 
 
 def test_a_hull_only_adds_and_only_from_its_own_region() -> None:
@@ -188,7 +188,7 @@ def test_a_hull_only_adds_and_only_from_its_own_region() -> None:
     points = np.zeros_like(probability, bool)
     points[2:12, 2] = points[11, 2:12] = True
     expected = hull(points) | (probability > 0.5)
-    assert (apply(probability, [Hull(kind="hull", strip=0, least=0)]) == expected).all()
+    assert (apply(probability, [Hull(kind="hull", strip=0, min_area=0)]) == expected).all()
 
 
 def test_the_largest_piece_is_the_one_that_encloses_most() -> None:
@@ -198,7 +198,7 @@ def test_the_largest_piece_is_the_one_that_encloses_most() -> None:
     probability[13, 14] = 0.4
     expected = probability > 0.5
     expected[13, 14] = True
-    assert (apply(probability, [Hull(kind="hull", strip=0, least=0)]) == expected).all()
+    assert (apply(probability, [Hull(kind="hull", strip=0, min_area=0)]) == expected).all()
 
 
 def test_a_lower_level_takes_more_of_the_region_in() -> None:
@@ -215,8 +215,8 @@ def test_only_regions_with_enough_pixels_get_a_hull() -> None:
     probability[2:6, 2:6] = 0.6
     probability[3, 3:5] = 0.31  # a dent in one region's middle,
     probability[10:13, 10:12] = [[0.6, 0.6], [0.6, 0.31], [0.6, 0.6]]  # and in a smaller one's side
-    both = apply(probability, [Hull(kind="hull", strip=0, least=6 / 400)])
-    one = apply(probability, [Hull(kind="hull", strip=0, least=6.01 / 400)])
+    both = apply(probability, [Hull(kind="hull", strip=0, min_area=6 / 400)])
+    one = apply(probability, [Hull(kind="hull", strip=0, min_area=6.01 / 400)])
     assert both[2:6, 2:6].all()
     assert both[10:13, 10:12].all()
     assert one[2:6, 2:6].all()
@@ -229,8 +229,8 @@ def test_the_blur_along_an_outline_is_no_region() -> None:
     probability = np.clip(0.5 - away / 6, 0, 1).astype(np.float32)  # doubt is 3 pixels wide, of 256
     probability[100:156, 128:] = 0.02  # a bay, which a hull would fill
     plain = probability > 0.5
-    assert (apply(probability, [Hull(kind="hull", strip=2 / 256, least=0)]) == plain).all()
-    assert (apply(probability, [Hull(kind="hull", strip=0, least=0)]) != plain).any()
+    assert (apply(probability, [Hull(kind="hull", strip=2 / 256, min_area=0)]) == plain).all()
+    assert (apply(probability, [Hull(kind="hull", strip=0, min_area=0)]) != plain).any()
 
 
 HEIGHT, WIDTH = 256, 384  # the winners' pixels are a fifth here: strip 1, margin 10, least 1601
@@ -283,20 +283,20 @@ def test_only_a_large_roof_is_repaired(height: int, width: int, repaired: bool) 
 def test_the_limit_itself_is_too_small() -> None:
     probability = van(20, 43, 41)
     least = 40 * 40 / (HEIGHT * WIDTH)
-    assert not apply(probability, [TOP.model_copy(update={"least": least})])[20:63].any()
-    assert apply(probability, [TOP.model_copy(update={"least": least * 0.999})])[20:63].any()
+    assert not apply(probability, [TOP.model_copy(update={"min_area": least})])[20:63].any()
+    assert apply(probability, [TOP.model_copy(update={"min_area": least * 0.999})])[20:63].any()
 
 
 def test_doubt_at_the_upper_border_is_not_stripped_there() -> None:
     least = 42 * 49 / (HEIGHT * WIDTH)
-    operation = TOP.model_copy(update={"least": least * 0.999})
+    operation = TOP.model_copy(update={"min_area": least * 0.999})
     assert apply(van(0, 44, 50), [operation])[:44].any()
     assert not apply(van(1, 44, 50), [operation])[:45].any()
 
 
 def test_thin_doubt_is_stripped_away() -> None:
     probability = van(20, 2, 380, 2)
-    assert not apply(probability, [TOP.model_copy(update={"least": 0.0})])[20:22].any()
+    assert not apply(probability, [TOP.model_copy(update={"min_area": 0.0})])[20:22].any()
 
 
 def test_doubt_in_the_lower_half_is_left_alone() -> None:
@@ -344,7 +344,7 @@ def test_the_winners_sizes_are_theirs_at_their_photographs_size() -> None:
 
 # --- Best members -----------------------------------------------------------------------------------------------------
 
-BEST = BestMembers(kind="best_members", above=0.5, recipes={"01": ("a", "c")})
+BEST = BestMembers(kind="best_members", unconfidence_above=0.5, recipes={"01": ("a", "c")})
 
 
 def doubtful_by(count: int) -> np.ndarray:
@@ -396,7 +396,7 @@ def chains(draw: st.DrawFn) -> tuple[Operation, ...]:
 
     recipes = st.dictionaries(st.text(max_size=3), NAMES, min_size=1, max_size=3)
     best = st.builds(
-        lambda above, table: BestMembers(kind="best_members", above=above, recipes=table, **interval()),
+        lambda above, table: BestMembers(kind="best_members", unconfidence_above=above, recipes=table, **interval()),
         st.floats(0, 10),
         recipes,
     )
@@ -404,7 +404,7 @@ def chains(draw: st.DrawFn) -> tuple[Operation, ...]:
     others = st.one_of(
         SHARES.map(fill_holes),
         SHARES.map(drop_small),
-        SHARES.map(lambda share: Hull(kind="hull", least=share, **interval())),
+        SHARES.map(lambda share: Hull(kind="hull", min_area=share, **interval())),
         SHARES.map(lambda share: UnreliableTop(kind="unreliable_top", margin=share, **interval())),
     )
     first = [*draw(st.lists(best, max_size=1)), *draw(st.lists(threshold, max_size=1))]
@@ -425,7 +425,7 @@ class Somewhere(Record):
     postprocessing: Operations = ()
 
 
-TABLE: dict[str, Any] = {"kind": "best_members", "above": 1, "recipes": {"01": ["a"]}}
+TABLE: dict[str, Any] = {"kind": "best_members", "unconfidence_above": 1, "recipes": {"01": ["a"]}}
 
 
 @pytest.mark.parametrize(
@@ -438,10 +438,10 @@ TABLE: dict[str, Any] = {"kind": "best_members", "above": 1, "recipes": {"01": [
         ([{"kind": "hull", "low": 0.8, "high": 0.3}], r"low \(0.8\) is not below high \(0.3\)"),
         ([TABLE | {"low": 0.8}], r"low \(0.8\) is not below high \(0.8\)"),
         (
-            [{"kind": "fill_holes", "least": 0.1}],
+            [{"kind": "fill_holes", "min_area": 0.1}],
             "unknown key postprocessing.0.fill_holes.least. Use one of kind, most",
         ),
-        ([{"kind": "drop_small", "least": 1.1}], "less than or equal to 1"),
+        ([{"kind": "drop_small", "min_area": 1.1}], "less than or equal to 1"),
         ([{"kind": "smooth"}], "smooth"),
         ([TABLE | {"recipes": {}}], "at least 1"),
         ([TABLE | {"recipes": {"01": []}}], "at least 1"),

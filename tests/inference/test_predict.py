@@ -186,8 +186,8 @@ def test_reflection_refuses_a_larger_photograph_too() -> None:
 @pytest.mark.parametrize("size", [(7, 11), (33, 21), (10, 12)])
 def test_logits_are_resized_by_centers_or_by_corners(size: tuple[int, int], corners: bool) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (10, 12))
-    spec = Input(size="12x10", align_corners=corners)
-    found = predict.from_output(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec)
+    spec = Input(size="12x10")
+    found = predict.from_output(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec, corners)
     assert np.allclose(found, bilinear(logits, *size, corners), atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LONG = ("batch_size=1", "epochs=10000", "schedule=[{kind: constant, epochs: 1, rate: 1e-3}]")
+LONG = ("batch_size=1", "epochs=10000", "schedule=[{kind: constant, epochs: 1, lr: 1e-3}]")
 COMMAND = (sys.executable, "-m", "backdrop", "pipeline", "run", "tiny", "--folds", "0", "--no-promote")
 
 

@@ -76,7 +76,7 @@ def vgg_unet(weights: Weights, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("options", [{"width": 2, "encoder_width": 4}, {"width": 3, "encoder_width": 3}])
 def test_vgg_unet(options: dict[str, int]) -> None:
-    agree(scrambled(name="vgg-unet", **options), vgg_unet)
+    agree(scrambled(kind="vgg_unet", **options), vgg_unet)
 
 
 def resnet(weights: Weights, x: Tensor, depths: tuple[int, ...]) -> list[Tensor]:
@@ -117,7 +117,7 @@ def linknet(weights: Weights, x: Tensor, depths: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("skip", ["add", "concat"])
 @pytest.mark.parametrize(("encoder", "depths"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
 def test_linknet(encoder: str, depths: tuple[int, ...], skip: str) -> None:
-    network = scrambled(name="linknet", encoder=encoder, width=4, skip=skip)
+    network = scrambled(kind="linknet", encoder=encoder, width=4, skip=skip)
     agree(network, lambda weights, x: linknet(weights, x, depths))
 
 
@@ -149,6 +149,6 @@ def unet(weights: Weights, x: Tensor, depth: int, convolutions: int, align_corne
 @pytest.mark.parametrize(("convolutions", "bias"), [(3, True), (2, False)])
 def test_unet(convolutions: int, bias: bool, align_corners: bool) -> None:
     options = {"depth": 3, "up_convolutions": convolutions, "align_corners": align_corners}
-    network = scrambled(name="unet", width=3, widest=12, bias=bias, **options)
+    network = scrambled(kind="unet", width=3, max_channels=12, bias=bias, **options)
     assert all(("bias" in key) == bias for key in network.state_dict() if key.endswith(".0.bias"))
     agree(network, lambda weights, x: unet(weights, x, 3, convolutions, align_corners))

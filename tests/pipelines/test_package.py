@@ -29,7 +29,7 @@ folds: {count: 2}
 members:
   - {recipe: tiny}
   - group: others
-    folds: {count: 3, by: area-rank, view: "05"}
+    folds: {count: 3, by: area_rank, view: "05"}
     members:
       - {recipe: tiny-linknet}
       - {recipe: tiny, set: {name: shuffled}, folds: {count: 4, by: random, seed: 7}}
@@ -225,7 +225,7 @@ def test_each_fold_scheme_has_a_split_task(mixed: Ensemble) -> None:
         assert settings["executors"][f"exec-{name}"]["securityContext"]["runAsNonRoot"] is True
     assert words == {
         "split": ("area", 2, "", 0),
-        "split-2": ("area-rank", 3, "05", 0),
+        "split-2": ("area_rank", 3, "05", 0),
         "split-3": ("random", 4, "", 7),
     }
     # The first takes as many objects as the run is told, the others those of the first.

@@ -63,7 +63,10 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
         ("data: x\ntolerations: {key: gpu}", "tolerations is {'key': 'gpu'}, not a list."),
         ("data: x\ntolerations: [gpu]", "tolerations: not each is a mapping. Write each as"),
         ("data: x\ntolerations: [{kye: gpu}]", "tolerations: unknown key kye. Did you mean key?"),
-        ("data: x\ntolerations: [{key: gpu, operator: Is}]", "tolerations: operator: Input should be 'Exists' or"),
+        (
+            "data: x\ntolerations: [{key: gpu, operator: Is}]",
+            "tolerations: operator can't be Is. Use one of Equal",
+        ),
     ],
 )
 def test_what_is_refused(text: str, message: str, package: Package, tmp_path: Path) -> None:

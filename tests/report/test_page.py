@@ -24,7 +24,7 @@ from backdrop.evaluation.pictures import MISSING, PANE, STRIP, SURPLUS, TALLEST,
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
 
-HISTORY = [{"epoch": i, "loss": 0.5 * 0.8**i, "dice": 1 - 0.2 * 0.7**i, "rate": 1e-3} for i in range(10)]
+HISTORY = [{"epoch": i, "loss": 0.5 * 0.8**i, "dice": 1 - 0.2 * 0.7**i, "lr": 1e-3} for i in range(10)]
 VOID = {"meta", "link", "img", "br", "line", "circle", "path", "rect", "polyline"}
 Image = NDArray[np.uint8]
 
@@ -145,8 +145,8 @@ def test_without_a_holdout_the_page_says_so() -> None:
     [
         [],
         HISTORY[:1],
-        [{"epoch": 0, "loss": math.nan, "dice": None, "rate": 0.0}],
-        [{"epoch": i, "loss": -0.5 + i, "dice": 1.0, "rate": 1e-3} for i in range(3)],
+        [{"epoch": 0, "loss": math.nan, "dice": None, "lr": 0.0}],
+        [{"epoch": i, "loss": -0.5 + i, "dice": 1.0, "lr": 1e-3} for i in range(3)],
     ],
 )
 def test_odd_histories_are_drawn_too(history: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def trial(index: int, epochs: int, folds: int, presets: int) -> Trial:
     chance = random.Random(index)
     family = "preset" if index < presets else FAMILIES[index % len(FAMILIES)]
     status = "stopped" if index % 7 == 6 else "failed" if index % 11 == 10 else "finished"
-    values: dict[str, Any] = {"rate": 10 ** chance.uniform(-5, -2), "every": chance.randint(2, 9)}
+    values: dict[str, Any] = {"lr": 10 ** chance.uniform(-5, -2), "every": chance.randint(2, 9)}
     values |= {"shape": chance.choice(["saw", "wave"])} if family == "shapes" else {}
     top, count = chance.uniform(0.9, 0.98), epochs * folds if status == "finished" else (epochs + 1) // 2
     dices = [top - 0.5 / (1 + epoch % epochs) ** 2 for epoch in range(count if status != "failed" else 0)]
@@ -32,7 +32,7 @@ def trial(index: int, epochs: int, folds: int, presets: int) -> Trial:
         name=f"{index:03}-{'unet-scratch-faithful' if index < presets else family}",
         family=family,
         values={} if index < presets else values,
-        rates=tuple(10 ** chance.uniform(-6, -2) for _ in range(epochs)),
+        lrs=tuple(10 ** chance.uniform(-6, -2) for _ in range(epochs)),
         dices=tuple(dices),
         dice=max(dices) if dices else None,
         seconds=61.0 * len(dices),
@@ -181,7 +181,7 @@ def test_where_all_failed_the_page_says_why() -> None:
         make_search(count=24, epochs=1),
         make_search(count=24, epochs=1, folds=12),
         make_search(count=0),
-        make_search(trials=(Trial(name="a", family="b", rates=(0.0, 1e-3), dices=(0.0, 1.0, 0.0), dice=1.0),)),
+        make_search(trials=(Trial(name="a", family="b", lrs=(0.0, 1e-3), dices=(0.0, 1.0, 0.0), dice=1.0),)),
         make_search(trials=(Trial(name="a", family="b", values={"x": math.nan, "y": math.inf, "z": ""}, dice=0.5),)),
         make_search(chosen="gone", budget_epochs=2),
     ],
@@ -201,7 +201,7 @@ def test_the_schedules_are_the_presets_and_the_six_best_of_the_others() -> None:
     assert set(lines(part, "preset")) == {trial.name for trial in shown if trial.preset}
     assert set(lines(part, "best")) == set(lines(part, "ghost")) == {shown[0].name}
     points = lines(part, "best")[shown[0].name][0]
-    heights = [-math.log(rate) for rate in shown[0].rates]
+    heights = [-math.log(lr) for lr in shown[0].lrs]
     assert sorted(range(8), key=lambda epoch: points[epoch][1]) == sorted(range(8), key=lambda epoch: heights[epoch])
 
 

@@ -53,7 +53,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_a_fold_is_labeled_only_by_members_that_never_saw_its_truth(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
-    record = label(str(unlabeled), str(plan), members, str(tmp_path / "l"), most=1e9)
+    record = label(str(unlabeled), str(plan), members, str(tmp_path / "l"), max_uncertainty=1e9)
     assert record.kept == {"0": 6, "1": 6}
     for fold in (0, 1):
         alone = gather([read_member(Path(members[fold]))], None)
@@ -94,7 +94,7 @@ def test_who_may_label_has_trained_on_no_object_of_the_fold(places: list[int], d
 def test_an_object_is_kept_as_a_whole_by_its_mean_unconfidence(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
-    label(str(unlabeled), str(plan), members, str(tmp_path / "all"), most=1e9)
+    label(str(unlabeled), str(plan), members, str(tmp_path / "all"), max_uncertainty=1e9)
     means: dict[tuple[str, str], list[float]] = {}
     for row in rows(tmp_path / "all"):
         means.setdefault((row["fold"], row["object"]), []).append(float(row["unconfidence"]))
@@ -102,7 +102,7 @@ def test_an_object_is_kept_as_a_whole_by_its_mean_unconfidence(
         image = read_image(unlabeled / "test" / f"{row['image']}.jpg")
         assert float(row["unconfidence"]) == pytest.approx(unconfidence(model.probability(image)), rel=1e-5)
     limit = sorted(sum(values) / 2 for values in means.values())[2] * 1.0001
-    record = label(str(unlabeled), str(plan), members, str(tmp_path / "some"), most=limit)
+    record = label(str(unlabeled), str(plan), members, str(tmp_path / "some"), max_uncertainty=limit)
     assert sum(record.kept.values()) == 6
     for row in rows(tmp_path / "some"):
         assert (row["kept"] == "yes") == (sum(means[row["fold"], row["object"]]) / 2 <= limit)
@@ -115,7 +115,7 @@ def test_a_member_trained_on_pseudo_labels_is_another_and_is_judged_as_any(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
     folder = str(tmp_path / "l")
-    label(str(unlabeled), str(plan), members, folder, most=1e9)
+    label(str(unlabeled), str(plan), members, folder, max_uncertainty=1e9)
     found = [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"p{k}"), SMALL, folder) for k in (0, 1)]
     first = read_member(Path(members[0])).record
     assert found[0].member.key != first.key
@@ -131,7 +131,7 @@ def test_labels_of_another_plan_or_altered_ones_are_refused(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "l"
-    label(str(unlabeled), str(plan), members, str(folder), most=1e9)
+    label(str(unlabeled), str(plan), members, str(folder), max_uncertainty=1e9)
     other = tmp_path / "other.csv"
     split(str(unlabeled), str(other), folds=2, seed=5, by="random")
     with pytest.raises(DataError, match=r"labels\.csv holds no pseudo-labels for this plan\. Make them with"):

@@ -36,7 +36,7 @@ from tests.data.test_rle import runs_by_hand
 from tests.tracking.workspace import write_member
 
 # Enough for a network to find what is dark on a light ground.
-LEARN = (*SMALL, "epochs=8", "ema=null", "augmentation=[]", "schedule=[{kind: constant, epochs: 8, rate: 3e-2}]")
+LEARN = (*SMALL, "epochs=8", "ema=null", "augmentation=[]", "schedule=[{kind: constant, epochs: 8, lr: 3e-2}]")
 SIZES = [(48, 64), (40, 40), (30, 70)]
 
 

@@ -90,7 +90,7 @@ def train_through_an_outage(
         assert run.info.status == "FINISHED"
         rows = read_member(folder / "member").history()
         assert len(rows) == epochs
-        for key in ("rate", "loss", "dice"):
+        for key in ("lr", "loss", "dice"):
             history = connect().get_metric_history(run.info.run_id, key)
             assert [(m.step, m.value) for m in history] == [(row["epoch"], row[key]) for row in rows]
 

@@ -80,7 +80,7 @@ def test_a_replay_adds_no_point_twice(tracked: str, member: Path) -> None:
         again.follow(member / "metrics.jsonl")
         again.finish(member)
     assert again.run_id == killed.run_id
-    for key in ("rate", "loss", "dice"):
+    for key in ("lr", "loss", "dice"):
         assert [step for step, *_ in points(again.run_id, key)] == [0, 1, 2]
     assert [time_ms for *_, time_ms in points(again.run_id)] == [START_MS, START_MS + 1000, START_MS + 2000]
 
@@ -207,8 +207,8 @@ def test_a_missing_run_is_said(tracked: str) -> None:
 
 
 def test_settings_are_flattened() -> None:
-    values = {"a": {"b": 1, "none": None}, "rates": [1, 2], "phases": [{"kind": "x"}], "long": "y" * 9000}
-    assert dict(flatten(values)) == {"a.b": "1", "rates": "[1, 2]", "phases.0.kind": "x", "long": "y" * 500}
+    values = {"a": {"b": 1, "none": None}, "lrs": [1, 2], "phases": [{"kind": "x"}], "long": "y" * 9000}
+    assert dict(flatten(values)) == {"a.b": "1", "lrs": "[1, 2]", "phases.0.kind": "x", "long": "y" * 500}
 
 
 def test_odd_lines_are_no_points(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_search_is_a_parent_with_a_run_per_trial(
 
 
 def entry(rows: int, status: str = "running") -> Entry:
-    made = [Row(fold=0, epoch=i, rate=0.1, loss=1.0, dice=0.5, seconds=1.0, time_ms=1000 + i) for i in range(rows)]
+    made = [Row(fold=0, epoch=i, lr=0.1, loss=1.0, dice=0.5, seconds=1.0, time_ms=1000 + i) for i in range(rows)]
     return Entry(name="000-own", family="preset", override={}, rows=made, status=status)
 
 

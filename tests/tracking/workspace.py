@@ -27,7 +27,7 @@ ENSEMBLE = f"name: small\nfolds: {{count: 2}}\nmembers:\n  - recipe: tiny\n    {
 
 def metrics_line(epoch: int, dice: float = 0.9, time_ms: int | None = None) -> str:
     time_ms = START_MS + 1000 * epoch if time_ms is None else time_ms
-    row = {"epoch": epoch, "rate": 1e-3, "loss": 0.3, "dice": dice, "seconds": 1.0, "time_ms": time_ms}
+    row = {"epoch": epoch, "lr": 1e-3, "loss": 0.3, "dice": dice, "seconds": 1.0, "time_ms": time_ms}
     return json.dumps(row) + "\n"
 
 
@@ -36,7 +36,7 @@ def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
     (folder / "samples").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     torch.manual_seed(recipe.seed * 100 + fold)
-    save_file(build(**recipe.network.model_dump()).state_dict(), folder / "weights.safetensors")
+    save_file(build(**recipe.network_options()).state_dict(), folder / "weights.safetensors")
     (folder / "recipe.yaml").write_text(dump_yaml(recipe))
     (folder / "metrics.jsonl").write_text("".join(metrics_line(epoch) for epoch in range(3)))
     for name in ("curves.png", "samples/worst-1.png", "checkpoints/step-3.ckpt"):

@@ -21,11 +21,11 @@ from tests.training.test_fit import samples
 # VGG's U-Net has no batch norm, whose statistics would be each process's own; SGD doesn't blow up a rounding.
 SHARED = (
     *(override for override in SMALL if not override.startswith("network")),
-    "network={name: vgg-unet, width: 2, encoder_width: 2}",
+    "network={kind: vgg_unet, width: 2, encoder_width: 2}",
     "epochs=3",
     "batch_size=3",
-    "schedule=[{kind: constant, epochs: 3, rate: 0.05}]",
-    "optimizer={name: sgd, clip_norm: 1.0}",
+    "schedule=[{kind: constant, epochs: 3, lr: 0.05}]",
+    "optimizer={kind: sgd, clip_norm: 1.0}",
     "augmentation=[{kind: affine}]",
     "checkpoint.every_steps=1",
 )
@@ -64,7 +64,7 @@ def test_two_processes_come_to_the_weights_of_one(data: Path, plan: Path, tmp_pa
 
 @pytest.mark.slow
 def test_two_killed_processes_go_on_to_the_same_bits(data: Path, plan: Path, tmp_path: Path) -> None:
-    longer = (*SHARED, "epochs=20", "schedule=[{kind: constant, epochs: 20, rate: 0.05}]")
+    longer = (*SHARED, "epochs=20", "schedule=[{kind: constant, epochs: 20, lr: 0.05}]")
     assert torchrun(data, plan, tmp_path / "whole", longer).wait() == 0
     whole = read_member(tmp_path / "whole").record
     for delay_s in (0.0, 0.1, 0.2):

@@ -134,7 +134,7 @@ def test_batches_are_of_one_size_and_see_every_sample_in_turn(data: Path, plan: 
 
 
 def test_a_stream_taken_up_in_the_middle_gives_the_same_batches(data: Path, plan: Path) -> None:
-    busy = (*SMALL, "augmentation=[{kind: affine, p: 1}]", "epochs=3", "batch_size=1", "accumulate.batches=2")
+    busy = (*SMALL, "augmentation=[{kind: affine, p: 1}]", "epochs=3", "batch_size=1", "accumulate=2")
     whole = list(samples(data, plan, busy).stream(0, 0, torch.device("cpu")))
     again = samples(data, plan, busy)
     done = len(again.steps(0)) + 1
@@ -149,7 +149,7 @@ def test_a_stream_taken_up_in_the_middle_gives_the_same_batches(data: Path, plan
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
 def test_every_optimizer_trains(data: Path, plan: Path, tmp_path: Path, optimizer: str) -> None:
-    one = (*SMALL, "epochs=1", f"optimizer.name={optimizer}")
+    one = (*SMALL, "epochs=1", f"optimizer.kind={optimizer}")
     assert train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), one).member.dice >= 0
 
 

@@ -84,9 +84,9 @@ def uninitialized(**options: Any) -> torch.nn.Module:
 
 
 NETWORKS = [
-    ({"name": "vgg-unet", "width": 2}, vgg11()),
-    ({"name": "linknet"}, resnet34()),
-    ({"name": "linknet", "skip": "concat"}, resnet34()),
+    ({"kind": "vgg_unet", "width": 2}, vgg11()),
+    ({"kind": "linknet"}, resnet34()),
+    ({"kind": "linknet", "skip": "concat"}, resnet34()),
 ]
 
 
@@ -110,7 +110,7 @@ def test_files_from_before_batches_were_counted_fill_encoders(tmp_path: Path) ->
     """torchvision's first ResNet files are older than `num_batches_tracked`."""
     weights = numbered({key: shape for key, shape in resnet34().items() if not key.endswith("tracked")})
     torch.save(weights, tmp_path / "weights.pth")
-    network = uninitialized(name="linknet")
+    network = uninitialized(kind="linknet")
     load_encoder(network, source(tmp_path / "weights.pth"))
     found = network.encoder.state_dict()
     assert all(torch.equal(found[key], value) for key, value in weights.items() if not is_head(key))
@@ -148,7 +148,7 @@ def test_an_encoder_takes_all_or_nothing(tmp_path: Path, change: dict[str, Any],
     weights = {key: value for key, value in (numbered(vgg11()) | change).items() if value is not None}
     torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=f"weights.pth doesn't fit the encoder .*{complaint}"):
-        load_encoder(uninitialized(name="vgg-unet", width=2), source(tmp_path / "weights.pth"))
+        load_encoder(uninitialized(kind="vgg_unet", width=2), source(tmp_path / "weights.pth"))
 
 
 def test_files_without_weights(tmp_path: Path) -> None:

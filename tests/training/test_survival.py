@@ -31,11 +31,11 @@ EVERYTHING = (
     *SMALL,
     "epochs=3",
     "batch_size=1",
-    "accumulate.batches=2",
+    "accumulate=2",
     "ema=0.9",
     "replay_every=2",
     "snapshots=2",
-    "schedule=[{kind: cycle, epochs: 3, rates: [0.01, 0.001]}]",
+    "schedule=[{kind: cycle, epochs: 3, lrs: [0.01, 0.001]}]",
     "augmentation=[{kind: affine}, {kind: hsv}]",
     "checkpoint.every_steps=1",
 )
@@ -68,7 +68,7 @@ def kill_at(process: "subprocess.Popen[bytes]", out: Path, delay_s: float, writi
 
 
 def metrics(out: Path) -> list[tuple[int, float, float, float]]:
-    return [(row["epoch"], row["rate"], row["loss"], row["dice"]) for row in read_member(out).history()]
+    return [(row["epoch"], row["lr"], row["loss"], row["dice"]) for row in read_member(out).history()]
 
 
 def kill_again_and_again(

@@ -16,10 +16,10 @@ from backdrop.steps.train import train
 from backdrop.training import trainer
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
-from backdrop.training.step import Batch, follow, make_optimizer, set_rate, train_step
+from backdrop.training.step import Batch, follow, make_optimizer, set_lr, train_step
 from tests.conftest import SMALL
 
-CONSTANT = "schedule=[{kind: constant, epochs: 1, rate: 1e-2}]"
+CONSTANT = "schedule=[{kind: constant, epochs: 1, lr: 1e-2}]"
 
 
 def network() -> nn.Module:
@@ -49,7 +49,7 @@ def gradient(batches: Sequence[Batch], add_up: bool = False) -> torch.Tensor:
     model = network()
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     optimizer = make_optimizer(model, "sgd", 0.0, 0.0)
-    set_rate(optimizer, 1.0)
+    set_lr(optimizer, 1.0)
     train_step(model, optimizer, make_loss("bce_dice"), batches, None, add_up)
     return before - nn.utils.parameters_to_vector(model.parameters()).detach()
 
@@ -106,7 +106,7 @@ class Spy:
         self.images: list[list[float]] = []
         self.losses: list[float] = []
         self.optimizers: list[torch.optim.Optimizer] = []
-        self.rates: list[float] = []
+        self.lrs: list[float] = []
         monkeypatch.setattr(trainer, "train_step", self.step)
 
     def step(self, model, optimizer, loss_function, batches, *how) -> torch.Tensor:
@@ -114,7 +114,7 @@ class Spy:
         self.images.append([float(image.sum()) for batch in batches for image in batch.images])
         self.losses.append(float(loss))
         self.optimizers.append(optimizer)
-        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.lrs.append(optimizer.param_groups[0]["lr"])
         return loss
 
 
@@ -137,32 +137,32 @@ def test_the_hardest_batch_of_each_few_is_trained_on_once_more(data: Path, plan:
 
 
 def test_no_image_is_lost_in_accumulation(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
-    run(data, plan, tmp_path / "m", "batch_size=1", "accumulate.batches=3", "epochs=1")
+    run(data, plan, tmp_path / "m", "batch_size=1", "accumulate=3", "epochs=1")
     assert [len(images) for images in spy.images] == [3, 1]
     assert len({value for images in spy.images for value in images}) == 4
 
 
 def test_a_phase_may_bring_its_own_optimizer(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
     phases = (
-        "schedule=[{kind: constant, epochs: 2, rate: 1e-2}, "
-        "{kind: constant, epochs: 1, rate: 1e-3, optimizer: {name: rmsprop}}, {kind: constant, epochs: 1, rate: 1e-4}]"
+        "schedule=[{kind: constant, epochs: 2, lr: 1e-2}, "
+        "{kind: constant, epochs: 1, lr: 1e-3, optimizer: {kind: rmsprop}}, {kind: constant, epochs: 1, lr: 1e-4}]"
     )
     run(data, plan, tmp_path / "m", phases, "epochs=4", "batch_size=4")
     assert [type(one).__name__ for one in spy.optimizers] == ["AdamW", "AdamW", "RMSprop", "RMSprop"]
     assert spy.optimizers[0] is spy.optimizers[1]
     assert spy.optimizers[2] is spy.optimizers[3]
-    assert spy.rates == [1e-2, 1e-2, 1e-3, 1e-4]
+    assert spy.lrs == [1e-2, 1e-2, 1e-3, 1e-4]
 
 
-def test_a_forgetful_optimizer_begins_anew_at_each_epoch(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
-    run(data, plan, tmp_path / "m", "optimizer.forgetful=true", "epochs=3", "batch_size=4")
+def test_an_optimizer_may_be_reset_at_each_epoch(data: Path, plan: Path, tmp_path: Path, spy: Spy) -> None:
+    run(data, plan, tmp_path / "m", "legacy.reset_each_epoch=true", "epochs=3", "batch_size=4")
     assert len({id(one) for one in spy.optimizers}) == 3
 
 
 def test_a_phase_may_bring_its_own_augmentation(data: Path, plan: Path) -> None:
     phases = (
-        "schedule=[{kind: constant, epochs: 1, rate: 1e-2, augmentation: [{kind: hflip, p: 1}]}, "
-        "{kind: constant, epochs: 1, rate: 1e-2}, {kind: constant, epochs: 1, rate: 1e-2, augmentation: []}]"
+        "schedule=[{kind: constant, epochs: 1, lr: 1e-2, augmentation: [{kind: hflip, p: 1}]}, "
+        "{kind: constant, epochs: 1, lr: 1e-2}, {kind: constant, epochs: 1, lr: 1e-2, augmentation: []}]"
     )
     recipe = find_recipe("tiny", (*SMALL, phases, "epochs=3", "batch_size=4"))
     dataset, folds = open_dataset(data), read_plan(plan)
@@ -190,7 +190,7 @@ def test_pseudo_labeled_photographs_weigh_less(data: Path, plan: Path) -> None:
 
 
 def test_snapshots_keep_the_best_epoch_of_each_of_the_last_cycles(data: Path, plan: Path, tmp_path: Path) -> None:
-    cycles = "schedule=[{kind: cycle, epochs: 6, rates: [1e-2, 1e-3]}]"
+    cycles = "schedule=[{kind: cycle, epochs: 6, lrs: [1e-2, 1e-3]}]"
     run(data, plan, tmp_path / "m", cycles, "epochs=6", "snapshots=2", "ema=0.5")
     member = read_member(tmp_path / "m")
     snapshot_ensemble = member.network()
@@ -205,11 +205,11 @@ def test_snapshots_keep_the_best_epoch_of_each_of_the_last_cycles(data: Path, pl
     assert not torch.equal(logits[0], logits[1])
 
 
-@pytest.mark.parametrize("kept", ["ema=0.9", "snapshots=2", "optimizer.forgetful=true", "replay_every=2"])
+@pytest.mark.parametrize("kept", ["ema=0.9", "snapshots=2", "legacy.reset_each_epoch=true", "replay_every=2"])
 def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
     data: Path, plan: Path, tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ("schedule=[{kind: cycle, epochs: 6, rates: [1e-2, 1e-3]}]", "epochs=5", "augmentation=[{kind: affine}]")
+    settings = ("schedule=[{kind: cycle, epochs: 6, lrs: [1e-2, 1e-3]}]", "epochs=5", "augmentation=[{kind: affine}]")
     settings += ("checkpoint.every_steps=1",)
     run(data, plan, tmp_path / "whole", *settings, kept)
 

@@ -104,12 +104,8 @@ def test_only_what_finished_is_ranked_the_best_first_and_the_earlier_of_equals()
 
 TRIALS = (
     Trial(name="000-own", family="preset", dices=(0.5, 0.75), dice=0.75, seconds=12.34, status="finished"),
-    Trial(
-        name="001-cosine", family="cosine", values={"rate": 0.1 + 0.2, "final": 1e-6}, dices=(0.5,), status="stopped"
-    ),
-    Trial(
-        name="002-cycle", family="cycle", values={"rate": 2, "shape": '1e-3, "ü"'}, error='a\nb, "c"', status="failed"
-    ),
+    Trial(name="001-cosine", family="cosine", values={"lr": 0.1 + 0.2, "final": 1e-6}, dices=(0.5,), status="stopped"),
+    Trial(name="002-cycle", family="cycle", values={"lr": 2, "shape": '1e-3, "ü"'}, error='a\nb, "c"', status="failed"),
 )
 
 
@@ -118,14 +114,14 @@ def test_the_table_reads_back() -> None:
     rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
     assert [row["name"] for row in rows] == [trial.name for trial in TRIALS]
     for row, trial in zip(rows, TRIALS, strict=True):
-        assert tuple(row) == (*COLUMNS, "final", "rate", "shape", "error")
+        assert tuple(row) == (*COLUMNS, "final", "lr", "shape", "error")
         assert (row["family"], row["status"], row["error"]) == (trial.family, trial.status, trial.error)
         assert (row["preset"] == "1", int(row["epochs"])) == (trial.preset, len(trial.dices))
         assert (float(row["dice"]) if row["dice"] else None) == trial.dice
         assert float(row["seconds"]) == pytest.approx(trial.seconds, abs=0.05)
-        for name in ("rate", "final", "shape"):
+        for name in ("lr", "final", "shape"):
             assert row[name] == str(trial.values.get(name, ""))
-    assert float(rows[1]["rate"]) == 0.1 + 0.2
+    assert float(rows[1]["lr"]) == 0.1 + 0.2
     assert dump_trials(TRIALS) == data
 
 
@@ -140,7 +136,7 @@ def test_an_error_that_is_no_text_can_be_written() -> None:
 
 
 def test_a_search_reads_back_words_that_look_like_numbers_too() -> None:
-    trial = Trial(name="000-cycle", family="cycle", values={"shape": "1e-3", "rate": 3})
+    trial = Trial(name="000-cycle", family="cycle", values={"shape": "1e-3", "lr": 3})
     search = Search(
         recipe="tiny",
         space="wide",
@@ -153,4 +149,4 @@ def test_a_search_reads_back_words_that_look_like_numbers_too() -> None:
         chosen="000-own",
     )
     assert Search.model_validate_json(search.model_dump_json()) == search
-    assert search.trial("000-cycle").values == {"shape": "1e-3", "rate": 3.0}
+    assert search.trial("000-cycle").values == {"shape": "1e-3", "lr": 3.0}

@@ -36,7 +36,7 @@ def learned(seed: int, again: bool) -> list[Entry]:
     entries = []
     for index in range(40):
         one = before.give(index, None)
-        dice = 1 - abs(float(one.values["rate"]) - 2e-2)
+        dice = 1 - abs(float(one.values["lr"]) - 2e-2)
         before.tell(one, dice)
         if again:
             known = one.params if index < 20 else None
@@ -47,13 +47,13 @@ def learned(seed: int, again: bool) -> list[Entry]:
 
 
 def test_tpe_learns_and_goes_on_to_the_same_draws() -> None:
-    rates = [float(one.values["rate"]) for one in learned(0, again=True)]
+    rates = [float(one.values["lr"]) for one in learned(0, again=True)]
     far = [abs(rate - 2e-2) for rate in rates]
     assert sum(far[20:]) < 0.7 * sum(far[:20])
 
 
 def row(fold: int, epoch: int, dice: float) -> Row:
-    return Row(fold=fold, epoch=epoch, rate=0.1, loss=0.5, dice=dice, seconds=1.0, time_ms=epoch)
+    return Row(fold=fold, epoch=epoch, lr=0.1, loss=0.5, dice=dice, seconds=1.0, time_ms=epoch)
 
 
 def test_a_trial_is_judged_by_the_best_epoch_of_each_fold() -> None:
@@ -63,7 +63,7 @@ def test_a_trial_is_judged_by_the_best_epoch_of_each_fold() -> None:
 
 
 def test_a_plateaus_rates_are_those_that_it_had() -> None:
-    recipe = find_recipe("tiny", ["epochs=4", "schedule=[{kind: plateau, epochs: 4, rate: 0.1, patience: 1}]"])
+    recipe = find_recipe("tiny", ["epochs=4", "schedule=[{kind: plateau, epochs: 4, lr: 0.1, patience: 1}]"])
     begun = Entry(name="0", family="plateau", override={}, rows=[row(0, 0, 0.9), row(0, 1, 0.8), row(0, 2, 0.7)])
-    assert as_trial(begun, recipe).rates == (0.1, 0.1, 0.1, 0.05)
-    assert as_trial(begun.model_copy(update={"rows": ()}), recipe).rates == (0.1,) * 4
+    assert as_trial(begun, recipe).lrs == (0.1, 0.1, 0.1, 0.05)
+    assert as_trial(begun.model_copy(update={"rows": ()}), recipe).lrs == (0.1,) * 4

@@ -72,7 +72,7 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
     assert [one.name for one in search.trials[:2]] == ["000-own", "001-linknet34-faithful"]
     assert [one.preset for one in search.trials] == [True, True, False, False, False, False]
     assert all(one.status == "finished" for one in search.trials if one.preset)
-    assert all(len(one.rates) == BUDGET.epochs for one in search.trials)
+    assert all(len(one.lrs) == BUDGET.epochs for one in search.trials)
     assert max(one.dice or 0 for one in search.trials) > 0.5
     assert search.comparison is not None
     assert search.comparison.seeds == (1, 2)
@@ -201,8 +201,8 @@ def test_ctrl_c_leaves_what_a_search_needs_to_go_on(cars: tuple[Path, Path], spa
     ("change", "said"),
     [
         (("cosine", "cosin"), "families.0"),
-        (("[3e-3, 3e-2]", "[3e-2, 3e-3]"), "families.0.cosine.rate"),
-        (("[3e-3, 3e-2]", "-1"), "families.0.cosine.rate"),
+        (("[3e-3, 3e-2]", "[3e-2, 3e-3]"), "families.0.lr"),
+        (("[3e-3, 3e-2]", "-1"), "families.0.lr"),
         (("linknet34-faithful", "linknet43"), "There is no recipe linknet43"),
     ],
 )

@@ -29,34 +29,35 @@ class Augmenter:
     Args:
         changes: what may be done to a sample, in this order.
         seed: the member's seed.
+        hard_masks: whether masks are cut at one half after each affine change.
     """
 
-    def __init__(self, changes: Sequence["words.Change"], seed: int) -> None:
-        self.changes, self.seed = changes, seed
+    def __init__(self, changes: Sequence["words.Change"], seed: int, hard_masks: bool = False) -> None:
+        self.changes, self.seed, self.hard_masks = changes, seed, hard_masks
 
     def __call__(self, image: Tensor, mask: Tensor, epoch: int, sample: int) -> Pair:
         """Image (H, W, 3) RGB and soft mask (H, W), uint8, changed as this epoch changes this sample."""
         draw = np.random.default_rng([self.seed, epoch, sample])
         pair = image.permute(2, 0, 1).float(), mask[None].float()
         for change in self.changes:
-            pair = _maybe(change, pair, draw)
+            pair = _maybe(change, pair, draw, self.hard_masks)
         changed, soft = (part.round().byte() for part in pair)
         return changed.permute(1, 2, 0), soft[0]
 
 
-def _maybe(change: "words.Change", pair: Pair, draw: np.random.Generator) -> Pair:
+def _maybe(change: "words.Change", pair: Pair, draw: np.random.Generator, hard_masks: bool) -> Pair:
     if draw.random() < change.p:
-        return _change(change, pair, draw)
-    return _hard(pair) if change.kind == "affine" and change.hard else pair
+        return _change(change, pair, draw, hard_masks)
+    return _hard(pair) if change.kind == "affine" and hard_masks else pair
 
 
-def _change(change: "words.Change", pair: Pair, draw: np.random.Generator) -> Pair:
+def _change(change: "words.Change", pair: Pair, draw: np.random.Generator, hard_masks: bool) -> Pair:
     image, mask = pair
     if change.kind == "hflip":
         return image.flip(-1), mask.flip(-1)
     if change.kind == "affine":
         moved = _affine(change, torch.cat(pair), draw)
-        return _hard((moved[:3], moved[3:])) if change.hard else (moved[:3], moved[3:])
+        return _hard((moved[:3], moved[3:])) if hard_masks else (moved[:3], moved[3:])
     if change.kind == "brightness":
         return _away(image, 0.0, draw.uniform(*change.factor)), mask
     if change.kind == "contrast":
@@ -67,10 +68,10 @@ def _change(change: "words.Change", pair: Pair, draw: np.random.Generator) -> Pa
         return _hsv(image, *(draw.uniform(-most, most) for most in (change.hue, change.saturation, change.value))), mask
     if change.kind == "gray":
         gray = _luma(image).expand_as(image)
-        return torch.where(_inside(mask), gray, image) if change.where == "object" else gray, mask
+        return torch.where(_inside(mask), gray, image) if change.region == "object" else gray, mask
     if change.kind == "erase":
-        return _erase(image, int(draw.integers(1, change.most + 1)), draw), mask
-    return _change(change.of[draw.integers(len(change.of))], pair, draw)
+        return _erase(image, int(draw.integers(1, change.max_count + 1)), draw), mask
+    return _change(change.of[draw.integers(len(change.of))], pair, draw, hard_masks)
 
 
 def _affine(change: "words.Affine", planes: Tensor, draw: np.random.Generator) -> Tensor:

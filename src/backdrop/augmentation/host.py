@@ -26,11 +26,12 @@ class Augmenter:
     Args:
         changes: what may be done to a sample, in this order.
         seed: the member's seed.
+        hard_masks: whether masks are cut at one half after each affine change.
     """
 
-    def __init__(self, changes: Sequence[words.Change], seed: int) -> None:
+    def __init__(self, changes: Sequence[words.Change], seed: int, hard_masks: bool = False) -> None:
         self.seed = seed
-        self.transform = albumentations.Compose([_transform(change) for change in changes])
+        self.transform = albumentations.Compose([_transform(change, hard_masks) for change in changes])
 
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8], epoch: int, sample: int
@@ -73,12 +74,12 @@ class HardMask(albumentations.DualTransform):  # type: ignore[misc]  # albumenta
         return np.where(mask > HALF, np.uint8(255), np.uint8(0))
 
 
-def _transform(change: words.Change) -> Transform:
+def _transform(change: words.Change, hard_masks: bool) -> Transform:
     match change:
         case words.HFlip():
             return albumentations.HorizontalFlip(p=change.p)
         case words.Affine():
-            return _affine(change)
+            return _affine(change, hard_masks)
         case words.Brightness():
             return _jitter(change.p, brightness=change.factor)
         case words.Contrast():
@@ -88,16 +89,18 @@ def _transform(change: words.Change) -> Transform:
         case words.Hsv():
             return albumentations.HueSaturationValue(change.hue, change.saturation, change.value, p=change.p)
         case words.Gray():
-            return GrayObject(p=change.p) if change.where == "object" else albumentations.ToGray(p=change.p)
+            return GrayObject(p=change.p) if change.region == "object" else albumentations.ToGray(p=change.p)
         case words.Erase():
             sizes = (0.04, 0.2), (0.1, 1.0)  # heights and widths, as shares
-            return albumentations.CoarseDropout((1, change.most), *sizes, fill="random_uniform", p=change.p)
+            return albumentations.CoarseDropout((1, change.max_count), *sizes, fill="random_uniform", p=change.p)
         case words.OneOf():
             # With p = 1 each is as likely as the others, and done when it's chosen.
-            return albumentations.OneOf([_transform(one.model_copy(update={"p": 1})) for one in change.of], p=change.p)
+            return albumentations.OneOf(
+                [_transform(one.model_copy(update={"p": 1}), hard_masks) for one in change.of], p=change.p
+            )
 
 
-def _affine(change: words.Affine) -> Transform:
+def _affine(change: words.Affine, hard_masks: bool) -> Transform:
     moved = albumentations.Affine(
         translate_percent=(-change.shift, change.shift),
         scale=change.scale,
@@ -108,7 +111,7 @@ def _affine(change: words.Affine) -> Transform:
         border_mode=cv2.BORDER_REFLECT_101,
         p=change.p,
     )
-    return albumentations.Sequential([moved, HardMask(p=1)], p=1) if change.hard else moved
+    return albumentations.Sequential([moved, HardMask(p=1)], p=1) if hard_masks else moved
 
 
 def _jitter(p: float, **factor: tuple[float, float]) -> Transform:

@@ -24,7 +24,7 @@ def show_text(kind: "Kind", name: str) -> None:
     """
     from backdrop.config import find_text
 
-    print(find_text(kind, name)[0], end="")
+    print(find_text(kind, name).text, end="")
 
 
 def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
@@ -38,7 +38,7 @@ def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
     from backdrop.common.storage import write_bytes
     from backdrop.config import find_text
 
-    text = find_text(kind, name)[0]
+    text = find_text(kind, name).text
     if out.exists():
         raise StorageError(f"{out} exists", "Name another file")
     write_bytes(out, text.encode())

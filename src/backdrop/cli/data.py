@@ -86,9 +86,9 @@ def split(
     out: Annotated[str, typer.Option(metavar="CSV", help="The fold plan to write.")],
     folds: Annotated[int, typer.Option(metavar="N", help="Number of folds.")] = 5,
     holdout: Annotated[float, typer.Option(metavar="SHARE", help="Share of the objects in the holdout.")] = 0.15,
-    by: Annotated[str, typer.Option(metavar="RULE", help="Balance by area, area-rank, stratified or random.")] = "area",
+    by: Annotated[str, typer.Option(metavar="RULE", help="Balance by area, area_rank, stratified or random.")] = "area",
     view: Annotated[
-        str | None, typer.Option(metavar="VIEW", help="With area-rank: rank by the area of this view only.")
+        str | None, typer.Option(metavar="VIEW", help="With area_rank: rank by the area of this view only.")
     ] = None,
     seed: Seed = 0,
     objects: Annotated[int | None, typer.Option(metavar="N", help="Use only the first N objects by name.")] = None,

@@ -52,4 +52,4 @@ def describe(
         print(cost.model_dump_json())
         return
     print(f"{cost.parameters:,} parameters, {cost.macs / 1e9:.1f} GMAC at {cost.input}")
-    print("learning rate by epoch:", *(f"{rate:g}" for rate in cost.learning_rates))
+    print("learning rate by epoch:", *(f"{lr:g}" for lr in cost.learning_rates))

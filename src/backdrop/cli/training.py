@@ -109,7 +109,9 @@ def label(
     members: Members,
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for labels.csv and the masks.")],
     ensemble: Weights = None,
-    most: Annotated[float, typer.Option(metavar="U", help="Keep an object if its uncertainty is at most this.")] = 0.01,
+    max_uncertainty: Annotated[
+        float, typer.Option(metavar="U", help="Keep an object if its uncertainty is at most this.")
+    ] = 0.01,
 ) -> None:
     """Label a dataset's test photographs to train on.
 
@@ -117,6 +119,6 @@ def label(
     """
     from backdrop.steps.label import label as step
 
-    record = step(data, plan, [*members, *context.args], out, ensemble, most)
+    record = step(data, plan, [*members, *context.args], out, ensemble, max_uncertainty)
     for fold, kept in record.kept.items():
         print(f"fold {fold}  {kept} of {count(record.photographs, 'photograph')} kept")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import posixpath
 import shutil
 import tempfile
 import urllib.request
@@ -30,6 +31,19 @@ def is_remote(address: str | Path) -> bool:
 def absolute(address: str) -> str:
     """The address for a process with another working folder."""
     return address if is_remote(address) else str(Path(address).absolute())
+
+
+def parent(address: str) -> str:
+    """The folder or prefix that a file is in, for a process with another working folder."""
+    return address.rpartition("/")[0] if is_remote(address) else str(Path(address).absolute().parent)
+
+
+def join(folder: str, address: str) -> str:
+    """An address as seen from a folder or `s3://` prefix; what is absolute, a URL for one, stays as it is."""
+    if "://" in address or Path(address).is_absolute():
+        return address
+    scheme, separator, path = folder.rpartition("://")
+    return f"{scheme}{separator}{posixpath.normpath(f'{path}/{address}')}"
 
 
 def sha256(data: bytes) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from backdrop.config.network import Count, Rate, Share
+from backdrop.config.network import Count, Positive, Share
 from backdrop.config.records import Record
 
 
@@ -16,7 +16,7 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
 
 # Factors: the lowest and the highest.
 Range = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_rising)]
-Scale = Annotated[tuple[Rate, Rate], AfterValidator(_rising)]
+Scale = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 
 
 class HFlip(Record):
@@ -29,8 +29,7 @@ class HFlip(Record):
 class Affine(Record):
     """Scales by a factor, turns by up to so many degrees and shifts by up to a share of each side, about the center.
 
-    Borders are reflected. The mask is interpolated too and stays soft at its edge, unless `hard` cuts it at one half,
-    in moved samples and in those left alone.
+    Borders are reflected. The mask is interpolated too and stays soft at its edge.
     """
 
     kind: Literal["affine"]
@@ -38,7 +37,6 @@ class Affine(Record):
     shift: Share = 0.0625
     scale: Scale = (0.9, 1.1)
     rotate: Annotated[float, Field(ge=0, le=180)] = 5.0
-    hard: bool = False
 
 
 class Brightness(Record):
@@ -76,22 +74,22 @@ class Hsv(Record):
 
 
 class Gray(Record):
-    """Puts luma in place of color: everywhere, or only where the mask is on, the `object` on its own background."""
+    """Puts luma in place of color: everywhere, or the `object` alone, which is where the mask is on."""
 
     kind: Literal["gray"]
     p: Share = 0.25
-    where: Literal["everywhere", "object"] = "everywhere"
+    region: Literal["everywhere", "object"] = "everywhere"
 
 
 class Erase(Record):
-    """Covers up to `most` rectangles with one color each, the mask unchanged.
+    """Covers up to `max_count` rectangles with one color each, the mask unchanged.
 
     So that what is strange in a studio isn't taken for the product (Cutout: DeVries and Taylor 2017, arXiv:1708.04552).
     """
 
     kind: Literal["erase"]
     p: Share = 0.5
-    most: Count = 3
+    max_count: Count = 3
 
 
 class OneOf(Record):

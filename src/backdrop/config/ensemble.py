@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from backdrop.common.errors import ConfigError
-from backdrop.config.catalog import find_recipe, find_text
+from backdrop.config.catalog import find_recipe, find_text, seen_from
 from backdrop.config.folds import PLAN, By, Rule
-from backdrop.config.network import Rate, Share
+from backdrop.config.network import Positive, Share
+from backdrop.config.patterns import NAME
 from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, override, parse, parse_yaml
@@ -26,8 +27,8 @@ class Scheme(Record):
 
     @model_validator(mode="after")
     def _view_is_ranked(self) -> "Scheme":
-        if self.view is not None and self.by != "area-rank":
-            raise ValueError(f"a split by {self.by} looks at no single view; use view with by: area-rank")
+        if self.view is not None and self.by != "area_rank":
+            raise ValueError(f"a split by {self.by} looks at no single view; remove view, or write by: area_rank")
         return self
 
 
@@ -40,11 +41,12 @@ class Folds(Scheme):
 class Part(Record):
     """A recipe's place in an ensemble: its weight against the others, and what is set otherwise than in its YAML.
 
-    `recipe` is a name, a file's path, or the recipe itself. `folds` are those of the group or the ensemble if none.
+    `recipe` is a name, the path of a file as seen from the ensemble's own, or the recipe itself. Without `folds`, those
+    of the group or the ensemble hold.
     """
 
     recipe: str | Recipe
-    weight: Rate = 1.0
+    weight: Positive = 1.0
     folds: Scheme | None = None
     set: dict[str, Any] = Field(default_factory=dict)
 
@@ -56,17 +58,18 @@ class Part(Record):
         """
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.set.items()]
         if isinstance(self.recipe, str):
-            return find_recipe(self.recipe, overrides)
+            return find_recipe(self.recipe, overrides, option="set")
         if not overrides:
             return self.recipe
-        return parse(Recipe, override(self.recipe.model_dump(mode="json"), overrides), self.recipe.name)
+        values = override(self.recipe.model_dump(mode="json"), overrides, "set")
+        return parse(Recipe, values, self.recipe.name, [f"set {assignment}" for assignment in overrides])
 
 
 class Group(Record):
     """Parts and groups that are averaged first; then their mean weighs against the group's neighbors."""
 
     group: str
-    weight: Rate = 1.0
+    weight: Positive = 1.0
     folds: Scheme | None = None
     members: Annotated[tuple["Item", ...], Field(min_length=1)]
 
@@ -92,7 +95,7 @@ class Gate(Record):
 class Ensemble(Record):
     """Which recipes are trained on which folds and averaged, what is done to the mean, and the gate for promotion."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     folds: Folds = Folds()
     members: Annotated[tuple[Item, ...], Field(min_length=1)]
@@ -172,5 +175,6 @@ def find_ensemble(name: str) -> Ensemble:
     Raises:
         ConfigError: if there is none, or it or one of its recipes isn't valid.
     """
-    text, source = find_text("ensembles", name)
-    return parse(Ensemble, parse_yaml(text, source), source).resolve()
+    source = find_text("ensembles", name)
+    values = seen_from(source.folder, parse_yaml(source.text, source.name))
+    return parse(Ensemble, values, source.name).resolve()

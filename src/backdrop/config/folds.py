@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from backdrop.common.errors import ConfigError, PlanError
-from backdrop.config.records import suggest
+from backdrop.config.explain import suggest
 
 PLAN = "plan.csv"  # what an ensemble's own plan is called wherever it is kept
-By = Literal["area", "area-rank", "stratified", "random"]
+By = Literal["area", "area_rank", "stratified", "random"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """How objects are placed: into how many folds, which share is held out, by what order, with what seed.
 
-    With a `view`, `area-rank` ranks the objects by their mask area in that view alone.
+    With a `view`, `area_rank` ranks the objects by their mask area in that view alone.
     """
 
     folds: int
@@ -27,7 +27,7 @@ class Rule:
     def file(self) -> str:
         """What a plan by this rule is called beside the ensemble's own."""
         view = f"-view{self.view}" if self.view else ""
-        return f"plan-{self.by}-{self.folds}-seed{self.seed}{view}.csv"
+        return f"plan-{self.by.replace('_', '-')}-{self.folds}-seed{self.seed}{view}.csv"
 
 
 def as_by(text: str) -> By:

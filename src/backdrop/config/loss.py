@@ -8,16 +8,15 @@ from backdrop.config.records import Record
 
 
 class BceDice(Record):
-    """BCE + 1 - soft Dice, the mean over images; `clamped` is the winners' form, which exceeds 1 and is cut there."""
+    """BCE + 1 - soft Dice, the mean over images."""
 
-    name: Literal["bce_dice"] = "bce_dice"
-    clamped: bool = False
+    kind: Literal["bce_dice"] = "bce_dice"
 
 
 class BceLog(Record):
     """BCE - ln(soft Dice or Jaccard), its sums taken over each image or over the whole batch."""
 
-    name: Literal["bce_log"]
+    kind: Literal["bce_log"]
     of: Literal["dice", "jaccard"] = "dice"
     over: Literal["image", "batch"] = "image"
 
@@ -30,11 +29,11 @@ class Boundary(Record):
     `squared` (theirs too).
     """
 
-    name: Literal["boundary"]
+    kind: Literal["boundary"]
     band: Annotated[float, Field(gt=0, le=1)] = 0.04
     weight: Annotated[float, Field(ge=1)] = 3.0
     profile: Literal["distance", "box"] = "distance"
     squared: bool = False
 
 
-Loss = Annotated[BceDice | BceLog | Boundary, Field(discriminator="name")]
+Loss = Annotated[BceDice | BceLog | Boundary, Field(discriminator="kind")]

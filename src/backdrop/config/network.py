@@ -5,26 +5,26 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from backdrop.common.errors import ConfigError
+from backdrop.config.patterns import SHA256, SIZE
 from backdrop.config.records import Record
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 class UNet(Record):
-    """A U-Net: `depth` halvings, `width` channels at full size, doubled at each halving up to `widest`; batch norm.
+    """A U-Net with batch norm: `depth` halvings, `width` channels at full size, doubled at each up to `max_channels`.
 
-    `up_convolutions` follow each upsampling. `bias` and `align_corners` are as in the winners' code.
+    `up_convolutions` follow each upsampling. Convolutions with a `bias` are as in the winners' code.
     """
 
-    name: Literal["unet"]
+    kind: Literal["unet"]
     width: Count = 32
     depth: Count = 5
-    widest: Count | None = None
+    max_channels: Count | None = None
     up_convolutions: Count = 2
     bias: bool = False
-    align_corners: bool = False
 
     @property
     def stride(self) -> int:
@@ -38,7 +38,7 @@ class LinkNet(Record):
     `skip` says how a decoder's features meet the encoder's: added, or concatenated and then convolved 1x1.
     """
 
-    name: Literal["linknet"]
+    kind: Literal["linknet"]
     encoder: Literal["resnet18", "resnet34"] = "resnet34"
     width: Annotated[int, Field(ge=4)] = 64
     skip: Literal["add", "concat"] = "add"
@@ -55,7 +55,7 @@ class VggUNet(Record):
     `encoder_width` is VGG's first stage, 64 as torchvision has it; less makes a small network for tests.
     """
 
-    name: Literal["vgg-unet"]
+    kind: Literal["vgg_unet"]
     width: Count = 32
     encoder_width: Count = 64
 
@@ -65,17 +65,18 @@ class VggUNet(Record):
         return 32
 
 
-Network = Annotated[UNet | LinkNet | VggUNet, Field(discriminator="name")]
+Network = Annotated[UNet | LinkNet | VggUNet, Field(discriminator="kind")]
 
 
 class Pretrained(Record):
     """Encoder weights: a file, URL or `s3://` address of a safetensors or weights-only torch file, and its sha256.
 
-    The first eight digits or more are enough: torchvision puts so many into its files' names.
+    The first eight digits are enough: torchvision puts that many into its files' names. A path in a YAML file is seen
+    from that file's folder.
     """
 
     address: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{8,64}$")
+    sha256: str = Field(pattern=SHA256)
 
 
 class Input(Record):
@@ -84,15 +85,13 @@ class Input(Record):
     `size` is WxH; `fit` stretches the photograph to it, pads it with zeros at the right and at the bottom, or pads it
     in the middle by reflection. `clahe` evens the luma's contrast first, at training and at prediction alike.
     `channels` is their order; values are divided by 255, then `normalize` may take ImageNet's mean and deviation.
-    `align_corners` resizes logits as torch did in 2017; it costs 1e-4 of Dice and is for faithful recipes only.
     """
 
-    size: str = Field(pattern=r"^[1-9]\d*x[1-9]\d*$")
+    size: str = Field(pattern=SIZE)
     fit: Literal["stretch", "pad", "reflect"] = "stretch"
     clahe: bool = False
     channels: Literal["rgb", "bgr"] = "rgb"
     normalize: Literal["none", "imagenet"] = "none"
-    align_corners: bool = False
 
     @property
     def width(self) -> int:
@@ -113,7 +112,7 @@ class Tta(Record):
 
     hflip: bool = False
     vflip: bool = False
-    scales: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
     average: Literal["logits", "probabilities"] = "logits"
 
 

@@ -1,14 +1,14 @@
 """YAML in, frozen records out: strict keys, overrides, and errors that say which key was meant."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backdrop.common.errors import ConfigError, shorten
+from backdrop.config.explain import explain
 
 
 class Record(BaseModel):
@@ -28,12 +28,14 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         source: the file's name, for the error.
 
     Raises:
-        ConfigError: if it isn't YAML, or not a mapping.
+        ConfigError: if it isn't YAML, has a key twice, or isn't a mapping.
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _UniqueKeys)  # noqa: S506  # a SafeLoader
+    except _DuplicateKeyError as error:
+        raise ConfigError(f"{source}, line {error.line}: {error.key} is there twice", "Keep one of the two") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Mend the file") from error
+        raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Fix the file") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{source} holds no mapping of keys to values", "Begin with a line such as `name: mine`")
     return value
@@ -47,45 +49,70 @@ def dump_yaml(record: Record, without: Iterable[str] = ()) -> str:
 def read_text(path: Path, what: str) -> str:
     """The text of a configuration file; `what` names its kind in the error."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} can't be read ({shorten(error)})", "Check the path") from error
 
 
-def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def override(values: Mapping[str, Any], assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
     """A copy of `values` with `a.b=c` assignments made; the right side is YAML (`1e-3`, `true`, `[1, 2]`).
 
-    A list's items are named by their place: `schedule.0.rate=1e-3`.
+    A list's items are named by their place: `schedule.0.lr=1e-3`.
 
     Raises:
         ConfigError: if an assignment has no `=`, or goes into something that has no such place.
     """
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(values)))
+    result: dict[str, Any] = _copy(values)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"--set {assignment} has no key or no value", "Write it as --set epochs=2")
+            raise ConfigError(f"{option} {assignment} has no key or no value", f"Write it as {option} epochs=2")
         _assign(result, key.strip(), _scalar(text))
     return result
 
 
-def parse(record: type[R], values: Mapping[str, Any], source: str) -> R:
+def parse(record: type[R], values: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> R:
     """Checks `values` against `record`.
 
+    Args:
+        record: what they should be.
+        values: a YAML's mapping, overrides made.
+        source: the file's name, for the error.
+        overrides: the assignments that were made, such as `--set epochs=2`; the one to blame is named, not the file.
+
     Raises:
-        ConfigError: naming the first wrong key, where it stands in `source`, and which key was meant.
+        ConfigError: naming the first wrong key, where it is in `source`, and which key was meant.
     """
     try:
         return record.model_validate(values)
     except ValidationError as error:
-        raise _explain(record, error, source) from error
+        raise explain(record, error, values, source, overrides) from error
 
 
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """A remedy: the nearest of `choices` if one is near, else all of them."""
-    known = sorted(choices)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}"
+class _DuplicateKeyError(yaml.YAMLError):
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(key)
+        self.key, self.line = key, line
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML takes the last of several keys of one name, and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, unless a key is in it twice."""
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise _DuplicateKeyError(key.value, key.start_mark.line + 1)
+            names.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def _copy(value: Any) -> Any:
+    """A deep copy in which what YAML's anchors share is shared no longer: an override changes one place."""
+    if isinstance(value, Mapping):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _assign(values: Any, dotted: str, value: Any) -> None:
@@ -123,40 +150,3 @@ def _scalar(text: str) -> Any:
         raise ConfigError(f"--set value {text!r} is not valid YAML", "Quote it") from error
 
 
-def _explain(record: type[Record], error: ValidationError, source: str) -> ConfigError:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    where = ".".join(path) or "the whole"
-    if first["type"] == "extra_forbidden":
-        return ConfigError(f"{source}: unknown key {where}", suggest(path[-1], _keys_at(record, path[:-1])))
-    if first["type"] == "missing":
-        return ConfigError(f"{source}: key {where} is missing", f"Add {path[-1]}")
-    return ConfigError(f"{source}: {where}: {shorten(first['msg'])}", f"Mend {where}")
-
-
-def _keys_at(record: type[Record], path: list[str]) -> set[str]:
-    """Names of the fields of the records that can stand at `path` below `record`."""
-    records = {record}
-    for part in path:
-        fields = [r.model_fields[part].annotation for r in records if part in r.model_fields]
-        # A list index or the tag of a union leads to no field: stay where we are.
-        records = (
-            {found for field in fields for found in _records_in(field)}
-            or {r for r in records if _tag(r) in (part, None)}
-            or records
-        )
-    return {name for r in records for name in r.model_fields}
-
-
-def _records_in(annotation: Any) -> set[type[Record]]:
-    if isinstance(annotation, type) and issubclass(annotation, Record):
-        return {annotation}
-    return {found for inner in get_args(annotation) for found in _records_in(inner)}
-
-
-def _tag(record: type[Record]) -> str | None:
-    for name in ("name", "kind"):
-        values = get_args(record.model_fields[name].annotation) if name in record.model_fields else ()
-        if values:
-            return str(values[0])
-    return None

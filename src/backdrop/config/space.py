@@ -12,9 +12,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
-from backdrop.config.catalog import find_text, shipped
-from backdrop.config.network import Count, Rate, Share
+from backdrop.config.catalog import find_text, seen_from, shipped
+from backdrop.config.network import Count, Positive, Share
 from backdrop.config.optimizer import Optimizer
+from backdrop.config.patterns import NAME
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, parse, parse_yaml
 from backdrop.config.schedule import Factor
@@ -52,10 +53,10 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
 Phases = list[dict[str, Any]]
 
 # A range `[low, high]`, or one number, which is then not drawn.
-Rates = Annotated[tuple[Rate, Rate], BeforeValidator(_pair), AfterValidator(_rising)]
-Factors = Annotated[tuple[Factor, Factor], BeforeValidator(_pair), AfterValidator(_rising)]
-Shares = Annotated[tuple[Share, Share], BeforeValidator(_pair), AfterValidator(_rising)]
-Counts = Annotated[tuple[Count, Count], BeforeValidator(_pair), AfterValidator(_rising)]
+PositiveRange = Annotated[tuple[Positive, Positive], BeforeValidator(_pair), AfterValidator(_rising)]
+FactorRange = Annotated[tuple[Factor, Factor], BeforeValidator(_pair), AfterValidator(_rising)]
+ShareRange = Annotated[tuple[Share, Share], BeforeValidator(_pair), AfterValidator(_rising)]
+CountRange = Annotated[tuple[Count, Count], BeforeValidator(_pair), AfterValidator(_rising)]
 
 
 @dataclass
@@ -95,114 +96,114 @@ class Draws:
 class _Family(Record):
     """Schedules of one shape.
 
-    `name` is how it's called (its kind if empty), `rate` the highest rate, `warmup` the share of epochs in which the
-    rate rises to it, tenfold.
+    `name` is how it's called (its kind if empty), `lr` the highest learning rate, `warmup` the share of epochs in
+    which it rises to it, tenfold.
     """
 
     name: str = ""
-    rate: Rates
-    warmup: Shares = (0.0, 0.0)
+    lr: PositiveRange
+    warmup: ShareRange = (0.0, 0.0)
 
 
 class Plateau(_Family):
     """The rate falls by `factor` when Dice hasn't risen for a share of all epochs, `patience`."""
 
     kind: Literal["plateau"]
-    factor: Factors
-    patience: Shares
+    factor: FactorRange
+    patience: ShareRange
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
         factor, share = draws.real("factor", self.factor), draws.real("patience", self.patience, log=False)
-        return [_phase("plateau", epochs, rate=rate, factor=factor, patience=max(1, round(share * epochs)))]
+        return [_phase("plateau", epochs, lr=lr, factor=factor, patience=max(1, round(share * epochs)))]
 
 
 class Step(_Family):
     """The rate falls by `factor` at `drops` moments, evenly spread."""
 
     kind: Literal["step"]
-    factor: Factors
-    drops: Counts
+    factor: FactorRange
+    drops: CountRange
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
         factor, drops = draws.real("factor", self.factor), draws.whole("drops", self.drops)
-        return [_phase("step", epochs, rate=rate, factor=factor, every=max(1, -(-epochs // (drops + 1))))]
+        return [_phase("step", epochs, lr=lr, factor=factor, every=max(1, -(-epochs // (drops + 1))))]
 
 
 class Cycle(_Family):
     """The rate, `factor` of it, `factor` of that and so on, in `rounds`; their `lengths` are in proportion."""
 
     kind: Literal["cycle"]
-    factor: Factors
-    rounds: Counts
+    factor: FactorRange
+    rounds: CountRange
     lengths: Annotated[tuple[Count, ...], Field(min_length=2)] = (1, 1, 1)
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
-        rates = _falling(rate, draws.real("factor", self.factor), len(self.lengths))
+        lrs = _falling(lr, draws.real("factor", self.factor), len(self.lengths))
         lengths = _spread(self.lengths, epochs // draws.whole("rounds", self.rounds))
-        return [_phase("cycle", epochs, rates=rates, lengths=lengths)]
+        return [_phase("cycle", epochs, lrs=lrs, lengths=lengths)]
 
 
 class Tail(_Family):
     """One rate for a `share` of the epochs, then rounds of it (twice), `factor` of it (twice), `factor` of that."""
 
     kind: Literal["tail"]
-    factor: Factors
-    share: Shares
-    rounds: Counts
+    factor: FactorRange
+    share: ShareRange
+    rounds: CountRange
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
-        first, second, third = _falling(rate, draws.real("factor", self.factor), 3)
+        first, second, third = _falling(lr, draws.real("factor", self.factor), 3)
         constant = round(draws.real("share", self.share, log=False) * epochs)
         constant = min(max(1, constant), epochs - 1)
         lengths = _spread((2, 2, 1), (epochs - constant) // draws.whole("rounds", self.rounds))
-        tail = _phase("cycle", epochs - constant, rates=[first, second, third], lengths=lengths)
-        return [_phase("constant", constant, rate=rate), tail]
+        tail = _phase("cycle", epochs - constant, lrs=[first, second, third], lengths=lengths)
+        return [_phase("constant", constant, lr=lr), tail]
 
 
 class Restarts(_Family):
     """Half a cosine down to `floor` of the rate in each of some `rounds`, each `growth` times as long as the last."""
 
     kind: Literal["restarts"]
-    floor: Factors
-    rounds: Counts
+    floor: FactorRange
+    rounds: CountRange
     growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
-        final = _short(rate * draws.real("floor", self.floor))
+        final = _short(lr * draws.real("floor", self.floor))
         first = sum(self.growth**i for i in range(draws.whole("rounds", self.rounds)))
         cycle = max(1, round(epochs / first))
-        return [_phase("restarts", epochs, rate=rate, final=final, cycle=cycle, growth=self.growth)]
+        return [_phase("restarts", epochs, lr=lr, final=final, cycle=cycle, growth=self.growth)]
 
 
 class Cosine(_Family):
     """Half a cosine down to `floor` of the rate."""
 
     kind: Literal["cosine"]
-    floor: Factors
+    floor: FactorRange
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
-        return [_phase("cosine", epochs, rate=rate, final=_short(rate * draws.real("floor", self.floor)))]
+        return [_phase("cosine", epochs, lr=lr, final=_short(lr * draws.real("floor", self.floor)))]
 
 
 class OneCycle(_Family):
     """From `start` of the rate up to it in the `warmup`, then down to `floor` of it, by cosines."""
 
-    kind: Literal["one-cycle"]
-    warmup: Shares = (0.2, 0.4)
-    start: Factors = (0.04, 0.04)
-    floor: Factors
+    kind: Literal["one_cycle"]
+    warmup: ShareRange = (0.2, 0.4)
+    start: FactorRange = (0.04, 0.04)
+    floor: FactorRange
 
-    def phases(self, rate: float, epochs: int, draws: Draws) -> Phases:
+    def phases(self, lr: float, epochs: int, draws: Draws) -> Phases:
         """The schedule's phases."""
-        start, final = (_short(rate * draws.real(name, getattr(self, name))) for name in ("start", "floor"))
+        start, final = (_short(lr * draws.real(name, getattr(self, name))) for name in ("start", "floor"))
         share = draws.real("warmup", self.warmup, log=False)
-        return [_phase("one-cycle", epochs, rate=rate, start=start, final=final, warmup=share)]
+        return [_phase("one_cycle", epochs, lr=lr, start=start, final=final, warmup=share)]
 
 
 Family = Annotated[Plateau | Step | Cycle | Tail | Restarts | Cosine | OneCycle, Field(discriminator="kind")]
@@ -211,8 +212,8 @@ Family = Annotated[Plateau | Step | Cycle | Tail | Restarts | Cosine | OneCycle,
 class Optimizers(Record):
     """Which optimizers may be drawn, and their weight decay; what else a recipe says of its own stays."""
 
-    name: Annotated[tuple[Literal["adam", "adamw", "sgd", "rmsprop"], ...], Field(min_length=1)]
-    weight_decay: Rates | None = None
+    kind: Annotated[tuple[Literal["adam", "adamw", "sgd", "rmsprop"], ...], Field(min_length=1)]
+    weight_decay: PositiveRange | None = None
 
 
 class Space(Record):
@@ -222,7 +223,7 @@ class Space(Record):
     recipes whose schedule and optimizer are tried as they are, after the recipe's own.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     set: dict[str, Any] = Field(default_factory=dict)
     presets: tuple[str, ...] = ()
@@ -274,10 +275,10 @@ def find_space(name: str | None, recipe: Recipe) -> Space:
     Raises:
         ConfigError: if there is none, or it isn't valid.
     """
-    kind = "sgd" if recipe.optimizer.name == "sgd" else "adam"
-    own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), kind)
-    text, source = find_text("spaces", name or own)
-    return parse(Space, parse_yaml(text, source), source)
+    default = "sgd" if recipe.optimizer.kind == "sgd" else "adam"
+    own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), default)
+    source = find_text("spaces", name or own)
+    return parse(Space, seen_from(source.folder, parse_yaml(source.text, source.name)), source.name)
 
 
 def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
@@ -293,13 +294,13 @@ def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
     names = [family.name or family.kind for family in space.families]
     name = chance.suggest_categorical("family", names) if len(names) > 1 else names[0]
     family, draws = space.families[names.index(name)], Draws(chance, name)
-    rate = draws.real("rate", family.rate)
+    lr = draws.real("lr", family.lr)
     warmup = 0
     if not isinstance(family, OneCycle):
         warmup = min(round(draws.real("warmup", family.warmup, log=False) * recipe.epochs), recipe.epochs - 2)
-    phases = family.phases(rate, recipe.epochs - warmup, draws)
+    phases = family.phases(lr, recipe.epochs - warmup, draws)
     if warmup:
-        phases.insert(0, _phase("exponential", warmup, rate=_short(rate * COLD), final=rate))
+        phases.insert(0, _phase("exponential", warmup, lr=_short(lr * COLD), final=lr))
     return Candidate(name, draws.values, {"schedule": phases, **_optimizer(space, recipe, draws)})
 
 
@@ -321,7 +322,7 @@ def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
 def _optimizer(space: Space, recipe: Recipe, draws: Draws) -> dict[str, Any]:
     chosen: Optimizer = recipe.optimizer
     if space.optimizer:
-        update: dict[str, Any] = {"name": draws.one_of("optimizer", space.optimizer.name)}
+        update: dict[str, Any] = {"kind": draws.one_of("optimizer", space.optimizer.kind)}
         if space.optimizer.weight_decay:
             update["weight_decay"] = draws.real("weight_decay", space.optimizer.weight_decay)
         chosen = chosen.model_copy(update=update)
@@ -332,8 +333,8 @@ def _phase(kind: str, epochs: int, **values: Any) -> dict[str, Any]:
     return {"kind": kind, "epochs": epochs, **values}
 
 
-def _falling(rate: float, factor: float, count: int) -> list[float]:
-    return [_short(rate * factor**i) for i in range(count)]
+def _falling(lr: float, factor: float, count: int) -> list[float]:
+    return [_short(lr * factor**i) for i in range(count)]
 
 
 def _spread(weights: Sequence[int], size: int) -> list[int]:

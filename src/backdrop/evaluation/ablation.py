@@ -67,8 +67,8 @@ def effects(cases: Iterable[Case], operations: Sequence[Operation], scores: Sequ
     return tuple(map(_effect, trials))
 
 
-def choose_best(scores: Iterable[Score], count: int, above: float) -> BestMembers:
-    """The `count` recipes that did best on each view out of fold, for photographs whose unconfidence is above a limit.
+def choose_best(scores: Iterable[Score], count: int, unconfidence_above: float) -> BestMembers:
+    """The `count` recipes that did best on each view out of fold, to answer for the most uncertain photographs.
 
     Recipes are compared on photographs that all of them judged, by the mean over objects. Equal ones are taken by
     name. Scores of the holdout aren't looked at.
@@ -84,7 +84,7 @@ def choose_best(scores: Iterable[Score], count: int, above: float) -> BestMember
         raise MemberError(what, "Evaluate members of each recipe, on two folds or more")
     views = sorted({score.view for score in common})
     recipes = {view: _best([score for score in common if score.view == view], names, count) for view in views}
-    return BestMembers(kind="best_members", above=above, recipes=recipes)
+    return BestMembers(kind="best_members", unconfidence_above=unconfidence_above, recipes=recipes)
 
 
 def _best(scores: Sequence[Score], names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def _unseen(operation: Operation, scores: Sequence[Score], fold: int) -> Operati
     if not isinstance(operation, BestMembers):
         return operation
     count = max(map(len, operation.recipes.values()))
-    found = choose_best([score for score in scores if score.fold != fold], count, operation.above)
+    found = choose_best([score for score in scores if score.fold != fold], count, operation.unconfidence_above)
     return operation.model_copy(update={"recipes": found.recipes})
 
 

@@ -94,7 +94,7 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(12, 3.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    panes = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("rate", "learning rate"))
+    panes = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"))
     for axes, (key, title) in zip(figure.subplots(1, 3), panes, strict=True):
         values = np.array([number(row.get(key)) for row in history])
         if key == "dice":  # by its distance from 1, as in the report

@@ -80,7 +80,9 @@ class EnsembleModel:
 
 def opinions(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
     """One member's probability (H, W) of each photograph."""
-    return predict_all(member.network().to(device()), images, member.recipe.input, member.recipe.tta)
+    recipe = member.recipe
+    network = member.network().to(device())
+    return predict_all(network, images, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
 
 
 def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:

@@ -75,7 +75,7 @@ class Member:
         return assemble(self.recipe, load_file(self.folder / WEIGHTS))
 
     def history(self) -> list[dict[str, Any]]:
-        """A row per epoch: epoch, rate, loss, dice, seconds, time_ms."""
+        """A row per epoch: epoch, lr, loss, dice, seconds, time_ms."""
         return [json.loads(line) for line in (self.folder / METRICS).read_text().splitlines()]
 
 
@@ -83,9 +83,9 @@ def assemble(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
     """The network with these weights in evaluation mode; an ensemble of snapshots where the recipe keeps several."""
     if recipe.snapshots:
         count = len({name.split(".")[1] for name in weights})
-        network: nn.Module = SnapshotEnsemble(build(**recipe.network.model_dump()) for _ in range(count))
+        network: nn.Module = SnapshotEnsemble(build(**recipe.network_options()) for _ in range(count))
     else:
-        network = build(**recipe.network.model_dump())
+        network = build(**recipe.network_options())
     network.load_state_dict(weights)
     return network.eval()
 

@@ -1,4 +1,4 @@
-"""From an ensemble's probability to its mask: the operations that `recipe/postprocessing.py` has words for."""
+"""From an ensemble's probability to its mask: the operations that `config/postprocessing.py` defines."""
 
 from collections.abc import Callable, Sequence
 
@@ -36,7 +36,7 @@ def choose_recipes(probability: Probability, view: str, operations: Sequence[Ope
     for operation in operations:
         if isinstance(operation, BestMembers):
             doubt = unconfidence(probability, operation.low, operation.high)
-            return operation.recipes.get(view, ()) if doubt > operation.above else ()
+            return operation.recipes.get(view, ()) if doubt > operation.unconfidence_above else ()
     return ()
 
 
@@ -56,9 +56,9 @@ def _apply(operation: Operation, probability: Probability, mask: Mask) -> Mask:
         case Threshold():
             return np.asarray(probability > operation.level)
         case FillHoles():
-            return _fill_holes(mask, operation.most * mask.size)
+            return _fill_holes(mask, operation.max_area * mask.size)
         case DropSmall():
-            return _drop_small(mask, operation.least * mask.size)
+            return _drop_small(mask, operation.min_area * mask.size)
         case Hull():
             return _add_hulls(operation, probability, mask)
         case UnreliableTop():
@@ -94,7 +94,7 @@ def _add_hulls(operation: Hull, probability: Probability, mask: Mask) -> Mask:
     result = mask.copy()
     for label, (left, top, width, height, area) in enumerate(stats[1:], start=1):
         box = np.s_[top : top + height, left : left + width]
-        if area >= operation.least * mask.size:
+        if area >= operation.min_area * mask.size:
             contour = _largest_contour((labels[box] == label) & (probability[box] > operation.level))
             if contour is not None:
                 result[box] |= _hull(contour, height, width)
@@ -106,7 +106,7 @@ def _repair_top(operation: UnreliableTop, probability: Probability, mask: Mask) 
     doubtful = _bytes((probability > operation.low) & (probability < operation.high))
     eroded = cv2.erode(doubtful, np.ones((2 * round(operation.strip * rows) + 1, 1), np.uint8))
     region = _largest_contour(eroded[: rows // 2] > 0)
-    if region is None or cv2.contourArea(region) <= operation.least * mask.size:
+    if region is None or cv2.contourArea(region) <= operation.min_area * mask.size:
         return mask
     left, top, width, height = cv2.boundingRect(region)
     margin = round(operation.margin * rows)

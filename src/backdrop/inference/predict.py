@@ -22,20 +22,22 @@ PLAIN = Tta()
 WEIGHT_ONE = 2**20
 
 
-def from_output(logits: Tensor, height: int, width: int, spec: Input) -> Tensor:
+def from_output(logits: Tensor, height: int, width: int, spec: Input, align_corners: bool = False) -> Tensor:
     """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized by pixel centers.
 
-    Or by the pixels at the corners, if the recipe says so.
+    With `align_corners`, resized by the pixels at the corners.
     """
     if spec.fit == "stretch":
-        return _resize(logits, (height, width), spec.align_corners)[0, 0]
+        return _resize(logits, (height, width), align_corners)[0, 0]
     rows, columns = logits.shape[-2:]
     top, left = ((rows - height) // 2, (columns - width) // 2) if spec.fit == "reflect" else (0, 0)
     return logits[0, 0, top : top + height, left : left + width]
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN) -> list[Tensor]:
+def predict(
+    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN, align_corners: bool = False
+) -> list[Tensor]:
     """Each photograph's probability (H, W) float32, at its own size.
 
     Args:
@@ -43,6 +45,7 @@ def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input
         images: (H, W, 3) RGB each; they may differ in size.
         spec: the recipe's input.
         tta: the recipe's test-time augmentation.
+        align_corners: the recipe's `legacy.output_align_corners`.
 
     Raises:
         DataError: if a photograph doesn't fit the input.
@@ -51,15 +54,18 @@ def predict(network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input
     batch = normalize(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where), spec)
     answers = [answer.float() for answer in _answers(network, batch, tta)]
     sizes = [image.shape[:2] for image in images]
-    return [_average([a[i : i + 1] for a in answers], h, w, spec, tta) for i, (h, w) in enumerate(sizes)]
+    own_size = (
+        [from_output(a[i : i + 1], h, w, spec, align_corners) for a in answers] for i, (h, w) in enumerate(sizes)
+    )
+    return [_average(logits, tta) for logits in own_size]
 
 
 def predict_all(
-    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN
+    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN, align_corners: bool = False
 ) -> Iterator[Tensor]:
     """As `predict`, for as many photographs as there are, a few at a time."""
     for start in range(0, len(images), BATCH):
-        yield from predict(network, images[start : start + BATCH], spec, tta)
+        yield from predict(network, images[start : start + BATCH], spec, tta, align_corners)
 
 
 def _answers(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
@@ -73,12 +79,11 @@ def _answers(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
             yield logits if scale == 1 else _resize(logits, size)
 
 
-def _average(answers: Sequence[Tensor], height: int, width: int, spec: Input, tta: Tta) -> Tensor:
-    """The probability (H, W) that logits (1, 1, h, w) of one photograph come to."""
-    own_size = torch.stack([from_output(logits, height, width, spec) for logits in answers])
+def _average(answers: Sequence[Tensor], tta: Tta) -> Tensor:
+    """The probability (H, W) of one photograph's logits (H, W), one of each answer."""
     if tta.average == "logits":
-        return own_size.mean(dim=0).sigmoid()
-    return own_size.sigmoid().mean(dim=0)
+        return torch.stack(list(answers)).mean(dim=0).sigmoid()
+    return torch.stack(list(answers)).sigmoid().mean(dim=0)
 
 
 def _whole(side: float, network: nn.Module) -> int:

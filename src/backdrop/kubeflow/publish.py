@@ -10,7 +10,7 @@ from typing import Any
 from kfp_server_api import V2beta1Pipeline
 
 from backdrop.common.errors import EndpointError
-from backdrop.config.records import suggest
+from backdrop.config.explain import suggest
 from backdrop.kubeflow.client import Endpoint, found_or_made, silent
 from backdrop.pipelines.package import Package
 

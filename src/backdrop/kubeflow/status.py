@@ -7,7 +7,7 @@ from typing import Any
 from kfp_server_api import ApiException, RecurringRunMode, V2beta1RecurringRun
 
 from backdrop.common.errors import EndpointError
-from backdrop.config.records import suggest
+from backdrop.config.explain import suggest
 from backdrop.kubeflow.client import Endpoint
 from backdrop.kubeflow.recurring_runs import ours
 

@@ -10,12 +10,12 @@ from torch.nn import functional
 class UNet(nn.Module):
     """U-Net of `depth` halvings with `width` channels at full size, doubled at each halving.
 
-    With width 32, depth 6, widest 1024, three up convolutions and bias it is the winners' U-Net from scratch.
+    With width 32, depth 6, max_channels 1024, three up convolutions and bias it is the winners' U-Net from scratch.
 
     Args:
         width: channels at full size.
         depth: how often the size is halved; the input's sides must be multiples of 2**depth.
-        widest: the most channels that a level may have; None for no bound.
+        max_channels: the most channels that a level may have; None for no bound.
         up_convolutions: how many follow each upsampling.
         bias: whether convolutions have one, in spite of batch norm.
         align_corners: how bilinear upsampling places its pixels; torch 0.2 did so.
@@ -25,7 +25,7 @@ class UNet(nn.Module):
         self,
         width: int = 32,
         depth: int = 5,
-        widest: int | None = None,
+        max_channels: int | None = None,
         up_convolutions: int = 2,
         bias: bool = False,
         align_corners: bool = False,
@@ -33,7 +33,7 @@ class UNet(nn.Module):
         super().__init__()
         self.stride = 2**depth
         self.align_corners = align_corners
-        channels = [min(width * 2**level, widest or width * 2**level) for level in range(depth + 1)]
+        channels = [min(width * 2**level, max_channels or width * 2**level) for level in range(depth + 1)]
         self.down = nn.ModuleList(_block(low, high, 2, bias) for low, high in pairwise([3, *channels]))
         self.up = nn.ModuleList(
             _block(channels[level] + channels[level + 1], channels[level], up_convolutions, bias)

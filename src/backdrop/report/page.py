@@ -15,7 +15,7 @@ from backdrop.report.verdict import verdict_section
 PAGE_BYTES = 1_400_000  # what the page may take; a verdict comes later
 PICTURE_BYTES = 90_000  # what one picture may take
 VIEWS = 48  # the page shows so many views, those with the least Dice
-CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("rate", "learning rate"))
+CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"))
 ABOUT = """Every Dice of many images is the mean over objects of the mean over each object's images. No member trained
 on an object of the holdout; out of fold, an image is judged only by members that did not train on it. Intervals are
 bootstrapped over objects."""

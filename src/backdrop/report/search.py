@@ -36,7 +36,7 @@ def render_search(search: Search) -> str:
     """The page of a search, below 1.5 MB for 200 trials of 100 epochs; the same search has the same bytes."""
     several = f" {FOLDS}" if len(search.folds) > 1 else ""
     body = _section("Best drawn against best preset", _comparison(search.comparison))
-    if any(trial.rates for trial in search.trials):
+    if any(trial.lrs for trial in search.trials):
         body += _section("Schedules", schedules(search), legend(*LINES[:2], ("other", "drawn")), SCHEDULES)
     if any(trial.dices for trial in search.trials):
         body += _section("Dice over epochs", training(search), legend(*LINES), TRAINING + several)

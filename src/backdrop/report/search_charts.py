@@ -47,10 +47,10 @@ def legend(*keys: tuple[str, str]) -> str:
 
 def schedules(search: Search) -> str:
     """A small chart for each preset and for the best of the others, on scales that they share; the best first."""
-    kinds, order = _kinds(search), [trial for trial in standing(search.trials) if trial.rates]
+    kinds, order = _kinds(search), [trial for trial in standing(search.trials) if trial.lrs]
     drawn = [trial for trial in order if not trial.preset and trial.dice is not None][:FEW]
     shown = [trial for trial in order if trial.preset or trial in drawn]
-    scale = positive_scale([rate for trial in shown for rate in trial.rates])
+    scale = positive_scale([lr for trial in shown for lr in trial.lrs])
     lines = {trial.name: _rates(trial, scale, kinds[trial.name]) for trial in shown}
     ghosts = [Line("ghost", line.title, line.runs) for line in lines.values() if line.kind == "best"]
     figures = [_schedule(trial, [*ghosts, lines[trial.name]], scale) for trial in shown]
@@ -58,15 +58,15 @@ def schedules(search: Search) -> str:
 
 
 def _schedule(trial: Trial, lines: Sequence[Line], scale: Scale) -> str:
-    last = write(0, LOW + 14, "0", "start") + write(1, LOW + 14, str(len(trial.rates) - 1), "end")
+    last = write(0, LOW + 14, "0", "start") + write(1, LOW + 14, str(len(trial.lrs) - 1), "end")
     drawn = chart(lines, LOW, f"Learning rate of {trial.name}", upright_axis(scale, LOW) + last)
     result = dice_text(trial.dice) if trial.status == "finished" else f"{dice_text(trial.dice)} {trial.status}"
     return f"<figure><figcaption><b>{escape(trial.name)}</b><span>{result}</span></figcaption>{drawn}</figure>"
 
 
 def _rates(trial: Trial, scale: Scale, kind: str) -> Line:
-    last = max(1, len(trial.rates) - 1)
-    run = [(epoch / last, scale.place(rate, LOW, 0)) for epoch, rate in enumerate(trial.rates)]
+    last = max(1, len(trial.lrs) - 1)
+    run = [(epoch / last, scale.place(lr, LOW, 0)) for epoch, lr in enumerate(trial.lrs)]
     return Line(kind, trial.name, [run])
 
 

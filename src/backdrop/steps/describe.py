@@ -32,7 +32,7 @@ def describe(recipe: str, overrides: Sequence[str] = ()) -> Description:
     """
     found = find_recipe(recipe, overrides)
     with torch.device("meta"):
-        network = build(**found.network.model_dump())
+        network = build(**found.network_options())
     cost = macs(network, found.input.height, found.input.width)
     rates = tuple(learning_rates(found.schedule, found.epochs))
     return Description(parameters=parameters(network), macs=cost, input=found.input.size, learning_rates=rates)

@@ -87,7 +87,7 @@ def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Throughput:
     photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
     if not photos:
         raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
-    few = photos[: BATCHES * recipe.batch_size * recipe.accumulate.batches]
+    few = photos[: BATCHES * recipe.batch_size * recipe.accumulate]
     return measure(recipe, few, content_digests(few), seconds)
 
 

@@ -38,7 +38,7 @@ def label(
     members: Sequence[str],
     out: str,
     ensemble: str | None = None,
-    most: float = 0.01,
+    max_uncertainty: float = 0.01,
 ) -> LabelRecord:
     """Predicts the masks of a dataset's `test` photographs and keeps those objects whose answers are confident.
 
@@ -51,7 +51,7 @@ def label(
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
         out: the folder to write: `labels.csv` and the masks.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights; without it all weigh alike.
-        most: an object is kept if the mean unconfidence of its photographs is at most this.
+        max_uncertainty: an object is kept if the mean unconfidence of its photographs is at most this.
 
     Raises:
         DataError: if there are no such photographs, one isn't named `<object>_<view>`, or an object is of the plan too.
@@ -72,7 +72,7 @@ def label(
     ):
         for fold, one in able.items():
             (folder / mask_name(fold, "")).parent.mkdir()
-            labels += _label_fold(folder, fold, one, photos, most, advance)
+            labels += _label_fold(folder, fold, one, photos, max_uncertainty, advance)
         (folder / LABELS).write_bytes(dump_labels(plans[0], labels))
     kept = {str(fold): sum(row.kept for row in labels if row.fold == fold) for fold in able}
     return LabelRecord(photographs=len(photos), kept=kept)
@@ -111,7 +111,12 @@ def _check(dataset: Dataset, plan: FoldPlan) -> None:
 
 
 def _label_fold(
-    folder: Path, fold: int, model: EnsembleModel, photos: Sequence[Photo], most: float, advance: Callable[[], None]
+    folder: Path,
+    fold: int,
+    model: EnsembleModel,
+    photos: Sequence[Photo],
+    max_uncertainty: float,
+    advance: Callable[[], None],
 ) -> Iterator[Label]:
     """Masks are written for all and those of doubtful objects removed again: an object is judged as a whole."""
     doubts: dict[str, list[float]] = {}
@@ -128,7 +133,7 @@ def _label_fold(
             (folder / mask_name(fold, photo.stem)).write_bytes(png.tobytes())
             advance()
     for photo, doubt, digest in found:
-        kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= most
+        kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= max_uncertainty
         if not kept:
             (folder / mask_name(fold, photo.stem)).unlink()
         yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest if kept else "")

@@ -14,7 +14,8 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
-from backdrop.config.records import Record, suggest
+from backdrop.config.explain import suggest
+from backdrop.config.records import Record
 from backdrop.data.listing import IMAGE_SUFFIXES, PassedOver, list_images, normalized, printable, summarize
 from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, PredictionStore, keep_networks

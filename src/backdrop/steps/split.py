@@ -39,14 +39,14 @@ def split(
         out: the plan to write, a CSV file.
         folds: how many folds.
         holdout: share of the objects that only judge.
-        by: `area` balances mask area; `area-rank` deals by area rank, as the winners did; `stratified` spreads classes
+        by: `area` balances mask area; `area_rank` deals by area rank, as the winners did; `stratified` spreads classes
             of area evenly; `random` shuffles.
         seed: of all that is drawn.
         objects: only the first so many objects by name.
         extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
             registered model's version (with `holdout_from`, its plan of the same scheme); what isn't there yet has
             nothing to extend.
-        view: rank by the mask area of this view alone; only for `area-rank`.
+        view: rank by the mask area of this view alone; only for `area_rank`.
         holdout_from: another plan of these data, whose objects and holdout are taken: for a further scheme of the same
             ensemble. `holdout` isn't looked at then.
 

@@ -81,7 +81,7 @@ def tune(
     tried = find_space(space, chosen)
     settings = [f"{key}={json.dumps(value)}" for key, value in tried.set.items()]
     proxy = find_recipe(recipe, [*settings, *overrides, f"epochs={budget.epochs}"])
-    presets = {"own": preset(chosen), **{name: preset(find_recipe(name)) for name in tried.presets}}
+    presets = {"own": preset(chosen), **{one.name: preset(one) for one in map(find_recipe, tried.presets)}}
     folds = read_plan(plan)
     for fold in budget.folds:
         folds.validation(fold)

@@ -13,7 +13,7 @@ from mlflow.entities import Metric
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
 
-METRICS = ("rate", "loss", "dice")
+METRICS = ("lr", "loss", "dice")
 HEARTBEAT = "backdrop.heartbeat"  # the tag that says when a run's process last gave a sign of life, in ms
 POLICY = RetryPolicy(pause_s=2.0, max_pause_s=60.0)
 BEAT_S = 30.0

@@ -126,7 +126,7 @@ class SearchRuns(OpenRun):
         points = [
             Metric(key, float(value), row.time_ms, step)
             for step, row in enumerate(entry.rows[sent.rows :], start=sent.rows)
-            for key, value in (("dice", row.dice), ("loss", row.loss), ("rate", row.rate))
+            for key, value in (("dice", row.dice), ("loss", row.loss), ("lr", row.lr))
             if value is not None
         ]
         if points:

@@ -148,7 +148,9 @@ def dices(
     """Dice of each photograph at its own size; `advance` is called for each."""
     found: list[float] = []
     for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
-        probabilities = predict_all(network, [image for image, _ in pairs], recipe.input, recipe.tta)
+        probabilities = predict_all(
+            network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
+        )
         for probability, (_, truth) in zip(probabilities, pairs, strict=True):
             found.append(dice((probability > 0.5).cpu().numpy(), truth))
             advance()
@@ -180,7 +182,7 @@ def _write(
         selected_epoch=max(progress.selected, key=lambda row: row["dice"])["epoch"],
         dice=dice,
         seconds=round(progress.seconds, 1),
-        parameters=parameters(build(**recipe.network.model_dump())),
+        parameters=parameters(build(**recipe.network_options())),
         resumed_at=tuple(progress.resumed_at),
         weights=storage.sha256(data),
         version=__version__,
@@ -206,7 +208,11 @@ def _write_samples(
     worst = sorted(zip(found, (row.image for row in rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
         image, truth = read_pair(dataset.photos[stem], digests)
-        probability = next(iter(predict_all(trained, [image], recipe.input, recipe.tta))).cpu().numpy()
+        probability = (
+            next(iter(predict_all(trained, [image], recipe.input, recipe.tta, recipe.legacy.output_align_corners)))
+            .cpu()
+            .numpy()
+        )
         picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".png", np.asarray(picture))
         storage.write_bytes(folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())

@@ -17,13 +17,13 @@ from torch.nn import functional
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def make_loss(name: str, **options: Any) -> Loss:
-    """A loss by its name in a recipe, with the recipe's options.
+def make_loss(kind: str, **options: Any) -> Loss:
+    """A loss by its `kind` in a recipe, with the recipe's options.
 
     Every loss maps logits (B, 1, H, W), targets of the same shape in 0..1, and each photograph's weight (B,), at least
     0 and not all 0, or None if all weigh the same, to a scalar.
     """
-    return partial(LOSSES[name], **options)
+    return partial(LOSSES[kind], **options)
 
 
 def bce_dice(logits: Tensor, target: Tensor, weights: Tensor | None = None, /, *, clamped: bool = False) -> Tensor:

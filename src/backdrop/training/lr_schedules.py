@@ -8,15 +8,15 @@ from backdrop.config.schedule import Constant, Cosine, Cycle, Exponential, OneCy
 
 
 def learning_rates(phases: Sequence[Phase], epochs: int) -> list[float]:
-    """The rate of every epoch, phases stretched or shrunk in proportion until they fill `epochs`.
+    """The learning rate of every epoch, phases stretched or shrunk in proportion until they fill `epochs`.
 
     A plateau is shown as if the Dice rose at every epoch.
     """
-    return [rate(phases, epochs, epoch, range(epoch)) for epoch in range(epochs)]
+    return [learning_rate(phases, epochs, epoch, range(epoch)) for epoch in range(epochs)]
 
 
-def rate(phases: Sequence[Phase], epochs: int, epoch: int, dices: Sequence[float]) -> float:
-    """The rate of one epoch.
+def learning_rate(phases: Sequence[Phase], epochs: int, epoch: int, dices: Sequence[float]) -> float:
+    """The learning rate of one epoch.
 
     Args:
         phases: the recipe's schedule.
@@ -28,20 +28,20 @@ def rate(phases: Sequence[Phase], epochs: int, epoch: int, dices: Sequence[float
     phase, i = phases[index], epoch - start
     match phase:
         case Constant():
-            return phase.rate
+            return phase.lr
         case Step():
-            return phase.rate * phase.factor ** (_own_epoch(phase, i, length) // phase.every)
+            return phase.lr * phase.factor ** (_own_epoch(phase, i, length) // phase.every)
         case Exponential():
-            return phase.rate * math.pow(phase.final / phase.rate, i / max(1, length - 1))
+            return phase.lr * math.pow(phase.final / phase.lr, i / max(1, length - 1))
         case Plateau():
             return _plateau(phase, length, dices[start:epoch])
         case Cycle():
             return _in_turn(phase, *_place(phase, i, length))
         case Cosine():
-            return _anneal(phase.rate, phase.final, i / max(1, length - 1))
+            return _anneal(phase.lr, phase.final, i / max(1, length - 1))
         case Restarts():
             j, size = _place(phase, i, length)
-            return _anneal(phase.rate, phase.final, j / size)
+            return _anneal(phase.lr, phase.final, j / size)
         case OneCycle():
             return _one_cycle(phase, i, length)
 
@@ -112,21 +112,21 @@ def _plateau(phase: Plateau, length: int, dices: Sequence[float]) -> float:
         best, waited = (dice, 0) if dice > best else (best, waited + 1)
         if waited > patience:
             waited, drops = 0, drops + 1
-    return phase.rate * phase.factor**drops
+    return phase.lr * phase.factor**drops
 
 
 def _one_cycle(phase: OneCycle, i: int, length: int) -> float:
     """The peak is where torch's OneCycleLR has it, which may be between two epochs."""
     peak = max(0.0, phase.warmup * length - 1)
     if i < peak:
-        return _anneal(phase.start, phase.rate, i / peak)
-    return _anneal(phase.rate, phase.final, (i - peak) / (length - 1 - peak or 1))
+        return _anneal(phase.start, phase.lr, i / peak)
+    return _anneal(phase.lr, phase.final, (i - peak) / (length - 1 - peak or 1))
 
 
 def _in_turn(phase: Cycle, j: int, size: int) -> float:
     """The rate of a round's j-th epoch of `size`."""
-    stops = accumulate(_divide(phase.lengths or [1] * len(phase.rates), size))
-    return next(rate for rate, stop in zip(phase.rates, stops, strict=True) if j < stop)
+    stops = accumulate(_divide(phase.lengths or [1] * len(phase.lrs), size))
+    return next(lr for lr, stop in zip(phase.lrs, stops, strict=True) if j < stop)
 
 
 def _place(phase: Cycle | Restarts, i: int, length: int) -> tuple[int, int]:
@@ -146,14 +146,14 @@ def _rounds(phase: Cycle | Restarts, length: int) -> list[int]:
     natural = list(_natural_rounds(phase))
     if length == phase.epochs:
         return natural
-    least = len(phase.rates) if isinstance(phase, Cycle) else 2
+    least = len(phase.lrs) if isinstance(phase, Cycle) else 2
     whole = [size for size, stop in zip(natural, accumulate(natural), strict=True) if stop <= phase.epochs]
     return _divide((whole or natural)[: max(1, length // least)], length, least)
 
 
 def _natural_rounds(phase: Cycle | Restarts) -> Iterator[int]:
     """Epochs of each round as the recipe says, until they fill the phase."""
-    size = float(phase.cycle if isinstance(phase, Restarts) else sum(phase.lengths) or len(phase.rates))
+    size = float(phase.cycle if isinstance(phase, Restarts) else sum(phase.lengths) or len(phase.lrs))
     growth = phase.growth if isinstance(phase, Restarts) else 1.0
     done = 0
     while done < phase.epochs:

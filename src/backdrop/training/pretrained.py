@@ -37,7 +37,7 @@ def _read(source: Pretrained) -> dict[str, Tensor]:
     data = storage.read_bytes(source.address)
     found = storage.sha256(data)
     if not found.startswith(source.sha256):
-        raise ConfigError(f"{source.address} has sha256 {found}, not {source.sha256}", "Mend pretrained.sha256")
+        raise ConfigError(f"{source.address} has sha256 {found}, not {source.sha256}", "Fix pretrained.sha256")
     try:
         if data[8:9] == b"{":  # safetensors begins with a length and JSON; torch's formats, 2017's and today's, don't
             return load(data)

@@ -77,14 +77,16 @@ class Samples(Dataset[Item | BackdropError]):
         except BackdropError as error:  # raised where it's wanted: torch would make another error of it on the way
             return error
         if not self.on_device:
-            pair = _host_augmenter(_augmentation(self.recipe, epoch), self.recipe.seed)(*pair, epoch, index)
+            pair = _host_augmenter(_augmentation(self.recipe, epoch), self.recipe.seed, self.recipe.legacy.hard_masks)(
+                *pair, epoch, index
+            )
         image, mask = (np.array(part) for part in pair)  # what nothing has changed is the cache's own
         return image, mask, np.float32(self.weights[index])
 
     def steps(self, epoch: int) -> list[Step]:
         """The epoch's optimizer steps, all processes together; the last one may have fewer batches."""
         order = epoch_order(len(self), self.recipe.seed, epoch, self.recipe.batch_size)
-        size = self.recipe.accumulate.batches
+        size = self.recipe.accumulate
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def stream(self, epoch: int, done: int, device: torch.device) -> Iterator[list[Batch]]:
@@ -134,7 +136,9 @@ class Samples(Dataset[Item | BackdropError]):
     def _to(self, device: torch.device, made: Sequence[torch.Tensor], epoch: int, batch: Sequence[int]) -> Batch:
         images, targets, weights = (part.to(device, non_blocking=True) for part in made)
         if self.on_device:
-            augment = device_changes.Augmenter(_augmentation(self.recipe, epoch), self.recipe.seed)
+            augment = device_changes.Augmenter(
+                _augmentation(self.recipe, epoch), self.recipe.seed, self.recipe.legacy.hard_masks
+            )
             mine = zip(images, targets, self.distributed.shard(batch), strict=True)
             changed = [augment(image, mask, epoch, index) for image, mask, index in mine]
             images, targets = (torch.stack(parts) for parts in zip(*changed, strict=True))
@@ -145,8 +149,8 @@ class Samples(Dataset[Item | BackdropError]):
 
 
 @lru_cache
-def _host_augmenter(changes: Sequence[Change], seed: int) -> host_changes.Augmenter:
-    return host_changes.Augmenter(changes, seed)
+def _host_augmenter(changes: Sequence[Change], seed: int, hard_masks: bool) -> host_changes.Augmenter:
+    return host_changes.Augmenter(changes, seed, hard_masks)
 
 
 def _augmentation(recipe: Recipe, epoch: int) -> Sequence[Change]:

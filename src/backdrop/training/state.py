@@ -64,11 +64,11 @@ class State:
         self.distributed.sync(found)
         return found.eval()
 
-    def end_epoch(self, rate: float, dice: float, cycle: int, most: int) -> None:
+    def end_epoch(self, lr: float, dice: float, cycle: int, most: int) -> None:
         """Adds the epoch's row, and keeps the candidate if it's its cycle's best so far, and only `most` cycles.
 
         Args:
-            rate: the epoch's learning rate.
+            lr: the epoch's learning rate.
             dice: the candidate's.
             cycle: which cycle the epoch is in.
             most: how many cycles are kept, the last ones.
@@ -79,7 +79,7 @@ class State:
         seen = [loss for loss in progress.losses if not math.isnan(loss)]
         loss = math.fsum(seen) / len(seen) if seen else None
         now, seconds = time.time_ns() // 1_000_000, round(progress.epoch_seconds, 3)
-        row = {"epoch": progress.epoch, "rate": rate, "loss": loss, "dice": dice, "seconds": seconds, "time_ms": now}
+        row = {"epoch": progress.epoch, "lr": lr, "loss": loss, "dice": dice, "seconds": seconds, "time_ms": now}
         progress.history.append(row)
         progress.epoch += 1
         progress.losses, progress.epoch_seconds = [], 0.0
@@ -149,7 +149,7 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 def new_optimizer(network: nn.Module, recipe: Recipe, epoch: int) -> torch.optim.Optimizer:
     """The optimizer of an epoch, with nothing in its memory."""
     chosen = settings(recipe, epoch)
-    return make_optimizer(network, chosen.name, chosen.weight_decay, chosen.momentum)
+    return make_optimizer(network, chosen.kind, chosen.weight_decay, chosen.momentum)
 
 
 def settings(recipe: Recipe, epoch: int) -> Optimizer:

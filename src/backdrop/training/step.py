@@ -42,24 +42,24 @@ class Batch:
         return float(len(self.images)) if self.weights is None else float(self.weights.sum())
 
 
-def make_optimizer(network: nn.Module, name: str, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
-    """The optimizer by its name in a recipe, in one kernel where a GPU has one; its rate is set at each epoch."""
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+def make_optimizer(network: nn.Module, kind: str, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
+    """The optimizer by its `kind` in a recipe, in one kernel where a GPU has one; each epoch sets its learning rate."""
+    classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "sgd": torch.optim.SGD,
         "rmsprop": torch.optim.RMSprop,
     }
-    options: dict[str, Any] = {"momentum": momentum} if name == "sgd" else {}
-    if name != "rmsprop" and next(network.parameters()).is_cuda:
+    options: dict[str, Any] = {"momentum": momentum} if kind == "sgd" else {}
+    if kind != "rmsprop" and next(network.parameters()).is_cuda:
         options["fused"] = True
-    return kinds[name](network.parameters(), lr=0.0, weight_decay=weight_decay, **options)
+    return classes[kind](network.parameters(), lr=0.0, weight_decay=weight_decay, **options)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Sets the learning rate of all parameters."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
 
 
 def train_step(
@@ -76,7 +76,7 @@ def train_step(
 
     Args:
         network: in training mode; its gradients are averaged over processes where it's a DistributedDataParallel.
-        optimizer: its rate already set.
+        optimizer: its learning rate already set.
         loss_function: of logits, targets and weights.
         batches: what fits the memory only one after another; the last of an epoch may be fewer than the others.
         clip_norm: largest L2 norm of the gradient, or None.

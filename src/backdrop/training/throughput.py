@@ -20,7 +20,7 @@ from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.state import begin
-from backdrop.training.step import set_rate
+from backdrop.training.step import set_lr
 from backdrop.training.trainer import first_network, take_step
 
 WARM_STEPS = 3  # torch looks for its fastest algorithms in the first ones
@@ -63,15 +63,15 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
             if not isinstance(error, BrokenProcessPool) and not any(word in str(error) for word in OUT_OF_MEMORY):
                 raise
             size = f"{recipe.name} at {recipe.input.size} in batches of {recipe.batch_size}"
-            remedy = "Set a smaller batch_size and more accumulate.batches, or measure on a larger machine"
+            remedy = "Set a smaller batch_size and a larger accumulate, or measure on a larger machine"
             raise TrainingError(f"{size} needs more memory than there is", remedy) from error
 
 
 def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
     where, endless = device(), recipe.model_copy(update={"epochs": ENDLESS})
     steps = Samples(photos, digests, endless).stream(0, 0, where)
-    state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss.model_dump())
-    set_rate(state.optimizer, RATE)
+    state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
+    set_lr(state.optimizer, RATE)
     state.network.train()
     with computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads):
         seen, count, start = 0, 0, 0.0
@@ -86,7 +86,9 @@ def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds:
         network = state.candidate()
         start = _now(where)
         for pairs in read_chunks(photos, digests):
-            for probability in predict_all(network, [image for image, _ in pairs], recipe.input, recipe.tta):
+            for probability in predict_all(
+                network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
+            ):
                 probability.cpu()
         judging = len(photos) / (_now(where) - start)
     return Throughput(training, judging, _memory(where), device_name(where))

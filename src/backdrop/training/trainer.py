@@ -24,11 +24,11 @@ from backdrop.training.checkpoint_store import CheckpointStore, Writer
 from backdrop.training.compute import computing
 from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.losses import Loss, make_loss
-from backdrop.training.lr_schedules import cycle_ends, locate, rate
+from backdrop.training.lr_schedules import cycle_ends, learning_rate, locate
 from backdrop.training.reporting import EpochReporter
 from backdrop.training.samples import Samples
 from backdrop.training.state import State, begin, new_optimizer, settings
-from backdrop.training.step import Batch, follow, set_rate, train_step
+from backdrop.training.step import Batch, follow, set_lr, train_step
 
 Judge = Callable[[nn.Module], float]
 Watch = Callable[[Sequence[Mapping[str, Any]]], None]
@@ -68,7 +68,7 @@ class Trainer:
         self.folder, self.store, self.distributed, self.watch = folder, store, distributed, watch
         if distributed.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
             raise ConfigError("A loss over the whole batch can't be shared by processes", "Set loss.over=image")
-        self.loss: Loss = make_loss(**recipe.loss.model_dump())
+        self.loss: Loss = make_loss(**recipe.loss_options())
 
     def fit(self, key: str, start: nn.Module) -> State:
         """Trains to the last epoch.
@@ -112,8 +112,8 @@ class Trainer:
         done = len(state.progress.losses)
         if done == 0 and _begins_anew(recipe, epoch):
             state.optimizer = new_optimizer(state.network, recipe, epoch)
-        now_rate = rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
-        set_rate(state.optimizer, now_rate)
+        lr = learning_rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
+        set_lr(state.optimizer, lr)
         state.network.train()
         steps = self.samples.steps(epoch)
         images = sum(len(batch) for step in steps[done:] for batch in step)
@@ -124,7 +124,7 @@ class Trainer:
                     self._replay(state, epoch, index)
                 self._after_step(state, advance)
             self._settle(state)
-        state.end_epoch(now_rate, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
+        state.end_epoch(lr, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
         self._write_metrics(state)
         if self.due.now(state, self.distributed):
             self._save(state)
@@ -196,7 +196,7 @@ def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]
         loss,
         batches,
         settings(recipe, progress.epoch).clip_norm,
-        recipe.accumulate.reduce == "sum",
+        recipe.legacy.sum_gradients,
         progress.precision == "bf16",
         recipe.on_nan == "skip",
     )
@@ -232,8 +232,8 @@ def first_network(recipe: Recipe) -> nn.Module:
     """The recipe's network with the random weights of its seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = build(**recipe.network.model_dump())
-        if recipe.initialization == "2017":
+        network = build(**recipe.network_options())
+        if recipe.legacy.initialization == "torch_0_2":
             init_like_torch_0_2(network)
         return network
 
@@ -246,4 +246,4 @@ def _cycle(recipe: Recipe, epoch: int) -> int:
 def _begins_anew(recipe: Recipe, epoch: int) -> bool:
     index, start, _ = locate(recipe.schedule, recipe.epochs, epoch)
     named = recipe.schedule[index].optimizer is not None
-    return (named and epoch == start) or settings(recipe, epoch).forgetful
+    return (named and epoch == start) or recipe.legacy.reset_each_epoch

@@ -26,8 +26,8 @@ class Trial(Record):
     Attributes:
         name: `000-own`, `001-linknet34-faithful`, `007-cosine`: in the order of the search.
         family: the schedule's kind; `preset` for a recipe's own or one of the winners'.
-        values: what was drawn for it, by name, such as `rate`; empty for a preset.
-        rates: the learning rate of each epoch of the budget; as far as it got for a plateau, then as if Dice rose.
+        values: what was drawn for it, by name, such as `lr`; empty for a preset.
+        lrs: the learning rate of each epoch of the budget; as far as it got for a plateau, then as if Dice rose.
         dices: by epoch, each fold after another, the out-of-fold Dice; NaN never stands here.
         dice: the judge: the mean over folds of the best epoch's out-of-fold Dice; None before the first epoch.
         seconds: of training.
@@ -38,7 +38,7 @@ class Trial(Record):
     name: str
     family: str
     values: dict[str, int | float | str] = Field(default_factory=dict)
-    rates: tuple[float, ...] = ()
+    lrs: tuple[float, ...] = ()
     dices: tuple[float, ...] = ()
     dice: float | None = None
     seconds: float = 0.0

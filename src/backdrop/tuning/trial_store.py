@@ -14,7 +14,7 @@ from backdrop.common import storage
 from backdrop.common.errors import TuningError
 from backdrop.config import Recipe
 from backdrop.config.records import Record, parse
-from backdrop.training.lr_schedules import rate
+from backdrop.training.lr_schedules import learning_rate
 from backdrop.tuning.results import Status, Trial
 
 
@@ -23,7 +23,7 @@ class Row(Record):
 
     fold: int
     epoch: int
-    rate: float
+    lr: float
     loss: float | None
     dice: float
     seconds: float
@@ -125,7 +125,7 @@ def judged(rows: Sequence[Row]) -> float:
 def as_row(fold: int, row: Mapping[str, Any]) -> Row:
     """A row of training's history."""
     dice = row["dice"]
-    values = {name: row[name] for name in ("epoch", "rate", "loss", "seconds", "time_ms")}
+    values = {name: row[name] for name in ("epoch", "lr", "loss", "seconds", "time_ms")}
     return Row(fold=fold, dice=dice if dice == dice else 0.0, **values)
 
 
@@ -136,7 +136,7 @@ def as_trial(entry: Entry, recipe: Recipe) -> Trial:
         name=entry.name,
         family=entry.family,
         values=entry.values,
-        rates=tuple(rate(recipe.schedule, recipe.epochs, e, _going_on(first, e)) for e in range(recipe.epochs)),
+        lrs=tuple(learning_rate(recipe.schedule, recipe.epochs, e, _going_on(first, e)) for e in range(recipe.epochs)),
         dices=tuple(row.dice for row in rows),
         dice=judged(rows) if rows else None,
         seconds=round(sum(row.seconds for row in rows), 1),

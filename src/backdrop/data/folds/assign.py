@@ -41,7 +41,7 @@ def assign(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None
         return placed | _by_area(rest, areas, rule.folds, placed)
     if rule.by == "stratified":
         return placed | _stratify(rest, areas, rule, placed)
-    order = rest if rule.by == "area-rank" else sorted(rest, key=lambda name: _draw(rule.seed, name))
+    order = rest if rule.by == "area_rank" else sorted(rest, key=lambda name: _draw(rule.seed, name))
     return placed | _deal(order, rule.folds, placed)
 
 
@@ -53,8 +53,8 @@ def _check(objects: int, held: int, rule: Rule, placed: Assignments) -> None:
             f"{count(objects, 'object')}, {held} of them held out, don't fill {count(rule.folds, 'fold')}",
             "Ask for fewer folds",
         )
-    if rule.view is not None and rule.by != "area-rank":
-        raise PlanError(f"A split by {rule.by} looks at no single view", "Use --view with --by area-rank, or leave it")
+    if rule.view is not None and rule.by != "area_rank":
+        raise PlanError(f"A split by {rule.by} looks at no single view", "Use --view with --by area_rank, or leave it")
     others = {fold for fold in placed.values() if fold is not None}
     if others and others != set(range(rule.folds)):
         raise PlanError(

@@ -1,0 +1,149 @@
+"""What is wrong with a YAML's values, in a sentence, and what to write instead."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from backdrop.common.errors import ConfigError, shorten
+from backdrop.config.patterns import EXAMPLES
+from backdrop.config.renamed import new_name
+
+Fault = Mapping[str, Any]  # one of pydantic's errors
+Path = Sequence[str | int]
+
+# What to write instead, by pydantic's type of error; {…} are the error's own numbers.
+REMEDIES = {
+    "int": "Write a whole number",
+    "float": "Write a number",
+    "bool": "Write true or false",
+    "string_type": "Put it in quotes",
+    "tuple_type": "Write a list, such as [1, 2]",
+    "list_type": "Write a list, such as [1, 2]",
+    "dict_type": "Write a mapping, such as {{key: value}}",
+    "model": "Write a mapping, such as {{key: value}}",
+    "greater_than_equal": "Write {ge} or more",
+    "greater_than": "Write more than {gt}",
+    "less_than_equal": "Write {le} or less",
+    "less_than": "Write less than {lt}",
+    "finite_number": "Write a finite number",
+    "too_short": "List {min_length} or more",
+}
+
+
+def explain(
+    record: type[BaseModel],
+    error: ValidationError,
+    values: Mapping[str, Any],
+    source: str,
+    overrides: Iterable[str] = (),
+) -> ConfigError:
+    """The first thing to fix: an unknown key before all else, since it often explains what is missing.
+
+    Args:
+        record: what `values` should have been.
+        error: what pydantic says of them.
+        values: the YAML's mapping.
+        source: the name of the file, or of whatever the values came from.
+        overrides: the assignments among the values, such as `--set a.b=c`; the one to blame is named, not the source.
+    """
+    fault = min(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", one["type"] == "string_type"))
+    path = _path_of(fault, values)
+    what, remedy = _renamed(fault, path, values) or _sentence(record, fault, path)
+    for assignment in overrides:
+        key, place = f"{assignment.partition('=')[0].split()[-1]}.", f"{_dotted(path)}."
+        if place.startswith(key) or key.startswith(place):
+            source = assignment
+    return ConfigError(f"{source}: {what}", remedy)
+
+
+def _path_of(fault: Fault, values: Any) -> list[str | int]:
+    """Where a fault is, in the YAML's own keys: pydantic's path without the tags of its unions."""
+    path: list[str | int] = []
+    for part in fault["loc"]:
+        if (isinstance(values, Mapping) and part in values) or (isinstance(values, Sequence) and isinstance(part, int)):
+            values = values[part]
+            path.append(part)
+    return [*path, fault["loc"][-1]] if fault["type"] == "missing" else path
+
+
+def _dotted(path: Path) -> str:
+    """A path as `--set` takes it."""
+    return ".".join(map(str, path))
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """A remedy: the nearest of `choices` if one is near, else all of them."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}"
+
+
+def _renamed(fault: Fault, path: Path, values: Any) -> tuple[str, str] | None:
+    """An earlier name, at the fault or inside of what is at fault."""
+    if fault["type"] == "missing":
+        return None
+    *parents, last = path or [""]
+    places = [(parents, str(last))] if fault["type"] == "extra_forbidden" else []
+    there = _value_at(values, path)
+    places += [(list(path), key) for key in there] if isinstance(there, Mapping) else []
+    for place, key in places:
+        if name := new_name(key, _value_at(values, place), place):
+            return f"unknown key {_dotted([*place, key])}", f"Write {name}"
+    return None
+
+
+def _sentence(record: type[BaseModel], fault: Fault, path: Path) -> tuple[str, str]:
+    place, context, kind = _dotted(path), fault.get("ctx", {}), fault["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key {place}", suggest(str(path[-1]), _keys_at(record, fault["loc"][:-1]))
+    if kind == "missing":
+        return f"key {place} is missing", f"Add {path[-1]}"
+    if kind == "union_tag_not_found":
+        return f"key {place}.kind is missing", f"Add kind to {place}"
+    if kind in ("union_tag_invalid", "literal_error"):
+        word, inner = (str(context["tag"]), ".kind") if "tag" in context else (str(fault["input"]), "")
+        known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
+        return f"{place}{inner} can't be {word}", suggest(word, known)
+    if kind == "value_error":
+        what, _, remedy = str(context["error"]).partition("; ")
+        return f"{place}: {what}" if place else what, f"{remedy[:1].upper()}{remedy[1:]}" or f"Change {place}"
+    if kind == "string_pattern_mismatch":
+        return f"{place} can't be {fault['input']}", EXAMPLES[context["pattern"]]
+    name = next((name for name in REMEDIES if kind == name or kind.startswith(f"{name}_")), None)
+    if name is None:
+        return f"{place}: {shorten(fault['msg'])}", f"Change {place}"
+    return f"{place} can't be {shorten(fault['input'])}", REMEDIES[name].format(**context)
+
+
+def _value_at(values: Any, path: Path) -> Any:
+    for part in path:
+        values = values[part]
+    return values
+
+
+def _keys_at(record: type[BaseModel], path: Path) -> set[str]:
+    """Names of the fields of the records that can stand at pydantic's `path` below `record`."""
+    records = {record}
+    for part in map(str, path):
+        fields = [r.model_fields[part].annotation for r in records if part in r.model_fields]
+        # A list index or the tag of a union leads to no field: stay where we are.
+        records = (
+            {inner for field in fields for inner in _records_in(field)}
+            or {r for r in records if _tag(r) in (part, None)}
+            or records
+        )
+    return {name for r in records for name in r.model_fields}
+
+
+def _records_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {inner for argument in get_args(annotation) for inner in _records_in(argument)}
+
+
+def _tag(record: type[BaseModel]) -> str | None:
+    values = get_args(record.model_fields["kind"].annotation) if "kind" in record.model_fields else ()
+    return str(values[0]) if values else None
