@@ -27,7 +27,7 @@ class HFlip(Record):
 
 
 class Affine(Record):
-    """Scales by a factor, turns by up to so many degrees and shifts by up to a share of each side, about the center.
+    """Scales by a factor, turns by up to `rotate` degrees and shifts by up to a share of each side, about the center.
 
     Borders are reflected. The mask is interpolated too and stays soft at its edge.
     """

@@ -131,7 +131,7 @@ class Ensemble(Record):
             known = own.get(recipe.name)
             if recipe != found[recipe.name] or known is None or known.model_copy(update=searched) != recipe:
                 what = f"Recipe {recipe.name} isn't ensemble {self.name}'s with another schedule"
-                raise ConfigError(what, "Train its members anew")
+                raise ConfigError(what, "Train its members again")
         parts = [
             part.model_copy(update={"recipe": found.get(part.resolve().name, part.resolve()), "set": {}})
             for part in self.parts()

@@ -35,7 +35,7 @@ class Compute(Record):
 
 
 class Checkpoints(Record):
-    """When a checkpoint is due: so many seconds or optimizer steps after the last one, whichever comes first."""
+    """When a checkpoint is due: `every_s` seconds or `every_steps` steps after the last one, whichever comes first."""
 
     every_s: Positive = 60.0
     every_steps: Count | None = None

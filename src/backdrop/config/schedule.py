@@ -17,7 +17,7 @@ Factor = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Phase(Record):
-    """`augmentation` and `optimizer` replace the recipe's from here to the next phase's; an optimizer begins anew."""
+    """`augmentation` and `optimizer` replace the recipe's from here to the next phase's; an optimizer begins empty."""
 
     epochs: Count
     augmentation: tuple[Change, ...] | None = None

@@ -236,7 +236,7 @@ class Budget(Record):
 
     `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge, its
     schedule stretched to them. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does
-    badly. The best and the best preset are trained again with so many fresh seeds, `repeats`; 0 compares nothing.
+    badly. The best and the best preset are trained again with `repeats` new seeds; 0 skips the comparison.
     """
 
     trials: Count = 16
@@ -305,13 +305,13 @@ def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
 
 
 def preset(recipe: Recipe) -> Candidate:
-    """A recipe's own schedule and optimizer, its phases without what they augment."""
+    """A recipe's own schedule and optimizer: neither what its phases augment nor its `legacy`."""
     phases = [phase.model_dump(mode="json", exclude={"augmentation"}, exclude_none=True) for phase in recipe.schedule]
     return Candidate("preset", {}, {"schedule": phases, "optimizer": recipe.optimizer.model_dump(mode="json")})
 
 
 def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """What a candidate sets, for a budget of so many epochs: a warm-up of less than half of one is left out there."""
+    """What a candidate sets, for a budget of `epochs`: a warm-up of less than half an epoch is left out there."""
     first, *rest = override["schedule"]
     whole = sum(phase["epochs"] for phase in override["schedule"])
     if first["kind"] == "exponential" and rest and round(first["epochs"] * epochs / whole) == 0:
