@@ -337,9 +337,9 @@ def test_operations_follow_one_another() -> None:
 
 def test_the_winners_sizes_are_theirs_at_their_photographs_size() -> None:
     area = 1918 * 1280
-    assert (TOP.strip * 1280, TOP.margin * 1280, TOP.least * area) == pytest.approx((5, 50, 40_000))
+    assert (TOP.strip * 1280, TOP.margin * 1280, TOP.min_area * area) == pytest.approx((5, 50, 40_000))
     assert (TOP.low * 255, TOP.high * 255, TOP.level * 255) == pytest.approx((30, 210, 55))
-    assert int(FillHoles(kind="fill_holes").most * area) == int(DropSmall(kind="drop_small").least * area) == 122
+    assert int(FillHoles(kind="fill_holes").most * area) == int(DropSmall(kind="drop_small").min_area * area) == 122
 
 
 # --- Best members -----------------------------------------------------------------------------------------------------
@@ -439,12 +439,12 @@ TABLE: dict[str, Any] = {"kind": "best_members", "unconfidence_above": 1, "recip
         ([TABLE | {"low": 0.8}], r"low \(0.8\) is not below high \(0.8\)"),
         (
             [{"kind": "fill_holes", "min_area": 0.1}],
-            "unknown key postprocessing.0.fill_holes.least. Use one of kind, most",
+            "unknown key postprocessing.0.min_area. Did you mean max_area",
         ),
-        ([{"kind": "drop_small", "min_area": 1.1}], "less than or equal to 1"),
+        ([{"kind": "drop_small", "min_area": 1.1}], "min_area can't be 1.1. Write 1.0 or less"),
         ([{"kind": "smooth"}], "smooth"),
-        ([TABLE | {"recipes": {}}], "at least 1"),
-        ([TABLE | {"recipes": {"01": []}}], "at least 1"),
+        ([TABLE | {"recipes": {}}], "List 1 or more"),
+        ([TABLE | {"recipes": {"01": []}}], "List 1 or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(operations: list[dict[str, Any]], fault: str) -> None:

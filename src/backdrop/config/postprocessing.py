@@ -103,7 +103,7 @@ def _in_place(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
     wanted = [kind for kind in first if kind in kinds]
     if [kind for kind in kinds if kind in first] != wanted or kinds[: len(wanted)] != wanted:
         raise ValueError(
-            "best_members and threshold undo what is before them; put best_members first, then threshold, each once"
+            "best_members comes first, then threshold, each at most once; they'd undo what is before them: move them"
         )
     return operations
 
