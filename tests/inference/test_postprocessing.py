@@ -339,7 +339,7 @@ def test_the_winners_sizes_are_theirs_at_their_photographs_size() -> None:
     area = 1918 * 1280
     assert (TOP.strip * 1280, TOP.margin * 1280, TOP.min_area * area) == pytest.approx((5, 50, 40_000))
     assert (TOP.low * 255, TOP.high * 255, TOP.level * 255) == pytest.approx((30, 210, 55))
-    assert int(FillHoles(kind="fill_holes").most * area) == int(DropSmall(kind="drop_small").min_area * area) == 122
+    assert int(FillHoles(kind="fill_holes").max_area * area) == int(DropSmall(kind="drop_small").min_area * area) == 122
 
 
 # --- Best members -----------------------------------------------------------------------------------------------------

@@ -148,5 +148,3 @@ def _scalar(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set value {text!r} is not valid YAML", "Quote it") from error
-
-

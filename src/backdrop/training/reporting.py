@@ -71,7 +71,7 @@ class EpochReporter:
             return
         loss = "nan" if row["loss"] is None else f"{row['loss']:.4f}"
         parts = [f"epoch {row['epoch'] + 1}/{self._epochs}", f"loss {loss}", f"Dice {row['dice']:.4f}"]
-        parts += [f"lr {_short(row['rate'])}", f"{self._images_per_s:.1f} img/s"]
+        parts += [f"lr {_short(row['lr'])}", f"{self._images_per_s:.1f} img/s"]
         if self._seconds and self._epoch + 1 < self._epochs:
             length = statistics.median(self._seconds[-LAST:])
             parts.append(f"ETA {clock(length * (self._epochs - self._epoch - 1))}")
