@@ -12,7 +12,6 @@ from backdrop.config import find_recipe
 from backdrop.config.records import dump_yaml
 from backdrop.models import build
 from backdrop.steps.check import check
-from backdrop.steps.split import split
 from backdrop.training import preconditions
 from tests.conftest import draw_pair
 

@@ -70,9 +70,7 @@ def tune(
     folds: Annotated[str, typer.Option(metavar="0,1", help="Folds to leave out and judge on, one by one.")] = "0",
     space: Annotated[str | None, typer.Option(metavar="SPACE", help="A shipped space's name, or a YAML file.")] = None,
     searcher: Annotated[str, typer.Option(metavar="NAME", help="tpe or random.")] = "tpe",
-    scheduler: Annotated[
-        str, typer.Option(metavar="NAME", help="asha stops bad trials early; none doesn't.")
-    ] = "asha",
+    scheduler: Annotated[str, typer.Option(metavar="NAME", help="asha stops bad trials early; none doesn't.")] = "asha",
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Seeds to compare the best with the best preset; 0 compares nothing.")
     ] = 3,

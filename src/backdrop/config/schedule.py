@@ -75,9 +75,8 @@ class Cycle(_Phase):
     @model_validator(mode="after")
     def _a_length_each(self) -> "Cycle":
         if self.lengths and len(self.lengths) != len(self.lrs):
-            raise ValueError(
-                f"{count(len(self.lrs), 'learning rate')} for {count(len(self.lengths), 'length')}; give one to each, or none"
-            )
+            given, wanted = count(len(self.lengths), "length"), count(len(self.lrs), "learning rate")
+            raise ValueError(f"{wanted} for {given}; give one to each, or none")
         return self
 
 
