@@ -88,6 +88,15 @@ def plan(data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server."""
+    from backdrop.tracking.server import local_server  # as slow to import as mlflow
+
+    with local_server(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of an S3 server."""
     from moto.server import ThreadedMotoServer  # takes a second, which most tests needn't wait for

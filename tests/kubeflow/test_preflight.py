@@ -12,7 +12,6 @@ from backdrop.common.errors import BackdropError, EndpointError, TrackingError
 from backdrop.config.cluster import Toleration
 from backdrop.kubeflow import preflight
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
-from backdrop.tracking.server import local_server
 from tests.fakes.kfp import FakeKfp
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
 
@@ -20,12 +19,6 @@ GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 SELECTOR = {"nvidia.com/gpu.present": "true"}
 NEEDS = {"nvidia.com/gpu": "1", "cpu": "4", "memory": "16Gi"}
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with local_server(tmp_path_factory.mktemp("mlflow")) as address:
-        yield address
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Both ways of tracking, a real MLflow server and the embedded store, and a workspace to track."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,8 @@ from backdrop.config import find_recipe
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
-from backdrop.tracking.server import local_server
 from backdrop.tracking.store import prepare
 from tests.tracking.workspace import HELD, Workspace, write_member
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with local_server(tmp_path_factory.mktemp("mlflow")) as address:
-        yield address
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +36,7 @@ def tracked(request: pytest.FixtureRequest, clean: None, monkeypatch: pytest.Mon
     if request.param == "embedded":
         monkeypatch.chdir(request.getfixturevalue("store"))
     else:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("mlflow_server"))
     return str(request.param)
 
 

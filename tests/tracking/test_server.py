@@ -28,8 +28,8 @@ def test_nothing_is_left_of_a_server_that_does_not_start(tmp_path: Path, monkeyp
         os.killpg(started[0].pid, 0)
 
 
-def test_a_taken_port_is_said(server: str, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="is taken"), local_server(tmp_path, int(server.rpartition(":")[2])):
+def test_a_taken_port_is_said(mlflow_server: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="is taken"), local_server(tmp_path, int(mlflow_server.rpartition(":")[2])):
         pass
 
 

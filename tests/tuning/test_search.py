@@ -24,6 +24,9 @@ from backdrop.tuning.trial_store import TrialStore
 from tests.conftest import SMALL, SPACE, draw_cars
 from tests.tuning.conftest import NAMED
 
+# Where Ray's own processes took too long to start, they are started again, and Ray forgets the first ones.
+pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")
+
 BUDGET = Budget(trials=6, epochs=4, searcher="random", repeats=2)
 RUN = """
 import sys
