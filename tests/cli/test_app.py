@@ -32,6 +32,7 @@ SURFACE = {
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name"},
     "rollback": {"name"},
+    "models": {"as_json"},
     "reap": {"idle_minutes"},
     "recipes ls": set(),
     "recipes show": {"recipe"},

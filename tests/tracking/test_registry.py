@@ -2,6 +2,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from backdrop.cli.output import models_text
 from backdrop.common import storage
 from backdrop.common.errors import GateError, MemberError, PlanError, TrackingError
 from backdrop.config import find_ensemble
@@ -23,6 +25,7 @@ from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import content_key
 from backdrop.steps.evaluate import evaluate
+from backdrop.steps.models import models
 from backdrop.steps.promote import promote
 from backdrop.steps.register import Registration, register
 from backdrop.steps.rollback import rollback
@@ -30,9 +33,10 @@ from backdrop.steps.split import split
 from backdrop.tracking import registry
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import run_of
+from backdrop.tracking.model_list import ListedModel
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from backdrop.tracking.runs import MemberRun
-from tests.tracking.workspace import Workspace, write_member
+from tests.tracking.workspace import HELD, Workspace, write_member
 
 
 @pytest.fixture
@@ -82,10 +86,14 @@ def test_from_registering_to_rolling_back(tracked: str, workspace: Workspace, na
     assert champion_plan(f"models:/{name}@champion") is None
     with pytest.raises(GateError, match="no challenger"):
         promote(data, name)
+    with pytest.raises(TrackingError, match=f"There is no model {name} in "):
+        rollback(name)
 
     first = put(workspace, name, seed=1, dice=0.95)
     assert (first.version, first.created) == (1, True)
     assert champion_plan(f"models:/{name}@champion") is None
+    with pytest.raises(TrackingError, match=f"{name} has no champion"):
+        rollback(name)
     assert promote(data, name).outcome == "promoted"
     assert champion(name) == 1
     assert find_alias(name, "challenger") is None
@@ -119,6 +127,29 @@ def test_from_registering_to_rolling_back(tracked: str, workspace: Workspace, na
     assert rollback(name).version == 1
     assert champion(name) == 1
     assert rollback(name).version == champion(name) == 3
+
+
+def test_models_are_listed_with_their_champions(tracked: str, workspace: Workspace, name: str) -> None:
+    def listed() -> ListedModel | None:
+        return {model.name: model for model in models()}.get(name)
+
+    assert listed() is None
+    connect().create_registered_model(f"{name}-of-somebody-else")
+    put(workspace, name, seed=1, dice=0.95)
+    assert listed() == ListedModel(name=name, versions=1, challenger=1)
+    promote(str(workspace.data), name)
+    put(workspace, name, seed=2, dice=0.93)
+    found = listed()
+    assert found
+    metrics = connect().get_run(registry.find_address(f"models:/{name}/1").evaluation_run).data.metrics
+    assert (found.versions, found.champion, found.challenger, found.objects) == (2, 1, 2, HELD)
+    assert found.dice == metrics["holdout_dice"]
+    assert (found.low, found.high) == (metrics["holdout_dice_low"], metrics["holdout_dice_high"])
+    assert abs(datetime.fromisoformat(found.registered) - datetime.now(UTC)) < timedelta(hours=1)
+    assert f"{name}-of-somebody-else" not in {model.name for model in models()}
+    line = next(line for line in models_text(models()).splitlines() if line.startswith(f"{name} "))
+    assert line.split()[1:4] == ["1", "2", found.registered[:10]]
+    assert line.endswith(f"{found.dice:.5f} ({found.low:.5f} to {found.high:.5f}, {HELD} objects)")
 
 
 def test_the_evaluation_run_holds_what_was_found(tracked: str, workspace: Workspace, name: str, tmp_path: Path) -> None:

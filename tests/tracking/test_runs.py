@@ -1,6 +1,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +200,24 @@ def test_what_mlflow_does_not_know_is_refused(clean: None, monkeypatch: pytest.M
 def test_only_a_members_address_is_fetched(clean: None, address: str) -> None:
     with pytest.raises(TrackingError, match="no member's address"):
         fetch_member(address)
+
+
+def test_a_finished_member_of_the_store_is_found_and_fetched_without_mlflow(
+    clean: None, store: Path, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store)
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        address = run.finish(member)
+    fetch_member(address)
+    code = "import sys; from backdrop.tracking.members import fetch_member as f, find_member as g"
+    code += f"; a = g('{KEY}'); print(a, f(a), 'mlflow' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == [address, str(fetch_member(address)), "False"]
+    search = connect().search_runs([experiment_id(connect())], f"tags.`backdrop.content_key` = '{KEY}'")
+    assert [f"runs:/{found.info.run_id}/member" for found in search] == [address]
+    connect().delete_run(run.run_id)
+    assert find_member(KEY) is None
 
 
 def test_a_missing_run_is_said(tracked: str) -> None:

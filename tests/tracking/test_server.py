@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from backdrop.common.errors import TrackingError
 from backdrop.tracking.server import local_server
+from tests.conftest import SMALL
 
 
 def test_nothing_is_left_of_a_server_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +40,66 @@ def test_asking_whether_tracking_is_on_imports_no_mlflow() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == "False"
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Hides mlflow from a process, as if it weren't installed.
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+class Hidden(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] == "mlflow" else super().find_spec(name, path, target)
+sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
+from backdrop.cli.app import main
+main()
+"""
+
+
+@pytest.fixture
+def without_mlflow(clean: None, tmp_path: Path) -> Run:
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", HIDE, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    return run
+
+
+def test_without_mlflow_training_and_predicting_work_and_say_so_once(
+    without_mlflow: Run, data: Path, plan: Path, tmp_path: Path
+) -> None:
+    sets = [word for one in SMALL for word in ("--set", one)]
+    for fold in "01":
+        trained = without_mlflow(
+            *("train", str(data), "--plan", str(plan), "--recipe", "tiny", "--fold", fold, "--out", f"m{fold}", *sets)
+        )
+        assert trained.returncode == 0, trained.stderr
+        assert trained.stderr.count("MLflow isn't installed: nothing is tracked") == 1
+    evaluated = without_mlflow("evaluate", str(data), "--plan", str(plan), "--members", "m0", "m1", "--out", "report")
+    assert evaluated.returncode == 0, evaluated.stderr
+    predicted = without_mlflow("predict", str(data / "train"), "--members", "m0", "--out", "masks")
+    assert predicted.returncode == 0, predicted.stderr
+    assert not list(tmp_path.glob("*mlflow*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models",),
+        ("rollback", "--name", "cars"),
+        ("promote", ".", "--name", "cars"),
+        ("predict", ".", "--model", "models:/cars@champion", "--out", "masks"),
+        ("reap",),
+    ],
+)
+def test_without_mlflow_the_registrys_commands_name_the_extra(
+    without_mlflow: Run, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    done = without_mlflow(*arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'backdrop-ml[tracking]'" in line

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backdrop.steps.check import CheckReport
     from backdrop.steps.estimate import CostEstimate
     from backdrop.steps.import_ import ImportRecord
+    from backdrop.tracking.model_list import ListedModel
     from backdrop.tuning.results import Search
 
 
@@ -86,6 +87,28 @@ def estimate_text(record: "CostEstimate", price: float | None) -> str:
     lines.append(f"{record.ensemble}: {_hours(record.device_hours, 0)} hours of one {record.device}{paid}")
     lines += [f"{devices:4} at a time: {_hours(hours)} hours" for devices, hours in record.hours.items()]
     return os.linesep.join(lines)
+
+
+def models_text(models: "Sequence[ListedModel]") -> str:
+    """A line for each registered model."""
+    from backdrop.tracking.client import place
+
+    if not models:
+        return f"No registered models in {place()}"
+    names = max(len("model"), *(len(model.name) for model in models))
+    lines = [f"{'model':{names}}  champion  versions  registered  Dice on the holdout"]
+    for model in models:
+        date = (model.registered or "")[:10]
+        line = f"{model.name:{names}}  {model.champion or 'none':>8}  {model.versions:8}  {date:10}  {_dice(model)}"
+        lines.append(line.rstrip())
+    return os.linesep.join(lines)
+
+
+def _dice(model: "ListedModel") -> str:
+    if model.dice is None:
+        return ""
+    interval = "" if model.low is None else f"{model.low:.5f} to {model.high:.5f}, "
+    return f"{model.dice:.5f} ({interval}{count(int(model.objects or 0), 'object')})"
 
 
 def search_text(search: "Search") -> str:

@@ -1,11 +1,13 @@
 """Commands on MLflow's registry and runs."""
 
+import json
 from typing import Annotated
 
 import typer
 
 from backdrop.cli.command import command
 from backdrop.cli.options import Data, Members, Name, Plans
+from backdrop.cli.output import models_text
 
 app = typer.Typer()
 
@@ -55,6 +57,18 @@ def rollback(name: Name) -> None:
     from backdrop.steps.rollback import rollback as step
 
     print(f"models:/{name}@champion is version {step(name).version}")
+
+
+@command(app, "backdrop models")
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the registered models: champion, its Dice on the holdout, its date."""
+    from backdrop.steps.models import models as step
+
+    found = step()
+    if as_json:
+        print(json.dumps([model.model_dump() for model in found], indent=2))
+    else:
+        print(models_text(found))
 
 
 @command(app, "backdrop reap --idle-minutes 60")

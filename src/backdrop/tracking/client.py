@@ -94,6 +94,12 @@ def retry(what: str, act: Callable[[], None]) -> None:
         raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
 
 
+def place() -> str:
+    """Where runs and models are, for a message: the store's file, or the server's address."""
+    uri = tracking_uri()
+    return str(sqlite_path(uri) or without_credentials(uri))
+
+
 def experiment_id(client: MlflowClient) -> str:
     """The experiment that MLflow's variables name, else `backdrop`; made if it isn't there.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlflow import MlflowClient, pyfunc
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -25,7 +25,7 @@ from backdrop.inference.ensemble import CONFIG, MEMBERS
 from backdrop.inference.member import RECIPE, read_member
 from backdrop.tracking import tracking_uri
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, is_missing, server_errors
+from backdrop.tracking.client import connect, is_missing, place, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
 
 CHALLENGER = "challenger"
@@ -94,12 +94,8 @@ def find_alias(name: str, alias: str) -> Version | None:
     """
     client = connect()
     with server_errors(f"Model {name} can't be read"):
-        try:
-            number = client.get_registered_model(_checked(name)).aliases.get(alias)
-        except MlflowException as error:
-            if is_missing(error):
-                return None
-            raise
+        model = _find_model(client, name)
+        number = model.aliases.get(alias) if model else None
         return _version(client.get_model_version(name, str(number))) if number else None
 
 
@@ -197,16 +193,20 @@ def restore(name: str) -> Version:
     """Makes the previous champion the champion, and the champion the previous one.
 
     Raises:
-        TrackingError: if there is no champion or no previous one, or the server doesn't answer.
+        TrackingError: if there is no such model, champion or previous champion, or the server doesn't answer.
     """
+    client = connect()
+    with server_errors(f"The previous champion of {name} can't be restored"):
+        model = _find_model(client, name)
+    if model is None:
+        raise TrackingError(f"There is no model {name} in {place()}", "List the models with `backdrop models`")
     champion = find_alias(name, CHAMPION)
     if champion is None:
         raise TrackingError(f"{name} has no champion", "Promote a version with `backdrop promote`")
-    client = connect()
-    with server_errors(f"The previous champion of {name} can't be restored"):
-        number = client.get_registered_model(name).tags.get(PREVIOUS)
+    number = model.tags.get(PREVIOUS)
     if number in (None, str(champion.version)):
-        raise TrackingError(f"{champion.address} is the only champion that {name} has had", "Leave it as it is")
+        what = f"{champion.address} is the only champion that {name} has had, so there is nothing to return to"
+        raise TrackingError(what, "Promote another version first")
     previous = find_address(f"models:/{name}/{number}")
     if previous is None:
         raise TrackingError(f"models:/{name}/{number}, the champion before, was deleted", "Register it again")
@@ -228,7 +228,7 @@ def fetch_version(address: str) -> Path:
     """
     version = find_address(address)
     if version is None:
-        raise TrackingError(f"There is no {address}", "Register an ensemble with `backdrop register`")
+        raise TrackingError(f"There is no {address} in {place()}", "List the models with `backdrop models`")
 
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -255,6 +255,15 @@ def champion_plan(address: str, name: str = PLAN) -> Path | None:
     version = find_address(address)
     path = fetch_evaluation(version.evaluation_run) / name if version else None
     return path if path and path.is_file() else None
+
+
+def _find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    try:
+        return client.get_registered_model(_checked(name))
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 def _checked(name: str) -> str:

@@ -1,0 +1,79 @@
+"""The list of registered models: which version of each is in use, and how good it is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import RegisteredModel as Model
+from mlflow.store.entities import PagedList
+
+from backdrop.config.records import Record
+from backdrop.tracking.client import connect, server_errors
+from backdrop.tracking.evaluations import DIGEST
+from backdrop.tracking.registry import CHALLENGER, CHAMPION, EVALUATION_RUN, NAME
+
+
+class ListedModel(Record):
+    """A registered model: how many versions it has, and its champion, if there is one.
+
+    `registered` is when the champion was registered, in ISO 8601 with the offset from UTC. `dice` is the champion's on
+    `objects` holdout objects, `low` and `high` its 95 % interval, where the evaluation gives one.
+    """
+
+    name: str
+    versions: int
+    champion: int | None = None
+    challenger: int | None = None
+    registered: str | None = None
+    dice: float | None = None
+    low: float | None = None
+    high: float | None = None
+    objects: int | None = None
+
+
+def list_models() -> Iterator[ListedModel]:
+    """Backdrop's models by name; others in the same registry are left out.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors("The registered models can't be listed"):
+        for model in _pages(client.search_registered_models, order_by=["name"]):
+            if not NAME.fullmatch(model.name):
+                continue
+            versions = _pages(client.search_model_versions, f"name = '{model.name}'")
+            ours = [version for version in versions if DIGEST in version.tags]
+            if ours:
+                yield _describe(client, model, ours)
+
+
+def _describe(client: MlflowClient, model: Model, versions: Sequence[ModelVersion]) -> ListedModel:
+    numbers = {alias: int(number) for alias, number in model.aliases.items() if alias in (CHAMPION, CHALLENGER)}
+    for version in versions:
+        if int(version.version) == numbers.get(CHAMPION):
+            metrics = client.get_run(version.tags[EVALUATION_RUN]).data.metrics
+            objects = metrics.get("holdout_objects")
+            return ListedModel(
+                name=model.name,
+                versions=len(versions),
+                **numbers,
+                registered=datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone().isoformat(),
+                dice=metrics.get("holdout_dice"),
+                low=metrics.get("holdout_dice_low"),
+                high=metrics.get("holdout_dice_high"),
+                objects=None if objects is None else int(objects),
+            )
+    return ListedModel(name=model.name, versions=len(versions), **numbers)
+
+
+def _pages(search: Callable[..., PagedList[Any]], *what: str, **options: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(*what, page_token=token, **options)
+        yield from page
+        token = page.token
+        if not token:
+            return
