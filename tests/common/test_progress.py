@@ -77,6 +77,17 @@ def test_a_failure_says_nothing_of_being_done(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == ""
 
 
+def test_work_that_prints_by_itself_counts_as_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 1.0)
+    with working("outside"):
+        with waiting(""):
+            time.sleep(1.2)
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
 def test_silent_work_hides_what_is_outside(often: None, capsys: pytest.CaptureFixture[str]) -> None:
     with working("outside"), waiting(""):
         time.sleep(0.25)

@@ -87,6 +87,8 @@ class _Screen:
         with self._lock:
             if work in self._stack:  # not in a forked process, where nothing is shown
                 self._stack.remove(work)
+            if not work.label:  # it printed by itself all the time
+                self._printed = time.monotonic()
             if not self._stack:
                 self._ended.set()
             if not self._stack or self._stack[-1].hidden:
