@@ -27,7 +27,7 @@ from backdrop.tracking import enabled
 from backdrop.tracking.members import find_member
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.distributed import Distributed, join
-from backdrop.training.fit import train_member
+from backdrop.training.fit import FoldJob, train_member
 
 
 class TrainRecord(Record):
@@ -95,7 +95,8 @@ def train(
         def work() -> Member:
             if reused:
                 return read_member(folder)
-            return train_member(dataset, folds, digests, chosen, fold, folder, key, store, labels, distributed)
+            job = FoldJob(dataset, folds, digests, chosen, fold, folder, key, store, labels, distributed)
+            return train_member(job)
 
         address = _follow(work, chosen, fold, folder, key, distributed) if enabled() else str(work().folder)
         if remote and distributed.is_main:

@@ -38,31 +38,43 @@ WORST = 4
 NO_LABELS = PseudoLabels()
 
 
-def train_member(
-    dataset: Dataset,
-    plan: FoldPlan,
-    digests: Digests,
-    recipe: Recipe,
-    fold: int,
-    folder: Path,
-    key: str,
-    store: CheckpointStore,
-    pseudo: PseudoLabels = NO_LABELS,
-    distributed: Distributed = ALONE,
-) -> Member:
-    """Trains a recipe on all folds but one, which judges; goes on from a checkpoint if the folder holds one.
+@dataclass(frozen=True)
+class FoldJob:
+    """One recipe to train on all folds of a plan but one.
 
-    Args:
+    Attributes:
         dataset: the photographs.
         plan: says which photograph is in which fold.
         digests: of the plan's images and masks.
         recipe: what to train.
-        fold: the fold that is left out.
+        fold: the fold that is left out, and judges.
         folder: the member folder.
         key: the member's content key.
         store: of its checkpoints.
         pseudo: photographs with predicted masks that are trained on too.
         distributed: the processes that train it together.
+    """
+
+    dataset: Dataset
+    plan: FoldPlan
+    digests: Digests
+    recipe: Recipe
+    fold: int
+    folder: Path
+    key: str
+    store: CheckpointStore
+    pseudo: PseudoLabels = NO_LABELS
+    distributed: Distributed = ALONE
+
+    @property
+    def judge(self) -> "LeftOut":
+        """The photographs that judge."""
+        rows = self.plan.validation(self.fold)
+        return LeftOut(self.dataset, rows, self.digests, self.recipe, self.distributed)
+
+
+def train_member(job: FoldJob) -> Member:
+    """Trains a member, from its newest checkpoint if it has one.
 
     Raises:
         MemberError: if all checkpoints are damaged.
@@ -70,19 +82,19 @@ def train_member(
         StorageError: if the folder can't be written.
         DataError: if a photograph has changed or can't be read.
     """
-    judge = LeftOut(dataset, plan.validation(fold), digests, recipe, distributed)
-    state = fit(dataset, plan, recipe, fold, folder, key, store, judge, pseudo)
+    recipe, judge = job.recipe, job.judge
+    state = fit(job)
     weights = _weights(state, recipe)
     if not weights:
-        raise MemberError(f"{recipe.name} on fold {fold} never had a Dice that is a number", "Lower its rates")
+        raise MemberError(f"{recipe.name} on fold {job.fold} never had a Dice that is a number", "Lower its rates")
     trained = assemble(recipe, weights).to(device())
     found = judge.dices(trained, lasting=True)
-    if distributed.is_main:
+    if job.distributed.is_main:
         with working("writing the member"):
-            _write_samples(folder, trained, found, dataset, judge.rows, digests, recipe)
-            _write(folder, state.progress, weights, recipe, fold, judge.mean(found), pseudo)
-    distributed.barrier()
-    return read_member(folder)
+            _write_samples(job, trained, found)
+            _write(job, state.progress, weights, judge.mean(found))
+    job.distributed.barrier()
+    return read_member(job.folder)
 
 
 @dataclass(frozen=True)
@@ -112,29 +124,24 @@ class LeftOut:
         return sum(means.values()) / len(means)
 
 
-def fit(
-    dataset: Dataset,
-    plan: FoldPlan,
-    recipe: Recipe,
-    fold: int,
-    folder: Path,
-    key: str,
-    store: CheckpointStore,
-    judge: LeftOut,
-    pseudo: PseudoLabels = NO_LABELS,
-    watch: Watch | None = None,
-) -> State:
+def fit(job: FoldJob, watch: Watch | None = None) -> State:
     """Trains to the last epoch, from a checkpoint if there is one: what `train` and a search have in common.
 
-    Arguments and errors are those of `train_member`; `judge` judges each epoch, and `watch` is told their rows.
+    Args:
+        job: what to train.
+        watch: is told the rows of all epochs so far, when training begins and after each epoch.
+
+    Raises:
+        BackdropError: as `train_member` does.
     """
-    photos = dataset.select(row.image for row in plan.training(fold))
-    digests, distributed = {**judge.digests, **pseudo.digests}, judge.distributed
-    samples = Samples(photos, digests, recipe, pseudo.photos, distributed)
+    recipe, pseudo = job.recipe, job.pseudo
+    photos = job.dataset.select(row.image for row in job.plan.training(job.fold))
+    samples = Samples(photos, {**job.digests, **pseudo.digests}, recipe, pseudo.photos, job.distributed)
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
-    return Trainer(recipe, samples, judge, folder, store, distributed, watch).fit(key, network)
+    trainer = Trainer(recipe, samples, job.judge, job.folder, job.store, job.distributed, watch)
+    return trainer.fit(job.key, network)
 
 
 def dices(
@@ -165,10 +172,9 @@ def _weights(state: State, recipe: Recipe) -> Weights:
     return {f"networks.{i}.{name}": tensor for i, weights in enumerate(kept) for name, tensor in weights.items()}
 
 
-def _write(
-    folder: Path, progress: Progress, weights: Weights, recipe: Recipe, fold: int, dice: float, pseudo: PseudoLabels
-) -> None:
+def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> None:
     """The member's files; its record comes last: by that a finished member is known."""
+    folder, recipe = job.folder, job.recipe
     data = save_weights(weights)
     storage.write_bytes(folder / layout.RECIPE, dump_yaml(recipe).encode())
     storage.write_bytes(folder / layout.WEIGHTS, data)
@@ -176,7 +182,7 @@ def _write(
     record = MemberRecord(
         key=progress.key,
         recipe=recipe.name,
-        fold=fold,
+        fold=job.fold,
         seed=recipe.seed,
         epochs=recipe.epochs,
         selected_epoch=max(progress.selected, key=lambda row: row["dice"])["epoch"],
@@ -190,29 +196,19 @@ def _write(
         processes=progress.processes,
         device=progress.device,
         precision=progress.precision,
-        pseudo=pseudo.digest,
+        pseudo=job.pseudo.digest,
     )
     storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())
 
 
-def _write_samples(
-    folder: Path,
-    trained: nn.Module,
-    found: Sequence[float],
-    dataset: Dataset,
-    rows: Sequence[Row],
-    digests: Digests,
-    recipe: Recipe,
-) -> None:
+def _write_samples(job: FoldJob, trained: nn.Module, found: Sequence[float]) -> None:
     """Pictures of the photographs that the member does worst on."""
-    worst = sorted(zip(found, (row.image for row in rows), strict=True))[:WORST]
+    recipe = job.recipe
+    worst = sorted(zip(found, (row.image for row in job.judge.rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
-        image, truth = read_pair(dataset.photos[stem], digests)
-        probability = (
-            next(iter(predict_all(trained, [image], recipe.input, recipe.tta, recipe.legacy.output_align_corners)))
-            .cpu()
-            .numpy()
-        )
+        image, truth = read_pair(job.dataset.photos[stem], job.digests)
+        predictions = predict_all(trained, [image], recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+        probability = next(iter(predictions)).cpu().numpy()
         picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".png", np.asarray(picture))
-        storage.write_bytes(folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())
+        storage.write_bytes(job.folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())

@@ -20,7 +20,7 @@ from backdrop.data.dataset import Dataset, Digests, open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.inference.member import CHECKPOINTS, content_key
 from backdrop.training.checkpoint_store import CheckpointStore
-from backdrop.training.fit import LeftOut, fit
+from backdrop.training.fit import FoldJob, fit
 from backdrop.training.trainer import Watch
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, as_row, judged
 
@@ -127,8 +127,7 @@ def train_fold(
     """
     dataset, plan, digests = _world(spec.data, spec.plan)
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))  # Ray sets it to the trial's CPUs
-    left_out = LeftOut(dataset, plan.validation(fold), digests, recipe)
-    fit(dataset, plan, recipe, fold, folder, key, store, left_out, watch=watch)
+    fit(FoldJob(dataset, plan, digests, recipe, fold, folder, key, store), watch)
 
 
 @lru_cache(1)
