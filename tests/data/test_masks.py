@@ -1,5 +1,7 @@
+import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -32,3 +34,19 @@ def test_padding_adds_right_and_below_and_refuses_what_is_larger() -> None:
     assert padded.sum() == 18
     with pytest.raises(ValueError, match="3x2 doesn't fit into 2x2"):
         masks.pad(np.ones((2, 3), np.uint8), 2, 2)
+
+
+@given(ANY_MASK)
+def test_a_png_holds_the_mask_in_one_bit_per_pixel(mask: np.ndarray) -> None:
+    data = masks.encode_png(mask)
+    assert (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) == np.where(mask, 255, 0)).all()
+    assert data[24] == 1  # IHDR's bit depth
+    assert masks.encode_png(mask) == data
+
+
+def test_exactly_one_half_is_outside() -> None:
+    probability = np.array([[0.0, 0.5], [np.nextafter(np.float32(0.5), np.float32(1)), 1.0]], np.float32)
+    for each in (probability, torch.from_numpy(probability)):
+        found = masks.binarize(each)
+        assert found.dtype == bool
+        assert found.tolist() == [[False, False], [True, True]]

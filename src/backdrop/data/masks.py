@@ -4,12 +4,33 @@ Shapes are (height, width); sizes in text are WxH.
 """
 
 import hashlib
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Mask = NDArray[np.bool_]
+
+HALF = 0.5
+
+
+def binarize(probability: "NDArray[np.floating[Any]] | Mask | Tensor") -> Mask:
+    """The mask of a probability 0..1 of any shape: where it is greater than one half.
+
+    A tensor is compared on its device, and only the mask is copied from there.
+    """
+    found = probability > HALF
+    return found if isinstance(found, np.ndarray) else found.cpu().numpy()
+
+
+def encode_png(mask: Mask) -> bytes:
+    """A mask (H, W) as the bytes of a PNG file of one bit per pixel, black and white."""
+    _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
+    return data.tobytes()
 
 
 def dice(prediction: Mask, truth: Mask) -> float:

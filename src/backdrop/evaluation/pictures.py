@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backdrop.common import storage
-from backdrop.data.masks import Mask, resize
+from backdrop.data.masks import Mask, binarize, resize
 
 Image = NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mas
     Returns:
         One picture of six panes with captions.
     """
-    found: Mask = prediction > 0.5
+    found = binarize(prediction)
     missing, surplus = truth & ~found, found & ~truth
     part = _close_up(missing | surplus)
     height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))

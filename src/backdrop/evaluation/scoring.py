@@ -108,7 +108,7 @@ def _judge_chunk(
         for i, probability in enumerate(opinions(member, images)):
             means[i].add(probability, weight)
             by_recipe[member.record.recipe][i].add(probability, 1)
-            alone[i][member.name] = masks.dice((probability > 0.5).cpu().numpy(), truths[i])
+            alone[i][member.name] = masks.dice(masks.binarize(probability), truths[i])
     for i, row in enumerate(rows):
         recipes = {name: masks.dice(group[i].mask(), truths[i]) for name, group in by_recipe.items()}
         dice = masks.dice(model.cut(means[i], images[i], row.view), truths[i])

@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backdrop.config.postprocessing import BestMembers, DropSmall, FillHoles, Hull, Operation, Threshold, UnreliableTop
-from backdrop.data.masks import Mask
+from backdrop.data.masks import Mask, binarize
 from backdrop.inference.uncertainty import unconfidence
-
-HALF = 0.5
 
 Probability = NDArray[np.float32]
 Contour = NDArray[np.int32]
@@ -45,7 +43,7 @@ def apply(probability: Probability, operations: Sequence[Operation]) -> Mask:
 
     `best_members` changes nothing here: it says whose mean the probability is (see `choose_recipes`).
     """
-    mask: Mask = probability > HALF
+    mask = binarize(probability)
     for operation in operations:
         mask = _apply(operation, probability, mask)
     return mask

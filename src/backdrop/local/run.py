@@ -14,6 +14,7 @@ from kfp import local
 from rich.console import Console
 
 from backdrop.common import storage
+from backdrop.common.environment import environment
 from backdrop.common.errors import TrackingError
 from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
@@ -102,7 +103,7 @@ def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], co
         contextlib.closing(TaskLogs(logs, screen)) as stream,
         contextlib.redirect_stdout(stream),
         TemporaryDirectory() as scratch,  # each task leaves a folder in it
-        _environment(PYTHONPATH=path, TMPDIR=scratch),
+        environment(PYTHONPATH=path, TMPDIR=scratch),
         _quiet(),
     ):
         graph(
@@ -129,7 +130,7 @@ def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
     uri = tracking_uri()
     database = sqlite_path(uri)
     if database is None:
-        with _environment(**{URI: uri}):
+        with environment(**{URI: uri}):
             yield ()
         return
     prepare(database)  # once, before the tasks open it
@@ -137,23 +138,8 @@ def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
         if request.containers:
             console.print(f"MLflow starts on {database}", highlight=False)
             uri = stack.enter_context(store_server(database, request.work / "mlflow.log"))
-        stack.enter_context(_environment(**{URI: uri}))
+        stack.enter_context(environment(**{URI: uri}))
         yield (artifact_folder(database),)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Sets environment variables, which the tasks inherit, while the block lasts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

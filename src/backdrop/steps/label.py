@@ -4,9 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError
 from backdrop.common.progress import progress, working
@@ -14,7 +11,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, read_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
-from backdrop.data.masks import mask_digest
+from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import EnsembleModel, gather
@@ -129,8 +126,7 @@ def _label_fold(
             doubt = unconfidence(mean.probability())
             found.append((photo, doubt, mask_digest(mask)))
             doubts.setdefault(photo.object, []).append(doubt)
-            _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
-            (folder / mask_name(fold, photo.stem)).write_bytes(png.tobytes())
+            (folder / mask_name(fold, photo.stem)).write_bytes(encode_png(mask))
             advance()
     for photo, doubt, digest in found:
         kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= max_uncertainty

@@ -7,9 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-import cv2
-import numpy as np
-
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.progress import progress, working
@@ -17,6 +14,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.explain import suggest
 from backdrop.config.records import Record
 from backdrop.data.listing import IMAGE_SUFFIXES, PassedOver, list_images, normalized, printable, summarize
+from backdrop.data.masks import encode_png
 from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
@@ -169,8 +167,7 @@ def _writer(folder: Path, format: Format) -> Iterator[Callable[[Cutout], object]
 
 def _write_png(folder: Path, cutout: Cutout) -> None:
     mask = decode_rle(cutout.rle, cutout.height, cutout.width)
-    _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
-    (folder / f"{Path(cutout.image).stem}.png").write_bytes(data.tobytes())
+    (folder / f"{Path(cutout.image).stem}.png").write_bytes(encode_png(mask))
 
 
 def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
@@ -15,6 +14,7 @@ from backdrop.common.progress import progress, working
 from backdrop.common.words import count
 from backdrop.config import parse_size
 from backdrop.config.records import Record
+from backdrop.data.masks import encode_png
 from backdrop.data.synthetic import draw_car, object_name, render
 
 RECORD = "sample.json"
@@ -82,10 +82,6 @@ def _draw(task: tuple[int, int], folder: Path, views: int, width: int, height: i
     image, mask = render(draw_car(seed, index), view, views, width, height, seed)
     stem = f"{object_name(seed, index)}_{view:02d}"
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
-    _write(folder / "train" / f"{stem}.jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    _write(folder / "train_masks" / f"{stem}_mask.png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
-
-
-def _write(path: Path, image: NDArray[np.uint8], options: list[int]) -> None:
-    _, data = cv2.imencode(path.suffix, image, options)
-    path.write_bytes(data.tobytes())
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    (folder / "train" / f"{stem}.jpg").write_bytes(jpeg.tobytes())
+    (folder / "train_masks" / f"{stem}_mask.png").write_bytes(encode_png(mask))

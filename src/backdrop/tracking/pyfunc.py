@@ -6,8 +6,6 @@ A file that MLflow copies beside the weights and executes ("models from code"): 
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
@@ -42,14 +40,13 @@ class CutOut(PythonModel):
 
     def _cut(self, data: bytes) -> bytes:
         from backdrop.data.formats import decode_photo  # as above
+        from backdrop.data.masks import encode_png
 
         try:
             image = decode_photo(data, "An image of column image")
         except DataError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        mask = self.ensemble.mask(image)
-        _, png = cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])
-        return png.tobytes()
+        return encode_png(self.ensemble.mask(image))
 
 
 set_model(CutOut())

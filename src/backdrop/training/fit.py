@@ -17,7 +17,7 @@ from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Dataset, Digests, read_chunks, read_pair
 from backdrop.data.folds import FoldPlan, Row
-from backdrop.data.masks import dice
+from backdrop.data.masks import binarize, dice
 from backdrop.data.pseudo_labels import PseudoLabels
 from backdrop.evaluation.metrics import object_means
 from backdrop.evaluation.pictures import curves, panel
@@ -159,7 +159,7 @@ def dices(
             network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
         )
         for probability, (_, truth) in zip(probabilities, pairs, strict=True):
-            found.append(dice((probability > 0.5).cpu().numpy(), truth))
+            found.append(dice(binarize(probability), truth))
             advance()
     return found
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from backdrop.common.environment import environment
 from backdrop.common.errors import TuningError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -21,21 +22,10 @@ def local_cluster() -> Iterator[None]:
     Whoever has no token of this process can't use that cluster, nothing is written to `~/.ray`, and no usage is
     reported. Afterwards the environment is as it was.
     """
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN, *USAGE)}
-    os.environ.update(USAGE)
-    os.environ[TOKEN] = _own_token()
-    if "ray" not in sys.modules:
-        os.environ[MODE] = "token"
-    elif os.environ.get(MODE) != "token":
-        # Ray looked at it when it was imported, and never again; but `init` turns it on itself where it isn't set.
-        os.environ.pop(MODE, None)
-    try:
+    # Ray looks at the mode when it's imported, and never again; but `init` turns it on itself where it isn't set.
+    mode = "token" if "ray" not in sys.modules or os.environ.get(MODE) == "token" else None
+    with environment(**{MODE: mode, TOKEN: _own_token()}, **USAGE):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def cluster_token() -> str:

@@ -1,0 +1,28 @@
+"""Environment variables that hold for a while."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Sets environment variables while the block lasts; processes that it starts inherit them.
+
+    Args:
+        values: by name; None unsets a variable. Afterwards each is as it was, whatever the block did to it.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
