@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from backdrop.steps.describe import describe
     from backdrop.steps.estimate import estimate
     from backdrop.steps.evaluate import evaluate
+    from backdrop.steps.import_ import import_photos
     from backdrop.steps.label import label
     from backdrop.steps.predict import predict
     from backdrop.steps.promote import promote
@@ -30,6 +31,7 @@ __all__ = [
     "describe",
     "estimate",
     "evaluate",
+    "import_photos",
     "label",
     "predict",
     "promote",
@@ -56,8 +58,8 @@ if not TYPE_CHECKING:  # mypy would take any name for one of ours
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        module = "backdrop.common.errors" if name == "BackdropError" else f"backdrop.steps.{name}"
-        return getattr(import_module(module), name)
+        elsewhere = {"BackdropError": "backdrop.common.errors", "import_photos": "backdrop.steps.import_"}
+        return getattr(import_module(elsewhere.get(name, f"backdrop.steps.{name}")), name)
 
     def __dir__() -> list[str]:
         """What is loaded, and what can be."""
