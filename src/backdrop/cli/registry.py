@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Data, Members, Name, Plans
+from backdrop.cli.options import Data, Json, Members, Name, Plans
 from backdrop.cli.output import models_text
 
 app = typer.Typer()
@@ -60,8 +60,11 @@ def rollback(name: Name) -> None:
 
 
 @command(app, "backdrop models")
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the registered models: champion, its Dice on the holdout, its date."""
+def models(as_json: Json = False) -> None:
+    """List the registered models and their champions.
+
+    With the champion's Dice on the holdout and its date.
+    """
     from backdrop.steps.models import models as step
 
     found = step()
