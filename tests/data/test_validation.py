@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backdrop.cli.output import check_text
 from backdrop.common.errors import DataError, PlanError
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
@@ -243,3 +244,18 @@ def test_a_mask_saved_again_trains_nothing_again(data: Path, plan: Path) -> None
     write_mask(data, "car00_01", np.eye(48, 64, dtype=np.uint8))
     with pytest.raises(PlanError, match="was made for data"):
         verify(read, open_dataset(data))
+
+
+def test_every_error_is_printed_and_few_warnings_of_a_kind(make_dataset: Callable[..., Path]) -> None:
+    data = make_dataset(objects=13, views=2)
+    for path in (data / "train").iterdir():
+        path.write_bytes(b"")
+    lines = check_text(check(str(data))).splitlines()
+    assert (
+        sum(line.endswith("is not a readable image. Copy it again from where it came, or remove it.") for line in lines)
+        == 26
+    )
+    assert lines[-1] == "26 errors, 0 warnings"
+    repaint(data := make_dataset(objects=13, views=2), lambda mask: np.where(mask, 200, 150).astype(np.uint8))
+    lines = check_text(check(str(data))).splitlines()
+    assert lines[-2:] == ["warning: … and 6 more like this", "0 errors, 26 warnings"]

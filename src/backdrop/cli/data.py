@@ -52,10 +52,11 @@ def import_(
 
     Exit code 1 if a photograph is left out.
     """
-    from backdrop.steps.import_ import ImportOptions, import_photos
+    from backdrop.steps.import_ import ImportOptions
+    from backdrop.steps.import_ import import_photos as step
 
     options = ImportOptions(pattern, masks, tuple(label), threshold)
-    record = import_photos(source, out, options, dry_run)
+    record = step(source, out, options, dry_run)
     print(record.model_dump_json(indent=1) if as_json else import_text(record, out, dry_run))
     raise typer.Exit(1 if record.missed else 0)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backdrop.tuning.results import Search
 
 
-SHOWN = 20  # lines that differ in nothing but the file
+SHOWN = 20  # warnings, or files passed over, that differ in nothing but the file
 
 
 def check_text(report: "CheckReport") -> str:
@@ -29,12 +29,11 @@ def check_text(report: "CheckReport") -> str:
     kinds: dict[tuple[str, str], list[Fault]] = {}
     for fault in report.faults:
         kinds.setdefault((fault.level, fault.what), []).append(fault)
-    for (level, what), faults in kinds.items():
-        lines += [
-            f"{level}: {one.file} {what}. {one.remedy}{'' if one.remedy[-1] == '?' else '.'}" for one in faults[:SHOWN]
-        ]
-        if len(faults) > SHOWN:
-            lines.append(f"{level}: … and {len(faults) - SHOWN} more like this")
+    for (level, _), faults in kinds.items():
+        shown = faults if level == "error" else faults[:SHOWN]
+        lines += [f"{level}: {one.error()}" for one in shown]
+        if len(faults) > len(shown):
+            lines.append(f"{level}: … and {len(faults) - len(shown):,} more like this")
     told = {fault.file for fault in report.faults}
     if report.passed_over:
         lines.append(passed_over_text([one for one in report.passed_over if one.file not in told], report.passed_over))

@@ -76,8 +76,8 @@ class Dataset:
         unlabeled: those of `test`, which have no masks.
         faults: files of `train` and `train_masks` whose names are wrong.
         unlabeled_faults: files of `test` whose names `label` can't use.
-        passed_over: files of all three that aren't read.
-        unusable: by stem, what lies in `train_masks` in a format that isn't read as a mask.
+        passed_over: files of all three that aren't read, but those in `unusable`.
+        unusable: by stem, the masks of photographs without another in a format that isn't read as a mask.
     """
 
     root: Path
@@ -153,6 +153,10 @@ def list_dataset(data: str | Path) -> Dataset:
     photos, name_faults = _name(images, masks)
     tests, test_twins = _by_stem(test.images, "")
     unlabeled, test_names = _name(tests, {})
+    unusable = {_stem(Path(one.file), "_mask"): Path(one.file) for one in train_masks.passed_over if one.photograph}
+    unusable = {stem: path for stem, path in unusable.items() if stem in photos and photos[stem].mask is None}
+    told = {printable(path) for path in unusable.values()}
+    passed_over = (*train.passed_over, *train_masks.passed_over, *test.passed_over)
     return Dataset(
         root,
         photos,
@@ -160,8 +164,8 @@ def list_dataset(data: str | Path) -> Dataset:
         unlabeled=unlabeled,
         faults=(*name_faults, *_utf8_faults(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
         unlabeled_faults=(*test_twins, *test_names),
-        passed_over=(*train.passed_over, *train_masks.passed_over, *test.passed_over),
-        unusable={_stem(Path(one.file), "_mask"): Path(one.file) for one in train_masks.passed_over if one.photograph},
+        passed_over=tuple(one for one in passed_over if one.file not in told),
+        unusable=unusable,
     )
 
 

@@ -126,13 +126,12 @@ def _orphans(dataset: Dataset) -> list[Fault]:
 
 def _lost(dataset: Dataset) -> list[Fault]:
     """What looks like a photograph or a mask and isn't read, but in `test`, which no training looks at."""
-    known = {printable(path) for stem, path in dataset.unusable.items() if stem in dataset.photos}
     test = f"{printable(dataset.root / 'test')}/"
     remedy = "Convert it (`backdrop import` does) or remove it"
     return [
         Fault(level="warning", file=one.file, what=f"is passed over ({one.reason})", remedy=remedy)
         for one in dataset.passed_over
-        if one.photograph and one.reason != NOT_UTF8 and one.file not in known and not one.file.startswith(test)
+        if one.photograph and one.reason != NOT_UTF8 and not one.file.startswith(test)
     ]
 
 

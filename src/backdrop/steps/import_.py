@@ -157,7 +157,7 @@ def _rows(
         for part in ("train", "train_masks"):
             (folder / part).mkdir()
     take = partial(_take, names=names, clashes=clashes, threshold=options.threshold, folder=folder)
-    rows = [_relative(row, root) for row in in_threads(take, photos, "import photograph")]
+    rows = [_relative(row, root) for row in in_threads(take, photos, "importing photographs")]
     labeled = {(names[one.name] or ("",))[0] for one, row in zip(photos, rows, strict=True) if row.mask}
     result = []
     for source, row in zip(photos, rows, strict=True):
