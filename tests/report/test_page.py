@@ -327,7 +327,7 @@ def test_an_address_keeps_within_its_limit_and_holds_the_picture(limit: int) -> 
 def test_an_axis_that_is_not_linear_says_so() -> None:
     text = Reader(render(report(scores()))).text
     assert all(f"{title}, log scale" in text for title in ("loss", "out-of-fold Dice", "learning rate"))
-    negative = [{"epoch": i, "loss": -0.5 + i, "dice": 0.5, "rate": 1e-3} for i in range(3)]
+    negative = [{"epoch": i, "loss": -0.5 + i, "dice": 0.5, "lr": 1e-3} for i in range(3)]
     assert "loss, log scale" not in Reader(render(report(scores(), history=negative))).text
 
 
