@@ -1,5 +1,6 @@
 """Small things that many tests need."""
 
+import os
 import signal
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ settings.load_profile("patient")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# For fixtures that are made once for many tests, before any test's own settings.
+os.environ.setdefault("BACKDROP_TRACKING", "off")
 
 HEIGHT, WIDTH = 48, 64
 

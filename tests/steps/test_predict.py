@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from backdrop.cli import app
@@ -327,10 +328,33 @@ def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -
     spoil(photos)
     assert f"4 photographs failed: see {out}/failed.csv" in run(*command, code=1)
     said = run(*command, "--format", "submission", code=1)
-    assert "4 photographs failed, and have an empty mask in the submission: see" in said
+    assert "4 photographs failed; the submission has empty masks for them: see" in said
     assert not list(out.glob("*.png"))
     result = CliRunner().invoke(app.app, [*map(str, command), "--format", "submision"])
     assert str(result.exception) == "Masks can't be written as submision. Did you mean submission?"
+
+
+def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str], tmp_path: Path) -> None:
+    for name in ("car0_01.CR2", "notes.txt"):  # a raw file beside its JPEG is no loss
+        (photos / name).write_bytes(b"x")
+    os.mkfifo(photos / "pipe")
+    command = ("predict", photos, "--out", tmp_path / "out", "--members", members[0])
+    said = run(*command)
+    assert "3 files passed over: .cr2 (1), .txt (1), not a regular file (1)\n" in said
+    assert "  notes.txt (.txt files aren't read)\n" in said
+    (photos / "new.avif").write_bytes(b"x")
+    os.mkfifo(photos / "car9_09.jpg")
+    photo = Image.open(photos / "car1_01.jpg")
+    for name in ("a.webp", "b.tif", "c.jfif"):
+        photo.save(photos / name, "JPEG" if name == "c.jfif" else None)
+    (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes((photos / "car1_01.jpg").read_bytes())
+    said = run(*command, code=1)
+    assert f"{tmp_path / 'out'}: masks of 13 photographs\n1 photograph failed" in said
+    assert "  new.avif (.avif files aren't read)\n" in said
+    assert "  caf\\xe9.jpg (name isn't UTF-8)\n" in said
+    assert table(tmp_path / "out" / "failed.csv")[1:] == [["car9_09.jpg", "is not a regular file"]]
+    found = json.loads((tmp_path / "out" / "predict.json").read_text())["passed_over"]
+    assert {one["file"] for one in found if one["photograph"]} == {"new.avif", "caf\\xe9.jpg"}
 
 
 def test_photographs_and_masks_can_live_in_s3(
