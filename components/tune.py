@@ -26,8 +26,8 @@ def tune(
 ) -> str:
     """Searches a schedule, or finds it, and returns the recipe's YAML with it.
 
-    `budget` is fast or full. With `workers`, KubeRay makes a cluster of so many pods for it, of this image and on these
-    nodes; else it searches in its own pod.
+    `budget` is fast or full. With `workers`, KubeRay creates a cluster of that many pods for it, of this image and on
+    these nodes; else it searches in its own pod.
     """
     import json
     from contextlib import nullcontext

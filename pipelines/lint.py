@@ -35,8 +35,8 @@ class Task:
     Attributes:
         name: its name.
         spec: what the graph says of it.
-        container: what its container is told; empty for a loop, a branch or a sub-pipeline.
-        settings: what Kubernetes is told of it.
+        container: the settings of its container; empty for a loop, a branch or a sub-pipeline.
+        settings: its settings for Kubernetes.
         given: the parameters of the graph around it, and their types.
         in_loop: whether it is part of a loop, however deep.
         in_body: whether it stands in a loop's own body.
@@ -105,7 +105,7 @@ def lint(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     """All that is wrong with a package, a sentence each.
 
     Args:
-        documents: its YAML documents: the graph, and what Kubernetes is told if there is a second.
+        documents: its YAML documents: the graph, and the settings for Kubernetes if there is a second.
     """
     graph, *others = documents
     settings: dict[str, Any] = {}

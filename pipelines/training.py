@@ -144,8 +144,8 @@ def training(
         Args:
             data: the dataset: an s3:// address, or a folder that every pod has.
             name: the registered model.
-            work: where members are worked on; on a volume, a killed one goes on where it was.
-            objects: only the first so many objects by name; 0 for all.
+            work: where members are worked on; on a volume, a killed one resumes where it was.
+            objects: only this many objects, the first by name; 0 for all.
             promotion: whether the challenger may become the champion.
             accelerator: the GPUs' resource name.
             gpus: how many a task gets; text, because KFP reads only text here.
@@ -172,7 +172,7 @@ def training(
         common = {"data": checked, "plans": together, "members": addresses, "tuned": bool(searches)}
         report = configure(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
         model = configure(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
-        # Locally, a graph with a branch goes on with a failed member's siblings; a plain one stops.
+        # Locally, a graph with a branch continues with a failed member's siblings; a plain one stops.
         with dsl.If(promotion == True):  # noqa: E712  # KFP compiles the comparison
             configure(on_gpu(promote(data=checked, name=model, report=report), pool))
 

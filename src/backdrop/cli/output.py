@@ -34,9 +34,9 @@ def check_text(report: "CheckReport") -> str:
         lines += [f"{level}: {one.error()}" for one in shown]
         if len(faults) > len(shown):
             lines.append(f"{level}: … and {len(faults) - len(shown):,} more like this")
-    told = {fault.file for fault in report.faults}
+    named = {fault.file for fault in report.faults}
     if report.passed_over:
-        lines.append(passed_over_text([one for one in report.passed_over if one.file not in told], report.passed_over))
+        lines.append(passed_over_text([one for one in report.passed_over if one.file not in named], report.passed_over))
     warnings = len(report.faults) - len(report.errors)
     return os.linesep.join([*lines, f"{count(len(report.errors), 'error')}, {count(warnings, 'warning')}"])
 
@@ -75,7 +75,7 @@ def passed_over_text(named: "Sequence[PassedOver]", counted: "Sequence[PassedOve
 
 
 def estimate_text(record: "CostEstimate", price: float | None) -> str:
-    """What each recipe costs, and how long so many devices take; `price` is of one of them for an hour."""
+    """What each recipe costs, and how long one or more devices take; `price` is that of one device for an hour."""
     names = max(len("recipe"), *(len(cost.recipe) for cost in record.recipes))
     lines = [f"{'recipe':{names}}  members  trained/s  judged/s  memory GiB  hours each  hours all"]
     for cost in record.recipes:
