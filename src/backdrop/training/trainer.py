@@ -13,7 +13,7 @@ from torch import nn
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, StorageError, TrainingError
-from backdrop.common.progress import Work, log, working
+from backdrop.common.progress import log, working
 from backdrop.config import Recipe
 from backdrop.config.loss import BceLog
 from backdrop.config.recipe import Checkpoints
@@ -92,22 +92,23 @@ class Trainer:
         first, done = state.progress.epoch, len(state.progress.losses)
         with (
             computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads),
-            Writer(self.store) as self.writer,
+            Writer(self.store) as writer,
             working(f"training {recipe.name}"),
         ):
-            self.due = Due(recipe.checkpoint, state.progress.step)
+            saver = Saver(writer, recipe.checkpoint, self.distributed, state.progress.step)
             self._write_metrics(state)
             batches = self.samples.stream(first, done, device())
             reporter = EpochReporter(recipe.epochs, self.distributed.is_main)
             for epoch in range(first, recipe.epochs):
                 with reporter.epoch(epoch, whole=not state.progress.losses):
-                    self._epoch(state, batches, reporter)
+                    self._epoch(state, batches, saver, reporter)
                 reporter.finished(state.progress.history[-1])
             if first < recipe.epochs:
-                self._save(state, wait=True)
+                self._settle(state)
+                saver.save(state, wait=True)
         return state
 
-    def _epoch(self, state: State, batches: Iterator[list[Batch]], reporter: EpochReporter) -> None:
+    def _epoch(self, state: State, batches: Iterator[list[Batch]], saver: "Saver", reporter: EpochReporter) -> None:
         epoch, recipe = state.progress.epoch, self.recipe
         done = len(state.progress.losses)
         if done == 0 and _begins_anew(recipe, epoch):
@@ -122,12 +123,16 @@ class Trainer:
                 state.pending.append(take_step(recipe, self.loss, state, next(batches)))
                 if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
                     self._replay(state, epoch, index)
-                self._after_step(state, advance)
+                advance()
+                if (is_due := saver.is_due(state.progress.step)) or len(state.pending) >= LOOK:
+                    self._settle(state)
+                if is_due:
+                    saver.save(state)
             self._settle(state)
         state.end_epoch(lr, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
         self._write_metrics(state)
-        if self.due.now(state, self.distributed):
-            self._save(state)
+        if saver.is_due(state.progress.step):
+            saver.save(state)
 
     def _replay(self, state: State, epoch: int, index: int) -> None:
         """One more step on the hardest of the last batches; its loss isn't counted."""
@@ -138,13 +143,6 @@ class Trainer:
         if numbers:
             hardest = self.samples.steps(epoch)[max(numbers, key=lambda step: numbers[step])]
             take_step(self.recipe, self.loss, state, self.samples.batches(epoch, hardest, device()))
-
-    def _after_step(self, state: State, advance: Work) -> None:
-        advance()
-        if self.due.now(state, self.distributed):
-            self._save(state)
-        elif len(state.pending) >= LOOK:
-            self._settle(state)
 
     def _settle(self, state: State) -> None:
         """Takes the losses from the device and looks at them.
@@ -164,13 +162,6 @@ class Trainer:
                     remedy = "Look at these files, lower the rates, or --set on_nan=skip"
                     raise TrainingError(f"Loss is {value} at {where}", remedy)
                 log(f"Skipped a step whose loss is {value}: {where}")
-
-    def _save(self, state: State, wait: bool = False) -> None:
-        """Hands a checkpoint to the writer, if it isn't busy: what is due then is made later."""
-        self._settle(state)
-        if self.distributed.is_main and (wait or not self.writer.busy):
-            self.writer.submit(state.checkpoint())
-        self.due.reset(state.progress.step)
 
     def _write_metrics(self, state: State) -> None:
         """Written again from the state each time, so that a resumed run leaves neither gap nor duplicate."""
@@ -206,26 +197,39 @@ def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]
     return mean
 
 
-class Due:
-    """When the next checkpoint is due."""
+class Saver:
+    """Hands checkpoints to their writer when they are due.
 
-    def __init__(self, every: Checkpoints, step: int) -> None:
-        self._every = every
-        self.reset(step)
+    Args:
+        writer: of the checkpoints.
+        every: how often one is due, in seconds and in steps.
+        distributed: the processes that train together; the first one writes.
+        step: that training begins with.
+    """
 
-    def reset(self, step: int) -> None:
-        """A checkpoint was made at this step."""
-        self._step, self._time = step, time.monotonic()
+    def __init__(self, writer: Writer, every: Checkpoints, distributed: Distributed, step: int) -> None:
+        self._writer, self._every, self._distributed = writer, every, distributed
+        self._step, self._saved_at = step, time.monotonic()
 
-    def now(self, state: State, distributed: Distributed) -> bool:
-        """Whether one is due; all processes have the same answer."""
-        step = state.progress.step
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step; all processes get the same answer."""
         if self._every.every_steps and step - self._step >= self._every.every_steps:
             return True
-        late = time.monotonic() - self._time >= self._every.every_s
-        return (
-            distributed.broadcast(late) if distributed.size > 1 and step % ASK == 0 else late and distributed.size == 1
-        )
+        late = time.monotonic() - self._saved_at >= self._every.every_s
+        if self._distributed.size == 1:
+            return late
+        return self._distributed.broadcast(late) if step % ASK == 0 else False
+
+    def save(self, state: State, wait: bool = False) -> None:
+        """Hands a checkpoint to the writer; if that is busy, waits for it, or leaves this checkpoint out.
+
+        Args:
+            state: of training, its losses taken from the device.
+            wait: whether it must be written.
+        """
+        if self._distributed.is_main and (wait or not self._writer.busy):
+            self._writer.submit(state.checkpoint())
+        self._step, self._saved_at = state.progress.step, time.monotonic()
 
 
 def first_network(recipe: Recipe) -> nn.Module:
