@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from backdrop.config import Ensemble
+from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse
 from backdrop.evaluation.metrics import IMAGES, Effect, bootstrap, object_means, read_scores
 from backdrop.steps.evaluate import evaluate
@@ -96,7 +97,7 @@ def main() -> None:
         sys.exit("BACKDROP_CARVANA must name the folder that holds squashed-512")
     data = make_data(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve())
     plan = str(WORK / "plan.csv")
-    split(data, plan, folds=FOLDS, holdout=0)
+    split(data, plan, Rule(folds=FOLDS, holdout=0))
     plain = members(data, ())
     base = dices(data, "base", plain)
     print("| tiny at 128x128, 10 epochs | Dice | difference | 95 % interval |\n| --- | --- | --- | --- |")

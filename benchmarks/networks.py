@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from backdrop.config.folds import Rule
 from backdrop.inference.member import read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
@@ -27,7 +28,7 @@ def main() -> None:
     data = str(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve())
     work = Path("work/benchmark-networks")
     plan = str(work / "plan.csv")
-    split(data, plan, folds=3, holdout=0, objects=12)
+    split(data, plan, Rule(folds=3, holdout=0), objects=12)
     print("| recipe | loss, first epoch | last | Dice, first epoch | last |\n| --- | --- | --- | --- | --- |")
     for name, rate in RECIPES.items():
         start = min(2e-4, rate / 2)

@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 from scipy import stats
 
-from backdrop.config import Budget, find_recipe
+from backdrop.config import Budget, find_recipe, read_over
+from backdrop.config.folds import Rule
 from backdrop.config.space import within
 from backdrop.steps.split import split
 from backdrop.steps.train import train
@@ -37,7 +38,7 @@ def longer(data: str, plan: str, search: Search) -> dict[str, float]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(within(override, LONG)))
         out = str(WORK / "longer" / trial.name)
-        found[trial.name] = train(data, plan, "tiny", 0, out, PROXY, set_file=str(path)).member.dice
+        found[trial.name] = train(data, plan, find_recipe("tiny", PROXY, read_over(str(path))), 0, out).member.dice
     return found
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA must name the folder that holds squashed-512")
     data, plan = str(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve()), str(WORK / "plan.csv")
-    split(data, plan, folds=FOLDS, holdout=0, objects=CARS)
+    split(data, plan, Rule(folds=FOLDS, holdout=0), objects=CARS)
     search = tune(data, plan, "tiny", str(WORK / "search"), BUDGET).search
     trained = sum(trial.seconds for trial in search.trials)
     print(f"{len(search.trials)} trials, {trained / 60:.0f} minutes of training; chosen: {search.chosen}")

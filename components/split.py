@@ -19,17 +19,18 @@ def split(
     plans: dsl.Output[dsl.Dataset],
     before: dsl.Input[dsl.Dataset] = None,
 ) -> None:
-    """Assignments every object in a fold or in the holdout; `objects` 0 takes all, an empty `view` means all views.
+    """Places every object in a fold or in the holdout; `objects` 0 takes all, an empty `view` means all views.
 
     A further scheme of an ensemble is given the `plans` of the task before; it takes the objects and the holdout of
     the first of them.
     """
     from backdrop.components.plans import hand_on, plan_paths
-    from backdrop.config.folds import as_by
+    from backdrop.config.folds import Rule, as_by
     from backdrop.steps.split import split as step
 
     others = plan_paths(before.path) if before else []
     first = others[0] if others else None
-    record = step(data, plan.path, folds, holdout, as_by(by), seed, objects or None, extend, view or None, first)
+    rule = Rule(folds, holdout, as_by(by), seed, view or None)
+    record = step(data, plan.path, rule, objects or None, extend, first)
     plan.metadata["data"] = record.data
     hand_on(others, plan.path, plans.path)

@@ -5,6 +5,8 @@ from kfp import dsl
 from backdrop.components.image import component
 
 
+# What the pods get comes as a parameter each, not as one struct: kfp puts a run's own values into a struct as text, so
+# that a mapping or a list in it, such as node_selector, is no JSON any more.
 @component
 def tune(
     data: str,
@@ -37,13 +39,13 @@ def tune(
     from backdrop.components.pages import as_file, search_figures, search_page
     from backdrop.config import BUDGETS, find_recipe, read_over
     from backdrop.config.records import dump_yaml
-    from backdrop.steps.tune import PAGE, SCHEDULE
+    from backdrop.steps.tune import PAGE, SCHEDULE, Resources
     from backdrop.steps.tune import tune as step
 
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
     pods |= {"gpus": int(gpus), "cpu": int(cpu), "node_selector": node_selector, "tolerations": tolerations}
     with as_file(recipe) as path, as_file(json.dumps(pods)) if workers else nullcontext() as cluster:
-        record = step(data, plan.path, path, out, BUDGETS[budget], cluster=cluster)
+        record = step(data, plan.path, path, out, BUDGETS[budget], resources=Resources(cluster=cluster))
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))
     Path(summary.path).write_text(search_page(record.search))

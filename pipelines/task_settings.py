@@ -10,7 +10,7 @@ from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_M
 
 
 @dataclass(frozen=True)
-class Pool:
+class GpuPool:
     """The GPU nodes, in words that are chosen when a run starts."""
 
     accelerator: PipelineChannel
@@ -32,7 +32,7 @@ def configure(task: PipelineTask) -> PipelineTask:
     return task
 
 
-def on_gpu(task: PipelineTask, pool: Pool) -> PipelineTask:
+def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:
     """A task that runs networks: a GPU, shared memory, and another try if its node goes away."""
     task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.gpus)
     task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)

@@ -27,11 +27,12 @@ from backdrop.components.split import split
 from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
+from backdrop.config.catalog import change_recipe
 from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
 from backdrop.config.explain import suggest
 from backdrop.config.folds import Rule
-from backdrop.config.records import dump_yaml, override, parse
-from backdrop.pipelines.task_settings import Pool, configure, on_gpu
+from backdrop.config.records import dump_yaml
+from backdrop.pipelines.task_settings import GpuPool, configure, on_gpu
 
 Tuned = Literal["off", "fast", "full"]
 RAY_WORKERS = 2
@@ -95,9 +96,7 @@ def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
     """
 
     def changed(part: Part) -> Part:
-        recipe = part.resolve()
-        values = override(recipe.model_dump(mode="json"), assignments)
-        return Part(recipe=parse(Recipe, values, recipe.name), weight=part.weight, folds=part.folds)
+        return Part(recipe=change_recipe(part.resolve(), assignments), weight=part.weight, folds=part.folds)
 
     return ensemble.model_copy(update={"members": tuple(changed(part) for part in ensemble.parts())})
 
@@ -155,7 +154,7 @@ def training(
             tolerations: of the GPU nodes' taints.
             ray_workers: pods of the Ray cluster that searches schedules, each with such GPUs; if there is one.
         """
-        pool = Pool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
+        pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checked = configure(check(data=data, ensemble=config)).outputs["Output"]
         splits = _splits(ensemble, checked, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
@@ -228,7 +227,7 @@ def _tune(
     plan: PipelineChannel,
     work: PipelineChannel,
     budget: Tuned,
-    pool: Pool,
+    pool: GpuPool,
     workers: PipelineChannel | None,
 ) -> PipelineTask:
     """The tune component under the recipe's name; one that only watches a Ray cluster takes no GPU."""

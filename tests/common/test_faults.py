@@ -10,6 +10,7 @@ import pytest
 from backdrop.common import s3, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.retry import RetryPolicy
+from backdrop.config.folds import Rule
 from backdrop.inference.member import CHECKPOINTS, read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
@@ -99,7 +100,7 @@ def world(port: int, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     """Data and plan in the bucket; gives the plan."""
     use(monkeypatch, f"http://127.0.0.1:{port}")
     storage.upload_folder(data, "s3://photos/set", "")
-    split("s3://photos/set", "s3://photos/plan.csv", folds=2)
+    split("s3://photos/set", "s3://photos/plan.csv", Rule(folds=2))
     return tmp_path
 
 

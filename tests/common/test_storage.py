@@ -6,6 +6,7 @@ import pytest
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import StorageError
+from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.steps.split import split
 from backdrop.steps.train import train
@@ -84,7 +85,7 @@ def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, d
 
 
 def test_plans_and_members_can_live_in_s3(bucket: str, data: Path, tmp_path: Path) -> None:
-    split(str(data), f"{bucket}/plan.csv", folds=2, holdout=0.15)
+    split(str(data), f"{bucket}/plan.csv", Rule(folds=2, holdout=0.15))
     record = train(str(data), f"{bucket}/plan.csv", "tiny", 0, f"{bucket}/members/{{key}}", (*SMALL, "epochs=1"))
     assert record.address == f"{bucket}/members/{record.member.key[:12]}"
     names = {name for name, *_ in s3.listing(record.address)}

@@ -20,6 +20,7 @@ from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import BUDGETS, find_recipe, find_text
 from backdrop.config.cluster import Cluster
+from backdrop.config.folds import Rule
 from backdrop.config.records import parse
 from backdrop.data.validation import Fault
 from backdrop.evaluation.gate import Verdict
@@ -29,7 +30,7 @@ from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport
 from backdrop.steps.split import SplitRecord
 from backdrop.steps.train import TrainRecord
-from backdrop.steps.tune import TuneRecord
+from backdrop.steps.tune import Resources, TuneRecord
 from backdrop.tuning.results import Comparison, Search, Trial
 from tests.tracking.workspace import write_member
 
@@ -107,7 +108,7 @@ class SplitStep(Step):
     """Writes a plan as the step does: what the next task is handed is read from it."""
 
     def __call__(self, *given: Any) -> Any:
-        Path(given[1]).write_text(f"plan of {given[2]} folds")
+        Path(given[1]).write_text(f"plan of {given[2].folds} folds")
         return super().__call__(*given)
 
 
@@ -126,7 +127,7 @@ def test_split(objects: int, taken: int | None, stand_in: Any, artifact: Any) ->
     plan, plans = artifact("plan"), artifact("plans")
     step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
     split.python_func("d", 3, 0.15, "area", "", 0, objects, "models:/x@champion", plan, plans)
-    assert step.given == ("d", plan.path, 3, 0.15, "area", 0, taken, "models:/x@champion", None, None)
+    assert step.given == ("d", plan.path, Rule(3, 0.15, "area", 0), taken, "models:/x@champion", None)
     assert plan.metadata == {"data": "sha256:1"}
     assert [path.read_text() for path in Path(plans.path).iterdir()] == ["plan of 3 folds"]
 
@@ -135,7 +136,7 @@ def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> 
     plan, together = artifact("plan"), artifact("plans")
     step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
     split.python_func("d", 4, 0.15, "area_rank", "05", 0, 0, "models:/x@champion", plan, together, plans)
-    assert step.given[-2:] == ("05", f"{plans.path}/000.csv")
+    assert (step.given[2].view, step.given[-1]) == ("05", f"{plans.path}/000.csv")
     assert [path.read_text() for path in sorted(Path(together.path).iterdir())] == [
         "000.csv",
         "001.csv",
@@ -171,7 +172,8 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
     )  # fmt: skip
     seen: dict[str, Any] = {}
 
-    def step(*given: Any, cluster: str | None) -> TuneRecord:
+    def step(*given: Any, resources: Resources) -> TuneRecord:
+        cluster = resources.cluster
         seen.update(given=given, recipe=Path(given[2]).read_text(), cluster=cluster and Path(cluster).read_text())
         (out / "report").mkdir(parents=True)
         (out / "report" / "index.html").write_text("<p>hello")

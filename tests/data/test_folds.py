@@ -158,7 +158,7 @@ def test_a_seed_draws_another_holdout_but_the_same_seed_the_same() -> None:
 
 def test_a_plan_round_trips_with_its_header_and_areas(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.csv"
-    record = split(str(data), str(out), folds=2, holdout=0.2)
+    record = split(str(data), str(out), Rule(folds=2, holdout=0.2))
     text = out.read_text()
     assert text.startswith(f"# backdrop-plan v2 data={record.data}\nimage,object,view,area,fold\ncar00_01,car00,01,")
     plan = folds.read_plan(out)
@@ -169,7 +169,7 @@ def test_a_plan_round_trips_with_its_header_and_areas(data: Path, tmp_path: Path
 
 
 def test_objects_takes_the_first_by_name(data: Path, tmp_path: Path) -> None:
-    split(str(data), str(tmp_path / "plan.csv"), folds=2, holdout=0.25, objects=4)
+    split(str(data), str(tmp_path / "plan.csv"), Rule(folds=2, holdout=0.25), objects=4)
     assert {row.object for row in folds.read_plan(tmp_path / "plan.csv").rows} == {f"car0{i}" for i in range(4)}
 
 
@@ -188,9 +188,9 @@ def test_the_plan_of_other_data_is_refused(data: Path, plan: Path) -> None:
 def test_extend_reads_the_older_plan(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     data = make_dataset(6)
     old, new = str(tmp_path / "old.csv"), str(tmp_path / "new.csv")
-    split(str(data), old, folds=2, holdout=0.2)
+    split(str(data), old, Rule(folds=2, holdout=0.2))
     make_dataset(9)
-    split(str(data), new, folds=2, holdout=0.2, extend=old)
+    split(str(data), new, Rule(folds=2, holdout=0.2), extend=old)
     before, after = folds.read_plan(old).assignment(), folds.read_plan(new).assignment()
     assert before.items() <= after.items()
     assert len(after) == 9
@@ -211,8 +211,8 @@ def test_a_further_scheme_has_the_first_ones_holdout(areas: dict[str, float], fi
 def test_holdout_from_takes_objects_and_holdout(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     data = str(make_dataset(9))
     own, other = str(tmp_path / "own.csv"), str(tmp_path / "other.csv")
-    split(data, own, folds=3, holdout=0.25, objects=8)
-    split(data, other, folds=2, by="random", seed=3, holdout_from=own)
+    split(data, own, Rule(folds=3, holdout=0.25), objects=8)
+    split(data, other, Rule(folds=2, by="random", seed=3), holdout_from=own)
     first, second = folds.read_plans([own, other])
     assert second.holdout == first.holdout != []
     assert second.folds == [0, 1]
@@ -220,7 +220,7 @@ def test_holdout_from_takes_objects_and_holdout(make_dataset: Callable[..., Path
     with pytest.raises(PlanError, match="--objects doesn't go with --holdout-from"):
         split(data, other, objects=5, holdout_from=own)
     with pytest.raises(PlanError, match="don't fill 7 folds"):
-        split(data, other, folds=7, holdout_from=own)
+        split(data, other, Rule(folds=7), holdout_from=own)
     next(iter(Path(data, "train_masks").iterdir())).write_bytes(
         Path(data, "train_masks/car08_02_mask.png").read_bytes()
     )
@@ -234,11 +234,11 @@ def test_a_further_scheme_is_extended_beside_the_first(
 ) -> None:
     own, other, new_own, new_other = (str(tmp_path / f"{name}.csv") for name in ("a", "b", "a2", "b2"))
     data = str(make_dataset(8))
-    split(data, own, folds=3, holdout=0.25)
-    split(data, other, folds=2, by=by, holdout_from=own)
+    split(data, own, Rule(folds=3, holdout=0.25))
+    split(data, other, Rule(folds=2, by=by), holdout_from=own)
     make_dataset(13)
-    split(data, new_own, folds=3, holdout=0.25, extend=own)
-    split(data, new_other, folds=2, by=by, holdout_from=new_own, extend=other)
+    split(data, new_own, Rule(folds=3, holdout=0.25), extend=own)
+    split(data, new_other, Rule(folds=2, by=by), holdout_from=new_own, extend=other)
     before, after = folds.read_plan(other).assignment(), folds.read_plan(new_other).assignment()
     assert before.items() <= after.items()
     assert len(after) == 13
@@ -247,19 +247,19 @@ def test_a_further_scheme_is_extended_beside_the_first(
 
 def test_an_older_plan_with_another_holdout_is_no_further_schemes(data: Path, tmp_path: Path) -> None:
     own, old = str(tmp_path / "own.csv"), str(tmp_path / "old.csv")
-    split(str(data), own, folds=2, holdout=0.3, by="random", seed=1)
-    split(str(data), old, folds=2, holdout=0.3, by="random", seed=2)
+    split(str(data), own, Rule(folds=2, holdout=0.3, by="random", seed=1))
+    split(str(data), old, Rule(folds=2, holdout=0.3, by="random", seed=2))
     with pytest.raises(PlanError, match=r"The older plan (holds out|trains on) car0\d, which the plan of"):
-        split(str(data), str(tmp_path / "out.csv"), folds=2, holdout_from=own, extend=old)
+        split(str(data), str(tmp_path / "out.csv"), Rule(folds=2), holdout_from=own, extend=old)
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_plans_of_one_ensemble_share_data_and_holdout(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
     data = str(make_dataset(6))
     own, held, fewer = (str(tmp_path / name) for name in ("own.csv", "held.csv", "fewer.csv"))
-    split(data, own, folds=2, holdout=0.3, by="random", seed=1)
-    split(data, held, folds=2, holdout=0.3, by="random", seed=2)
-    split(data, fewer, folds=2, holdout=0.3, objects=5)
+    split(data, own, Rule(folds=2, holdout=0.3, by="random", seed=1))
+    split(data, held, Rule(folds=2, holdout=0.3, by="random", seed=2))
+    split(data, fewer, Rule(folds=2, holdout=0.3), objects=5)
     assert [plan.folds for plan in folds.read_plans(own)] == [[0, 1]]
     with pytest.raises(PlanError, match=r"held.csv holds out other objects than .*own.csv\. .*--holdout-from"):
         folds.read_plans([own, held])

@@ -8,6 +8,7 @@ import yaml
 
 from backdrop.common.errors import ConfigError, MemberError, PlanError
 from backdrop.config import Ensemble, find_ensemble, find_recipe
+from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse, parse_yaml
 from backdrop.data.dataset import open_dataset, read_image, read_pair
 from backdrop.data.folds import read_plan, read_plans, verify
@@ -59,7 +60,7 @@ def test_a_fold_is_judged_only_by_the_member_that_did_not_see_it(data: Path, pla
 
 def test_members_of_another_plan_are_refused(data: Path, members: list[str], tmp_path: Path) -> None:
     other = str(tmp_path / "other.csv")
-    split(str(data), other, folds=2, holdout=0.15, by="random", seed=5)
+    split(str(data), other, Rule(folds=2, holdout=0.15, by="random", seed=5))
     with pytest.raises(MemberError, match=r"tiny-0 was not trained by this plan on these data"):
         evaluate(str(data), other, members, str(tmp_path / "report"))
     assert not (tmp_path / "report").exists()
@@ -105,7 +106,7 @@ PARTS = {"first": (0, 0.5), "second": (1, 0.3), "third": (1, 0.2)}
 @pytest.fixture
 def plans(data: Path, plan: Path, tmp_path: Path) -> list[str]:
     other = str(tmp_path / "other.csv")
-    split(str(data), other, folds=3, by="random", seed=1, holdout_from=str(plan))
+    split(str(data), other, Rule(folds=3, by="random", seed=1), holdout_from=str(plan))
     return [str(plan), other]
 
 
@@ -203,11 +204,11 @@ def test_members_of_no_plan_given_are_refused(
     with pytest.raises(MemberError, match="second-0 was not trained by this plan on these data"):
         evaluate(str(data), plans[:1], addresses, out)
     third = str(tmp_path / "third.csv")
-    split(str(data), third, folds=2, by="random", seed=9, holdout_from=plans[0])
+    split(str(data), third, Rule(folds=2, by="random", seed=9), holdout_from=plans[0])
     with pytest.raises(MemberError, match="second-0 was not trained by any of these plans on these data"):
         evaluate(str(data), [plans[0], third], addresses, out)
     other = str(tmp_path / "held.csv")
-    split(str(data), other, folds=3, by="random", seed=4)
+    split(str(data), other, Rule(folds=3, by="random", seed=4))
     with pytest.raises(PlanError, match="holds out other objects"):
         evaluate(str(data), [plans[0], other], addresses, out)
     assert not (tmp_path / "report").exists()

@@ -121,7 +121,7 @@ def test_from_registering_to_rolling_back(tracked: str, workspace: Workspace, na
     assert plan is not None
     assert plan.read_bytes() == workspace.plan.read_bytes()
 
-    split(data, str(workspace.root / "next.csv"), folds=2, holdout=0.7, extend=f"models:/{name}@champion")
+    split(data, str(workspace.root / "next.csv"), Rule(folds=2, holdout=0.7), extend=f"models:/{name}@champion")
     assert read_plan(workspace.root / "next.csv").assignment() == read_plan(workspace.plan).assignment()
 
     assert rollback(name).version == 1
@@ -315,7 +315,7 @@ FURTHER = "plan-random-3-seed1.csv"
 def further(workspace: Workspace, out: str, **more: str) -> Path:
     """The second scheme's plan."""
     path = workspace.root / out
-    split(str(workspace.data), str(path), folds=3, by="random", seed=1, holdout_from=str(workspace.plan), **more)
+    split(str(workspace.data), str(path), Rule(folds=3, by="random", seed=1), holdout_from=str(workspace.plan), **more)
     return path
 
 
@@ -335,8 +335,8 @@ def test_an_ensemble_of_several_fold_schemes(
     evaluate(data, plans, members, report, str(config))
 
     held, drawn = str(workspace.root / "held.csv"), str(workspace.root / "drawn.csv")
-    split(data, held, folds=3, holdout=0.75, by="random", seed=8)
-    split(data, drawn, folds=3, by="random", seed=8, holdout_from=plans[0])
+    split(data, held, Rule(folds=3, holdout=0.75, by="random", seed=8))
+    split(data, drawn, Rule(folds=3, by="random", seed=8), holdout_from=plans[0])
     for given, error, message in (
         (plans[0], PlanError, rf"as many plans as .* schemes, 2, not 1\. .*: plan\.csv, {FURTHER}"),
         ([plans[0], held], PlanError, "holds out other objects"),
@@ -355,7 +355,7 @@ def test_an_ensemble_of_several_fold_schemes(
 
     make_dataset(objects=20)
     wide = workspace.with_plan(workspace.root / "wide.csv")
-    split(data, str(wide.plan), folds=2, holdout=0.75, extend=address)
+    split(data, str(wide.plan), Rule(folds=2, holdout=0.75), extend=address)
     for plan, old in ((wide.plan, plans[0]), (further(wide, "wide-further.csv", extend=address), plans[1])):
         before, after = read_plan(old).assignment(), read_plan(plan).assignment()
         assert before.items() <= after.items()

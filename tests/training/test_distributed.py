@@ -84,7 +84,7 @@ def test_two_killed_processes_go_on_to_the_same_bits(data: Path, plan: Path, tmp
 
 
 def test_work_is_shared_and_put_together_again_in_its_order() -> None:
-    parts = [Distributed(rank, 3).share(range(8)) for rank in range(3)]
+    parts = [Distributed(rank, 3).shard(range(8)) for rank in range(3)]
     assert [list(part) for part in parts] == [[0, 3, 6], [1, 4, 7], [2, 5]]
 
 

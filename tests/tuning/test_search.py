@@ -97,7 +97,8 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
     rows = list(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
     assert [row["name"] for row in rows] == [one.name for one in search.trials]
 
-    member = train(data, plan, "tiny", 0, str(tmp_path / "m"), SMALL, set_file=str(out / "schedule.yaml"))
+    chosen = find_recipe("tiny", over=read_over(str(out / "schedule.yaml")))
+    member = train(data, plan, chosen, 0, str(tmp_path / "m"), SMALL)
     kept = yaml.safe_load((tmp_path / "m" / "recipe.yaml").read_text())
     assert (
         kept["schedule"]

@@ -102,10 +102,10 @@ def split(
     ] = None,
 ) -> None:
     """Assign every object to a fold or to the holdout."""
-    from backdrop.config.folds import as_by
+    from backdrop.config.folds import Rule, as_by
     from backdrop.steps.split import split as step
 
-    record = step(data, out, folds, holdout, as_by(by), seed, objects, extend, view, holdout_from)
+    record = step(data, out, Rule(folds, holdout, as_by(by), seed, view), objects, extend, holdout_from)
     for name, number in record.objects.items():
         print(f"{name:>8}  {count(number, 'object'):>12}  mean mask area {record.areas[name]:,.0f} pixels")
     print(f"{out}  {record.data}")

@@ -52,9 +52,11 @@ def train(
 
     Resumes a training that was killed.
     """
+    from backdrop.config import find_recipe, read_over
     from backdrop.steps.train import train as step
 
-    record = step(data, plan, recipe, fold, out, overrides, pseudo, fresh, set_file)
+    chosen = find_recipe(recipe, overrides, read_over(set_file))
+    record = step(data, plan, chosen, fold, out, pseudo=pseudo, fresh=fresh)
     how = "(unchanged)" if record.reused else f"in {record.member.seconds:.0f} s"
     print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold} {how}")
 
@@ -90,11 +92,12 @@ def tune(
     from backdrop.config import Budget
     from backdrop.config.folds import as_folds
     from backdrop.config.records import parse
+    from backdrop.steps.tune import Resources
     from backdrop.steps.tune import tune as step
 
     asked = {"trials": trials, "epochs": budget_epochs, "folds": as_folds(folds), "searcher": searcher}
     asked |= {"scheduler": scheduler, "repeats": repeats, "seed": seed}
-    record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, parallel, cluster)
+    record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, Resources(parallel, cluster))
     print(search_text(record.search))
     print(f"{record.out}/schedule.yaml")
 

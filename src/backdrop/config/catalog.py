@@ -43,6 +43,22 @@ def find_recipe(
     return parse(Recipe, whole, source.name, [f"{option} {assignment}" for assignment in assignments])
 
 
+def change_recipe(recipe: Recipe, overrides: Iterable[str], option: str = "--set") -> Recipe:
+    """A recipe with `a.b=c` set.
+
+    Args:
+        recipe: what is changed.
+        overrides: the assignments.
+        option: what the overrides are called in an error.
+
+    Raises:
+        ConfigError: if the recipe has no such key, or a value doesn't fit.
+    """
+    assignments = list(overrides)
+    values = override(recipe.model_dump(mode="json"), assignments, option)
+    return parse(Recipe, values, recipe.name, [f"{option} {assignment}" for assignment in assignments])
+
+
 def read_over(path: str | None) -> dict[str, Any]:
     """Keys that take the place of a recipe's own, from a YAML file such as a search's `schedule.yaml`; none for None.
 

@@ -12,15 +12,21 @@ By = Literal["area", "area_rank", "stratified", "random"]
 
 @dataclass(frozen=True)
 class Rule:
-    """How objects are placed: into how many folds, which share is held out, by what order, with what seed.
+    """How objects are placed in folds and in the holdout.
 
-    With a `view`, `area_rank` ranks the objects by their mask area in that view alone.
+    Attributes:
+        folds: how many folds.
+        holdout: share of the objects that only judge, 0 or more and less than 1.
+        by: `area` balances mask area; `area_rank` deals by area rank, as the winners did; `stratified` spreads classes
+            of area evenly; `random` shuffles.
+        seed: random seed.
+        view: rank by the mask area of this view alone; only for `area_rank`.
     """
 
-    folds: int
-    holdout: float
-    by: By
-    seed: int
+    folds: int = 5
+    holdout: float = 0.15
+    by: By = "area"
+    seed: int = 0
     view: str | None = None
 
     @property

@@ -5,10 +5,12 @@ from statistics import mean
 from backdrop.common import storage
 from backdrop.common.errors import PlanError
 from backdrop.common.progress import working
-from backdrop.config.folds import PLAN, By, Rule
+from backdrop.config.folds import PLAN, Rule
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, make_plan, read_plan, refold, verify
+
+RULE = Rule()
 
 
 class SplitRecord(Record):
@@ -23,32 +25,23 @@ class SplitRecord(Record):
 def split(
     data: str,
     out: str,
-    folds: int = 5,
-    holdout: float = 0.15,
-    by: By = "area",
-    seed: int = 0,
+    rule: Rule = RULE,
     objects: int | None = None,
     extend: str | None = None,
-    view: str | None = None,
     holdout_from: str | None = None,
 ) -> SplitRecord:
-    """Assignments every object of a dataset in a fold or in the holdout.
+    """Places every object of a dataset in a fold or in the holdout.
 
     Args:
         data: the dataset.
         out: the plan to write, a CSV file.
-        folds: how many folds.
-        holdout: share of the objects that only judge.
-        by: `area` balances mask area; `area_rank` deals by area rank, as the winners did; `stratified` spreads classes
-            of area evenly; `random` shuffles.
-        seed: of all that is drawn.
+        rule: how many folds, which share is held out, and by what order.
         objects: only the first so many objects by name.
         extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
             registered model's version (with `holdout_from`, its plan of the same scheme); what isn't there yet has
             nothing to extend.
-        view: rank by the mask area of this view alone; only for `area_rank`.
         holdout_from: another plan of these data, whose objects and holdout are taken: for a further scheme of the same
-            ensemble. `holdout` isn't looked at then.
+            ensemble. The rule's own `holdout` isn't looked at then.
 
     Raises:
         PlanError: if there are fewer objects than places, one lacks the view, the older plan has other folds or
@@ -57,7 +50,6 @@ def split(
     """
     if holdout_from and objects:
         raise PlanError("--objects doesn't go with --holdout-from", "Leave it out: the objects are that plan's")
-    rule = Rule(folds, holdout, by, seed, view)
     dataset = open_dataset(data)
     if holdout_from:
         first = read_plan(holdout_from)

@@ -7,7 +7,8 @@ from pathlib import Path
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
 from backdrop.common.progress import log, working
-from backdrop.config import Recipe, find_recipe, read_over
+from backdrop.config import Recipe, find_recipe
+from backdrop.config.catalog import change_recipe
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
@@ -42,13 +43,12 @@ class TrainRecord(Record):
 def train(
     data: str,
     plan: str,
-    recipe: str,
+    recipe: str | Recipe,
     fold: int,
     out: str,
     overrides: Sequence[str] = (),
     pseudo: str | None = None,
     fresh: bool = False,
-    set_file: str | None = None,
 ) -> TrainRecord:
     """Trains one member, or finds it: in MLflow by its content key, or in `out`.
 
@@ -57,14 +57,13 @@ def train(
     Args:
         data: the dataset.
         plan: its fold plan.
-        recipe: a shipped recipe's name, or a YAML file's path.
+        recipe: a shipped recipe's name, a YAML file's path, or the recipe itself.
         fold: the fold that is left out and judges.
         out: the member folder; `{key}` in it stands for the first 12 digits of the content key. What a killed run
             left there is gone on with.
         overrides: `a.b=c` for the recipe.
         pseudo: a folder that `label` wrote, whose photographs are trained on too.
         fresh: begin anew, whatever MLflow or `out` holds; what is discarded is said.
-        set_file: a YAML file of keys that take the place of the recipe's own, such as a search's `schedule.yaml`.
 
     Raises:
         ConfigError: if the recipe isn't valid.
@@ -74,7 +73,7 @@ def train(
         TrainingError: if training can't go on.
         TrackingError: if MLflow can't be reached.
     """
-    chosen = find_recipe(recipe, overrides, read_over(set_file))
+    chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()

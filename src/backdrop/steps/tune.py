@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,22 @@ KEY, JOB = "key", "job"
 RECIPE, SPACE = "recipe.yaml", "space.yaml"
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a search runs on.
+
+    Attributes:
+        parallel: how many trials run at a time; None for one on each GPU, or one where there is no GPU.
+        cluster: a YAML file that says what Ray cluster KubeRay makes for the search; None for none.
+    """
+
+    parallel: int | None = None
+    cluster: str | None = None
+
+
+RESOURCES = Resources()
+
+
 class TuneRecord(Record):
     """Where the result lies, what it is, and whether it was there already."""
 
@@ -53,8 +70,7 @@ def tune(
     budget: Budget,
     space: str | None = None,
     overrides: Sequence[str] = (),
-    parallel: int | None = None,
-    cluster: str | None = None,
+    resources: Resources = RESOURCES,
 ) -> TuneRecord:
     """Searches a schedule, or goes on where a killed search stopped, or finds it finished.
 
@@ -68,8 +84,7 @@ def tune(
         budget: how much is tried, and how.
         space: a shipped space's name, or a YAML file's path; without one, that of the recipe's kind.
         overrides: `a.b=c` for the trials' recipe, on top of what the space sets.
-        parallel: how many trials run at a time; if not said, one for each GPU, else one.
-        cluster: a YAML file that says what cluster KubeRay makes for it.
+        resources: what it runs on.
 
     Raises:
         ConfigError: if recipe, space, budget or cluster isn't valid.
@@ -92,7 +107,7 @@ def tune(
         return TuneRecord(out=target, search=found, reused=True)
 
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
-    elsewhere = _elsewhere(target, cluster)
+    elsewhere = _elsewhere(target, resources.cluster)
     verify(folds, open_dataset(data))
     from backdrop.tuning.search import Plan, run_search  # ray's import takes seconds: only where it's used
 
@@ -101,10 +116,10 @@ def tune(
     for name, text in given.items():
         storage.write_bytes(f"{target}/{name}", text.encode())
     if elsewhere:
-        elsewhere(_command(photos, target, budget, overrides, parallel))
+        elsewhere(_command(photos, target, budget, overrides, resources.parallel))
         return TuneRecord(out=target, search=read_search(target), reused=False)
     with _followed(key, whole) as runs:
-        search, winner = run_search(whole, parallel, runs.notify if runs else lambda *_: None)
+        search, winner = run_search(whole, resources.parallel, runs.notify if runs else lambda *_: None)
         files = _files(search, winner.override)
         if runs:
             runs.finish(search, files)

@@ -104,7 +104,6 @@ class Trainer:
                     self._epoch(state, batches, saver, reporter)
                 reporter.finished(state.progress.history[-1])
             if first < recipe.epochs:
-                self._settle(state)
                 saver.save(state, wait=True)
         return state
 

@@ -1,0 +1,69 @@
+"""What ruff can't hold: no function takes a train of parameters, and no attribute is born in the middle of a method."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(path for folder in ("src/backdrop", "components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
+MOST_PARAMETERS = 8
+# A framework calls what these decorate: typer a command, KFP a component's body and a graph.
+CALLED_BY_A_FRAMEWORK = ("command", "component", "dsl.pipeline")
+# Where attributes begin: the frameworks' own hooks do what __init__ does elsewhere.
+BEGINNINGS = ("__init__", "__enter__", "load_context", "_load_context_setting_or_default")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text()))
+
+
+def name_of(decorator: ast.expr) -> str:
+    return ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
+
+
+def parameters(function: Function) -> list[str]:
+    given = function.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def born(method: Function) -> set[str]:
+    """The attributes that a method sets on its object."""
+    return {
+        node.attr
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_takes_a_train_of_parameters(path: Path) -> None:
+    long = {
+        node.name: len(parameters(node))
+        for node in nodes(path)
+        if isinstance(node, Function)
+        and len(parameters(node)) > MOST_PARAMETERS
+        and not any(name_of(decorator) in CALLED_BY_A_FRAMEWORK for decorator in node.decorator_list)
+    }
+    assert not long, "Make a record of them"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_attribute_is_born_in_the_middle_of_a_method(path: Path) -> None:
+    for each in nodes(path):
+        if not isinstance(each, ast.ClassDef):
+            continue
+        targets = [t for node in each.body if isinstance(node, ast.Assign) for t in node.targets]
+        targets += [node.target for node in each.body if isinstance(node, ast.AnnAssign)]
+        known = {target.id for target in targets if isinstance(target, ast.Name)}
+        methods = [node for node in each.body if isinstance(node, Function)]
+        known |= {name for method in methods if method.name in BEGINNINGS for name in born(method)}
+        late = {name for method in methods for name in born(method)} - known
+        assert not late, f"{each.name} has no such attribute when it is made"
