@@ -133,6 +133,7 @@ def test_no_bar_is_in_the_way_of_what_a_command_prints(often: None) -> None:
         print("member: Dice 0.9", file=sys.stderr)
         time.sleep(0.08)
     assert "━" in terminal.text
+    assert not any("backdrop train" in line and "━" in line for line in terminal.lines), "hidden work has no bar"
     assert "member: Dice 0.9" in terminal.shown
     assert not any("━" in line for line in terminal.shown)
 

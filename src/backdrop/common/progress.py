@@ -169,7 +169,7 @@ def _bar(stack: Sequence[Work]) -> "Table | str":
     from rich.table import Table
     from rich.text import Text
 
-    if not stack:  # it was just about to be drawn again
+    if not stack or stack[-1].hidden:  # it was just about to be drawn again
         return ""
     work = stack[-1]
     bar = ProgressBar(work.total or 1, work.done, BAR_WIDTH, pulse=work.total is None)

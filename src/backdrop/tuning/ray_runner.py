@@ -15,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from backdrop.common.errors import TuningError, shorten
-from backdrop.common.progress import log, progress
+from backdrop.common.progress import log, progress, working
 from backdrop.tuning.cluster.auth import USAGE, local_cluster
 from backdrop.tuning.samplers import Source
 from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run
@@ -112,7 +112,8 @@ def cluster() -> Iterator[None]:
                 yield
             else:
                 with local_cluster():
-                    _start(folder)
+                    with working("starting Ray"):
+                        _start(folder)
                     yield
         finally:
             ray.shutdown()
