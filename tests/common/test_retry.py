@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backdrop.common.retry import RetryPolicy, repeat, retry, trying
+from backdrop.common.retry import RetryPolicy, repeat, retry, trying, workers
 
 QUICK = RetryPolicy(0.01, 0.04, give_up_s=0.2)
 
@@ -130,3 +130,26 @@ def test_closing_ends_a_pause() -> None:
     start = time.monotonic()
     repeat(lambda: None, RetryPolicy(60.0, 60.0), closing, lambda error: None)
     assert time.monotonic() - start < 30
+
+
+def test_an_interrupt_ends_the_waits_of_workers_too() -> None:
+    begun, endless = threading.Semaphore(0), RetryPolicy(60.0, 60.0)
+    futures = []
+
+    def wait_for_ever(_: int) -> None:
+        begun.release()
+        retry(failing(10**9), endless, always)
+
+    def interrupted() -> None:
+        with workers(2) as pool:
+            futures.extend(pool.submit(wait_for_ever, number) for number in range(9))
+            for _ in range(2):
+                begun.acquire()
+            raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - start < 30
+    assert sum(future.cancelled() for future in futures) == 7
+    assert all(isinstance(future.exception(), ConnectionError) for future in futures[:2])

@@ -5,17 +5,20 @@ attempt. A call that follows a job's log for hours and then loses its connection
 limit counts from the first failure. Neither library has the second loop, the one that also waits after a success.
 """
 
+import contextlib
 import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from backdrop.common.progress import log
 
 T = TypeVar("T")
+_thread = threading.local()  # `closing`: the event of the workers that a thread is one of
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def retry(
 ) -> T:
     """Calls `act` until it succeeds.
 
-    Ctrl-C ends the wait at once.
+    Ctrl-C ends the wait at once; so does the end of the `workers` whose thread waits.
 
     Args:
         act: what to do; parts of it that went through are done again, and must do no harm.
@@ -78,7 +81,31 @@ def retry(
                 raise
             if notify and attempts == 1:
                 notify(error)
-        time.sleep(pause_s)
+            failure = error
+        if _closed_within(pause_s):
+            raise failure
+
+
+@contextlib.contextmanager
+def workers(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that stop waiting in `retry`, and begin nothing new, when an error or Ctrl-C ends the block."""
+    closing = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=setattr, initargs=(_thread, "closing", closing)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            closing.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _closed_within(pause_s: float) -> bool:
+    """Waits, and says whether the thread's workers were ended meanwhile."""
+    closing: threading.Event | None = getattr(_thread, "closing", None)
+    if closing is not None:
+        return closing.wait(pause_s)
+    time.sleep(pause_s)
+    return False
 
 
 def trying(what: str, policy: RetryPolicy, words: Callable[[Exception], str]) -> Callable[[Exception], None]:

@@ -7,14 +7,13 @@ import contextlib
 import hashlib
 import http
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backdrop.common.errors import StorageError, shorten
 from backdrop.common.redact import without_credentials
-from backdrop.common.retry import RetryPolicy, retry
+from backdrop.common.retry import RetryPolicy, retry, workers
 
 THREADS = 8
 CONNECT_TIMEOUT_S = 5
@@ -90,7 +89,7 @@ def download(address: str, names: Sequence[str], folder: Path) -> None:
         _asked(f"{address}/{name}", lambda: client().download_file(bucket, key, str(target)))
 
     folder.mkdir(parents=True)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with workers(THREADS) as pool:
         list(pool.map(one, names))
 
 

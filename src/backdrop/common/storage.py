@@ -12,13 +12,13 @@ import shutil
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError, shorten
 from backdrop.common.progress import progress
+from backdrop.common.retry import workers
 
 URL_TIMEOUT_S = 60
 
@@ -128,7 +128,7 @@ def upload_folder(folder: Path, address: str, key_file: str) -> int:
     def one(path: Path) -> bool:
         return s3.upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
 
-    with progress("uploading files", len(files), lasting=False) as advance, ThreadPoolExecutor(s3.THREADS) as pool:
+    with progress("uploading files", len(files), lasting=False) as advance, workers(s3.THREADS) as pool:
         count = 0
         for uploaded in chain(pool.map(one, rest), map(one, last)):
             count += uploaded
