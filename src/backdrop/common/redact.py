@@ -5,7 +5,7 @@ import re
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 ADDRESS = re.compile(SCHEME.pattern + r"\S+")
 PATHS = ("sqlite://", "file://")  # an address of these begins with a path
-PLAIN = re.compile(r"[./]|models:/|runs:/")  # a path, or what MLflow calls models and runs
+PLAIN = re.compile(r"\.{0,2}/|models:/|runs:/")  # a path, or what MLflow calls models and runs
 ODD = "/?#[]"  # unless they are percent-encoded, a client takes what follows for the host, or fails
 ENCODE = "Percent-encode its special characters: / as %2F, ? as %3F, # as %23, [ as %5B, ] as %5D"
 
