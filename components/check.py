@@ -1,4 +1,4 @@
-"""`check` as a component: the pipeline's first task, before anything is spent."""
+"""`check` as a component: the pipeline's first task, before any GPU time is used."""
 
 from kfp import dsl
 
@@ -7,9 +7,9 @@ from backdrop.components.image import component
 
 @component
 def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "") -> str:
-    """Looks at the whole dataset and returns its address; an error in it stops the pipeline.
+    """Checks every file of the dataset and returns the dataset's address; an error stops the pipeline.
 
-    `ensemble` is the ensemble's YAML: what its recipes would refuse is an error too.
+    `ensemble` is the ensemble's YAML: a file that its recipes can't use is an error, too.
     """
     import sys
     from pathlib import Path

@@ -19,7 +19,7 @@ def evaluate(
 ) -> None:
     """Scores the members and their ensemble and writes the report.
 
-    `ensemble` is its YAML; `tuned` says that members have schedules of their own.
+    `ensemble` is its YAML; `tuned` says whether the members have schedules of their own.
     """
     from pathlib import Path
 

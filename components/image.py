@@ -1,4 +1,4 @@
-"""The image that every component runs in, and how a component is declared: a plain function in that image."""
+"""The image of every component, and the decorator that makes a function a component in that image."""
 
 import os
 from functools import partial
@@ -9,5 +9,5 @@ from backdrop import __version__
 
 IMAGE = os.environ.get("BACKDROP_IMAGE") or f"ghcr.io/backdrop-ml/backdrop:{__version__}"
 
-# The image holds all that a task needs: nothing is installed when a pod starts.
+# The image has everything that a task needs: nothing is installed when a pod starts.
 component = partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)

@@ -1,6 +1,6 @@
-"""What components share: short Markdown pages for the Kubeflow UI, figures for its metrics, and YAML as a file.
+"""What components share: short Markdown pages for Kubeflow's UI, figures for its metrics, and YAML as a file.
 
-Each task pays for what this imports, so it imports records only to name them.
+Every task waits for this module's imports, so records are imported for type checking only.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from backdrop.steps.train import TrainRecord
     from backdrop.tuning.results import Search
 
-SHOWN_FAULTS = 200  # the UI cuts a long page off without saying so
+SHOWN_FAULTS = 200  # the UI silently truncates long pages
 SHOWN_TRIALS = 20
 Figures = dict[str, float]
 
 
 @contextmanager
 def as_file(text: str) -> Iterator[str]:
-    """Path of a YAML file with this text, for the steps, which read files."""
+    """Path of a temporary YAML file with this text, for steps, which read files."""
     with TemporaryDirectory() as folder:
-        path = Path(folder, "given.yaml")
+        path = Path(folder, "config.yaml")
         path.write_text(text, encoding="utf-8")
         yield str(path)
 
 
 @contextmanager
 def ensemble_file(ensemble: str, tuned: bool, members: Sequence[str]) -> Iterator[str]:
-    """Path of the ensemble's YAML; if it was tuned, with the schedules that its members have.
+    """Path of a temporary file with the ensemble's YAML; if it was tuned, with its members' schedules.
 
-    They aren't handed on as text: KFP breaks a list of texts that have more than one line.
+    The schedules are read from the members: KFP breaks a list of multi-line texts.
     """
     with as_file(ensemble) as path:
         if not tuned:
@@ -48,13 +48,13 @@ def ensemble_file(ensemble: str, tuned: bool, members: Sequence[str]) -> Iterato
         from backdrop.config.records import dump_yaml
         from backdrop.steps.members import open_member
 
-        whole = find_ensemble(path).tuned([open_member(address).recipe for address in members])
-        with as_file(dump_yaml(whole)) as changed:
-            yield changed
+        tuned_ensemble = find_ensemble(path).tuned([open_member(address).recipe for address in members])
+        with as_file(dump_yaml(tuned_ensemble)) as tuned_path:
+            yield tuned_path
 
 
 def search_figures(search: Search) -> Figures:
-    """The chosen trial's Dice, how many there were, and what it gains over the best preset, with its interval."""
+    """The chosen trial's Dice, the number of trials, and the gain over the best preset with its interval."""
     chosen, compared = search.trial(search.chosen), search.comparison
     figures = {"dice": chosen.dice or 0.0, "trials": float(len(search.trials))}
     gain = {"gain": compared.difference, "low": compared.low, "high": compared.high} if compared else {}
@@ -62,15 +62,16 @@ def search_figures(search: Search) -> Figures:
 
 
 def search_page(search: Search) -> str:
-    """What a search came to: the chosen schedule, and the best trials."""
+    """A search's result: the chosen schedule and the best trials."""
     compared = f"{search.comparison.sentence}.\n\n" if search.comparison else ""
-    rows = [(one.name, f"{one.dice:.5f}", str(len(one.dices)), one.status) for one in search.trials if one.dice]
+    trials = [trial for trial in search.trials if trial.dice]
+    rows = [(trial.name, f"{trial.dice:.5f}", str(len(trial.dices)), trial.status) for trial in trials]
     best = sorted(rows, key=lambda row: row[1], reverse=True)[:SHOWN_TRIALS]
     return f"# {search.chosen}\n\n{compared}" + _table(("trial", "Dice", "epochs", ""), best)
 
 
 def check_page(report: CheckReport) -> str:
-    """What a dataset holds, and its faults as a table."""
+    """A dataset's size, and its faults as a table."""
     title = f"{count(report.images, 'photograph')} of {count(report.objects, 'object')}"
     head = f"# {title}\n\nSizes: {', '.join(report.sizes)}\n\n"
     if not report.faults:
@@ -81,15 +82,15 @@ def check_page(report: CheckReport) -> str:
 
 
 def check_failure(report: CheckReport) -> str:
-    """What stops the pipeline, in a line or two."""
+    """The error that stops the pipeline, in a line."""
     first = report.errors[0]
     errors = len(report.errors)
-    rest = f" ({errors} errors in all: see `backdrop check {report.data}`)" if errors > 1 else ""
+    rest = f" (the first of {errors} errors: see `backdrop check {report.data}`)" if errors > 1 else ""
     return f"{first.file} {first.what}. {first.remedy}.{rest}"
 
 
 def member_figures(record: TrainRecord) -> Figures:
-    """Out-of-fold Dice, epochs, seconds of training; `reused` is 1 for a member that was there already."""
+    """Out-of-fold Dice, epochs, seconds of training; `reused` is 1 for a finished member that was reused."""
     member = record.member
     return {
         "dice": member.dice,
@@ -101,28 +102,28 @@ def member_figures(record: TrainRecord) -> Figures:
 
 
 def evaluation_figures(evaluation: Evaluation) -> Figures:
-    """Dice of each recipe out of fold, and of the ensemble on the holdout with its interval."""
+    """Out-of-fold Dice of each recipe, and the ensemble's Dice on the holdout with its interval."""
     figures = {f"oof_{recipe}": estimate.dice for recipe, estimate in evaluation.oof.items()}
-    held = evaluation.holdout.ensemble
-    if held is not None:
-        named = {"holdout": held.dice, "holdout_low": held.low, "holdout_high": held.high, "objects": held.objects}
+    score = evaluation.holdout.ensemble
+    if score is not None:
+        named = {"holdout": score.dice, "holdout_low": score.low, "holdout_high": score.high, "objects": score.objects}
         figures |= {name: value for name, value in named.items() if value is not None}
     return figures
 
 
 def evaluation_page(evaluation: Evaluation) -> str:
     """Out-of-fold Dice of each recipe, holdout Dice of each member and of the ensemble."""
-    rows = [(f"{recipe}, out of fold", *_cells(found)) for recipe, found in evaluation.oof.items()]
+    rows = [(f"{recipe}, out of fold", *_cells(score)) for recipe, score in evaluation.oof.items()]
     if evaluation.oof_ensemble is not None:
         rows.append(("**ensemble, out of fold**", *_cells(evaluation.oof_ensemble)))
-    rows += [(f"{name}, holdout", *_cells(found)) for name, found in evaluation.holdout.members.items()]
+    rows += [(f"{name}, holdout", *_cells(score)) for name, score in evaluation.holdout.members.items()]
     if evaluation.holdout.ensemble is not None:
         rows.append(("**ensemble, holdout**", *_cells(evaluation.holdout.ensemble)))
     return "# Evaluation\n\n" + _table(("", "Dice", "95 % interval", "objects"), rows)
 
 
 def verdict_figures(verdict: Verdict) -> Figures:
-    """The verdict's numbers; `promoted` is 1 or 0."""
+    """The verdict's figures; `promoted` is 1 or 0."""
     figures = {"promoted": float(verdict.outcome == "promoted"), "objects": float(verdict.objects)}
     named = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high}
     return figures | {name: value for name, value in named.items() if value is not None}
@@ -134,9 +135,9 @@ def verdict_page(verdict: Verdict) -> str:
     return f"# {title.capitalize()}\n\n" + "".join(f"- {reason}\n" for reason in verdict.reasons)
 
 
-def _cells(found: Estimate) -> tuple[str, str, str]:
-    interval = "" if found.low is None or found.high is None else f"{found.low:.5f} to {found.high:.5f}"
-    return f"{found.dice:.5f}", interval, str(found.objects)
+def _cells(score: Estimate) -> tuple[str, str, str]:
+    interval = "" if score.low is None or score.high is None else f"{score.low:.5f} to {score.high:.5f}"
+    return f"{score.dice:.5f}", interval, str(score.objects)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -145,5 +146,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A bar in a file's name would end the cell."""
+    """Escapes bars, which would end the cell."""
     return " ".join(text.replace("|", r"\|").split())

@@ -1,6 +1,6 @@
 """An ensemble's fold plans as one artifact: a folder with a file for each, the ensemble's own first.
 
-KFP can't hand artifacts of several tasks to one component, so each split task hands on what it was given and its own.
+KFP can't pass artifacts of several tasks to one component, so each split task passes on the earlier plans and its own.
 """
 
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def plan_paths(folder: str) -> list[str]:
-    """The plans in a folder, in the order in which they were put there."""
+    """The plans in a folder, in the order in which they were added."""
     return [str(path) for path in sorted(Path(folder).iterdir())]
 
 
-def hand_on(before: Sequence[str], plan: str, folder: str) -> None:
-    """Writes the folder: the plans before this one, then this one."""
+def pass_on(before: Sequence[str], plan: str, folder: str) -> None:
+    """Writes the earlier plans and then this one to the folder."""
     Path(folder).mkdir(parents=True)
     for number, path in enumerate([*before, plan]):
         shutil.copyfile(path, Path(folder, f"{number:03}.csv"))

@@ -16,9 +16,9 @@ def predict(
     sample_submission: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Cuts out the photographs and returns where the masks are; what is empty is left out.
+    """Cuts out the photographs and returns the address of the masks; empty arguments are ignored.
 
-    `ensemble` is the ensemble's YAML. Photographs that failed don't fail the task: `metrics` counts them.
+    `ensemble` is the ensemble's YAML. A photograph that fails doesn't fail the task: `metrics` counts it.
     """
     from contextlib import nullcontext
 

@@ -14,7 +14,7 @@ def promote(
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> str:
-    """Lets the gate judge the challenger: it becomes the champion, or the champion stays."""
+    """Lets the gate decide whether the challenger becomes the champion, and returns the outcome."""
     from pathlib import Path
 
     from backdrop.components.pages import verdict_figures, verdict_page

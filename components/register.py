@@ -16,9 +16,9 @@ def register(
     name: str,
     model: dsl.Output[dsl.Model],
 ) -> str:
-    """Makes the ensemble a version of the registered model, its challenger, and returns the model's name.
+    """Registers the ensemble as a version of the model, makes it the challenger, and returns the model's name.
 
-    `ensemble` is its YAML; `tuned` says that members have schedules of their own.
+    `ensemble` is its YAML; `tuned` says whether the members have schedules of their own.
     """
     from backdrop.components.pages import ensemble_file
     from backdrop.components.plans import plan_paths

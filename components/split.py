@@ -19,18 +19,18 @@ def split(
     plans: dsl.Output[dsl.Dataset],
     before: dsl.Input[dsl.Dataset] = None,
 ) -> None:
-    """Places every object in a fold or in the holdout; `objects` 0 takes all, an empty `view` means all views.
+    """Assigns every object to a fold or to the holdout; `objects` 0 means all, an empty `view` means all views.
 
-    A further scheme of an ensemble is given the `plans` of the task before; it takes the objects and the holdout of
-    the first of them.
+    For an ensemble's further schemes, `before` has the plans of the earlier ones: the new plan has the objects and the
+    holdout of the first.
     """
-    from backdrop.components.plans import hand_on, plan_paths
+    from backdrop.components.plans import pass_on, plan_paths
     from backdrop.config.folds import Rule, as_by
     from backdrop.steps.split import split as step
 
-    others = plan_paths(before.path) if before else []
-    first = others[0] if others else None
+    earlier = plan_paths(before.path) if before else []
+    first = earlier[0] if earlier else None
     rule = Rule(folds, holdout, as_by(by), seed, view or None)
     record = step(data, plan.path, rule, objects or None, extend, first)
     plan.metadata["data"] = record.data
-    hand_on(others, plan.path, plans.path)
+    pass_on(earlier, plan.path, plans.path)

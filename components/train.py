@@ -9,7 +9,7 @@ from backdrop.components.image import component
 def train(
     data: str, plan: dsl.Input[dsl.Dataset], recipe: str, fold: int, out: str, metrics: dsl.Output[dsl.Metrics]
 ) -> str:
-    """Trains a member, or finds it finished, and returns its address; `recipe` is the recipe's YAML."""
+    """Trains a member, or reuses a finished one, and returns its address; `recipe` is the recipe's YAML."""
     from backdrop.components.pages import as_file, member_figures
     from backdrop.steps.train import train as step
 

@@ -1,4 +1,4 @@
-"""`tune` as a component: the schedule of one recipe."""
+"""`tune` as a component: it searches one recipe's schedule."""
 
 from kfp import dsl
 
@@ -26,10 +26,10 @@ def tune(
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> str:
-    """Searches a schedule, or finds it, and returns the recipe's YAML with it.
+    """Searches a schedule, or reuses a finished search, and returns the recipe's YAML with it.
 
-    `budget` is fast or full. With `workers`, KubeRay creates a cluster of that many pods for it, of this image and on
-    these nodes; else it searches in its own pod.
+    `budget` is fast or full. With `workers`, it searches on a cluster of that many pods that KubeRay creates, with this
+    image and on these nodes; otherwise in its own pod.
     """
     import json
     from contextlib import nullcontext

@@ -1,1 +1,1 @@
-"""Components wired into versioned pipelines: compiled for a cluster, or run here with no Docker."""
+"""Components wired into versioned pipelines: compiled for a cluster, or run on this machine without Docker."""

@@ -1,4 +1,4 @@
-"""The compiled pipeline: one YAML, the same for the same graph, and a version that changes with the graph."""
+"""Compiles a pipeline: the same graph gives the same YAML, and its version changes with the graph."""
 
 import json
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from backdrop.pipelines.lint import refuse
 from backdrop.pipelines.training import Tuned, training
 
 DIGITS = 12
-# libyaml's, where PyYAML has it: a large ensemble's package takes seconds to read without.
+# libyaml's, if PyYAML has it: without it a large ensemble's package takes seconds to read.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Package:
-    """A pipeline's two YAML documents, the graph and its Kubernetes settings."""
+    """A pipeline's two YAML documents: the graph and its Kubernetes settings."""
 
     name: str
     version: str
     documents: list[dict[str, Any]]
 
     def dump(self) -> bytes:
-        """The file for Kubeflow: the same graph has the same bytes."""
+        """The bytes of the file for Kubeflow; the same graph gives the same bytes."""
         head = f"# {self.name} {self.version}, compiled by `backdrop pipeline compile`\n"
         return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
 
@@ -42,11 +42,11 @@ def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned =
     Args:
         ensemble: what to train, its recipes written out.
         folds: only the members of these folds; None for all.
-        tuned: how much is spent on a search of each recipe's schedule.
-        ray: search on a Ray cluster that KubeRay makes, not in the task's own pod.
+        tuned: the budget of each recipe's schedule search.
+        ray: search on a Ray cluster that KubeRay creates, not in the task's own pod.
 
     Raises:
-        ConfigError: if the ensemble has no such fold, or what comes of it wouldn't run as it reads.
+        ConfigError: if the ensemble has no such fold, or the linter finds a fault in the package.
     """
     documents = _compile(training(ensemble, folds, tuned=tuned, ray=ray))
     refuse(documents)
@@ -57,7 +57,7 @@ def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned =
 
 
 def digest(documents: Sequence[dict[str, Any]]) -> str:
-    """sha256 of what the documents say: KFP writes the same graph in another order each time."""
+    """sha256 of the documents' content; KFP may write the same graph in another order each time."""
     return storage.sha256(json.dumps(documents, sort_keys=True).encode())
 
 
@@ -65,4 +65,4 @@ def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         path = Path(folder, "package.yaml")
         Compiler().compile(graph, str(path))
-        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # a safe one
+        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # a safe loader

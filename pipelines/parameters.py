@@ -1,4 +1,4 @@
-"""Run-time parameters from a YAML file, checked against the package that they are for."""
+"""Reads a run's parameters from a YAML file and checks them against the package."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from backdrop.config.explain import suggest
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.pipelines.package import Package
 
-# KFP's types, in Python's words and in ours.
+# For each of KFP's types, its Python types and its name in messages.
 TYPES: Mapping[str, tuple[tuple[type[Any], ...], str]] = {
     "STRING": ((str,), "text"),
     "BOOLEAN": ((bool,), "true or false"),
@@ -20,7 +20,7 @@ TYPES: Mapping[str, tuple[tuple[type[Any], ...], str]] = {
     "LIST": ((list,), "a list"),
     "STRUCT": ((dict,), "a mapping"),
 }
-# Kubernetes reads these only when a pod is made, hours into a run.
+# Kubernetes checks these only when it creates a pod, hours into a run.
 FORMS = {
     "gpus": (r"\d+", "a whole number"),
     "cpu": (r"\d+(\.\d+)?|\d+m", "a number of cores such as 4 or 500m"),
@@ -29,25 +29,25 @@ FORMS = {
 
 
 def read_parameters(path: Path, package: Package) -> dict[str, Any]:
-    """The values that a run of the package is given.
+    """Reads the parameters of a run of the package.
 
     Raises:
-        ConfigError: if the file can't be read, a key is unknown or missing, or a value isn't of its kind.
+        ConfigError: if the file can't be read, a key is unknown or missing, or a value has the wrong type.
     """
-    given = parse_yaml(read_text(path, "Parameters"), str(path))
+    values = parse_yaml(read_text(path, "Parameters"), str(path))
     known = package.documents[0]["root"]["inputDefinitions"]["parameters"]
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in known:
             raise ConfigError(f"{path}: unknown key {name}", suggest(str(name), known))
         _check(path, name, value, known[name]["parameterType"])
     for name, about in known.items():
-        if name not in given and not about.get("isOptional"):
+        if name not in values and not about.get("isOptional"):
             raise ConfigError(f"{path}: key {name} is missing", f"Add {name}")
-    return given
+    return values
 
 
 def with_defaults(values: Mapping[str, Any], package: Package) -> dict[str, Any]:
-    """The values, and the package's own for what isn't given."""
+    """The values, with the package's defaults for missing ones."""
     known = package.documents[0]["root"]["inputDefinitions"]["parameters"]
     return {name: about["defaultValue"] for name, about in known.items() if "defaultValue" in about} | dict(values)
 
@@ -56,25 +56,27 @@ def tolerations_of(source: str, values: list[Any]) -> list[Toleration]:
     """Tolerations as records.
 
     Raises:
-        ConfigError: if one isn't of Kubernetes' form.
+        ConfigError: if one doesn't have Kubernetes' form.
     """
     if not all(isinstance(value, dict) for value in values):
-        raise ConfigError(f"{source}: tolerations: not each is a mapping", "Write each as {key: …, operator: Exists}")
+        raise ConfigError(
+            f"{source}: tolerations must be a list of mappings", "Write each as {key: …, operator: Exists}"
+        )
     return [parse(Toleration, value, f"{source}: tolerations") for value in values]
 
 
-def _check(path: Path, name: str, value: Any, kind: str) -> None:
-    types, words = TYPES[kind]
-    # Python takes true for 1.
+def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
+    types, words = TYPES[kfp_type]
+    # In Python a bool is an int, too.
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        remedy = f'Write {name}: "{value}"' if kind == "STRING" and value is not None else f"Give {words}"
+        remedy = f'Write {name}: "{value}"' if kfp_type == "STRING" and value is not None else f"Give {words}"
         raise ConfigError(f"{path}: {name} is {value!r}, not {words}", remedy)
     if name in FORMS and not re.fullmatch(FORMS[name][0], str(value)):
         raise ConfigError(f"{path}: {name} is {value!r}", f"Give {FORMS[name][1]}")
     if name == "node_selector":
-        for label, wanted in value.items():
-            if not isinstance(wanted, str):
-                remedy = f'Put it in quotes: "{str(wanted).lower()}"'
-                raise ConfigError(f"{path}: node_selector: {label} is {wanted!r}, not text", remedy)
+        for label, text in value.items():
+            if not isinstance(text, str):
+                remedy = f'Put it in quotes: "{str(text).lower()}"'
+                raise ConfigError(f"{path}: node_selector: {label} is {text!r}, not text", remedy)
     if name == "tolerations":
         tolerations_of(str(path), value)

@@ -1,4 +1,4 @@
-"""What a cluster gives a task: its rights, its settings, and a place on the GPU nodes. Local runs ignore it all."""
+"""A task's settings on a cluster: its user, its environment and the GPU nodes. Local runs ignore them."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_M
 
 @dataclass(frozen=True)
 class GpuPool:
-    """The GPU nodes, in words that are chosen when a run starts."""
+    """The GPU nodes and a task's share of them, as pipeline parameters that are set when a run starts."""
 
     accelerator: PipelineChannel
     gpus: PipelineChannel
@@ -23,9 +23,9 @@ class GpuPool:
 
 
 def configure(task: PipelineTask) -> PipelineTask:
-    """Every task: no root, settings from the environment, and none of KFP's caching, which can't tell what changed."""
+    """Settings of every task: not root, an environment from the cluster, and no KFP cache, which misses changes."""
     task.set_caching_options(False)
-    task.set_env_variable("PYTHONUNBUFFERED", "1")  # else a pod's log stands still
+    task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
     kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in SECRET_KEYS}, optional=True)
@@ -33,7 +33,7 @@ def configure(task: PipelineTask) -> PipelineTask:
 
 
 def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:
-    """A task that runs networks: a GPU, shared memory, and another try if its node goes away."""
+    """Settings of a task that runs networks: a GPU, shared memory, and a retry if its node goes away."""
     task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.gpus)
     task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
     # Without this the compiler leaves them undeclared inside a dsl.If.

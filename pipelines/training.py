@@ -1,10 +1,9 @@
 """The training pipeline of an ensemble: check, split, a train task for each member, evaluate, register, promote.
 
-If wanted, a tune task for each recipe comes before its members, and gives them their schedule.
+With `tuned`, a tune task for each recipe runs before its members and gives them their schedule. An ensemble whose
+recipes use several fold schemes has a split task for each, one after another.
 
-An ensemble whose recipes use several fold schemes has a split task for each, one after another.
-
-Members are unrolled when the graph is built, so that each has its own name, retries and place on the nodes.
+Members are unrolled when the graph is built, so that each has its own name, retries and node settings.
 """
 
 import dataclasses
@@ -40,7 +39,7 @@ RAY_WORKERS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A member that the pipeline trains; `rule` says how its folds are made."""
+    """A member that the pipeline trains; `rule` is the fold scheme of its recipe."""
 
     recipe: Recipe
     fold: int
@@ -58,7 +57,7 @@ class Planned:
 
 
 def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Planned]:
-    """The members of an ensemble, of all folds or of some; each recipe has as many as its own scheme.
+    """The members of an ensemble, of all folds or of some; a recipe has as many folds as its own scheme.
 
     Raises:
         ConfigError: if none of its schemes has such a fold.
@@ -67,24 +66,24 @@ def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Plan
     known = range(max(rule.folds for _, rule in rules))
     for fold in folds or ():
         if fold not in known:
-            raise ConfigError(f"Ensemble {ensemble.name} has no fold {fold}", f"Use some of 0 to {len(known) - 1}")
+            raise ConfigError(f"Ensemble {ensemble.name} has no fold {fold}", f"Its folds are 0 to {len(known) - 1}")
     chosen = sorted(set(folds)) if folds else known
     return [Planned(recipe, fold, rule) for recipe, rule in rules for fold in chosen if fold < rule.folds]
 
 
 def searched(ensemble: Ensemble, tuned: Tuned) -> list[tuple[Recipe, Rule]]:
-    """The recipes whose schedule is searched, and how their folds are made."""
+    """The recipes whose schedule is searched, each with its fold scheme."""
     return [] if tuned == "off" else [(part.resolve(), ensemble.rule(part)) for part in ensemble.parts()]
 
 
 def as_tuned(text: str) -> Tuned:
-    """The word as a budget.
+    """Checks that a text is a budget.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if it isn't.
     """
     if text not in get_args(Tuned):
-        raise ConfigError(f"--tune {text} is no budget", suggest(text, get_args(Tuned)))
+        raise ConfigError(f"--tune {text} isn't a budget", suggest(text, get_args(Tuned)))
     return cast(Tuned, text)
 
 
@@ -113,9 +112,9 @@ def training(
     Args:
         ensemble: what to train, its recipes written out.
         folds: only the members of these folds; None for all.
-        retries: how often a task on the GPU nodes is tried again.
-        tuned: how much is spent on a search of each recipe's schedule before it is trained.
-        ray: search on a Ray cluster that KubeRay makes, not in the task's own pod.
+        retries: how often a task on the GPU nodes is retried.
+        tuned: the budget of each recipe's schedule search before its training.
+        ray: search on a Ray cluster that KubeRay creates, not in the task's own pod.
 
     Raises:
         ConfigError: if the ensemble has no such fold.
@@ -127,7 +126,7 @@ def training(
     def graph(
         data: str,
         name: str = ensemble.name,
-        work: str = "/tmp/backdrop",  # noqa: S108  # in a pod of its own
+        work: str = "/tmp/backdrop",  # noqa: S108  # the pod's own /tmp
         objects: int = 0,
         promotion: bool = True,
         accelerator: str = "nvidia.com/gpu",
@@ -141,18 +140,18 @@ def training(
         """Trains, judges and promotes the ensemble.
 
         Args:
-            data: the dataset: an s3:// address, or a folder that every pod has.
+            data: the dataset: an s3:// address, or a folder mounted in every pod.
             name: the registered model.
-            work: where members are worked on; on a volume, a killed one resumes where it was.
-            objects: only this many objects, the first by name; 0 for all.
+            work: folder for members in training; on a volume, a killed member resumes from its checkpoint.
+            objects: use only this many objects, the first by name; 0 for all.
             promotion: whether the challenger may become the champion.
             accelerator: the GPUs' resource name.
-            gpus: how many a task gets; text, because KFP reads only text here.
-            cpu: cores that a GPU task asks for.
-            memory: what a GPU task may use, /dev/shm included.
+            gpus: GPUs of each GPU task; as text, because KFP reads only text here.
+            cpu: cores that each GPU task requests.
+            memory: memory of each GPU task, /dev/shm included.
             node_selector: labels of the GPU nodes.
-            tolerations: of the GPU nodes' taints.
-            ray_workers: pods of the Ray cluster that searches schedules, each with such GPUs; if there is one.
+            tolerations: tolerations of the GPU nodes' taints.
+            ray_workers: pods of the Ray cluster for schedule searches, if one is used; each has the GPUs above.
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checked = configure(check(data=data, ensemble=config)).outputs["Output"]
@@ -171,7 +170,7 @@ def training(
         common = {"data": checked, "plans": together, "members": addresses, "tuned": bool(searches)}
         report = configure(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
         model = configure(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
-        # Locally, a graph with a branch continues with a failed member's siblings; a plain one stops.
+        # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
         with dsl.If(promotion == True):  # noqa: E712  # KFP compiles the comparison
             configure(on_gpu(promote(data=checked, name=model, report=report), pool))
 
@@ -181,9 +180,9 @@ def training(
 def _splits(
     ensemble: Ensemble, data: PipelineChannel, objects: PipelineChannel, name: PipelineChannel
 ) -> dict[Rule, PipelineTask]:
-    """A split task for each fold scheme, the ensemble's own first; each hands on the plans before its own.
+    """A split task for each fold scheme, the ensemble's own first; each passes on the plans before its own.
 
-    A champion's plans are extended: what it never saw must stay unseen, or the two can't be compared.
+    They extend the champion's plans: its holdout must stay the holdout, or the two can't be compared.
     """
     tasks: dict[Rule, PipelineTask] = {}
     before: dict[str, PipelineChannel] = {}
@@ -211,7 +210,7 @@ def _train(
     work: PipelineChannel,
     tuned: Mapping[str, PipelineChannel],
 ) -> PipelineTask:
-    """The train component under the member's name; the step fills in `{key}`."""
+    """The train component, named after the member; the step fills in `{key}`."""
     return _named(train, member.task)(
         data=data,
         plan=plan,
@@ -230,7 +229,7 @@ def _tune(
     pool: GpuPool,
     workers: PipelineChannel | None,
 ) -> PipelineTask:
-    """The tune component under the recipe's name; one that only watches a Ray cluster takes no GPU."""
+    """The tune component, named after the recipe; a task that only watches a Ray cluster takes no GPU."""
     task = _named(tune, f"tune-{recipe.name}")(
         data=data,
         plan=plan,

@@ -97,7 +97,7 @@ def test_lint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
     package.write_text(yaml.safe_dump_all([graph, settings]))
     assert call(monkeypatch, "lint", str(package)) == 1
     first, last = capsys.readouterr().out.splitlines()
-    assert first == "error: parameter data may be None, which a run can't be given: give it a default"
+    assert first == "error: parameter data may be None, which no run can pass: give it a default"
     assert last == f"{package}: 1 error"
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_package_is_refused(
     [
         (["compile", "tinny"], "error: There is no ensemble tinny. Did you mean tiny?"),
         (["compile", "tiny", "--folds", "0,x"], "error: --folds 0,x is no list of folds. Write it as --folds 0,1."),
-        (["compile", "tiny", "--folds", "9"], "error: Ensemble tiny has no fold 9. Use some of 0 to 2."),
+        (["compile", "tiny", "--folds", "9"], "error: Ensemble tiny has no fold 9. Its folds are 0 to 2."),
         (["run", "tiny", "--data", "/no/such"], "error: /no/such is not a folder. Check the path."),
     ],
 )

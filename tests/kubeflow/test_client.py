@@ -41,8 +41,8 @@ def test_the_uis_own_answer_is_understood() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("", "No Kubeflow endpoint is named. Give --host, or set KF_PIPELINES_ENDPOINT."),
-        ("ml-pipeline:8888", "ml-pipeline:8888 is no http address. Write it as http://ml-pipeline:8888."),
+        ("", "No Kubeflow endpoint is set. Give --host, or set KF_PIPELINES_ENDPOINT."),
+        ("ml-pipeline:8888", "ml-pipeline:8888 isn't an http address. Write it as http://ml-pipeline:8888."),
     ],
 )
 def test_addresses_that_are_none(given: str, message: str) -> None:
@@ -73,9 +73,9 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("health", "message"),
     [
-        ({"tag_name": "2.5.0"}, r"is 2\.5\.0, too old\. Upgrade it to 2\.17 or newer\.$"),
-        (b"<html>Sign in</html>", r"answers, but not as Kubeflow Pipelines does\. Name the API's own address"),
-        (["what"], r"answers, but not as Kubeflow Pipelines does"),
+        ({"tag_name": "2.5.0"}, r"is 2\.5\.0, which is too old\. Upgrade it to 2\.17 or newer\.$"),
+        (b"<html>Sign in</html>", r"answers, but it isn't Kubeflow Pipelines\. Use the address of the API itself"),
+        (["what"], r"answers, but it isn't Kubeflow Pipelines"),
     ],
 )
 def test_what_is_no_kubeflow_of_today(health: object, message: str) -> None:
@@ -88,11 +88,11 @@ def test_what_is_no_kubeflow_of_today(health: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (404, r"has no API of the version v2beta1\. Upgrade Kubeflow Pipelines to 2\.17"),
-        (401, r"doesn't take the token, or there is none \(401\)\. Get a new one into KFP_EXISTING_TOKEN"),
-        (403, r"forbids it \(403: no right\)\. Ask for the right"),
-        (410, r"refuses it \(410: no right\)"),
-        (500, r"refuses it \(500: no right\)"),
+        (404, r"has no API v2beta1\. Upgrade Kubeflow Pipelines to 2\.17"),
+        (401, r"rejects the token, or none was sent \(401\)\. Set KFP_EXISTING_TOKEN to a new token"),
+        (403, r"denies permission \(403: no right\)\. Ask for permission"),
+        (410, r"refuses the request \(410: no right\)"),
+        (500, r"refuses the request \(500: no right\)"),
         (None, r"doesn't answer \(.*Remote end closed connection"),
     ],
 )
@@ -133,7 +133,7 @@ def test_pod_token_is_read_anew_for_each_call(
 
 def test_pod_token_that_is_named_must_be_there(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", "/no/such")
-    with pytest.raises(EndpointError, match=r"^/no/such, which KF_PIPELINES_SA_TOKEN_PATH names, is no file"):
+    with pytest.raises(EndpointError, match=r"^/no/such, named by KF_PIPELINES_SA_TOKEN_PATH, isn't a file"):
         connect()
 
 

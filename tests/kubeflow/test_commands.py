@@ -167,14 +167,14 @@ def test_a_token_that_expires_on_the_way(
 
 
 def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
-    assert call("status") == (0, "no recurring run\n", "")
+    assert call("status") == (0, "no recurring runs\n", "")
     given = (*ONE, "--params", params)
     for name in ("weekly", "nightly"):
         call("schedule", *given, "--name", name, "--cron", CRON, "--paused")
     kfp.add(kfp.schedules, "recurring_run_id", {"display_name": "somebody else's", "mode": "ENABLE"})
     version = only(kfp.versions)["display_name"]
     assert call("status")[1] == "".join(
-        f"{name}: paused, at {CRON}, backdrop-tiny {version}\n  no run yet\n" for name in ("nightly", "weekly")
+        f"{name}: paused, at {CRON}, backdrop-tiny {version}\n  no runs yet\n" for name in ("nightly", "weekly")
     )
     for day, state in ((1, "FAILED"), (2, "SUCCEEDED")):
         call("submit", *given)
@@ -191,13 +191,14 @@ def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
 def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
     gone, _ = kfp.versions.popitem()
-    assert f"weekly: on, at {CRON}, version {gone}, which is deleted: every run will fail\n" in call("status")[1]
+    assert f"weekly: on, at {CRON}, version {gone}, which has been deleted: every run will fail\n" in call("status")[1]
 
 
 def test_status_of_none(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
-    assert "no recurring run weekly of Backdrop's. Create it with" in call("status", "--name", "weekly")[2]
+    missing = call("status", "--name", "weekly")[2]
+    assert f"Backdrop has no recurring run weekly on Kubeflow at {host}. Create it with" in missing
     call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
-    assert call("status", "--name", "weakly")[2].endswith("of Backdrop's. Did you mean weekly?\n")
+    assert call("status", "--name", "weakly")[2].endswith(f"Kubeflow at {host}. Did you mean weekly?\n")
 
 
 def test_a_package_that_would_not_run_is_not_written(tmp_path: Path) -> None:
@@ -205,5 +206,5 @@ def test_a_package_that_would_not_run_is_not_written(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "backdrop", "pipeline", "compile", "tiny", "-o", str(tmp_path / "package.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "has the image backdrop:latest, which names no registry" in done.stderr
+    assert "has the image backdrop:latest, without a registry" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,7 @@ def test_all_is_well(
         "ok     work     s3://photos/work can be written, read and deleted",
         "ok     nodes    1 of 1 node with the labels nvidia.com/gpu.present=true can offer "
         "1 of nvidia.com/gpu, 4 of cpu, 16Gi of memory",
-        "ok     ray      ray.io/v1 RayJob is there",
+        "ok     ray      ray.io/v1 RayJob is installed",
     ]
     assert [entry["Key"] for entry in bucket.list_objects_v2(Bucket="photos")["Contents"]] == ["cars/train/car1_01.jpg"]
 
@@ -75,14 +75,14 @@ def test_nothing_is_well(
     assert [line.split()[:2] for line in lines] == [
         ["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes", "ray")
     ]
-    assert lines[0].endswith("No Kubeflow endpoint is named. Give --host, or set KF_PIPELINES_ENDPOINT.")
-    assert lines[1].endswith("MLFLOW_TRACKING_URI names no server. Set it to the address that pods use.")
+    assert lines[0].endswith("No Kubeflow endpoint is set. Give --host, or set KF_PIPELINES_ENDPOINT.")
+    assert lines[1].endswith("MLFLOW_TRACKING_URI isn't a server's address. Set it to the address that pods use.")
     assert "s3://photos/cars/train: S3 says:" in lines[2]
     assert "S3 says:" in lines[3]
     assert lines[4].endswith(
-        "No node has the labels nvidia.com/gpu.present=true. Mend node_selector, or let the pool have a node."
+        "No node has the labels nvidia.com/gpu.present=true. Fix node_selector, or add a node to the pool."
     )
-    assert lines[5].endswith("Kubernetes has no RayJob of ray.io/v1. Install the KubeRay operator and its CRDs.")
+    assert lines[5].endswith("Kubernetes has no ray.io/v1 RayJob. Install the KubeRay operator and its CRDs.")
 
 
 def test_only_what_a_run_needs_is_looked_at(host: str, params: str, call: Call, data: Path) -> None:
@@ -107,7 +107,7 @@ def test_kubeflow_that_is_healthy_but_takes_no_token(kfp: FakeKfp, host: str) ->
 
 def test_kubeflow_that_does_not_tell_its_version(kfp: FakeKfp, host: str) -> None:
     kfp.health = {"tag_name": "unknown"}
-    assert preflight.check_kubeflow() == f"Kubeflow Pipelines of a version that it doesn't tell at {host}"
+    assert preflight.check_kubeflow() == f"Kubeflow Pipelines (unknown version) at {host}"
 
 
 def test_mlflow_that_refuses_the_name_it_is_called(mlflow: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,13 +115,13 @@ def test_mlflow_that_refuses_the_name_it_is_called(mlflow: str, monkeypatch: pyt
     other = mlflow.replace("127.0.0.1", "127.1")  # the same machine by another name
     assert urllib.request.urlopen(f"{other}/health").status == 200
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    with pytest.raises(TrackingError, match=r"403.*Check its rights, and its --allowed-hosts\.$"):
+    with pytest.raises(TrackingError, match=r"403.*Check its permissions and its --allowed-hosts\.$"):
         preflight.check_mlflow()
 
 
 def test_data_without_photographs(bucket: Any, tmp_path: Path) -> None:
     for address in ("s3://photos/cars", str(tmp_path)):
-        with pytest.raises(BackdropError, match=r"has no photographs in train/\. Name the dataset's own folder"):
+        with pytest.raises(BackdropError, match=r"no photographs in train/\. Give the folder or prefix that contains"):
             preflight.check_data(address)
     with pytest.raises(BackdropError, match="is not a folder"):
         preflight.check_data(str(tmp_path / "no"))
@@ -162,9 +162,9 @@ def test_nodes_that_will_not_do(kubernetes: FakeKubernetes) -> None:
     with pytest.raises(EndpointError) as caught:
         check_nodes(SELECTOR, NEEDS, [])
     assert str(caught.value) == (
-        "None of 3 nodes with these labels would take the pod (a: it has 0 of nvidia.com/gpu, not 1; "
-        "b: it's cordoned off; c: it has 16000000Ki of memory, not 16Gi). "
-        "Mend tolerations, gpus, cpu or memory, or the nodes."
+        "The pod fits on none of 3 nodes with these labels (a: it offers 0 of nvidia.com/gpu, not 1; "
+        "b: it's cordoned; c: it offers 16000000Ki of memory, not 16Gi). "
+        "Fix tolerations, gpus, cpu or memory, or the nodes."
     )
     kubernetes.add_node("e", gpu="1")
     assert check_nodes(SELECTOR, NEEDS, []).startswith("1 of 4 nodes")
@@ -179,7 +179,7 @@ def test_kubernetes_that_refuses(status: int, reason: str, kubernetes: FakeKuber
 
 def test_ray_without_jobs(kubernetes: FakeKubernetes) -> None:
     kubernetes.kinds = ["RayCluster"]
-    with pytest.raises(EndpointError, match="has no RayJob"):
+    with pytest.raises(EndpointError, match=r"has no ray\.io/v1 RayJob"):
         check_rayjobs()
 
 

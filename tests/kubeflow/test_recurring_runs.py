@@ -11,19 +11,19 @@ from backdrop.common.errors import EndpointError
 from backdrop.kubeflow import client, recurring_runs
 from backdrop.kubeflow.client import Endpoint, connect
 from backdrop.kubeflow.publish import Published
-from backdrop.kubeflow.recurring_runs import ROUNDS, Schedule, ours, reconcile, remove
+from backdrop.kubeflow.recurring_runs import ROUNDS, RecurringRun, ours, reconcile, remove
 from tests.fakes.kfp import FakeKfp, Refused, serving
 
 NAME = "nightly"
 
 
-def wish(kfp: FakeKfp, version: str = "v1", **changes: object) -> Schedule:
+def wish(kfp: FakeKfp, version: str = "v1", **changes: object) -> RecurringRun:
     """A schedule of a version, which is brought to the endpoint if need be."""
     found = [entry for entry in kfp.versions.values() if entry["display_name"] == version]
     entry = found[0] if found else kfp.add(kfp.versions, "pipeline_version_id", {"display_name": version})
     published = Published("backdrop-demo", version, "the-pipeline", entry["pipeline_version_id"], new=not found)
     experiment = next(iter(kfp.experiments))
-    wanted = Schedule(NAME, "0 0 3 * * 0", published, experiment, {"data": "s3://photos/cars"})
+    wanted = RecurringRun(NAME, "0 0 3 * * 0", published, experiment, {"data": "s3://photos/cars"})
     return dataclasses.replace(wanted, **changes)  # type: ignore[arg-type]  # its fields
 
 
@@ -99,7 +99,7 @@ def test_somebody_elses_is_left_alone(kfp: FakeKfp, host: str) -> None:
     reconcile(connect(), wish(kfp))
     kfp.add(kfp.schedules, "recurring_run_id", {"display_name": NAME, "description": "mine", "mode": "ENABLE"})
     for act in (lambda: reconcile(connect(), wish(kfp, "v2")), lambda: remove(connect(), NAME)):
-        with pytest.raises(EndpointError, match=r"a recurring run nightly that isn't Backdrop's\. Use another --name"):
+        with pytest.raises(EndpointError, match=r"run nightly exists, but isn't Backdrop's\. Use another --name"):
             act()
     assert len(kfp.schedules) == 2
     assert len(ours(connect())) == 1
@@ -130,7 +130,7 @@ def test_two_who_never_agree_end(kfp: FakeKfp, host: str) -> None:
             kfp.schedules.clear()
 
     kfp.after = undone
-    with pytest.raises(EndpointError, match="is changed by somebody else all the time"):
+    with pytest.raises(EndpointError, match="Another client keeps changing the recurring run"):
         reconcile(connect(), wish(kfp, "v2"))
     assert kfp.calls.count("POST recurringruns") == 1 + ROUNDS
 
@@ -197,7 +197,7 @@ def as_user(host: str, who: str) -> Endpoint:
         return connect(host)
 
 
-def together(kfp: FakeKfp, host: str, wanted: dict[str, Schedule], order: str, deaths: Deaths) -> None:
+def together(kfp: FakeKfp, host: str, wanted: dict[str, RecurringRun], order: str, deaths: Deaths) -> None:
     """Reconciles of several at the same time; those that die end with an error."""
     users = {who: as_user(host, who) for who in wanted}
     turns = Turns("".join(wanted), order)

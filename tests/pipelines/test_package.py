@@ -280,13 +280,13 @@ def test_some_folds_only() -> None:
 
 
 def test_unknown_fold_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no fold 3. Use some of 0 to 2"):
+    with pytest.raises(ConfigError, match=r"no fold 3. Its folds are 0 to 2"):
         planned(find_ensemble("demo"), [0, 3])
 
 
 def test_some_folds_of_several_schemes(mixed: Ensemble) -> None:
     assert [member.name for member in planned(mixed, [2, 3])] == ["tiny-linknet-2", "shuffled-2", "shuffled-3"]
-    with pytest.raises(ConfigError, match=r"no fold 4. Use some of 0 to 3"):
+    with pytest.raises(ConfigError, match=r"no fold 4. Its folds are 0 to 3"):
         planned(mixed, [4])
 
 

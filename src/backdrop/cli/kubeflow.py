@@ -110,7 +110,7 @@ def schedule(
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)
     published = publish.publish(endpoint, package)
-    wanted = recurring_runs.Schedule(name, cron, published, experiment_id, values, service_account, paused)
+    wanted = recurring_runs.RecurringRun(name, cron, published, experiment_id, values, service_account, paused)
     done = recurring_runs.reconcile(endpoint, wanted)
     print(
         f"recurring run {name} is {done}: {published.name} {published.version} at {cron}{', paused' if paused else ''}"

@@ -1,1 +1,1 @@
-"""Kubeflow Pipelines from outside: versions, recurring runs, status, preflight."""
+"""What Backdrop does on a Kubeflow Pipelines server: upload versions, run and schedule them, status, preflight."""

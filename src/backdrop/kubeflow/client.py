@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines endpoint: how it is reached, by whom, and its errors in our words."""
+"""Connects to a Kubeflow Pipelines endpoint, and turns its errors into ours."""
 
 import contextlib
 import io
@@ -22,23 +22,23 @@ from backdrop.common.errors import EndpointError, shorten
 from backdrop.common.kubernetes_client import pod_namespace
 from backdrop.common.redact import ENCODE, is_misread, without_credentials
 
-# kfp's own variables: of its client the first two, of its command line the others.
+# kfp's own variables: its client reads the first two, its command line the others.
 HOST = "KF_PIPELINES_ENDPOINT"
 UI_HOST = "KF_PIPELINES_UI_ENDPOINT"
 NAMESPACE = "KFP_NAMESPACE"
 TOKEN = "KFP_EXISTING_TOKEN"  # noqa: S105  # the variable's name
 
-MINIMUM = (2, 17)  # older backends drop the GPU limit without a word
-TIMEOUT_S = (10.0, 60.0)  # to connect, and for an answer; what changes nothing is asked four times
+MINIMUM = (2, 17)  # older backends silently drop the GPU limit
+TIMEOUT_S = (10.0, 60.0)  # to connect, and to read; urllib3 tries reads four times
 PAGE = 100
 
-# Retries are its business; our one error says the same when they are over.
+# It warns about each retry; we report one error when all of them have failed.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A Kubeflow Pipelines API that has answered; `namespace` is None where all users share one."""
+    """A Kubeflow Pipelines API that has answered; `namespace` is None on a single-user installation."""
 
     client: kfp.Client
     host: str
@@ -47,18 +47,18 @@ class Endpoint:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns what kfp raises in the block into EndpointError."""
+        """Turns kfp's exceptions in the block into EndpointError."""
         with _errors(self.host):
             yield
 
     def named(self, listing: Callable[..., Any], field: str, name: str, **query: Any) -> list[Any]:
-        """All of a kind that have this very name; KFP's own filter takes `A` for `a`."""
+        """All entries with exactly this name; KFP's own filter ignores case."""
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-        found = self.every(listing, field, filter=json.dumps({"predicates": [predicate]}), **query)
-        return [entry for entry in found if entry.display_name == name]
+        entries = self.every(listing, field, filter=json.dumps({"predicates": [predicate]}), **query)
+        return [entry for entry in entries if entry.display_name == name]
 
     def every(self, listing: Callable[..., Any], field: str, **query: Any) -> Iterator[Any]:
-        """All of a kind, page by page, as far as they are taken."""
+        """All entries; each page is fetched when it is needed."""
         token: str | None = ""
         while token is not None:
             page = listing(page_token=token, page_size=PAGE, **query)
@@ -66,118 +66,119 @@ class Endpoint:
             token = page.next_page_token or None
 
     def page(self, path: str) -> str:
-        """Address of a page of the UI."""
+        """URL of a page of the UI."""
         return f"{without_credentials(os.environ.get(UI_HOST, self.host)).rstrip('/')}/#/{path}"
 
 
 class _Client(kfp.Client):
-    """kfp's client; it keeps no file in the home directory, asks nothing while it's made, and doesn't wait for ever."""
+    """kfp's client, without its file in the home directory, without requests in the constructor, with timeouts."""
 
-    def __init__(self, host: str, **who: Any) -> None:
+    def __init__(self, host: str, **credentials: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that it works with KFP 2 only
-            super().__init__(host=host, **who)
-        _be_impatient(self._run_api.api_client)
+            super().__init__(host=host, **credentials)
+        _set_timeout(self._run_api.api_client)
 
     def _load_context_setting_or_default(self) -> None:
-        self._context_setting = {"namespace": "any"}  # with none, the constructor would ask the server for 25 seconds
+        self._context_setting = {"namespace": "any"}  # without it the constructor polls the server for 25 seconds
 
 
 def connect(host: str = "", namespace: str = "") -> Endpoint:
-    """Reaches an endpoint.
+    """Connects to an endpoint.
 
-    Who asks is told by a token: of the user, in KFP_EXISTING_TOKEN, or of the pod's service account, in the file that
-    KF_PIPELINES_SA_TOKEN_PATH names or in its usual place; that file is read anew for each call.
+    It authenticates with a token: the user's, from KFP_EXISTING_TOKEN, or the pod's service account's, from the file
+    that KF_PIPELINES_SA_TOKEN_PATH names or from its default path. That file is read again for each call.
 
     Args:
         host: its address; KF_PIPELINES_ENDPOINT if empty.
-        namespace: of the user's profile; KFP_NAMESPACE or the pod's own if empty. Of no account where all users
-            share the endpoint.
+        namespace: of the user's profile; KFP_NAMESPACE or the pod's own if empty. Ignored on a single-user
+            installation.
 
     Raises:
-        EndpointError: if no address is known, nothing answers there, it isn't KFP or too old, or the token is refused.
+        EndpointError: if no address is set, nothing answers, it isn't KFP or is too old, or it refuses the token.
     """
     host = (host or os.environ.get(HOST, "")).rstrip("/")
     if not host:
-        raise EndpointError("No Kubeflow endpoint is named", f"Give --host, or set {HOST}")
+        raise EndpointError("No Kubeflow endpoint is set", f"Give --host, or set {HOST}")
     if is_misread(host):
         raise EndpointError(f"The password for Kubeflow at {without_credentials(host)} can't be read", ENCODE)
     if urlsplit(host).scheme not in ("http", "https"):
         shown = without_credentials(host)
-        raise EndpointError(f"{shown} is no http address", f"Write it as http://{shown}")
-    client = _Client(host, **_who())
+        raise EndpointError(f"{shown} isn't an http address", f"Write it as http://{shown}")
+    client = _Client(host, **_credentials())
     host = without_credentials(host)  # from here on it is only shown
     with _errors(host):
         body = _ask_health(client, host)
-    version, many_users = _health(host, body)
+    version, multi_user = _health(host, body)
     chosen = namespace or os.environ.get(NAMESPACE, "") or pod_namespace()
-    if many_users and not chosen:
+    if multi_user and not chosen:
         remedy = f"Give --namespace, or set {NAMESPACE}"
         raise EndpointError(f"Kubeflow at {host} has a namespace for each user", remedy)
-    client._context_setting["namespace"] = chosen if many_users else ""
-    return Endpoint(client, host, version, chosen if many_users else None)
+    client._context_setting["namespace"] = chosen if multi_user else ""
+    return Endpoint(client, host, version, chosen if multi_user else None)
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without the links that kfp prints; ours say more."""
+    """Hides the links that kfp prints; we print better ones."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
-def found_or_made(find: Callable[[], list[Any]], make: Callable[[], Any]) -> tuple[Any, bool]:
-    """The first that is found, else a new one, and whether it is new; somebody else may make it at the same time."""
-    found = find()
-    if found:
-        return found[0], False
+def get_or_create(find: Callable[[], list[Any]], create: Callable[[], Any]) -> tuple[Any, bool]:
+    """The first existing entry, or else a new one, and whether it is new; another client may create it meanwhile."""
+    existing = find()
+    if existing:
+        return existing[0], False
     try:
-        return make(), True
+        return create(), True
     except ApiException as error:
-        found = find() if error.status == 409 else []
-        if not found:
+        existing = find() if error.status == 409 else []
+        if not existing:
             raise
-        return found[0], False
+        return existing[0], False
 
 
-def _who() -> dict[str, Any]:
+def _credentials() -> dict[str, Any]:
     token, path = os.environ.get(TOKEN, "").strip(), os.environ.get(KF_PIPELINES_SA_TOKEN_ENV, "")
     if token:
         return {"existing_token": token}
     if path and not Path(path).is_file():
-        raise EndpointError(f"{path}, which {KF_PIPELINES_SA_TOKEN_ENV} names, is no file", "Mount the token there")
+        raise EndpointError(f"{path}, named by {KF_PIPELINES_SA_TOKEN_ENV}, isn't a file", "Mount the token there")
     if Path(path or KF_PIPELINES_SA_TOKEN_PATH).is_file():
         return {"credentials": ServiceAccountTokenVolumeCredentials()}
     return {}
 
 
 def _ask_health(client: kfp.Client, host: str) -> bytes:
-    """The whole answer, for kfp's own record of it leaves the version out."""
+    """The raw response body: kfp's own record of it leaves out the version."""
     try:
         answer: bytes = client.healthzs.healthz_service_get_healthz(_preload_content=False).data
         return answer
     except ApiException as error:
         if error.status != 404:
             raise
-        remedy = f"Upgrade Kubeflow Pipelines to {_least()} or newer, or mend the address"
-        raise EndpointError(f"{host} has no API of the version v2beta1", remedy) from error
+        remedy = f"Upgrade Kubeflow Pipelines to {_minimum()} or newer, or fix the address"
+        raise EndpointError(f"{host} has no API v2beta1", remedy) from error
 
 
-def _least() -> str:
+def _minimum() -> str:
     return ".".join(map(str, MINIMUM))
 
 
 def _health(host: str, body: bytes) -> tuple[str, bool]:
-    """The version, empty if it isn't told, and whether each user has a namespace."""
+    """The version, empty if unknown, and whether each user has a namespace."""
     try:
-        found = json.loads(body)
-        version = str(found.get("tag_name") or found.get("apiServerTagName") or "")
+        health = json.loads(body)
+        version = str(health.get("tag_name") or health.get("apiServerTagName") or "")
     except (ValueError, AttributeError) as error:
-        remedy = "Name the API's own address; a page that asks who you are is in its place here, or something else"
-        raise EndpointError(f"{host} answers, but not as Kubeflow Pipelines does", remedy) from error
+        remedy = "Use the address of the API itself, not of a login page or another server"
+        raise EndpointError(f"{host} answers, but it isn't Kubeflow Pipelines", remedy) from error
     numbers = re.match(r"v?(\d+)\.(\d+)", version)
     if numbers and tuple(map(int, numbers.groups())) < MINIMUM:
-        raise EndpointError(f"Kubeflow Pipelines at {host} is {version}, too old", f"Upgrade it to {_least()} or newer")
-    return version if numbers else "", bool(found.get("multi_user"))
+        what = f"Kubeflow Pipelines at {host} is {version}, which is too old"
+        raise EndpointError(what, f"Upgrade it to {_minimum()} or newer")
+    return version if numbers else "", bool(health.get("multi_user"))
 
 
 @contextlib.contextmanager
@@ -189,21 +190,22 @@ def _errors(host: str) -> Iterator[None]:
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
         what = f"Kubeflow at {host} doesn't answer ({shorten(re.sub(r'^.*?: ', '', str(reason)))})"
-        raise EndpointError(what, "Check the address, and that the service ml-pipeline runs") from error
+        raise EndpointError(what, "Check the address, and that the service ml-pipeline is running") from error
 
 
 def _refusal(host: str, error: ApiException) -> EndpointError:
     if error.status == 401:
-        remedy = f"Get a new one into {TOKEN}, or mount the service account's for the audience pipelines.kubeflow.org"
-        return EndpointError(f"Kubeflow at {host} doesn't take the token, or there is none (401)", remedy)
+        remedy = f"Set {TOKEN} to a new token, or mount a service account's for the audience pipelines.kubeflow.org"
+        return EndpointError(f"Kubeflow at {host} rejects the token, or none was sent (401)", remedy)
     if error.status == 403:
-        remedy = "Ask for the right to do it in that namespace, or name another by --namespace"
-        return EndpointError(f"Kubeflow at {host} forbids it (403: {_message(error)})", remedy)
-    return EndpointError(f"Kubeflow at {host} refuses it ({error.status}: {_message(error)})", "See its own message")
+        remedy = "Ask for permission in that namespace, or choose another with --namespace"
+        return EndpointError(f"Kubeflow at {host} denies permission (403: {_message(error)})", remedy)
+    what = f"Kubeflow at {host} refuses the request ({error.status}: {_message(error)})"
+    return EndpointError(what, "Fix what its message says")
 
 
 def _message(error: ApiException) -> str:
-    """What the server says, in one line."""
+    """The server's message in one line."""
     try:
         body = json.loads(error.body)
         return shorten(str(body.get("message") or body.get("error")))
@@ -211,8 +213,8 @@ def _message(error: ApiException) -> str:
         return shorten(str(error.reason))
 
 
-def _be_impatient(api: ApiClient) -> None:
-    """Sets a limit where kfp has none: it would wait for ever for a server that says nothing."""
+def _set_timeout(api: ApiClient) -> None:
+    """Sets a timeout where kfp has none: it would wait forever for a server that doesn't answer."""
     request = api.rest_client.request
 
     def limited(*arguments: Any, **options: Any) -> Any:

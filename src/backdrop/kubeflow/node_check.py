@@ -1,4 +1,4 @@
-"""The GPU pool as Kubernetes' API shows it: whether a task's pod could be placed on one of its nodes."""
+"""Asks Kubernetes' API whether a task's pod fits on one of the GPU nodes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,62 +9,62 @@ from backdrop.common.kubernetes_client import parse_quantity
 from backdrop.common.words import count
 from backdrop.config.cluster import Toleration
 
-SHOWN = 3  # nodes that an error speaks of
+SHOWN = 3  # nodes that an error names
 
 
 def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
-    """Looks for a node that has the labels and the resources, and no taint that keeps the pod away.
+    """Looks for a node with the labels and the resources, and with no taint that the pod doesn't tolerate.
 
     Args:
         selector: the labels.
-        needs: least allocatable amounts by resource, such as `{"nvidia.com/gpu": "1"}`.
+        needs: required allocatable amount of each resource, such as `{"nvidia.com/gpu": "1"}`.
         tolerations: the pod's.
 
     Returns:
-        How many nodes would do.
+        A sentence that says how many nodes fit.
 
     Raises:
-        EndpointError: if none would, saying why, or Kubernetes' API can't be asked.
+        EndpointError: if none fits, with the reasons, or Kubernetes' API can't be reached.
     """
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
     with kubernetes_client.connect() as kubernetes:
         nodes = kubernetes.nodes(selector)
     if not nodes:
-        raise EndpointError(f"No node has the labels {labels}", "Mend node_selector, or let the pool have a node")
-    against = {node.metadata.name: _against(node, needs, tolerations) for node in nodes}
-    fit = [name for name, reason in against.items() if not reason]
+        raise EndpointError(f"No node has the labels {labels}", "Fix node_selector, or add a node to the pool")
+    obstacles = {node.metadata.name: _obstacle(node, needs, tolerations) for node in nodes}
+    fit = [name for name, obstacle in obstacles.items() if not obstacle]
     if not fit:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(against.items())[:SHOWN])
+        reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in list(obstacles.items())[:SHOWN])
         raise EndpointError(
-            f"None of {count(len(nodes), 'node')} with these labels would take the pod ({reasons})",
-            "Mend tolerations, gpus, cpu or memory, or the nodes",
+            f"The pod fits on none of {count(len(nodes), 'node')} with these labels ({reasons})",
+            "Fix tolerations, gpus, cpu or memory, or the nodes",
         )
     return f"{len(fit)} of {count(len(nodes), 'node')} with the labels {labels} can offer {_amounts(needs)}"
 
 
 def check_rayjobs() -> str:
-    """Asks whether KubeRay's RayJob is known.
+    """Checks that KubeRay's RayJob is installed.
 
     Raises:
-        EndpointError: if it isn't, or Kubernetes' API can't be asked.
+        EndpointError: if it isn't, or Kubernetes' API can't be reached.
     """
     with kubernetes_client.connect() as kubernetes:
         if "RayJob" not in kubernetes.kinds("ray.io", "v1"):
-            raise EndpointError("Kubernetes has no RayJob of ray.io/v1", "Install the KubeRay operator and its CRDs")
-    return "ray.io/v1 RayJob is there"
+            raise EndpointError("Kubernetes has no ray.io/v1 RayJob", "Install the KubeRay operator and its CRDs")
+    return "ray.io/v1 RayJob is installed"
 
 
-def _against(node: Any, needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
-    """What keeps the pod from this node, empty if nothing does."""
+def _obstacle(node: Any, needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
+    """Why the pod doesn't fit on this node; empty if it does."""
     if node.spec.unschedulable:
-        return "it's cordoned off"
+        return "it's cordoned"
     for taint in node.spec.taints or []:
         if taint.effect != "PreferNoSchedule" and not any(toleration.covers(taint) for toleration in tolerations):
             return f"taint {taint.key}={taint.value or ''}:{taint.effect} isn't tolerated"
     for resource, amount in needs.items():
-        has = (node.status.allocatable or {}).get(resource, "0")
-        if parse_quantity(has) < parse_quantity(amount):
-            return f"it has {has} of {resource}, not {amount}"
+        offered = (node.status.allocatable or {}).get(resource, "0")
+        if parse_quantity(offered) < parse_quantity(amount):
+            return f"it offers {offered} of {resource}, not {amount}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""What a run needs, looked at before it starts: Kubeflow, MLflow, the bucket, the dataset, the GPU nodes, KubeRay."""
+"""Checks what a run needs before it starts: Kubeflow, MLflow, the bucket, the dataset, the GPU nodes, KubeRay."""
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,16 +18,16 @@ Check = Callable[[], str]
 
 
 def preflight(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> Iterator[tuple[str, bool, str]]:
-    """Looks at one thing after another.
+    """Runs the checks one after another.
 
     Args:
         values: the run's parameters.
         host: Kubeflow's address; from the environment if empty.
-        namespace: there; from the environment or the pod if empty.
+        namespace: Kubeflow's; from the environment or the pod if empty.
         ray: whether the run needs KubeRay.
 
     Yields:
-        What was looked at, whether it is as it must be, and a sentence about it.
+        The name of each check, whether it passed, and a sentence about it.
     """
     for name, check in _checks(values, host, namespace, ray):
         try:
@@ -40,7 +40,7 @@ def _checks(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> 
     yield "kubeflow", lambda: check_kubeflow(host, namespace)
     yield "mlflow", check_mlflow
     yield "data", lambda: check_data(values["data"])
-    if storage.is_remote(values["work"]):  # any other is the pod's own
+    if storage.is_remote(values["work"]):  # a local folder is the pod's own
         yield "work", lambda: check_work(values["work"])
     yield "nodes", lambda: _check_pool(values)
     if ray:
@@ -48,35 +48,35 @@ def _checks(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> 
 
 
 def check_kubeflow(host: str = "", namespace: str = "") -> str:
-    """Whether Kubeflow answers, is new enough, and lets us see its pipelines.
+    """Checks that Kubeflow answers, is new enough, and lets us list its pipelines.
 
     Raises:
         EndpointError: if not.
     """
     endpoint = connect(host, namespace)
-    with endpoint.errors():  # anybody may ask how it is; this takes the right to
+    with endpoint.errors():  # the health check needs no permission; this does
         endpoint.client.list_pipelines(page_size=1, namespace=endpoint.namespace)
-    version = endpoint.version or "of a version that it doesn't tell"
-    where = f", namespace {endpoint.namespace}" if endpoint.namespace else ""
-    return f"Kubeflow Pipelines {version} at {endpoint.host}{where}"
+    version = endpoint.version or "(unknown version)"
+    scope = f", namespace {endpoint.namespace}" if endpoint.namespace else ""
+    return f"Kubeflow Pipelines {version} at {endpoint.host}{scope}"
 
 
 def check_mlflow() -> str:
-    """Whether MLflow answers a question; `/health` stays green where it refuses the name that pods use for it.
+    """Checks that MLflow answers a query; `/health` is green even if MLflow refuses the host name that pods use.
 
     Raises:
         TrackingError: if not.
     """
     if not is_server(tracking_uri()):
-        raise TrackingError(f"{URI} names no server", "Set it to the address that pods use")
+        raise TrackingError(f"{URI} isn't a server's address", "Set it to the address that pods use")
     client = connect_mlflow()
-    with server_errors("MLflow doesn't say what experiments it has", "Check its rights, and its --allowed-hosts"):
+    with server_errors("MLflow can't list its experiments", "Check its permissions and its --allowed-hosts"):
         client.search_experiments(max_results=1)
     return "MLflow answers"
 
 
 def check_data(data: str) -> str:
-    """Whether there are photographs, and one can be read.
+    """Checks that there are photographs, and that the first can be read.
 
     Raises:
         DataError: if there are none.
@@ -87,13 +87,13 @@ def check_data(data: str) -> str:
         storage.local_folder(data)
     names = storage.list_files(folder)
     if not names:
-        raise DataError(f"{data} has no photographs in train/", "Name the dataset's own folder or prefix")
+        raise DataError(f"{data} has no photographs in train/", "Give the folder or prefix that contains train/")
     storage.read_bytes(f"{folder}/{names[0]}")
     return f"{count(len(names), 'file')} in {folder}"
 
 
 def check_work(work: str) -> str:
-    """Whether an object can be written there, read and deleted.
+    """Checks that an object can be written, read and deleted there.
 
     Raises:
         StorageError: if not.

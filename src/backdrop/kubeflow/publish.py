@@ -1,4 +1,4 @@
-"""Brings a package to a Kubeflow endpoint, as a version that is there once, and starts runs of it."""
+"""Uploads a package to a Kubeflow endpoint, once per version, and starts runs of it."""
 
 import time
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from kfp_server_api import V2beta1Pipeline
 
 from backdrop.common.errors import EndpointError
 from backdrop.config.explain import suggest
-from backdrop.kubeflow.client import Endpoint, found_or_made, silent
+from backdrop.kubeflow.client import Endpoint, get_or_create, silent
 from backdrop.pipelines.package import Package
 
 DEFAULT_EXPERIMENT = "Default"  # KFP's own
@@ -19,7 +19,7 @@ DEFAULT_EXPERIMENT = "Default"  # KFP's own
 
 @dataclass(frozen=True)
 class Published:
-    """A package's version on an endpoint; `new` says whether it was brought there just now."""
+    """A package's version on an endpoint; `new` says whether it was uploaded just now."""
 
     name: str
     version: str
@@ -29,23 +29,23 @@ class Published:
 
 
 def publish(endpoint: Endpoint, package: Package) -> Published:
-    """Makes the pipeline and this version of it, unless they are there; a version's name holds its graph's digest.
+    """Creates the pipeline and this version of it, unless they exist; a version's name contains its graph's digest.
 
     Raises:
-        EndpointError: if the endpoint doesn't answer or refuses it.
+        EndpointError: if the endpoint doesn't answer or refuses the request.
     """
-    client, where = endpoint.client, {"namespace": endpoint.namespace}
+    client, namespace = endpoint.client, {"namespace": endpoint.namespace}
     with endpoint.errors(), silent(), TemporaryDirectory() as folder:
-        # kfp's own upload would make a second version, named after the pipeline.
-        pipeline, _ = found_or_made(
-            lambda: endpoint.named(client.list_pipelines, "pipelines", package.name, **where),
+        # kfp's own upload of a pipeline would create a second version, named after the pipeline.
+        pipeline, _ = get_or_create(
+            lambda: endpoint.named(client.list_pipelines, "pipelines", package.name, **namespace),
             lambda: client.pipelines.pipeline_service_create_pipeline(_pipeline(endpoint, package)),
         )
-        path, of = Path(folder, "package.yaml"), {"pipeline_id": pipeline.pipeline_id}
+        path, parent = Path(folder, "package.yaml"), {"pipeline_id": pipeline.pipeline_id}
         path.write_bytes(package.dump())
-        version, new = found_or_made(
-            lambda: endpoint.named(client.list_pipeline_versions, "pipeline_versions", package.version, **of),
-            lambda: client.upload_pipeline_version(str(path), package.version, **of),
+        version, new = get_or_create(
+            lambda: endpoint.named(client.list_pipeline_versions, "pipeline_versions", package.version, **parent),
+            lambda: client.upload_pipeline_version(str(path), package.version, **parent),
         )
     return Published(package.name, package.version, pipeline.pipeline_id, version.pipeline_version_id, new)
 
@@ -53,13 +53,13 @@ def publish(endpoint: Endpoint, package: Package) -> Published:
 def submit(
     endpoint: Endpoint, published: Published, experiment_id: str, values: Mapping[str, Any], service_account: str = ""
 ) -> str:
-    """Starts one run of that very version.
+    """Starts a run of this version.
 
     Returns:
         The run's id.
 
     Raises:
-        EndpointError: if the endpoint doesn't answer or refuses it.
+        EndpointError: if the endpoint doesn't answer or refuses the request.
     """
     with endpoint.errors(), silent():
         run = endpoint.client.run_pipeline(
@@ -74,22 +74,24 @@ def submit(
 
 
 def experiment_id(endpoint: Endpoint, name: str = "") -> str:
-    """The id of an experiment; KFP's own default one is made if it isn't there.
+    """The id of an experiment; with no name, of KFP's default experiment, which is created if it doesn't exist.
 
     Raises:
         EndpointError: if there is no experiment of that name, or the endpoint doesn't answer.
     """
-    client, where = endpoint.client, {"namespace": endpoint.namespace}
+    client, namespace = endpoint.client, {"namespace": endpoint.namespace}
     with endpoint.errors(), silent():
         if not name:
-            found, _ = found_or_made(
-                lambda: endpoint.named(client.list_experiments, "experiments", DEFAULT_EXPERIMENT, **where),
-                lambda: client.create_experiment(DEFAULT_EXPERIMENT, **where),
+            default, _ = get_or_create(
+                lambda: endpoint.named(client.list_experiments, "experiments", DEFAULT_EXPERIMENT, **namespace),
+                lambda: client.create_experiment(DEFAULT_EXPERIMENT, **namespace),
             )
-            return str(found.experiment_id)
-        known = {entry.display_name: entry for entry in endpoint.every(client.list_experiments, "experiments", **where)}
+            return str(default.experiment_id)
+        known = {
+            entry.display_name: entry for entry in endpoint.every(client.list_experiments, "experiments", **namespace)
+        }
     if name not in known:
-        remedy = f"{suggest(name, known)} Or make it: kfp --endpoint {endpoint.host} experiment create {name}"
+        remedy = f"{suggest(name, known)} Or create it: kfp --endpoint {endpoint.host} experiment create {name}"
         raise EndpointError(f"Kubeflow at {endpoint.host} has no experiment {name}", remedy)
     return str(known[name].experiment_id)
 

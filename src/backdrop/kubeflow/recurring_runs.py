@@ -1,8 +1,8 @@
-"""Schedules on a Kubeflow endpoint: exactly one of a name, whatever was there and wherever it was stopped.
+"""Recurring runs on a Kubeflow endpoint: exactly one per name, even after a call that was killed halfway.
 
-KFP's recurring runs can't be changed, and their names may clash. So a schedule carries the digest of all that it was
-asked to be. What differs is replaced: the new one is made before the old one is deleted, and what a reconcile that was
-killed has left double is found by the next.
+KFP's recurring runs can't be changed, and two can share a name. So each has its settings' digest in its description.
+One whose settings differ is replaced: the new one is created before the old one is deleted, and the next call removes
+duplicates that a killed call left.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from backdrop.kubeflow.client import Endpoint
 from backdrop.kubeflow.publish import Published
 
 MARK = re.compile(r"^Backdrop: .* sha256:[0-9a-f]{64}$")
-ROUNDS = 10  # so often it looks again; more only if somebody changes the same schedule all the time
+ROUNDS = 10  # more are needed only if another client keeps changing the same recurring run
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """What a schedule shall be: a version, pinned, when it runs, where and with what parameters."""
+class RecurringRun:
+    """The settings of a recurring run: a pinned version, when it runs, in which experiment, with what parameters."""
 
     name: str
     cron: str
@@ -36,102 +36,103 @@ class Schedule:
     paused: bool = False
 
     def digest(self) -> str:
-        """sha256 of all that the endpoint is told, but for `paused`, which it tells itself."""
-        told = dataclasses.asdict(self)
-        del told["paused"], told["published"]["new"]
-        return storage.sha256(json.dumps(told, sort_keys=True).encode())
+        """sha256 of the settings without `paused`, which the endpoint reports itself."""
+        settings = dataclasses.asdict(self)
+        del settings["paused"], settings["published"]["new"]
+        return storage.sha256(json.dumps(settings, sort_keys=True).encode())
 
     def description(self) -> str:
-        """By which it's known as ours, and as unchanged."""
+        """Marks the recurring run as ours, and shows later whether its settings changed."""
         return f"Backdrop: {self.published.name} {self.published.version}, sha256:{self.digest()}"
 
-    def is_met_by(self, found: V2beta1RecurringRun) -> bool:
-        """Whether this is it."""
-        return bool(found.description == self.description() and (found.mode == RecurringRunMode.DISABLE) == self.paused)
+    def matches(self, entry: V2beta1RecurringRun) -> bool:
+        """Whether the endpoint's recurring run has these settings."""
+        return bool(entry.description == self.description() and (entry.mode == RecurringRunMode.DISABLE) == self.paused)
 
 
-def reconcile(endpoint: Endpoint, wanted: Schedule) -> str:
-    """Sees to it that there is one schedule of that name, and that it is as wanted.
+def reconcile(endpoint: Endpoint, desired: RecurringRun) -> str:
+    """Creates or replaces the recurring run of that name, so that there is one and it has these settings.
 
-    Two at the same time may undo each other's; each looks again until it sees nothing but its own.
+    Two calls at the same time may undo each other's work; each checks again until it sees only its own.
 
     Returns:
         What was done: `created`, `unchanged` or `replaced`.
 
     Raises:
-        EndpointError: if the endpoint doesn't answer or refuses it, a schedule of that name isn't Backdrop's, or
-            somebody else changes it all the time.
+        EndpointError: if the endpoint doesn't answer or refuses the request, a recurring run of that name isn't
+            Backdrop's, or another client keeps changing it.
     """
     with endpoint.errors():
-        found = ours(endpoint, wanted.name)
-        done = "unchanged" if any(map(wanted.is_met_by, found)) else "replaced" if found else "created"
+        existing = ours(endpoint, desired.name)
+        done = "unchanged" if any(map(desired.matches, existing)) else "replaced" if existing else "created"
         for _ in range(ROUNDS):
-            right = [entry for entry in found if wanted.is_met_by(entry)]
-            if not right:
-                _create(endpoint, wanted)
-            for entry in found:
-                if right and entry is not right[0]:
+            matching = [entry for entry in existing if desired.matches(entry)]
+            if not matching:
+                _create(endpoint, desired)
+            for entry in existing:
+                if matching and entry is not matching[0]:
                     _delete(endpoint, entry)
-            if len(found) == len(right) == 1:
+            if len(existing) == len(matching) == 1:
                 return done
-            found = ours(endpoint, wanted.name)
-    raise EndpointError(f"Schedule {wanted.name} is changed by somebody else all the time", "Stop one of the two")
+            existing = ours(endpoint, desired.name)
+    raise EndpointError(f"Another client keeps changing the recurring run {desired.name}", "Stop one of the two")
 
 
 def remove(endpoint: Endpoint, name: str) -> int:
-    """Deletes a schedule, which needn't be there; its runs go on.
+    """Deletes a recurring run if it exists; runs that it started continue.
 
     Returns:
-        How many there were.
+        How many were deleted.
 
     Raises:
-        EndpointError: if the endpoint doesn't answer or refuses it, or a schedule of that name isn't Backdrop's.
+        EndpointError: if the endpoint doesn't answer or refuses the request, or a recurring run of that name isn't
+            Backdrop's.
     """
     with endpoint.errors():
-        found = ours(endpoint, name)
-        for entry in found:
+        existing = ours(endpoint, name)
+        for entry in existing:
             _delete(endpoint, entry)
-    return len(found)
+    return len(existing)
 
 
 def ours(endpoint: Endpoint, name: str = "") -> list[V2beta1RecurringRun]:
-    """Backdrop's schedules, of a name or all, the oldest first.
+    """Backdrop's recurring runs, of one name or all, oldest first.
 
     Raises:
-        EndpointError: if one of that name is somebody else's.
+        EndpointError: if one of that name isn't Backdrop's.
     """
-    listing, where = endpoint.client.list_recurring_runs, {"namespace": endpoint.namespace}
+    listing, namespace = endpoint.client.list_recurring_runs, {"namespace": endpoint.namespace}
     if not name:
-        every = endpoint.every(listing, "recurring_runs", **where)
+        every = endpoint.every(listing, "recurring_runs", **namespace)
         return [entry for entry in every if MARK.match(entry.description or "")]
-    found = endpoint.named(listing, "recurring_runs", name, **where)
-    if not all(MARK.match(entry.description or "") for entry in found):
-        what = f"There is a recurring run {name} that isn't Backdrop's"
+    existing = endpoint.named(listing, "recurring_runs", name, **namespace)
+    if not all(MARK.match(entry.description or "") for entry in existing):
+        what = f"The recurring run {name} exists, but isn't Backdrop's"
         raise EndpointError(what, "Use another --name, or delete it")
-    return sorted(found, key=lambda entry: (entry.created_at, entry.recurring_run_id))
+    return sorted(existing, key=lambda entry: (entry.created_at, entry.recurring_run_id))
 
 
-def _create(endpoint: Endpoint, wanted: Schedule) -> None:
+def _create(endpoint: Endpoint, desired: RecurringRun) -> None:
     endpoint.client.create_recurring_run(
-        wanted.experiment_id,
-        wanted.name,
-        description=wanted.description(),
-        cron_expression=wanted.cron,
+        desired.experiment_id,
+        desired.name,
+        description=desired.description(),
+        cron_expression=desired.cron,
         max_concurrency=1,
         no_catchup=True,
-        params=dict(wanted.values),
-        pipeline_id=wanted.published.pipeline_id,
-        version_id=wanted.published.version_id,
-        enabled=not wanted.paused,
-        service_account=wanted.service_account or None,
+        params=dict(desired.values),
+        pipeline_id=desired.published.pipeline_id,
+        version_id=desired.published.version_id,
+        enabled=not desired.paused,
+        service_account=desired.service_account or None,
     )
 
 
 def _delete(endpoint: Endpoint, entry: V2beta1RecurringRun) -> None:
     api = endpoint.client.recurring_runs
     try:
-        # Without the policy, Kubernetes would stop the runs that the schedule has started.
+        # Without the policy, Kubernetes would stop the runs that it has started.
         api.recurring_run_service_delete_recurring_run(entry.recurring_run_id, propagation_policy="ORPHAN")
     except ApiException as error:
-        if error.status != 404:  # somebody else was quicker
+        if error.status != 404:  # another client has deleted it
             raise

@@ -1,4 +1,4 @@
-"""What Kubeflow has of ours: schedules, what they are pinned to, and what their last runs came to."""
+"""Shows Backdrop's recurring runs on Kubeflow: their pinned versions and the state of their last runs."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,23 +11,23 @@ from backdrop.config.explain import suggest
 from backdrop.kubeflow.client import Endpoint
 from backdrop.kubeflow.recurring_runs import ours
 
-RUNS = 5  # of each schedule that are shown
+RUNS = 5  # shown for each recurring run
 
 
 def overview(endpoint: Endpoint, name: str = "") -> list[str]:
-    """Lines about Backdrop's schedules, of a name or all, each with the last runs of its pipeline.
+    """Lines about Backdrop's recurring runs, of one name or all, each with the last runs of its pipeline.
 
     Raises:
         EndpointError: if there is none of that name, or the endpoint doesn't answer.
     """
     with endpoint.errors():
-        found = ours(endpoint)
-        if name and name not in {entry.display_name for entry in found}:
-            known = {entry.display_name for entry in found}
+        entries = ours(endpoint)
+        known = {entry.display_name for entry in entries}
+        if name and name not in known:
             remedy = suggest(name, known) if known else "Create it with `backdrop pipeline schedule`"
-            raise EndpointError(f"Kubeflow at {endpoint.host} has no recurring run {name} of Backdrop's", remedy)
-        chosen = sorted((entry for entry in found if name in ("", entry.display_name)), key=lambda e: e.display_name)
-        return [line for entry in chosen for line in _lines(endpoint, entry)] or ["no recurring run"]
+            raise EndpointError(f"Backdrop has no recurring run {name} on Kubeflow at {endpoint.host}", remedy)
+        chosen = sorted((entry for entry in entries if name in ("", entry.display_name)), key=lambda e: e.display_name)
+        return [line for entry in chosen for line in _lines(endpoint, entry)] or ["no recurring runs"]
 
 
 def _lines(endpoint: Endpoint, entry: V2beta1RecurringRun) -> Iterator[str]:
@@ -38,7 +38,7 @@ def _lines(endpoint: Endpoint, entry: V2beta1RecurringRun) -> Iterator[str]:
         page = endpoint.page(f"runs/details/{run.run_id}")
         yield f"  {run.created_at:%Y-%m-%d %H:%M} UTC  {run.state or 'PENDING':9}  {page}"
     if not runs:
-        yield "  no run yet"
+        yield "  no runs yet"
 
 
 def _version(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
@@ -48,16 +48,16 @@ def _version(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
     except ApiException as error:
         if error.status != 404:
             raise
-        return f"version {pinned.pipeline_version_id}, which is deleted: every run will fail"
+        return f"version {pinned.pipeline_version_id}, which has been deleted: every run will fail"
     pipeline = endpoint.client.get_pipeline(pinned.pipeline_id)
     return f"{pipeline.display_name} {version.display_name}"
 
 
 def _runs(endpoint: Endpoint, entry: V2beta1RecurringRun) -> list[Any]:
-    """The newest runs of the same pipeline; a schedule that was replaced has left its own to nobody."""
+    """The newest runs of the same pipeline, those of recurring runs that this one replaced included."""
     pipeline = entry.pipeline_version_reference.pipeline_id
     newest = endpoint.every(
         endpoint.client.list_runs, "runs", experiment_id=entry.experiment_id, sort_by="created_at desc"
     )
     references = ((run, run.pipeline_version_reference) for run in newest)
-    return list(islice((run for run, of in references if of and of.pipeline_id == pipeline), RUNS))
+    return list(islice((run for run, version in references if version and version.pipeline_id == pipeline), RUNS))
