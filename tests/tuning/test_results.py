@@ -77,7 +77,7 @@ def test_one_seed_says_nothing_of_the_noise() -> None:
     [
         ([0.98, 0.981], [0.97, 0.971], "007-cosine beats 000-own by more than the noise: +0.01000 Dice (+0.0"),
         ([0.97, 0.971], [0.98, 0.981], "007-cosine is worse than 000-own by more than the noise: -0.01000 Dice (-0.0"),
-        ([0.97, 0.99], [0.96, 0.98], "007-cosine against 000-own: the difference doesn't exceed the noise: +0.01000"),
+        ([0.97, 0.99], [0.96, 0.98], "007-cosine and 000-own differ by less than the noise: +0.01000"),
     ],
 )
 def test_the_sentence_says_whether_it_exceeds_the_noise(best: list[float], preset: list[float], words: str) -> None:

@@ -227,5 +227,5 @@ def test_a_bad_space_is_refused_before_ray_starts(
 
 def test_presets_alone_are_no_search(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     data, plan = map(str, cars)
-    with pytest.raises(ConfigError, match="--trials 2 is no more than the 2 presets of small"):
+    with pytest.raises(ConfigError, match="--trials 2 leaves nothing to search after the 2 presets of small"):
         tune(data, plan, "tiny", str(tmp_path / "out"), Budget(trials=2), str(space))

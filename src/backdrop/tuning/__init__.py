@@ -1,1 +1,1 @@
-"""The schedule search on Ray, here or on a cluster. The only place that imports ray, optuna or kubernetes."""
+"""The schedule search on Ray, on this machine or on a cluster. Only this package imports ray and optuna."""

@@ -1,4 +1,4 @@
-"""Runs trials on Ray: which begin, which are stopped early, and what each has come to."""
+"""Runs trials on Ray: starts them, stops bad ones early, and records their results."""
 
 import logging
 import os
@@ -21,23 +21,23 @@ from backdrop.tuning.samplers import Source
 from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, judged
 
-TRIES = 2  # more, for a trial whose machine went away
-REDUCTION = 3  # of so many trials one goes on at each rung
-FIRST_RUNG = 4  # which is after this part of a fold's budget
-LITTLE = 100 * 2**20  # bytes of Ray's object store: trials hand each other nothing
+TRIES = 2  # retries of a trial whose machine went away
+REDUCTION = 3  # at each rung, one of this many trials continues
+FIRST_RUNG = 4  # the first rung is after 1/4 of a fold's budget
+OBJECT_STORE = 100 * 2**20  # bytes; small, because trials don't pass data to each other
 PRESET = "preset"
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
-logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks; our errors say what they say
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints tracebacks; our errors say the same in a line
 
-# Ray's own wishes for a directory of logs, and figures sent home.
+# They turn off Ray's log files and usage reports, among others.
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     **USAGE,
-    "RAY_worker_niceness": "0",  # training is what the machine is for
+    "RAY_worker_niceness": "0",  # trials run at normal priority
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would make an end of an interruption
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would treat an interruption as the regular end
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 
@@ -45,27 +45,27 @@ Notify = Callable[[Entry], None]
 
 
 def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: Notify, label: str) -> list[Entry]:
-    """Runs all trials of a source, or what is left of them; the same source and spec give the same trials.
+    """Runs all trials of a source, or those that aren't finished; the same source and spec give the same trials.
 
     Args:
-        spec: what all trials have in common.
-        source: where their schedules come from.
-        early: whether trials that do badly are stopped early (ASHA: Li et al. 2018, arXiv:1810.05934); presets never.
-        parallel: how many run at a time.
-        notify: hears of a trial when it begins, at each epoch and when it ends.
+        spec: the settings that all trials share.
+        source: gives their schedules.
+        early: whether bad trials, but never presets, are stopped early (ASHA: Li et al. 2018, arXiv:1810.05934).
+        parallel: how many trials run at a time.
+        notify: called with a trial when it starts, after each epoch and when it ends.
         label: of the progress, which counts epochs.
 
     Returns:
-        The trials in their order.
+        The trials in order.
 
     Raises:
-        TuningError: if none came to a Dice.
+        TuningError: if no trial has a Dice.
     """
     store = TrialStore(spec.store)
     candidates = Candidates(source, store)
     with progress(label, source.total * spec.epochs) as advance:
         recorder = TrialRecorder(store, spec.epochs, candidates.tell, notify, advance)
-        with tempfile.TemporaryDirectory() as scratch:  # nobody restores what Ray keeps there
+        with tempfile.TemporaryDirectory() as scratch:  # for Ray's own state, which we never restore
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(run, spec=spec), share(parallel)),
                 tune_config=tune.TuneConfig(
@@ -90,25 +90,27 @@ def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: 
     store.sweep([entry.name for entry in entries])
     if not any(entry.rows for entry in entries):
         errors = sorted({entry.error for entry in entries})
-        raise TuningError(f"No trial came to a Dice ({'; '.join(errors)})", "Mend that, and run the same command again")
+        raise TuningError(
+            f"No trial finished an epoch ({'; '.join(errors)})", "Fix the cause and run the same command again"
+        )
     return entries
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Ray: the cluster that RAY_ADDRESS names, else one of this machine for as long as the block lasts.
+    """Connects to the cluster that RAY_ADDRESS names, or else starts one on this machine while the block lasts.
 
     Raises:
         TuningError: if Ray doesn't start.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    there = os.environ.get("RAY_ADDRESS")
-    # Sockets' paths are short, so it can't be any folder.
+    address = os.environ.get("RAY_ADDRESS")
+    # Socket paths have a length limit, so the folder's path must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         try:
-            if there:
-                ray.init(there, **QUIET)
+            if address:
+                ray.init(address, **QUIET)
                 yield
             else:
                 with local_cluster():
@@ -120,41 +122,41 @@ def cluster() -> Iterator[None]:
 
 
 def _start(folder: str) -> None:
-    """Ray gives its own processes half a minute to start, which a busy machine may need more of."""
+    """Starts Ray, up to three times: it gives its processes 30 s to start, too little on a busy machine."""
     for last in (False, False, True):
         try:
-            ray.init("local", include_dashboard=False, object_store_memory=LITTLE, _temp_dir=folder, **QUIET)
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=folder, **QUIET)
             return
-        except Exception as error:  # Ray has no other for it
+        except Exception as error:  # Ray raises no narrower type
             ray.shutdown()
             if last or "timed out" not in str(error):
                 raise TuningError(
-                    f"Ray doesn't start ({shorten(error)})", "Look at memory, /dev/shm and /tmp"
+                    f"Ray doesn't start ({shorten(error)})", "Check the free memory, /dev/shm and /tmp"
                 ) from error
             log("Ray didn't start in time; trying again")
 
 
 def slots() -> int:
-    """How many trials run at a time if nobody says: one for each GPU, else one."""
+    """The default number of trials at a time: one for each GPU, or one without a GPU."""
     return max(1, int(ray.cluster_resources().get("GPU", 0)))
 
 
 class NeverPickled:
-    """Ray writes what it is given as a pickle too, which nobody reads: nothing of this."""
+    """Base of objects that Ray would pickle into its own state: it pickles an empty object instead."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
 
 
 class Candidates(NeverPickled, Searcher):
-    """A source, as Ray asks for its schedules; a trial that the store knows is given as it was."""
+    """Lets Ray ask a source for schedules; a trial in the store gets the same values again."""
 
     def __init__(self, source: Source, store: TrialStore) -> None:
         super().__init__(metric=DICE, mode="max")
         self.source, self.store, self.count = source, store, 0
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, or word that there are no more."""
+        """The next trial, or Ray's mark that there are no more."""
         if self.count >= self.source.total:
             return Searcher.FINISHED
         index, self.count = self.count, self.count + 1
@@ -162,23 +164,23 @@ class Candidates(NeverPickled, Searcher):
         return {"entry": self.source.give(index, known.params if known else None).model_dump(mode="json")}
 
     def tell(self, entry: Entry) -> None:
-        """What a trial has come to; Ray's own word of it lacks the trial."""
+        """Passes a trial's result to the source; Ray's `on_trial_complete` doesn't have the trial."""
         if entry.rows:
             self.source.tell(entry, judged(entry.rows))
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Said by `tell`."""
+        """Does nothing: `tell` has passed on the result."""
 
     def save(self, checkpoint_path: str) -> None:
-        """All that matters is in the store."""
+        """Writes an empty file: the store has the state."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never done."""
+        """Does nothing: a search resumes from the store."""
 
 
 class TrialRecorder(NeverPickled, tune.Callback):
-    """Writes the store as results come in."""
+    """Writes each result to the store when it arrives."""
 
     def __init__(
         self, store: TrialStore, epochs: int, tell: Notify, notify: Notify, advance: Callable[[str], None]
@@ -187,12 +189,12 @@ class TrialRecorder(NeverPickled, tune.Callback):
         self.entries: dict[str, Entry] = {}
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        """A trial begins, or goes on."""
+        """Records that a trial starts or resumes."""
         entry = self.store.read(trial.config["entry"]["name"]) or Entry(**trial.config["entry"])
         self._keep(entry.model_copy(update={"error": ""} if entry.ended else {"error": "", "status": "running"}))
 
     def on_trial_result(self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: Any, **_: Any) -> None:
-        """An epoch is over; what is notify again after a restart is known."""
+        """Records an epoch, unless it is known; a restarted trial reports its earlier epochs again."""
         entry = self._entry(trial)
         if ERROR in result:
             self._keep(entry.model_copy(update={"error": result[ERROR]}))
@@ -202,7 +204,7 @@ class TrialRecorder(NeverPickled, tune.Callback):
         self.advance(f"{entry.name} Dice {result[DICE]:.4f}")
 
     def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        """A trial is over, or was stopped."""
+        """Records that a trial has finished, failed or was stopped."""
         entry = self._entry(trial)
         if not entry.ended:
             status = "failed" if entry.error else "finished" if len(entry.rows) == self.epochs else "stopped"
@@ -210,8 +212,8 @@ class TrialRecorder(NeverPickled, tune.Callback):
         self.learn(self._entry(trial))
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        """A trial failed so often that it is given up."""
-        entry, error = self._entry(trial), _why(trial)
+        """Records that a trial has failed after all retries."""
+        entry, error = self._entry(trial), _reason(trial)
         log(f"{entry.name} failed: {error}")
         self._keep(entry.model_copy(update={"status": "failed", "error": error}))
 
@@ -225,17 +227,17 @@ class TrialRecorder(NeverPickled, tune.Callback):
 
 
 class PresetSafeASHA(ASHAScheduler):
-    """ASHA that lets presets train to the end, so that the search never ends below them."""
+    """ASHA that lets presets train to the end, so that the result is never worse than a preset."""
 
     def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: Mapping[str, Any]) -> str:
-        """Whether a trial goes on."""
+        """Ray's decision whether a trial continues; presets always do."""
         decision = super().on_trial_result(tune_controller, trial, result)
-        spared = trial.config["entry"]["family"] == PRESET
-        return TrialScheduler.CONTINUE if spared else str(decision)
+        is_preset = trial.config["entry"]["family"] == PRESET
+        return TrialScheduler.CONTINUE if is_preset else str(decision)
 
 
-def _why(trial: RayTrial) -> str:
-    """What its process said last, our own error if there is one."""
+def _reason(trial: RayTrial) -> str:
+    """The last line of the trial's traceback, or our own error if there is one."""
     path = Path(trial.error_file)
     lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
     ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.common.errors.")]
@@ -253,7 +255,7 @@ def _asha(spec: TrialSpec) -> PresetSafeASHA:
 
 
 def share(parallel: int) -> dict[str, float]:
-    """A trial's part of the cluster if `parallel` run at a time: whole CPUs or part of one, one GPU at most."""
-    found = ray.cluster_resources()
-    cpu, gpu = found.get("CPU", 1.0) / parallel, found.get("GPU", 0.0) / parallel
+    """A trial's share of the cluster if `parallel` run at a time: whole CPUs or part of one, at most one GPU."""
+    resources = ray.cluster_resources()
+    cpu, gpu = resources.get("CPU", 1.0) / parallel, resources.get("GPU", 0.0) / parallel
     return {"cpu": int(cpu) if cpu >= 1 else cpu, "gpu": min(1.0, gpu)}

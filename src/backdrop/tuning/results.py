@@ -1,4 +1,4 @@
-"""What a schedule search has come to: its trials, the best of them, and whether it beats what the winners used."""
+"""The result of a schedule search: its trials, the best one, and whether it beats the winners' schedules."""
 
 import csv
 import io
@@ -16,22 +16,23 @@ from backdrop.config.records import Record
 CONFIDENCE = 0.95
 COLUMNS = ("name", "family", "preset", "status", "dice", "epochs", "seconds")
 Status = Literal["running", "finished", "stopped", "failed"]
-# Names of files in an error may hold bytes that are no text, which no file could be written with.
+# A file's name in an error may contain bytes that aren't valid UTF-8, and such a text can't be written to a file.
 Text = Annotated[str, AfterValidator(lambda text: text.encode(errors="replace").decode())]
 
 
 class Trial(Record):
-    """One schedule, tried.
+    """One trial of a schedule.
 
     Attributes:
-        name: `000-own`, `001-linknet34-faithful`, `007-cosine`: in the order of the search.
-        family: the schedule's kind; `preset` for a recipe's own or one of the winners'.
-        values: what was drawn for it, by name, such as `lr`; empty for a preset.
-        lrs: the learning rate of each epoch of the budget; as far as it got for a plateau, then as if Dice rose.
-        dices: by epoch, each fold after another, the out-of-fold Dice; NaN never stands here.
-        dice: the judge: the mean over folds of the best epoch's out-of-fold Dice; None before the first epoch.
-        seconds: of training.
-        status: `stopped` by the scheduler before its budget was used up.
+        name: such as `000-own`, `001-linknet34-faithful`, `007-cosine`; numbered in the order of the search.
+        family: the schedule's kind; `preset` for the recipe's own or one of the winners'.
+        values: its sampled values by name, such as `lr`; empty for a preset.
+        lrs: the learning rate of each epoch of the budget; for a plateau, epochs not trained are computed as if Dice
+            rose.
+        dices: the out-of-fold Dice of each epoch, one fold after another; never NaN.
+        dice: the score: the best epoch's out-of-fold Dice, averaged over folds; None before the first epoch.
+        seconds: training time.
+        status: `stopped` if the scheduler ended it before its budget was used up.
         error: why it failed, in a line.
     """
 
@@ -47,14 +48,14 @@ class Trial(Record):
 
     @property
     def preset(self) -> bool:
-        """Whether it is a recipe's own schedule or one of the winners'."""
+        """Whether it is the recipe's own schedule or one of the winners'."""
         return self.family == "preset"
 
 
 class Comparison(Record):
-    """The best schedule that was drawn against the best preset, each trained anew with the same fresh seeds.
+    """The best sampled schedule against the best preset, both trained again with the same fresh seeds.
 
-    `difference` is the mean Dice of `best` less that of `preset`; `low` and `high` bound its 95 % interval (Welch's,
+    `difference` is the mean Dice of `best` minus that of `preset`; `low` and `high` are its 95 % interval (Welch's,
     over seeds). The search chose both by their Dice on the same folds, with another seed.
     """
 
@@ -69,7 +70,7 @@ class Comparison(Record):
 
     @property
     def sentence(self) -> str:
-        """Whether the gain exceeds the noise, in words."""
+        """A sentence that says whether the gain exceeds the noise."""
         spread = (
             f"{self.difference:+.5f} Dice ({self.low:+.5f} to {self.high:+.5f}, {count(len(self.seeds), 'seed')} each)"
         )
@@ -77,7 +78,7 @@ class Comparison(Record):
             return f"{self.best} beats {self.preset} by more than the noise: {spread}"
         if self.high < 0:
             return f"{self.best} is worse than {self.preset} by more than the noise: {spread}"
-        return f"{self.best} against {self.preset}: the difference doesn't exceed the noise: {spread}"
+        return f"{self.best} and {self.preset} differ by less than the noise: {spread}"
 
 
 class Search(Record):
@@ -87,12 +88,12 @@ class Search(Record):
         recipe: its name.
         space: the space's name.
         data: the digest of the plan's data.
-        folds: those that judged.
-        budget_epochs: what a trial trains on each fold at most.
-        epochs: the recipe's own, to which `schedule.yaml` is written.
+        folds: those that the trials were scored on.
+        budget_epochs: maximum epochs of a trial on each fold.
+        epochs: the recipe's own, to which `schedule.yaml` is scaled.
         trials: in the order of their names.
-        comparison: None if nothing but presets, or no preset, came to a Dice.
-        chosen: the trial whose schedule `schedule.yaml` holds.
+        comparison: None if only presets or no preset have a Dice.
+        chosen: the trial whose schedule is in `schedule.yaml`.
     """
 
     recipe: str
@@ -121,10 +122,10 @@ def compare(
 ) -> Comparison:
     """The difference of two means over seeds, with Welch's interval (Welch 1947, Biometrika 34:28).
 
-    Where no seed differs from another on either side, the interval is the difference alone.
+    If all seeds of each schedule give the same Dice, the interval is just the difference.
 
     Raises:
-        StatisticsError: if there is but one seed.
+        StatisticsError: if there is only one seed.
     """
     difference, reach = fmean(best_dices) - fmean(preset_dices), _reach(best_dices, preset_dices)
     return Comparison(
@@ -140,24 +141,24 @@ def compare(
 
 
 def _reach(*samples: Sequence[float]) -> float:
-    """Half of Welch's interval; scipy's own warns and gives NaN where the values of a sample are (nearly) equal."""
+    """Half of Welch's interval; scipy's own function warns and gives NaN if a sample's values are (nearly) equal."""
     errors = [variance(sample) / len(sample) for sample in samples]
-    whole = sum(errors)
-    if whole == 0:
+    total = sum(errors)
+    if total == 0:
         return 0.0
-    shares = ((error / whole) ** 2 / (len(sample) - 1) for error, sample in zip(errors, samples, strict=True))
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, 1 / sum(shares))) * math.sqrt(whole)
+    shares = ((error / total) ** 2 / (len(sample) - 1) for error, sample in zip(errors, samples, strict=True))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, 1 / sum(shares))) * math.sqrt(total)
 
 
 def dump_trials(trials: Sequence[Trial]) -> bytes:
-    """`trials.csv`: a row a trial, and a column for each value that was drawn for one."""
+    """`trials.csv`: a row for each trial, and a column for each sampled value."""
     names = sorted({name for trial in trials for name in trial.values})
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow((*COLUMNS, *names, "error"))
     for trial in trials:
         dice = "" if trial.dice is None else f"{trial.dice:.6f}"
-        came_to = trial.status, dice, len(trial.dices), f"{trial.seconds:.1f}"
-        drawn = (trial.values.get(name, "") for name in names)
-        table.writerow((trial.name, trial.family, int(trial.preset), *came_to, *drawn, trial.error))
+        result = trial.status, dice, len(trial.dices), f"{trial.seconds:.1f}"
+        values = (trial.values.get(name, "") for name in names)
+        table.writerow((trial.name, trial.family, int(trial.preset), *result, *values, trial.error))
     return text.getvalue().encode()

@@ -1,6 +1,7 @@
-"""Where a search's schedules come from: presets first, then draws from a space. Each depends on its number alone.
+"""The source of a search's schedules: presets first, then samples from a space.
 
-So a search that is taken up again comes to the same schedules, and needs nothing but what its trials came to.
+A sample depends only on the seed, the trial's number and earlier results. So a search that is resumed samples the same
+schedules again, from its trials' records alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,46 +15,46 @@ from backdrop.config import Recipe, Space
 from backdrop.config.space import Candidate, draw
 from backdrop.tuning.trial_store import Entry, named, number
 
-STARTUP = 5  # so many draws are random before TPE learns from them
+STARTUP = 5  # random samples before TPE learns from them
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Source(Protocol):
-    """Gives the schedules to try, and is notify what they came to."""
+    """Gives the schedules to try, and learns from their results."""
 
     total: int
 
     def give(self, index: int, known: Mapping[str, int | float | str] | None) -> Entry:
-        """The trial of that number; `known` are its numbers if it was drawn before."""
+        """The trial of that number; `known` has its parameters if it was sampled before."""
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """What a trial came to."""
+        """Learns from a trial's result."""
 
 
 class Listed:
-    """Trials that are known beforehand."""
+    """A fixed list of trials."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries, self.total = entries, len(entries)
 
     def give(self, index: int, known: Mapping[str, int | float | str] | None) -> Entry:
-        """The entry of that number."""
+        """The trial of that number."""
         return self.entries[index]
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """Nothing is learned."""
+        """Learns nothing."""
 
 
 class Random:
-    """Presets, then draws that depend on nothing but seed and number.
+    """Presets, then random samples that depend only on the seed and the trial's number.
 
     Args:
-        space: what may be tried.
-        recipe: what is searched for.
-        presets: come first.
-        total: how many trials there are in all.
-        seed: of the draws.
+        space: the search space.
+        recipe: the recipe whose schedule is searched.
+        presets: the first trials.
+        total: number of trials, presets included.
+        seed: random seed.
     """
 
     def __init__(self, space: Space, recipe: Recipe, presets: Sequence[Entry], total: int, seed: int) -> None:
@@ -61,25 +62,25 @@ class Random:
         self.total, self.seed = total, seed
 
     def give(self, index: int, known: Mapping[str, int | float | str] | None) -> Entry:
-        """A preset, what was drawn before, or a draw."""
+        """A preset, an earlier sample, or a new sample."""
         if index < len(self.presets):
             return self.presets[index]
-        chance = Recorder(Recorded(known) if known else self.draws(index))
-        found = draw(self.space, self.recipe, chance)
-        return entry(named(index, found.family), found, chance.params)
+        sampler = Recorder(Recorded(known) if known else self.sampler(index))
+        candidate = draw(self.space, self.recipe, sampler)
+        return entry(named(index, candidate.family), candidate, sampler.params)
 
-    def draws(self, index: int) -> Any:
-        """Where the numbers of a new trial come from."""
+    def sampler(self, index: int) -> Any:
+        """The sampler of a new trial."""
         return Counted(self.seed, index)
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """Nothing is learned."""
+        """Learns nothing."""
 
 
 class Tpe(Random):
-    """Presets, then draws near what did well so far: the Tree-structured Parzen Estimator.
+    """Presets, then samples near the best so far: the Tree-structured Parzen Estimator.
 
-    Source: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", as Optuna has it.
+    Source: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", in Optuna's implementation.
     """
 
     def __init__(self, space: Space, recipe: Recipe, presets: Sequence[Entry], total: int, seed: int) -> None:
@@ -87,95 +88,95 @@ class Tpe(Random):
         self.study = optuna.create_study(direction="maximize")
         self.asked: dict[int, optuna.Trial] = {}
 
-    def draws(self, index: int) -> Any:
-        """Optuna's next trial; its chance begins anew each time, so that it depends on the number alone."""
+    def sampler(self, index: int) -> Any:
+        """Optuna's next trial, seeded by its number, so that it doesn't depend on how many came before."""
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
         self.asked[index] = self.study.ask()
         return self.asked[index]
 
     def tell(self, entry: Entry, dice: float) -> None:
-        """Learns from a trial that isn't a preset, drawn now or before."""
+        """Learns from a trial that isn't a preset, whether it was sampled in this process or an earlier one."""
         if not entry.params:
             return
         if (index := number(entry.name)) in self.asked:
             self.study.tell(self.asked.pop(index), dice)
             return
-        chance = Recorder(Recorded(entry.params))
-        draw(self.space, self.recipe, chance)
-        drawn = optuna.create_trial(params=dict(chance.params), distributions=chance.distributions, value=dice)
-        self.study.add_trial(drawn)
+        sampler = Recorder(Recorded(entry.params))
+        draw(self.space, self.recipe, sampler)
+        known = optuna.create_trial(params=dict(sampler.params), distributions=sampler.distributions, value=dice)
+        self.study.add_trial(known)
 
 
 class Counted:
-    """Numbers that depend on a seed, a trial's number and their place alone."""
+    """Samples that depend only on a seed, a trial's number and their order."""
 
     def __init__(self, seed: int, index: int) -> None:
         self.generator = np.random.Generator(np.random.Philox([seed, index]))
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """A number of a range."""
+        """A number from a range."""
         if log:
             return float(np.exp(self.generator.uniform(np.log(low), np.log(high))))
         return float(self.generator.uniform(low, high))
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """A whole number from a range, both ends included."""
         return int(self.generator.integers(low, high, endpoint=True))
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        """One of several words."""
+        """One of the choices."""
         return choices[int(self.generator.integers(len(choices)))]
 
 
 class Recorded:
-    """Numbers that were drawn before."""
+    """The values of an earlier sample."""
 
     def __init__(self, params: Mapping[str, int | float | str]) -> None:
         self.params = params
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """The number."""
+        """The earlier number."""
         return float(self.params[name])
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """The whole number."""
+        """The earlier whole number."""
         return int(self.params[name])
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        """The word."""
+        """The earlier choice."""
         return str(self.params[name])
 
 
 class Recorder:
-    """Passes on another's numbers and keeps them, and how they are distributed."""
+    """Passes on another sampler's values, and records them with their distributions."""
 
-    def __init__(self, chance: Any) -> None:
-        self.chance = chance
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
         self.params: dict[str, int | float | str] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """A number of a range."""
+        """A number from a range."""
         self.distributions[name] = FloatDistribution(low, high, log=log)
-        value = self.params[name] = float(self.chance.suggest_float(name, low, high, log=log))
+        value = self.params[name] = float(self.sampler.suggest_float(name, low, high, log=log))
         return value
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """A whole number."""
+        """A whole number from a range."""
         self.distributions[name] = IntDistribution(low, high)
-        value = self.params[name] = int(self.chance.suggest_int(name, low, high))
+        value = self.params[name] = int(self.sampler.suggest_int(name, low, high))
         return value
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        """A word."""
+        """One of the choices."""
         self.distributions[name] = CategoricalDistribution(choices)
-        word = self.params[name] = str(self.chance.suggest_categorical(name, choices))
-        return word
+        choice = self.params[name] = str(self.sampler.suggest_categorical(name, choices))
+        return choice
 
 
 def entry(name: str, candidate: Candidate, params: Mapping[str, int | float | str] | None = None) -> Entry:
-    """A trial that has not begun."""
+    """A trial that hasn't started."""
     return Entry(
         name=name,
         family=candidate.family,

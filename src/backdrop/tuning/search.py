@@ -1,4 +1,4 @@
-"""A search from its first trial to its verdict: the trials, then the best and the best preset with fresh seeds."""
+"""A search from start to end: the trials, then the best sampled schedule and the best preset with fresh seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,18 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched: `recipe` as it will be trained, `proxy` as the trials train it, the presets by their names.
+    """What to search.
 
-    `out` is where all that comes of it is kept, a folder or an `s3://` prefix; `plan` the fold plan's address there,
-    and `digest` that of its data.
+    Attributes:
+        data: the dataset.
+        plan: the fold plan's address below `out`.
+        digest: of the plan's data.
+        recipe: the recipe as it will be trained.
+        proxy: the recipe as the trials train it.
+        space: the search space.
+        presets: schedules to try first, by name.
+        budget: the search's limits.
+        out: folder or `s3://` prefix of everything that the search writes.
     """
 
     data: str
@@ -36,7 +44,7 @@ class Plan:
     out: str
 
     def spec(self, phase: str) -> TrialSpec:
-        """What the trials of a phase have in common."""
+        """The settings that the trials of a phase share."""
         return TrialSpec(self.data, self.plan, self.proxy, self.budget.folds, f"{self.out}/{phase}")
 
     def entries(self) -> list[Entry]:
@@ -44,53 +52,53 @@ class Plan:
         return [entry(named(i, name), candidate) for i, (name, candidate) in enumerate(self.presets.items())]
 
     def check(self) -> None:
-        """Makes sure, before anything is spent, that there is something to search, and that all of it can be trained.
+        """Checks before the search that it has more trials than presets, and that they can be trained.
 
         Raises:
-            ConfigError: if there are no trials but presets, or one can't be trained.
+            ConfigError: if not.
         """
         if self.budget.trials <= len(self.presets):
             presets = count(len(self.presets), "preset")
-            what = f"--trials {self.budget.trials} is no more than the {presets} of {self.space.name}"
-            raise ConfigError(what, f"Ask for --trials {len(self.presets) + 1} or more")
+            what = f"--trials {self.budget.trials} leaves nothing to search after the {presets} of {self.space.name}"
+            raise ConfigError(what, f"Use --trials {len(self.presets) + 1} or more")
         samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
-        for one in (*self.entries(), *samples):
-            trial_recipe(self.spec(TRIALS), one.override)
+        for trial in (*self.entries(), *samples):
+            trial_recipe(self.spec(TRIALS), trial.override)
 
 
 Notify = Callable[[str, Entry, Recipe], None]
 
 
 def run_search(plan: Plan, parallel: int | None, notify: Notify) -> tuple[Search, Entry]:
-    """Runs a search, or what is left of it.
+    """Runs a search, or resumes it.
 
     Args:
-        plan: what is searched.
-        parallel: how many trials run at a time; None: one for each GPU, else one.
-        notify: hears of a trial when it begins, at each epoch and when it ends: its name, itself, and what it trains.
+        plan: what to search.
+        parallel: how many trials run at a time; None means one for each GPU, or one without a GPU.
+        notify: called with a trial's name, the trial and its recipe when it starts, after each epoch and when it ends.
 
     Returns:
-        What came of it, and the trial whose schedule was chosen.
+        The result, and the trial whose schedule was chosen.
 
     Raises:
-        TuningError: if no trial comes to a Dice.
-        StorageError: if something can't be written.
+        TuningError: if no trial finishes.
+        StorageError: if a file can't be written.
     """
     with cluster():
-        at_once = parallel or slots()
-        entries = _phase(plan, TRIALS, _source(plan), at_once, notify)
-        trials = [as_trial(one, _trained(plan, one)) for one in entries]
+        workers = parallel or slots()
+        entries = _phase(plan, TRIALS, _source(plan), workers, notify)
+        trials = [as_trial(trial, _trained(plan, trial)) for trial in entries]
         finalists = _finalists(ranked(trials), entries)
         if not finalists:
-            raise TuningError("No trial trained to its end", f"Look at the errors in {plan.out}/{TRIALS}")
+            raise TuningError("No trial trained to its end", f"See the errors in {plan.out}/{TRIALS}")
         seeds = [plan.proxy.seed + number for number in range(1, plan.budget.repeats + 1)]
-        pairs = enumerate((one, seed) for seed in seeds for one in finalists)
-        again = [_with_seed(index, one, seed) for index, (one, seed) in pairs]
-        repeated = _phase(plan, REPEATS, Listed(again), at_once, notify) if len(finalists) == 2 and seeds else []
+        pairs = enumerate((finalist, seed) for seed in seeds for finalist in finalists)
+        repeats = [_with_seed(index, finalist, seed) for index, (finalist, seed) in pairs]
+        repeated = _phase(plan, REPEATS, Listed(repeats), workers, notify) if len(finalists) == 2 and seeds else []
     comparison = _compare(finalists, seeds, repeated)
     better = comparison is None or comparison.difference > 0
     winner = finalists[0 if better else 1]
-    found = Search(
+    result = Search(
         recipe=plan.recipe.name,
         space=plan.space.name,
         data=plan.digest,
@@ -101,7 +109,7 @@ def run_search(plan: Plan, parallel: int | None, notify: Notify) -> tuple[Search
         comparison=comparison,
         chosen=winner.name,
     )
-    return found, winner
+    return result, winner
 
 
 def _phase(plan: Plan, phase: str, source: Source, parallel: int, notify: Notify) -> list[Entry]:
@@ -109,36 +117,36 @@ def _phase(plan: Plan, phase: str, source: Source, parallel: int, notify: Notify
     label = f"{plan.recipe.name} {phase}, epoch"
     name = "repeat-{}" if phase == REPEATS else "{}"
 
-    def hear(one: Entry) -> None:
-        notify(name.format(one.name), one, _trained(plan, one))
+    def pass_on(trial: Entry) -> None:
+        notify(name.format(trial.name), trial, _trained(plan, trial))
 
-    return search(plan.spec(phase), source, early, parallel, hear, label)
+    return search(plan.spec(phase), source, early, parallel, pass_on, label)
 
 
 def _source(plan: Plan) -> Source:
-    kind = Tpe if plan.budget.searcher == "tpe" else Random
-    return kind(plan.space, plan.recipe, plan.entries(), plan.budget.trials, plan.budget.seed)
+    sampler = Tpe if plan.budget.searcher == "tpe" else Random
+    return sampler(plan.space, plan.recipe, plan.entries(), plan.budget.trials, plan.budget.seed)
 
 
-def _trained(plan: Plan, one: Entry) -> Recipe:
-    return trial_recipe(plan.spec(TRIALS), one.override)
+def _trained(plan: Plan, trial: Entry) -> Recipe:
+    return trial_recipe(plan.spec(TRIALS), trial.override)
 
 
 def _finalists(order: Sequence[Trial], entries: Sequence[Entry]) -> list[Entry]:
-    """The best that was drawn, then the best preset; the best of all, first, where one of them is missing."""
-    firsts = [next((trial for trial in order if trial.preset == kind), None) for kind in (False, True)]
+    """The best sampled schedule, then the best preset; only one of them if the other doesn't exist."""
+    firsts = [next((trial for trial in order if trial.preset == preset), None) for preset in (False, True)]
     names = [trial.name for trial in firsts if trial]
-    return [one for name in names for one in entries if one.name == name]
+    return [entry for name in names for entry in entries if entry.name == name]
 
 
-def _with_seed(index: int, one: Entry, seed: int) -> Entry:
-    name = named(index, f"{one.name}-seed-{seed}")
-    return Entry(name=name, family=one.family, override={**one.override, SEED: seed})
+def _with_seed(index: int, trial: Entry, seed: int) -> Entry:
+    name = named(index, f"{trial.name}-seed-{seed}")
+    return Entry(name=name, family=trial.family, override={**trial.override, SEED: seed})
 
 
 def _compare(finalists: Sequence[Entry], seeds: Sequence[int], repeated: Sequence[Entry]) -> Comparison | None:
-    """None if there are no repeats, or one of them never came to its end."""
-    if not repeated or any(one.status != "finished" for one in repeated):
+    """The comparison of the two finalists; None if there are no repeats, or one of them didn't finish."""
+    if not repeated or any(trial.status != "finished" for trial in repeated):
         return None
-    found = [judged(one.rows) for one in repeated]
-    return compare(finalists[0].name, finalists[1].name, seeds, found[::2], found[1::2])
+    dices = [judged(trial.rows) for trial in repeated]
+    return compare(finalists[0].name, finalists[1].name, seeds, dices[::2], dices[1::2])

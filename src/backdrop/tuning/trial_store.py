@@ -1,7 +1,7 @@
-"""What a search has come to so far: a file per trial, written whole at each epoch. A killed search goes on from them.
+"""The records of a search: a file per trial, replaced after each epoch. A killed search resumes from them.
 
-Ray keeps a state of its own, but of pickles, torn if the driver dies while it is written, and without the scheduler's
-part. These files hold all that can't be derived again.
+Ray's own state consists of pickles, breaks if the driver dies while it is written, and lacks the scheduler's part.
+These files hold everything that can't be derived again.
 """
 
 import json
@@ -19,7 +19,7 @@ from backdrop.tuning.results import Status, Trial
 
 
 class Row(Record):
-    """An epoch of a trial on one of its folds: `seconds` it took, and when it ended."""
+    """An epoch of a trial on one fold; `seconds` is its duration, `time_ms` when it ended (Unix time)."""
 
     fold: int
     epoch: int
@@ -31,10 +31,10 @@ class Row(Record):
 
 
 class Entry(Record):
-    """A trial as it is kept.
+    """A trial's record.
 
-    `params` are the numbers as the searcher drew them, `values` what became of them, `override` what the trial sets in
-    the recipe. `rows` are its epochs, each fold's after another.
+    `params` are the sampler's raw values, `values` the same as shown to users, `override` the keys that the trial sets
+    in the recipe. `rows` are its epochs, one fold after another.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Entry(Record):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes of it; one that failed is tried again."""
+        """Whether it has finished or was stopped; a failed trial is tried again."""
         return self.status in ("finished", "stopped")
 
 
@@ -59,10 +59,10 @@ class TrialStore:
         self.address = address
 
     def read(self, name: str) -> Entry | None:
-        """The trial of that name, if it has begun.
+        """The trial of that name; None if it hasn't started.
 
         Raises:
-            TuningError: if its file isn't what was written.
+            TuningError: if its file is damaged.
             StorageError: if S3 doesn't answer.
         """
         path = self._path(name)
@@ -71,16 +71,16 @@ class TrialStore:
         try:
             values = json.loads(storage.read_bytes(path))
         except ValueError as error:
-            raise TuningError(f"{path} is damaged", "Delete it: the trial is then made again") from error
+            raise TuningError(f"{path} is damaged", "Delete it; the trial then runs again") from error
         return parse(Entry, values, path)
 
     def find(self, index: int) -> Entry | None:
-        """The trial of that number, if it has begun."""
+        """The trial of that number; None if it hasn't started."""
         name = next((name for name in self._names() if number(name) == index), None)
         return self.read(name) if name else None
 
     def write(self, entry: Entry) -> None:
-        """Keeps a trial as it is now.
+        """Writes a trial's current state.
 
         Raises:
             StorageError: if it can't be written.
@@ -88,17 +88,17 @@ class TrialStore:
         storage.write_bytes(self._path(entry.name), entry.model_dump_json(indent=1).encode())
 
     def folder(self, name: str) -> str:
-        """Where a trial keeps its checkpoints while it runs."""
+        """The folder of a trial's checkpoints while it runs."""
         return f"{self.address}/{name}"
 
     def sweep(self, names: Sequence[str]) -> None:
-        """Removes what trials that are over may have left."""
+        """Removes checkpoints that ended trials may have left."""
         for name in names:
             storage.remove_folder(self.folder(name))
 
     def _names(self) -> list[str]:
-        found = storage.list_files(self.address)
-        return [name.removesuffix(".json") for name in found if name.endswith(".json") and "/" not in name]
+        files = storage.list_files(self.address)
+        return [name.removesuffix(".json") for name in files if name.endswith(".json") and "/" not in name]
 
     def _path(self, name: str) -> str:
         return f"{self.address}/{name}.json"
@@ -110,12 +110,12 @@ def named(index: int, word: str) -> str:
 
 
 def number(name: str) -> int:
-    """A trial's number, by its name."""
+    """A trial's number, from its name."""
     return int(name.partition("-")[0])
 
 
 def judged(rows: Sequence[Row]) -> float:
-    """The mean over the folds begun of the best epoch's Dice so far: what `train` would keep."""
+    """The best epoch's Dice so far, averaged over the folds that have started: the epoch that `train` would keep."""
     best: dict[int, float] = {}
     for row in rows:
         best[row.fold] = max(row.dice, best.get(row.fold, 0.0))
@@ -130,13 +130,13 @@ def as_row(fold: int, row: Mapping[str, Any]) -> Row:
 
 
 def as_trial(entry: Entry, recipe: Recipe) -> Trial:
-    """The trial as reports show it; `recipe` is what it trained."""
+    """The trial as reports show it; `recipe` is the one it trained."""
     rows, first = entry.rows, [row.dice for row in entry.rows if row.fold == entry.rows[0].fold]
     return Trial(
         name=entry.name,
         family=entry.family,
         values=entry.values,
-        lrs=tuple(learning_rate(recipe.schedule, recipe.epochs, e, _going_on(first, e)) for e in range(recipe.epochs)),
+        lrs=tuple(learning_rate(recipe.schedule, recipe.epochs, e, _extended(first, e)) for e in range(recipe.epochs)),
         dices=tuple(row.dice for row in rows),
         dice=judged(rows) if rows else None,
         seconds=round(sum(row.seconds for row in rows), 1),
@@ -145,6 +145,6 @@ def as_trial(entry: Entry, recipe: Recipe) -> Trial:
     )
 
 
-def _going_on(dices: Sequence[float], count: int) -> Sequence[float]:
-    """So many epochs' Dice: what was found, then as if it rose at each."""
+def _extended(dices: Sequence[float], count: int) -> Sequence[float]:
+    """The Dice of `count` epochs: the known ones, then made-up ones that rise with each epoch."""
     return [*dices, *range(1, 1 + count)][:count]

@@ -92,7 +92,7 @@ def test_a_job_is_run_once(address: str, tmp_path: Path, capsys: pytest.CaptureF
     assert "said a b\n" in shown.err
     assert shown.out == ""
     jobs.run(address, "once", command, {"COLOR": "a b"})
-    assert capsys.readouterr().err == f"Ray job once at {address} is done already\n"
+    assert capsys.readouterr().err == f"Ray job once at {address} has already succeeded\n"
     jobs._submit(ask(address), "once", command, {})  # as one who didn't know yet
     assert ran.read_text() == "x\n"
     (job,) = ask(address).list_jobs()
@@ -177,7 +177,7 @@ def test_a_cluster_that_stays_away_is_an_error(address: str, tmp_path: Path, mon
         wire.shutdown()
         wire.server_close()
         wire.cut()
-        with pytest.raises(TuningError, match=r"^Ray at .* doesn't answer as it should"):
+        with pytest.raises(TuningError, match=r"^Ray at .* gives no valid answer"):
             uploader.result()
     client.stop_job("away")
 
@@ -195,7 +195,7 @@ def test_an_interrupt_leaves_the_job_running(address: str, tmp_path: Path) -> No
     watcher.send_signal(signal.SIGINT)
     _, shown = watcher.communicate()
     assert "KeyboardInterrupt" in shown
-    stop = next(line for line in shown.splitlines() if line.startswith("Ray job left goes on.")).split("`")[1]
+    stop = next(line for line in shown.splitlines() if line.startswith("Ray job left keeps running.")).split("`")[1]
     assert str(ask(address).get_job_status("left")) == "RUNNING"
     subprocess.run(stop.replace("ray ", f"{RAY} "), shell=True, check=True, capture_output=True)
     assert str(ask(address).get_job_status("left")) == "STOPPED"
@@ -203,13 +203,13 @@ def test_an_interrupt_leaves_the_job_running(address: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_forgotten_job_is_an_error(address: str) -> None:
-    with pytest.raises(TuningError, match="doesn't know its job nowhere any more"):
+    with pytest.raises(TuningError, match="no longer knows its job nowhere"):
         jobs._follow(ask(address), "nowhere")
 
 
 def test_a_wrong_token_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
-    with pytest.raises(TuningError, match=r"doesn't take the token. Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"):
+    with pytest.raises(TuningError, match=r"rejects the token. Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"):
         jobs.run(address, "intruder", ["true"], {})
 
 
@@ -218,7 +218,7 @@ def test_the_token_may_lie_in_a_file(address: str, tmp_path: Path, monkeypatch: 
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("wrong\n")
     (tmp_path / "token").write_text(f"{SECRET}\n")
-    with pytest.raises(TuningError, match="doesn't take the token"):
+    with pytest.raises(TuningError, match="rejects the token"):
         jobs.run(address, "file", ["true"], {})
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(TuningError, match="MLFLOW"):
@@ -241,13 +241,13 @@ def test_without_a_token_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:8265"])
 def test_an_unreachable_cluster_is_said(address: str) -> None:
-    with pytest.raises(TuningError, match=r"doesn't answer as it should .* Check that it runs, and that RAY_ADDRESS"):
+    with pytest.raises(TuningError, match=r"gives no valid answer .* Check that it runs, and that RAY_ADDRESS"):
         jobs.run(address, "far", ["true"], {})
 
 
 @pytest.mark.parametrize("address", ["head:6379", "ray://head:10001", "auto"])
 def test_what_isnt_a_dashboard_is_said(address: str) -> None:
-    with pytest.raises(TuningError, match=f"^Ray's address is {address}, no http address"):
+    with pytest.raises(TuningError, match=f"^Ray's address {address} isn't an http address"):
         jobs.run(address, "far", ["true"], {})
 
 

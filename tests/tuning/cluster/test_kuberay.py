@@ -48,7 +48,7 @@ def test_a_rayjob_is_made_and_watched(fake: FakeKubernetes, capsys: pytest.Captu
     assert job == kuberay.manifest(CLUSTER, "tune-1", COMMAND)
     title = "RayJob tune-1 in namespace mine"
     assert capsys.readouterr().err.splitlines() == [
-        f"{title}: waits for KubeRay's operator",
+        f"{title}: waiting for KubeRay's operator",
         f"{title}: Initializing, 0 of 2 workers ready",
         f"{title}: Running, RUNNING",
         f"{title}: Complete, SUCCEEDED",
@@ -81,13 +81,13 @@ def test_the_same_question_is_attached_to(fake: FakeKubernetes) -> None:
 def test_another_question_of_that_name_is_refused(fake: FakeKubernetes, status: dict[str, Any]) -> None:
     fake.create("mine", kuberay.manifest(CLUSTER.model_copy(update={"workers": 2}), "tune-1", COMMAND))
     fake.statuses = [status]
-    with pytest.raises(TuningError, match=r"^RayJob tune-1 in namespace mine was made for another .*kubectl delete"):
+    with pytest.raises(TuningError, match=r"^RayJob tune-1 in namespace mine was created for another .*kubectl delete"):
         run()
 
 
 def test_what_isnt_ours_is_left_alone(fake: FakeKubernetes) -> None:
     fake.create("mine", {"metadata": {"name": "tune-1"}, "status": FAILED})
-    with pytest.raises(TuningError, match="was made for another"):
+    with pytest.raises(TuningError, match="was created for another"):
         run()
     assert "DELETE" not in fake.calls
 
@@ -115,13 +115,13 @@ def test_one_that_doesnt_go_is_said(fake: FakeKubernetes, monkeypatch: pytest.Mo
     fake.create("mine", kuberay.manifest(CLUSTER, "tune-1", COMMAND))
     fake.jobs[KEY]["status"] = FAILED
     fake.linger = 10**9
-    with pytest.raises(TuningError, match=r"doesn't go. Check that KubeRay's operator runs"):
+    with pytest.raises(TuningError, match=r"isn't deleted. Check that KubeRay's operator is running"):
         run()
 
 
 def test_a_failure_is_told_with_its_cause(fake: FakeKubernetes) -> None:
     fake.statuses = [RUNNING, FAILED]
-    with pytest.raises(TuningError, match=r"failed \(AppFailed: error: Too hot. Cool it.\). Look at `kubectl describe"):
+    with pytest.raises(TuningError, match=r"failed \(AppFailed: error: Too hot. Cool it.\). See `kubectl describe"):
         run()
 
 
@@ -181,7 +181,7 @@ def test_what_cant_be_deleted_goes_on(fake: FakeKubernetes, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         run()
     shown = capsys.readouterr().err
-    assert "goes on, for it can't be deleted (no delete for you): `kubectl delete rayjob tune-1 -n mine`" in shown
+    assert "can't be deleted and keeps running (no delete for you): run `kubectl delete rayjob tune-1 -n mine`" in shown
 
 
 def test_an_api_server_that_stumbles_is_waited_for(fake: FakeKubernetes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,11 +207,11 @@ def test_one_that_stays_away_is_an_error(fake: FakeKubernetes, monkeypatch: pyte
     [
         (
             refusal(403, "Forbidden", 'User "sa" cannot create resource "rayjobs"'),
-            r'forbids it \(User "sa" .* A Role must let us create, get and delete rayjobs of ray.io in namespace mine',
+            r'denies permission \(User "sa" .* Add a Role that allows you to create, get and delete rayjobs of ray\.io in',
         ),
-        (refusal(401, "Unauthorized", "Unauthorized"), "doesn't take our credentials"),
+        (refusal(401, "Unauthorized", "Unauthorized"), "rejects your credentials"),
         (refusal(404, "NotFound", "the server could not find"), "KubeRay 1.5.1 or newer is installed"),
-        (refusal(422, "Invalid", "spec.backoffLimit: Invalid value"), "doesn't take RayJob tune-1 .* Invalid value"),
+        (refusal(422, "Invalid", "spec.backoffLimit: Invalid value"), "rejects RayJob tune-1 .* Invalid value"),
     ],
 )
 def test_refusals_say_what_to_do(fake: FakeKubernetes, answer: tuple[int, dict[str, Any]], words: str) -> None:

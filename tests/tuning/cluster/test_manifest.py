@@ -13,7 +13,7 @@ import yaml
 
 from backdrop.common.errors import TuningError
 from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, Cluster
-from backdrop.tuning.cluster.manifest import QUESTION, manifest
+from backdrop.tuning.cluster.manifest import SPEC, manifest
 
 COMMAND = ["backdrop", "tune", "s3://photos", "--set", "name=a b"]
 PLAIN = Cluster(image="registry.example/backdrop:1")
@@ -157,7 +157,7 @@ def test_it_has_the_pipelines_defaults() -> None:
 
 def test_its_digest_is_that_of_the_question() -> None:
     def digest(cluster: Cluster, command: list[str]) -> str:
-        return str(manifest(cluster, "tune-1", command)["metadata"]["annotations"][QUESTION])
+        return str(manifest(cluster, "tune-1", command)["metadata"]["annotations"][SPEC])
 
     assert digest(PLAIN, COMMAND) == digest(PLAIN.model_copy(), [*COMMAND])
     assert len({digest(PLAIN, COMMAND), digest(FULL, COMMAND), digest(PLAIN, COMMAND[:-1])}) == 3

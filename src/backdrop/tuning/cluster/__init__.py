@@ -1,1 +1,1 @@
-"""A search on another cluster: Ray's job API, KubeRay, and their authentication."""
+"""Runs a search on another cluster, through Ray's job API or KubeRay, with their authentication."""

@@ -1,4 +1,4 @@
-"""Ray's token authentication, said outright: Ray's own defaults depend on its version, and on what lies in the home."""
+"""Ray's token authentication, set explicitly: Ray's defaults depend on its version and on the home directory."""
 
 import contextlib
 import functools
@@ -17,39 +17,47 @@ USAGE = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 @contextlib.contextmanager
 def local_cluster() -> Iterator[None]:
-    """The environment in which `ray.init(address="local")` starts a cluster of its own, and all that it starts.
+    """Sets the environment for `ray.init(address="local")`, and restores it afterwards.
 
-    Whoever has no token of this process can't use that cluster, nothing is written to `~/.ray`, and no usage is
-    reported. Afterwards the environment is as it was.
+    Only processes with this process's token can use that cluster. Nothing is written to `~/.ray`, and no usage is
+    reported.
     """
-    # Ray looks at the mode when it's imported, and never again; but `init` turns it on itself where it isn't set.
-    mode = "token" if "ray" not in sys.modules or os.environ.get(MODE) == "token" else None
-    with environment(**{MODE: mode, TOKEN: _own_token()}, **USAGE):
+    before = {name: os.environ.get(name) for name in (MODE, TOKEN, *USAGE)}
+    os.environ.update(USAGE)
+    os.environ[TOKEN] = _own_token()
+    if "ray" not in sys.modules:
+        os.environ[MODE] = "token"
+    elif os.environ.get(MODE) != "token":
+        # Ray reads the mode only when it is imported; but `init` turns tokens on itself if the mode isn't set.
+        os.environ.pop(MODE, None)
+    try:
         yield
 
 
 def cluster_token() -> str:
-    """The token of the cluster that RAY_ADDRESS names, from where Ray looks for it, in Ray's order.
+    """The token of the cluster that RAY_ADDRESS names, looked up in the same places and order as Ray does.
 
     Raises:
         TuningError: if there is none, or its file can't be read.
     """
     if token := os.environ.get(TOKEN, "").strip():
         return token
-    named = os.environ.get(TOKEN_PATH)
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    token_path = os.environ.get(TOKEN_PATH)
+    path = Path(token_path) if token_path else Path.home() / ".ray" / "auth_token"
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        if named:
-            raise TuningError(f"{TOKEN_PATH} names {path}, which can't be read", "Mend the path") from error
+        if token_path:
+            raise TuningError(f"{TOKEN_PATH} names {path}, which can't be read", "Fix the path") from error
         token = ""
     if not token:
-        raise TuningError("There is no token for the Ray cluster", f"Set {TOKEN} or {TOKEN_PATH} to the cluster's own")
+        raise TuningError(
+            "There is no token for the Ray cluster", f"Set {TOKEN} or {TOKEN_PATH} to the cluster's token"
+        )
     return token
 
 
 @functools.cache
 def _own_token() -> str:
-    """One for the life of the process, because Ray keeps the first that it finds."""
+    """One token per process, because Ray keeps the first that it reads."""
     return secrets.token_hex(32)

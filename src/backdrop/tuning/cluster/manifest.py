@@ -1,4 +1,4 @@
-"""A command as KubeRay's RayJob: a Ray cluster that comes for it and goes after it."""
+"""The manifest of a KubeRay RayJob, which runs a command on a Ray cluster of its own."""
 
 import hashlib
 import json
@@ -12,34 +12,34 @@ from backdrop.common.errors import TuningError
 from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_MEMORY, SHARED_MEMORY_SIZE, USER, Cluster
 from backdrop.tuning.cluster.auth import USAGE
 
-QUESTION = "backdrop/spec"  # an annotation: the digest of all the rest
-NAME = re.compile("[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # KubeRay's: it makes a Service's name of it
+SPEC = "backdrop/spec"  # the annotation with the spec's digest
+NAME = re.compile("[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # KubeRay derives a Service's name from it
 # Not app.kubernetes.io/name: KubeRay's Services find their pods by it.
 LABELS = {"app.kubernetes.io/part-of": "backdrop", "app.kubernetes.io/component": "tune"}
-# The head runs the command and no trial.
+# The head runs the command, but no trials.
 HEAD = {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
-KEEP_S = 60  # after its end, so that whoever watches sees it even where the operator deletes finished RayJobs
+KEEP_S = 60  # a finished RayJob is kept this long, so that we see its end before the operator deletes it
 
 
 def manifest(cluster: Cluster, name: str, command: Sequence[str]) -> dict[str, Any]:
     """The RayJob that runs a command on a cluster of its own.
 
-    KubeRay submits it itself (HTTPMode): that needs no third pod, and when the head begins again and has forgotten the
-    job, it is submitted again. A job that fails gets another cluster; so the command must go on from storage.
-    The token of the cluster is KubeRay's own, in a Secret that it makes. Needs KubeRay 1.5.1 or newer.
+    KubeRay's operator submits it (HTTPMode): this needs no third pod, and if the head restarts and forgets the job, the
+    operator submits it again. A failed job is retried on a new cluster, so the command must resume from storage.
+    KubeRay creates the cluster's token in a Secret. Needs KubeRay 1.5.1 or newer.
 
     Args:
-        cluster: what it runs on.
-        name: made from a digest of the spec, so that the same spec has the same.
-        command: the program and its arguments, as the image knows them.
+        cluster: where it runs.
+        name: contains the spec's digest, so that the same spec has the same name.
+        command: the program and its arguments in the image.
 
     Raises:
-        TuningError: if it can't be the name of a RayJob.
+        TuningError: if `name` isn't a valid RayJob name.
     """
     if not NAME.fullmatch(name):
         raise TuningError(
             f"{name} can't be a RayJob's name",
-            "Use at most 47 small letters, digits and hyphens, a letter first and no hyphen last",
+            "Use at most 47 lowercase letters, digits and hyphens; start with a letter, don't end with a hyphen",
         )
     spec = {
         "entrypoint": shlex.join(command),
@@ -56,7 +56,7 @@ def manifest(cluster: Cluster, name: str, command: Sequence[str]) -> dict[str, A
         },
     }
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-    metadata = {"name": name, "labels": LABELS, "annotations": {QUESTION: digest}}
+    metadata = {"name": name, "labels": LABELS, "annotations": {SPEC: digest}}
     if cluster.namespace:
         metadata["namespace"] = cluster.namespace
     return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
@@ -75,14 +75,14 @@ def _workers(cluster: Cluster) -> dict[str, Any]:
         "replicas": cluster.workers,
         "minReplicas": cluster.workers,
         "maxReplicas": cluster.workers,
-        # Said outright: KubeRay guesses them from the limits, by the end of the resource's name.
+        # Set explicitly: KubeRay would guess them from the limits, by the end of the resource's name.
         "rayStartParams": {"num-cpus": str(cluster.cpu), "num-gpus": str(cluster.gpus)},
         "template": template,
     }
 
 
 def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """A pod that Pod Security's "restricted" admits; KubeRay copies the container's rights to the one that it adds."""
+    """A pod template for Pod Security level "restricted"; KubeRay adds a container with the same security context."""
     rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     spec = {
         "automountServiceAccountToken": False,
@@ -108,7 +108,7 @@ def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, s
 
 
 def _environment() -> list[dict[str, Any]]:
-    """As the pipelines' tasks have it: from the ConfigMap and the Secret, where these have the keys."""
+    """The same environment as a pipeline task's: optional keys of the ConfigMap and the Secret."""
     plain = [{"name": name, "value": value} for name, value in ({"PYTHONUNBUFFERED": "1"} | USAGE).items()]
     kinds = [("configMapKeyRef", key) for key in CONFIG_KEYS] + [("secretKeyRef", key) for key in SECRET_KEYS]
     chosen = [
