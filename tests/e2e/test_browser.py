@@ -89,7 +89,7 @@ def search_page(tmp_path: Path) -> Path:
 def test_a_search_opens_without_a_word_on_the_console(browse: Browse, search_page: Path) -> None:
     done = browse(search_page, "--dump-dom")
     assert "CONSOLE" not in done.stderr
-    for heading in ("Best drawn against best preset", "Schedules", "Dice over epochs", "Trials"):
+    for heading in ("Best sampled schedule against best preset", "Schedules", "Dice over epochs", "Trials"):
         assert heading in done.stdout
 
 

@@ -230,7 +230,7 @@ def test_operations_are_applied_measured_and_part_of_the_digest(
     assert [effect.operation for effect in other.repair] == ["best_members", "threshold", "all"]
     assert other.repair[-1].images == 10
     assert {effect.verdict for effect in other.repair} == {"no evidence"}  # too few objects for any
-    assert "After the mean" in (tmp_path / "r-repaired" / "index.html").read_text()
+    assert "Post-processing" in (tmp_path / "r-repaired" / "index.html").read_text()
     model = ensemble.gather([open_member(address) for address in members], find_ensemble(str(repaired)))
     photo = next(iter(open_dataset(data).photos.values()))
     image = read_image(photo.image)

@@ -105,7 +105,7 @@ def test_refusals(status: int | None, message: str) -> None:
 
 def test_user_token(kfp: FakeKfp, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kfp.token = "mine"
-    with pytest.raises(EndpointError, match=r"there is none \(401\)"):
+    with pytest.raises(EndpointError, match=r"none was sent \(401\)"):
         pipelines_of(connect())
     monkeypatch.setenv(endpoint.TOKEN, "mine")
     assert pipelines_of(connect()) == []

@@ -92,7 +92,7 @@ def test_experiments(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     assert code == 2
     assert err == (
         f"error: Kubeflow at {host} has no experiment visoin. Did you mean vision? "
-        f"Or make it: kfp --endpoint {host} experiment create visoin.\n"
+        f"Or create it: kfp --endpoint {host} experiment create visoin.\n"
     )
     assert len(kfp.runs) == 1
 
@@ -206,5 +206,5 @@ def test_a_package_that_would_not_run_is_not_written(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "backdrop", "pipeline", "compile", "tiny", "-o", str(tmp_path / "package.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "has the image backdrop:latest, without a registry" in done.stderr
+    assert "has the image backdrop:latest without a registry" in done.stderr
     assert list(tmp_path.iterdir()) == []

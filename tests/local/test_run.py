@@ -60,7 +60,7 @@ def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch:
     page = tmp_path / "page"
     page.write_text("<p>")
     outputs = Outputs({"evaluate": {"artifacts": {"page": {"artifacts": [{"uri": str(page)}]}}}})
-    lines = local._where(Request(find_ensemble("tiny"), "d", "tiny", tmp_path / "work"), outputs)
+    lines = local._pages(Request(find_ensemble("tiny"), "d", "tiny", tmp_path / "work"), outputs)
     assert lines == [
         f"Report     {tmp_path / 'work'}/report/index.html",
         "MLflow     https://mlflow.example:5000/here",
@@ -75,7 +75,7 @@ def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch:
 def test_how_to_see_the_store_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, options: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    (line,) = local._where(Request(find_ensemble("tiny"), "d", "tiny", tmp_path), Outputs({}))
+    (line,) = local._pages(Request(find_ensemble("tiny"), "d", "tiny", tmp_path), Outputs({}))
     assert re.fullmatch(f"MLflow     .*/mlflow ui{options}", line)
 
 

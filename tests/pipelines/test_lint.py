@@ -181,8 +181,8 @@ class Case(NamedTuple):
 
 
 BAD = [
-    Case(memory_in_loop, "task say takes memory, which nothing around it declares"),
-    Case(item_in_text, "task exit-handler-1 takes items-loop-item, which nothing around it declares"),
+    Case(memory_in_loop, "task say uses memory, which no graph around it declares"),
+    Case(item_in_text, "task exit-handler-1 uses items-loop-item, which no graph around it declares"),
     Case(retried_in_loop, "task say is in a loop, where clusters ignore its retries"),
     Case(loop_in_loop, "task for-loop-2 is a loop in a loop"),
     Case(loop_with_output, "task for-loop-1 reads say-Output in a loop"),
@@ -193,13 +193,13 @@ BAD = [
     Case(cached, "task say is cached by KFP"),
     Case(no_context, "task say may run as root"),
     Case(root, "task say may run as root"),
-    Case(no_registry, "task say has the image backdrop:1, without a registry"),
-    Case(user_but_no_registry, "task say has the image me/backdrop:1, without a registry"),
-    Case(latest, "task say has the image localhost:5000/backdrop:latest, which is another tomorrow"),
+    Case(no_registry, "task say has the image backdrop:1 without a registry"),
+    Case(user_but_no_registry, "task say has the image me/backdrop:1 without a registry"),
+    Case(latest, "task say has the image localhost:5000/backdrop:latest, which changes over time"),
     Case(no_tag, "task say has the image localhost:5000/backdrop without a tag"),
     Case(installs, "task greedy installs packages when its pod starts"),
     Case(gpu_only, "task say has a GPU but only a pod's default 64 MiB of /dev/shm"),
-    Case(number_of_gpus, "task say asks for a resource by gpus, a number"),
+    Case(number_of_gpus, "task say requests a resource by gpus, a number"),
     Case(secret_name, "task say has AWS_SECRET_ACCESS_KEY in plain text"),
     Case(secret_in_address, "task say contains a password or a key in plain text"),
     Case(secret_in_environment, "task say contains a password or a key in plain text"),

@@ -76,11 +76,11 @@ def test_the_page_is_whole_and_says_the_figures() -> None:
     assert search.comparison is not None
     finished = sum(trial.status == "finished" for trial in search.trials)
     assert f"24 trials ({finished} finished, 3 stopped, 2 failed)" in page.text
-    for word in ("tiny", "space wide · fold 0 · at most 8 epochs a fold", "recipe's 40 epochs", "sha256:abc"):
+    for word in ("tiny", "space wide · fold 0 · at most 8 epochs per fold", "recipe's 40 epochs", "sha256:abc"):
         assert word in page.text
     for word in (search.comparison.sentence, "Beats the preset", "0.98200", "0.97100", "101", "out of memory"):
         assert word in page.text
-    assert f"rank 1 of the {finished} that finished" in page.text
+    assert f"rank 1 of {finished} finished trials" in page.text
     assert f"{best.name} chosen" in page.text
     assert f"{best.dice:.5f}" in page.text
 
@@ -150,7 +150,7 @@ def test_names_are_escaped() -> None:
 )
 def test_the_comparison_is_drawn_about_zero(best: tuple[float, float], badge: str) -> None:
     comparison = compare("007-step", "000-own", (1, 2), best, (0.96, 0.961))
-    part = section(render_search(make_search(comparison=comparison)), "Best drawn against best preset")
+    part = section(render_search(make_search(comparison=comparison)), "Best sampled schedule against best preset")
     assert f"{badge}</p>" in part
     ends = re.search(r'class="zero" x1="(.*?)%".*?class="span" x1="(.*?)%" x2="(.*?)%"', part)
     assert ends is not None
@@ -162,7 +162,7 @@ def test_the_comparison_is_drawn_about_zero(best: tuple[float, float], badge: st
 def test_without_a_comparison_the_page_says_so() -> None:
     page = Reader(render_search(make_search(count=2)))
     assert "Not compared" in page.text
-    assert "Values that were drawn" not in page.text
+    assert "Sampled values" not in page.text
 
 
 def test_where_all_failed_the_page_says_why() -> None:
@@ -230,7 +230,7 @@ def test_a_higher_dice_stands_higher() -> None:
 
 def test_each_family_shows_its_trials_and_colors_them_by_rank() -> None:
     search = make_search()
-    part = section(render_search(search), "Values that were drawn")
+    part = section(render_search(search), "Sampled values")
     figures = re.findall(r"<figure><figcaption><b>(.*?)</b>(.*?)</figure>", part, re.DOTALL)
     assert {family for family, _ in figures} == set(FAMILIES)
     order, kinds = ranked(search.trials), ("best", *(f"fifth-{fifth}" for fifth in range(1, 6)))
@@ -250,7 +250,7 @@ def test_what_was_not_drawn_leaves_a_gap() -> None:
         Trial(name=str(i), family="step", values=values, dices=(0.9,), dice=0.9, status="finished")
         for i, values in enumerate(given_values)
     )
-    part = section(render_search(make_search(trials=trials, comparison=None)), "Values that were drawn")
+    part = section(render_search(make_search(trials=trials, comparison=None)), "Sampled values")
     # The second stands alone on its first axis, which is a dot, and runs from the third on.
     assert [[x for x, _ in run] for run in lines(part, "fifth-3")["1"]] == [[1000, 1500, 2000]]
     assert part.count("<circle") == 2

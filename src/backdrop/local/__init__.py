@@ -1,1 +1,1 @@
-"""The training pipeline on this machine, in processes or in containers."""
+"""Runs the training pipeline on this machine, in processes or in containers."""

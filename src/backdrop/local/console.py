@@ -1,4 +1,4 @@
-"""What you see of a local run: one line for each task, and how far the running one is."""
+"""The console output of a local run: one line for each task, and the progress of the running one."""
 
 import re
 import threading
@@ -14,8 +14,8 @@ from rich.text import Text
 
 from backdrop.common.progress import clock, duration, last_line, waiting
 
-HEARTBEAT_S = 10.0  # where there is no terminal, the running task's own lines come no closer together
-PROGRESS = re.compile(r"^[\w -]+ (\d+/\d+\b|\(\d+:\d\d)")  # as common.progress prints it
+HEARTBEAT_S = 10.0  # without a terminal, at least this long between two lines of progress
+PROGRESS = re.compile(r"^[\w -]+ (\d+/\d+\b|\(\d+:\d\d)")  # printed by common.progress
 EPOCH = re.compile(r"^epoch \d+/\d+\b")
 JUDGED = re.compile(r"^judging photographs (\d+)/\1 in ([\d:]+)")
 ETA = re.compile(r" *ETA ([\d:]+)$")
@@ -28,11 +28,19 @@ Forecast = Callable[[Mapping[str, "Task"], float], float | None]
 
 @dataclass
 class Task:
-    """How a task went.
+    """A task's state and progress.
 
-    `well` is None while it runs, `last` are its last lines, `kfp` says whether kfp is printing just now. `progress` is
-    its newest line of progress; of these lines, `trains` says whether one was of an epoch, `judged_s` how long a member
-    took to judge its fold, and `eta` is the seconds that were left, and when.
+    Attributes:
+        name: its name.
+        began: when it started, by the monotonic clock.
+        seconds: how long it took; 0 while it runs.
+        well: whether it succeeded; None while it runs.
+        kfp: whether kfp's own lines are being printed.
+        last: its last lines.
+        progress: its newest line of progress.
+        trains: whether it has trained an epoch.
+        judged_s: seconds that a member took to judge its fold, if known.
+        eta: the last known seconds left, and when they were known.
     """
 
     name: str
@@ -47,7 +55,7 @@ class Task:
     eta: tuple[float, float] | None = None
 
     def advance(self, line: str, now: float) -> None:
-        """Takes in a line of progress."""
+        """Reads a line of progress."""
         self.progress = line
         self.trains = self.trains or bool(EPOCH.match(line))
         left = ETA.search(line)
@@ -56,11 +64,11 @@ class Task:
             self.judged_s = _seconds(judged[2])
 
     def left_s(self, now: float) -> float | None:
-        """Seconds left by what the task said last."""
+        """Seconds left by the task's last estimate; None if there is none."""
         return max(0.0, self.eta[0] - (now - self.eta[1])) if self.eta else None
 
     def take(self, line: str) -> None:
-        """Keeps a line as one of the last, but none of kfp's own: it begins with a page of JSON."""
+        """Keeps a line as one of the last, unless it is kfp's: kfp starts with a page of JSON."""
         if line.startswith(KFP):
             self.kfp = line.endswith("Got executor_input:")
         elif line.strip() and not self.kfp:
@@ -69,17 +77,17 @@ class Task:
 
     @property
     def error(self) -> str | None:
-        """The message of a BackdropError, without the traceback above it."""
-        return next((found[1] for line in reversed(self.last) if (found := ERROR.match(line))), None)
+        """The message of a BackdropError, without its traceback."""
+        return next((match[1] for line in reversed(self.last) if (match := ERROR.match(line))), None)
 
 
 class Screen:
-    """Prints a line when a task ends; in between there is a live line on a terminal, now and then a line elsewhere.
+    """Prints a line when a task ends, and its progress meanwhile: live on a terminal, as occasional lines elsewhere.
 
     Args:
         console: where to print.
-        total: how many tasks there are.
-        forecast: gives the seconds to the end of the run, None while unknown.
+        total: number of tasks.
+        forecast: estimates the seconds to the end of the run; None while unknown.
     """
 
     def __init__(self, console: Console, total: int, forecast: Forecast = lambda *_: None) -> None:
@@ -89,7 +97,7 @@ class Screen:
         self._printed = last_line()
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._spinner = Spinner("dots")
-        # Its own redirection of stdout would end ours.
+        # Rich's redirection of stdout would undo ours.
         self._live = Live(
             console=console,
             get_renderable=self._row,
@@ -98,10 +106,10 @@ class Screen:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._elsewhere = waiting("")  # nothing else tells of this run
+        self._silence = waiting("")  # no other progress line is printed for this run
 
     def __enter__(self) -> "Screen":
-        self._elsewhere.__enter__()
+        self._silence.__enter__()
         if self._console.is_terminal:
             self._live.start()
         else:
@@ -111,15 +119,15 @@ class Screen:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._live.stop()
-        self._elsewhere.__exit__(None, None, None)
+        self._silence.__exit__(None, None, None)
 
     def started(self, task: str) -> None:
-        """A task begins."""
+        """Starts the line of a task."""
         with self._lock:
             self._running = self.tasks[task] = Task(task, time.monotonic())
 
     def printed(self, task: str, line: str) -> None:
-        """A task printed a line."""
+        """Reads a line that a task printed."""
         with self._lock:
             if not PROGRESS.search(line):
                 self.tasks[task].take(line)
@@ -128,13 +136,13 @@ class Screen:
             self._beat()
 
     def finished(self, task: str, well: bool) -> None:
-        """A task has ended."""
+        """Prints the result of a task."""
         with self._lock:
-            done = self.tasks[task]
-            done.well, done.seconds, self._running = well, time.monotonic() - done.began, None
-            self._print(f"{self._label(task)}  {'done' if well else 'FAILED'} in {duration(done.seconds)}")
+            ended = self.tasks[task]
+            ended.well, ended.seconds, self._running = well, time.monotonic() - ended.began, None
+            self._print(f"{self._label(task)}  {'done' if well else 'FAILED'} in {duration(ended.seconds)}")
             if not well:
-                for line in [done.error] if done.error else done.last:
+                for line in [ended.error] if ended.error else ended.last:
                     self._print(f"    {line}")
 
     def _watch(self) -> None:
@@ -143,10 +151,10 @@ class Screen:
                 self._beat()
 
     def _beat(self) -> None:
-        """Where there is no terminal: how far the running task is, unless something was printed just now."""
+        """Without a terminal, prints the running task's progress, unless a line was printed just before."""
         if not self._live.is_started and time.monotonic() - self._printed >= HEARTBEAT_S:
-            done = f"[{len(self.tasks)}/{self._total}] starting the next task"
-            self._print(self._now(self._running) if self._running else done)
+            pause = f"[{len(self.tasks)}/{self._total}] starting the next task"
+            self._print(self._now(self._running) if self._running else pause)
 
     def _row(self) -> Spinner | str:
         task = self._running
@@ -158,12 +166,12 @@ class Screen:
         return self._spinner
 
     def _now(self, task: Task) -> str:
-        """The running task and its time, how long the whole run still takes, and the task's own progress."""
+        """The running task and its time, the ETA of the run, and the task's progress."""
         now = time.monotonic()
         left = self._forecast(self.tasks, now)
-        whole = f"run ETA {clock(left)}" if left is not None else ""
+        eta = f"run ETA {clock(left)}" if left is not None else ""
         head = f"[{len(self.tasks)}/{self._total}] {task.name}"
-        return "  ".join(filter(None, (head, clock(now - task.began), whole, task.progress)))
+        return "  ".join(filter(None, (head, clock(now - task.began), eta, task.progress)))
 
     def _label(self, task: str) -> str:
         return f"[{len(self.tasks)}/{self._total}] {task:<24}"

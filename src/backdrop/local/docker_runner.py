@@ -1,4 +1,4 @@
-"""Local runs in containers of the image: kfp's DockerRunner, made to see when a container fails."""
+"""Local runs in containers of the image: kfp's DockerRunner, fixed to notice when a container fails."""
 
 import codecs
 import os
@@ -17,20 +17,20 @@ from backdrop.common.errors import DockerError, shorten
 from backdrop.components.image import IMAGE
 from backdrop.config.cluster import SHARED_MEMORY_SIZE
 
-PASSED_ON = ("AWS_", "BACKDROP_", "MLFLOW_", "RAY_")  # how the names of a task's settings begin
+PASSED_ON = ("AWS_", "BACKDROP_", "MLFLOW_", "RAY_")  # prefixes of the variables that tasks need
 
 
 def docker_runner(data: str, folders: Sequence[Path]) -> local.DockerRunner:
-    """How a task's container is run: by whoever asks, with the data to read, and some folders and the cache to write.
+    """A runner whose containers run as this user, read the data, and write to the folders and the cache.
 
-    Containers share this machine's network, so that they find a server at 127.0.0.1.
+    Containers share this machine's network, so that they can reach a server at 127.0.0.1.
 
     Args:
         data: the dataset: an absolute path or an s3:// address.
-        folders: where members and artifacts are; made here, or Docker would make them root's.
+        folders: for members and artifacts; created here, because Docker would create them as root.
 
     Raises:
-        DockerError: if Docker doesn't answer, or hasn't got the image.
+        DockerError: if Docker doesn't answer or doesn't have the image.
     """
     docker_task_handler.run_docker_container = run_container
     cache = storage.cache_folder().resolve()
@@ -44,16 +44,16 @@ def docker_runner(data: str, folders: Sequence[Path]) -> local.DockerRunner:
         mounts=mounts,
         environment=_settings(os.environ) | {"BACKDROP_CACHE": str(cache)},
         network_mode="host",
-        shm_size=SHARED_MEMORY_SIZE.removesuffix("i"),  # Docker's word for the same
+        shm_size=SHARED_MEMORY_SIZE.removesuffix("i"),  # Docker's unit for the same size
         device_requests=_gpus(find_docker()),
     )
 
 
 def find_docker() -> dict[str, Any]:
-    """What Docker says of itself.
+    """Docker's description of itself.
 
     Raises:
-        DockerError: if Docker doesn't answer, or hasn't got the image.
+        DockerError: if Docker doesn't answer or doesn't have the image.
     """
     try:
         client = docker.from_env()
@@ -64,22 +64,22 @@ def find_docker() -> dict[str, Any]:
             client.close()
     except ImageNotFound as error:
         raise DockerError(
-            f"Docker has no image {IMAGE}", "Build it with make image, pull it, or name another with BACKDROP_IMAGE"
+            f"Docker has no image {IMAGE}", "Build it with `make image`, pull it, or set BACKDROP_IMAGE to another"
         ) from error
     except DockerException as error:
         raise DockerError(
             f"Docker doesn't answer ({shorten(error)})",
-            "Start it and see that docker info works, or leave --runner docker out",
+            "Start it and check that `docker info` works, or leave out --runner docker",
         ) from error
 
 
 def run_container(
     client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any
 ) -> int:
-    """Runs a container to its end, prints what it says, and gives its exit code.
+    """Runs a container to its end, prints its output, and returns its exit code.
 
-    kfp's own lets Docker remove the container by itself. If Docker is quicker with that than kfp with its question for
-    the exit code, kfp takes it for 0. So here the container is removed when the code is known.
+    kfp's own function lets Docker remove the container when it ends. If that happens before kfp asks for the exit code,
+    kfp assumes 0. So here the container is removed after its exit code is read.
     """
     try:
         container = client.containers.create(image, command, volumes=volumes, **options)
@@ -90,23 +90,23 @@ def run_container(
             return int(container.wait()["StatusCode"])
         finally:
             container.remove(force=True)
-    except DockerException as error:  # such as a GPU that isn't there; kfp would keep it to itself
+    except DockerException as error:  # such as a missing GPU; kfp would hide it
         print(f"Docker: {shorten(error)}")
         return 1
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a stream that is cut anywhere: kfp marks a task's output line by line."""
+    """The lines of a stream of arbitrary chunks; kfp indents a task's output line by line."""
     rest = ""
     for text in codecs.iterdecode(chunks, "utf-8", "replace"):
-        *whole, rest = (rest + text).split("\n")
-        yield from whole
+        *complete, rest = (rest + text).split("\n")
+        yield from complete
     if rest:
         yield rest
 
 
 def _mount(folder: str, read_only: bool = False) -> Mount:
-    """A folder under the path that it has here."""
+    """A folder, mounted at the same path."""
     return Mount(folder, folder, type="bind", read_only=read_only)
 
 
@@ -115,5 +115,5 @@ def _settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _gpus(info: Mapping[str, Any]) -> list[DeviceRequest] | None:
-    """All GPUs, where Docker can hand them on."""
+    """A request for all GPUs, if Docker can use them."""
     return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if "nvidia" in info.get("Runtimes", ()) else None

@@ -1,4 +1,4 @@
-"""How long a local run still takes, by what it has measured itself; unknown where it hasn't."""
+"""Estimates the time left of a local run from its own measurements; unknown while they are missing."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ Tasks = Mapping[str, Task]
 class Forecast:
     """Seconds to the end of a run.
 
-    A member takes what trained members of its recipe took, by the median, else what the one that trains now will take.
-    `evaluate` takes what judging by its members took, and any other task what such tasks took.
+    The estimate for a member is the median time of the trained members of its recipe, or else that of the one in
+    training. For `evaluate` it is the time that its members took to judge, for other tasks the median of such tasks.
 
     Args:
         members: those that the run trains.
-        total: how many tasks there are.
-        twice: whether `evaluate` looks at the photographs again, to measure the post-processing.
+        total: number of tasks.
+        twice: whether `evaluate` predicts the photographs again to measure the post-processing.
     """
 
     members: Sequence[Planned]
@@ -30,11 +30,11 @@ class Forecast:
     twice: bool = False
 
     def __call__(self, tasks: Tasks, now: float) -> float | None:
-        """Seconds left; None as long as a part hasn't been measured.
+        """Seconds left; None while a part of the run hasn't been measured.
 
         Args:
-            tasks: those that have begun, by name.
-            now: the time, by the clock of `Task.began`.
+            tasks: those that have started, by name.
+            now: the time by the clock of `Task.began`.
         """
         names = [member.task for member in self.members]
         due = [self._member(member, tasks, now) for member in self.members if member.task not in tasks]
@@ -49,16 +49,16 @@ class Forecast:
         return sum(known) if len(known) == len(due) else None
 
     def _running(self, task: Task, tasks: Tasks, now: float) -> float | None:
-        """What the task says itself, else what such tasks take."""
+        """The task's own estimate, or else the time of similar tasks less its time so far."""
         own = task.left_s(now)
         member = next((member for member in self.members if member.task == task.name), None)
         if own is not None or member is None:
             return own
-        whole = self._member(member, tasks, now)
-        return None if whole is None else max(0.0, whole - (now - task.began))
+        total = self._member(member, tasks, now)
+        return None if total is None else max(0.0, total - (now - task.began))
 
     def _member(self, member: Planned, tasks: Tasks, now: float) -> float | None:
-        """Members that were there already say nothing of how long training takes."""
+        """Seconds that a member takes; reused members don't count, because they didn't train."""
         alike = [task for task in self._alike(member, tasks) if task.trains]
         taken = [task.seconds for task in alike if task.well]
         if not taken:
@@ -66,17 +66,18 @@ class Forecast:
         return statistics.median(taken) if taken else None
 
     def _evaluation(self, tasks: Tasks) -> float | None:
-        """Each member judges its fold once more, and the holdout."""
-        whole = 0.0
+        """Seconds of the evaluation: each member judges its fold again, and the holdout."""
+        total = 0.0
         for member in self.members:
             judged = [task.judged_s for task in self._alike(member, tasks) if task.judged_s is not None]
             if not judged:
                 return None
             rule = member.rule
             held_out = rule.holdout * rule.folds / (1 - rule.holdout)  # the holdout's size, in folds
-            whole += statistics.median(judged) * (1 + held_out) * (2 if self.twice else 1)
-        return whole
+            total += statistics.median(judged) * (1 + held_out) * (2 if self.twice else 1)
+        return total
 
     def _alike(self, member: Planned, tasks: Tasks) -> list[Task]:
+        """The started tasks of members of the same recipe."""
         names = {other.task for other in self.members if other.recipe.name == member.recipe.name}
         return [task for name, task in tasks.items() if name in names]

@@ -1,4 +1,4 @@
-"""Takes kfp's output apart: it prints all tasks' logs and its own lines into one stream, marked only by their form."""
+"""Splits kfp's output: it prints its own lines and every task's log to one stream, told apart only by their format."""
 
 import io
 import re
@@ -8,26 +8,26 @@ from typing import Protocol, TextIO
 STARTED = re.compile(r"Executing task '([^']+)'")
 FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
 COLOR = re.compile(r"\x1b\[\d*m")
-INDENT = "    "  # kfp sets a task's own lines off by it, so no task can imitate kfp's
+INDENT = "    "  # kfp indents a task's lines, so no task can imitate kfp's own
 
 
 class Watcher(Protocol):
-    """Hears what happens in a run."""
+    """Is called when something happens in a run."""
 
     def started(self, task: str) -> None:
-        """A task begins."""
+        """A task has started."""
 
     def printed(self, task: str, line: str) -> None:
-        """A task printed a line."""
+        """A task has printed a line."""
 
     def finished(self, task: str, well: bool) -> None:
-        """A task has ended."""
+        """A task has ended; `well` says whether it succeeded."""
 
 
 class TaskLogs(io.TextIOBase):
-    """Stands in for `sys.stdout` during a local run and gives each task's lines to a file of its own.
+    """Replaces `sys.stdout` during a local run and writes each task's lines to a file of its own.
 
-    kfp runs the tasks of an unrolled graph one after another, so a line belongs to the task that began last.
+    kfp runs the tasks of an unrolled graph one after another, so a line belongs to the task that started last.
     """
 
     def __init__(self, folder: Path, watcher: Watcher) -> None:
@@ -42,7 +42,7 @@ class TaskLogs(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Takes some text, whole lines or not."""
+        """Takes text, which may end in the middle of a line."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._take(line)
@@ -53,7 +53,7 @@ class TaskLogs(io.TextIOBase):
         return self._folder / f"{task}.log"
 
     def close(self) -> None:
-        """Ends the last task's file, should kfp have been stopped in it."""
+        """Closes the last task's file, in case kfp was stopped during that task."""
         self._end()
         super().close()
 
@@ -62,11 +62,11 @@ class TaskLogs(io.TextIOBase):
             self._own(line.removeprefix(INDENT))
             return
         line = COLOR.sub("", line)
-        if found := STARTED.search(line):
-            self._begin(found[1])
-        elif (found := FINISHED.search(line)) and found[1] == self._task:
+        if match := STARTED.search(line):
+            self._begin(match[1])
+        elif (match := FINISHED.search(line)) and match[1] == self._task:
             self._end()
-            self._watcher.finished(found[1], found[2] == "SUCCESS")
+            self._watcher.finished(match[1], match[2] == "SUCCESS")
 
     def _begin(self, task: str) -> None:
         self._end()

@@ -1,4 +1,4 @@
-"""The results of a local run: read from the files that kfp's tasks leave, shown as a table and a few lines."""
+"""Reads a local run's results from the files of its tasks, and shows them as a table and a few lines."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,7 @@ class Outputs:
 
     def metadata(self, task: str, artifact: str) -> dict[str, Any]:
         """An output artifact's metadata; empty if there is none."""
-        found = self._artifact(task, artifact).get("metadata", {})
-        return dict(found)
+        return dict(self._artifact(task, artifact).get("metadata", {}))
 
     def path(self, task: str, artifact: str) -> Path | None:
         """An output artifact's file, if the task wrote it."""
@@ -34,17 +33,17 @@ class Outputs:
 
     def _artifact(self, task: str, artifact: str) -> Mapping[str, Any]:
         entry = self.tasks.get(task, {}).get("artifacts", {}).get(artifact, {})
-        found: Sequence[Mapping[str, Any]] = entry.get("artifacts", [])
-        return found[0] if found else {}
+        artifacts: Sequence[Mapping[str, Any]] = entry.get("artifacts", [])
+        return artifacts[0] if artifacts else {}
 
 
 def read_outputs(root: Path) -> Outputs:
-    """The outputs below a run's folder, where each task has a folder of its name."""
+    """Reads the outputs in a run's folder, where each task has a folder of its name."""
     return Outputs({path.parent.name: json.loads(path.read_text()) for path in sorted(root.rglob(OUTPUT))})
 
 
 def members_table(members: Sequence[Planned], tasks: Mapping[str, Task], outputs: Outputs) -> Table:
-    """A row for each member: fold, recipe, epochs, out-of-fold Dice, time."""
+    """A table with a row for each member: fold, recipe, epochs, out-of-fold Dice, time."""
     table = Table("fold", "recipe", "epochs", "Dice", "time", title="Members", title_justify="left")
     for member in sorted(members, key=lambda member: (member.fold, member.recipe.name)):
         table.add_row(str(member.fold), member.recipe.name, *_member(member, tasks, outputs))
@@ -52,35 +51,35 @@ def members_table(members: Sequence[Planned], tasks: Mapping[str, Task], outputs
 
 
 def summary(outputs: Outputs) -> list[str]:
-    """The ensemble's Dice, its version in the registry, and the verdict with its reasons; as far as there are any."""
+    """Lines with the ensemble's Dice, its version in the registry, and the verdict with its reasons, if any."""
     metrics = outputs.metadata("evaluate", "metrics")
     return [*_dice(metrics), *_model(outputs.metadata("register", "model")), *_verdict(outputs)]
 
 
 def _member(member: Planned, tasks: Mapping[str, Task], outputs: Outputs) -> tuple[str, str, str]:
     task = tasks.get(member.task)
-    found = outputs.metadata(member.task, "metrics")
-    if task is None or not task.well or not found:
+    metrics = outputs.metadata(member.task, "metrics")
+    if task is None or not task.well or not metrics:
         return "", "", "not run" if task is None else "FAILED"
-    time = "reused" if found["reused"] else duration(found["seconds"])
-    return f"{found['epochs']:.0f}", f"{found['dice']:.5f}", time
+    time = "reused" if metrics["reused"] else duration(metrics["seconds"])
+    return f"{metrics['epochs']:.0f}", f"{metrics['dice']:.5f}", time
 
 
-def _dice(found: Mapping[str, Any]) -> list[str]:
-    if "holdout" not in found:
+def _dice(metrics: Mapping[str, Any]) -> list[str]:
+    if "holdout" not in metrics:
         return []
-    objects = count(round(found["objects"]), "holdout object")
-    line = f"Ensemble   Dice {found['holdout']:.5f} on {objects}"
-    if "holdout_low" in found:
-        line += f" (95 % interval {found['holdout_low']:.5f} to {found['holdout_high']:.5f})"
+    objects = count(round(metrics["objects"]), "holdout object")
+    line = f"Ensemble   Dice {metrics['holdout']:.5f} on {objects}"
+    if "holdout_low" in metrics:
+        line += f" (95 % interval {metrics['holdout_low']:.5f} to {metrics['holdout_high']:.5f})"
     return [line]
 
 
-def _model(found: Mapping[str, Any]) -> list[str]:
-    if not found:
+def _model(registration: Mapping[str, Any]) -> list[str]:
+    if not registration:
         return []
-    news = "new" if found["created"] else "unchanged"
-    return [f"Model      models:/{found['name']}/{found['version']:.0f} ({news})"]
+    state = "new" if registration["created"] else "unchanged"
+    return [f"Model      models:/{registration['name']}/{registration['version']:.0f} ({state})"]
 
 
 def _verdict(outputs: Outputs) -> list[str]:
@@ -89,5 +88,5 @@ def _verdict(outputs: Outputs) -> list[str]:
         return []
     promoted = verdict["outcome"] == "promoted"
     name = outputs.metadata("register", "model")["name"]
-    why = f"it is models:/{name}@champion now" if promoted else verdict["summary"]
-    return [f"Verdict    {verdict['outcome']}: {why}", *(f"           {reason}" for reason in verdict["reasons"])]
+    summary = f"it is models:/{name}@champion now" if promoted else verdict["summary"]
+    return [f"Verdict    {verdict['outcome']}: {summary}", *(f"           {reason}" for reason in verdict["reasons"])]

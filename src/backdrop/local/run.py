@@ -1,4 +1,4 @@
-"""Runs a pipeline here: the very graph that a cluster gets, its tasks as processes or in containers of the image."""
+"""Runs a pipeline on this machine: the same graph as on a cluster, its tasks in processes or in containers."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ BESIDE_MEMBERS = ("check", "evaluate", "register")
 
 @dataclass(frozen=True)
 class Request:
-    """What to run: `objects` 0 takes all, `folds` None all; `containers` needs Docker and the image."""
+    """What to run; `objects` 0 and `folds` None mean all; `containers` needs Docker and the image."""
 
     ensemble: Ensemble
     data: str
@@ -50,16 +50,16 @@ class Request:
 
 
 def run_here(request: Request, console: Console) -> int:
-    """Runs the training pipeline and prints what comes of it.
+    """Runs the training pipeline and prints its results.
 
     Returns:
-        The exit code: 0 if all went well (a rejected challenger is no failure), 1 if a task failed or the data have
-        faults, 2 if what was given can't be used.
+        The exit code: 0 on success (a rejected challenger is not a failure), 1 if a task failed or the dataset has
+        errors, 2 if the input can't be used.
 
     Raises:
         ConfigError: if the ensemble has no such fold.
-        DockerError: if containers are asked for, but Docker doesn't answer or hasn't got the image.
-        StorageError: if there are no data at that path.
+        DockerError: if it should run in containers, but Docker doesn't answer or doesn't have the image.
+        StorageError: if there is no dataset at that path.
         TrackingError: if MLflow's store can't be used, or its server for containers doesn't start.
     """
     members = planned(request.ensemble, request.folds)
@@ -74,13 +74,13 @@ def run_here(request: Request, console: Console) -> int:
     outputs = read_outputs(root)
     if any(member.task in tasks for member in members):
         console.print(members_table(members, tasks, outputs))
-    for line in (*summary(outputs), *_where(request, outputs), *_failures(tasks, logs)):
+    for line in (*summary(outputs), *_pages(request, outputs), *_failures(tasks, logs)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return exit_code(tasks)
 
 
 def exit_code(tasks: Mapping[str, Task]) -> int:
-    """0 if all tasks went well, 2 if the first ones couldn't use what they were given, else 1."""
+    """0 if every task succeeded, 2 if a check or split task refused its input, 1 otherwise."""
     failed = [task for task in tasks.values() if not task.well]
     if any(task.name.startswith(("check", "split")) and task.error for task in failed):
         return 2
@@ -118,12 +118,12 @@ def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], co
 
 @contextlib.contextmanager
 def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
-    """Names the place where runs are tracked to the tasks: a server, or this folder's store by its absolute path.
+    """Sets the tracking address of the tasks: a server's, or the absolute path of this folder's store.
 
-    Containers need an address, so for them a server of our own stands before the store while the block lasts.
+    Containers can't open the store, so for them a server over it runs while the block lasts.
 
     Yields:
-        The folders that tasks write artifacts to, other than through a server.
+        The folders that tasks write artifacts to directly, not through a server.
     """
     if not enabled():
         raise TrackingError("A pipeline run needs MLflow", f"Install it ({INSTALL}), or don't set {SWITCH}")
@@ -136,7 +136,7 @@ def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
     prepare(database)  # once, before the tasks open it
     with contextlib.ExitStack() as stack:
         if request.containers:
-            console.print(f"MLflow starts on {database}", highlight=False)
+            console.print(f"Starting MLflow on {database}", highlight=False)
             uri = stack.enter_context(store_server(database, request.work / "mlflow.log"))
         stack.enter_context(environment(**{URI: uri}))
         yield (artifact_folder(database),)
@@ -144,15 +144,15 @@ def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without kfp's warnings that a local run has neither images nor GPU nodes."""
+    """Hides kfp's warnings that a local run ignores images and GPU nodes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You may be attemping to run a task that uses custom", RuntimeWarning)
         warnings.filterwarnings("ignore", ".* have no effect in the current local runner", UserWarning)
         yield
 
 
-def _where(request: Request, outputs: Outputs) -> list[str]:
-    """Where the report and MLflow are; the report is copied to a place that stays."""
+def _pages(request: Request, outputs: Outputs) -> list[str]:
+    """Lines with the paths of the report, which is copied to the work folder, and of MLflow."""
     page = outputs.path("promote", "page") or outputs.path("evaluate", "page")
     lines = []
     if page is not None:
@@ -163,7 +163,7 @@ def _where(request: Request, outputs: Outputs) -> list[str]:
 
 
 def _mlflow() -> str:
-    """The server's address, or the command that shows the store."""
+    """The server's address, or the command that opens the store's UI."""
     uri = tracking_uri()
     database = sqlite_path(uri)
     if database is None:
@@ -174,5 +174,5 @@ def _mlflow() -> str:
 
 def _failures(tasks: Mapping[str, Task], logs: Path) -> list[str]:
     failed = [f"FAILED     {name}: see {logs / name}.log" for name, task in tasks.items() if not task.well]
-    again = "Mend it and run the same command again. Finished members are not trained again."
-    return [*failed, f"           {again}"] if failed else [f"Logs       {logs}"]
+    remedy = "Fix the error and run the same command again. Finished members are not trained again."
+    return [*failed, f"           {remedy}"] if failed else [f"Logs       {logs}"]

@@ -1,4 +1,4 @@
-"""Local runs in processes of this machine: kfp's SubprocessRunner, made to end its tasks with the run."""
+"""Local runs in processes: kfp's SubprocessRunner, fixed to end its tasks when the run ends."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ from backdrop.common import processes
 
 
 def process_runner() -> local.SubprocessRunner:
-    """How a task's process is run: with this Python, in this environment."""
+    """A runner whose processes use this Python and this environment."""
     subprocess_task_handler.run_local_subprocess = run_process
     return local.SubprocessRunner(use_venv=False)
 
 
 def run_process(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
-    """Runs a command to its end, prints what it says, and gives its exit code.
+    """Runs a command to its end, prints its output, and returns its exit code.
 
-    kfp's own waits for it even if the run is told to end, and only a terminal's Ctrl-C reaches both. So here the
-    command has a session of its own, which ends with the run.
+    kfp's own function waits for the command even if the run gets a SIGTERM; only a terminal's Ctrl-C reaches both. So
+    here the command runs in a session of its own, which ends with the run.
     """
     with subprocess.Popen(  # noqa: S603  # kfp's command
         full_command,

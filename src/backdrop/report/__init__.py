@@ -1,4 +1,4 @@
-"""Reports: one page each that carries everything with it, of an evaluation and of a schedule search."""
+"""Reports on evaluations and schedule searches, each a single self-contained HTML page."""
 
 from backdrop.report.page import MemberSummary, Report, WorstImage, choose_worst, render
 from backdrop.report.search import render_search

@@ -1,7 +1,7 @@
-"""Small charts as inline SVG. Colors come from the page's style sheet, so that they follow light and dark.
+"""Small charts as inline SVG. Colors come from the page's style sheet, so they follow its light or dark mode.
 
-Dice is drawn by its distance from 1 on a logarithmic scale: 0.9, 0.99 and 0.999 are equally far apart, or all that
-matters would be squeezed into the uppermost line of pixels.
+Dice is drawn by its distance from 1 on a logarithmic scale, so that 0.9, 0.99 and 0.999 are equally far apart. On a
+linear scale the differences that matter would all be in the top line of pixels.
 """
 
 import math
@@ -14,16 +14,16 @@ from backdrop.evaluation.pictures import PERFECT
 WIDTH, HEIGHT = 320, 130  # of a line chart, in the units of its text
 WIDE = 520  # width of a histogram
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 18
-NEAREST = 17.0  # two labels keep this distance
+NEAREST = 17.0  # minimum distance of two labels
 BINS = 36
-# The most welcome first.
+# In order of preference.
 DICE_TICKS = [0.9, 0.99, 0.999, 0.5, 0.95, 0.995, 0.98, 0.998, 0.97, 0.997, 0.996, 0.992, 0.994, 0.8, 0.7, 0.6, 0.0]
 DICE_TICKS += [0.9995, 0.9999, 0.9998, 0.85, 0.93, 0.96, 0.985, 0.988, 0.991, 0.993, 0.9965, 0.9975]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Which values are shown, how they are spread, and which of them may be labeled, the most welcome first."""
+    """A chart's axis: its lowest and highest value, its transformation, and its ticks in order of preference."""
 
     low: float
     high: float
@@ -32,18 +32,18 @@ class Scale:
 
     @property
     def note(self) -> str:
-        """What a heading adds where the axis isn't linear."""
+        """A heading's note about an axis that isn't linear; empty if it is."""
         return "" if self.spread is float else ", log scale"
 
     def place(self, value: float, start: float, end: float) -> float:
-        """Where a value stands between two pixels; values beyond an end stand at that end."""
+        """A value's position between two pixels; values beyond an end are drawn at that end."""
         low, high = self.spread(self.low), self.spread(self.high)
         share = (self.spread(value) - low) / (high - low) if high > low else 0.5
         return start + (end - start) * min(1.0, max(0.0, share))
 
 
 def dice_scale(values: Sequence[float]) -> Scale:
-    """A scale for Dice that shows all of `values`."""
+    """A scale for Dice that includes all of `values`."""
     shown = [value for value in values if math.isfinite(value)] or [0.5]
     low, high = _nines(min(shown)), _nines(max(shown))
     margin = max(0.02, 0.04 * (high - low))
@@ -52,7 +52,7 @@ def dice_scale(values: Sequence[float]) -> Scale:
 
 
 def positive_scale(values: Sequence[float]) -> Scale:
-    """A logarithmic scale for losses and rates; plain if some are not positive."""
+    """A logarithmic scale for losses and learning rates; linear if some aren't positive."""
     shown = [value for value in values if math.isfinite(value)] or [1.0]
     low, high = min(shown), max(shown)
     if low <= 0:
@@ -63,7 +63,7 @@ def positive_scale(values: Sequence[float]) -> Scale:
 
 
 def value_scale(values: Sequence[float]) -> Scale:
-    """A scale for anything: logarithmic where positive values span a decade or more, else plain."""
+    """A scale for any values: logarithmic if they are positive and span a decade or more, otherwise linear."""
     shown = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(shown), max(shown)
     if low > 0 and high >= 10 * low:
@@ -74,13 +74,13 @@ def value_scale(values: Sequence[float]) -> Scale:
 
 
 def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | None = None) -> str:
-    """Values over epochs.
+    """A line chart of values over epochs.
 
     Args:
-        values: one per epoch from 0; what is not finite leaves a gap.
-        scale: of the upright axis.
-        label: what a screen reader says.
-        chosen: an epoch to be marked.
+        values: one per epoch from 0; one that isn't finite leaves a gap.
+        scale: of the vertical axis.
+        label: text for screen readers.
+        chosen: an epoch to mark.
     """
     last = max(1, len(values) - 1)
 
@@ -101,7 +101,7 @@ def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | 
 
 
 def histogram(values: Sequence[float], scale: Scale, label: str) -> str:
-    """How many values lie where."""
+    """A histogram of values, with the highest count on its vertical axis."""
     left, right, floor = LEFT, WIDE - RIGHT, HEIGHT - BOTTOM
     counts = [0] * BINS
     for value in values:
@@ -111,7 +111,7 @@ def histogram(values: Sequence[float], scale: Scale, label: str) -> str:
         x = scale.place(tick, left, right)
         parts += [f'<path class="grid" d="M{x:.1f} {TOP}V{floor}"/>', _text(x, HEIGHT - 4, text, "middle")]
     for index, count in enumerate(counts):
-        tall = max(1.0, (floor - TOP) * count / top)  # a single image shows too
+        tall = max(1.0, (floor - TOP) * count / top)  # a single image stays visible
         box = f'x="{left + step * index:.1f}" y="{floor - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}"'
         parts += [f'<rect class="bar" {box}/>'] if count else []
     parts += [f'<path class="axis" d="M{left} {floor}H{right}"/>', _text(left - 6, TOP + 8, str(top), "end")]
@@ -119,7 +119,7 @@ def histogram(values: Sequence[float], scale: Scale, label: str) -> str:
 
 
 def interval(low: float, mean: float, high: float, scale: Scale, zero: bool = False) -> str:
-    """A mean and its interval on one line, as wide as there is room; `zero` marks the value 0."""
+    """A mean and its interval on one line that fills its cell; `zero` marks the value 0."""
     left, middle, right, origin = (scale.place(value, 2, 98) for value in (low, mean, high, 0.0))
     parts = [f'<line class="zero" x1="{origin:.2f}%" x2="{origin:.2f}%" y1="0" y2="18"/>'] if zero else []
     parts.append(f'<line class="span" x1="{left:.2f}%" x2="{right:.2f}%" y1="9" y2="9"/>')
@@ -128,7 +128,7 @@ def interval(low: float, mean: float, high: float, scale: Scale, zero: bool = Fa
 
 
 def short(value: float, digits: int = 1) -> str:
-    """A number in few characters: `0.003`, `3e-4`; so many digits where it has an exponent."""
+    """A number in few characters: `0.003`, `3e-4`; `digits` applies to numbers with an exponent."""
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.{3 if abs(value) < 100 else 4}g}"
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
@@ -136,7 +136,7 @@ def short(value: float, digits: int = 1) -> str:
 
 
 def pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[float, str]]:
-    """The most welcome ticks whose labels fit beside each other, `nearest` apart at least."""
+    """The preferred ticks whose labels fit, at least `nearest` pixels apart."""
     chosen: dict[float, tuple[float, str]] = {}
     for tick in scale.ticks:
         place = scale.place(tick[0], start, end)
@@ -146,7 +146,7 @@ def pick(scale: Scale, start: float, end: float, nearest: float) -> list[tuple[f
 
 
 def runs(values: Sequence[float]) -> list[list[int]]:
-    """Indices of neighboring finite values."""
+    """Runs of consecutive finite values, as lists of their indices."""
     runs: list[list[int]] = [[]]
     for index, value in enumerate(values):
         if math.isfinite(value):

@@ -1,6 +1,6 @@
-"""Line charts that fill any width: across they are drawn in shares of it, upright in pixels, so that text stays text.
+"""Line charts of any width: horizontal positions are shares of the width, vertical ones are pixels, to keep text sharp.
 
-Several lines share a chart. Their kinds are classes of the page's style sheet.
+A chart can have several lines. The kind of each is a class of the page's style sheet.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from backdrop.report.charts import NEAREST, Scale, pick
 
 Point = tuple[float, float]  # share of the width, pixels from the top
 
-ACROSS, UP = 2000, 4  # steps to the width and to a pixel
+ACROSS, UP = 2000, 4  # steps per width and per pixel
 LINE_HEIGHT = 15.0  # of a label beside a chart
-LONGEST = 26  # characters of a label
+LONGEST = 26  # characters in a label
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: its classes, what it says when pointed at, and its points; between runs there is a gap."""
+    """One line of a chart: its class, its tooltip and its points; there is a gap between runs."""
 
     kind: str
     title: str
@@ -27,15 +27,15 @@ class Line:
 
 
 def chart(lines: Sequence[Line], height: int, label: str, under: str = "", over: str = "", kind: str = "") -> str:
-    """Lines, the last on top.
+    """A line chart; later lines are drawn over earlier ones.
 
     Args:
-        lines: to be drawn.
-        height: pixels; what is written beside the chart stands in its padding.
-        label: what a screen reader says.
+        lines: to draw.
+        height: in pixels; labels beside the chart are in its padding.
+        label: text for screen readers.
         under: SVG below the lines, such as axes.
         over: SVG above them, such as labels.
-        kind: classes.
+        kind: the chart's classes.
     """
     drawn = "".join(_line(line, height) for line in lines)
     svg = f'<svg style="height:{height}px" role="img" aria-label="{escape(label)}">{under}{drawn}{over}</svg>'
@@ -43,7 +43,7 @@ def chart(lines: Sequence[Line], height: int, label: str, under: str = "", over:
 
 
 def upright_axis(scale: Scale, height: int) -> str:
-    """Lines across with labels on the left, and the floor."""
+    """Horizontal grid lines with labels on the left, and the bottom axis."""
     parts = []
     for tick, text in pick(scale, height, 0, NEAREST):
         y = scale.place(tick, height, 0)
@@ -59,7 +59,7 @@ def write(across: float, y: float, text: str, anchor: str, dx: float = 0) -> str
 
 
 def shorten(text: str, longest: int) -> str:
-    """At most so many characters of a text."""
+    """A text cut to `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -67,7 +67,7 @@ def end_labels(ends: Sequence[tuple[Point, str, str]], height: int) -> str:
     """Names on the right of a chart, each joined to the end of its line.
 
     Args:
-        ends: (point, name, classes), the most welcome first; those that don't fit are left out.
+        ends: (point, name, classes) in order of preference; those that don't fit are left out.
         height: of the chart, pixels.
     """
     room = ends[: int((height + LINE_HEIGHT) // LINE_HEIGHT)]
@@ -85,10 +85,10 @@ def _joined(point: Point, name: str, kind: str, place: float) -> str:
     return f'<g class="end {kind}">{lead}<circle cx="{100 * x:.2f}%" cy="{y:.1f}" r="3"/>{bend}{words}</g>'
 
 
-def _spread(wanted: Sequence[float], height: float) -> list[float]:
-    """Places near those wanted, which rise, but a line's height apart and inside the chart while there is room."""
+def _spread(positions: Sequence[float], height: float) -> list[float]:
+    """Moves ascending positions so that they are a line's height apart, and inside the chart if there is room."""
     places: list[float] = []
-    for y in wanted:
+    for y in positions:
         places.append(max(y, places[-1] + LINE_HEIGHT) if places else y)
     limit = height
     for index in reversed(range(len(places))):
@@ -105,7 +105,7 @@ def _line(line: Line, height: int) -> str:
 
 
 def _path(run: Sequence[Point]) -> str:
-    """Steps from point to point: whole numbers, which are short."""
+    """A path of relative steps, rounded to whole numbers to save bytes."""
     places = [(round(ACROSS * x), round(UP * y)) for x, y in run]
     steps = [f"{x - left} {y - top}" for (left, top), (x, y) in pairwise(places)]
     return f"M{places[0][0]} {places[0][1]}l{' '.join(steps)}".replace(" -", "-")

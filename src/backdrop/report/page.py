@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, no network and no script."""
+"""The evaluation report: one HTML file that needs no other file, no network and no script."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
 from backdrop.report.verdict import verdict_section
 
-PAGE_BYTES = 1_400_000  # what the page may take; a verdict comes later
-PICTURE_BYTES = 90_000  # what one picture may take
-VIEWS = 48  # the page shows so many views, those with the least Dice
+PAGE_BYTES = 1_400_000  # limit of the page without its verdict, which is added later
+PICTURE_BYTES = 90_000  # limit of one picture
+VIEWS = 48  # views shown, those with the lowest Dice
 CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"))
-ABOUT = """Every Dice of many images is the mean over objects of the mean over each object's images. No member trained
-on an object of the holdout; out of fold, an image is judged only by members that did not train on it. Intervals are
+ABOUT = """A Dice of several images is the mean over objects of each object's mean over its images. No member trained
+on an object of the holdout. Out of fold, an image is predicted only by members that did not train on it. Intervals are
 bootstrapped over objects."""
 LEGEND = (
-    '<p class="note"><span class="key missing"></span>missing: true, but not found '
-    '<span class="key surplus"></span>surplus: found, but not true. The frame is where the close-up is.</p>'
+    '<p class="note"><span class="key missing"></span>missing: in the true mask, but not predicted '
+    '<span class="key surplus"></span>surplus: predicted, but not in the true mask. The frame marks the close-up.</p>'
 )
 
 
 @dataclass(frozen=True)
 class MemberSummary:
-    """A member as the report shows it.
+    """A member's row in the report.
 
-    `oof_dice` is that of its own fold, `holdout_dice` that of the member alone (None without a holdout), `seconds`
-    its training time, `history` the rows of its `metrics.jsonl`.
+    `oof_dice` is the Dice on its own fold, `holdout_dice` the member's own on the holdout (None without a holdout),
+    `seconds` its training time, `history` the rows of its `metrics.jsonl`.
     """
 
     name: str
@@ -46,7 +46,7 @@ class MemberSummary:
 
 @dataclass(frozen=True)
 class WorstImage:
-    """An image that the ensemble does badly on, and its panel (see `pictures.panel`)."""
+    """An image with a low Dice, and its panel (see `pictures.panel`)."""
 
     score: Score
     panel: Image
@@ -54,7 +54,7 @@ class WorstImage:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows; `data` is the digest of the plan's data."""
+    """The content of the page; `data` is the digest of the plan's data."""
 
     name: str
     data: str
@@ -65,14 +65,14 @@ class Report:
 
 
 def choose_worst(scores: Sequence[Score], count: int = 12) -> list[Score]:
-    """The images to show: the `count` worst of the holdout, then the `count` worst out of fold, the worst first."""
+    """The images to show: the `count` worst of the holdout, then the `count` worst out of fold, worst first."""
     ranking = sorted(scores, key=lambda score: (score.dice, score.image))
     held = [score for score in ranking if score.fold is None]
     return held[:count] + [score for score in ranking if score.fold is not None][:count]
 
 
 def render(report: Report) -> str:
-    """The page `index.html`, below 1.5 MB; the same report has the same bytes."""
+    """The page `index.html`, below 1.5 MB; the same report gives the same bytes."""
     held = [score for score in report.scores if score.fold is None]
     folded = [score for score in report.scores if score.fold is not None]
     parts = {
@@ -83,7 +83,7 @@ def render(report: Report) -> str:
         "repair": _repair(report.evaluation.repair),
         "views": _views(held or folded, "holdout" if held else "out-of-fold"),
     }
-    # The pictures get what the rest leaves.
+    # The pictures get the remaining bytes.
     room = PAGE_BYTES - sum(len(part.encode()) for part in parts.values())
     body = fill("page.html", **parts, worst=_worst(report.worst, room))
     return frame("Backdrop evaluation", report.name, _headline(report), body, ABOUT, report.data)
@@ -100,10 +100,10 @@ def _headline(report: Report) -> str:
     return f'<p class="counts">{line}</p><div class="facts">{"".join(facts)}</div>{note}'
 
 
-def _fact(title: str, found: Estimate) -> str:
-    spread = f"{found.low:.5f} to {found.high:.5f}, " if found.low is not None and found.high is not None else ""
-    note = f"{'95 % interval ' if spread else ''}{spread}{count(found.objects, 'object')}"
-    return fact(title, f"{found.dice:.5f}", note)
+def _fact(title: str, score: Estimate) -> str:
+    spread = f"{score.low:.5f} to {score.high:.5f}, " if score.low is not None and score.high is not None else ""
+    note = f"{'95 % interval ' if spread else ''}{spread}{count(score.objects, 'object')}"
+    return fact(title, f"{score.dice:.5f}", note)
 
 
 def _members(members: Sequence[MemberSummary]) -> str:
@@ -123,7 +123,7 @@ def _members(members: Sequence[MemberSummary]) -> str:
 
 
 def _curves(members: Sequence[MemberSummary]) -> str:
-    """A row of small charts for each member, on scales that all members share."""
+    """A row of small charts for each member, all on the same scales."""
     values = {key: [[number(row.get(key)) for row in m.history] for m in members] for key, _ in CURVES}
     scales = {
         key: (dice_scale if key == "dice" else positive_scale)([value for row in rows for value in row])
@@ -159,23 +159,23 @@ def _distributions(held: Sequence[Score], folded: Sequence[Score]) -> str:
 
 def _views(scores: Sequence[Score], title: str) -> str:
     views = sorted({score.view for score in scores})
-    found = {view: estimate([score for score in scores if score.view == view]) for view in views}
-    shown = sorted(sorted(views, key=lambda view: found[view].dice)[:VIEWS])
-    ends = [end for view in shown for end in (found[view].low, found[view].dice, found[view].high) if end is not None]
+    means = {view: estimate([score for score in scores if score.view == view]) for view in views}
+    shown = sorted(sorted(views, key=lambda view: means[view].dice)[:VIEWS])
+    ends = [end for view in shown for end in (means[view].low, means[view].dice, means[view].high) if end is not None]
     scale = dice_scale(ends)
-    rows = [_view(view, found[view], scale) for view in shown]
+    rows = [_view(view, means[view], scale) for view in shown]
     left_out = f'<p class="note">The {VIEWS} worst of {len(views)} views.</p>' if len(views) > VIEWS else ""
     return left_out + table(("view", "objects", f"{title} Dice", "95 % interval", f"Dice{scale.note}"), rows, "spans")
 
 
-def _view(view: str, found: Estimate, scale: Scale) -> list[str]:
-    low, high = (found.dice if end is None else end for end in (found.low, found.high))
-    spread = "" if found.low is None else f"{low:.5f} to {high:.5f}"
-    return [escape(view), str(found.objects), f"{found.dice:.5f}", spread, interval(low, found.dice, high, scale)]
+def _view(view: str, mean: Estimate, scale: Scale) -> list[str]:
+    low, high = (mean.dice if end is None else end for end in (mean.low, mean.high))
+    spread = "" if mean.low is None else f"{low:.5f} to {high:.5f}"
+    return [escape(view), str(mean.objects), f"{mean.dice:.5f}", spread, interval(low, mean.dice, high, scale)]
 
 
 def _repair(effects: Sequence[Effect]) -> str:
-    """What each operation after the mean adds out of fold; nothing if there are none."""
+    """The gain of each post-processing operation out of fold; empty if there are none."""
     if not effects:
         return ""
     heads = ("operation", "difference of Dice", "95 % interval", "images changed", "verdict")
@@ -183,8 +183,8 @@ def _repair(effects: Sequence[Effect]) -> str:
         [escape(e.operation), f"{e.difference:+.5f}", _spread(e), f"{e.changed:,} of {e.images:,}", e.verdict]
         for e in effects
     ]
-    note = '<p class="note">Each alone, then all together, out of fold.</p>'
-    return f"<section><h2>After the mean</h2>{table(heads, rows)}{note}</section>"
+    note = '<p class="note">Each operation on its own, then all together, out of fold.</p>'
+    return f"<section><h2>Post-processing</h2>{table(heads, rows)}{note}</section>"
 
 
 def _spread(effect: Effect) -> str:

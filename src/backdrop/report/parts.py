@@ -1,4 +1,4 @@
-"""What the pages share: their frame, their tables, and how figures are written."""
+"""Parts that the pages share: their frame, their tables, and the format of figures."""
 
 import math
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ def sheet(name: str) -> str:
 
 
 def fill(template: str, /, **parts: str) -> str:
-    """A template with its parts, which are HTML already."""
+    """A template filled with its parts, which are HTML."""
     return Template(sheet(template)).substitute(parts)
 
 
 def frame(kind: str, name: str, headline: str, body: str, about: str, data: str, style: str = "") -> str:
-    """A page that needs nothing else, no network and no script.
+    """A page that needs no other file, no network and no script.
 
     Args:
-        kind: what is reported.
-        name: of it; the page's title.
-        headline: HTML under the title.
+        kind: the kind of report.
+        name: the page's title.
+        headline: HTML below the title.
         body: HTML of the sections.
-        about: a paragraph at the page's end, as HTML.
+        about: HTML of the paragraph at the end.
         data: the digest of the plan's data.
-        style: rules that follow those of every page.
+        style: CSS rules in addition to those of every page.
     """
     words = {"kind": escape(kind), "name": escape(name), "data": escape(data), "version": escape(__version__)}
     style = sheet("style.css") + style
@@ -37,7 +37,7 @@ def frame(kind: str, name: str, headline: str, body: str, about: str, data: str,
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A table that scrolls where there is no room; heads and cells are HTML."""
+    """A table that scrolls sideways if it is too wide; heads and cells are HTML."""
     head = "".join(f"<th>{title}</th>" for title in heads)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -49,7 +49,7 @@ def fact(title: str, figure: str, note: str) -> str:
 
 
 def dice_text(value: float | None) -> str:
-    """A Dice with its five digits; nothing for none."""
+    """A Dice with five digits; empty for None."""
     return "" if value is None or not math.isfinite(value) else f"{value:.5f}"
 
 

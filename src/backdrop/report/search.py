@@ -1,4 +1,4 @@
-"""The page of a schedule search: what was chosen, whether it beats what the winners used, and every trial."""
+"""The report of a schedule search: the chosen schedule, whether it beats the winners' schedules, and every trial."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from backdrop.report.parts import dice_text, fact, frame, sheet, table, time_tex
 from backdrop.report.search_charts import families, legend, schedules, standing, training, values_text
 from backdrop.tuning.results import Comparison, Search, Status, Trial, ranked
 
-ERROR = 300  # characters of an error; trials.csv has them all
-ABOUT = """Every Dice is out of fold, on images that the network did not train on: that of the best epoch, then the mean
-over folds. Trials train for the epochs of the search, at its size of the input, so their Dice compares with each
-other's only. Schedules were chosen by the same Dice that is shown for them, which flatters the best of many; hence the
-comparison, for which two were trained again with fresh seeds, on the same folds."""
-SCHEDULES = """Learning rates over the epochs of the search, on a log scale (linear if a rate is 0): those of all
-presets and of the best that were drawn. The best of all is faint in each."""
+ERROR = 300  # characters of an error; trials.csv has its full text
+ABOUT = """Every Dice is out of fold, on images that the network did not train on: the best epoch's, averaged over
+folds. Trials train for the search's epochs at its input size, so compare their Dice only with each other. The schedule
+was chosen by the Dice shown for it, and the best of many looks better than it is. That is why the best sampled schedule
+and the best preset were trained again with fresh seeds, on the same folds, and compared."""
+SCHEDULES = """Learning rates over the epochs of the search, on a log scale (linear if a rate is 0), for all presets and
+the best sampled schedules. The best schedule is shown faintly in every chart."""
 TRAINING = """Out-of-fold Dice of every trial, on a log scale; the lowest eighth is drawn at the bottom edge. Names are
-at the ends of their lines, a circle where a trial ended early."""
+at the ends of their lines. A circle marks a trial that was stopped early."""
 FOLDS = "A trial trains on one fold after another."
-FAMILIES = "Each line is a trial: what was drawn for it, and the Dice it came to. The best fifth is drawn the boldest."
+FAMILIES = "Each line is a trial: its sampled values, and its Dice. The best fifth has the boldest lines."
 STATES: tuple[Status, ...] = ("finished", "stopped", "failed", "running")
 BADGES = {
     1: ("promoted", "Beats the preset"),
@@ -33,15 +33,15 @@ RANKS = (("best", "the best"), ("fifth-1", "best fifth"), ("fifth-3", "middle"),
 
 
 def render_search(search: Search) -> str:
-    """The page of a search, below 1.5 MB for 200 trials of 100 epochs; the same search has the same bytes."""
+    """The page of a search, below 1.5 MB for 200 trials of 100 epochs; the same search gives the same bytes."""
     several = f" {FOLDS}" if len(search.folds) > 1 else ""
-    body = _section("Best drawn against best preset", _comparison(search.comparison))
+    body = _section("Best sampled schedule against best preset", _comparison(search.comparison))
     if any(trial.lrs for trial in search.trials):
-        body += _section("Schedules", schedules(search), legend(*LINES[:2], ("other", "drawn")), SCHEDULES)
+        body += _section("Schedules", schedules(search), legend(*LINES[:2], ("other", "sampled")), SCHEDULES)
     if any(trial.dices for trial in search.trials):
         body += _section("Dice over epochs", training(search), legend(*LINES), TRAINING + several)
     if any(trial.values and trial.dice is not None for trial in search.trials):
-        body += _section("Values that were drawn", families(search), legend(*RANKS, LINES[-1]), FAMILIES)
+        body += _section("Sampled values", families(search), legend(*RANKS, LINES[-1]), FAMILIES)
     body += _section("Trials", _trials(search))
     kind, style = "Backdrop schedule search", sheet("search.css")
     return frame(kind, search.recipe, _headline(search), body, ABOUT, search.data, style)
@@ -56,7 +56,7 @@ def _headline(search: Search) -> str:
     folds = f"fold{'s' * (len(search.folds) > 1)} {', '.join(map(str, search.folds))}"
     counts = Counter(trial.status for trial in search.trials)
     states = ", ".join(f"{counts[status]} {status}" for status in STATES if counts[status])
-    budget = f"at most {count(search.budget_epochs, 'epoch')} a fold"
+    budget = f"at most {count(search.budget_epochs, 'epoch')} per fold"
     trials = f"{count(len(search.trials), 'trial')} ({states})"
     spent = f"{time_text(sum(trial.seconds for trial in search.trials))} of training"
     line = " · ".join((f"space {escape(search.space)}", folds, budget, trials, spent))
@@ -64,47 +64,50 @@ def _headline(search: Search) -> str:
 
 
 def _chosen(search: Search) -> str:
-    """The chosen schedule and its Dice; that of the best preset for comparison."""
+    """The chosen schedule and its Dice, with the best preset's Dice for comparison."""
     finished = ranked(search.trials)
     chosen = next((trial for trial in search.trials if trial.name == search.chosen), None)
     if chosen is None:
         return fact("Chosen schedule", '<span class="chosen-name">none</span>', "No trial finished with a Dice.")
-    place = f"rank {finished.index(chosen) + 1} of the {len(finished)} that finished" if chosen in finished else ""
+    ranked_trials = count(len(finished), "finished trial")
+    place = f"rank {finished.index(chosen) + 1} of {ranked_trials}" if chosen in finished else ""
     name = f'<span class="chosen-name">{escape(chosen.name)}</span>'
-    drawn = escape(values_text(chosen) or chosen.family)
-    written = f"{drawn}<br>written for the recipe's {count(search.epochs, 'epoch')}"
+    values = escape(values_text(chosen) or chosen.family)
+    written = f"{values}<br>scaled to the recipe's {count(search.epochs, 'epoch')}"
     preset = next((trial for trial in finished if trial.preset), None)
     beside = f"<br>best preset {escape(preset.name)}: {dice_text(preset.dice)}" if preset else ""
-    result = fact("Its Dice out of fold", dice_text(chosen.dice), (place or chosen.status) + beside)
+    result = fact("Its out-of-fold Dice", dice_text(chosen.dice), (place or chosen.status) + beside)
     return fact("Chosen schedule", name, written) + result
 
 
-def _comparison(found: Comparison | None) -> str:
-    if found is None:
-        why = "Either nothing but presets or no preset came to a Dice, so there is nothing to compare."
-        return f'<p class="badge waiting">Not compared</p><p class="statement">{why}</p>'
-    badge, title = BADGES[(found.low > 0) - (found.high < 0)]
-    reach = max(1e-9, abs(found.low), abs(found.high))
-    drawn = interval(found.low, found.difference, found.high, Scale(-reach, reach, float, ()), zero=True)
-    sides = f"<span>← {escape(found.preset)} better</span><span>0</span><span>{escape(found.best)} better →</span>"
-    said = f'<p class="badge {badge}">{title}</p><p class="statement">{escape(found.sentence)}.</p>'
-    return f'<div class="versus"><div>{said}{drawn}<p class="sides">{sides}</p></div>{_seeds(found)}</div>'
+def _comparison(comparison: Comparison | None) -> str:
+    if comparison is None:
+        reason = "Only presets or no preset have a Dice, so there is nothing to compare."
+        return f'<p class="badge waiting">Not compared</p><p class="statement">{reason}</p>'
+    low, high = comparison.low, comparison.high
+    badge, title = BADGES[(low > 0) - (high < 0)]
+    reach = max(1e-9, abs(low), abs(high))
+    chart = interval(low, comparison.difference, high, Scale(-reach, reach, float, ()), zero=True)
+    preset, best = escape(comparison.preset), escape(comparison.best)
+    sides = f"<span>← {preset} better</span><span>0</span><span>{best} better →</span>"
+    result = f'<p class="badge {badge}">{title}</p><p class="statement">{escape(comparison.sentence)}.</p>'
+    return f'<div class="versus"><div>{result}{chart}<p class="sides">{sides}</p></div>{_seeds(comparison)}</div>'
 
 
-def _seeds(found: Comparison) -> str:
-    """Dice of the best and of the preset by seed."""
+def _seeds(comparison: Comparison) -> str:
+    """A table of the best schedule's and the preset's Dice by seed."""
     rows = [
         [str(seed), dice_text(best), dice_text(preset)]
-        for seed, best, preset in zip(found.seeds, found.best_dices, found.preset_dices, strict=True)
+        for seed, best, preset in zip(comparison.seeds, comparison.best_dices, comparison.preset_dices, strict=True)
     ]
-    means = (dice_text(sum(dices) / len(dices)) for dices in (found.best_dices, found.preset_dices))
-    return table(("seed", escape(found.best), escape(found.preset)), [*rows, ["mean", *means]], "seeds")
+    means = (dice_text(sum(dices) / len(dices)) for dices in (comparison.best_dices, comparison.preset_dices))
+    return table(("seed", escape(comparison.best), escape(comparison.preset)), [*rows, ["mean", *means]], "seeds")
 
 
 def _trials(search: Search) -> str:
     ranks = {trial.name: str(rank) for rank, trial in enumerate(ranked(search.trials), 1)}
     rows = [_row(trial, ranks.get(trial.name, ""), search.chosen) for trial in standing(search.trials)]
-    heads = ("rank", "name", "family", "status", "Dice", "epochs", "time", "drawn values")
+    heads = ("rank", "name", "family", "status", "Dice", "epochs", "time", "sampled values")
     return table(heads, rows, "trials")
 
 

@@ -1,4 +1,4 @@
-"""The charts of a schedule search: its best schedules, how every trial went, and which values did well."""
+"""The charts of a schedule search: its best schedules, the training of every trial, and the sampled values."""
 
 import math
 from collections.abc import Sequence
@@ -10,46 +10,46 @@ from backdrop.report.lines import Line, Point, chart, end_labels, shorten, uprig
 from backdrop.report.parts import dice_text
 from backdrop.tuning.results import Search, Trial, ranked
 
-FEW = 6  # of the schedules that were drawn so many are shown, the best
+FEW = 6  # sampled schedules that are shown, the best ones
 LOW, MIDDLING, TALL = 104, 170, 360  # heights of a schedule, of a family's values, of Dice over epochs
 LAYERS = ("stopped", "other", "halt", "preset", "best")  # kinds of lines, the last on top
-FIFTHS = ("fifth-5", "fifth-4", "fifth-3", "fifth-2", "fifth-1")  # kinds too: by Dice, the best last
-CROWD = 60  # more trials are drawn paler
-LEAST = 8  # this part of all Dice, the least, stands on the floor of a chart
-AXIS_WIDTH = 72  # pixels from one upright axis to the next, at least
-APART = 26.0  # two labels of an upright axis keep this distance
-NAME, WORD = 12, 16  # characters at an axis: over it, and of a word beside it
-ROOMY = 4  # so many folds leave room for a word under each
+FIFTHS = ("fifth-5", "fifth-4", "fifth-3", "fifth-2", "fifth-1")  # kinds of lines by Dice, the best last
+CROWD = 60  # with more trials, lines are paler
+LOWEST = 8  # the lowest 1/8 of all Dice is drawn at the bottom edge
+AXIS_WIDTH = 72  # minimum pixels from one vertical axis to the next
+APART = 26.0  # minimum distance of two labels of a vertical axis
+NAME, WORD = 12, 16  # characters of the title above an axis, and of a label beside it
+ROOMY = 4  # with at most this many folds, the word "fold" fits below each
 
 
 def standing(trials: Sequence[Trial]) -> list[Trial]:
-    """All trials: those that finished by their rank, then those with another Dice by that, then the rest."""
+    """All trials in order: the finished ones by rank, then the others by Dice, then those without a Dice."""
     finished = ranked(trials)
     others = [trial for trial in trials if trial not in finished]
     return finished + sorted(others, key=lambda trial: (trial.dice is None, -(trial.dice or 0.0), trial.name))
 
 
 def values_text(trial: Trial) -> str:
-    """What was drawn for a trial, in a line."""
+    """A trial's sampled values in one line."""
     return " · ".join(f"{name}\N{NO-BREAK SPACE}{_value_text(value)}" for name, value in trial.values.items())
 
 
 def _value_text(value: float | str) -> str:
-    """A drawn value in three digits at most; a word as it is."""
+    """A number with at most three digits, or a word as it is."""
     return value if isinstance(value, str) else short(value, 3)
 
 
 def legend(*keys: tuple[str, str]) -> str:
-    """What the kinds of lines mean: pairs of a kind and words."""
-    parts = (f'<span><svg class="{kind}"><path d="M1 6H29"/></svg>{words}</span>' for kind, words in keys)
+    """A legend of the kinds of lines: pairs of a kind and its meaning."""
+    parts = (f'<span><svg class="{kind}"><path d="M1 6H29"/></svg>{meaning}</span>' for kind, meaning in keys)
     return f'<p class="note legend">{"".join(parts)}</p>'
 
 
 def schedules(search: Search) -> str:
-    """A small chart for each preset and for the best of the others, on scales that they share; the best first."""
+    """A small chart for each preset and for the best sampled schedules, all on the same scale, best first."""
     kinds, order = _kinds(search), [trial for trial in standing(search.trials) if trial.lrs]
-    drawn = [trial for trial in order if not trial.preset and trial.dice is not None][:FEW]
-    shown = [trial for trial in order if trial.preset or trial in drawn]
+    sampled = [trial for trial in order if not trial.preset and trial.dice is not None][:FEW]
+    shown = [trial for trial in order if trial.preset or trial in sampled]
     scale = positive_scale([lr for trial in shown for lr in trial.lrs])
     lines = {trial.name: _rates(trial, scale, kinds[trial.name]) for trial in shown}
     ghosts = [Line("ghost", line.title, line.runs) for line in lines.values() if line.kind == "best"]
@@ -71,10 +71,10 @@ def _rates(trial: Trial, scale: Scale, kind: str) -> Line:
 
 
 def training(search: Search) -> str:
-    """Dice over the epochs of every trial, one fold after another; it ends where a trial was stopped."""
+    """Dice over the epochs of every trial, one fold after another; a line ends where its trial was stopped."""
     kinds, begun = _kinds(search), [trial for trial in standing(search.trials) if trial.dices]
     length = max([search.budget_epochs * len(search.folds), *(len(trial.dices) for trial in begun)])
-    scale = _most([dice for trial in begun for dice in trial.dices])
+    scale = _dice_scale([dice for trial in begun for dice in trial.dices])
     lines, ends = [], []
     for trial in begun:
         kind, title = kinds[trial.name], f"{trial.name} {dice_text(trial.dice)}"
@@ -90,19 +90,19 @@ def training(search: Search) -> str:
     return chart(lines, TALL, "Dice over epochs of every trial", under, end_labels(ends, TALL), kind)
 
 
-def _most(dices: Sequence[float]) -> Scale:
-    """A scale for all but the least of them, which are drawn at its bottom edge: first epochs would fill the chart."""
-    return dice_scale(sorted(dices)[len(dices) // LEAST :])
+def _dice_scale(dices: Sequence[float]) -> Scale:
+    """A scale without the lowest values, which are drawn at its bottom edge: first epochs would fill the chart."""
+    return dice_scale(sorted(dices)[len(dices) // LOWEST :])
 
 
 def _risen(run: Sequence[Point]) -> Sequence[Point]:
-    """A line from where it leaves the floor."""
+    """A line from the point where it leaves the bottom edge."""
     start = next((index for index, (_, y) in enumerate(run) if y < TALL), 0)
     return run[max(0, start - 1) :]
 
 
 def _epochs(search: Search, length: int) -> str:
-    """Which epochs, or which folds, stand where."""
+    """Labels of the epochs, or of the folds, below the chart."""
     if len(search.folds) == 1:
         ends = (
             write(0.5 / length, TALL + 16, "0", "middle"),
@@ -119,9 +119,9 @@ def _epochs(search: Search, length: int) -> str:
 
 
 def families(search: Search) -> str:
-    """For each family a chart with an upright axis for each drawn value and for Dice; each line is a trial."""
+    """For each family a chart with a vertical axis for each sampled value and for Dice; each line is a trial."""
     kinds, order = _fifths(search), [trial for trial in standing(search.trials) if trial.values]
-    scale = _most([trial.dice for trial in order if trial.dice is not None])
+    scale = _dice_scale([trial.dice for trial in order if trial.dice is not None])
     groups: dict[str, list[Trial]] = {}
     for trial in order:
         groups.setdefault(trial.family, []).append(trial)
@@ -152,7 +152,7 @@ def _family(family: str, trials: Sequence[Trial], scale: Scale, kinds: dict[str,
 
 
 def _axis(values: Sequence[float | str | None]) -> tuple[Scale, list[float]]:
-    """A scale for what was drawn, and each value as a number; words become places in their order, None becomes NaN."""
+    """A scale for sampled values, and each value as a number; words become ranks in sorted order, None becomes NaN."""
     if not any(isinstance(value, str) for value in values):
         numbers = [math.nan if value is None else float(value) for value in values]
         return value_scale(numbers), numbers
@@ -163,7 +163,7 @@ def _axis(values: Sequence[float | str | None]) -> tuple[Scale, list[float]]:
 
 
 def _upright(title: str, scale: Scale, x: float) -> str:
-    """One of several axes, with its labels on the right."""
+    """A vertical axis with its title, and its labels on the right."""
     line = f'<line class="upright" x1="{100 * x:.2f}%" x2="{100 * x:.2f}%" y1="0" y2="{MIDDLING}"/>'
     ticks = pick(scale, MIDDLING, 0, APART)
     texts = [write(x, scale.place(tick, MIDDLING, 0) + 3.5, text, "start", 6) for tick, text in ticks]
@@ -181,7 +181,7 @@ def _kinds(search: Search) -> dict[str, str]:
 
 
 def _fifths(search: Search) -> dict[str, str]:
-    """The kind of each trial's line where color means rank."""
+    """The kind of each trial's line in charts where the color shows its rank."""
     finished = ranked(search.trials)
     kinds = {trial.name: "stopped" for trial in search.trials}
     kinds |= {t.name: FIFTHS[-1 - len(FIFTHS) * rank // len(finished)] for rank, t in enumerate(finished)}

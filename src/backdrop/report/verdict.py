@@ -1,4 +1,4 @@
-"""The part of the report that is written twice: empty by `evaluate`, filled by `promote`."""
+"""The report's verdict section: `evaluate` leaves it empty, `promote` fills it."""
 
 from html import escape
 
@@ -7,30 +7,30 @@ from backdrop.evaluation.gate import Outcome, Slice, Verdict
 from backdrop.report.charts import Scale, interval
 
 BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"
-SLICES = 48  # the page shows so many, those that fell most
+SLICES = 48  # views shown, those with the largest loss
 TITLES: dict[Outcome, str] = {"promoted": "Promoted", "rejected": "Rejected", "unchanged": "Champion, unchanged"}
 
 
 def verdict_section(verdict: Verdict | None) -> str:
-    """The section between its two markers; escaped text can't hold a marker, so they are found again."""
+    """The section between its two markers; escaped text can't contain a marker, so each is unique."""
     body = '<p class="badge waiting">Not judged yet</p>' if verdict is None else _judged(verdict)
     return f'{BEGIN}<section id="verdict"><h2>Verdict</h2>{body}</section>{END}'
 
 
 def with_verdict(html: str, verdict: Verdict) -> str:
-    """A report that says what the gate said, in place of what it said before.
+    """Puts the gate's verdict into a report, in place of an earlier one.
 
     Args:
-        html: a page that `render` made.
-        verdict: of the gate.
+        html: a page by `render`.
+        verdict: the gate's.
 
     Raises:
-        GateError: if the page has no place for a verdict.
+        GateError: if the page has no section for a verdict.
     """
     head, begin, rest = html.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise GateError("The report has no section for a verdict", "Make it again with `backdrop evaluate`")
+        raise GateError("The report has no section for a verdict", "Create it again with `backdrop evaluate`")
     return head + verdict_section(verdict) + tail
 
 
@@ -41,23 +41,23 @@ def _judged(verdict: Verdict) -> str:
 
 
 def _changes(verdict: Verdict) -> str:
-    """The change on the holdout and on each view, with their intervals."""
+    """The change on the holdout and on each view, with intervals."""
     if verdict.difference is None or verdict.low is None or verdict.high is None:
         return ""
     ends = [verdict.low, verdict.high, *(end for part in verdict.slices for end in _ends(part))]
     reach = max(1e-9, *map(abs, ends))
     scale = Scale(-reach, reach, float, ())
-    whole = _row("all", verdict.objects, (verdict.difference, verdict.low, verdict.high), scale)
+    total = _row("all", verdict.objects, (verdict.difference, verdict.low, verdict.high), scale)
     shown = sorted(sorted(verdict.slices, key=lambda part: part.difference)[:SLICES], key=lambda part: part.view)
     rows = "".join(_slice(part, scale) for part in shown)
     head = "<th>view</th><th>objects</th><th>change of Dice</th><th>95 % interval</th><th></th>"
-    table = f'<table class="spans"><thead><tr>{head}</tr></thead><tbody>{whole}{rows}</tbody></table>'
+    table = f'<table class="spans"><thead><tr>{head}</tr></thead><tbody>{total}{rows}</tbody></table>'
     opened = " open" if any(part.worse for part in verdict.slices) else ""
     return f'<details{opened}><summary>Change by view</summary><div class="wide">{table}</div></details>'
 
 
 def _ends(part: Slice) -> tuple[float, float]:
-    """The interval of a slice; that of a single object is its own value."""
+    """The interval of a slice; for a single object, its own value twice."""
     if part.low is None or part.high is None:
         return part.difference, part.difference
     return part.low, part.high
