@@ -207,7 +207,7 @@ def test_one_that_stays_away_is_an_error(fake: FakeKubernetes, monkeypatch: pyte
     [
         (
             refusal(403, "Forbidden", 'User "sa" cannot create resource "rayjobs"'),
-            r'denies permission \(User "sa" .* Add a Role that allows you to create, get and delete rayjobs of ray\.io in',
+            r'denies permission \(User "sa" .* Add a Role that allows you to create, get and delete rayjobs of ray',
         ),
         (refusal(401, "Unauthorized", "Unauthorized"), "rejects your credentials"),
         (refusal(404, "NotFound", "the server could not find"), "KubeRay 1.5.1 or newer is installed"),
