@@ -22,15 +22,9 @@ def local_cluster() -> Iterator[None]:
     Only processes with this process's token can use that cluster. Nothing is written to `~/.ray`, and no usage is
     reported.
     """
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN, *USAGE)}
-    os.environ.update(USAGE)
-    os.environ[TOKEN] = _own_token()
-    if "ray" not in sys.modules:
-        os.environ[MODE] = "token"
-    elif os.environ.get(MODE) != "token":
-        # Ray reads the mode only when it is imported; but `init` turns tokens on itself if the mode isn't set.
-        os.environ.pop(MODE, None)
-    try:
+    # Ray reads the mode only when it is imported; but `init` turns tokens on itself if the mode isn't set.
+    mode = "token" if "ray" not in sys.modules or os.environ.get(MODE) == "token" else None
+    with environment(**{MODE: mode, TOKEN: _own_token()}, **USAGE):
         yield
 
 
