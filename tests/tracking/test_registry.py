@@ -275,7 +275,7 @@ def test_no_pickle_lies_in_the_registry(tracked: str, workspace: Workspace, name
 def test_altered_weights_in_the_registry_are_found(tracked: str, workspace: Workspace, name: str) -> None:
     put(workspace, name, seed=1, dice=0.95)
     connect().set_model_version_tag(name, "1", "backdrop.digest", "0" * 64)
-    with pytest.raises(TrackingError, match="not what was registered"):
+    with pytest.raises(TrackingError, match="were changed after it was registered"):
         fetch_version(f"models:/{name}@challenger")
     assert not list((storage.cache_folder() / "ensembles").iterdir())
 
@@ -364,9 +364,9 @@ def test_an_ensemble_of_several_fold_schemes(
 
 
 def test_wrong_names_are_said(tracked: str, name: str) -> None:
-    with pytest.raises(TrackingError, match="no name for a model"):
+    with pytest.raises(TrackingError, match="isn't a valid model name"):
         registry.find_version("it's", "0")
-    with pytest.raises(TrackingError, match="no model's address"):
+    with pytest.raises(TrackingError, match="isn't a model's address"):
         fetch_version("models:/a b@champion")
     with pytest.raises(TrackingError, match="There is no"):
         fetch_version(f"models:/{name}/3")

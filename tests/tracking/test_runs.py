@@ -198,7 +198,7 @@ def test_what_mlflow_does_not_know_is_refused(clean: None, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("address", ["runs:/../member", "runs:/abc", "runs:/abc/model", "runs:/"])
 def test_only_a_members_address_is_fetched(clean: None, address: str) -> None:
-    with pytest.raises(TrackingError, match="no member's address"):
+    with pytest.raises(TrackingError, match="isn't a member's address"):
         fetch_member(address)
 
 

@@ -22,7 +22,7 @@ def test_nothing_is_left_of_a_server_that_does_not_start(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("backdrop.tracking.server.subprocess.Popen", remember)
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(TrackingError, match=r"didn't start. Read .*server.log"), local_server(tmp_path):
+    with pytest.raises(TrackingError, match=r"didn't start. See .*server.log"), local_server(tmp_path):
         pass
     assert "file is not a database" in (tmp_path / "server.log").read_text()
     assert started[0].returncode is not None

@@ -136,7 +136,7 @@ def test_nobody_upgrades_a_store_in_use(clean: None, tmp_path: Path, capfd: pyte
         upgrade = threading.Thread(target=prepare_here, args=(tmp_path,))
         upgrade.start()
         said = ""
-        while "Waiting for the processes that make or use" not in said:
+        while "Waiting for the processes that create or use" not in said:
             time.sleep(0.05)
             said += capfd.readouterr().err
         assert revision(tmp_path / "mlflow.db") == OLD
@@ -168,7 +168,7 @@ def test_what_cannot_be_used_is_one_line_and_stays_as_it_is(
         connection.close()
     before = path.read_bytes()
     with pytest.raises(
-        TrackingError, match="can't be upgraded" if fault == "newer" else "is no MLflow database"
+        TrackingError, match="can't be upgraded" if fault == "newer" else "isn't an MLflow database"
     ) as caught:
         connect()
     assert len(str(caught.value).splitlines()) == 1

@@ -1,7 +1,7 @@
-"""MLflow, and nothing but it: runs of members and ensembles, and the registry of ensembles.
+"""Tracking with MLflow: the runs of members and ensembles, and the registry of ensembles.
 
-Where no server is named, MLflow's own default store of the current folder is used: `mlflow.db` and `mlruns/`.
-This is the only place that imports mlflow, and only in its modules, so that asking `enabled` costs nothing.
+Without a server it uses MLflow's default store in the current folder: `mlflow.db` and `mlruns/`.
+Only this package imports mlflow, and only in its modules, so that calling `enabled` is cheap.
 """
 
 import functools
@@ -20,8 +20,8 @@ SQLITE = "sqlite:///"
 EXPERIMENT = "backdrop"  # unless MLflow's variables name another
 INSTALL = "pip install 'backdrop-ml[tracking]'"
 
-# What we ask of MLflow unless the environment asks otherwise. It reads these late, at its first call: a few seconds
-# of retries instead of four minutes, no telemetry, and no pickle in what is loaded from the registry.
+# Our defaults for MLflow's settings, which the environment can override. MLflow reads them at its first call: a few
+# seconds of retries instead of four minutes, no telemetry, and no pickle in models from the registry.
 DEFAULTS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,12 +34,12 @@ DEFAULTS = {
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
 
-# It prints a line at each retry; our one error, or our one line, says the same when the retries are over.
+# It warns about each retry; we report one error, or one line, when all of them have failed.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def enabled() -> bool:
-    """Whether runs are tracked: MLflow is installed, and BACKDROP_TRACKING=off doesn't forbid the default store.
+    """Whether runs are tracked: MLflow is installed, and BACKDROP_TRACKING=off doesn't turn off the default store.
 
     Raises:
         TrackingError: if the environment names a store or server, but MLflow isn't installed.
@@ -47,25 +47,25 @@ def enabled() -> bool:
     named, installed = bool(os.environ.get(URI)), find_spec("mlflow") is not None
     if named and not installed:
         raise TrackingError(f"{URI} is set, but MLflow isn't installed", INSTALL)
-    wanted = named or os.environ.get(SWITCH) != "off"
-    if wanted and not installed:
-        _say_untracked()
-    return wanted and installed
+    requested = named or os.environ.get(SWITCH) != "off"
+    if requested and not installed:
+        _log_untracked()
+    return requested and installed
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: what MLFLOW_TRACKING_URI names, else the current folder's `mlflow.db`.
+    """The address of the server or store: MLFLOW_TRACKING_URI, or else the current folder's `mlflow.db`.
 
-    Paths in it are absolute, so that it means the same in a process with another working folder.
+    Paths are absolute, so that the address is also valid in a process with another working folder.
     """
-    given = os.environ.get(URI) or f"{SQLITE}{DATABASE}"
-    if path := sqlite_path(given):
+    uri = os.environ.get(URI) or f"{SQLITE}{DATABASE}"
+    if path := sqlite_path(uri):
         return f"{SQLITE}{path}"
-    return str(Path(given).absolute()) if given.startswith(("./", "../")) else given
+    return str(Path(uri).absolute()) if uri.startswith(("./", "../")) else uri
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite store; None if it is something else, such as a server."""
+    """The file of an SQLite store; None for any other address, such as a server's."""
     name = uri.removeprefix(SQLITE)
     return Path(name).absolute() if name and name not in (uri, ":memory:") else None
 
@@ -76,6 +76,6 @@ def is_server(uri: str) -> bool:
 
 
 @functools.cache
-def _say_untracked() -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes that train together one is enough
+def _log_untracked() -> None:
+    if os.environ.get("RANK", "0") == "0":  # only one of the processes that train together
         log(f"MLflow isn't installed: nothing is tracked ({INSTALL})")

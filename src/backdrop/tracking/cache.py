@@ -1,4 +1,4 @@
-"""Downloads that are made once and appear whole or not at all."""
+"""Downloads that are made once and never appear incomplete."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from backdrop.common.storage import disk_errors
 
 
 def fetch_once(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """The folder, made by `fill` if it isn't there yet; of several processes that make it the first one wins.
+    """The folder, filled by `fill` if it doesn't exist; if several processes do that, the first one wins.
 
     Args:
-        folder: where it shall stand; whoever sees it there may use it.
-        fill: writes the content into the empty folder that it is given.
+        folder: the final path; as soon as it exists, it is complete.
+        fill: writes the content to an empty folder.
 
     Raises:
         StorageError: if it can't be written.
@@ -22,11 +22,11 @@ def fetch_once(folder: Path, fill: Callable[[Path], None]) -> Path:
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-            made = Path(scratch) / folder.name
-            made.mkdir()
-            fill(made)
+            filled = Path(scratch) / folder.name
+            filled.mkdir()
+            fill(filled)
             try:
-                made.rename(folder)
+                filled.rename(folder)
             except OSError:
                 if not folder.is_dir():
                     raise

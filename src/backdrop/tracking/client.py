@@ -1,4 +1,4 @@
-"""The way to the MLflow server: a client of it, its experiment, and its errors in our words."""
+"""Connects to the MLflow server or store, finds its experiment, and turns MLflow's errors into ours."""
 
 import contextlib
 import os
@@ -20,21 +20,20 @@ from backdrop.tracking import EXPERIMENT, SWITCH, URI, enabled, is_server, sqlit
 from backdrop.tracking.store import artifact_folder, prepare
 
 with warnings.catch_warnings():
-    # MLflow loads this part sooner or later, and warns then of its own type hints.
+    # MLflow loads this module at some point, and then warns about its own type hints.
     warnings.simplefilter("ignore", UserWarning)
     import mlflow.pyfunc  # noqa: F401  # only so that it warns here
 
-ANSWER_S = 10  # a server that is up but says nothing for so long counts as down
-POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # of a finished training, while the server is away
-AGAIN = "Check the server and run the same command again: what was done already is used, not made anew"
+ANSWER_S = 10  # a server that doesn't answer for this long counts as down
+POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
+AGAIN = "Check the server and run the same command again: finished work is reused"
 
 
 def connect() -> MlflowClient:
-    """A client of the server or store that the environment names, else of the current folder's store.
+    """A client of the server or store that the environment names, or else of the current folder's store.
 
     Raises:
-        TrackingError: if there is none, MLflow doesn't know that kind of address, or a server doesn't answer within
-            seconds.
+        TrackingError: if tracking is off, MLflow can't use the address, or the server doesn't answer within seconds.
     """
     if not enabled():
         raise TrackingError(f"{URI} is not set, and {SWITCH} is off", f"Set {URI}, or unset {SWITCH}")
@@ -43,17 +42,15 @@ def connect() -> MlflowClient:
     if path := sqlite_path(uri):
         prepare(path)
     elif is_misread(uri):
-        raise TrackingError(f"{URI} is {shown} with a password that can't be read", ENCODE)
+        raise TrackingError(f"The password in {URI} ({shown}) can't be read", ENCODE)
     if is_server(uri):
-        with server_errors(
-            f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or correct {URI}"
-        ):
+        with server_errors(f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or fix {URI}"):
             ping()
     try:
         return MlflowClient(uri)
     except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
         what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({_words(error)})"
-        raise TrackingError(what, f"Correct {URI}") from error
+        raise TrackingError(what, f"Fix {URI}") from error
 
 
 @contextlib.contextmanager
@@ -61,47 +58,47 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
     """Turns MLflow's exceptions into ours.
 
     Args:
-        what: what failed then; MLflow's own words follow it in brackets.
+        what: what failed; MLflow's message follows in brackets.
         remedy: what to do about it.
 
     Raises:
-        TrackingError: in place of whatever MLflow, or the connection below it, raises in the block.
+        TrackingError: instead of any exception of MLflow or the connection in the block.
     """
     try:
         yield
-    except (MlflowException, OSError) as error:  # errors of the connection are OSErrors
+    except (MlflowException, OSError) as error:  # connection errors are OSErrors
         raise TrackingError(f"{what} ({_words(error)})", remedy) from error
 
 
 def retry(what: str, act: Callable[[], None]) -> None:
-    """Does what a finished training asks of the server; while that is away, again and again.
+    """Makes the calls at the end of a training, and retries them while the server is away.
 
     Args:
-        what: what can't be done then.
-        act: the calls; those that went through are made once more, and must do no harm.
+        what: what failed, for messages.
+        act: the calls; all of them are repeated in a retry, so they must be idempotent.
 
     Raises:
-        TrackingError: if the server refuses, or is away for more than ten minutes.
+        TrackingError: if the server refuses a call, or is away for more than ten minutes.
     """
 
-    def ask() -> None:
+    def attempt() -> None:
         ping()
         act()
 
     try:
-        wait_for(ask, POLICY, _may_pass, trying(f"{what} yet", POLICY, _words))
+        wait_for(attempt, POLICY, _is_transient, trying(f"{what} yet", POLICY, _words))
     except (MlflowException, OSError) as error:
         raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
 
 
 def place() -> str:
-    """Where runs and models are, for a message: the store's file, or the server's address."""
+    """The store's file or the server's address, for messages."""
     uri = tracking_uri()
     return str(sqlite_path(uri) or without_credentials(uri))
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The experiment that MLflow's variables name, else `backdrop`; made if it isn't there.
+    """The id of the experiment that MLflow's variables name, or else of `backdrop`, which is created if needed.
 
     Raises:
         TrackingError: if it was deleted, or the server doesn't answer.
@@ -110,33 +107,33 @@ def experiment_id(client: MlflowClient) -> str:
         return os.environ["MLFLOW_EXPERIMENT_ID"]
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     with server_errors(f"Experiment {name} can't be opened"):
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             return _create_experiment(client, name)
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise TrackingError(f"Experiment {name} was deleted", "Restore it or set MLFLOW_EXPERIMENT_NAME to another")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def find_run(client: MlflowClient, wanted: str) -> Run | None:
-    """The oldest run of our experiment that one of MLflow's filters finds.
+def find_run(client: MlflowClient, query: str) -> Run | None:
+    """The oldest run of our experiment that matches a filter in MLflow's syntax; None if there is none.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
     experiment = experiment_id(client)
     with server_errors("The server can't be searched"):
-        found = client.search_runs([experiment], wanted, max_results=1, order_by=["attributes.start_time ASC"])
-    return found[0] if found else None
+        runs = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+    return runs[0] if runs else None
 
 
 def ping() -> None:
-    """Asks the server for a sign of life, for which the client itself would wait minutes if the server hangs.
+    """Checks that the server answers within seconds; MLflow's client would wait minutes for a server that hangs.
 
-    A store on this machine is always there.
+    A store on this machine needs no check.
 
     Raises:
-        MlflowException: if there is none.
+        MlflowException: if it doesn't answer.
     """
     uri = tracking_uri()
     if not is_server(uri):
@@ -149,7 +146,7 @@ def ping() -> None:
 
 
 def is_missing(error: MlflowException) -> bool:
-    """Whether MLflow says that there is no such thing."""
+    """Whether MLflow's error says that the run or model doesn't exist."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
 
 
@@ -157,21 +154,21 @@ def _create_experiment(client: MlflowClient, name: str) -> str:
     try:
         return str(client.create_experiment(name, _artifact_location(name)))
     except MlflowException as error:
-        # Members start at once: another one may have been a moment faster.
-        found = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
-        if found is None:
+        # Members start at the same time: another one may have just created it.
+        existing = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if existing is None:
             raise
-        return str(found.experiment_id)
+        return str(existing.experiment_id)
 
 
 def _artifact_location(name: str) -> str | None:
-    """A folder beside the store, whatever the working folder; a server chooses for itself."""
+    """A folder beside the store, whatever the working folder; None for a server, which has its own."""
     path = sqlite_path(tracking_uri())
     return str(artifact_folder(path) / quote(name, safe="")) if path else None
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether it may be otherwise in a while: nobody answers, or the server has troubles of its own."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may succeed: there is no answer, or the server has an internal error."""
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
     elif not isinstance(error, OSError) or error.filename:  # one of our own files

@@ -1,4 +1,4 @@
-"""Runs of ensembles: the parents of their members' runs, with the plan, the scores, the report and the verdict."""
+"""Evaluation runs of ensembles: parents of their members' runs, with plans, scores, report and verdict."""
 
 import json
 import tempfile
@@ -27,16 +27,21 @@ PLAN_DIGEST = "backdrop.plan"
 MEMBERS = "members.json"
 REPORT = "report"
 VERDICT = "verdict.json"
-DATASET_DIGEST = 36  # characters, the most that MLflow takes
+DATASET_DIGEST = 36  # characters, MLflow's maximum
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation run is made of: an ensemble, its plans and data, and the report that `evaluate` wrote.
+    """The content of an evaluation run.
 
-    `members` gives each member's address by its name; `plans` each plan's bytes by its file's name, the ensemble's own
-    first; `data` is the dataset's address and `data_digest` the plans' digest of it; `report` is the folder,
-    `evaluation` what its `metrics.json` says.
+    Attributes:
+        config: the ensemble.
+        members: each member's address by its name.
+        plans: each plan's bytes by its file name, the ensemble's own first.
+        data: the dataset's address.
+        data_digest: the digest of the data in the plans.
+        report: the folder that `evaluate` wrote.
+        evaluation: the content of its `metrics.json`.
     """
 
     config: Ensemble
@@ -49,19 +54,19 @@ class Findings:
 
 
 def find_evaluation(digest: str, plans: Mapping[str, bytes]) -> str | None:
-    """The id of the finished run that evaluated this ensemble by these very plans, if there is one.
+    """The id of the finished run that evaluated this ensemble with these plans; None if there is none.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    run = find_run(connect(), f"{_sought(digest, _digest(plans))} and attributes.status = 'FINISHED'")
+    run = find_run(connect(), f"{_filter(digest, _digest(plans))} and attributes.status = 'FINISHED'")
     return str(run.info.run_id) if run else None
 
 
 def log_evaluation(digest: str, findings: Findings) -> str:
-    """Makes the evaluation run, parent of those of the members' runs that have none.
+    """Writes the evaluation run, and makes it the parent of members' runs that have no parent.
 
-    A run that a killed call left is gone on with, and so is the one that a pipeline made (`MLFLOW_RUN_ID`).
+    It resumes a run that a killed call left, or joins one that a pipeline created (`MLFLOW_RUN_ID`).
 
     Args:
         digest: the ensemble's.
@@ -71,11 +76,11 @@ def log_evaluation(digest: str, findings: Findings) -> str:
         The run's id.
 
     Raises:
-        TrackingError: if the server doesn't answer. The same call may then be made again.
+        TrackingError: if the server doesn't answer; you can then make the same call again.
     """
     tags = _tags(digest, findings)
-    wanted = f"{_sought(digest, tags[PLAN_DIGEST])} and attributes.status != 'FINISHED'"
-    with OpenRun(findings.config.name, tags, wanted) as run, server_errors("The evaluation's run can't be written"):
+    query = f"{_filter(digest, tags[PLAN_DIGEST])} and attributes.status != 'FINISHED'"
+    with OpenRun(findings.config.name, tags, query) as run, server_errors("The evaluation's run can't be written"):
         _log_values(run.client, run.run, tags, findings)
         _log_files(run.client, run.run_id, findings)
         for address in findings.members.values():
@@ -86,10 +91,10 @@ def log_evaluation(digest: str, findings: Findings) -> str:
 
 
 def fetch_evaluation(run_id: str) -> Path:
-    """A folder with the run's plans, `ensemble.yaml` and `images.csv`, a copy made once in the cache.
+    """A folder with the run's plans, `ensemble.yaml` and `images.csv`, copied to the cache once.
 
     Raises:
-        TrackingError: if they aren't there, or the server doesn't answer.
+        TrackingError: if they don't exist, or the server doesn't answer.
         StorageError: if it can't be written.
     """
 
@@ -122,7 +127,7 @@ def _digest(plans: Mapping[str, bytes]) -> str:
     return storage.sha256(b"".join(plans.values()))
 
 
-def _sought(digest: str, plan: str) -> str:
+def _filter(digest: str, plan: str) -> str:
     return f"tags.`{DIGEST}` = '{digest}' and tags.`{PLAN_DIGEST}` = '{plan}'"
 
 
@@ -136,7 +141,7 @@ def _tags(digest: str, findings: Findings) -> dict[str, str]:
 
 
 def _log_values(client: MlflowClient, run: Run, tags: dict[str, str], findings: Findings) -> None:
-    """Tags, parameters, metrics and the dataset. The run's own start dates the metrics: twice said is said once."""
+    """Logs tags, parameters, metrics and the dataset; metrics have the run's start as time, so a retry adds nothing."""
     values = flatten(findings.config.model_dump(mode="json"))
     client.log_batch(
         run.info.run_id,

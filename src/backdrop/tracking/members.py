@@ -1,6 +1,6 @@
-"""Members by their addresses in MLflow: found by their content key, fetched once.
+"""Finds members in MLflow by their content key, and fetches them by their address.
 
-What is in the embedded store or in the cache is had without mlflow's import, which takes longer than the rest.
+Members in the embedded store or in the cache are found without importing mlflow, which would take most of the time.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from backdrop.tracking.store import is_current
 KEY = "backdrop.content_key"
 ARTIFACT = "member"
 ADDRESS = re.compile(r"runs:/(?P<run>[A-Za-z0-9]+)/" + ARTIFACT)
-# The oldest finished run with this tag in an experiment, as MLflow's own search would find it.
+# The oldest finished run with this tag in an experiment; MLflow's search gives the same.
 QUERY = """
     SELECT runs.run_uuid FROM runs
     JOIN tags ON tags.run_uuid = runs.run_uuid
@@ -31,7 +31,7 @@ QUERY = """
 
 
 def find_member(key: str) -> str | None:
-    """The address `runs:/ID/member` of the finished run with this content key, if there is one.
+    """The address `runs:/ID/member` of the finished run with this content key; None if there is none.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -46,7 +46,7 @@ def find_member(key: str) -> str | None:
 
 
 def member_address(run_id: str) -> str:
-    """The address of the member that a run holds."""
+    """The address of a run's member."""
     return f"runs:/{run_id}/{ARTIFACT}"
 
 
@@ -58,18 +58,18 @@ def run_of(address: str) -> str:
     """
     match = ADDRESS.fullmatch(address)
     if not match:
-        raise TrackingError(f"{address} is no member's address", f"Write it as runs:/ID/{ARTIFACT}")
+        raise TrackingError(f"{address} isn't a member's address", f"Write it as runs:/ID/{ARTIFACT}")
     return match["run"]
 
 
 def fetch_member(address: str) -> Path:
-    """The member's folder, a copy made once in the cache.
+    """The member's folder, copied to the cache once.
 
     Args:
         address: `runs:/ID/member`.
 
     Raises:
-        TrackingError: if there is no such run or it holds no member, or the server doesn't answer.
+        TrackingError: if there is no such run, it has no member, or the server doesn't answer.
         StorageError: if it can't be written.
     """
     run_id = run_of(address)
@@ -81,13 +81,13 @@ def fetch_member(address: str) -> Path:
         with server_errors(f"Member {address} can't be fetched", "Check the address: `backdrop train` prints it"):
             client.download_artifacts(run_id, ARTIFACT, str(folder))
         if not (folder / ARTIFACT / RECORD).is_file():
-            raise TrackingError(f"{address} holds no finished member", "Run its `backdrop train` again")
+            raise TrackingError(f"{address} has no finished member", "Run its `backdrop train` again")
 
     return fetch_once(storage.cache_folder() / "members" / run_id, fill) / ARTIFACT
 
 
 def _look_up(key: str) -> str | None:
-    """The run's id, read from the embedded store's tables; None if MLflow itself must be asked."""
+    """The run's id from the embedded store's tables; None if MLflow itself has to search."""
     database = sqlite_path(tracking_uri())
     if database is None or os.environ.get("MLFLOW_EXPERIMENT_ID") or not is_current(database):
         return None
@@ -95,6 +95,6 @@ def _look_up(key: str) -> str | None:
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
             row = connection.execute(QUERY, (KEY, key, experiment)).fetchone()
-    except sqlite3.Error:  # such as tables of another MLflow
+    except sqlite3.Error:  # such as tables of another MLflow version
         return None
     return str(row[0]) if row else None

@@ -1,4 +1,4 @@
-"""Metrics on their way to the server: from the member's own file, beside the training, never in its way."""
+"""Uploads a member's metrics from its own file in a thread, which never blocks or stops the training."""
 
 import contextlib
 import json
@@ -14,17 +14,17 @@ from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
 
 METRICS = ("lr", "loss", "dice")
-HEARTBEAT = "backdrop.heartbeat"  # the tag that says when a run's process last gave a sign of life, in ms
+HEARTBEAT = "backdrop.heartbeat"  # tag with the time of a run's last sign of life, in ms since 1970
 POLICY = RetryPolicy(pause_s=2.0, max_pause_s=60.0)
 BEAT_S = 30.0
 BATCH = 500
 
 
 class MetricsUploader(threading.Thread):
-    """Replays `metrics.jsonl` into a run, each point once, while training writes it; and says that training lives.
+    """Uploads the points of `metrics.jsonl` to a run while training writes it, and updates the run's heartbeat.
 
-    The file is the truth and every pass reads the whole of it, so that nothing is lost while the server is away, and
-    a file that a resumed training shortened does no harm. What the run has already, by metric and epoch, is not sent.
+    Each pass reads the file from its start and sends the points that the run doesn't have by metric and epoch. So
+    nothing is lost while the server is away, and a resumed training may shorten the file.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, path: Path) -> None:
@@ -36,19 +36,19 @@ class MetricsUploader(threading.Thread):
         self._closing = threading.Event()
 
     def run(self) -> None:
-        """Sends what is new, again and again; ends one pass after `close` was called."""
+        """Sends new points repeatedly, and a last time after `close`."""
         repeat(self._pass, POLICY, self._closing, self._warn, once_more=True)
 
     def close(self, timeout_s: float) -> None:
-        """Ends the thread, or leaves it to itself after so long."""
+        """Stops the thread; returns after the time-out even if it still runs."""
         self._closing.set()
         self.join(timeout_s)
 
     def send(self) -> None:
-        """Sends the points that the run doesn't have; a point that is sent twice is there once.
+        """Sends the points that the run doesn't have; MLflow stores a repeated point only once.
 
         Raises:
-            MlflowException: if the server doesn't take them.
+            MlflowException: if the server doesn't accept them.
         """
         if self._sent is None:
             self._sent = self._stored()
@@ -64,14 +64,14 @@ class MetricsUploader(threading.Thread):
         self._beat()
 
     def _warn(self, error: Exception) -> None:
-        """Whatever a server or a proxy does, training goes on."""
-        log(f"MLflow doesn't take metrics ({type(error).__name__}); they wait in {self.path}")
+        """Logs an error of the server or a proxy; training continues."""
+        log(f"Metrics can't be sent to MLflow ({type(error).__name__}); they are kept in {self.path} and sent later")
 
     def _beat(self) -> None:
         now = time.monotonic()
         if now - self._beat_at < BEAT_S or self._closing.is_set():
             return
-        self._client.update_run(self._run_id, status="RUNNING")  # if it was taken for dead and reaped
+        self._client.update_run(self._run_id, status="RUNNING")  # in case `backdrop reap` closed it
         self._client.set_tag(self._run_id, HEARTBEAT, heartbeat())
         self._beat_at = now
 
@@ -81,14 +81,14 @@ class MetricsUploader(threading.Thread):
 
 
 def heartbeat() -> str:
-    """The tag's value now."""
+    """The tag's current value."""
     return str(time.time_ns() // 1_000_000)
 
 
 def read_points(path: Path) -> Iterator[Metric]:
-    """The points in a `metrics.jsonl`, at the times that it gives; a line that is still being written is left out."""
+    """The points of a `metrics.jsonl` with their times; a line that is still being written is ignored."""
     text = ""
-    with contextlib.suppress(OSError):  # not there yet
+    with contextlib.suppress(OSError):  # it doesn't exist yet
         text = path.read_text()
     for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):

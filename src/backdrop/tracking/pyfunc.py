@@ -1,6 +1,6 @@
-"""The registered model's code, as MLflow runs it: a photograph's bytes in, its mask's bytes out.
+"""The registered model's code for MLflow: it takes a photograph's bytes and returns its mask's bytes.
 
-A file that MLflow copies beside the weights and executes ("models from code"): so nothing is pickled.
+MLflow copies this file beside the weights and executes it ("models from code"), so nothing is pickled.
 """
 
 from pathlib import Path
@@ -15,10 +15,10 @@ from backdrop.common.errors import DataError
 
 
 class CutOut(PythonModel):
-    """Cuts out by the ensemble that lies beside this code."""
+    """Predicts masks with the ensemble beside this file."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Reads the ensemble; its weights are verified and are never pickles."""
+        """Loads the ensemble; its weights are verified, and are never pickles."""
         from backdrop.inference.ensemble import (
             load_ensemble,  # torch takes seconds, and logging the model needs none of it
         )
@@ -27,14 +27,14 @@ class CutOut(PythonModel):
 
     def predict(
         self,
-        context: PythonModelContext,  # noqa: ARG002  # MLflow gives all three
+        context: PythonModelContext,  # noqa: ARG002  # part of MLflow's interface
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002  # as above
+        params: dict[str, Any] | None = None,  # noqa: ARG002  # part of MLflow's interface
     ) -> pd.DataFrame:
-        """Column `image`: bytes of JPEG or PNG files. Column `mask`: bytes of PNG files, 0 and 255, of the same size.
+        """Takes a column `image` of JPEG or PNG files' bytes, returns a column `mask` of PNG files' bytes (0 and 255).
 
         Raises:
-            MlflowException: if a row holds no image.
+            MlflowException: if a row isn't an image.
         """
         return pd.DataFrame({"mask": [self._cut(data) for data in model_input["image"]]})
 

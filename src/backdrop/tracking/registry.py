@@ -1,4 +1,4 @@
-"""The registry: one version per ensemble digest, and the aliases that say which one is in use."""
+"""The model registry: one version per ensemble digest, and the aliases `champion` and `challenger`."""
 
 import contextlib
 import re
@@ -35,7 +35,7 @@ VERDICT = "backdrop.verdict"
 PREVIOUS = "backdrop.previous_champion"
 ENSEMBLE = "ensemble"
 
-# MLflow's own words may hold more, but these need no quoting in its filters and addresses.
+# MLflow allows more characters, but these need no quoting in its filters and addresses.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 ADDRESS = re.compile(rf"models:/(?P<name>{NAME.pattern})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))")
 # An image file's bytes in, its mask as a PNG file's bytes out; REST carries both as base64.
@@ -45,7 +45,7 @@ SIGNATURE = ModelSignature(
 
 
 class Version(Record):
-    """A version of a registered model: `digest` is its ensemble's, `evaluation_run` the run that holds its scores."""
+    """A version of a registered model; `digest` is its ensemble's, `evaluation_run` the run with its scores."""
 
     name: str
     version: int
@@ -59,13 +59,13 @@ class Version(Record):
 
 
 def ensemble_digest(folder: Path) -> str:
-    """sha256 of what makes an ensemble: its `ensemble.yaml`, and its members' content keys, recipes and weights.
+    """sha256 of an ensemble's `ensemble.yaml` and of its members' content keys, recipes and weights.
 
-    All but the keys is read from the files themselves, so that altered ones have another digest; how long a member
-    trained, which its record says too, makes no other ensemble.
+    Everything but the keys is read from the files, so a changed file changes the digest. A member's training time,
+    which is also in its record, doesn't.
 
     Raises:
-        MemberError: if a member is not whole.
+        MemberError: if a member is incomplete.
         DataError: if `ensemble.yaml` is missing.
     """
     members = [read_member(member) for member in sorted((folder / MEMBERS).iterdir())]
@@ -74,20 +74,20 @@ def ensemble_digest(folder: Path) -> str:
 
 
 def find_version(name: str, digest: str) -> Version | None:
-    """The first version of a model with this ensemble digest, if there is one.
+    """The first version of a model with this ensemble digest; None if there is none.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    wanted = f"name = '{_checked(name)}' and tags.`{DIGEST}` = '{digest}'"
+    query = f"name = '{_checked(name)}' and tags.`{DIGEST}` = '{digest}'"
     client = connect()
     with server_errors(f"The versions of {name} can't be searched"):
-        found = [_version(entry) for entry in client.search_model_versions(wanted)]
-    return min(found, key=lambda version: version.version, default=None)
+        versions = [_version(entry) for entry in client.search_model_versions(query)]
+    return min(versions, key=lambda version: version.version, default=None)
 
 
 def find_alias(name: str, alias: str) -> Version | None:
-    """The version that bears an alias; None if there is no such model or alias.
+    """The version with an alias; None if there is no such model or alias.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -100,14 +100,14 @@ def find_alias(name: str, alias: str) -> Version | None:
 
 
 def find_address(address: str) -> Version | None:
-    """The version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`, if there is one.
+    """The version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`; None if there is none.
 
     Raises:
-        TrackingError: if it is no such address, or the server doesn't answer.
+        TrackingError: if the address is malformed, or the server doesn't answer.
     """
     match = ADDRESS.fullmatch(address)
     if not match:
-        raise TrackingError(f"{address} is no model's address", "Write it as models:/NAME@champion")
+        raise TrackingError(f"{address} isn't a model's address", "Write it as models:/NAME@champion")
     if match["alias"]:
         return find_alias(match["name"], match["alias"])
     client = connect()
@@ -124,28 +124,28 @@ def create_version(name: str, folder: Path, digest: str, evaluation_run: str) ->
     """Registers an ensemble as a new version.
 
     Args:
-        name: of the registered model, made if it isn't there.
+        name: of the registered model, which is created if needed.
         folder: the ensemble folder.
         digest: its digest.
-        evaluation_run: the run that holds its scores; the model is logged as this run's output.
+        evaluation_run: the run with its scores; the model is logged as this run's output.
 
     Raises:
         TrackingError: if the server doesn't answer or refuses the name.
     """
     client = connect()
-    with server_errors(f"A version of {name} can't be made"):
+    with server_errors(f"A version of {name} can't be created"):
         _create_model(client, _checked(name))
         model = _log_model(client, folder, evaluation_run)
         tags = {DIGEST: digest, EVALUATION_RUN: evaluation_run}
         source = f"models:/{model}"
-        made = client.create_model_version(
+        version = client.create_model_version(
             name, source, evaluation_run, tags=tags, model_id=model, await_creation_for=0
         )
-        return _version(made)
+        return _version(version)
 
 
 def point_to_evaluation(version: Version, run_id: str) -> Version:
-    """The version with another evaluation run as the one that counts.
+    """Makes another evaluation run the version's own, and returns the changed version.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -156,7 +156,7 @@ def point_to_evaluation(version: Version, run_id: str) -> Version:
 
 
 def set_verdict(version: Version, verdict: str) -> None:
-    """Writes a verdict, as short JSON, beside the version.
+    """Writes a verdict, as short JSON, to a tag of the version.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -165,7 +165,7 @@ def set_verdict(version: Version, verdict: str) -> None:
 
 
 def set_challenger(version: Version) -> None:
-    """Makes the version the one that asks to replace the champion.
+    """Makes the version the challenger.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -176,7 +176,7 @@ def set_challenger(version: Version) -> None:
 
 
 def set_champion(challenger: Version, champion: Version | None) -> None:
-    """Makes the challenger the champion; the former one is remembered.
+    """Makes the challenger the champion, and remembers the previous champion.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -190,7 +190,7 @@ def set_champion(challenger: Version, champion: Version | None) -> None:
 
 
 def restore(name: str) -> Version:
-    """Makes the previous champion the champion, and the champion the previous one.
+    """Swaps the champion and the previous champion.
 
     Raises:
         TrackingError: if there is no such model, champion or previous champion, or the server doesn't answer.
@@ -205,11 +205,11 @@ def restore(name: str) -> Version:
         raise TrackingError(f"{name} has no champion", "Promote a version with `backdrop promote`")
     number = model.tags.get(PREVIOUS)
     if number in (None, str(champion.version)):
-        what = f"{champion.address} is the only champion that {name} has had, so there is nothing to return to"
+        what = f"{champion.address} is the only champion that {name} has had, so there is nothing to roll back to"
         raise TrackingError(what, "Promote another version first")
     previous = find_address(f"models:/{name}/{number}")
     if previous is None:
-        raise TrackingError(f"models:/{name}/{number}, the champion before, was deleted", "Register it again")
+        raise TrackingError(f"models:/{name}/{number}, the previous champion, was deleted", "Register it again")
     with server_errors(f"{previous.address} can't be made the champion"):
         client.set_registered_model_tag(name, PREVIOUS, str(champion.version))
         client.set_registered_model_alias(name, CHAMPION, str(previous.version))
@@ -217,13 +217,13 @@ def restore(name: str) -> Version:
 
 
 def fetch_version(address: str) -> Path:
-    """The ensemble folder of a version, a copy made once in the cache and verified by its digest.
+    """The ensemble folder of a version, copied to the cache once and verified by its digest.
 
     Args:
         address: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
-        TrackingError: if there is no such version, its files were altered, or the server doesn't answer.
+        TrackingError: if there is no such version, its files were changed, or the server doesn't answer.
         StorageError: if it can't be written.
     """
     version = find_address(address)
@@ -234,23 +234,23 @@ def fetch_version(address: str) -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             with server_errors(f"{address} can't be fetched"):
                 model = download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=tracking_uri())
-            found = Path(model) / "artifacts" / ENSEMBLE
-            _verify(found, version)
-            for path in found.iterdir():
+            ensemble = Path(model) / "artifacts" / ENSEMBLE
+            _verify(ensemble, version)
+            for path in ensemble.iterdir():
                 shutil.move(path, folder)  # the cache may be another disk
 
     return fetch_once(storage.cache_folder() / "ensembles" / version.digest, fill)
 
 
 def champion_plan(address: str, name: str = PLAN) -> Path | None:
-    """A fold plan of a version, a copy in the cache; None if there is no such model, alias, version or plan.
+    """A fold plan of a version, copied to the cache; None if there is no such model, alias, version or plan.
 
     Args:
         address: such as `models:/NAME@champion`.
-        name: what the plan is called in its ensemble: its own, or that of a further scheme.
+        name: the plan's file name, the ensemble's own plan or that of a further scheme.
 
     Raises:
-        TrackingError: if it is no such address, or the server doesn't answer.
+        TrackingError: if the address is malformed, or the server doesn't answer.
     """
     version = find_address(address)
     path = fetch_evaluation(version.evaluation_run) / name if version else None
@@ -268,7 +268,7 @@ def _find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
 
 def _checked(name: str) -> str:
     if not NAME.fullmatch(name):
-        raise TrackingError(f"{name!r} is no name for a model", "Use letters, digits, dots, dashes and underscores")
+        raise TrackingError(f"{name!r} isn't a valid model name", "Use letters, digits, dots, dashes and underscores")
     return name
 
 
@@ -276,7 +276,7 @@ def _version(entry: ModelVersion) -> Version:
     tags = entry.tags
     if DIGEST not in tags or EVALUATION_RUN not in tags:
         raise TrackingError(
-            f"models:/{entry.name}/{entry.version} is not Backdrop's", "Take another name, or move the alias"
+            f"models:/{entry.name}/{entry.version} isn't Backdrop's", "Use another name, or move the alias"
         )
     return Version(
         name=entry.name, version=int(entry.version), digest=tags[DIGEST], evaluation_run=tags[EVALUATION_RUN]
@@ -292,11 +292,11 @@ def _create_model(client: MlflowClient, name: str) -> None:
 
 
 def _log_model(client: MlflowClient, folder: Path, run_id: str) -> str:
-    """Logs the ensemble as a pyfunc model; its id."""
+    """Logs the ensemble as a pyfunc model, and returns the model's id."""
     run = client.get_run(run_id)
     model = client.create_logged_model(run.info.experiment_id, name=ENSEMBLE, source_run_id=run_id)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        # It would like an example photograph, and run the ensemble on it.
+        # It warns about the missing input example, on which it would run the ensemble.
         warnings.simplefilter("ignore", UserWarning)
         target = Path(scratch) / "model"
         pyfunc.save_model(
@@ -317,7 +317,8 @@ def _verify(folder: Path, version: Version) -> None:
     with contextlib.suppress(DataError, MemberError):
         if folder.is_dir() and ensemble_digest(folder) == version.digest:
             return
-    raise TrackingError(f"The files of {version.address} are not what was registered", "Delete it and register anew")
+    what = f"The files of {version.address} were changed after it was registered"
+    raise TrackingError(what, "Delete the version and register the ensemble again")
 
 
 def _tag(version: Version, key: str, value: str) -> None:

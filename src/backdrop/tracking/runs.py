@@ -1,4 +1,4 @@
-"""Runs from their opening to their end; those of members, followed while they train."""
+"""Opens and closes MLflow runs; a member's run gets its metrics while the member trains."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,28 +19,28 @@ from backdrop.tracking.metrics_uploader import HEARTBEAT, MetricsUploader, heart
 
 KIND = "backdrop.kind"
 PARENT = "mlflow.parentRunId"
-RUN_ID = "MLFLOW_RUN_ID"  # set by a pipeline that has made the run already
-CLOSE_S = 5.0  # for the calls that are under way when training ends
+RUN_ID = "MLFLOW_RUN_ID"  # set by a pipeline that has created the run
+CLOSE_S = 5.0  # for calls in progress when training ends
 VALUE = 500  # characters of a parameter's value; MLflow refuses very long ones
 
 
-def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], wanted: str, given: bool = True) -> Run:
-    """The run that `wanted` finds, running again, or a new one.
+def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> Run:
+    """Reopens the run that the query finds, or creates a new one.
 
     Args:
         client: the server's or store's.
         name: of a new run.
         tags: of a new run.
-        wanted: MLflow's filter for one that an earlier process left.
-        given: whether to join the run that a pipeline has made (`MLFLOW_RUN_ID`), if it has.
+        query: MLflow's filter for a run that an earlier process left.
+        join: whether to use the run that a pipeline has created (`MLFLOW_RUN_ID`), if any.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
     with server_errors(f"The run of {name} can't be opened"):
-        if given and os.environ.get(RUN_ID):
+        if join and os.environ.get(RUN_ID):
             return client.get_run(os.environ[RUN_ID])
-        run = find_run(client, wanted)
+        run = find_run(client, query)
         if run:
             client.update_run(run.info.run_id, status="RUNNING")
             return run
@@ -48,13 +48,13 @@ def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], wanted: s
 
 
 class OpenRun:
-    """A run from its opening to its end: `with OpenRun(name, tags, wanted) as run: …; run.close()`.
+    """An open run: `with OpenRun(name, tags, query) as run: …; run.close()`.
 
-    Left without `close`, it is marked as failed, or as killed by Ctrl-C, if the server is still there.
+    If the block ends without `close`, the run is marked as failed, or after Ctrl-C as killed, if the server answers.
     """
 
-    def __init__(self, name: str, tags: Mapping[str, str], wanted: str, given: bool = True) -> None:
-        self._name, self._tags, self._wanted, self._given = name, dict(tags), wanted, given
+    def __init__(self, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> None:
+        self._name, self._tags, self._query, self._join = name, dict(tags), query, join
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -64,7 +64,7 @@ class OpenRun:
             TrackingError: if the server doesn't answer.
         """
         self.client = connect()
-        self.run = open_run(self.client, self._name, self._tags, self._wanted, self._given)
+        self.run = open_run(self.client, self._name, self._tags, self._query, self._join)
         self.run_id = str(self.run.info.run_id)
         return self
 
@@ -72,13 +72,13 @@ class OpenRun:
         """Marks the run as finished.
 
         Raises:
-            MlflowException: if the server doesn't take it.
+            MlflowException: if the server doesn't accept it.
         """
         self.client.set_terminated(self.run_id, "FINISHED")
         self._closed = True
 
     def unfinished(self) -> Sequence[str]:
-        """The runs that end with the block when it fails."""
+        """The runs to close if the block fails."""
         return [self.run_id]
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
@@ -92,19 +92,19 @@ class OpenRun:
                 for run_id in self.unfinished():
                     self.client.set_terminated(run_id, status)
         except TrackingError as error:
-            log(str(error))  # what ended the block matters more
+            log(str(error))  # the block's own error is raised
 
 
 class MemberRun(OpenRun):
     """A member's run: `with MemberRun(key, recipe, fold) as run: …; run.finish(folder)`.
 
-    A run that a killed training of the same member left is joined, and so is the one that a pipeline made.
+    It resumes a run that a killed training of the same member left, or joins one that a pipeline created.
     """
 
     def __init__(self, key: str, recipe: Recipe, fold: int) -> None:
         tags = {KIND: "member", KEY: key, "backdrop.recipe": recipe.name, "backdrop.fold": str(fold)}
-        wanted = f"tags.`{KEY}` = '{key}' and attributes.status != 'FINISHED'"
-        super().__init__(f"{recipe.name}-{fold}", tags, wanted)
+        query = f"tags.`{KEY}` = '{key}' and attributes.status != 'FINISHED'"
+        super().__init__(f"{recipe.name}-{fold}", tags, query)
         self._recipe = recipe
         self._follower: MetricsUploader | None = None
 
@@ -123,7 +123,7 @@ class MemberRun(OpenRun):
         return self
 
     def follow(self, metrics: Path) -> None:
-        """Replays `metrics.jsonl` (which needn't be there yet) into the run from now on; raises nothing, ever."""
+        """Starts to upload `metrics.jsonl`, which needn't exist yet, to the run; never raises."""
         if self._follower:
             self._follower.path = metrics
             return
@@ -131,13 +131,13 @@ class MemberRun(OpenRun):
         self._follower.start()
 
     def finish(self, folder: Path) -> str:
-        """Uploads the finished member and the points that the run lacks; waits for a server that is away for minutes.
+        """Uploads the finished member and the missing points; retries for minutes while the server is away.
 
         Returns:
             Its address `runs:/ID/member`.
 
         Raises:
-            TrackingError: if the upload fails. The folder stays whole, and the same command takes it up again.
+            TrackingError: if the upload fails; the folder is kept, and the same command resumes the upload.
             MemberError: if the folder isn't a finished member.
         """
         member = read_member(folder)
@@ -166,13 +166,13 @@ class MemberRun(OpenRun):
     def _upload(self, folder: Path) -> None:
         if (folder / SAMPLES).is_dir():
             self.client.log_artifacts(self.run_id, str(folder / SAMPLES), f"{ARTIFACT}/{SAMPLES}")
-        for name in (CURVES, METRICS, RECIPE, WEIGHTS, RECORD):  # the record last: it says that all is there
+        for name in (CURVES, METRICS, RECIPE, WEIGHTS, RECORD):  # the record last: it marks the upload as complete
             if (folder / name).is_file():
                 self.client.log_artifact(self.run_id, str(folder / name), ARTIFACT)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of nested settings as `a.b.0.c` and their text, cut if very long; None is left out."""
+    """The leaves of nested settings as keys such as `a.b.0.c` and texts, cut at 500 characters, without None."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value):
@@ -184,7 +184,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _selected(member: Member) -> Iterator[Metric]:
-    """The Dice of the epoch that was selected, at that epoch's time, so that saying it twice adds nothing."""
+    """The selected epoch's Dice, with that epoch's time, so that a retry adds nothing."""
     for row in member.history():
         if row["epoch"] == member.record.selected_epoch:
             yield Metric("selected_dice", member.record.dice, int(row["time_ms"]), member.record.selected_epoch)

@@ -1,4 +1,4 @@
-"""Runs of a schedule search: one per trial under a parent, sent by a thread, so that no server ever delays a trial."""
+"""MLflow runs of a schedule search: a parent and one per trial, sent by a thread so that no server delays a trial."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ CLOSE_S = 5.0
 
 @dataclass
 class Sent:
-    """What a trial's run has: its id, how many of the trial's rows, and whether it is closed."""
+    """The state of a trial's run: its id, the number of the trial's rows that it has, and whether it is closed."""
 
     run_id: str
     rows: int = 0
@@ -39,12 +39,12 @@ class Sent:
 class SearchRuns(OpenRun):
     """The runs of one search: `with SearchRuns(key, recipe, space) as runs: …; runs.finish(search, files)`.
 
-    `key` is the search's; the runs that a killed search with the same key left are joined.
+    `key` is the search's; runs that a killed search with the same key left are resumed.
     """
 
     def __init__(self, key: str, recipe: Recipe, space: str) -> None:
         tags = {SEARCH: key, "backdrop.recipe": recipe.name, "backdrop.space": space}
-        super().__init__(f"{recipe.name}-search", *_opening("search", tags), given=False)
+        super().__init__(f"{recipe.name}-search", *_opening("search", tags), join=False)
         self._key = key
         self._news: dict[str, tuple[Entry, Recipe]] = {}
         self._sent: dict[str, Sent] = {}
@@ -54,7 +54,7 @@ class SearchRuns(OpenRun):
         self._beat_at = 0.0
 
     def __enter__(self) -> Self:
-        """Opens the parent.
+        """Opens the parent run.
 
         Raises:
             TrackingError: if the server doesn't answer.
@@ -64,28 +64,28 @@ class SearchRuns(OpenRun):
         return self
 
     def notify(self, name: str, entry: Entry, recipe: Recipe) -> None:
-        """A trial has come so far; returns at once.
+        """Queues a trial's newest state to be sent; returns at once.
 
         Args:
             name: of its run.
             entry: the trial.
-            recipe: what it trains.
+            recipe: the one it trains.
         """
         with self._lock:
             self._news[name] = (entry, recipe)
 
     def finish(self, search: Search, files: Mapping[str, bytes]) -> None:
-        """Sends what is left, and the search's files; waits for a server that is away for minutes.
+        """Sends the remaining trials and the search's files; retries for minutes while the server is away.
 
         Raises:
-            TrackingError: if it refuses, or stays away. The same command does it again.
+            TrackingError: if the server refuses, or stays away; the same command then tries again.
         """
         self._stop()
         retry("The search is finished, but its trials can't be sent", self._send)
         retry("The search is finished, but its files can't be sent", lambda: self._close(search, files))
 
     def unfinished(self) -> Sequence[str]:
-        """The parent, and the trials that are open."""
+        """The parent and the open trials."""
         return [self.run_id, *(sent.run_id for sent in self._sent.values() if not sent.closed)]
 
     def __exit__(
@@ -97,10 +97,10 @@ class SearchRuns(OpenRun):
         super().__exit__(kind, error, trace)
 
     def _follow(self) -> None:
-        """Whatever a server or a proxy does, the search goes on."""
+        """Sends trials repeatedly; the search continues whatever the server or a proxy does."""
 
         def warn(error: Exception) -> None:
-            log(f"MLflow doesn't take trials ({type(error).__name__}); they follow later")
+            log(f"Trials can't be sent to MLflow ({type(error).__name__}); they are sent later")
 
         repeat(self._pass, POLICY, self._closing, warn)
 
@@ -130,7 +130,7 @@ class SearchRuns(OpenRun):
             if value is not None
         ]
         if points:
-            self.client.log_batch(sent.run_id, metrics=points)  # a point that is sent twice is there once
+            self.client.log_batch(sent.run_id, metrics=points)  # MLflow stores a repeated point only once
             sent.rows = len(entry.rows)
         if entry.status in STATUS and not sent.closed:
             self.client.set_terminated(sent.run_id, STATUS[entry.status])
@@ -138,9 +138,9 @@ class SearchRuns(OpenRun):
 
     def _begin(self, name: str, entry: Entry, recipe: Recipe) -> Sent:
         tags = {TRIAL: f"{self._key}/{name}", PARENT: self.run_id, "backdrop.family": entry.family}
-        run = open_run(self.client, name, *_opening("trial", tags), given=False)
-        drawn = [Param(key, str(value)) for key, value in entry.values.items()]
-        params = [*drawn, *(Param(*pair) for pair in flatten(recipe.model_dump(mode="json")))]
+        run = open_run(self.client, name, *_opening("trial", tags), join=False)
+        values = [Param(key, str(value)) for key, value in entry.values.items()]
+        params = [*values, *(Param(*pair) for pair in flatten(recipe.model_dump(mode="json")))]
         new = [param for param in params if param.key not in run.data.params]
         self.client.log_batch(run.info.run_id, params=new)
         sent = self._sent[name] = Sent(str(run.info.run_id))
@@ -168,6 +168,6 @@ class SearchRuns(OpenRun):
 
 
 def _opening(kind: str, tags: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """The tags of a new run, and the filter by which it is found again: the first tag, and its kind."""
-    by = next(iter(tags))
-    return {KIND: kind, HEARTBEAT: heartbeat(), **tags}, f"tags.`{by}` = '{tags[by]}' and tags.`{KIND}` = '{kind}'"
+    """The tags of a new run, and the filter that finds it again, by its first tag and its kind."""
+    key = next(iter(tags))
+    return {KIND: kind, HEARTBEAT: heartbeat(), **tags}, f"tags.`{key}` = '{tags[key]}' and tags.`{KIND}` = '{kind}'"

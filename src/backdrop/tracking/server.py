@@ -1,4 +1,4 @@
-"""An MLflow server of our own on this machine: for tasks in containers, and for the tests."""
+"""Runs an MLflow server on this machine, for tasks in containers and for the tests."""
 
 import contextlib
 import http.client
@@ -17,9 +17,9 @@ from backdrop.tracking import SQLITE
 from backdrop.tracking.store import artifact_folder
 
 HOST = "127.0.0.1"
-START_S = 600.0  # generous: a busy machine takes half a minute, and a server that dies is noticed at once
-TELL_S = 15.0
-# The job runner is eight more processes that outlive the server; we have no jobs.
+START_S = 600.0  # generous: a busy machine takes half a minute, and a server that exits is noticed at once
+LOG_S = 15.0  # between two log lines while it starts
+# The job runner is eight more processes that outlive the server, and we use no jobs.
 SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -28,14 +28,14 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
     """Runs `mlflow server` while the block lasts. Clients send artifacts through it.
 
     Args:
-        folder: holds its database, artifacts and `server.log`; what is there already is served again.
-        port: of 127.0.0.1; None takes a free one.
+        folder: for its database, artifacts and `server.log`; existing ones are used again.
+        port: of 127.0.0.1; None for a free one.
 
     Yields:
         Its address, for MLFLOW_TRACKING_URI.
 
     Raises:
-        TrackingError: if the port is taken, or it doesn't start.
+        TrackingError: if the port is taken, or the server doesn't start.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,11 +46,11 @@ def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def store_server(database: Path, log_file: Path) -> Iterator[str]:
-    """Runs `mlflow server` over the embedded store while the block lasts, for clients that see its folder `mlruns`.
+    """Runs `mlflow server` over the embedded store while the block lasts, for clients that can open its `mlruns`.
 
     Args:
         database: the store's, prepared.
-        log_file: takes what the server prints.
+        log_file: for the server's output.
 
     Yields:
         Its address, for MLFLOW_TRACKING_URI.
@@ -72,7 +72,7 @@ def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int
         *("--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{address},localhost:{port}"),
     ]
     with log_file.open("ab") as output:
-        # A session of its own, so that it and its workers can be stopped together, and Ctrl-C leaves that to us.
+        # In a session of its own, it and its workers can be stopped together, and Ctrl-C doesn't reach them.
         server = subprocess.Popen(  # noqa: S603 (the command is ours)
             command,
             stdout=output,
@@ -89,13 +89,13 @@ def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int
 
 
 def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:
-    start = told = time.monotonic()
+    start = logged = time.monotonic()
     while not _is_healthy(port):
         now = time.monotonic()
         if server.poll() is not None or now - start > START_S:
-            raise TrackingError(f"The MLflow server at {HOST}:{port} didn't start", f"Read {log_file}")
-        if now - told > TELL_S:
-            told = now
+            raise TrackingError(f"The MLflow server at {HOST}:{port} didn't start", f"See {log_file}")
+        if now - logged > LOG_S:
+            logged = now
             log(f"waiting for the MLflow server, {now - start:.0f} s so far")
         time.sleep(0.2)
 
@@ -112,14 +112,14 @@ def _is_healthy(port: int) -> bool:
 
 
 def _claim(port: int) -> int:
-    """The port if it is free; a free one for 0."""
+    """The port, if it is free; for 0, any free port."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that just stopped there does no harm
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also right after a server stopped there
         try:
             probe.bind((HOST, port))
         except OSError as error:
             raise TrackingError(
-                f"Port {port} of {HOST} is taken", "Name another, or stop what listens there"
+                f"Port {port} of {HOST} is taken", "Use another, or stop the program that listens there"
             ) from error
-        found: int = probe.getsockname()[1]
-        return found
+        free: int = probe.getsockname()[1]
+        return free

@@ -1,4 +1,4 @@
-"""Runs whose process is gone without a word: killed, or lost with its machine."""
+"""Finds and closes runs whose process was killed, or lost with its machine."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ PAGE = 500
 
 @dataclass(frozen=True)
 class StaleRun:
-    """A run that was closed: its id and name, and when it last gave a sign of life, in ms since 1970."""
+    """A run that was closed: its id, its name, and the time of its last sign of life, in ms since 1970."""
 
     run_id: str
     name: str
@@ -24,9 +24,9 @@ class StaleRun:
 
 
 def close_idle(idle_s: float) -> Iterator[StaleRun]:
-    """Marks our experiment's running runs as killed that gave no sign of life for so long, at the time of the last one.
+    """Marks runs of our experiment without a sign of life for `idle_s` seconds as killed, at their last sign.
 
-    A training that was only cut off from the server opens its run again as soon as it gets through.
+    A training that was only cut off from the server reopens its run when it reaches the server again.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -53,7 +53,7 @@ def _running(client: MlflowClient) -> Iterator[Run]:
 
 
 def _last_sign(run: Run) -> int | None:
-    """A member's heartbeat, or the start of an ensemble's run, which is open for moments; None for others' runs."""
+    """A run's heartbeat, or the start of an evaluation's run, which is open only briefly; None for other runs."""
     tags = run.data.tags
     if HEARTBEAT in tags:
         return int(tags[HEARTBEAT])

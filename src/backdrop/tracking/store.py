@@ -1,7 +1,7 @@
-"""MLflow's own default store, an SQLite file and a folder of artifacts: made, upgraded and shared safely.
+"""Creates, upgrades and shares MLflow's default store safely: an SQLite file and a folder of artifacts.
 
-MLflow migrates a new database in place, so of processes that open it at once most crash, and a killed one leaves it
-half made. Here one process makes it beside, under a lock, and renames it into place; the others wait.
+MLflow migrates a new database in place, so most processes that open it at the same time crash, and a killed one leaves
+it incomplete. Here one process creates it in another file, under a lock, and renames it; the others wait.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from backdrop.tracking import SQLITE, URI
 
 ARTIFACTS = "mlruns"
 POLL_S = 0.1
-QUIET_S = 10.0  # a wait that is longer is said
+QUIET_S = 10.0  # a longer wait is logged
 
-# The locks of the stores that this process uses; held to its end, so that nobody upgrades a store in use.
+# The locks of the stores that this process uses, held until it ends, so that no process upgrades a store in use.
 _locks: dict[Path, int] = {}
 
 
 def prepare(database: Path) -> None:
-    """Makes the store if it isn't there, or upgrades it to the installed MLflow; from then on this process uses it.
+    """Creates the store if needed, or upgrades it to the installed MLflow, and locks it against upgrades by others.
 
     Raises:
-        TrackingError: if the file is no MLflow database, or one of a newer MLflow.
+        TrackingError: if the file isn't an MLflow database, or was written by a newer MLflow.
         StorageError: if it can't be written.
     """
     if database in _locks and database.is_file():
@@ -51,38 +51,38 @@ def prepare(database: Path) -> None:
 
 
 def artifact_folder(database: Path) -> Path:
-    """Where the store's artifacts are."""
+    """The folder of the store's artifacts."""
     return database.parent / ARTIFACTS
 
 
 def is_current(database: Path) -> bool:
-    """Whether the store is there, made or checked by the installed MLflow."""
+    """Whether the store exists, and the installed MLflow created or checked it."""
     try:
-        found = revision(database)
-        return found is not None and database.with_name(f".{database.name}.lock").read_text() == _marker(found)
+        current = revision(database)
+        return current is not None and database.with_name(f".{database.name}.lock").read_text() == _marker(current)
     except (OSError, TrackingError):
         return False
 
 
 def revision(database: Path) -> str | None:
-    """The revision of the database's tables; None if there is no such file, or it is empty.
+    """The revision of the database's tables; None if the file doesn't exist or is empty.
 
     Raises:
-        TrackingError: if it is no database, or somebody else's.
+        TrackingError: if it isn't an MLflow database.
     """
     if not database.is_file() or not database.stat().st_size:
         return None
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
-            (found,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            return str(found)
+            (number,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return str(number)
     except (sqlite3.Error, TypeError) as error:
-        what = f"{database} is no MLflow database ({shorten(error)})"
+        what = f"{database} isn't an MLflow database ({shorten(error)})"
         raise TrackingError(what, f"Move it away, or set {URI} to another store") from error
 
 
 def _wait_until_current(database: Path, lock: int) -> None:
-    start, said = time.monotonic(), False
+    start, logged = time.monotonic(), False
     while not is_current(database):
         if _claim(lock):
             if not is_current(database):
@@ -91,9 +91,9 @@ def _wait_until_current(database: Path, lock: int) -> None:
                     os.ftruncate(lock, 0)
                     os.pwrite(lock, _marker(str(revision(database))).encode(), 0)
             return
-        if not said and time.monotonic() - start > QUIET_S:
-            log(f"Waiting for the processes that make or use {database}")
-            said = True
+        if not logged and time.monotonic() - start > QUIET_S:
+            log(f"Waiting for the processes that create or use {database}")
+            logged = True
         time.sleep(POLL_S)
 
 
@@ -106,14 +106,14 @@ def _claim(lock: int) -> bool:
 
 
 def _make(database: Path) -> None:
-    """Makes or upgrades the database, beside it, and renames it into place. The lock must be held."""
+    """Creates or upgrades the database in another file, and renames it. The caller must hold the lock."""
     before, scratch = revision(database), database.with_name(f".{database.name}.new")
     if before and before == _latest():
         return
-    from mlflow.db import upgrade  # it takes seconds: only where it is used
+    from mlflow.db import upgrade  # slow: imported only when needed
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    for left in scratch.parent.glob(f"{scratch.name}*"):  # a killed one's
+    for left in scratch.parent.glob(f"{scratch.name}*"):  # left by a killed process
         left.unlink()
     log(f"{'Upgrading' if before else 'Creating'} MLflow's store {database}")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -124,10 +124,10 @@ def _make(database: Path) -> None:
             _copy(database, scratch)
             try:
                 upgrade.callback(uri)  # type: ignore[misc]  # the function of the command `mlflow db upgrade`
-            except Exception as error:  # alembic's, SQLAlchemy's, MLflow's; only the copy has suffered
+            except Exception as error:  # alembic's, SQLAlchemy's or MLflow's; only the copy is damaged
                 what = f"{database} can't be upgraded to MLflow {version('mlflow')} ({shorten(error)})"
                 raise TrackingError(what, "Install the MLflow that wrote it, or a newer one") from error
-        # It makes MLflow's own experiment, too.
+        # This also creates MLflow's default experiment.
         store = SqlAlchemyStore(uri, str(artifact_folder(database)))  # type: ignore[no-untyped-call]  # mlflow's
     store.engine.dispose()
     with scratch.open("rb") as file:
@@ -136,7 +136,7 @@ def _make(database: Path) -> None:
 
 
 def _latest() -> str | None:
-    """The revision that the installed MLflow wants."""
+    """The revision that the installed MLflow needs."""
     import mlflow.store
     from alembic.script import ScriptDirectory
 
@@ -152,5 +152,5 @@ def _copy(database: Path, target: Path) -> None:
         source.backup(copy)
 
 
-def _marker(found: str) -> str:
-    return f"MLflow {version('mlflow')}, revision {found}\n"
+def _marker(number: str) -> str:
+    return f"MLflow {version('mlflow')}, revision {number}\n"
