@@ -370,7 +370,7 @@ def test_wrong_names_are_said(tracked: str, name: str) -> None:
         fetch_version("models:/a b@champion")
     with pytest.raises(TrackingError, match="There is no"):
         fetch_version(f"models:/{name}/3")
-    with pytest.raises(TrackingError, match="has no champion"):
+    with pytest.raises(TrackingError, match="There is no model"):
         rollback(name)
 
 

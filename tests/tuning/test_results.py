@@ -50,7 +50,7 @@ def test_where_nothing_differs_the_interval_is_the_difference() -> None:
     same, better = against([0.9, 0.9], [0.9, 0.9]), against([0.9, 0.9], [0.8, 0.8])
     assert (same.low, same.difference, same.high) == (0, 0, 0)
     assert better.low == better.high == better.difference == pytest.approx(0.1)
-    assert "doesn't exceed" in same.sentence
+    assert "differ by less than the noise" in same.sentence
     assert "beats" in better.sentence
 
 
