@@ -95,6 +95,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import backdrop.cli.app", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"}),
         ("import backdrop.config", {"torch", "cv2", "numpy", "albumentations", "mlflow", "kfp", "ray", "typer"}),
         ("import backdrop.inference.ensemble", {"albumentations", "kfp", "mlflow", "ray", "typer"}),
+        ("import backdrop.steps.train", {"torch", "albumentations", "kfp", "mlflow", "ray", "typer"}),
         ("import backdrop.training.fit", {"kfp", "mlflow", "ray", "typer"}),
         (
             "import benchmarks.gpu",

@@ -4,10 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from backdrop import __version__
 from backdrop.common import storage
@@ -16,8 +13,9 @@ from backdrop.config import Recipe, digest
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
 from backdrop.data.folds import FoldPlan, Row
-from backdrop.models import build
-from backdrop.models.snapshot_ensemble import SnapshotEnsemble
+
+if TYPE_CHECKING:  # torch's import takes seconds: only where a network is made
+    from torch import Tensor, nn
 
 RECORD = "member.json"
 RECIPE = "recipe.yaml"
@@ -70,8 +68,10 @@ class Member:
         """`<recipe>-<fold>`."""
         return f"{self.record.recipe}-{self.record.fold}"
 
-    def network(self) -> nn.Module:
+    def network(self) -> "nn.Module":
         """The trained network on the CPU, in evaluation mode."""
+        from safetensors.torch import load_file
+
         return assemble(self.recipe, load_file(self.folder / WEIGHTS))
 
     def history(self) -> list[dict[str, Any]]:
@@ -79,8 +79,11 @@ class Member:
         return [json.loads(line) for line in (self.folder / METRICS).read_text().splitlines()]
 
 
-def assemble(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
+def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":
     """The network with these weights in evaluation mode; an ensemble of snapshots where the recipe keeps several."""
+    from backdrop.models import build
+    from backdrop.models.snapshot_ensemble import SnapshotEnsemble
+
     if recipe.snapshots:
         count = len({name.split(".")[1] for name in weights})
         network: nn.Module = SnapshotEnsemble(build(**recipe.network_options()) for _ in range(count))

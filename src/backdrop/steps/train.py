@@ -1,8 +1,10 @@
 """`train`: one recipe on one fold."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
@@ -26,9 +28,10 @@ from backdrop.inference.member import (
 from backdrop.steps.members import open_member
 from backdrop.tracking import enabled
 from backdrop.tracking.members import find_member
-from backdrop.training.checkpoint_store import CheckpointStore
-from backdrop.training.distributed import Distributed, join
-from backdrop.training.fit import FoldJob, train_member
+
+if TYPE_CHECKING:
+    from backdrop.training.checkpoint_store import CheckpointStore
+    from backdrop.training.distributed import Distributed
 
 
 class TrainRecord(Record):
@@ -78,8 +81,18 @@ def train(
     digests = verify(folds, dataset)
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()
     key = content_key(chosen, folds, digests, fold, labels.digest)
+    searched = enabled() and not fresh
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # torchrun sets it
+    known = find_member(key) if searched and alone else None
+    if known:
+        return TrainRecord(address=known, member=open_member(known).record, reused=True)
+    # These load torch and more, which takes seconds: only where there is something to train.
+    from backdrop.training.checkpoint_store import CheckpointStore
+    from backdrop.training.distributed import join
+    from backdrop.training.fit import FoldJob, train_member
+
     with join() as distributed:
-        known = distributed.broadcast(find_member(key) if enabled() and distributed.is_main and not fresh else None)
+        known = distributed.broadcast(find_member(key) if searched and not alone and distributed.is_main else None)
         if known:
             return TrainRecord(address=known, member=open_member(known).record, reused=True)
         target = out.replace("{key}", key[:12])
@@ -105,7 +118,7 @@ def train(
 
 
 def _follow(
-    work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, distributed: Distributed
+    work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, distributed: "Distributed"
 ) -> str:
     """Trains under an MLflow run that shows each epoch; the member's address."""
     if not distributed.is_main:
@@ -118,7 +131,7 @@ def _follow(
         return distributed.broadcast(run.finish(work().folder))
 
 
-def _finished(folder: Path, store: CheckpointStore, key: str) -> bool:
+def _finished(folder: Path, store: "CheckpointStore", key: str) -> bool:
     """Whether the folder holds this member already.
 
     Raises:
@@ -141,7 +154,7 @@ def _fetch(target: str, folder: Path) -> None:
         storage.write_bytes(folder / name, storage.read_bytes(f"{target}/{name}"))
 
 
-def _discard(target: str, folder: Path, store: CheckpointStore) -> None:
+def _discard(target: str, folder: Path, store: "CheckpointStore") -> None:
     """Forgets what an earlier run left, and says so."""
     names = store.names()
     if (folder / RECORD).is_file() or names:
