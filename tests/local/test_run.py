@@ -3,14 +3,18 @@
 import io
 import os
 import re
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from rich.console import Console
 
+from backdrop.common import processes
 from backdrop.common.errors import TrackingError
 from backdrop.config import find_ensemble, find_recipe
 from backdrop.data.folds import read_plans
@@ -19,6 +23,10 @@ from backdrop.local.console import Task
 from backdrop.local.results import Outputs
 from backdrop.local.run import Request, exit_code, run_here
 from backdrop.pipelines.training import Tuned
+from backdrop.steps.models import models
+from backdrop.steps.predict import predict
+from backdrop.steps.rollback import rollback
+from backdrop.tracking.server import _wait_until_healthy
 from tests.conftest import SMALL
 
 REFUSAL = "backdrop.common.errors.PlanError: Too few objects. Add some."
@@ -160,6 +168,37 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
     assert "unchanged: it is the champion already" in text
     assert b"Promoted" in first
     assert b"Champion, unchanged" in (tmp_path / "work" / "report" / "index.html").read_bytes()
+
+
+@pytest.mark.e2e
+def test_after_a_run_the_folder_alone_is_enough(run: Callable[..., tuple[int, str]], here: Path) -> None:
+    """The README's path, with no server: the run, the list of models, the champion's masks, and an honest rollback."""
+    code, text = run("sound")
+    assert code == 0, text
+    assert re.search(r"MLflow +\S+/mlflow ui\n", text)
+    (model,) = models()
+    assert (model.name, model.champion) == ("cars", 1)
+    predict("data/train", str(here / "masks"), model="models:/cars@champion")
+    assert len(list((here / "masks").glob("*.png"))) == 12
+    with pytest.raises(TrackingError, match="the only champion that cars has had, so there is nothing to return to"):
+        rollback("cars")
+    # What anybody sees who starts MLflow's own page in this folder.
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (here / "ui.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        _wait_until_healthy(server, port, here / "ui.log")
+        client = MlflowClient(f"http://127.0.0.1:{port}")
+        experiment = client.get_experiment_by_name("backdrop")
+        found = client.search_runs([experiment.experiment_id], "tags.`backdrop.kind` = 'member'")
+        assert len(found) == 2
+        assert {entry.path for entry in client.list_artifacts(found[0].info.run_id, "member")} >= {"member/member.json"}
+        assert client.get_model_version_by_alias("cars", "champion").version == "1"
+    finally:
+        processes.end(server)
 
 
 @pytest.mark.e2e
