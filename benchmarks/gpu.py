@@ -28,7 +28,7 @@ from backdrop.models import build
 from backdrop.models.cost import macs
 from backdrop.training.compute import computing, device_name
 from backdrop.training.losses import make_loss
-from backdrop.training.prefetch import ahead
+from backdrop.training.prefetch import prefetch
 from backdrop.training.step import Batch, make_optimizer, set_lr, train_step
 
 PHOTOGRAPHS = 5088
@@ -118,7 +118,7 @@ def train_rate(case: Case, way: Way, where: torch.device) -> tuple[float, int]:
 def fed_rate(case: Case, way: Way, where: torch.device) -> float:
     """Images a second when they come from the host's memory, and the device changes them beside the step before."""
     with switched(way):
-        step, batches = trainer(case, way, where), ahead(feed(case, where), where)
+        step, batches = trainer(case, way, where), prefetch(feed(case, where), where)
         return case.batch * measured(lambda: step(next(batches)), where)
 
 

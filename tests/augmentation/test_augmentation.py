@@ -359,7 +359,7 @@ def test_own_transforms_survive_albumentations_own_serialisation(transform: Any)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "affine", "scale": (1.1, 0.9)}, "1.1 is above 0.9; give the lowest factor first"),
+        ({"kind": "affine", "scale": (1.1, 0.9)}, "1.1 is above 0.9; write the lower factor first"),
         ({"kind": "affine", "scale": (0, 1)}, "greater than 0"),
         ({"kind": "brightness", "factor": (-1, 1)}, "greater than or equal to 0"),
         ({"kind": "one_of", "of": [{"kind": "hflip"}]}, "at least 2 items"),

@@ -117,7 +117,7 @@ def test_what_is_no_package_is_refused(
     ("arguments", "message"),
     [
         (["compile", "tinny"], "error: There is no ensemble tinny. Did you mean tiny?"),
-        (["compile", "tiny", "--folds", "0,x"], "error: --folds 0,x is no list of folds. Write it as --folds 0,1."),
+        (["compile", "tiny", "--folds", "0,x"], "error: --folds 0,x is not a list of folds. Write it as --folds 0,1."),
         (["compile", "tiny", "--folds", "9"], "error: Ensemble tiny has no fold 9. Its folds are 0 to 2."),
         (["run", "tiny", "--data", "/no/such"], "error: /no/such is not a folder. Check the path."),
     ],

@@ -81,7 +81,7 @@ def test_what_was_altered_there_is_refused(port: int, monkeypatch: pytest.Monkey
     storage.write_bytes("s3://photos/a", b"one")
     assert storage.exists("s3://photos/a")
     s3.client().put_object(Bucket="photos", Key="a", Body=b"two", Metadata=s3.metadata("s3://photos/a"))
-    with pytest.raises(StorageError, match="is not what was written there"):
+    with pytest.raises(StorageError, match="is damaged: its sha256 differs"):
         storage.read_bytes("s3://photos/a")
 
 

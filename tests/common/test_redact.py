@@ -83,7 +83,7 @@ def test_no_client_shows_one(password: str, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(TuningError) as ray:
         jobs.run(address, "far", ["true"], {})
     with pytest.raises(
-        StorageError, match=r"^s3://bucket/x was given with credentials\. Set AWS_ACCESS_KEY_ID"
+        StorageError, match=r"^The address s3://bucket/x contains credentials\. Set AWS_ACCESS_KEY_ID"
     ) as held:
         s3.read(f"s3://me:{password}@bucket/x")
     for error in (kubeflow, ray, held):

@@ -76,7 +76,7 @@ def test_patience_is_counted_from_the_first_failure() -> None:
 def test_the_log_says_how_long(capsys: pytest.CaptureFixture[str]) -> None:
     policy = RetryPolicy(0.0, 0.0, give_up_s=600)
     retry(failing(2), policy, always, trying("It doesn't answer", policy, str))
-    assert capsys.readouterr().err == "It doesn't answer (call 1); trying for 10 minutes\n"
+    assert capsys.readouterr().err == "It doesn't answer (call 1); retrying for 10 minutes\n"
 
 
 def test_an_interrupt_ends_a_wait_at_once() -> None:

@@ -217,7 +217,7 @@ def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any
     for more in ("epochs=2", "name=other"):
         other = find_recipe("tiny", [*settings, more])
         stranger = str(write_member(tmp_path / more, other, "k", 0))
-        with pytest.raises(ConfigError, match="isn't ensemble two's with another schedule"):
+        with pytest.raises(ConfigError, match="differs from ensemble two's in more than its schedule"):
             evaluate.python_func("d", plans, [*members, stranger], given, True, **outputs)
 
 

@@ -88,7 +88,7 @@ def test_a_short_budget_has_no_warm_up() -> None:
     ("old", "new", "said"),
     [
         ("cosine", "cosin", "families.0.kind can't be cosin. Did you mean cosine?"),
-        ("[1e-4, 1e-2]", "[1e-2, 1e-4]", "families.0.lr: the range .* is empty. Give the lowest value first."),
+        ("[1e-4, 1e-2]", "[1e-2, 1e-4]", "families.0.lr: the range .* is empty. Write the lower value first."),
         ("[1e-4, 1e-2]", "0", "families.0.lr"),
         ("[1e-4, 1e-2]", "[-1e-3, 1e-2]", "families.0.lr"),
         ("floor: 0.01", "floor: 0.01, warmpu: 0.1", "Did you mean warmup?"),

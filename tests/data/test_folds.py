@@ -90,7 +90,7 @@ def test_an_object_without_the_view_is_named(make_dataset: Callable[..., Path]) 
     (data / "train" / "car03_02.jpg").unlink()
     with pytest.raises(PlanError, match=r"Object car03 has no photograph of view 02\. Name a view"):
         folds.make_plan(open_dataset(data), Rule(2, 0, "area_rank", 0, "02"))
-    with pytest.raises(PlanError, match="split by random looks at no single view"):
+    with pytest.raises(PlanError, match="split by random doesn't use a view"):
         folds.make_plan(open_dataset(data), Rule(2, 0, "random", 0, "01"))
 
 
@@ -273,7 +273,7 @@ def test_plans_of_one_ensemble_share_data_and_holdout(make_dataset: Callable[...
         (Rule(6, 0.15, "area", 0), "6 objects, 1 of them held out, don't fill 6 folds"),
         (Rule(0, 0.15, "area", 0), "0 folds"),
         (Rule(2, 1.0, "area", 0), "holdout of 1.0"),
-        (Rule(2, 0.15, "area", 0, "01"), "looks at no single view"),
+        (Rule(2, 0.15, "area", 0, "01"), "doesn't use a view"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(data: Path, rule: Rule, message: str) -> None:

@@ -196,7 +196,7 @@ def test_a_view_of_one_object_refuses_nobody() -> None:
 def test_fewer_than_twelve_objects_never_replace_a_champion(objects: int, outcome: str) -> None:
     verdict = judge(shifted(champion(objects), 0.01), champion(objects), GATE)
     assert (verdict.outcome, verdict.objects) == (outcome, objects)
-    assert verdict.reasons[0].startswith("too few objects: 11") == (objects == 11)
+    assert verdict.reasons[0].startswith("11 objects in the holdout") == (objects == 11)
 
 
 @pytest.mark.parametrize(("dice", "outcome"), [(0.95, "promoted"), (0.9499, "rejected"), (0.0, "rejected")])

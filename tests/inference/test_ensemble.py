@@ -61,7 +61,7 @@ def test_a_fold_is_judged_only_by_the_member_that_did_not_see_it(data: Path, pla
 def test_members_of_another_plan_are_refused(data: Path, members: list[str], tmp_path: Path) -> None:
     other = str(tmp_path / "other.csv")
     split(str(data), other, Rule(folds=2, holdout=0.15, by="random", seed=5))
-    with pytest.raises(MemberError, match=r"tiny-0 was not trained by this plan on these data"):
+    with pytest.raises(MemberError, match=r"tiny-0 was not trained with this plan on this data"):
         evaluate(str(data), other, members, str(tmp_path / "report"))
     assert not (tmp_path / "report").exists()
 
@@ -201,11 +201,11 @@ def test_members_of_no_plan_given_are_refused(
     data: Path, plans: list[str], mixed: dict[str, Member], tmp_path: Path
 ) -> None:
     out, addresses = str(tmp_path / "report"), [str(member.folder) for member in mixed.values()]
-    with pytest.raises(MemberError, match="second-0 was not trained by this plan on these data"):
+    with pytest.raises(MemberError, match="second-0 was not trained with this plan on this data"):
         evaluate(str(data), plans[:1], addresses, out)
     third = str(tmp_path / "third.csv")
     split(str(data), third, Rule(folds=2, by="random", seed=9), holdout_from=plans[0])
-    with pytest.raises(MemberError, match="second-0 was not trained by any of these plans on these data"):
+    with pytest.raises(MemberError, match="second-0 was not trained with any of these plans on this data"):
         evaluate(str(data), [plans[0], third], addresses, out)
     other = str(tmp_path / "held.csv")
     split(str(data), other, Rule(folds=3, by="random", seed=4))

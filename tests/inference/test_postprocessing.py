@@ -432,7 +432,7 @@ TABLE: dict[str, Any] = {"kind": "best_members", "unconfidence_above": 1, "recip
     ("operations", "fault"),
     [
         ([{"kind": "threshold"}, TABLE], "best_members comes first"),
-        ([{"kind": "fill_holes"}, {"kind": "threshold"}], "best_members comes first, then threshold"),
+        ([{"kind": "fill_holes"}, {"kind": "threshold"}], "best_members must come first, then threshold"),
         ([{"kind": "threshold"}, {"kind": "threshold"}], "at most once"),
         ([TABLE, TABLE], "at most once"),
         ([{"kind": "hull", "low": 0.8, "high": 0.3}], r"low \(0.8\) is not below high \(0.3\)"),
@@ -441,10 +441,10 @@ TABLE: dict[str, Any] = {"kind": "best_members", "unconfidence_above": 1, "recip
             [{"kind": "fill_holes", "min_area": 0.1}],
             "unknown key postprocessing.0.min_area. Did you mean max_area",
         ),
-        ([{"kind": "drop_small", "min_area": 1.1}], "min_area can't be 1.1. Write 1.0 or less"),
+        ([{"kind": "drop_small", "min_area": 1.1}], "min_area can't be 1.1. Write at most 1.0"),
         ([{"kind": "smooth"}], "smooth"),
-        ([TABLE | {"recipes": {}}], "List 1 or more"),
-        ([TABLE | {"recipes": {"01": []}}], "List 1 or more"),
+        ([TABLE | {"recipes": {}}], "List at least 1"),
+        ([TABLE | {"recipes": {"01": []}}], "List at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(operations: list[dict[str, Any]], fault: str) -> None:

@@ -69,7 +69,7 @@ def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_submission_is_refused(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(DataError, match=r"sample is no submission of img,rle_mask rows\. Name Kaggle's"):
+    with pytest.raises(DataError, match=r"sample is not a submission of img,rle_mask rows\. Use Kaggle's"):
         read_names(put(tmp_path / "sample", data))
 
 

@@ -173,7 +173,7 @@ def test_nodes_that_will_not_do(kubernetes: FakeKubernetes) -> None:
 @pytest.mark.parametrize(("status", "reason"), [(401, "Unauthorized"), (403, "Forbidden")])
 def test_kubernetes_that_refuses(status: int, reason: str, kubernetes: FakeKubernetes) -> None:
     kubernetes.refuses = status
-    with pytest.raises(EndpointError, match=rf"doesn't let us list nodes \({status} {reason}\)\. Give the account"):
+    with pytest.raises(EndpointError, match=rf"doesn't allow us to list nodes \({status} {reason}\)\. Grant the"):
         check_nodes(SELECTOR, NEEDS, [])
 
 
@@ -185,7 +185,7 @@ def test_ray_without_jobs(kubernetes: FakeKubernetes) -> None:
 
 def test_no_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        EndpointError, match=r"^No Kubernetes cluster is configured here .* Run it in a pod, or set KUBECONFIG\.$"
+        EndpointError, match=r"^No Kubernetes cluster is configured here .* Run this in a pod, or set KUBECONFIG\.$"
     ):
         check_rayjobs()
     with fake_kubernetes(tmp_path / "kubeconfig"):

@@ -48,7 +48,7 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
     [
         ("name: cars", "key data is missing. Add data."),
         ("data: [", "is not valid YAML"),
-        ("- data", "holds no mapping"),
+        ("- data", "is not a mapping"),
         ("data: x\nnode_selektor: {}", "unknown key node_selektor. Did you mean node_selector?"),
         ("data: x\ngpus: 1", 'gpus is 1, not text. Write gpus: "1".'),
         ("data: x\ngpus: half", "gpus is 'half'. Give a whole number."),

@@ -136,7 +136,7 @@ def test_what_is_not_ours_is_never_touched(messy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(StorageError, match=r"exists and is no folder of an earlier run"):
+    with pytest.raises(StorageError, match=r"exists and is not the output of an earlier run"):
         import_photos(str(messy), str(out), PLAIN)
     (out / "mine.txt").unlink()
     import_photos(str(messy), str(out), PLAIN)

@@ -163,7 +163,7 @@ def test_memory_changes_nothing(
     outs = []
     for name, pixels, kept in (("much", 2**30, 2**30), ("little", 1, 0)):
         monkeypatch.setattr(batch, "PIXELS", pixels)
-        monkeypatch.setattr(batch, "KEPT", kept)
+        monkeypatch.setattr(batch, "MAX_CACHED", kept)
         predict(str(photos), str(tmp_path / name), members[:: 1 if kept else -1], format="submission")
         outs.append(content(tmp_path / name))
     assert outs[0] == outs[1]
@@ -190,7 +190,7 @@ def test_memory_is_bounded(photos: Path, model: EnsembleModel, monkeypatch: pyte
 def test_networks_are_kept_while_there_is_room(model: EnsembleModel, monkeypatch: pytest.MonkeyPatch) -> None:
     size = max((member.folder / "weights.safetensors").stat().st_size for member in model.members)
     for room, kept in ((0, [False, False]), (size, [True, False]), (2 * size, [True, True])):
-        monkeypatch.setattr(batch, "KEPT", room)
+        monkeypatch.setattr(batch, "MAX_CACHED", room)
         found = keep_networks(model)
         assert [member.network() is member.network() for member in found.members] == kept
         assert found.digest() == model.digest()
@@ -215,7 +215,7 @@ def test_a_photograph_that_does_not_fit_a_recipe_is_told(photos: Path, tmp_path:
     member = write_member(tmp_path / "member", recipe, "k" * 64, 0)
     record = predict(str(photos), str(tmp_path / "out"), [str(member)])
     assert record.failed == 3
-    reason = "is 70x30 and doesn't fit into the 64x48 of recipe tiny"
+    reason = "is 70x30 and doesn't fit into input.size 64x48 of recipe tiny"
     assert table(tmp_path / "out" / "failed.csv")[1:] == [[f"car{n}_01.jpg", reason] for n in (2, 5, 8)]
 
 
@@ -306,7 +306,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     refused(ConfigError, "no use without --format submission", images, out, members, sample_submission=sample)
     given = {"format": "submission", "sample_submission": sample}
     refused(DataError, r"sample\.csv names 1 image that you don't have: lost_01\.jpg", images, out, members, **given)
-    refused(StorageError, "train exists and is no folder of an earlier run", images, images, members)
+    refused(StorageError, "train exists and is not the output of an earlier run", images, images, members)
     assert sorted(path.name for path in photos.parent.iterdir()) == ["train", "train_masks"]
     assert len(list(photos.iterdir())) == 10
 

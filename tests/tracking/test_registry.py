@@ -286,7 +286,7 @@ def test_a_report_of_others_is_refused(
     wide = larger(workspace, make_dataset, extend=True)
     report = wide.report(0.95)
     members = [str(folder) for folder in wide.members(1)]
-    with pytest.raises(MemberError, match="not trained by this plan"):
+    with pytest.raises(MemberError, match="not trained with this plan"):
         put(wide, name, seed=1, dice=0.95, members=[str(folder) for folder in workspace.members(1)])
     with pytest.raises(MemberError, match="report of other members"):
         register(str(wide.data), str(wide.plan), members[:1], str(report), str(wide.ensemble(1)), name)
@@ -340,7 +340,7 @@ def test_an_ensemble_of_several_fold_schemes(
     for given, error, message in (
         (plans[0], PlanError, rf"as many plans as .* schemes, 2, not 1\. .*: plan\.csv, {FURTHER}"),
         ([plans[0], held], PlanError, "holds out other objects"),
-        ([plans[0], drawn], MemberError, "shuffled-0 was not trained by this plan"),
+        ([plans[0], drawn], MemberError, "shuffled-0 was not trained with this plan"),
     ):
         with pytest.raises(error, match=message):
             register(data, given, members, report, str(config), name)

@@ -78,7 +78,7 @@ def test_altered_weights_are_found(data: Path, plan: Path, tmp_path: Path) -> No
     train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
     path = tmp_path / "m" / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(MemberError, match=r"weights\.safetensors is not what training wrote"):
+    with pytest.raises(MemberError, match=r"weights\.safetensors has changed since training"):
         read_member(tmp_path / "m")
     with pytest.raises(MemberError, match="is not a finished member"):
         read_member(tmp_path / "nowhere")

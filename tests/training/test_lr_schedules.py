@@ -305,7 +305,7 @@ def _named(phase: Phase) -> list[float]:
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
-        ({"kind": "cycle", "epochs": 4, "lrs": [1, 2], "lengths": [3]}, "2 learning rates for 1 length;"),
+        ({"kind": "cycle", "epochs": 4, "lrs": [1, 2], "lengths": [3]}, "2 learning rates but 1 length;"),
         ({"kind": "restarts", "epochs": 4, "lr": 1, "final": 1, "cycle": 1, "growth": "inf"}, "finite"),
         ({"kind": "step", "epochs": 4, "lr": 1, "factor": 1, "every": 1}, "less than 1"),
         ({"kind": "constant", "epochs": 4, "lr": 0}, "greater than 0"),

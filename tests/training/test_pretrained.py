@@ -157,5 +157,5 @@ def test_files_without_weights(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"whole": torch.nn.Conv2d(1, 1, 1)}, tmp_path / "pickle.pth")
     for name in ("text", "cut.safetensors", "list.pth", "pickle.pth"):
-        with pytest.raises(ConfigError, match=f"{name} holds no weights"):
+        with pytest.raises(ConfigError, match=f"{name} is not a file of weights"):
             load_encoder(build("linknet", width=4), source(tmp_path / name))

@@ -191,7 +191,7 @@ def test_with_all_damaged_nothing_begins_anew_in_silence(
     out, whole = unfinished
     for folder in checkpoints(out):
         shutil.rmtree(folder)
-    with pytest.raises(MemberError, match=r"All checkpoints in .* are damaged\. Begin anew with --fresh"):
+    with pytest.raises(MemberError, match=r"All checkpoints in .* are damaged\. Start again with --fresh"):
         train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING)
     anew = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING, fresh=True).member
     assert "Discarding the training at epoch-step 00003-" in capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_a_loss_that_is_no_number_can_be_skipped(
 ) -> None:
     record = train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "on_nan=skip")).member
     assert record.dice >= 0
-    assert "Skipped a step whose loss is NaN: epoch 1/" in capsys.readouterr().err
+    assert "Skipped a step because its loss is NaN: epoch 1/" in capsys.readouterr().err
     weights = read_member(tmp_path / "m").network().state_dict()
     assert all(tensor.isfinite().all() for tensor in weights.values())
     assert all(row["loss"] > 0 for row in read_member(tmp_path / "m").history())

@@ -16,7 +16,7 @@ from backdrop.steps.train import train
 from backdrop.training import trainer
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
-from backdrop.training.step import Batch, follow, make_optimizer, set_lr, train_step
+from backdrop.training.step import Batch, make_optimizer, set_lr, train_step, update_average
 from tests.conftest import SMALL
 
 CONSTANT = "schedule=[{kind: constant, epochs: 1, lr: 1e-2}]"
@@ -90,12 +90,12 @@ def test_the_running_mean_follows_the_weights_and_copies_counts() -> None:
         fast.weight.fill_(3.0)
     assert fast.num_batches_tracked is not None
     fast.num_batches_tracked.fill_(7)
-    follow(slow, fast, 0.9, step=1)  # (1 + 1) / (10 + 1) of the old stays
+    update_average(slow, fast, 0.9, step=1)  # (1 + 1) / (10 + 1) of the old stays
     assert slow.weight.tolist() == pytest.approx([3 - 2 * 2 / 11] * 2)
     assert slow.num_batches_tracked == 7
     with torch.no_grad():
         slow.weight.fill_(1.0)
-    follow(slow, fast, 0.9, step=10_000)
+    update_average(slow, fast, 0.9, step=10_000)
     assert slow.weight.tolist() == pytest.approx([1.2] * 2)
 
 

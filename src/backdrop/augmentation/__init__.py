@@ -1,1 +1,1 @@
-"""Random changes of training samples, on the host or on the device that trains."""
+"""Random augmentation of training samples, on the host or on the training device."""

@@ -1,7 +1,7 @@
-"""The same changes by torch, where the tensors are: the same for the same (seed, epoch, sample), other than the host's.
+"""Augmentation by torch on the training device. Deterministic by (seed, epoch, sample), but not equal to the host's.
 
-All that is drawn are Python's own numbers, handed to kernels as arguments: nothing waits for a GPU. Imports nothing but
-torch and numpy, so that it runs on any GPU box.
+Random numbers are drawn on the CPU and passed to kernels as arguments, so nothing waits for the GPU. Imports only torch
+and numpy, so that it runs on any machine.
 """
 
 import math
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from backdrop.config import augmentation as words
+    from backdrop.config import augmentation as config
 
 HALF = 127  # Mask values above it are inside.
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601
-ERASED_HEIGHT, ERASED_WIDTH = (0.04, 0.2), (0.1, 1.0)  # of a rectangle, as shares
+ERASED_HEIGHT, ERASED_WIDTH = (0.04, 0.2), (0.1, 1.0)  # of a rectangle, as shares of the image
 
 Pair = tuple[Tensor, Tensor]  # an image (3, H, W) RGB and its soft mask (1, H, W), both float in 0..255
 
@@ -27,16 +27,16 @@ class Augmenter:
     """A recipe's augmentation.
 
     Args:
-        changes: what may be done to a sample, in this order.
+        changes: the changes, applied in this order.
         seed: the member's seed.
-        hard_masks: whether masks are cut at one half after each affine change.
+        hard_masks: whether to binarize masks at one half after each affine change.
     """
 
-    def __init__(self, changes: Sequence["words.Change"], seed: int, hard_masks: bool = False) -> None:
+    def __init__(self, changes: Sequence["config.Change"], seed: int, hard_masks: bool = False) -> None:
         self.changes, self.seed, self.hard_masks = changes, seed, hard_masks
 
     def __call__(self, image: Tensor, mask: Tensor, epoch: int, sample: int) -> Pair:
-        """Image (H, W, 3) RGB and soft mask (H, W), uint8, changed as this epoch changes this sample."""
+        """Image (H, W, 3) RGB and soft mask (H, W), uint8, augmented for this epoch and sample."""
         draw = np.random.default_rng([self.seed, epoch, sample])
         pair = image.permute(2, 0, 1).float(), mask[None].float()
         for change in self.changes:
@@ -45,13 +45,13 @@ class Augmenter:
         return changed.permute(1, 2, 0), soft[0]
 
 
-def _maybe(change: "words.Change", pair: Pair, draw: np.random.Generator, hard_masks: bool) -> Pair:
+def _maybe(change: "config.Change", pair: Pair, draw: np.random.Generator, hard_masks: bool) -> Pair:
     if draw.random() < change.p:
         return _change(change, pair, draw, hard_masks)
     return _hard(pair) if change.kind == "affine" and hard_masks else pair
 
 
-def _change(change: "words.Change", pair: Pair, draw: np.random.Generator, hard_masks: bool) -> Pair:
+def _change(change: "config.Change", pair: Pair, draw: np.random.Generator, hard_masks: bool) -> Pair:
     image, mask = pair
     if change.kind == "hflip":
         return image.flip(-1), mask.flip(-1)
@@ -65,7 +65,9 @@ def _change(change: "words.Change", pair: Pair, draw: np.random.Generator, hard_
     if change.kind == "saturation":
         return _away(image, _luma(image), draw.uniform(*change.factor)), mask
     if change.kind == "hsv":
-        return _hsv(image, *(draw.uniform(-most, most) for most in (change.hue, change.saturation, change.value))), mask
+        return _hsv(
+            image, *(draw.uniform(-limit, limit) for limit in (change.hue, change.saturation, change.value))
+        ), mask
     if change.kind == "gray":
         gray = _luma(image).expand_as(image)
         return torch.where(_inside(mask), gray, image) if change.region == "object" else gray, mask
@@ -74,12 +76,12 @@ def _change(change: "words.Change", pair: Pair, draw: np.random.Generator, hard_
     return _change(change.of[draw.integers(len(change.of))], pair, draw, hard_masks)
 
 
-def _affine(change: "words.Affine", planes: Tensor, draw: np.random.Generator) -> Tensor:
-    """Bilinear, with borders mirrored at the outermost pixels."""
+def _affine(change: "config.Affine", planes: Tensor, draw: np.random.Generator) -> Tensor:
+    """Bilinear, with borders reflected at the outermost pixels."""
     height, width = planes.shape[1:]
     shift_x, shift_y = (draw.uniform(-change.shift, change.shift) * side for side in (width, height))
     scale, angle = draw.uniform(*change.scale), math.radians(draw.uniform(-change.rotate, change.rotate))
-    # Whence each pixel comes: seen from the center, which grid_sample calls 0, with the outermost pixels at -1 and 1.
+    # Each pixel's source relative to the center, in grid_sample's units: the outermost pixels are at -1 and 1.
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     x = torch.arange(width, device=planes.device) - (middle_x + shift_x)
     y = torch.arange(height, device=planes.device)[:, None] - (middle_y + shift_y)
@@ -108,13 +110,13 @@ def _away(image: Tensor, anchor: Tensor | float, factor: float) -> Tensor:
 
 
 def _hsv(image: Tensor, hue: float, saturation: float, value: float) -> Tensor:
-    """The hexagonal model's hue in sixths of its circle, saturation and value (Smith 1978, SIGGRAPH), and back."""
+    """Shifts hue (in sixths of the circle), saturation and value of the hexagonal model (Smith 1978, SIGGRAPH)."""
     red, green, blue = image[:, None]
     top = image.amax(0, keepdim=True)
     chroma = top - image.amin(0, keepdim=True)
-    some = chroma.clamp(min=1e-6)
-    of_red = ((green - blue) / some) % 6
-    of_others = torch.where(top == green, (blue - red) / some + 2, (red - green) / some + 4)
+    divisor = chroma.clamp(min=1e-6)
+    of_red = ((green - blue) / divisor) % 6
+    of_others = torch.where(top == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     turned = torch.where(top == red, of_red, of_others) + hue / 30
     full = (chroma / top.clamp(min=1e-6) + saturation / 255).clamp(0, 1) * (chroma > 0)
     bright = (top + value).clamp(0, 255)

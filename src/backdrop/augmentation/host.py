@@ -1,4 +1,4 @@
-"""Changes by albumentations in the host's memory, the same for the same (seed, epoch, sample)."""
+"""Augmentation by albumentations on the host. Deterministic by (seed, epoch, sample)."""
 
 import os
 import random
@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from backdrop.config import augmentation as words
+from backdrop.config import augmentation as config
 
-# Read by albumentations when it's imported: it would ask the network for a newer version of itself.
+# Keeps albumentations from checking for updates over the network at import.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
@@ -24,32 +24,32 @@ class Augmenter:
     """A recipe's augmentation.
 
     Args:
-        changes: what may be done to a sample, in this order.
+        changes: the changes, applied in this order.
         seed: the member's seed.
-        hard_masks: whether masks are cut at one half after each affine change.
+        hard_masks: whether to binarize masks at one half after each affine change.
     """
 
-    def __init__(self, changes: Sequence[words.Change], seed: int, hard_masks: bool = False) -> None:
+    def __init__(self, changes: Sequence[config.Change], seed: int, hard_masks: bool = False) -> None:
         self.seed = seed
         self.transform = albumentations.Compose([_transform(change, hard_masks) for change in changes])
 
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8], epoch: int, sample: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image (H, W, 3) RGB and soft mask (H, W), 0..255, changed as this epoch changes this sample."""
+        """Image (H, W, 3) RGB and soft mask (H, W), 0..255, augmented for this epoch and sample."""
         generator = np.random.default_rng([self.seed, epoch, sample])
-        # Both streams are shared by all changes: given a seed, each would begin it anew, and all would happen at once.
-        self.transform.set_random_state(generator, random.Random(generator.bytes(16)))  # noqa: S311  # no secret
+        # All changes share two generators: with a seed, each change would draw the same numbers.
+        self.transform.set_random_state(generator, random.Random(generator.bytes(16)))  # noqa: S311  # not for security
         changed = self.transform(image=image, mask=mask)
         return changed["image"], changed["mask"]
 
 
 class GrayObject(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # albumentations is untyped
-    """Takes the color away where the mask is on."""
+    """Removes the color inside the mask."""
 
     @property
     def targets_as_params(self) -> list[str]:
-        """What the change depends on."""
+        """The targets that the change depends on."""
         return ["mask"]
 
     def get_params_dependent_on_data(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -57,16 +57,16 @@ class GrayObject(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # al
         return {"on": data["mask"] > HALF}
 
     def apply(self, img: NDArray[np.uint8], on: NDArray[np.bool_], **_: Any) -> NDArray[np.uint8]:
-        """An image (H, W, 3) RGB with luma in place of color where `on` (H, W) is true."""
+        """An image (H, W, 3) RGB with color replaced by luma where `on` (H, W) is true."""
         luma = cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
         return np.where(on[..., None], luma[..., None], img)
 
 
 class HardMask(albumentations.DualTransform):  # type: ignore[misc]  # albumentations is untyped
-    """Cuts a soft mask at one half."""
+    """Binarizes a soft mask at one half."""
 
     def apply(self, img: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
-        """The image as it is."""
+        """The unchanged image."""
         return img
 
     def apply_to_mask(self, mask: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
@@ -74,33 +74,33 @@ class HardMask(albumentations.DualTransform):  # type: ignore[misc]  # albumenta
         return np.where(mask > HALF, np.uint8(255), np.uint8(0))
 
 
-def _transform(change: words.Change, hard_masks: bool) -> Transform:
+def _transform(change: config.Change, hard_masks: bool) -> Transform:
     match change:
-        case words.HFlip():
+        case config.HFlip():
             return albumentations.HorizontalFlip(p=change.p)
-        case words.Affine():
+        case config.Affine():
             return _affine(change, hard_masks)
-        case words.Brightness():
+        case config.Brightness():
             return _jitter(change.p, brightness=change.factor)
-        case words.Contrast():
+        case config.Contrast():
             return _jitter(change.p, contrast=change.factor)
-        case words.Saturation():
+        case config.Saturation():
             return _jitter(change.p, saturation=change.factor)
-        case words.Hsv():
+        case config.Hsv():
             return albumentations.HueSaturationValue(change.hue, change.saturation, change.value, p=change.p)
-        case words.Gray():
+        case config.Gray():
             return GrayObject(p=change.p) if change.region == "object" else albumentations.ToGray(p=change.p)
-        case words.Erase():
-            sizes = (0.04, 0.2), (0.1, 1.0)  # heights and widths, as shares
+        case config.Erase():
+            sizes = (0.04, 0.2), (0.1, 1.0)  # heights and widths, as shares of the image
             return albumentations.CoarseDropout((1, change.max_count), *sizes, fill="random_uniform", p=change.p)
-        case words.OneOf():
-            # With p = 1 each is as likely as the others, and done when it's chosen.
+        case config.OneOf():
+            # With p = 1, all are equally likely, and the chosen one is always applied.
             return albumentations.OneOf(
-                [_transform(one.model_copy(update={"p": 1}), hard_masks) for one in change.of], p=change.p
+                [_transform(choice.model_copy(update={"p": 1}), hard_masks) for choice in change.of], p=change.p
             )
 
 
-def _affine(change: words.Affine, hard_masks: bool) -> Transform:
+def _affine(change: config.Affine, hard_masks: bool) -> Transform:
     moved = albumentations.Affine(
         translate_percent=(-change.shift, change.shift),
         scale=change.scale,

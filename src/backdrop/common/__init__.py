@@ -1,1 +1,1 @@
-"""What every layer uses: errors, files here and in S3, progress, processes, devices."""
+"""Used by every layer: errors, local and S3 storage, progress, processes, devices."""

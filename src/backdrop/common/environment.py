@@ -1,4 +1,4 @@
-"""Environment variables that hold for a while."""
+"""Temporary environment variables."""
 
 import contextlib
 import os
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def environment(**values: str | None) -> Iterator[None]:
-    """Sets environment variables while the block lasts; processes that it starts inherit them.
+    """Sets environment variables for the block and its child processes, and restores them afterwards.
 
     Args:
-        values: by name; None unsets a variable. Afterwards each is as it was, whatever the block did to it.
+        values: values by name; None unsets a variable.
     """
     before = {name: os.environ.get(name) for name in values}
     _set(values)

@@ -1,19 +1,19 @@
-"""The one tree of errors that Backdrop raises on purpose.
+"""The errors that Backdrop raises on purpose.
 
-Each carries what is wrong (naming the file or the thing) and what to do about it. The command line prints
-both on one line and ends with `exit_code`; anything else that escapes is a bug and shows its traceback.
+Each says what is wrong (naming the file or key) and what to do about it. The command line prints both on one line and
+exits with `exit_code`. Any other exception is a bug and shows its traceback.
 """
 
 from backdrop.common.redact import redact
 
-SHOWN = 300  # characters of somebody else's message
+SHOWN = 300  # maximum characters of a foreign message
 
 
 class BackdropError(Exception):
-    """Something the user can fix. No address in it shows a password.
+    """An error that the user can fix. Passwords in addresses are removed.
 
     Args:
-        what: what is wrong, naming the file or the thing.
+        what: what is wrong, naming the file or key.
         remedy: what to do about it, as an imperative sentence.
     """
 
@@ -26,12 +26,12 @@ class BackdropError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[type["BackdropError"], tuple[str, str]]:
-        """So that it reaches the process that waits for it."""
+        """Makes the error picklable, so that it can be passed between processes."""
         return type(self), (self.what, self.remedy)
 
 
 class ConfigError(BackdropError):
-    """A YAML file or an override that doesn't say what a recipe, an ensemble or a record may say."""
+    """A YAML file, an override or a setting that is invalid."""
 
 
 class DataError(BackdropError):
@@ -43,15 +43,15 @@ class PlanError(BackdropError):
 
 
 class MemberError(BackdropError):
-    """A member folder that is missing, unfinished, altered or made by other settings."""
+    """A member folder that is missing, unfinished, altered, or made with other settings."""
 
 
 class TrainingError(BackdropError):
-    """A training that can't go on: a loss that is no number, a dead worker."""
+    """A training run that can't continue: a loss of NaN, a dead worker."""
 
 
 class TuningError(BackdropError):
-    """A schedule search that can't be run, or comes to nothing."""
+    """A schedule search that can't run, or has no result."""
 
 
 class StorageError(BackdropError):
@@ -59,30 +59,30 @@ class StorageError(BackdropError):
 
 
 class TrackingError(BackdropError):
-    """The MLflow server or its registry can't do what was asked."""
+    """A request that MLflow or its registry can't fulfill."""
 
 
 class DockerError(BackdropError):
-    """Docker isn't there, or hasn't got the image."""
+    """Docker that isn't available, or doesn't have the image."""
 
 
 class GateError(BackdropError):
-    """A promotion that can't even be judged (as opposed to one that is rejected)."""
+    """A promotion that can't be judged (as opposed to one that is rejected)."""
 
 
 class EndpointError(BackdropError):
-    """A cluster's API, Kubeflow's or Kubernetes' own, can't be reached or can't do what was asked."""
+    """An API of Kubeflow or Kubernetes that can't be reached, or rejects a request."""
 
 
 def shorten(message: object) -> str:
-    """Somebody else's message on one line, without passwords, and cut."""
+    """A foreign message on one line, without passwords, truncated."""
     text = " ".join(redact(str(message)).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def cause(message: str | None) -> str:
-    """Our own error in the end of a log that Ray repeats, or else its last line."""
+    """Our own error message in the tail of a log from Ray, or else its last line."""
     lines = [line for line in (message or "").splitlines() if line.strip()]
-    # Ray's own line about the command may come last, though it was first.
+    # Ray's line about the command may come last.
     ours = [line for line in lines if line.startswith("error: ")]
     return shorten((ours or lines or ["no message"])[-1])

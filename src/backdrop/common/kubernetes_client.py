@@ -1,4 +1,4 @@
-"""The Kubernetes client: how a cluster is reached, in which namespace, and its errors in our words."""
+"""The Kubernetes client: connection, namespaces, and errors with remedies."""
 
 import contextlib
 import json
@@ -18,16 +18,16 @@ from backdrop.common.errors import EndpointError, shorten
 
 __all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "parse_quantity", "pod_namespace"]
 
-ANSWER_S = 30  # how long an answer may take
+TIMEOUT_S = 30  # of one request
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class ApiError(EndpointError):
-    """Kubernetes refuses a call, or doesn't answer.
+    """A call that Kubernetes rejects or doesn't answer.
 
     Attributes:
-        status: of HTTP, 0 if there is no answer.
-        words: the API server's own message, or why there is no answer.
+        status: HTTP status, 0 without a response.
+        words: the API server's message, or the reason why there is no response.
     """
 
     def __init__(self, what: str, remedy: str, status: int = 0, words: str = "") -> None:
@@ -36,13 +36,13 @@ class ApiError(EndpointError):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same call may succeed a little later: nobody answers, or the server is busy or broken."""
+        """Whether a retry may help: there is no response, or the server is overloaded or failing."""
         return self.status == 0 or self.status == 429 or self.status >= 500
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of namespaced objects that Kubernetes knows by a custom resource definition."""
+    """A namespaced custom resource."""
 
     group: str
     version: str
@@ -51,24 +51,24 @@ class Resource:
 
 @dataclass(frozen=True)
 class Kubernetes:
-    """An API server. Every method raises ApiError if it refuses or doesn't answer within 30 seconds."""
+    """An API server. Every method raises ApiError if the server rejects the call or has no response in 30 seconds."""
 
     host: str
     api: client.ApiClient
 
     def nodes(self, labels: Mapping[str, str]) -> list[Any]:
-        """The cluster's nodes that have these labels."""
+        """The cluster's nodes with these labels."""
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         with self._errors("list nodes"):
-            listing = client.CoreV1Api(self.api).list_node(label_selector=selector, _request_timeout=ANSWER_S)
+            listing = client.CoreV1Api(self.api).list_node(label_selector=selector, _request_timeout=TIMEOUT_S)
             return list(listing.items)
 
     def kinds(self, group: str, version: str) -> set[str]:
-        """The kinds of objects in an API group; none if there is no such group."""
+        """The kinds of objects in an API group; none if the group doesn't exist."""
         try:
             with self._errors(f"list the resources of {group}/{version}"):
                 objects = client.CustomObjectsApi(self.api)
-                listing = objects.get_api_resources(group, version, _request_timeout=ANSWER_S)
+                listing = objects.get_api_resources(group, version, _request_timeout=TIMEOUT_S)
                 return {resource.kind for resource in listing.resources}
         except ApiError as error:
             if error.status == 404:
@@ -77,36 +77,36 @@ class Kubernetes:
 
     def create(self, resource: Resource, namespace: str, body: dict[str, Any]) -> None:
         """Creates an object."""
-        with self._objects(resource, namespace) as (objects, where):
-            objects.create_namespaced_custom_object(**where, body=body)
+        with self._objects(resource, namespace) as (objects, address):
+            objects.create_namespaced_custom_object(**address, body=body)
 
     def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
-        """An object as it is now."""
-        with self._objects(resource, namespace) as (objects, where):
-            found: dict[str, Any] = objects.get_namespaced_custom_object(**where, name=name)
-            return found
+        """The current state of an object."""
+        with self._objects(resource, namespace) as (objects, address):
+            result: dict[str, Any] = objects.get_namespaced_custom_object(**address, name=name)
+            return result
 
     def delete(self, resource: Resource, namespace: str, name: str, uid: str | None = None) -> None:
-        """Deletes an object and all that it owns; with a `uid`, only the object that has it."""
+        """Deletes an object and everything it owns; with a `uid`, only if the object has that uid."""
         preconditions = client.V1Preconditions(uid=uid) if uid else None
         options = client.V1DeleteOptions(propagation_policy="Background", preconditions=preconditions)
-        with self._objects(resource, namespace) as (objects, where):
-            objects.delete_namespaced_custom_object(**where, name=name, body=options)
+        with self._objects(resource, namespace) as (objects, address):
+            objects.delete_namespaced_custom_object(**address, name=name, body=options)
 
     @contextlib.contextmanager
     def _objects(self, resource: Resource, namespace: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        where = {"group": resource.group, "version": resource.version, "plural": resource.plural}
+        address = {"group": resource.group, "version": resource.version, "plural": resource.plural}
         with self._errors(f"use {resource.plural} of {resource.group} in namespace {namespace}"):
             objects = client.CustomObjectsApi(self.api)
-            yield objects, {**where, "namespace": namespace, "_request_timeout": ANSWER_S}
+            yield objects, {**address, "namespace": namespace, "_request_timeout": TIMEOUT_S}
 
     @contextlib.contextmanager
     def _errors(self, verb: str) -> Iterator[None]:
         try:
             yield
         except ApiException as error:
-            what = f"Kubernetes at {self.host} doesn't let us {verb} ({error.status} {error.reason})"
-            remedy = "Give the account that right, or run this with another"
+            what = f"Kubernetes at {self.host} doesn't allow us to {verb} ({error.status} {error.reason})"
+            remedy = "Grant the account this permission, or use another account"
             raise ApiError(what, remedy, error.status, _words(error)) from error
         except HTTPError as error:
             words = _words(error)
@@ -116,10 +116,10 @@ class Kubernetes:
 
 @contextlib.contextmanager
 def connect() -> Iterator[Kubernetes]:
-    """The API server of the cluster that this pod runs in, else of the current context of the kubeconfig.
+    """Connects to the cluster of this pod, or else of the kubeconfig's current context.
 
     Raises:
-        EndpointError: if there is neither.
+        EndpointError: if no cluster is configured.
     """
     settings = client.Configuration()
     try:
@@ -129,18 +129,18 @@ def connect() -> Iterator[Kubernetes]:
             config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
         except ConfigException as error:
             what = f"No Kubernetes cluster is configured here ({shorten(error)})"
-            raise EndpointError(what, "Run it in a pod, or set KUBECONFIG") from error
+            raise EndpointError(what, "Run this in a pod, or set KUBECONFIG") from error
     with client.ApiClient(settings) as api:
         yield Kubernetes(settings.host, api)
 
 
 def pod_namespace() -> str:
-    """The namespace of the pod that this process runs in; empty outside of one."""
+    """The namespace of this process's pod; empty outside a pod."""
     return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.is_file() else ""
 
 
 def own_namespace() -> str:
-    """The pod's namespace, else that of the kubeconfig's current context, else `default`."""
+    """The pod's namespace, or the namespace of the kubeconfig's current context, or `default`."""
     if namespace := pod_namespace():
         return namespace
     _, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
@@ -148,7 +148,7 @@ def own_namespace() -> str:
 
 
 def _words(error: Exception) -> str:
-    """The API server's own message if it sent one."""
+    """The API server's message, or else the reason of the error."""
     try:
         return shorten(json.loads(getattr(error, "body", ""))["message"])
     except (ValueError, TypeError, KeyError):

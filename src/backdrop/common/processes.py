@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however it is told to end."""
+"""Ends child processes together with their parent, also on SIGTERM."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-PATIENCE_S = 20.0
+GRACE_S = 20.0
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """A SIGTERM ends the block as an interrupt would; only the main thread can be told."""
+    """Turns SIGTERM into SystemExit in the block, so that it cleans up; works only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -29,17 +29,17 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def end(process: "subprocess.Popen[Any]", kindly: signal.Signals = signal.SIGTERM) -> None:
-    """Ends a process and all of its group, kindly at first; none is left.
+def end(process: "subprocess.Popen[Any]", graceful: signal.Signals = signal.SIGTERM) -> None:
+    """Ends a process and its process group: gracefully first, then with SIGKILL.
 
     Args:
-        process: the first of a session of its own.
-        kindly: what lets them clean up.
+        process: the leader of its own session.
+        graceful: the first signal, which lets the processes clean up.
     """
-    _signal(process, kindly)
+    _signal(process, graceful)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(PATIENCE_S)
-    _signal(process, signal.SIGKILL)  # whoever of the group didn't follow
+        process.wait(GRACE_S)
+    _signal(process, signal.SIGKILL)  # the rest of the group
     process.wait()
 
 

@@ -1,8 +1,8 @@
-"""Waiting for a server that is away: one policy, one way to ask again, one way to keep sending from a thread.
+"""Retries for unavailable servers: a policy, `retry` for one call, and `repeat` for a background thread.
 
-Our own rather than tenacity 9 or stamina 26, which were tried: both count their time limit from the start of the first
-attempt. A call that follows a job's log for hours and then loses its connection would never be tried again. Here the
-limit counts from the first failure. Neither library has the second loop, the one that also waits after a success.
+We tried tenacity 9 and stamina 26. Both count their time limit from the start of the first attempt, so a call that
+follows a job's log for hours and then loses its connection would not be retried. Here the limit counts from the first
+failure. Neither library has a loop like `repeat`, which also waits after a success.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ _thread = threading.local()  # `closing`: the event of the workers that a thread
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How patiently a server is asked again.
+    """When and how often to retry.
 
     Attributes:
-        pause_s: seconds before the second attempt; each pause is twice as long as the one before it.
-        max_pause_s: the longest pause, in seconds.
-        give_up_s: no attempt begins more than this many seconds after the first failure.
-        attempts: how many attempts there are at most.
-        jitter: whether each pause is drawn at random between one and two times its length, so that many clients that
-            failed together don't all come back together.
+        pause_s: seconds before the second attempt; each later pause is twice as long.
+        max_pause_s: maximum pause in seconds.
+        give_up_s: no attempt starts more than this many seconds after the first failure.
+        attempts: maximum number of attempts.
+        jitter: whether to multiply each pause by a random factor from 1 to 2, so that many clients that failed together
+            don't retry at the same time.
     """
 
     pause_s: float
@@ -41,10 +41,10 @@ class RetryPolicy:
     jitter: bool = False
 
     def pauses(self) -> Iterator[float]:
-        """Seconds to wait after the first attempt, after the second, and so on, without end."""
+        """Seconds to wait after each attempt, without end."""
         pause_s = self.pause_s
         while True:
-            yield pause_s * random.uniform(1, 2) if self.jitter else pause_s  # noqa: S311  # not a secret
+            yield pause_s * random.uniform(1, 2) if self.jitter else pause_s  # noqa: S311  # not for security
             pause_s = min(2 * pause_s, self.max_pause_s)
 
 
@@ -56,19 +56,19 @@ def retry(
 ) -> T:
     """Calls `act` until it succeeds.
 
-    Ctrl-C ends the wait at once; so does the end of the `workers` whose thread waits.
+    Ctrl-C ends the wait immediately; so does the end of the `workers` whose thread waits.
 
     Args:
-        act: what to do; parts of it that went through are done again, and must do no harm.
-        policy: how often, and for how long.
-        may_pass: whether the same call may succeed a little later, by its error.
-        notify: is called once, with the first error, before the first pause.
+        act: the call; it must be safe to repeat after it partly succeeded.
+        policy: how often and how long to retry.
+        may_pass: returns whether an error may be temporary.
+        notify: called once, with the first error, before the first pause.
 
     Returns:
-        What `act` returns.
+        The result of `act`.
 
     Raises:
-        Exception: the last error of `act`, if `may_pass` says no or the policy's patience is over.
+        Exception: the last error of `act`, if it isn't temporary or the policy gives up.
     """
     pauses, attempts, give_up_at = policy.pauses(), 0, math.inf
     while True:
@@ -109,8 +109,8 @@ def _closed_within(pause_s: float) -> bool:
 
 
 def trying(what: str, policy: RetryPolicy, words: Callable[[Exception], str]) -> Callable[[Exception], None]:
-    """A `notify` for `retry` that logs what doesn't work, why, and for how long it is tried."""
-    return lambda error: log(f"{what} ({words(error)}); trying for {policy.give_up_s / 60:.0f} minutes")
+    """A `notify` for `retry` that logs what fails, why, and how long it will be retried."""
+    return lambda error: log(f"{what} ({words(error)}); retrying for {policy.give_up_s / 60:.0f} minutes")
 
 
 def repeat(
@@ -120,25 +120,25 @@ def repeat(
     notify: Callable[[Exception], None],
     once_more: bool = False,
 ) -> None:
-    """Calls `act` again and again until `closing` is set, whatever it raises; for a thread beside the work.
+    """Calls `act` repeatedly until `closing` is set, even if it raises errors; for a background thread.
 
     Args:
-        act: what to do.
-        policy: `pause_s` apart while all is well; apart up to `max_pause_s` while it fails.
-        closing: ends the loop, and a pause at once.
-        notify: is called with the first error of each outage.
-        once_more: whether to call it once more after `closing` is set.
+        act: the call.
+        policy: pauses of `pause_s` after a success, and growing up to `max_pause_s` during an outage.
+        closing: ends the loop, and interrupts a pause.
+        notify: called with the first error of each outage.
+        once_more: whether to call `act` once more after `closing` is set.
     """
-    pauses, away = policy.pauses(), False
+    pauses, failing = policy.pauses(), False
     while not (last := closing.is_set()) or once_more:
         try:
             act()
         except Exception as error:
-            if not away:
+            if not failing:
                 notify(error)
-            away = True
+            failing = True
         else:
-            pauses, away = policy.pauses(), False
+            pauses, failing = policy.pauses(), False
         if last:
             return
         closing.wait(next(pauses))

@@ -1,6 +1,6 @@
-"""S3 by boto3: objects that carry their own sha256, and a server that may stumble.
+"""S3 by boto3, with the sha256 of each object in its metadata, and retries.
 
-Credentials and endpoint come from boto3's own places (environment, mounted files), never from an argument.
+Credentials and endpoint come from boto3's own sources (environment, mounted files), never from an argument.
 """
 
 import contextlib
@@ -18,27 +18,27 @@ from backdrop.common.retry import RetryPolicy, retry, workers
 THREADS = 8
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
-POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # beyond what boto3 does itself
-DIGEST = "sha256"  # the name under which an object carries its own
+POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # in addition to boto3's own retries
+DIGEST = "sha256"  # metadata key of an object's sha256
 
 T = TypeVar("T")
 
 
 def read(address: str) -> bytes:
-    """An object's content, compared with the sha256 that it carries, if it does.
+    """An object's content, verified with the sha256 in its metadata, if there is one.
 
     Raises:
-        StorageError: if there is no such object, it isn't what was written, or S3 doesn't answer.
+        StorageError: if it doesn't exist, is damaged, or S3 doesn't response.
     """
     bucket, key = split(address)
 
-    def once() -> tuple[bytes, str | None]:
-        answer = client().get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), _small(answer["Metadata"]).get(DIGEST)
+    def call_once() -> tuple[bytes, str | None]:
+        response = client().get_object(Bucket=bucket, Key=key)
+        return response["Body"].read(), _lower_keys(response["Metadata"]).get(DIGEST)
 
-    data, digest = _asked(address, once)
+    data, digest = _with_retries(address, call_once)
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-        raise StorageError(f"{address} is not what was written there", "Write it again")
+        raise StorageError(f"{address} is damaged: its sha256 differs from its metadata", "Upload it again")
     return data
 
 
@@ -46,21 +46,21 @@ def write(address: str, data: bytes) -> None:
     """Writes an object.
 
     Raises:
-        StorageError: if S3 doesn't take it.
+        StorageError: if S3 rejects it or doesn't response.
     """
     bucket, key = split(address)
     metadata = {DIGEST: hashlib.sha256(data).hexdigest()}
-    _asked(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
+    _with_retries(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
 
 
 def upload(path: Path, address: str) -> bool:
-    """Uploads a file, in parts if it's large, unless S3 has it already.
+    """Uploads a file, in parts if it's large, unless S3 already has it.
 
     Returns:
-        Whether it had to be uploaded.
+        Whether it was uploaded.
 
     Raises:
-        StorageError: if S3 doesn't take it.
+        StorageError: if S3 rejects it or doesn't response.
     """
     bucket, key = split(address)
     with path.open("rb") as file:
@@ -68,7 +68,7 @@ def upload(path: Path, address: str) -> bool:
     if (metadata(address) or {}).get(DIGEST) == digest:
         return False
     extra = {"Metadata": {DIGEST: digest}}
-    _asked(address, lambda: client().upload_file(str(path), bucket, key, ExtraArgs=extra))
+    _with_retries(address, lambda: client().upload_file(str(path), bucket, key, ExtraArgs=extra))
     return True
 
 
@@ -76,57 +76,57 @@ def download(address: str, names: Sequence[str], folder: Path) -> None:
     """Copies objects below a prefix into a new folder.
 
     Raises:
-        StorageError: if one can't be read, or its name would leave the folder.
+        StorageError: if an object can't be read, or its name leads out of the folder.
     """
     bucket, prefix = split(address)
 
-    def one(name: str) -> None:
+    def fetch(name: str) -> None:
         target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(f"{address} holds an object named {name}", "Rename it: it would leave its folder")
+            raise StorageError(f"{address} has an object {name}, which leads out of the folder", "Rename the object")
         target.parent.mkdir(parents=True, exist_ok=True)
         key = f"{prefix.rstrip('/')}/{name}".lstrip("/")
-        _asked(f"{address}/{name}", lambda: client().download_file(bucket, key, str(target)))
+        _with_retries(f"{address}/{name}", lambda: client().download_file(bucket, key, str(target)))
 
     folder.mkdir(parents=True)
     with workers(THREADS) as pool:
-        list(pool.map(one, names))
+        list(pool.map(fetch, names))
 
 
 def listing(address: str) -> list[tuple[str, int, str]]:
     """Name below the prefix, size and ETag of every object, sorted.
 
     Raises:
-        StorageError: if S3 doesn't answer.
+        StorageError: if S3 doesn't response.
     """
     bucket, key = split(address)
     prefix = f"{key.rstrip('/')}/" if key else ""
     pager = client().get_paginator("list_objects_v2")
-    pages = _asked(address, lambda: list(pager.paginate(Bucket=bucket, Prefix=prefix)))
+    pages = _with_retries(address, lambda: list(pager.paginate(Bucket=bucket, Prefix=prefix)))
     entries = [entry for page in pages for entry in page.get("Contents", [])]
-    found = [(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"]) for entry in entries]
-    return sorted(entry for entry in found if entry[0] and not entry[0].endswith("/"))
+    objects = [(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"]) for entry in entries]
+    return sorted(entry for entry in objects if entry[0] and not entry[0].endswith("/"))
 
 
 def delete(address: str) -> None:
-    """Deletes an object, which needn't be there.
+    """Deletes an object, if it exists.
 
     Raises:
-        StorageError: if S3 doesn't do it.
+        StorageError: if S3 rejects it or doesn't response.
     """
     bucket, key = split(address)
-    _asked(address, lambda: client().delete_object(Bucket=bucket, Key=key))
+    _with_retries(address, lambda: client().delete_object(Bucket=bucket, Key=key))
 
 
 def metadata(address: str) -> dict[str, str] | None:
-    """What an object carries, names in small letters; None if there is no such object.
+    """An object's metadata, with lowercase names; None if it doesn't exist.
 
     Raises:
-        StorageError: if S3 doesn't answer.
+        StorageError: if S3 doesn't response.
     """
     bucket, key = split(address)
     try:
-        return _small(_asked(address, lambda: client().head_object(Bucket=bucket, Key=key)["Metadata"]))
+        return _lower_keys(_with_retries(address, lambda: client().head_object(Bucket=bucket, Key=key)["Metadata"]))
     except StorageError as error:
         if _status(error.__cause__) == http.HTTPStatus.NOT_FOUND:
             return None
@@ -137,20 +137,20 @@ def split(address: str) -> tuple[str, str]:
     """Bucket and key of `s3://bucket/key`.
 
     Raises:
-        StorageError: if it names no bucket.
+        StorageError: if it has no bucket, or has credentials.
     """
     bucket, _, key = address.removeprefix("s3://").partition("/")
     if (bare := without_credentials(address)) != address:
         remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-        raise StorageError(f"{bare} was given with credentials", remedy)
+        raise StorageError(f"The address {bare} contains credentials", remedy)
     if not bucket:
-        raise StorageError(f"{address} names no bucket", "Write it as s3://bucket/prefix")
+        raise StorageError(f"{address} has no bucket", "Write it as s3://bucket/prefix")
     return bucket, key
 
 
 @cache
 def client() -> Any:
-    """The one client, which threads may share.
+    """The S3 client, shared by threads.
 
     Raises:
         StorageError: if boto3 isn't installed.
@@ -159,8 +159,8 @@ def client() -> Any:
         import boto3
         from botocore.config import Config
     except ImportError as error:
-        raise StorageError("s3:// needs boto3, which isn't installed", "pip install 'backdrop-ml[s3]'") from error
-    # Checksums only where the protocol demands them: many S3 look-alikes refuse or garble the newer ones.
+        raise StorageError("s3:// needs boto3, which isn't installed", "Run pip install 'backdrop-ml[s3]'") from error
+    # Checksums only where required: many S3-compatible servers don't support the newer ones.
     config = Config(
         retries={"mode": "standard", "max_attempts": 5},
         connect_timeout=CONNECT_TIMEOUT_S,
@@ -172,19 +172,19 @@ def client() -> Any:
     return boto3.client("s3", config=config)
 
 
-def _asked(address: str, call: Callable[[], T]) -> T:
-    """What S3 answers; it's asked again after a pause if it stumbles, also in the middle of an answer.
+def _with_retries(address: str, call: Callable[[], T]) -> T:
+    """The result of a call; temporary errors are retried, also in the middle of a response.
 
     Raises:
-        StorageError: if it says no, or stumbles again and again.
+        StorageError: if S3 rejects the call, or keeps failing.
     """
-    client()  # says that boto3 isn't installed, before its errors are imported
+    client()  # raises the error that boto3 isn't installed before `_errors` imports it
 
-    def once() -> T:
+    def call_once() -> T:
         with _errors(address):
             return call()
 
-    return retry(once, POLICY, lambda error: isinstance(error, StorageError) and _stumbled(error.__cause__))
+    return retry(call_once, POLICY, lambda error: isinstance(error, StorageError) and _is_temporary(error.__cause__))
 
 
 @contextlib.contextmanager
@@ -200,8 +200,8 @@ def _errors(address: str) -> Iterator[None]:
         raise StorageError(f"{address}: S3 says: {shorten(error)}", remedy) from cause
 
 
-def _stumbled(error: BaseException | None) -> bool:
-    """Whether asking again may help: S3 is busy or broken, or the connection is."""
+def _is_temporary(error: BaseException | None) -> bool:
+    """Whether a retry may help: S3 is overloaded or failing, or the connection broke."""
     from boto3.exceptions import RetriesExceededError
     from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
 
@@ -210,11 +210,11 @@ def _stumbled(error: BaseException | None) -> bool:
 
 
 def _status(error: BaseException | None) -> int:
-    """The HTTP status of S3's answer, 0 if the error isn't one."""
-    answer = getattr(error, "response", None)
-    return int(answer["ResponseMetadata"]["HTTPStatusCode"]) if isinstance(answer, dict) else 0
+    """The HTTP status of S3's response; 0 if there is none."""
+    response = getattr(error, "response", None)
+    return int(response["ResponseMetadata"]["HTTPStatusCode"]) if isinstance(response, dict) else 0
 
 
-def _small(carried: dict[str, str]) -> dict[str, str]:
-    """Names in small letters: some servers send capitals."""
-    return {name.lower(): value for name, value in carried.items()}
+def _lower_keys(values: dict[str, str]) -> dict[str, str]:
+    """The metadata with lowercase names, because some servers change their case."""
+    return {name.lower(): value for name, value in values.items()}

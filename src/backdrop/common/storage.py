@@ -1,4 +1,4 @@
-"""Files, here or in S3: read whole, written whole or not at all.
+"""Local files and S3 objects, written atomically.
 
 An address is a local path or `s3://bucket/key`.
 """
@@ -29,17 +29,17 @@ def is_remote(address: str | Path) -> bool:
 
 
 def absolute(address: str) -> str:
-    """The address for a process with another working folder."""
+    """The absolute address, valid in any working folder."""
     return address if is_remote(address) else str(Path(address).absolute())
 
 
 def parent(address: str) -> str:
-    """The folder or prefix that a file is in, for a process with another working folder."""
+    """The absolute folder or prefix of a file."""
     return address.rpartition("/")[0] if is_remote(address) else str(Path(address).absolute().parent)
 
 
 def join(folder: str, address: str) -> str:
-    """An address as seen from a folder or `s3://` prefix; what is absolute, a URL for one, stays as it is."""
+    """An address relative to a folder or `s3://` prefix; absolute paths and URLs don't change."""
     if "://" in address or Path(address).is_absolute():
         return address
     scheme, separator, path = folder.rpartition("://")
@@ -47,17 +47,17 @@ def join(folder: str, address: str) -> str:
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest of some bytes."""
+    """The sha256 of bytes as hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
+    """The cache folder: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
     return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
 
 
 def read_bytes(address: str | Path) -> bytes:
-    """The whole content of one file: a path, `s3://` or an `https://` address.
+    """The content of a file: a path, an `s3://` or an `https://` address.
 
     Raises:
         StorageError: if it doesn't exist or can't be read.
@@ -73,10 +73,10 @@ def read_bytes(address: str | Path) -> bytes:
 
 
 def write_bytes(address: str | Path, data: bytes) -> None:
-    """Writes one file whole or not at all, making its folder if need be.
+    """Writes a file atomically, and creates its folder.
 
     Raises:
-        StorageError: if it can't be written: no right, no room, no bucket.
+        StorageError: if it can't be written.
     """
     if is_remote(address):
         s3.write(str(address), data)
@@ -89,19 +89,21 @@ def write_bytes(address: str | Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def output_folder(address: str | Path, key_file: str) -> Iterator[Path]:
-    """A scratch folder that becomes the folder `address` when the block ends well, and vanishes when it doesn't.
+    """A temporary folder that becomes the folder `address` if the block succeeds, and is removed if it fails.
 
     Args:
-        address: where the folder shall appear. What an earlier run left there is replaced.
-        key_file: the file by which a folder of this kind is known; in S3 it is uploaded last.
+        address: the final folder. The output of an earlier run there is replaced.
+        key_file: the file that marks the output of a run; in S3 it is uploaded last.
 
     Raises:
-        StorageError: if something else stands at `address`, or it can't be written.
+        StorageError: if `address` has other content, or can't be written.
     """
     remote = is_remote(address)
     target = cache_folder() / "outgoing" if remote else Path(address)
-    if not remote and target.exists() and not (target / key_file).is_file() and _holds_something(target):
-        raise StorageError(f"{target} exists and is no folder of an earlier run (no {key_file})", "Name another --out")
+    if not remote and target.exists() and not (target / key_file).is_file() and _has_content(target):
+        raise StorageError(
+            f"{target} exists and is not the output of an earlier run (no {key_file})", "Use another --out"
+        )
     with disk_errors(target), _temporary_beside(target) as temporary:
         temporary.mkdir()
         yield temporary
@@ -112,32 +114,32 @@ def output_folder(address: str | Path, key_file: str) -> Iterator[Path]:
 
 
 def upload_folder(folder: Path, address: str, key_file: str) -> int:
-    """Copies a folder to S3, `key_file` last, so that a reader who finds that file finds all.
+    """Copies a folder to S3, `key_file` last, so that a folder with that file is complete.
 
-    Each object carries its own sha256; what is there already isn't uploaded again.
+    Each object has its sha256 in its metadata; unchanged objects aren't uploaded again.
 
     Returns:
-        How many objects were uploaded.
+        The number of uploaded objects.
 
     Raises:
-        StorageError: if S3 doesn't take one.
+        StorageError: if an upload fails.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    rest, last = [[path for path in files if (path == folder / key_file) == wanted] for wanted in (False, True)]
+    rest, last = [[path for path in files if (path == folder / key_file) == is_key] for is_key in (False, True)]
 
-    def one(path: Path) -> bool:
+    def upload(path: Path) -> bool:
         return s3.upload(path, f"{address.rstrip('/')}/{path.relative_to(folder).as_posix()}")
 
     with progress("uploading files", len(files), lasting=False) as advance, workers(s3.THREADS) as pool:
         count = 0
-        for uploaded in chain(pool.map(one, rest), map(one, last)):
+        for uploaded in chain(pool.map(upload, rest), map(upload, last)):
             count += uploaded
             advance()
     return count
 
 
 def exists(address: str | Path) -> bool:
-    """Whether there is such a file.
+    """Whether the file exists.
 
     Raises:
         StorageError: if S3 doesn't answer.
@@ -146,7 +148,7 @@ def exists(address: str | Path) -> bool:
 
 
 def list_files(address: str | Path) -> list[str]:
-    """Names of the files below a folder or prefix, sorted, without hidden ones; none if there is no such folder.
+    """Names of the files below a folder or prefix, sorted, without hidden ones; none if it doesn't exist.
 
     Raises:
         StorageError: if S3 doesn't answer.
@@ -159,10 +161,10 @@ def list_files(address: str | Path) -> list[str]:
 
 
 def remove_folder(address: str | Path, key_file: str | None = None) -> None:
-    """Deletes a folder or all below a prefix, `key_file` first, so that nobody finds that file without the rest.
+    """Deletes a folder or prefix, `key_file` first, so that an incomplete folder doesn't have that file.
 
     Raises:
-        StorageError: if S3 doesn't do it.
+        StorageError: if S3 rejects it.
     """
     if not is_remote(address):
         if key_file:
@@ -174,13 +176,13 @@ def remove_folder(address: str | Path, key_file: str | None = None) -> None:
 
 
 def local_folder(address: str | Path) -> Path:
-    """A folder on this machine with what `address` holds: itself if local, else a copy made once.
+    """A local folder with the content of `address`: the folder itself, or a cached copy of an S3 prefix.
 
-    The copy of an S3 prefix stands in the cache under a digest of its listing (keys, sizes, ETags), so a
-    changed prefix is another folder and an interrupted copy is never taken for a whole one.
+    The copy is in the cache under a digest of the prefix's listing (keys, sizes, ETags), so a changed prefix gets a new
+    folder, and an interrupted copy is never used.
 
     Raises:
-        StorageError: if there is no such folder or prefix, or S3 doesn't answer.
+        StorageError: if the folder or prefix doesn't exist, or S3 doesn't answer.
     """
     if not is_remote(address):
         folder = Path(address)
@@ -189,7 +191,7 @@ def local_folder(address: str | Path) -> Path:
         return folder
     listing = s3.listing(str(address))
     if not listing:
-        raise StorageError(f"{address} holds no objects", "Check bucket and prefix")
+        raise StorageError(f"{address} has no objects", "Check bucket and prefix")
     digest = sha256(repr([(str(address), *entry) for entry in listing]).encode())
     folder = cache_folder() / "datasets" / digest
     if not folder.is_dir():
@@ -201,10 +203,10 @@ def local_folder(address: str | Path) -> Path:
 
 @contextlib.contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turns what the operating system says of a file into a StorageError that names it.
+    """Turns an OSError of the block into a StorageError that names the file.
 
     Raises:
-        StorageError: in place of any OSError of the block.
+        StorageError: instead of an OSError.
     """
     try:
         yield
@@ -215,13 +217,13 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
-    """A name in the target's folder (so that a rename is atomic), whatever is left of which is removed."""
+    """A temporary path in the target's folder, so that a rename is atomic; removed after the block."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        yield holder / target.name
+        yield scratch / target.name
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _replace_folder(source: Path, target: Path) -> None:
@@ -231,16 +233,15 @@ def _replace_folder(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _holds_something(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     return not path.is_dir() or any(path.iterdir())
 
 
 def _download_url(address: str) -> bytes:
     try:
-        with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # the scheme was looked at
+        with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # the scheme was checked
             body: bytes = answer.read()
             return body
     except OSError as error:
-        raise StorageError(
-            f"{address} can't be read ({shorten(error)})", "Check the address, or download the file"
-        ) from error
+        what = f"{address} can't be read ({shorten(error)})"
+        raise StorageError(what, "Check the address, or download the file") from error

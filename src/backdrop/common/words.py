@@ -1,4 +1,4 @@
-"""Words that depend on a number."""
+"""Singular and plural."""
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

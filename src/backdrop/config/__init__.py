@@ -1,4 +1,4 @@
-"""Recipes, ensembles and spaces of schedules, as YAML says them."""
+"""The YAML configuration: recipes, ensembles and search spaces."""
 
 from backdrop.config.catalog import find_recipe, find_text, read_over, shipped
 from backdrop.config.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme, find_ensemble

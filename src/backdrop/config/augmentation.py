@@ -1,4 +1,4 @@
-"""Random changes of a training sample, in the order in which a recipe names them; `p` is each one's probability."""
+"""Random changes of a training sample, applied in the recipe's order, each with probability `p`."""
 
 from typing import Annotated, Literal
 
@@ -10,26 +10,26 @@ from backdrop.config.records import Record
 
 def _rising(factors: tuple[float, float]) -> tuple[float, float]:
     if factors[0] > factors[1]:
-        raise ValueError(f"{factors[0]} is above {factors[1]}; give the lowest factor first")
+        raise ValueError(f"{factors[0]} is above {factors[1]}; write the lower factor first")
     return factors
 
 
-# Factors: the lowest and the highest.
+# Two factors: lower and upper limit.
 Range = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_rising)]
 Scale = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 
 
 class HFlip(Record):
-    """Mirrors left and right."""
+    """Flips left and right."""
 
     kind: Literal["hflip"]
     p: Share = 0.5
 
 
 class Affine(Record):
-    """Scales by a factor, turns by up to `rotate` degrees and shifts by up to a share of each side, about the center.
+    """Scales by a factor, rotates by up to `rotate` degrees and shifts by up to a share of each side.
 
-    Borders are reflected. The mask is interpolated too and stays soft at its edge.
+    Borders are reflected. The mask is interpolated too, so its edge stays soft.
     """
 
     kind: Literal["affine"]
@@ -48,7 +48,7 @@ class Brightness(Record):
 
 
 class Contrast(Record):
-    """Moves values away from the image's mean luma, or towards it, by a factor."""
+    """Scales the distance of values from the image's mean luma by a factor."""
 
     kind: Literal["contrast"]
     p: Share = 0.5
@@ -56,7 +56,7 @@ class Contrast(Record):
 
 
 class Saturation(Record):
-    """Moves values away from their own luma, or towards it, by a factor."""
+    """Scales the distance of values from the pixel's luma by a factor."""
 
     kind: Literal["saturation"]
     p: Share = 0.5
@@ -64,7 +64,7 @@ class Saturation(Record):
 
 
 class Hsv(Record):
-    """Adds to hue (of 180, a circle), saturation and value (of 255) up to so much either way; what is gray stays so."""
+    """Shifts hue (0..180, a circle), saturation and value (0..255) by at most these limits; gray pixels stay gray."""
 
     kind: Literal["hsv"]
     p: Share = 0.5
@@ -74,7 +74,7 @@ class Hsv(Record):
 
 
 class Gray(Record):
-    """Puts luma in place of color: everywhere, or the `object` alone, which is where the mask is on."""
+    """Replaces color by luma: everywhere, or only in the `object` (inside the mask)."""
 
     kind: Literal["gray"]
     p: Share = 0.25
@@ -82,9 +82,9 @@ class Gray(Record):
 
 
 class Erase(Record):
-    """Covers up to `max_count` rectangles with one color each, the mask unchanged.
+    """Fills up to `max_count` rectangles with a random color each; the mask is unchanged.
 
-    So that what is strange in a studio isn't taken for the product (Cutout: DeVries and Taylor 2017, arXiv:1708.04552).
+    The network learns to ignore foreign objects (Cutout: DeVries and Taylor 2017, arXiv:1708.04552).
     """
 
     kind: Literal["erase"]
@@ -93,7 +93,7 @@ class Erase(Record):
 
 
 class OneOf(Record):
-    """With probability `p`, one of several changes, each as likely as the others; their own `p` isn't looked at."""
+    """With probability `p`, applies one of several changes, all equally likely; their own `p` is ignored."""
 
     kind: Literal["one_of"]
     p: Share = 0.5

@@ -1,4 +1,4 @@
-"""Recipes, ensembles and spaces by name or path: what the package ships, and YAML files of one's own."""
+"""Finds recipes, ensembles and spaces by name (shipped with the package) or by path (your own YAML files)."""
 
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -15,7 +15,7 @@ Kind = Literal["recipes", "ensembles", "spaces"]
 
 
 class Source(NamedTuple):
-    """A YAML file: its text, its name for an error, and the folder from which it sees others (None if shipped)."""
+    """A YAML file: its text, its name for errors, and the folder that its paths are relative to (None if shipped)."""
 
     text: str
     name: str
@@ -25,22 +25,22 @@ class Source(NamedTuple):
 def find_recipe(
     name: str, overrides: Iterable[str] = (), over: Mapping[str, Any] | None = None, option: str = "--set"
 ) -> Recipe:
-    """A shipped recipe by name, or a YAML file's by its path or `s3://` address.
+    """Reads a shipped recipe by name, or a YAML file by path or `s3://` address.
 
     Args:
         name: the name or path.
-        overrides: `a.b=c`, set last.
-        over: keys that take the place of the recipe's own, each as a whole.
-        option: what the overrides are called in an error.
+        overrides: assignments `a.b=c`, applied last.
+        over: top-level keys that replace the recipe's.
+        option: the name of the overrides in errors.
 
     Raises:
-        ConfigError: if there is none, or it isn't valid.
+        ConfigError: if there is no such recipe, or it isn't valid.
     """
     source = find_text("recipes", name)
-    values = seen_from(source.folder, parse_yaml(source.text, source.name))
+    values = resolve_paths(source.folder, parse_yaml(source.text, source.name))
     assignments = list(overrides)
-    whole = override({**values, **(over or {})}, assignments, option)
-    return parse(Recipe, whole, source.name, [f"{option} {assignment}" for assignment in assignments])
+    merged = override({**values, **(over or {})}, assignments, option)
+    return parse(Recipe, merged, source.name, [f"{option} {assignment}" for assignment in assignments])
 
 
 def change_recipe(recipe: Recipe, overrides: Iterable[str], option: str = "--set") -> Recipe:
@@ -60,10 +60,10 @@ def change_recipe(recipe: Recipe, overrides: Iterable[str], option: str = "--set
 
 
 def read_over(path: str | None) -> dict[str, Any]:
-    """Keys that take the place of a recipe's own, from a YAML file such as a search's `schedule.yaml`; none for None.
+    """Keys that replace a recipe's, from a YAML file such as a search's `schedule.yaml`; none if `path` is None.
 
     Raises:
-        ConfigError: if it can't be read, isn't a mapping or has a key that no recipe has.
+        ConfigError: if it can't be read, isn't a mapping, or has an unknown key.
     """
     if path is None:
         return {}
@@ -71,13 +71,13 @@ def read_over(path: str | None) -> dict[str, Any]:
     for key in values:
         if key not in Recipe.model_fields:
             raise ConfigError(f"{path}: unknown key {key}", suggest(key, Recipe.model_fields))
-    return seen_from(storage.parent(path), values)
+    return resolve_paths(storage.parent(path), values)
 
 
-def seen_from(folder: str | None, values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's, an ensemble's or a space's values with the addresses in them seen from their own file's folder.
+def resolve_paths(folder: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe, an ensemble or a space, with relative paths resolved from their file's folder.
 
-    Shipped names, URLs, `s3://` addresses and absolute paths stay as they are; so does everything without a folder.
+    Shipped names, URLs, `s3://` addresses and absolute paths don't change; without a folder, nothing does.
     """
     if folder is None:
         return values
@@ -85,17 +85,17 @@ def seen_from(folder: str | None, values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(weights := values.get("pretrained"), dict) and isinstance(weights.get("address"), str):
         result["pretrained"] = {**weights, "address": storage.join(folder, weights["address"])}
     if isinstance(inner := values.get("recipe"), dict):
-        result["recipe"] = seen_from(folder, inner)
+        result["recipe"] = resolve_paths(folder, inner)
     elif isinstance(inner, str):
-        result["recipe"] = _seen(folder, inner)
+        result["recipe"] = _resolve_path(folder, inner)
     if isinstance(members := values.get("members"), list):
-        result["members"] = [seen_from(folder, one) if isinstance(one, dict) else one for one in members]
+        result["members"] = [resolve_paths(folder, part) if isinstance(part, dict) else part for part in members]
     if isinstance(presets := values.get("presets"), list):
-        result["presets"] = [_seen(folder, one) if isinstance(one, str) else one for one in presets]
+        result["presets"] = [_resolve_path(folder, preset) if isinstance(preset, str) else preset for preset in presets]
     return result
 
 
-def _seen(folder: str, name: str) -> str:
+def _resolve_path(folder: str, name: str) -> str:
     return storage.join(folder, name) if _is_path(name) else name
 
 
@@ -104,7 +104,7 @@ def _is_path(name: str) -> bool:
 
 
 def shipped(kind: Kind) -> dict[str, str]:
-    """The YAML text of what the package ships, by name."""
+    """The YAML texts that the package ships, by name."""
     files = (resources.files("backdrop.config") / kind).iterdir()
     texts = {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
     return {name: texts[name].read_text(encoding="utf-8") for name in sorted(texts)}
@@ -114,7 +114,7 @@ def find_text(kind: Kind, name: str) -> Source:
     """The YAML of a recipe, an ensemble or a space.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if it doesn't exist.
     """
     texts, noun = shipped(kind), kind.removesuffix("s")
     if name in texts:

@@ -1,4 +1,4 @@
-"""What a Kubernetes cluster gives to those who work on it: settings, rights, a place on the GPU nodes."""
+"""Settings of pods on Kubernetes: environment, service account, and placement on GPU nodes."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from backdrop.config.network import Count
 from backdrop.config.records import Record
 
-# A ConfigMap and a Secret of this name, both optional, hold what pods find in their environment.
+# An optional ConfigMap and an optional Secret of this name set the pods' environment.
 SETTINGS = "backdrop"
 CONFIG_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 SECRET_KEYS = (
@@ -17,9 +17,9 @@ SECRET_KEYS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
-USER = 1000  # the image's; Kubernetes wants a number to know that it isn't root
-# The 64 MiB that a pod has of itself kill the data loaders' workers.
-SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", "8Gi"  # noqa: S108  # no temporary file of ours
+USER = 1000  # of the image; with a numeric user, Kubernetes can check that it isn't root
+# A pod's default of 64 MiB is too small for data loader workers.
+SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", "8Gi"  # noqa: S108  # not a temporary file
 RETRIES = 2
 
 NODE_SELECTOR = {"nvidia.com/gpu.present": "true"}
@@ -27,21 +27,21 @@ TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSche
 
 
 class Cluster(Record):
-    """A Ray cluster that KubeRay makes for one job: a head without GPU, and workers on the GPU nodes.
+    """A Ray cluster that KubeRay creates for one job: a head without GPU, and workers on GPU nodes.
 
     Attributes:
-        image: of all its pods; it has Backdrop with the extra `tuning`, and the Ray that is installed here.
-        namespace: empty for that of our own pod, or of the kubeconfig's context.
-        workers: how many pods.
-        accelerator: the GPUs' resource name.
-        gpus: of each worker; 0 for none.
-        cpu: cores that each worker asks for.
-        memory: what each worker may use, /dev/shm included.
+        image: image of all pods, with Backdrop's extra `tuning` and the Ray version installed here.
+        namespace: empty for the namespace of the current pod or of the kubeconfig's context.
+        workers: number of worker pods.
+        accelerator: resource name of the GPUs.
+        gpus: GPUs per worker; 0 for none.
+        cpu: CPU cores that each worker requests.
+        memory: memory limit of each worker, /dev/shm included.
         node_selector: labels of the workers' nodes.
-        tolerations: of these nodes' taints.
-        service_account: of all pods; empty for the namespace's own.
-        retries: how often a new cluster is made after a failure.
-        deadline_s: of the whole job, its retries included; None for no end.
+        tolerations: tolerations of the workers.
+        service_account: service account of all pods; empty for the namespace's default.
+        retries: how often to create a new cluster after a failure.
+        deadline_s: time limit of the job in seconds, retries included; None for no limit.
     """
 
     image: str
@@ -59,7 +59,7 @@ class Cluster(Record):
 
 
 class Toleration(Record):
-    """As in a pod: which taints don't matter."""
+    """A pod's toleration of node taints."""
 
     key: str = ""
     operator: Literal["Exists", "Equal"] = "Equal"

@@ -1,4 +1,4 @@
-"""An ensemble: one YAML says which recipes are trained on which folds, averaged, repaired and promoted."""
+"""An ensemble's YAML: its recipes and folds, weights, post-processing, and the gate for promotion."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from backdrop.common.errors import ConfigError
-from backdrop.config.catalog import find_recipe, find_text, seen_from
+from backdrop.config.catalog import find_recipe, find_text, resolve_paths
 from backdrop.config.folds import PLAN, By, Rule
 from backdrop.config.network import Positive, Share
 from backdrop.config.patterns import NAME
@@ -18,7 +18,7 @@ from backdrop.config.records import Record, override, parse, parse_yaml
 
 
 class Scheme(Record):
-    """How objects are split into folds; the words are those of `backdrop split`."""
+    """How objects are split into folds; the keys are the options of `backdrop split`."""
 
     count: Annotated[int, Field(ge=2)] = 5
     by: By = "area"
@@ -28,21 +28,21 @@ class Scheme(Record):
     @model_validator(mode="after")
     def _view_is_ranked(self) -> "Scheme":
         if self.view is not None and self.by != "area_rank":
-            raise ValueError(f"a split by {self.by} looks at no single view; remove view, or write by: area_rank")
+            raise ValueError(f"a split by {self.by} doesn't use a view; remove view, or write by: area_rank")
         return self
 
 
 class Folds(Scheme):
-    """The ensemble's own scheme; its holdout is that of all other schemes too."""
+    """The ensemble's own scheme; all other schemes share its holdout."""
 
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
 
 class Part(Record):
-    """A recipe's place in an ensemble: its weight against the others, and what is set otherwise than in its YAML.
+    """A recipe in an ensemble, with its relative weight and the keys that differ from its YAML.
 
-    `recipe` is a name, the path of a file as seen from the ensemble's own, or the recipe itself. Without `folds`, those
-    of the group or the ensemble hold.
+    `recipe` is a name, a path relative to the ensemble's file, or the recipe itself. `folds` defaults to those of the
+    group or the ensemble.
     """
 
     recipe: str | Recipe
@@ -66,7 +66,7 @@ class Part(Record):
 
 
 class Group(Record):
-    """Parts and groups that are averaged first; then their mean weighs against the group's neighbors."""
+    """Parts and groups that are averaged first; their mean has the group's weight."""
 
     group: str
     weight: Positive = 1.0
@@ -74,18 +74,18 @@ class Group(Record):
     members: Annotated[tuple["Item", ...], Field(min_length=1)]
 
 
-def _kind(value: Any) -> str:
+def _item_type(value: Any) -> str:
     return "group" if isinstance(value, Group) or (isinstance(value, dict) and "group" in value) else "part"
 
 
-Item = Annotated[Annotated[Part, Tag("part")] | Annotated[Group, Tag("group")], Discriminator(_kind)]
+Item = Annotated[Annotated[Part, Tag("part")] | Annotated[Group, Tag("group")], Discriminator(_item_type)]
 
 
 class Gate(Record):
-    """What a challenger must show on the holdout.
+    """The thresholds for promotion, on the holdout.
 
-    `minimum_dice` is asked of a first champion. Against a champion, a challenger is rejected if it is worse by more
-    than `slice_drop` on any guarded slice (a view) and that slice's interval lies wholly below zero.
+    A first champion needs `minimum_dice`. Against a champion, a challenger is rejected if on any slice (a view) it is
+    worse by more than `slice_drop` and the slice's interval is entirely below zero.
     """
 
     minimum_dice: Share = 0.95
@@ -93,7 +93,7 @@ class Gate(Record):
 
 
 class Ensemble(Record):
-    """Which recipes are trained on which folds and averaged, what is done to the mean, and the gate for promotion."""
+    """The recipes of an ensemble with their folds and weights, its post-processing, and its gate."""
 
     name: str = Field(pattern=NAME)
     description: str = ""
@@ -103,10 +103,10 @@ class Ensemble(Record):
     gate: Gate = Gate()
 
     def resolve(self) -> "Ensemble":
-        """The same without groups, every recipe written out and its weight a share of 1: it needs no other file.
+        """The same ensemble without groups or references to files, with weights that add up to 1.
 
         Raises:
-            ConfigError: if there is no such recipe, it isn't valid, or two have one name.
+            ConfigError: if a recipe doesn't exist or isn't valid, or two have the same name.
         """
         parts = tuple(_flat(self.members, 1.0, None))
         names = [recipe.name for recipe in map(Part.resolve, parts)]
@@ -116,30 +116,32 @@ class Ensemble(Record):
         return self.model_copy(update={"members": parts})
 
     def tuned(self, recipes: Sequence[Recipe]) -> "Ensemble":
-        """The same, resolved, with the schedules and optimizers that a search found for its recipes.
+        """The same ensemble, resolved, with the schedules and optimizers of recipes that a search tuned.
 
         Args:
-            recipes: those that were trained, each once or more.
+            recipes: the recipes that were trained; a recipe may occur more than once.
 
         Raises:
-            ConfigError: if one of them isn't in the ensemble, or differs in more than that.
+            ConfigError: if a recipe isn't in the ensemble, or differs in other keys.
         """
-        found = {recipe.name: recipe for recipe in recipes}
+        tuned = {recipe.name: recipe for recipe in recipes}
         own = {part.resolve().name: part.resolve() for part in self.parts()}
         for recipe in recipes:
             searched = {name: getattr(recipe, name) for name in ("schedule", "optimizer")}
             known = own.get(recipe.name)
-            if recipe != found[recipe.name] or known is None or known.model_copy(update=searched) != recipe:
-                what = f"Recipe {recipe.name} isn't ensemble {self.name}'s with another schedule"
+            if recipe != tuned[recipe.name] or known is None or known.model_copy(update=searched) != recipe:
+                what = (
+                    f"Recipe {recipe.name} differs from ensemble {self.name}'s in more than its schedule and optimizer"
+                )
                 raise ConfigError(what, "Train its members again")
         parts = [
-            part.model_copy(update={"recipe": found.get(part.resolve().name, part.resolve()), "set": {}})
+            part.model_copy(update={"recipe": tuned.get(part.resolve().name, part.resolve()), "set": {}})
             for part in self.parts()
         ]
         return self.model_copy(update={"members": tuple(parts)})
 
     def parts(self) -> list[Part]:
-        """The recipes with their shares, outside of any group."""
+        """The recipes with their shares, without groups."""
         return list(_flat(self.members, 1.0, None))
 
     def weights(self) -> dict[str, float]:
@@ -147,12 +149,12 @@ class Ensemble(Record):
         return {part.resolve().name: part.weight for part in self.parts()}
 
     def rule(self, part: Part | None = None) -> Rule:
-        """How the part's folds are made; without a part, those of the ensemble itself."""
+        """The fold scheme of a part; without a part, the ensemble's."""
         scheme = part.folds if part and part.folds else self.folds
         return Rule(scheme.count, self.folds.holdout, scheme.by, scheme.seed, scheme.view)
 
     def plans(self) -> dict[Rule, str]:
-        """The name of each fold scheme's plan: first the ensemble's own, `plan.csv`, then those of its parts."""
+        """The file name of each fold scheme's plan: first the ensemble's, `plan.csv`, then those of its parts."""
         rules = dict.fromkeys([self.rule(), *(self.rule(part) for part in self.parts())])
         return {rule: PLAN if rule == self.rule() else rule.file for rule in rules}
 
@@ -160,7 +162,7 @@ class Ensemble(Record):
 def _flat(items: tuple[Part | Group, ...], share: float, folds: Scheme | None) -> Iterator[Part]:
     total = math.fsum(item.weight for item in items)
     if math.isclose(total, 1.0):
-        total = 1.0  # they are shares already, and the shares of a resolved ensemble stay what they are
+        total = 1.0  # already shares: those of a resolved ensemble must not change
     for item in items:
         own, scheme = share * item.weight / total, item.folds or folds
         if isinstance(item, Group):
@@ -170,11 +172,11 @@ def _flat(items: tuple[Part | Group, ...], share: float, folds: Scheme | None) -
 
 
 def find_ensemble(name: str) -> Ensemble:
-    """A shipped ensemble by name, or a YAML file's by path, its recipes written out.
+    """Reads a shipped ensemble by name, or a YAML file by path, and resolves it.
 
     Raises:
-        ConfigError: if there is none, or it or one of its recipes isn't valid.
+        ConfigError: if it doesn't exist, or if it or one of its recipes isn't valid.
     """
     source = find_text("ensembles", name)
-    values = seen_from(source.folder, parse_yaml(source.text, source.name))
+    values = resolve_paths(source.folder, parse_yaml(source.text, source.name))
     return parse(Ensemble, values, source.name).resolve()

@@ -1,4 +1,4 @@
-"""What is wrong with a YAML's values, in a sentence, and what to write instead."""
+"""Turns a validation error of YAML values into one sentence and a remedy."""
 
 import difflib
 import re
@@ -11,10 +11,10 @@ from backdrop.common.errors import ConfigError, shorten
 from backdrop.config.patterns import EXAMPLES
 from backdrop.config.renamed import new_name
 
-Fault = Mapping[str, Any]  # one of pydantic's errors
+Fault = Mapping[str, Any]  # an error of pydantic
 Path = Sequence[str | int]
 
-# What to write instead, by pydantic's type of error; {…} are the error's own numbers.
+# Remedies by pydantic's type of error; {…} are the error's limits.
 REMEDIES = {
     "int": "Write a whole number",
     "float": "Write a number",
@@ -24,12 +24,12 @@ REMEDIES = {
     "list_type": "Write a list, such as [1, 2]",
     "dict_type": "Write a mapping, such as {{key: value}}",
     "model": "Write a mapping, such as {{key: value}}",
-    "greater_than_equal": "Write {ge} or more",
+    "greater_than_equal": "Write at least {ge}",
     "greater_than": "Write more than {gt}",
-    "less_than_equal": "Write {le} or less",
+    "less_than_equal": "Write at most {le}",
     "less_than": "Write less than {lt}",
     "finite_number": "Write a finite number",
-    "too_short": "List {min_length} or more",
+    "too_short": "List at least {min_length}",
 }
 
 
@@ -40,16 +40,16 @@ def explain(
     source: str,
     overrides: Iterable[str] = (),
 ) -> ConfigError:
-    """The first thing to fix: an unknown key before all else, since it often explains what is missing.
+    """The first error to fix; an unknown key comes first, because it often explains a missing one.
 
     Args:
-        record: what `values` should have been.
-        error: what pydantic says of them.
+        record: the record that `values` should be.
+        error: pydantic's error.
         values: the YAML's mapping.
-        source: the name of the file, or of whatever the values came from.
-        overrides: the assignments among the values, such as `--set a.b=c`; the one to blame is named, not the source.
+        source: the name of the file or other source.
+        overrides: assignments in the values, such as `--set a.b=c`; a wrong one is named instead of the source.
     """
-    fault = min(error.errors(), key=lambda one: (one["type"] != "extra_forbidden", one["type"] == "string_type"))
+    fault = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] == "string_type"))
     path = _path_of(fault, values)
     what, remedy = _renamed(fault, path, values) or _sentence(record, fault, path)
     for assignment in overrides:
@@ -60,7 +60,7 @@ def explain(
 
 
 def _path_of(fault: Fault, values: Any) -> list[str | int]:
-    """Where a fault is, in the YAML's own keys: pydantic's path without the tags of its unions."""
+    """The path of a fault in the YAML's keys: pydantic's path without the tags of unions."""
     path: list[str | int] = []
     for part in fault["loc"]:
         if (isinstance(values, Mapping) and part in values) or (isinstance(values, Sequence) and isinstance(part, int)):
@@ -70,25 +70,25 @@ def _path_of(fault: Fault, values: Any) -> list[str | int]:
 
 
 def _dotted(path: Path) -> str:
-    """A path as `--set` takes it."""
+    """A path as in `--set`."""
     return ".".join(map(str, path))
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:
-    """A remedy: the nearest of `choices` if one is near, else all of them."""
+    """A remedy: the closest of `choices` if one is close, else all of them."""
     known = sorted(choices)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}"
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"Did you mean {close[0]}?" if close else f"Use one of {', '.join(known)}"
 
 
 def _renamed(fault: Fault, path: Path, values: Any) -> tuple[str, str] | None:
-    """An earlier name, at the fault or inside of what is at fault."""
+    """A renamed key, at the fault or in the mapping there."""
     if fault["type"] == "missing":
         return None
     *parents, last = path or [""]
     places = [(parents, str(last))] if fault["type"] == "extra_forbidden" else []
-    there = _value_at(values, path)
-    places += [(list(path), key) for key in there] if isinstance(there, Mapping) else []
+    value = _value_at(values, path)
+    places += [(list(path), key) for key in value] if isinstance(value, Mapping) else []
     for place, key in places:
         if name := new_name(key, _value_at(values, place), place):
             return f"unknown key {_dotted([*place, key])}", f"Write {name}"
@@ -125,11 +125,11 @@ def _value_at(values: Any, path: Path) -> Any:
 
 
 def _keys_at(record: type[BaseModel], path: Path) -> set[str]:
-    """Names of the fields of the records that can stand at pydantic's `path` below `record`."""
+    """Field names of the records that pydantic's `path` below `record` may lead to."""
     records = {record}
     for part in map(str, path):
         fields = [r.model_fields[part].annotation for r in records if part in r.model_fields]
-        # A list index or the tag of a union leads to no field: stay where we are.
+        # A list index or a union's tag is not a field: keep the same records.
         records = (
             {inner for field in fields for inner in _records_in(field)}
             or {r for r in records if _tag(r) in (part, None)}

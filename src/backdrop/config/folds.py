@@ -1,4 +1,4 @@
-"""How objects are split into folds."""
+"""The rule that splits objects into folds."""
 
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -6,21 +6,21 @@ from typing import Literal, cast, get_args
 from backdrop.common.errors import ConfigError, PlanError
 from backdrop.config.explain import suggest
 
-PLAN = "plan.csv"  # what an ensemble's own plan is called wherever it is kept
+PLAN = "plan.csv"  # file name of an ensemble's own plan
 By = Literal["area", "area_rank", "stratified", "random"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How objects are placed in folds and in the holdout.
+    """How objects are split into folds and a holdout.
 
     Attributes:
-        folds: how many folds.
-        holdout: share of the objects that only judge, 0 or more and less than 1.
-        by: `area` balances mask area; `area_rank` deals by area rank, as the winners did; `stratified` spreads classes
-            of area evenly; `random` shuffles.
+        folds: number of folds.
+        holdout: share of objects in the holdout, at least 0 and less than 1.
+        by: `area` balances mask area; `area_rank` deals objects out by area rank, as the winners did; `stratified`
+            balances classes of area; `random` shuffles.
         seed: random seed.
-        view: rank by the mask area of this view alone; only for `area_rank`.
+        view: rank by the mask area of this view only; requires `area_rank`.
     """
 
     folds: int = 5
@@ -31,16 +31,16 @@ class Rule:
 
     @property
     def file(self) -> str:
-        """What a plan by this rule is called beside the ensemble's own."""
+        """The file name of a plan by this rule, if it isn't the ensemble's own."""
         view = f"-view{self.view}" if self.view else ""
         return f"plan-{self.by.replace('_', '-')}-{self.folds}-seed{self.seed}{view}.csv"
 
 
 def as_by(text: str) -> By:
-    """The word as an order.
+    """Checks the value of `by`.
 
     Raises:
-        PlanError: if it is none.
+        PlanError: if it isn't valid.
     """
     if text not in get_args(By):
         raise PlanError(f"Objects can't be split by {text}", suggest(text, get_args(By)))
@@ -48,12 +48,12 @@ def as_by(text: str) -> By:
 
 
 def as_folds(text: str) -> list[int]:
-    """The folds of a list such as `0,1`; none for an empty one.
+    """The folds in a list such as `0,1`; none for empty text.
 
     Raises:
-        ConfigError: if it is no such list.
+        ConfigError: if it isn't such a list.
     """
     try:
         return [int(part) for part in text.split(",")] if text else []
     except ValueError as error:
-        raise ConfigError(f"--folds {text} is no list of folds", "Write it as --folds 0,1") from error
+        raise ConfigError(f"--folds {text} is not a list of folds", "Write it as --folds 0,1") from error

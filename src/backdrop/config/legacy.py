@@ -1,4 +1,4 @@
-"""What the winners' code of 2017 did otherwise than is right today; only faithful copies of it use this."""
+"""Behavior of the winners' code of 2017 that is outdated today, for faithful copies only."""
 
 from typing import Literal
 
@@ -6,16 +6,16 @@ from backdrop.config.records import Record
 
 
 class Legacy(Record):
-    """Nothing, unless a recipe says otherwise.
+    """Switches for the behavior of 2017, all off by default.
 
     Attributes:
-        initialization: `torch_0_2` draws first weights as torch did in 2017.
-        clamp_dice: the loss `bce_dice` smooths Dice so that it exceeds 1 near perfection, and cuts it there.
-        sum_gradients: with `accumulate`, a step adds up the gradients of its batches; it doesn't average them.
-        reset_each_epoch: each epoch begins with a new optimizer.
-        hard_masks: masks are cut at one half after each `affine`, in samples that it leaves alone too.
-        upsample_align_corners: a `unet` upsamples by the pixels at the corners, not by the pixels' centers.
-        output_align_corners: so are logits resized to the photograph's size; it costs 1e-4 of Dice.
+        initialization: `torch_0_2` initializes weights as torch did in 2017.
+        clamp_dice: the loss `bce_dice` smooths Dice so that it can exceed 1, and clamps it to 1.
+        sum_gradients: with `accumulate`, a step sums the gradients of its batches instead of averaging them.
+        reset_each_epoch: each epoch starts with a new optimizer.
+        hard_masks: masks are binarized at one half at each `affine`, even if it isn't applied.
+        upsample_align_corners: a `unet` upsamples with torch's `align_corners`.
+        output_align_corners: logits are resized to the photograph's size with `align_corners`; this costs 1e-4 of Dice.
     """
 
     initialization: Literal["default", "torch_0_2"] = "default"

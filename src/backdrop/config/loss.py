@@ -1,4 +1,4 @@
-"""The losses that a recipe may name."""
+"""The losses of a recipe."""
 
 from typing import Annotated, Literal
 
@@ -8,13 +8,13 @@ from backdrop.config.records import Record
 
 
 class BceDice(Record):
-    """BCE + 1 - soft Dice, the mean over images."""
+    """BCE + 1 - soft Dice, averaged over images."""
 
     kind: Literal["bce_dice"] = "bce_dice"
 
 
 class BceLog(Record):
-    """BCE - ln(soft Dice or Jaccard), its sums taken over each image or over the whole batch."""
+    """BCE - ln(soft Dice or Jaccard), summed over each image or over the batch."""
 
     kind: Literal["bce_log"]
     of: Literal["dice", "jaccard"] = "dice"
@@ -22,11 +22,11 @@ class BceLog(Record):
 
 
 class Boundary(Record):
-    """BCE + 1 - soft Dice with pixels near the boundary weighing up to `weight` times as much as others.
+    """BCE + 1 - soft Dice, with pixels near the boundary weighted up to `weight`.
 
-    `band` is the band's width as a share of the image's height, both sides together, at least 3 pixels. The weight
-    falls with the distance from the boundary, or is two-level in a box (the winners'), and in the Dice term it may be
-    `squared` (theirs too).
+    `band` is the total width of the band as a share of the image's height, at least 3 pixels. With profile `distance`
+    the weight falls with the distance from the boundary; with `box` (as the winners had it) it has two levels.
+    `squared` squares it in the Dice term (also theirs).
     """
 
     kind: Literal["boundary"]

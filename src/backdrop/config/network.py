@@ -1,4 +1,4 @@
-"""Which network, and how a photograph becomes its input."""
+"""The network, and how a photograph becomes its input."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 class UNet(Record):
     """A U-Net with batch norm: `depth` halvings, `width` channels at full size, doubled at each up to `max_channels`.
 
-    `up_convolutions` follow each upsampling. Convolutions with a `bias` are as in the winners' code.
+    Each upsampling is followed by `up_convolutions` convolutions. The winners' convolutions had a `bias`.
     """
 
     kind: Literal["unet"]
@@ -28,14 +28,14 @@ class UNet(Record):
 
     @property
     def stride(self) -> int:
-        """The input's sides must be multiples of it."""
+        """The input's sides must be multiples of the stride."""
         return int(2**self.depth)
 
 
 class LinkNet(Record):
-    """LinkNet: a ResNet encoder (stages of `width`, 2, 4, 8 times it) and a light decoder.
+    """LinkNet: a ResNet encoder (stages of 1, 2, 4 and 8 times `width` channels) and a light decoder.
 
-    `skip` says how a decoder's features meet the encoder's: added, or concatenated and then convolved 1x1.
+    `skip` joins decoder and encoder features: added, or concatenated and convolved 1x1.
     """
 
     kind: Literal["linknet"]
@@ -45,14 +45,14 @@ class LinkNet(Record):
 
     @property
     def stride(self) -> int:
-        """The input's sides must be multiples of it."""
+        """The input's sides must be multiples of the stride."""
         return 32
 
 
 class VggUNet(Record):
     """A U-Net on VGG-11 without batch norm; the decoder ends in `width` channels (32: TernausNet-11; 64: the wide one).
 
-    `encoder_width` is VGG's first stage, 64 as torchvision has it; less makes a small network for tests.
+    `encoder_width` is the width of VGG's first stage, 64 in torchvision.
     """
 
     kind: Literal["vgg_unet"]
@@ -61,7 +61,7 @@ class VggUNet(Record):
 
     @property
     def stride(self) -> int:
-        """The input's sides must be multiples of it."""
+        """The input's sides must be multiples of the stride."""
         return 32
 
 
@@ -71,8 +71,8 @@ Network = Annotated[UNet | LinkNet | VggUNet, Field(discriminator="kind")]
 class Pretrained(Record):
     """Encoder weights: a file, URL or `s3://` address of a safetensors or weights-only torch file, and its sha256.
 
-    The first eight digits are enough: torchvision puts that many into its files' names. A path in a YAML file is seen
-    from that file's folder.
+    The first eight digits of the sha256 are enough; torchvision has them in its file names. A path in a YAML file is
+    relative to that file's folder.
     """
 
     address: str
@@ -82,9 +82,9 @@ class Pretrained(Record):
 class Input(Record):
     """How a photograph becomes a network's input.
 
-    `size` is WxH; `fit` stretches the photograph to it, pads it with zeros at the right and at the bottom, or pads it
-    in the middle by reflection. `clahe` evens the luma's contrast first, at training and at prediction alike.
-    `channels` is their order; values are divided by 255, then `normalize` may take ImageNet's mean and deviation.
+    `size` is WxH. `fit` stretches the photograph to it, pads it with zeros at the right and bottom, or centers it
+    and pads by reflection. `clahe` first equalizes the luma's contrast, in training and prediction. `channels` is the
+    channel order. Values are divided by 255; `normalize: imagenet` then uses ImageNet's mean and standard deviation.
     """
 
     size: str = Field(pattern=SIZE)
@@ -95,19 +95,19 @@ class Input(Record):
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """Width in pixels."""
         return parse_size(self.size)[0]
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Height in pixels."""
         return parse_size(self.size)[1]
 
 
 class Tta(Record):
-    """Test-time augmentation: a photograph is predicted mirrored as well, and at other `scales` of the input's size.
+    """Test-time augmentation: predicts a photograph flipped as well, and at several `scales` of the input size.
 
-    The answers are averaged at the photograph's own size, as logits (the winners' way) or as probabilities.
+    Predictions are averaged at the photograph's own size, as logits (as the winners did) or as probabilities.
     """
 
     hflip: bool = False
@@ -117,10 +117,10 @@ class Tta(Record):
 
 
 def parse_size(size: str) -> tuple[int, int]:
-    """Width and height of a size in text, `WxH`.
+    """Width and height of a size `WxH`.
 
     Raises:
-        ConfigError: if it isn't one.
+        ConfigError: if it isn't a size.
     """
     width, _, height = size.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):

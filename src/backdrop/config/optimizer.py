@@ -1,4 +1,4 @@
-"""The optimizer."""
+"""The optimizer of a recipe."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from backdrop.config.records import Record
 
 
 class Optimizer(Record):
-    """The optimizer; its learning rate comes from the schedule. `clip_norm` bounds the gradient's L2 norm."""
+    """The optimizer; its learning rate comes from the schedule. `clip_norm` is the maximum L2 norm of the gradient."""
 
     kind: Literal["adam", "adamw", "sgd", "rmsprop"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

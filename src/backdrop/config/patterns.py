@@ -1,4 +1,4 @@
-"""What text must look like, and what to say of text that doesn't."""
+"""Patterns of valid text, and the remedies for invalid text."""
 
 NAME = r"^[a-z0-9][a-z0-9-]*$"
 SIZE = r"^[1-9]\d*x[1-9]\d*$"

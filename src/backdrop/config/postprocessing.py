@@ -1,7 +1,7 @@
-"""What may be done to an ensemble's answer after the mean, in the order in which it names it.
+"""Post-processing operations of an ensemble, applied in its order.
 
-Sizes are shares of the photograph: lengths of its height, areas of its width times height. What the winners gave in
-pixels was for 1918x1280.
+Sizes are shares of the photograph: lengths as shares of its height, areas of its width times height. The winners' sizes
+in pixels were for 1918x1280.
 """
 
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ HEIGHT, AREA = 1280, 1918 * 1280  # of the winners' photographs
 
 
 class _Interval(Record):
-    """From `low` to `high` a probability is in doubt."""
+    """Probabilities from `low` to `high` are uncertain."""
 
     low: Share = 0.3
     high: Share = 0.8
@@ -23,16 +23,16 @@ class _Interval(Record):
     @model_validator(mode="after")
     def _in_order(self) -> "_Interval":
         if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) is not below high ({self.high}); write a smaller low")
+            raise ValueError(f"low ({self.low}) is not below high ({self.high}); write a lower low")
         return self
 
 
 class BestMembers(_Interval):
-    """Where unconfidence exceeds `unconfidence_above`, only members of the recipes that did best on such a view answer.
+    """If unconfidence exceeds `unconfidence_above`, uses only members of the recipes that are best on the view.
 
-    `recipes` holds their names by view, as `backdrop.evaluation.ablation.choose_best` finds them out of fold. On a view
-    that isn't there all members answer. Recipes, not single members, are compared: a recipe's members have together
-    judged every photograph, single ones only their own fold's, and one fold is easier than another.
+    `recipes` has their names by view, as chosen out of fold by `backdrop.evaluation.ablation.choose_best`. On other
+    views all members are used. Recipes are compared, not members: the members of a recipe together predict every
+    photograph, but one member only its own fold, and folds differ in difficulty.
     """
 
     kind: Literal["best_members"]
@@ -41,7 +41,7 @@ class BestMembers(_Interval):
 
 
 class Threshold(Record):
-    """The mask is where p > `level`; without it, where p > 0.5."""
+    """The mask is p > `level`, instead of p > 0.5."""
 
     kind: Literal["threshold"]
     level: Share = 0.5
@@ -55,17 +55,17 @@ class FillHoles(Record):
 
 
 class DropSmall(Record):
-    """Drops pieces below `min_area` of the photograph's area (up to 122 pixels of 1918x1280), never the largest."""
+    """Drops pieces below `min_area` of the photograph's area (122 pixels of 1918x1280), but keeps the largest."""
 
     kind: Literal["drop_small"]
     min_area: Share = 5e-5
 
 
 class Hull(_Interval):
-    """Adds the convex hull of each region of doubt (`low` <= p <= `high`), or of its largest piece above `level`.
+    """Adds, in each uncertain region (`low` <= p <= `high`), the convex hull of the largest piece above `level`.
 
-    So a ragged, spotted region becomes one whole. What is narrower than twice `strip` is no region, or the blur along
-    every outline would be one; a region has at least `min_area` of the photograph's area (4,000 pixels of 1918x1280).
+    This fills ragged, spotted regions. A region is at least twice `strip` wide, so that the blur along outlines doesn't
+    count, and has at least `min_area` of the photograph's area (4,000 pixels of 1918x1280).
     """
 
     kind: Literal["hull"]
@@ -75,11 +75,11 @@ class Hull(_Interval):
 
 
 class UnreliableTop(_Interval):
-    """The winners' rule for white vans before a white wall, whose roofs are in doubt (`low` < p < `high`).
+    """The winners' rule for white vans in front of a white wall, whose roofs are uncertain (`low` < p < `high`).
 
-    The doubt loses `strip` at its top and its bottom; its largest region in the upper half, if it has more than
-    `min_area` of the photograph's area (40,000 pixels), lies in a box, enlarged by `margin` (50 pixels) to all sides as
-    far as the photograph goes. In that box the mask becomes the convex hull of the largest piece of p > `level`.
+    The uncertain region is eroded by `strip` at the top and bottom. If its largest piece in the upper half has more
+    than `min_area` of the photograph's area (40,000 pixels), its bounding box is enlarged by `margin` (50 pixels) on
+    all sides. In that box the mask becomes the convex hull of the largest piece of p > `level`.
     """
 
     kind: Literal["unreliable_top"]
@@ -97,14 +97,12 @@ Operation = Annotated[
 
 
 def _in_place(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
-    """Refuses an order in which one operation would undo another."""
+    """Rejects an order in which one operation would undo another."""
     first = ("best_members", "threshold")
     kinds = [operation.kind for operation in operations]
-    wanted = [kind for kind in first if kind in kinds]
-    if [kind for kind in kinds if kind in first] != wanted or kinds[: len(wanted)] != wanted:
-        raise ValueError(
-            "best_members comes first, then threshold, each at most once; they'd undo what is before them: move them"
-        )
+    expected = [kind for kind in first if kind in kinds]
+    if [kind for kind in kinds if kind in first] != expected or kinds[: len(expected)] != expected:
+        raise ValueError("best_members must come first, then threshold, each at most once; move them to the start")
     return operations
 
 

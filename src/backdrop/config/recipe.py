@@ -1,4 +1,4 @@
-"""A recipe: one YAML says everything needed to train a member."""
+"""A recipe's YAML: everything needed to train a member."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,17 +14,16 @@ from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, dump_yaml
 from backdrop.config.schedule import Phase
 
-# What changes nothing about a member: they are no part of what it is known by.
-HOW_IT_RUNS = ("checkpoint", "loading", "on_nan")
+# Keys that don't affect the trained weights, so they are not part of the digest.
+RUNTIME_KEYS = ("checkpoint", "loading", "on_nan")
 
 
 class Compute(Record):
-    """How a step is computed; all of it changes the last bits of what comes out.
+    """How a step is computed; every key affects the last bits of the weights.
 
-    `precision` auto is bf16 on a GPU that has it, else fp32 (on a GPU without TF32). `deterministic` lets a GPU too
-    use only algorithms that give the same bits again, which costs time; a CPU always does. `augment` says where samples
-    are changed: on the `host` as they are loaded, or on the `device` that trains; auto is device on a GPU, else host.
-    The two draw differently.
+    `precision: auto` is bf16 on a GPU that supports it, else fp32 (without TF32). `deterministic` restricts a GPU to
+    deterministic algorithms, which are slower; a CPU always uses them. `augment` runs augmentation on the `host` while
+    loading, or on the training `device`; auto is device on a GPU, else host. Their random changes differ.
     """
 
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
@@ -42,11 +41,11 @@ class Checkpoints(Record):
 
 
 class Loading(Record):
-    """Where decoded photographs are kept at the network's input size, and how many processes prepare them.
+    """Where decoded photographs are cached at the network's input size, and how many processes load them.
 
-    `cache` disk keeps them in the cache folder; auto does so if that takes no more than half of what is free there;
-    device does as auto, and holds them all in the memory of the device that trains.
-    `workers` are as many as suit if not said.
+    `cache: disk` uses the cache folder; auto does so if that takes at most half of its free space; device does the
+    same as auto and also holds all photographs in the training device's memory. `workers` defaults to a number that
+    suits the device.
     """
 
     cache: Literal["auto", "disk", "device", "none"] = "auto"
@@ -56,14 +55,14 @@ class Loading(Record):
 class Recipe(Record):
     """Everything needed to train a member.
 
-    `epochs` is the length of training; the lengths of the schedule's phases are stretched to fill it. `accumulate` is
-    the number of batches whose mean gradient makes a step. Each `replay_every` steps the hardest batch since the last
-    time is trained on once more. With `ema`, what is judged and kept is a running mean of the weights, of which that
-    share stays at each step. With `snapshots`, the best epochs of the last phases and cycles, that many, are kept, and
-    the member's answer is the mean of theirs. `pseudo_weight` is what a pseudo-labeled photograph weighs in the loss.
+    `epochs` is the length of training; the schedule's phases are scaled to fill it. `accumulate` is the number of
+    batches per step, whose gradients are averaged. Every `replay_every` steps, the batch with the highest loss since
+    the last replay is trained on again. `ema` is the decay of a running mean of the weights, which is then validated
+    and saved instead of the weights. `snapshots` keeps the best epoch of each of this many last phases and cycles; the
+    member predicts their mean. `pseudo_weight` is the weight of a pseudo-labeled photograph in the loss.
 
-    `on_nan` says what happens at a loss that is NaN: training stops, or the step is skipped. `legacy` holds what only
-    faithful copies of the networks of 2017 need.
+    `on_nan` stops training at a loss of NaN, or skips the step. `legacy` has switches for faithful copies of the
+    networks of 2017.
     """
 
     name: str = Field(pattern=NAME)
@@ -95,25 +94,25 @@ class Recipe(Record):
         stride = self.network.stride
         if self.input.width % stride or self.input.height % stride:
             raise ValueError(
-                f"input.size {self.input.size}: this network needs multiples of {stride}; {self._nearest(stride)}"
+                f"input.size {self.input.size} must be a multiple of {stride} for this network; {self._nearest(stride)}"
             )
         return self
 
     @model_validator(mode="after")
     def _legacy_has_a_place(self) -> "Recipe":
         if self.legacy.clamp_dice and not isinstance(self.loss, BceDice):
-            raise ValueError("legacy.clamp_dice is for loss bce_dice alone; remove it")
+            raise ValueError("legacy.clamp_dice works only with the loss bce_dice; remove it")
         if self.legacy.upsample_align_corners and not isinstance(self.network, UNet):
-            raise ValueError("legacy.upsample_align_corners is for network unet alone; remove it")
+            raise ValueError("legacy.upsample_align_corners works only with the network unet; remove it")
         return self
 
     def network_options(self) -> dict[str, Any]:
-        """What `models.build` takes."""
+        """The arguments of `models.build`."""
         legacy = {"align_corners": True} if self.legacy.upsample_align_corners else {}
         return {**self.network.model_dump(), **legacy}
 
     def loss_options(self) -> dict[str, Any]:
-        """What `losses.make_loss` takes."""
+        """The arguments of `losses.make_loss`."""
         return {**self.loss.model_dump(), **({"clamped": True} if self.legacy.clamp_dice else {})}
 
     def _nearest(self, stride: int) -> str:
@@ -122,7 +121,7 @@ class Recipe(Record):
 
 
 def digest(recipe: Recipe) -> str:
-    """sha256 of all that a recipe says about the result; neither checkpoints nor the weights' address are in it."""
-    if recipe.pretrained:  # known by their sha256, wherever they are
+    """sha256 of the keys that affect the weights; the address of pretrained weights is not among them."""
+    if recipe.pretrained:  # identified by their sha256, not by their address
         recipe = recipe.model_copy(update={"pretrained": recipe.pretrained.model_copy(update={"address": ""})})
-    return storage.sha256(dump_yaml(recipe, without=HOW_IT_RUNS).encode())
+    return storage.sha256(dump_yaml(recipe, without=RUNTIME_KEYS).encode())

@@ -1,4 +1,4 @@
-"""YAML in, frozen records out: strict keys, overrides, and errors that say which key was meant."""
+"""Parses YAML into frozen records, with strict keys, overrides, and errors that suggest the right key."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from backdrop.config.explain import explain
 
 
 class Record(BaseModel):
-    """Base of every record: immutable, and no key that it doesn't know."""
+    """Base of every record: immutable, rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,21 +33,21 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _UniqueKeys)  # noqa: S506  # a SafeLoader
     except _DuplicateKeyError as error:
-        raise ConfigError(f"{source}, line {error.line}: {error.key} is there twice", "Keep one of the two") from error
+        raise ConfigError(f"{source}, line {error.line}: duplicate key {error.key}", "Remove one of the two") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Fix the file") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{source} holds no mapping of keys to values", "Begin with a line such as `name: mine`")
+        raise ConfigError(f"{source} is not a mapping of keys to values", "Start with a line such as `name: mine`")
     return value
 
 
 def dump_yaml(record: Record, without: Iterable[str] = ()) -> str:
-    """The record as YAML, keys in the order of its fields, so that the same record has the same bytes."""
+    """The record as YAML, with keys in the order of its fields; equal records give equal bytes."""
     return yaml.safe_dump(record.model_dump(mode="json", exclude=set(without)), sort_keys=False, allow_unicode=True)
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a configuration file; `what` names its kind in the error."""
+    """The text of a configuration file; `what` is its type in the error."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -55,12 +55,12 @@ def read_text(path: Path, what: str) -> str:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
-    """A copy of `values` with `a.b=c` assignments made; the right side is YAML (`1e-3`, `true`, `[1, 2]`).
+    """A copy of `values` with assignments `a.b=c` applied; the right side is YAML (`1e-3`, `true`, `[1, 2]`).
 
-    A list's items are named by their place: `schedule.0.lr=1e-3`.
+    Items of a list are addressed by index: `schedule.0.lr=1e-3`.
 
     Raises:
-        ConfigError: if an assignment has no `=`, or goes into something that has no such place.
+        ConfigError: if an assignment has no `=`, or its key doesn't fit the values.
     """
     result: dict[str, Any] = _copy(values)
     for assignment in assignments:
@@ -75,13 +75,13 @@ def parse(record: type[R], values: Mapping[str, Any], source: str, overrides: It
     """Checks `values` against `record`.
 
     Args:
-        record: what they should be.
-        values: a YAML's mapping, overrides made.
+        record: the record that the values should be.
+        values: a YAML's mapping, overrides applied.
         source: the file's name, for the error.
-        overrides: the assignments that were made, such as `--set epochs=2`; the one to blame is named, not the file.
+        overrides: the applied assignments, such as `--set epochs=2`; a wrong one is named instead of the file.
 
     Raises:
-        ConfigError: naming the first wrong key, where it is in `source`, and which key was meant.
+        ConfigError: if the values are invalid; names the key, `source` and the remedy.
     """
     try:
         return record.model_validate(values)
@@ -96,10 +96,10 @@ class _DuplicateKeyError(yaml.YAMLError):
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML takes the last of several keys of one name, and says nothing."""
+    """A loader that rejects duplicate keys; PyYAML would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, unless a key is in it twice."""
+        """A mapping; raises an error if a key occurs twice."""
         names = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in names:
@@ -109,7 +109,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _copy(value: Any) -> Any:
-    """A deep copy in which what YAML's anchors share is shared no longer: an override changes one place."""
+    """A deep copy without the sharing of YAML anchors, so that an override changes only one place."""
     if isinstance(value, Mapping):
         return {key: _copy(inner) for key, inner in value.items()}
     return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value
@@ -132,15 +132,15 @@ def _assign(values: Any, dotted: str, value: Any) -> None:
 
 
 def _inside(values: Any, key: str, dotted: str, path: list[str]) -> Any:
-    """What stands under a mapping's key or at a list's place."""
+    """The value at a mapping's key or a list's index."""
     if isinstance(values, list) and key.isdecimal() and int(key) < len(values):
         return values[int(key)]
     if isinstance(values, dict):
         return values[key]
-    where = ".".join(path)
+    parent = ".".join(path)
     if isinstance(values, list):
-        raise ConfigError(f"--set {dotted}: {where} has no item {key}", f"Use 0 to {len(values) - 1}, or set {where}")
-    raise ConfigError(f"--set {dotted}: {where} is not a mapping", f"Set {where} as a whole")
+        raise ConfigError(f"--set {dotted}: {parent} has no item {key}", f"Use 0 to {len(values) - 1}, or set {parent}")
+    raise ConfigError(f"--set {dotted}: {parent} is not a mapping", f"Set {parent} as a whole")
 
 
 def _scalar(text: str) -> Any:

@@ -1,9 +1,9 @@
-"""Keys that had another name before 0.1.0, so that an older YAML is refused with the name that it should use."""
+"""Keys that were renamed before 0.1.0, so that the error for an older YAML shows the new name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# By the key alone, or with the key or the kind that it stands below.
+# By key, or by the parent key or `kind` and the key.
 RENAMED = {
     "rate": "lr",
     "rates": "lrs",
@@ -33,12 +33,12 @@ RENAMED = {
 
 
 def new_name(key: str, siblings: Any, path: Sequence[str | int]) -> str | None:
-    """What to write instead of a key, or None if it never was one.
+    """The new name of a key, or None if it wasn't renamed.
 
     Args:
         key: the key.
-        siblings: the mapping that it is in.
-        path: where that mapping is.
+        siblings: the mapping that has the key.
+        path: the path of that mapping.
     """
     kind = siblings.get("kind") if isinstance(siblings, Mapping) else None
     parent = next((part for part in reversed(path) if isinstance(part, str)), None)

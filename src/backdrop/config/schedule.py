@@ -1,6 +1,6 @@
-"""Schedules: phases in turn, each with its learning rates and, if need be, its own augmentation and optimizer.
+"""Learning rate schedules: a sequence of phases, each optionally with its own augmentation and optimizer.
 
-Where the phases' epochs don't add up to the recipe's, each is stretched or shrunk in proportion and keeps its shape.
+If the phases' epochs don't add up to the recipe's, each phase is scaled in proportion and keeps its shape.
 """
 
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ Factor = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Phase(Record):
-    """`augmentation` and `optimizer` replace the recipe's from here to the next phase's; an optimizer begins empty."""
+    """`augmentation` and `optimizer` replace earlier ones from this phase on; a new optimizer starts without state."""
 
     epochs: Count
     augmentation: tuple[Change, ...] | None = None
@@ -25,14 +25,14 @@ class _Phase(Record):
 
 
 class Constant(_Phase):
-    """One learning rate."""
+    """A constant learning rate."""
 
     kind: Literal["constant"]
     lr: Positive
 
 
 class Step(_Phase):
-    """`lr`, multiplied by `factor` after each `every` epochs."""
+    """`lr`, multiplied by `factor` every `every` epochs."""
 
     kind: Literal["step"]
     lr: Positive
@@ -41,7 +41,7 @@ class Step(_Phase):
 
 
 class Exponential(_Phase):
-    """From `lr` to `final`, by the same factor each epoch."""
+    """From `lr` to `final`, multiplied by a constant factor every epoch."""
 
     kind: Literal["exponential"]
     lr: Positive
@@ -51,8 +51,8 @@ class Exponential(_Phase):
 class Plateau(_Phase):
     """`lr`, multiplied by `factor` whenever the out-of-fold Dice hasn't risen for more than `patience` epochs.
 
-    As torch's ReduceLROnPlateau with a threshold of 0, looking at no epoch before the phase. A stretched phase is as
-    much more patient.
+    Like torch's ReduceLROnPlateau with a threshold of 0, from the phase's first epoch on. `patience` scales with the
+    phase.
     """
 
     kind: Literal["plateau"]
@@ -62,10 +62,10 @@ class Plateau(_Phase):
 
 
 class Cycle(_Phase):
-    """The `lrs` in turn, again and again; each for one epoch, or for as many as `lengths` says.
+    """Repeats the learning rates `lrs`, each for one epoch or for its number of epochs in `lengths`.
 
-    The last round may be cut short by the phase's end. At another length of the phase, its whole rounds are stretched
-    or shrunk instead, a shorter phase has fewer of them once there is no epoch for each rate.
+    The end of the phase may cut the last round short. If the phase is scaled, its complete rounds are scaled instead;
+    a phase that is too short for all learning rates has fewer rounds.
     """
 
     kind: Literal["cycle"]
@@ -75,8 +75,8 @@ class Cycle(_Phase):
     @model_validator(mode="after")
     def _a_length_each(self) -> "Cycle":
         if self.lengths and len(self.lengths) != len(self.lrs):
-            given, wanted = count(len(self.lengths), "length"), count(len(self.lrs), "learning rate")
-            raise ValueError(f"{wanted} for {given}; give one to each, or none")
+            lengths, rates = count(len(self.lengths), "length"), count(len(self.lrs), "learning rate")
+            raise ValueError(f"{rates} but {lengths}; write one length for each learning rate, or none")
         return self
 
 
@@ -89,11 +89,10 @@ class Cosine(_Phase):
 
 
 class Restarts(_Phase):
-    """Half a cosine from `lr` to `final` again and again (SGDR: Loshchilov and Hutter 2016, arXiv:1608.03983).
+    """Repeats half a cosine from `lr` to `final` (SGDR: Loshchilov and Hutter 2016, arXiv:1608.03983).
 
-    The first takes `cycle` epochs, each later one `growth` times as many. An epoch has the learning rate of its
-    beginning, so `final` is approached, not reached. The phase's end and another length are as for `cycle`, with two
-    epochs or more to a round.
+    The first round takes `cycle` epochs, each later one `growth` times as many. An epoch uses the learning rate at its
+    start, so `final` isn't quite reached. Cutting and scaling are as for `cycle`, with at least two epochs per round.
     """
 
     kind: Literal["restarts"]
@@ -104,7 +103,7 @@ class Restarts(_Phase):
 
 
 class OneCycle(_Phase):
-    """From `start` to `lr` in the first `warmup` share, then down to `final`, by cosines, as torch's OneCycleLR.
+    """From `start` up to `lr` in the first `warmup` share, then down to `final`, by cosines, like torch's OneCycleLR.
 
     Source: Smith 2018, arXiv:1803.09820.
     """

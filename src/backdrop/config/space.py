@@ -1,6 +1,6 @@
-"""A space of schedules: families and the ranges that a search draws their numbers from, as YAML says them.
+"""A search space's YAML: families of schedules, and the ranges of their parameters.
 
-Nothing in it counts epochs, so that one space serves recipes of 30 epochs and of 250.
+It has no absolute numbers of epochs, so one space works for recipes of 30 epochs and of 250.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
-from backdrop.config.catalog import find_text, seen_from, shipped
+from backdrop.config.catalog import find_text, resolve_paths, shipped
 from backdrop.config.network import Count, Positive, Share
 from backdrop.config.optimizer import Optimizer
 from backdrop.config.patterns import NAME
@@ -20,24 +20,24 @@ from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, parse, parse_yaml
 from backdrop.config.schedule import Factor
 
-DIGITS = 3  # significant ones of what is drawn: a schedule is read by people
-COLD = 0.1  # a warm-up begins at this share of the rate
-LEAST_EPOCHS = 4  # below that no schedule has a shape
+DIGITS = 3  # significant digits of drawn values, for readable schedules
+WARMUP_START = 0.1  # a warm-up starts at this share of the learning rate
+MIN_EPOCHS = 4  # a schedule needs at least this many
 
 N = TypeVar("N", int, float)
 
 
 class Chance(Protocol):
-    """Where numbers come from: Optuna's trial, or our own draws."""
+    """The source of random values: Optuna's trial, or our own generator."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """A number of a range; `log` spreads them evenly over decades."""
+        """A number in a range; with `log`, uniform on a logarithmic scale."""
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
-        """A whole number, both ends included."""
+        """An integer in a range, both ends included."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        """One of several words."""
+        """One of the choices."""
 
 
 def _pair(value: Any) -> Any:
@@ -46,13 +46,13 @@ def _pair(value: Any) -> Any:
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
-        raise ValueError(f"the range {list(ends)} is empty; give the lowest value first")
+        raise ValueError(f"the range {list(ends)} is empty; write the lower value first")
     return ends
 
 
 Phases = list[dict[str, Any]]
 
-# A range `[low, high]`, or one number, which is then not drawn.
+# A range `[low, high]`, or one fixed number.
 PositiveRange = Annotated[tuple[Positive, Positive], BeforeValidator(_pair), AfterValidator(_rising)]
 FactorRange = Annotated[tuple[Factor, Factor], BeforeValidator(_pair), AfterValidator(_rising)]
 ShareRange = Annotated[tuple[Share, Share], BeforeValidator(_pair), AfterValidator(_rising)]
@@ -61,29 +61,29 @@ CountRange = Annotated[tuple[Count, Count], BeforeValidator(_pair), AfterValidat
 
 @dataclass
 class Draws:
-    """Numbers of one family, and a list of what was drawn; a range of one number isn't."""
+    """Draws values of one family and records them; fixed numbers aren't recorded."""
 
     chance: Chance
     family: str
     values: dict[str, int | float | str] = field(default_factory=dict)
 
     def real(self, name: str, ends: tuple[float, float], log: bool = True) -> float:
-        """A number, as text has it."""
+        """A number, rounded to three significant digits."""
         if ends[0] == ends[1]:
             return ends[0]
         drawn = self.chance.suggest_float(f"{self.family}.{name}", *ends, log=log)
         return self._kept(name, float(f"{drawn:.{DIGITS}g}"))
 
     def whole(self, name: str, ends: tuple[int, int]) -> int:
-        """A whole number."""
+        """An integer."""
         return ends[0] if ends[0] == ends[1] else self._kept(name, self.chance.suggest_int(self._name(name), *ends))
 
     def one_of(self, name: str, choices: Sequence[str]) -> str:
-        """A word."""
+        """One of the choices."""
         if len(choices) == 1:
             return choices[0]
-        word = self.values[name] = self.chance.suggest_categorical(self._name(name), choices)
-        return word
+        choice = self.values[name] = self.chance.suggest_categorical(self._name(name), choices)
+        return choice
 
     def _kept(self, name: str, value: N) -> N:
         self.values[name] = value
@@ -96,8 +96,8 @@ class Draws:
 class _Family(Record):
     """Schedules of one shape.
 
-    `name` is how it's called (its kind if empty), `lr` the highest learning rate, `warmup` the share of epochs in
-    which it rises to it, tenfold.
+    `name` defaults to the kind. `lr` is the maximum learning rate, and `warmup` the share of epochs in which it rises
+    tenfold to that maximum.
     """
 
     name: str = ""
@@ -106,7 +106,7 @@ class _Family(Record):
 
 
 class Plateau(_Family):
-    """The rate falls by `factor` when Dice hasn't risen for a share of all epochs, `patience`."""
+    """Multiplies the learning rate by `factor` if Dice hasn't risen for `patience`, a share of all epochs."""
 
     kind: Literal["plateau"]
     factor: FactorRange
@@ -119,7 +119,7 @@ class Plateau(_Family):
 
 
 class Step(_Family):
-    """The rate falls by `factor` at `drops` moments, evenly spread."""
+    """Multiplies the learning rate by `factor` `drops` times, at equal intervals."""
 
     kind: Literal["step"]
     factor: FactorRange
@@ -132,7 +132,7 @@ class Step(_Family):
 
 
 class Cycle(_Family):
-    """The rate, `factor` of it, `factor` of that and so on, in `rounds`; their `lengths` are in proportion."""
+    """Rounds of learning rates, each `factor` times the one before; `lengths` are their proportions."""
 
     kind: Literal["cycle"]
     factor: FactorRange
@@ -147,7 +147,7 @@ class Cycle(_Family):
 
 
 class Tail(_Family):
-    """One rate for a `share` of the epochs, then rounds of it (twice), `factor` of it (twice), `factor` of that."""
+    """A constant learning rate for a `share` of the epochs, then rounds of it and of two lower ones (by `factor`)."""
 
     kind: Literal["tail"]
     factor: FactorRange
@@ -165,7 +165,7 @@ class Tail(_Family):
 
 
 class Restarts(_Family):
-    """Half a cosine down to `floor` of the rate in each of some `rounds`, each `growth` times as long as the last."""
+    """Half a cosine down to `floor` times the learning rate per round; rounds grow by the factor `growth`."""
 
     kind: Literal["restarts"]
     floor: FactorRange
@@ -181,7 +181,7 @@ class Restarts(_Family):
 
 
 class Cosine(_Family):
-    """Half a cosine down to `floor` of the rate."""
+    """Half a cosine down to `floor` times the learning rate."""
 
     kind: Literal["cosine"]
     floor: FactorRange
@@ -192,7 +192,7 @@ class Cosine(_Family):
 
 
 class OneCycle(_Family):
-    """From `start` of the rate up to it in the `warmup`, then down to `floor` of it, by cosines."""
+    """From `start` times the learning rate up to it during `warmup`, then down to `floor` times it, by cosines."""
 
     kind: Literal["one_cycle"]
     warmup: ShareRange = (0.2, 0.4)
@@ -210,17 +210,17 @@ Family = Annotated[Plateau | Step | Cycle | Tail | Restarts | Cosine | OneCycle,
 
 
 class Optimizers(Record):
-    """Which optimizers may be drawn, and their weight decay; what else a recipe says of its own stays."""
+    """The optimizers to choose from, and their weight decay; the recipe's other settings don't change."""
 
     kind: Annotated[tuple[Literal["adam", "adamw", "sgd", "rmsprop"], ...], Field(min_length=1)]
     weight_decay: PositiveRange | None = None
 
 
 class Space(Record):
-    """What a search may try.
+    """The schedules and optimizers that a search may try.
 
-    `set` is set in the recipe while it is searched, such as a smaller size: what is called its proxy. `presets` are
-    recipes whose schedule and optimizer are tried as they are, after the recipe's own.
+    `set` changes the recipe during the search, such as a smaller size (a proxy). `presets` are recipes whose schedule
+    and optimizer are tried unchanged, after the recipe's own.
     """
 
     name: str = Field(pattern=NAME)
@@ -232,11 +232,11 @@ class Space(Record):
 
 
 class Budget(Record):
-    """How much of a space is tried, and how.
+    """The size and method of a search.
 
-    `trials` are schedules, presets among them. Each trains at most `epochs` on each of the `folds` that judge, its
-    schedule stretched to them. `tpe` draws near what did well so far, `random` anywhere; `asha` stops early what does
-    badly. The best and the best preset are trained again with `repeats` new seeds; 0 skips the comparison.
+    `trials` is the number of schedules, presets included. Each trains at most `epochs`, scaled to fit, on each of the
+    validation `folds`. `tpe` samples near good results, `random` uniformly; `asha` stops bad trials early. The best
+    trial and the best preset are trained again with `repeats` new seeds; 0 skips this comparison.
     """
 
     trials: Count = 16
@@ -250,17 +250,17 @@ class Budget(Record):
     @model_validator(mode="after")
     def _noise_is_seen(self) -> "Budget":
         if self.repeats == 1:
-            raise ValueError("repeats 1 shows no noise; repeat twice or more, or 0 times")
+            raise ValueError("repeats of 1 can't measure noise; write at least 2, or 0 for no comparison")
         return self
 
 
-# What a pipeline may spend on a search before it trains.
+# Budgets of a search that a pipeline runs before training.
 BUDGETS = {"fast": Budget(trials=12), "full": Budget(trials=48, epochs=20, folds=(0, 1))}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A schedule to try: its family, what was drawn for it, and what it sets in the recipe."""
+    """A schedule to try: its family, the drawn values, and the recipe keys that it sets."""
 
     family: str
     values: dict[str, int | float | str]
@@ -268,29 +268,28 @@ class Candidate:
 
 
 def find_space(name: str | None, recipe: Recipe) -> Space:
-    """A shipped space by name, or a YAML file's by path; without a name, the one for such a recipe.
+    """Reads a shipped space by name, or a YAML file by path; without a name, the default for the recipe.
 
-    That is the one whose name the recipe's begins with, else the one of its optimizer's kind.
+    The default is the space whose name starts the recipe's name, else the one for the kind of optimizer.
 
     Raises:
-        ConfigError: if there is none, or it isn't valid.
+        ConfigError: if it doesn't exist, or isn't valid.
     """
     default = "sgd" if recipe.optimizer.kind == "sgd" else "adam"
     own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), default)
     source = find_text("spaces", name or own)
-    return parse(Space, seen_from(source.folder, parse_yaml(source.text, source.name)), source.name)
+    return parse(Space, resolve_paths(source.folder, parse_yaml(source.text, source.name)), source.name)
 
 
 def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
-    """One schedule of the space, written for the recipe's own number of epochs.
+    """Draws one schedule of the space, for the recipe's number of epochs.
 
     Raises:
-        ConfigError: if these are too few for a schedule to have a shape.
+        ConfigError: if the recipe has too few epochs.
     """
-    if recipe.epochs < LEAST_EPOCHS:
-        raise ConfigError(
-            f"{recipe.name} trains {count(recipe.epochs, 'epoch')}, too few for a schedule", "Set epochs=4 or more"
-        )
+    if recipe.epochs < MIN_EPOCHS:
+        what = f"Recipe {recipe.name} trains for {count(recipe.epochs, 'epoch')}, too few for a search"
+        raise ConfigError(what, f"Set epochs to at least {MIN_EPOCHS}")
     names = [family.name or family.kind for family in space.families]
     name = chance.suggest_categorical("family", names) if len(names) > 1 else names[0]
     family, draws = space.families[names.index(name)], Draws(chance, name)
@@ -300,18 +299,18 @@ def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
         warmup = min(round(draws.real("warmup", family.warmup, log=False) * recipe.epochs), recipe.epochs - 2)
     phases = family.phases(lr, recipe.epochs - warmup, draws)
     if warmup:
-        phases.insert(0, _phase("exponential", warmup, lr=_short(lr * COLD), final=lr))
+        phases.insert(0, _phase("exponential", warmup, lr=_short(lr * WARMUP_START), final=lr))
     return Candidate(name, draws.values, {"schedule": phases, **_optimizer(space, recipe, draws)})
 
 
 def preset(recipe: Recipe) -> Candidate:
-    """A recipe's own schedule and optimizer: neither what its phases augment nor its `legacy`."""
+    """A recipe's own schedule and optimizer, without the phases' augmentation and without `legacy`."""
     phases = [phase.model_dump(mode="json", exclude={"augmentation"}, exclude_none=True) for phase in recipe.schedule]
     return Candidate("preset", {}, {"schedule": phases, "optimizer": recipe.optimizer.model_dump(mode="json")})
 
 
 def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """What a candidate sets, for a budget of `epochs`: a warm-up of less than half an epoch is left out there."""
+    """The keys that a candidate sets, for `epochs` epochs; drops a warm-up that would be less than half an epoch."""
     first, *rest = override["schedule"]
     whole = sum(phase["epochs"] for phase in override["schedule"])
     if first["kind"] == "exponential" and rest and round(first["epochs"] * epochs / whole) == 0:
@@ -320,13 +319,13 @@ def within(override: dict[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def _optimizer(space: Space, recipe: Recipe, draws: Draws) -> dict[str, Any]:
-    chosen: Optimizer = recipe.optimizer
+    optimizer: Optimizer = recipe.optimizer
     if space.optimizer:
         update: dict[str, Any] = {"kind": draws.one_of("optimizer", space.optimizer.kind)}
         if space.optimizer.weight_decay:
             update["weight_decay"] = draws.real("weight_decay", space.optimizer.weight_decay)
-        chosen = chosen.model_copy(update=update)
-    return {"optimizer": chosen.model_dump(mode="json")}
+        optimizer = optimizer.model_copy(update=update)
+    return {"optimizer": optimizer.model_dump(mode="json")}
 
 
 def _phase(kind: str, epochs: int, **values: Any) -> dict[str, Any]:
@@ -338,7 +337,7 @@ def _falling(lr: float, factor: float, count: int) -> list[float]:
 
 
 def _spread(weights: Sequence[int], size: int) -> list[int]:
-    """Lengths in proportion to weights that add up to `size`, each one at least."""
+    """Lengths in proportion to weights that add up to `size`, each at least 1."""
     total = sum(weights)
     stops = [0, *(round(size * end / total) for end in accumulate(weights))]
     return [max(1, stop - start) for start, stop in pairwise(stops)]

@@ -1,1 +1,1 @@
-"""How good members and ensembles are: metrics, scoring, the gate, ablation, pictures."""
+"""Evaluates members and ensembles: metrics, scoring, the gate, ablation, pictures."""

@@ -1,6 +1,6 @@
-"""Whether an operation on the mask is worth it: what out-of-fold photographs say of it.
+"""Measures on out-of-fold photographs whether a post-processing operation helps.
 
-They decide which operations an ensemble is given, so the holdout, which will judge the ensemble, has no say in it.
+The holdout is not used: it judges the ensemble, so it must not choose the ensemble's operations.
 """
 
 import math
@@ -21,9 +21,9 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Case:
-    """A photograph as the members that did not train on it see it.
+    """A photograph as predicted by the members that did not train on it.
 
-    `probability` is their mean (H, W), `mean_of` gives that of some recipes' members among them, `truth` is (H, W).
+    `probability` is their mean (H, W), `mean_of` returns the mean of some recipes' members, `truth` is (H, W).
     """
 
     row: Row
@@ -34,7 +34,7 @@ class Case:
 
 @dataclass
 class _Trial:
-    """What operations did so far: (object, difference of Dice) of each photograph, and how many masks they changed."""
+    """Results of operations so far: (object, difference of Dice) per photograph, and the number of changed masks."""
 
     name: str
     differences: list[tuple[str, float]] = field(default_factory=list)
@@ -42,46 +42,46 @@ class _Trial:
 
 
 def effects(cases: Iterable[Case], operations: Sequence[Operation], scores: Sequence[Score] = ()) -> tuple[Effect, ...]:
-    """Measures each operation alone, in order, and at last all together, one photograph in memory at a time.
+    """Measures each operation alone, in order, and then all together, with one photograph in memory at a time.
 
     Args:
         cases: out-of-fold photographs.
-        operations: the ensemble's.
-        scores: what `best_members` was chosen from; asked for only where it is among the operations. For each fold it
-            is chosen again without that fold's photographs: a choice is not judged by what it was made from.
+        operations: the ensemble's operations.
+        scores: the scores that `best_members` was chosen from; needed only with that operation. For each fold it is
+            chosen again without that fold's photographs, so that it isn't judged on the data that chose it.
 
     Raises:
-        ValueError: if there are no photographs, or one is of the holdout.
-        MemberError: if `best_members` can't be chosen without some fold.
+        ValueError: if there are no photographs, or one belongs to the holdout.
+        MemberError: if `best_members` can't be chosen without one of the folds.
     """
-    trials = [_Trial(name) for name in (*(one.kind for one in operations), ALL)]
+    trials = [_Trial(name) for name in (*(operation.kind for operation in operations), ALL)]
     chains: dict[int, list[Sequence[Operation]]] = {}
     for case in cases:
         fold = case.row.fold
         if fold is None:
-            raise ValueError(f"{case.row.image} is of the holdout, which has no say in the choice of operations")
+            raise ValueError(f"{case.row.image} belongs to the holdout, which must not choose operations")
         if fold not in chains:
-            unseen = [_unseen(one, scores, fold) for one in operations]
-            chains[fold] = [*((one,) for one in unseen), unseen]
+            unseen = [_unseen(operation, scores, fold) for operation in operations]
+            chains[fold] = [*((operation,) for operation in unseen), unseen]
         _try(case, trials, chains[fold])
     return tuple(map(_effect, trials))
 
 
 def choose_best(scores: Iterable[Score], count: int, unconfidence_above: float) -> BestMembers:
-    """The `count` recipes that did best on each view out of fold, to answer for the most uncertain photographs.
+    """The `count` best recipes on each view, out of fold; they predict the most uncertain photographs.
 
-    Recipes are compared on photographs that all of them judged, by the mean over objects. Equal ones are taken by
-    name. Scores of the holdout aren't looked at.
+    Recipes are compared on photographs that all of them scored, by the mean over objects; ties go by name. Scores of
+    the holdout are ignored.
 
     Raises:
-        MemberError: if there is no such photograph.
+        MemberError: if no photograph was scored by all recipes.
     """
     folded = [score for score in scores if score.fold is not None]
     names = sorted({name for score in folded for name in score.recipes})
     common = [score for score in folded if len(score.recipes) == len(names)]
     if not common:
-        what = "best_members has nothing to choose by: all recipes together judged no photograph out of fold"
-        raise MemberError(what, "Evaluate members of each recipe, on two folds or more")
+        what = "best_members can't be chosen: no photograph was scored out of fold by all recipes"
+        raise MemberError(what, "Evaluate members of each recipe on at least two folds")
     views = sorted({score.view for score in common})
     recipes = {view: _best([score for score in common if score.view == view], names, count) for view in views}
     return BestMembers(kind="best_members", unconfidence_above=unconfidence_above, recipes=recipes)
@@ -93,12 +93,12 @@ def _best(scores: Sequence[Score], names: Sequence[str], count: int) -> tuple[st
 
 
 def _unseen(operation: Operation, scores: Sequence[Score], fold: int) -> Operation:
-    """The operation as it would be without a fold's photographs."""
+    """The operation as chosen without a fold's photographs."""
     if not isinstance(operation, BestMembers):
         return operation
     count = max(map(len, operation.recipes.values()))
-    found = choose_best([score for score in scores if score.fold != fold], count, operation.unconfidence_above)
-    return operation.model_copy(update={"recipes": found.recipes})
+    chosen = choose_best([score for score in scores if score.fold != fold], count, operation.unconfidence_above)
+    return operation.model_copy(update={"recipes": chosen.recipes})
 
 
 def _try(case: Case, trials: Sequence[_Trial], chains: Sequence[Sequence[Operation]]) -> None:

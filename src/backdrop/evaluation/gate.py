@@ -1,7 +1,7 @@
-"""The gate: whether a challenger replaces the champion, judged only by objects that no member ever saw.
+"""The gate: whether a challenger replaces the champion, judged only on objects that no member trained on.
 
-The two models are compared on the same holdout images by a paired bootstrap over objects. Of equal models about one
-in forty would pass by chance. What can't be compared is rejected, and the reasons say so with their numbers.
+The two models are compared on the same holdout images by a paired bootstrap over objects. Of equally good challengers,
+about one in forty passes by chance. A challenger that can't be compared is rejected. Reasons include the numbers.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, e
 Outcome = Literal["promoted", "rejected", "unchanged"]
 
 NO_CHAMPION, UNFAIR = "there is no champion yet", "the two can't be compared; the champion stays"
-MINIMUM_OBJECTS = 12  # below this an interval over objects says too little to replace what is in use
+MINIMUM_OBJECTS = 12  # an interval over fewer objects is too uncertain to replace a champion
 
 
 class Slice(Record):
     """The change of Dice on one view of the holdout's objects; `worse` if it alone rejects the challenger.
 
-    A view that only one object has tells nothing of the next object: its interval is None and it rejects nobody.
+    The interval of a view with only one object is None, and it never rejects the challenger.
     """
 
     view: str
@@ -33,11 +33,11 @@ class Slice(Record):
 
 
 class Verdict(Record):
-    """What the gate says about a challenger.
+    """The gate's decision about a challenger.
 
-    `rejected` means that the champion stays, or that there is still none; `unchanged`, that the champion itself was
-    asked again. `summary` says in a few words why, `reasons` with numbers. `difference` is the challenger's Dice minus
-    the champion's on the holdout, `low` and `high` its 95 % interval; None where there was nothing to compare.
+    `rejected` means that the champion stays, or that there still is none; `unchanged` means that the challenger is the
+    champion itself. `summary` gives the reason in a few words, `reasons` with numbers. `difference` is the challenger's
+    Dice minus the champion's on the holdout, `low` and `high` its 95 % interval; None without a comparison.
     """
 
     outcome: Outcome
@@ -54,12 +54,12 @@ def judge(challenger: Sequence[Score], champion: Sequence[Score] | None, gate: G
     """Judges a challenger.
 
     Args:
-        challenger: its scores; only those of the holdout count.
-        champion: those of what is in use, on the same holdout; None if nothing is.
-        gate: what to ask for.
+        challenger: the challenger's scores; only those of the holdout count.
+        champion: the champion's scores on the same holdout; None if there is no champion.
+        gate: the thresholds.
 
     Returns:
-        The verdict. Swapping the two models negates its interval exactly, and never are both promoted.
+        The verdict. Swapping the two models negates the interval exactly, and at most one of them is promoted.
     """
     new, old = _holdout(challenger), _holdout(champion or ())
     objects = len({score.object for score in new})
@@ -75,23 +75,23 @@ def _holdout(scores: Sequence[Score]) -> list[Score]:
     return sorted((score for score in scores if score.fold is None), key=lambda score: score.image)
 
 
-def _fault(scores: Sequence[Score], who: str) -> str | None:
-    """Why a model's scores can't be judged at all, if they can't."""
+def _fault(scores: Sequence[Score], role: str) -> str | None:
+    """The reason why a model's scores can't be judged; None if they can."""
     if not scores:
-        return f"The {who} has no scores on a holdout"
+        return f"The {role} has no scores on a holdout"
     broken = [score.image for score in scores if not 0 <= score.dice <= 1]
     if broken:
-        return f"The {who}'s Dice of holdout image {broken[0]} is not a number between 0 and 1"
+        return f"The {role}'s Dice on holdout image {broken[0]} is not a number between 0 and 1"
     twice = duplicate(score.image for score in scores)
-    return f"The {who} has two scores of holdout image {twice}" if twice is not None else None
+    return f"The {role} has two scores for holdout image {twice}" if twice is not None else None
 
 
 def _mismatch(new: Sequence[Score], old: Sequence[Score]) -> str | None:
-    """Why two models' scores can't be compared, if they can't."""
+    """The reason why two models' scores can't be compared; None if they can."""
     ours, theirs = {score.image: score for score in new}, {score.image: score for score in old}
-    for lacking, who in ((ours.keys() - theirs.keys(), "champion"), (theirs.keys() - ours.keys(), "challenger")):
-        if lacking:
-            return f"The {who} has no score of holdout image {min(lacking)}"
+    for missing, role in ((ours.keys() - theirs.keys(), "champion"), (theirs.keys() - ours.keys(), "challenger")):
+        if missing:
+            return f"The {role} has no score for holdout image {min(missing)}"
     for image, score in ours.items():
         other = theirs[image]
         if (score.object, score.view, score.area) != (other.object, other.view, other.area):
@@ -100,16 +100,16 @@ def _mismatch(new: Sequence[Score], old: Sequence[Score]) -> str | None:
 
 
 def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
-    found = estimate(scores)
-    passed = found.dice >= gate.minimum_dice
-    interval = "" if found.low is None or found.high is None else f" ({_interval(found.low, found.high)})"
-    asked = f"{'at least' if passed else 'less than'} the {gate.minimum_dice} asked of a first champion"
-    reason = f"Dice on {count(found.objects, 'holdout object')} is {_number(found.dice)}{interval}, {asked}"
+    result = estimate(scores)
+    passed = result.dice >= gate.minimum_dice
+    interval = "" if result.low is None or result.high is None else f" ({_interval(result.low, result.high)})"
+    asked = f"{'at least' if passed else 'below'} the {gate.minimum_dice} required of a first champion"
+    reason = f"Dice on {count(result.objects, 'holdout object')} is {_number(result.dice)}{interval}, {asked}"
     return Verdict(
         outcome="promoted" if passed else "rejected",
         summary="the first champion" if passed else f"below gate.minimum_dice; {NO_CHAMPION}",
         reasons=(reason,),
-        objects=found.objects,
+        objects=result.objects,
     )
 
 
@@ -138,9 +138,9 @@ def rejected(why: str, reason: str, objects: int) -> Verdict:
     """The verdict on a challenger that can't be judged.
 
     Args:
-        why: in a few words.
-        reason: in a sentence.
-        objects: in the holdout.
+        why: the reason in a few words.
+        reason: the reason in a sentence.
+        objects: number of objects in the holdout.
     """
     return Verdict(outcome="rejected", summary=why, reasons=(reason,), objects=objects)
 
@@ -167,12 +167,12 @@ def _slice(view: str, changes: Sequence[tuple[str, float]], gate: Gate) -> Slice
 
 
 def _few(objects: int) -> str:
-    return f"too few objects: {objects} in the holdout, and a champion is only replaced on {MINIMUM_OBJECTS} or more"
+    return f"{count(objects, 'object')} in the holdout: replacing a champion takes at least {MINIMUM_OBJECTS}"
 
 
 def _change(change: Interval, objects: int) -> str:
     if change.low == change.high == 0:
-        return f"Dice on {count(objects, 'holdout object')} shows no difference to the champion's"
+        return f"Dice on {count(objects, 'holdout object')} is equal to the champion's"
     verb = "fell" if change.mean < 0 else "rose"
     tail = "" if change.low > 0 or change.high < 0 else ", which may be chance"
     spread = _interval(change.low, change.high)
@@ -182,9 +182,9 @@ def _change(change: Interval, objects: int) -> str:
 def _slice_reason(part: Slice, gate: Gate) -> str:
     assert part.low is not None  # a slice without an interval is never worse
     assert part.high is not None
-    where = f"Dice of view {part.view} on {count(part.objects, 'object')}"
+    subject = f"Dice of view {part.view} on {count(part.objects, 'object')}"
     change = f"fell by {_number(-part.difference)} ({_interval(part.low, part.high)})"
-    return f"{where} {change}, more than the {gate.slice_drop} that the gate allows"
+    return f"{subject} {change}, more than the {gate.slice_drop} that the gate allows"
 
 
 def _interval(low: float, high: float) -> str:
@@ -192,6 +192,6 @@ def _interval(low: float, high: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Five decimals, and never a zero that isn't one."""
+    """Five decimals, or scientific notation where they would round to zero."""
     text = f"{value:.5f}"
     return text if float(text) or not value else f"{value:.1e}"

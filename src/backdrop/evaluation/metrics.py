@@ -1,7 +1,7 @@
-"""Dice of many images as one number, and how far that number can be trusted.
+"""Mean Dice over many images, with confidence intervals.
 
-Every Dice of a set of images is the mean over objects of the mean over that object's images: views of one
-object are no independent witnesses, so objects, never images, are counted and resampled.
+The Dice of a set of images is the mean over objects of the mean over each object's images. Views of one object are not
+independent, so objects, never images, are counted and resampled.
 """
 
 import csv
@@ -29,16 +29,16 @@ IMAGES = "images.csv"
 COLUMNS = ["image", "object", "view", "area", "fold", "dice"]
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-SEED = 20170727  # any fixed number: the same scores always have the same interval
-CHUNK = 1 << 20  # draws at a time, so that memory doesn't grow with the number of objects
+SEED = 20170727  # fixed, so that equal scores give equal intervals
+CHUNK = 1 << 20  # draws per chunk, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Score:
     """One image's Dice, 0..1, at original resolution: a row of `images.csv`.
 
-    `fold` is None in the holdout. `dice` is that of the whole ensemble on the holdout, elsewhere of those members
-    that did not train on the image; `recipes` says the same for the members of each recipe alone.
+    `fold` is None in the holdout. `dice` is the Dice of all members on the holdout, and elsewhere of the members that
+    did not train on the image; `recipes` has the same for the members of each recipe alone.
     """
 
     image: str
@@ -60,7 +60,7 @@ class Interval:
 
 
 class Estimate(Record):
-    """A Dice over so many objects; `low` and `high` bound its 95 % interval where one was asked for."""
+    """A Dice over `objects` objects; `low` and `high` are its 95 % interval, None if not computed."""
 
     dice: FiniteFloat
     objects: int = Field(ge=1)
@@ -69,7 +69,7 @@ class Estimate(Record):
 
 
 class Holdout(Record):
-    """Dice on objects that no member trained on: of the ensemble (None without a holdout) and of each member alone."""
+    """Dice on the holdout: of the ensemble (None without a holdout) and of each member alone."""
 
     ensemble: Estimate | None
     members: dict[str, Estimate]
@@ -77,10 +77,10 @@ class Holdout(Record):
 
 
 class Effect(Record):
-    """What an operation adds to p > 0.5 out of fold, alone; or what all of them add together (`operation` is "all").
+    """The effect of one operation out of fold, compared with p > 0.5; or of all together (`operation` is "all").
 
-    `difference` is of Dice, mean over objects, with its 95 % interval (None for a single object). Under 12 objects
-    there is never evidence, as at the gate.
+    `difference` is the change of Dice, mean over objects, with its 95 % interval (None for a single object). With fewer
+    than 12 objects the verdict is always "no evidence", as at the gate.
     """
 
     operation: str
@@ -94,10 +94,10 @@ class Effect(Record):
 
 
 class Evaluation(Record):
-    """What `metrics.json` says: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
+    """`metrics.json`: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
 
-    `model` is the digest of what was evaluated: members' weights, how they weigh in the mean, and what is done to it.
-    `repair` says of each operation after the mean what it adds out of fold.
+    `model` is the digest of the ensemble that was evaluated: members, weights and operations. `repair` has the effect
+    of each operation out of fold.
     """
 
     model: str
@@ -108,10 +108,10 @@ class Evaluation(Record):
 
 
 def object_means(values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Mean value of each object, objects sorted by name.
+    """Mean value of each object, sorted by name.
 
     Args:
-        values: (object, value) of each image, in any order: the sums are exact.
+        values: (object, value) of each image, in any order, because the sums are exact.
     """
     groups: dict[str, list[float]] = {}
     for name, value in values:
@@ -151,7 +151,7 @@ def bootstrap(values: Mapping[str, float]) -> Interval:
 
 
 def estimate(scores: Iterable[Score]) -> Estimate:
-    """Dice of some scores with its interval (None for a single object); raises as `mean_dice` does."""
+    """Mean Dice of scores with its interval (None for a single object); raises the errors of `mean_dice`."""
     means = object_means((score.object, score.dice) for score in scores)
     interval = bootstrap(means)
     if len(means) == 1:
@@ -160,11 +160,11 @@ def estimate(scores: Iterable[Score]) -> Estimate:
 
 
 def summarize(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str) -> Evaluation:
-    """The figures of an ensemble.
+    """The evaluation of an ensemble.
 
     Args:
-        scores: a score of every image.
-        members: by member, the Dice of that member alone on every holdout image, by image.
+        scores: a score for every image.
+        members: each member's own Dice on every holdout image, by member and image.
         model: digest of the ensemble.
 
     Raises:
@@ -187,12 +187,12 @@ def summarize(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]
 
 
 def dump_evaluation(evaluation: Evaluation) -> bytes:
-    """`metrics.json`: the same evaluation has the same bytes."""
+    """`metrics.json` as bytes; equal evaluations give equal bytes."""
     return f"{evaluation.model_dump_json(indent=2)}\n".encode()
 
 
 def dump_scores(scores: Iterable[Score]) -> bytes:
-    """`images.csv`, a row per image in the order of their names; the same scores have the same bytes."""
+    """`images.csv` as bytes, a row per image sorted by name; equal scores give equal bytes."""
     rows = sorted(scores, key=lambda score: score.image)
     recipes = sorted({recipe for score in rows for recipe in score.recipes})
     text = io.StringIO()
@@ -206,7 +206,7 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
 
 
 def read_scores(path: str | Path) -> list[Score]:
-    """Reads `images.csv`. A Dice that is not a number stays as it is: the gate rejects it.
+    """Reads `images.csv`. A Dice of NaN is kept; the gate rejects it.
 
     Raises:
         StorageError: if the file can't be read, or isn't what `dump_scores` writes.
@@ -221,12 +221,12 @@ def read_scores(path: str | Path) -> list[Score]:
         if twice is not None:
             raise ValueError(f"it lists {twice} twice")
     except (ValueError, csv.Error) as error:
-        raise StorageError(f"{path} is damaged ({shorten(error)})", "Make it again with `backdrop evaluate`") from error
+        raise StorageError(f"{path} is damaged ({shorten(error)})", "Run `backdrop evaluate` again") from error
     return scores
 
 
 def duplicate(names: Iterable[str]) -> str | None:
-    """The first name that comes a second time, if one does."""
+    """The first name that occurs twice; None if there is none."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -244,7 +244,7 @@ def _mean(values: Mapping[str, float]) -> float:
 
 
 def _resampled_means(sample: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of each of RESAMPLES draws of as many values as there are."""
+    """The means of RESAMPLES resamples of the same size."""
     generator = np.random.default_rng(SEED)
     rows = max(1, CHUNK // len(sample))
     counts = [min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows)]
@@ -252,7 +252,7 @@ def _resampled_means(sample: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _tail(count: int) -> float:
-    """Share of the resampled means to leave out at each end for `count` objects: 2.5 % for many, less for few."""
+    """Share of resampled means to cut off at each end for `count` objects: 2.5 % for many, less for few."""
     if count < 2:
         return 0.0
     normal = NormalDist()
@@ -293,5 +293,5 @@ def _score(row: list[str], header: list[str]) -> Score:
 def _dice(text: str) -> float:
     value = float(text)
     if not (0 <= value <= 1 or math.isnan(value)):
-        raise ValueError(f"{text} is no Dice")
+        raise ValueError(f"{text} is not a Dice")
     return value

@@ -1,4 +1,4 @@
-"""Pictures of what a model sees and where it errs, and of how its training went.
+"""Pictures of predictions and their errors, and curves of training.
 
 Images are (H, W, 3) RGB, 0..255; masks (H, W).
 """
@@ -20,24 +20,24 @@ from backdrop.data.masks import Mask, binarize, resize
 Image = NDArray[np.uint8]
 
 PANE = 280  # width of one pane of a panel, pixels
-TALLEST = 2 * PANE  # a pane of a taller photograph is squashed
+TALLEST = 2 * PANE  # a taller photograph is squeezed to this height
 STRIP = 22  # height of the caption under a pane
 GAP = 2
-TEXT = 0.48  # size of the captions, in the units of OpenCV
-# Okabe and Ito's vermilion and blue (lightened): told apart by everyone, on any photograph.
+TEXT = 0.48  # OpenCV font scale of the captions
+# Okabe and Ito's vermilion and blue (lightened), distinguishable by color-blind people.
 MISSING, SURPLUS = (226, 84, 12), (24, 142, 255)
 INK, PAPER, GRAY = (225, 228, 232), (27, 30, 34), (128, 128, 128)
 CLOSE_UP = 8  # a close-up shows this part of the width
 PERFECT = 1e-5  # 1 - Dice below this is drawn as this
 DICE_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
-BOOST = 4  # an error that fills this part of a pixel already has its full color
+BOOST = 4  # errors that cover a quarter of a pixel already get the full color
 
 
 def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mask) -> Image:
-    """Six panes: photograph, truth and prediction; signed error, and a close-up of where there is most of it.
+    """Six panes: photograph, truth, prediction; signed error, and a close-up where the error is largest.
 
-    Missing pixels (truth that was not found) are orange, surplus ones (found, but not true) blue. They are drawn
-    larger than life where the panel is smaller than the photograph, or a fringe one pixel wide would vanish.
+    Missing pixels (false negatives) are orange, surplus pixels (false positives) blue. They are exaggerated if the
+    panel is smaller than the photograph, so that an error one pixel wide stays visible.
 
     Args:
         image: the photograph.
@@ -47,8 +47,8 @@ def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mas
     Returns:
         One picture of six panes with captions.
     """
-    found = binarize(prediction)
-    missing, surplus = truth & ~found, found & ~truth
+    predicted = binarize(prediction)
+    missing, surplus = truth & ~predicted, predicted & ~truth
     part = _close_up(missing | surplus)
     height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))
     error = _error(image, missing, surplus, height)
@@ -66,9 +66,9 @@ def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mas
 
 
 def data_uri(picture: Image, limit_bytes: int) -> str:
-    """A picture as a `data:` address: a JPEG of the best quality that keeps within `limit_bytes`.
+    """A picture as a `data:` URI: a JPEG of the best quality within `limit_bytes`.
 
-    Below quality 50 the picture is shrunk instead.
+    If quality 50 is still too large, the picture is scaled down.
     """
     while True:
         for quality in (88, 80, 70, 60, 50):
@@ -84,10 +84,9 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Args:
         history: rows of `metrics.jsonl`.
-        path: the file to write; the same history has the same bytes.
+        path: the file to write; equal histories give equal bytes.
     """
-    # Imported here, because it takes a second that only this function should cost. Figure alone, without pyplot,
-    # needs no display and leaves no global state.
+    # Imported here, because the import takes a second. Figure without pyplot needs no display and has no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
@@ -97,7 +96,7 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     panes = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"))
     for axes, (key, title) in zip(figure.subplots(1, 3), panes, strict=True):
         values = np.array([number(row.get(key)) for row in history])
-        if key == "dice":  # by its distance from 1, as in the report
+        if key == "dice":  # drawn as 1 - Dice, as in the report
             values = np.maximum(PERFECT, 1 - values)
         axes.plot([row["epoch"] for row in history], values, color="#2b6cb0", marker="." if len(values) < 40 else "")
         log = bool((values > 0).any())
@@ -108,7 +107,7 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             shown = axes.get_ylim()
             axes.set_yticks([1 - dice for dice in DICE_TICKS], [f"{dice:g}" for dice in DICE_TICKS])
             axes.yaxis.set_minor_locator(NullLocator())
-            axes.set_ylim(shown[::-1])  # ticks beyond the values would widen it
+            axes.set_ylim(shown[::-1])  # restores the limits, which the ticks may widen
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     data = io.BytesIO()
@@ -117,12 +116,12 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def number(value: object) -> float:
-    """A value of `metrics.jsonl` as a float; NaN for what is none."""
+    """A value of `metrics.jsonl` as a float; NaN if it isn't a number."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _fit(image: Image, height: int) -> Image:
-    """A picture at a pane's size; a close-up is enlarged so that its pixels show."""
+    """A picture at a pane's size; a close-up is enlarged without smoothing."""
     if image.shape[1] < PANE:
         return cv2.resize(image, (PANE, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
     return resize(image, height, PANE)
@@ -133,7 +132,7 @@ def _gray(levels: NDArray[Any], height: int) -> Image:
 
 
 def _error(image: Image, missing: Mask, surplus: Mask, height: int) -> Image:
-    """The errors over the photograph, paled and without its colors."""
+    """The errors over a pale, gray photograph."""
     canvas = _fit(image, height).mean(axis=2, keepdims=True) * 0.55 + 105
     shrinks = image.shape[1] >= PANE
     for mask, color in ((missing, MISSING), (surplus, SURPLUS)):
@@ -144,7 +143,7 @@ def _error(image: Image, missing: Mask, surplus: Mask, height: int) -> Image:
 
 
 def _close_up(errors: Mask) -> tuple[slice, slice]:
-    """The part of the image, of its own shape, that holds the most errors."""
+    """The part of the image, of the same aspect ratio, with the most errors; the center if there are none."""
     height, width = (max(1, side // CLOSE_UP) for side in errors.shape)
     # Sums over every window, from the corners of the summed-area table.
     total = cv2.integral(errors.astype(np.uint8))
@@ -160,7 +159,7 @@ def _frame(pane: Image, part: tuple[slice, slice], down: float, across: float) -
     rows, columns = part
     top, bottom = round(rows.start * down), round(rows.stop * down)
     left, right = round(columns.start * across), round(columns.stop * across)
-    for distance, color in ((1, PAPER), (2, INK)):  # dark and light, to be seen on anything
+    for distance, color in ((1, PAPER), (2, INK)):  # dark and light, to be visible on any background
         cv2.rectangle(pane, (left - distance, top - distance), (right + distance, bottom + distance), color, 1)
 
 

@@ -1,1 +1,1 @@
-"""From finished members to masks: single networks, their exact mean, and what follows it."""
+"""From finished members to masks: prediction, the exact mean, and post-processing."""

@@ -1,4 +1,4 @@
-"""Many photographs in, their masks out: in bounded memory, and what can't be read is told, not raised."""
+"""Predicts masks of many photographs in bounded memory; unreadable photographs are reported, not raised."""
 
 import contextlib
 import json
@@ -25,14 +25,14 @@ from backdrop.inference.ensemble import EnsembleModel
 from backdrop.inference.member import WEIGHTS, Member
 from backdrop.inference.predict import BATCH
 
-PIXELS = 2**27  # of photographs in memory at once: their sums take 1 GiB
-KEPT = 2**31  # bytes of networks that stay in memory where there is no GPU; of a GPU's free memory a third is used
+PIXELS = 2**27  # of photographs in memory at once; their sums take 1 GiB
+MAX_CACHED = 2**31  # bytes of networks that stay in memory without a GPU; with one, a third of its free memory
 
 Image = NDArray[np.uint8]
 
 
 class Cutout(Record):
-    """A photograph's mask, run-length encoded, at its own size; or, in `failure`, why there is none."""
+    """A photograph's mask, run-length encoded, at the photograph's size; or the reason for its `failure`."""
 
     image: str
     height: int = 0
@@ -46,33 +46,33 @@ CUTOUTS = TypeAdapter(list[Cutout])
 
 @dataclass
 class PredictionStore:
-    """What is done of many photographs: a file in `folder` for each few, so that a killed run goes on.
+    """Finished masks of many photographs: one file in `folder` per chunk, so that a killed run can resume.
 
-    A file's name is the digest of Backdrop's version, the ensemble, and these photographs' names and bytes: a file of
-    another ensemble, or of a photograph that has changed since, is never taken for theirs.
+    A file's name is the digest of Backdrop's version, the ensemble, and the photographs' names and bytes, so results of
+    another ensemble or of a changed photograph are never reused.
     """
 
     folder: Path
     parts: list[Path] = field(default_factory=list)
 
     def cut_out(self, model: EnsembleModel, photos: Sequence[Path]) -> Iterator[Cutout]:
-        """The photographs' masks as `cut_out` gives them, a few photographs at a time; those of before are read."""
+        """The photographs' masks as from `cut_out`, chunk by chunk; finished chunks are read from files."""
         for start in range(0, len(photos), CHUNK):
-            few = photos[start : start + CHUNK]
-            part = self.folder / f"{_key(model, few)}.json"
+            chunk = photos[start : start + CHUNK]
+            part = self.folder / f"{_key(model, chunk)}.json"
             self.parts.append(part)
-            yield from _known(part) or _cut_out_to(part, model, few)
+            yield from _read_part(part) or _cut_out_to(part, model, chunk)
 
     def clear(self) -> None:
-        """Forgets what it gave."""
+        """Removes the files of this run."""
         for part in self.parts:
             part.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it still holds what another run has done
+        with contextlib.suppress(OSError):  # it contains another run's files
             self.folder.rmdir()
 
 
-class _Kept(Member):
-    """A member whose network is read once and stays where it is put."""
+class _CachedMember(Member):
+    """A member whose network is loaded once and stays in memory."""
 
     @cached_property
     def _network(self) -> nn.Module:
@@ -83,13 +83,13 @@ class _Kept(Member):
 
 
 def keep_networks(model: EnsembleModel) -> EnsembleModel:
-    """The ensemble with as many networks as fit kept in memory; the others are read anew for each few photographs."""
-    where = device()
-    room = torch.cuda.mem_get_info(where)[0] // 3 if where.type == "cuda" else KEPT
+    """The ensemble with as many networks in memory as fit; the others are loaded again for each chunk."""
+    target = device()
+    room = torch.cuda.mem_get_info(target)[0] // 3 if target.type == "cuda" else MAX_CACHED
     members = []
     for member in model.members:
         size = (member.folder / WEIGHTS).stat().st_size
-        members.append(_Kept(member.folder, member.record, member.recipe) if size <= room else member)
+        members.append(_CachedMember(member.folder, member.record, member.recipe) if size <= room else member)
         room -= size if size <= room else 0
     return replace(model, members=tuple(members))
 
@@ -97,12 +97,12 @@ def keep_networks(model: EnsembleModel) -> EnsembleModel:
 def cut_out(model: EnsembleModel, photos: Sequence[Path]) -> list[Cutout]:
     """The photographs' masks, in order of their names.
 
-    A photograph that can't be read, or doesn't fit a recipe's input, has a failure instead. How many fit into memory
-    at once changes nothing: networks always see the same ones together.
+    A photograph that can't be read, or doesn't fit a recipe's input, gets a failure instead of a mask. Chunk sizes
+    don't change the result: networks always see the same batches.
     """
     failed: list[Cutout] = []
-    found = [cutout for chunk in _chunks(_readable(model, photos, failed)) for cutout in _cut_chunk(model, chunk)]
-    return sorted([*found, *failed], key=lambda cutout: cutout.image)
+    cutouts = [cutout for chunk in _chunks(_readable(model, photos, failed)) for cutout in _cut_chunk(model, chunk)]
+    return sorted([*cutouts, *failed], key=lambda cutout: cutout.image)
 
 
 def _key(model: EnsembleModel, photos: Sequence[Path]) -> str:
@@ -114,12 +114,12 @@ def _key(model: EnsembleModel, photos: Sequence[Path]) -> str:
 def _digest(photo: Path) -> str:
     try:
         return file_digest(photo)
-    except DataError:  # it will have a failure
+    except DataError:  # reported later as a failure
         return ""
 
 
-def _known(part: Path) -> list[Cutout]:
-    """What an earlier run wrote there; none if it didn't, or the disk has lost a part of it."""
+def _read_part(part: Path) -> list[Cutout]:
+    """The results of an earlier run; none if the file is missing or damaged."""
     try:
         return CUTOUTS.validate_json(part.read_bytes())
     except (OSError, ValueError):
@@ -127,16 +127,16 @@ def _known(part: Path) -> list[Cutout]:
 
 
 def _cut_out_to(part: Path, model: EnsembleModel, photos: Sequence[Path]) -> list[Cutout]:
-    found = cut_out(model, photos)
-    storage.write_bytes(part, CUTOUTS.dump_json(found))
-    return found
+    cutouts = cut_out(model, photos)
+    storage.write_bytes(part, CUTOUTS.dump_json(cutouts))
+    return cutouts
 
 
 def _readable(model: EnsembleModel, photos: Sequence[Path], failed: list[Cutout]) -> Iterator[tuple[str, Image]]:
-    """Name and pixels of each photograph that can be used; the others are put to the failed ones."""
+    """Name and pixels of each usable photograph; the others are added to `failed`."""
     for start in range(0, len(photos), BATCH):
-        few = photos[start : start + BATCH]
-        for photo, image in zip(few, in_threads(_read, few), strict=True):
+        batch = photos[start : start + BATCH]
+        for photo, image in zip(batch, in_threads(_read, batch), strict=True):
             failure = image if isinstance(image, str) else _misfit(model, image)
             if isinstance(image, str) or failure:
                 failed.append(Cutout(image=photo.name, failure=failure))
@@ -145,7 +145,7 @@ def _readable(model: EnsembleModel, photos: Sequence[Path], failed: list[Cutout]
 
 
 def _read(photo: Path) -> Image | str:
-    """A photograph (H, W, 3) RGB, or what is wrong with it."""
+    """A photograph (H, W, 3) RGB, or the reason why it can't be read."""
     try:
         return read_image(photo)
     except DataError as error:
@@ -153,16 +153,16 @@ def _read(photo: Path) -> Image | str:
 
 
 def _misfit(model: EnsembleModel, image: Image) -> str:
-    """Which recipe's input a photograph (H, W, 3) is too large for, if any."""
+    """The reason why a photograph (H, W, 3) doesn't fit a recipe's input; empty if it fits."""
     height, width = image.shape[:2]
     for recipe in (member.recipe for member in model.members):
         if recipe.input.fit != "stretch" and (height > recipe.input.height or width > recipe.input.width):
-            return f"is {width}x{height} and doesn't fit into the {recipe.input.size} of recipe {recipe.name}"
+            return f"is {width}x{height} and doesn't fit into input.size {recipe.input.size} of recipe {recipe.name}"
     return ""
 
 
 def _chunks(images: Iterator[tuple[str, Image]]) -> Iterator[list[tuple[str, Image]]]:
-    """Whole batches of them, as many as fit into memory at once."""
+    """Groups of complete batches, each as large as fits in memory."""
     chunk: list[tuple[str, Image]] = []
     while batch := list(islice(images, BATCH)):
         if chunk and _pixels(chunk) + _pixels(batch) > PIXELS:

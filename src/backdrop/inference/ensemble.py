@@ -1,4 +1,4 @@
-"""Many members, one answer: the weighted mean of their probabilities, and how well it fits the truth."""
+"""An ensemble's prediction: the weighted mean of its members' probabilities, and the mask from it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class EnsembleModel:
-    """Members, the weights of their recipes (shared by a recipe's members), and what is done to their mean."""
+    """Members, the weights of their recipes (shared by a recipe's members), and post-processing operations."""
 
     members: tuple[Member, ...]
     recipe_weights: Mapping[str, float]
@@ -40,17 +40,17 @@ class EnsembleModel:
         return integer_weights([self.recipe_weights.get(name, 1.0) / names.count(name) for name in names])
 
     def digest(self) -> str:
-        """sha256 of the members' weights and recipes, of how they weigh in the mean, and of what is done to it."""
+        """sha256 of the members' weights and recipes, their weights in the mean, and the operations."""
         weighed = zip(self.members, self.weights(), strict=True)
         parts = [[m.name, m.record.weights, digest(m.recipe), weight] for m, weight in weighed]
         parts += [[operation.model_dump_json()] for operation in self.operations]
         return storage.sha256(json.dumps(parts).encode())
 
     def means(self, images: Sequence[Image]) -> list[Mean]:
-        """The members' mean of each photograph (H, W, 3) RGB."""
+        """The members' weighted mean for each photograph (H, W, 3) RGB."""
         means = [Mean() for _ in images]
         for member, weight in zip(self.members, self.weights(), strict=True):
-            for mean, probability in zip(means, opinions(member, images), strict=True):
+            for mean, probability in zip(means, member_probabilities(member, images), strict=True):
                 mean.add(probability, weight)
         return means
 
@@ -59,17 +59,17 @@ class EnsembleModel:
         return self.means([image])[0].probability()
 
     def mask(self, image: Image, view: str = "") -> masks.Mask:
-        """The cut-out (H, W) of one photograph (H, W, 3) RGB; its view matters only to `best_members`."""
+        """The mask (H, W) of one photograph (H, W, 3) RGB; only `best_members` uses its view."""
         return self.cut(self.means([image])[0], image, view)
 
     def cut(self, mean: Mean, image: Image, view: str) -> masks.Mask:
-        """The mask (H, W) that the members' mean comes to: the one place where the ensemble's map becomes a mask."""
+        """The mask (H, W) from the members' mean. Every mask of an ensemble is made here."""
         if not self.operations:
-            return mean.mask()  # decided on the integers
+            return mean.mask()  # exact, on integers
         return repair(mean.probability(), view, self.operations, self.mean_of(image))
 
     def mean_of(self, image: Image) -> MeanOf:
-        """The mean of some recipes' members alone on a photograph; of all if none of those recipes has a member."""
+        """A function that returns the mean of some recipes' members; of all members if those recipes have none."""
 
         def probability(recipes: tuple[str, ...]) -> NDArray[np.float32]:
             chosen = tuple(member for member in self.members if member.record.recipe in recipes)
@@ -78,18 +78,18 @@ class EnsembleModel:
         return probability
 
 
-def opinions(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
-    """One member's probability (H, W) of each photograph."""
+def member_probabilities(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
+    """One member's probability (H, W) for each photograph."""
     recipe = member.recipe
     network = member.network().to(device())
     return predict_all(network, images, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
 
 
 def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
-    """An ensemble of finished members, its recipes weighted as `config` says (all alike without one).
+    """An ensemble of finished members, with the weights of `config` (equal weights without one).
 
     Raises:
-        MemberError: if there is none, one stands there twice, or it isn't of the ensemble.
+        MemberError: if there are no members, one is named twice, or one doesn't belong to the ensemble.
     """
     names = [member.name for member in members]
     recipes = [part.resolve() for part in config.parts()] if config else []
@@ -100,7 +100,7 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
             raise MemberError(f"Member {member.name} is named twice", "Name each member once")
         if config and member.recipe not in recipes:
             what = f"Member {member.name} was not trained by a recipe of ensemble {config.name}"
-            raise MemberError(what, "Leave it out, or put its settings into the ensemble's YAML")
+            raise MemberError(what, "Leave it out, or add its settings to the ensemble's YAML")
     weights = config.weights() if config else {}
     ordered = tuple(sorted(members, key=lambda member: member.name))
     return EnsembleModel(ordered, weights, config.postprocessing if config else ())
@@ -121,7 +121,7 @@ def load_ensemble(folder: Path) -> EnsembleModel:
     """The ensemble in a folder that `write_ensemble` wrote.
 
     Raises:
-        MemberError: if a member isn't whole.
+        MemberError: if a member is incomplete.
         ConfigError: if `ensemble.yaml` isn't valid.
     """
     text = read_text(folder / CONFIG, "ensemble")

@@ -1,4 +1,4 @@
-"""The member folder: what training leaves, and what everything else reads of it."""
+"""The member folder: its files, its record, and how to read it."""
 
 import json
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ CHECKPOINTS = "checkpoints"
 
 
 class MemberRecord(Record):
-    """`member.json`: what was trained, and how well.
+    """`member.json`: what was trained, how, and its score.
 
     `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
-    best epoch (of those kept, if there are several);
-    `resumed_at` the steps at which a killed run went on; `weights` the sha256 of the weights' file;
-    `version` the package's; `pseudo` the digest of the pseudo-labeled photographs, empty without; `threads`,
-    `processes`, `device` and `precision` what it was computed with: with others the weights would have other last bits.
+    best epoch (the best of several, with snapshots); `resumed_at` the steps at which a killed run resumed; `weights`
+    the sha256 of the weights file; `version` the package's version; `pseudo` the digest of the pseudo-labeled
+    photographs, empty without any. `threads`, `processes`, `device` and `precision` describe the computation: with
+    others, the weights differ in their last bits.
     """
 
     key: str
@@ -80,7 +80,7 @@ class Member:
 
 
 def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":
-    """The network with these weights in evaluation mode; an ensemble of snapshots where the recipe keeps several."""
+    """The network with these weights in evaluation mode; a `SnapshotEnsemble` if the recipe keeps snapshots."""
     from backdrop.models import build
     from backdrop.models.snapshot_ensemble import SnapshotEnsemble
 
@@ -96,9 +96,9 @@ def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":
 def content_key(
     recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int, pseudo: str = "", version: str = __version__
 ) -> str:
-    """sha256 of all that makes a member: recipe (with its seed), images and masks it sees, fold, package version.
+    """sha256 of everything that determines a member: recipe (with seed), images and masks, fold, package version.
 
-    The fold's own images are among them: they choose the epoch. So are pseudo-labeled ones, by their digest.
+    It includes the fold's own images, which select the epoch, and the digest of pseudo-labeled ones.
     """
 
     def part(rows: Sequence[Row]) -> str:
@@ -110,28 +110,28 @@ def content_key(
 
 
 def read_member(folder: Path) -> Member:
-    """A finished member, its weights verified.
+    """Reads a finished member and verifies its weights.
 
     Raises:
-        MemberError: if it isn't finished, or its files aren't those that training wrote.
+        MemberError: if it isn't finished, or its files have changed since training.
     """
     try:
         values = json.loads(storage.read_bytes(folder / RECORD))
         record = parse(MemberRecord, values, str(folder / RECORD))
         text = read_text(folder / RECIPE, "recipe")
         recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))
-        found = file_digest(folder / WEIGHTS)
+        weights = file_digest(folder / WEIGHTS)
     except (BackdropError, ValueError) as error:
         raise MemberError(
             f"{folder} is not a finished member ({shorten(error)})", "Run its `backdrop train` again"
         ) from error
-    if found != record.weights:
-        raise MemberError(f"{folder / WEIGHTS} is not what training wrote", "Copy or train the member again")
+    if weights != record.weights:
+        raise MemberError(f"{folder / WEIGHTS} has changed since training", "Copy or train the member again")
     return Member(folder, record, recipe)
 
 
 def verify_member(member: Member, plan: FoldPlan, digests: Digests) -> None:
-    """Makes sure that the member trained on just what the plan gives to its fold, so that nothing leaks.
+    """Verifies that the member trained on exactly the plan's photographs for its fold, so that no data leaks.
 
     Raises:
         MemberError: if it saw other photographs, masks or folds.
@@ -139,4 +139,4 @@ def verify_member(member: Member, plan: FoldPlan, digests: Digests) -> None:
     """
     record = member.record
     if content_key(member.recipe, plan, digests, record.fold, record.pseudo, record.version) != record.key:
-        raise MemberError(f"Member {member.name} was not trained by this plan on these data", "Train it again")
+        raise MemberError(f"Member {member.name} was not trained with this plan on this data", "Train it again")

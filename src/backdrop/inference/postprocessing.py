@@ -1,4 +1,4 @@
-"""From an ensemble's probability to its mask: the operations that `config/postprocessing.py` defines."""
+"""From an ensemble's probability to its mask: the operations of `config/postprocessing.py`."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,36 +12,36 @@ from backdrop.inference.uncertainty import unconfidence
 
 Probability = NDArray[np.float32]
 Contour = NDArray[np.int32]
-# The mean probability (H, W) of a photograph by the members of these recipes alone.
+# Returns the mean probability (H, W) of a photograph over the members of these recipes only.
 MeanOf = Callable[[tuple[str, ...]], Probability]
 
 
 def repair(probability: Probability, view: str, operations: Sequence[Operation], mean_of: MeanOf) -> Mask:
-    """The mask (H, W) of a photograph after all operations.
+    """The mask (H, W) of a photograph after all operations, `best_members` included.
 
     Args:
         probability: all members' mean (H, W), 0..1.
-        view: the photograph's.
+        view: the photograph's view.
         operations: in order.
-        mean_of: gives the mean of some recipes' members alone; asked for only where `best_members` wants it.
+        mean_of: returns the mean of some recipes' members; called only for `best_members`.
     """
     names = choose_recipes(probability, view, operations)
     return apply(mean_of(names) if names else probability, operations)
 
 
 def choose_recipes(probability: Probability, view: str, operations: Sequence[Operation]) -> tuple[str, ...]:
-    """The recipes whose members alone answer for a photograph, by `best_members`; none if all answer."""
+    """The recipes that `best_members` selects for a photograph; empty if all members are used."""
     for operation in operations:
         if isinstance(operation, BestMembers):
-            doubt = unconfidence(probability, operation.low, operation.high)
-            return operation.recipes.get(view, ()) if doubt > operation.unconfidence_above else ()
+            score = unconfidence(probability, operation.low, operation.high)
+            return operation.recipes.get(view, ()) if score > operation.unconfidence_above else ()
     return ()
 
 
 def apply(probability: Probability, operations: Sequence[Operation]) -> Mask:
-    """The mask (H, W) of a probability (H, W), 0..1, after the operations in order; without any, where p > 0.5.
+    """The mask (H, W) of a probability (H, W), 0..1, after the operations in order; without operations, p > 0.5.
 
-    `best_members` changes nothing here: it says whose mean the probability is (see `choose_recipes`).
+    `best_members` has no effect here: it selects the members before (see `choose_recipes`).
     """
     mask = binarize(probability)
     for operation in operations:
@@ -65,21 +65,21 @@ def _apply(operation: Operation, probability: Probability, mask: Mask) -> Mask:
             return mask
 
 
-def _fill_holes(mask: Mask, most: float) -> Mask:
-    """Fills background that is enclosed (4-connected, not at the border) and has at most so many pixels."""
+def _fill_holes(mask: Mask, max_pixels: float) -> Mask:
+    """Fills enclosed background (4-connected, not at the border) of at most `max_pixels`."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(_bytes(~mask), connectivity=4)
     left, top, width, height, area = stats.T
     enclosed = (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
-    hole = enclosed & (area <= most)
+    hole = enclosed & (area <= max_pixels)
     hole[0] = False  # the mask itself
     return np.asarray(mask | hole[labels])
 
 
-def _drop_small(mask: Mask, least: float) -> Mask:
-    """Drops pieces (8-connected) with fewer pixels, unless none is larger."""
+def _drop_small(mask: Mask, min_pixels: float) -> Mask:
+    """Drops pieces (8-connected) of fewer than `min_pixels`, but keeps the largest."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(_bytes(mask), connectivity=8)
     area = stats[:, cv2.CC_STAT_AREA]
-    kept = area >= min(least, area[1:].max(initial=0))
+    kept = area >= min(min_pixels, area[1:].max(initial=0))
     kept[0] = False  # the background
     return np.asarray(kept[labels])
 
@@ -108,7 +108,7 @@ def _repair_top(operation: UnreliableTop, probability: Probability, mask: Mask) 
         return mask
     left, top, width, height = cv2.boundingRect(region)
     margin = round(operation.margin * rows)
-    # A slice ends by itself where the photograph does, but a negative start would count from its other side.
+    # A slice may end beyond the photograph, but a negative start would count from the other side.
     box = np.s_[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin]
     contour = _largest_contour(probability[box] > operation.level)
     if contour is None:
@@ -119,13 +119,13 @@ def _repair_top(operation: UnreliableTop, probability: Probability, mask: Mask) 
 
 
 def _largest_contour(mask: Mask) -> Contour | None:
-    """The outer contour (N, 1, 2) of the piece (8-connected) that encloses most, holes counted; None without any."""
+    """The outer contour (N, 1, 2) of the piece (8-connected) with the largest enclosed area; None if there is none."""
     contours, _ = cv2.findContours(_bytes(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return np.asarray(max(contours, key=cv2.contourArea), np.int32) if contours else None
 
 
 def _hull(contour: Contour, height: int, width: int) -> Mask:
-    """The pixels (height, width) in a contour's convex hull; OpenCV's own filling adds what the outline touches."""
+    """The pixels (height, width) in a contour's convex hull; OpenCV's fill adds all pixels that the outline touches."""
     corners = cv2.convexHull(contour)[:, 0].tolist()
     left, right = np.full((height, 1), width), np.full((height, 1), -1)
     for ends in zip(corners, [*corners[1:], corners[0]], strict=True):

@@ -1,4 +1,4 @@
-"""From a photograph to a network's probability at the photograph's own size, and to the mean of many networks.
+"""Predicts a photograph's probability at its own size, and averages many networks exactly.
 
 A member computes in float; its probability is then rounded once to 2^-24 and summed in int64 with integer
 weights, so that the mean is the same to the last bit whatever the order or sharding of members.
@@ -23,9 +23,9 @@ WEIGHT_ONE = 2**20
 
 
 def from_output(logits: Tensor, height: int, width: int, spec: Input, align_corners: bool = False) -> Tensor:
-    """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized by pixel centers.
+    """Logits (1, 1, h, w) at the photograph's size (H, W): cropped if it was padded, else resized.
 
-    With `align_corners`, resized by the pixels at the corners.
+    `align_corners` is as in torch's `interpolate`.
     """
     if spec.fit == "stretch":
         return _resize(logits, (height, width), align_corners)[0, 0]
@@ -50,12 +50,12 @@ def predict(
     Raises:
         DataError: if a photograph doesn't fit the input.
     """
-    where = next(network.parameters()).device
-    batch = normalize(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(where), spec)
-    answers = [answer.float() for answer in _answers(network, batch, tta)]
+    device = next(network.parameters()).device
+    batch = normalize(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(device), spec)
+    outputs = [answer.float() for answer in _outputs(network, batch, tta)]
     sizes = [image.shape[:2] for image in images]
     own_size = (
-        [from_output(a[i : i + 1], h, w, spec, align_corners) for a in answers] for i, (h, w) in enumerate(sizes)
+        [from_output(a[i : i + 1], h, w, spec, align_corners) for a in outputs] for i, (h, w) in enumerate(sizes)
     )
     return [_average(logits, tta) for logits in own_size]
 
@@ -63,31 +63,31 @@ def predict(
 def predict_all(
     network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN, align_corners: bool = False
 ) -> Iterator[Tensor]:
-    """As `predict`, for as many photographs as there are, a few at a time."""
+    """Like `predict` for any number of photographs, in batches of 4."""
     for start in range(0, len(images), BATCH):
         yield from predict(network, images[start : start + BATCH], spec, tta, align_corners)
 
 
-def _answers(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
-    """Logits (B, 1, H, W) of the batch (B, 3, H, W) as it is and in each other way, turned back."""
+def _outputs(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
+    """Logits (B, 1, H, W) of the batch (B, 3, H, W) for each flip and scale, flipped and resized back."""
     size = batch.shape[-2:]
     flips = [(), *[(3,)] * tta.hflip, *[(2,)] * tta.vflip, *[(2, 3)] * (tta.hflip and tta.vflip)]
     for scale in tta.scales:
-        scaled = batch if scale == 1 else _resize(batch, [_whole(side * scale, network) for side in size])
+        scaled = batch if scale == 1 else _resize(batch, [_round_to_stride(side * scale, network) for side in size])
         for dims in flips:
             logits = network(scaled.flip(dims)).flip(dims)
             yield logits if scale == 1 else _resize(logits, size)
 
 
-def _average(answers: Sequence[Tensor], tta: Tta) -> Tensor:
-    """The probability (H, W) of one photograph's logits (H, W), one of each answer."""
+def _average(outputs: Sequence[Tensor], tta: Tta) -> Tensor:
+    """The probability (H, W) from one photograph's logits (H, W) of all test-time augmentations."""
     if tta.average == "logits":
-        return torch.stack(list(answers)).mean(dim=0).sigmoid()
-    return torch.stack(list(answers)).sigmoid().mean(dim=0)
+        return torch.stack(list(outputs)).mean(dim=0).sigmoid()
+    return torch.stack(list(outputs)).sigmoid().mean(dim=0)
 
 
-def _whole(side: float, network: nn.Module) -> int:
-    """The multiple of the network's stride that is nearest to a side."""
+def _round_to_stride(side: float, network: nn.Module) -> int:
+    """The multiple of the network's stride nearest to a side."""
     stride = int(getattr(network, "stride", 1))
     return max(1, round(side / stride)) * stride
 
@@ -97,18 +97,18 @@ def _resize(batch: Tensor, size: Sequence[int], align_corners: bool = False) -> 
 
 
 def quantize(probability: Tensor) -> Tensor:
-    """A probability in units of 2^-24, int64. Exact: float32 holds every whole number up to 2^24."""
+    """A probability in units of 2^-24, int64. Exact: float32 represents every integer up to 2^24."""
     return (probability * ONE).round().long()
 
 
 def integer_weights(weights: Sequence[float]) -> list[int]:
-    """Weights in proportion to the given ones, in whole 2^-20ths of their sum, at least one each."""
+    """Weights as integers in units of 2^-20 of their sum, at least 1 each."""
     total = sum(sorted(weights))
     return [max(1, round(weight / total * WEIGHT_ONE)) for weight in weights]
 
 
 class Mean:
-    """The running weighted mean of members' probabilities of one photograph."""
+    """The running weighted mean of members' probabilities for one photograph."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -126,6 +126,6 @@ class Mean:
         return (self.total.double() / (self.weight * ONE)).float().cpu().numpy()
 
     def mask(self) -> masks.Mask:
-        """Where the mean exceeds one half, decided on the integers: (H, W)."""
+        """Where the mean exceeds one half, (H, W); exact, on integers."""
         assert self.total is not None
         return (self.total > self.weight * (ONE // 2)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Kaggle's submission file of the Carvana challenge: `img,rle_mask` rows, gzipped."""
+"""Kaggle's submission file for the Carvana challenge: `img,rle_mask` rows, gzipped."""
 
 import csv
 import gzip
@@ -15,14 +15,14 @@ from backdrop.common.words import count
 
 HEADER = ["img", "rle_mask"]
 LEVEL = 6  # of compression: 9 takes far longer for the same size
-SHOWN = 3  # names that an error repeats
+SHOWN = 3  # names that an error lists
 
 
 @contextmanager
 def open_submission(path: Path) -> Iterator[Callable[[str, str], object]]:
-    """Opens a new submission; yields what writes a row: an image's file name, and its mask run-length encoded.
+    """Opens a new submission; yields a function that writes a row: an image's name and its run-length encoded mask.
 
-    The same rows have the same bytes: the file tells neither time nor name.
+    Equal rows give equal bytes: the gzip header has neither time nor name.
     """
     with (
         path.open("wb") as file,
@@ -35,36 +35,36 @@ def open_submission(path: Path) -> Iterator[Callable[[str, str], object]]:
 
 
 def read_names(address: str) -> set[str]:
-    """The images that a submission names: a CSV file as it is, gzipped, or zipped as Kaggle hands it out.
+    """The images in a submission: a CSV file, plain, gzipped, or zipped as Kaggle's download is.
 
     Raises:
         StorageError: if it can't be read.
-        DataError: if it is no submission.
+        DataError: if it isn't a submission.
     """
-    wrong = DataError(f"{address} is no submission of img,rle_mask rows", "Name Kaggle's sample_submission.csv")
+    invalid = DataError(f"{address} is not a submission of img,rle_mask rows", "Use Kaggle's sample_submission.csv")
     try:
         rows = list(csv.reader(io.StringIO(_unpack(storage.read_bytes(address)).decode("utf-8-sig"), newline="")))
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
-        raise wrong from error
+        raise invalid from error
     if rows[:1] != [HEADER] or any(len(row) != len(HEADER) for row in rows):
-        raise wrong
+        raise invalid
     return {image for image, _ in rows[1:]}
 
 
 def check_names(images: Collection[str], sample: str) -> None:
-    """Makes sure that a sample submission names just these images.
+    """Verifies that a sample submission names exactly these images.
 
     Raises:
         StorageError: if the sample can't be read.
-        DataError: if it is no submission, or names others.
+        DataError: if it isn't a submission, or names other images.
     """
-    given, wanted = set(images), read_names(sample)
-    if missing := wanted - given:
+    actual, expected = set(images), read_names(sample)
+    if missing := expected - actual:
         what = f"{sample} names {count(len(missing), 'image')} that you don't have: {_first(missing)}"
-        raise DataError(what, "Copy all photographs of the test set into one folder, and name that")
-    if surplus := given - wanted:
+        raise DataError(what, "Copy all photographs of the test set into one folder, and use that folder")
+    if surplus := actual - expected:
         what = f"{sample} doesn't name {len(surplus)} of the images: {_first(surplus)}"
-        raise DataError(what, "Remove them, or name the sample submission that belongs to these images")
+        raise DataError(what, "Remove them, or use the sample submission of these images")
 
 
 def _first(names: set[str]) -> str:

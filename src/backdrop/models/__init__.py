@@ -1,4 +1,4 @@
-"""Networks in plain torch: they import nothing but torch, so that they run on any GPU box."""
+"""Networks in plain torch. They import only torch, so that they run on any machine."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ NETWORKS: dict[str, type[UNet | LinkNet | VggUNet]] = {"unet": UNet, "linknet": 
 
 
 def build(kind: str, **options: Any) -> nn.Module:
-    """A network by its `kind` in a recipe, with the recipe's options; weights are torch's own random ones.
+    """A network by its `kind` in a recipe, with the recipe's options and torch's random initialization.
 
     Every network maps (B, 3, H, W) float to logits (B, 1, H, W), H and W multiples of its `stride`.
     """

@@ -1,4 +1,4 @@
-"""What a recipe's network costs: parameters, and multiply-accumulates of a forward pass."""
+"""The size and cost of a network: parameters, and multiply-accumulates of a forward pass."""
 
 import copy
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def parameters(network: nn.Module) -> int:
-    """Count of trained numbers."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 

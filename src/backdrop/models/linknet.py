@@ -7,7 +7,7 @@ from backdrop.models.resnet import ResNet
 
 
 class DecoderBlock(nn.Module):
-    """1x1 convolution to a quarter of the channels, transposed 3x3 that doubles the size, 1x1 to the wanted channels.
+    """1x1 convolution to a quarter of the channels, transposed 3x3 that doubles the size, 1x1 to `channels_out`.
 
     Each with bias, batch norm and ReLU.
     """
@@ -29,7 +29,7 @@ class DecoderBlock(nn.Module):
 
 
 class LinkNet(nn.Module):
-    """LinkNet on a ResNet encoder: decoder features meet the encoder's of the same size.
+    """LinkNet on a ResNet encoder: decoder features are joined with encoder features of the same size.
 
     Args:
         encoder: `resnet18` or `resnet34`.

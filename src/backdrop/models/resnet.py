@@ -32,7 +32,7 @@ class ResNet(nn.Module):
     """A ResNet without its classifier.
 
     Args:
-        name: which depth, `resnet18` or `resnet34`.
+        name: `resnet18` or `resnet34`.
         width: channels of the first stage; torchvision's is 64.
     """
 

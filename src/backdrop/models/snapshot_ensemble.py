@@ -1,4 +1,4 @@
-"""Several networks of one kind that answer as one."""
+"""Several networks of the same architecture that predict as one."""
 
 from collections.abc import Iterable
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class SnapshotEnsemble(nn.Module):
-    """The mean of its networks' logits; its state dict has their weights under `networks.0.`, `networks.1.` and so on.
+    """The mean of several networks' logits; their weights are in the state dict under `networks.0.`, `networks.1.`, ….
 
     Args:
-        networks: they map (B, 3, H, W) to logits (B, 1, H, W).
+        networks: each maps (B, 3, H, W) to logits (B, 1, H, W).
     """
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:

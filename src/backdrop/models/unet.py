@@ -15,10 +15,10 @@ class UNet(nn.Module):
     Args:
         width: channels at full size.
         depth: how often the size is halved; the input's sides must be multiples of 2**depth.
-        max_channels: the most channels that a level may have; None for no bound.
-        up_convolutions: how many follow each upsampling.
-        bias: whether convolutions have one, in spite of batch norm.
-        align_corners: how bilinear upsampling places its pixels; torch 0.2 did so.
+        max_channels: maximum number of channels of a level; None for no limit.
+        up_convolutions: number of convolutions after each upsampling.
+        bias: whether convolutions have a bias in addition to batch norm.
+        align_corners: as in torch's `interpolate`; torch 0.2 upsampled with it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class UNet(nn.Module):
 
 
 def _block(channels_in: int, channels_out: int, convolutions: int, bias: bool) -> nn.Sequential:
-    """So many times: 3x3 convolution that keeps the size, batch norm, ReLU."""
+    """Repeats 3x3 convolution that keeps the size, batch norm and ReLU."""
     ends = [channels_in, *[channels_out] * convolutions]
     return nn.Sequential(*(_conv_bn_relu(low, high, bias) for low, high in pairwise(ends)))
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-# Channels of each group, as multiples of the first's, and its convolutions.
+# Of each group: channels as a multiple of the first group's, and number of convolutions.
 MULTIPLES = (1, 2, 4, 8, 8)
 CONVOLUTIONS = (1, 1, 2, 2, 2)
 

@@ -8,7 +8,7 @@ from backdrop.models.vgg import Vgg11
 
 
 class VggUNet(nn.Module):
-    """U-Net whose way down is VGG-11 and whose way up is transposed convolutions, all without batch norm.
+    """U-Net with a VGG-11 encoder and a decoder of transposed convolutions, without batch norm.
 
     With an encoder of 64, width 32 is the winners' TernausNet-11 and width 64 their wide one.
 

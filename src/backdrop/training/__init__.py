@@ -1,1 +1,1 @@
-"""Training a member: samples, the step, checkpoints, the loop and the folder that it leaves."""
+"""Trains a member: samples, optimizer step, checkpoints, loop, and the member folder."""

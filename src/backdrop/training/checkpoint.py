@@ -1,4 +1,4 @@
-"""A checkpoint: what it holds, and its files, each known by digest, so that a torn or altered one is never used."""
+"""A checkpoint and its files, each verified by digest, so that a torn or altered file is never used."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from torch import Tensor
 
 MANIFEST = "manifest.json"
 
-# Networks and optimizers hold no others.
+# The only types in networks and optimizers.
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 Weights = dict[str, Tensor]
@@ -21,12 +21,12 @@ Buffer = bytes | memoryview
 
 @dataclass
 class Progress:
-    """How far training has come: what can't be derived from recipe and step.
+    """The progress of training: everything that can't be derived from recipe and step.
 
-    `losses` are those of the epoch's steps so far (replayed batches are not among them), `epoch_seconds` what it took;
-    `history` has a row per finished epoch; `selected` the best epoch of each cycle that is kept (`cycle`, `epoch`,
-    `dice`); `resumed_at` the steps at which a killed run went on. `threads` are the CPU's, `processes` those that
-    share a batch, and `device` and `precision` what they compute on and in: with others the last bits would differ.
+    `losses` has the current epoch's losses so far (without replayed batches), and `epoch_seconds` its duration;
+    `history` has a row per finished epoch; `selected` the best epoch of each kept cycle (`cycle`, `epoch`, `dice`);
+    `resumed_at` the steps at which a killed run resumed. `threads` (of the CPU), `processes` (that share a batch),
+    `device` and `precision` describe the computation: with others, the weights differ in their last bits.
     """
 
     key: str
@@ -46,9 +46,9 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """Progress, the network's weights, their running mean (empty without), those selected, the optimizer's state.
+    """Progress, the network's weights, their running mean (empty without one), selected weights, optimizer state.
 
-    `selected` has the weights of each cycle's best epoch (empty where none had a Dice).
+    `selected` has the weights of each cycle's best epoch (empty if no epoch had a valid Dice).
     """
 
     progress: Progress
@@ -59,12 +59,12 @@ class Checkpoint:
 
 
 def save_weights(weights: Weights) -> bytes:
-    """Weights as safetensors; the same weights have the same bytes."""
+    """Weights as safetensors; equal weights give equal bytes."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
 
 
 def to_host(values: Any) -> Any:
-    """A copy of nested tensors in the host's memory, which training doesn't change any more."""
+    """A copy of nested tensors in the host's memory, independent of further training."""
     if isinstance(values, Tensor):
         return values.detach().to("cpu", copy=True)
     if isinstance(values, dict):
@@ -73,15 +73,15 @@ def to_host(values: Any) -> Any:
 
 
 def pack(checkpoint: Checkpoint) -> dict[str, Sequence[Buffer]]:
-    """The files of a checkpoint by name, in pieces; the manifest, with the digests of all others, is the last."""
+    """The files of a checkpoint by name, in pieces; the manifest with the digests of the others comes last."""
     optimizer = checkpoint.optimizer
     progress = {**asdict(checkpoint.progress), "optimizer": optimizer["param_groups"]}
     files = {
         "progress.json": [json.dumps(progress).encode()],
         "weights.safetensors": pieces(checkpoint.weights),
         "average.safetensors": pieces(checkpoint.average),
-        "selected.safetensors": pieces(_numbered(dict(enumerate(checkpoint.selected)))),
-        "optimizer.safetensors": pieces(_numbered(optimizer["state"])),
+        "selected.safetensors": pieces(_add_prefixes(dict(enumerate(checkpoint.selected)))),
+        "optimizer.safetensors": pieces(_add_prefixes(optimizer["state"])),
     }
     digests = {name: _digest(parts) for name, parts in files.items()}
     return {**files, MANIFEST: [json.dumps(digests).encode()]}
@@ -91,32 +91,32 @@ def unpack(read: Callable[[str], bytes]) -> Checkpoint:
     """A checkpoint from its files.
 
     Args:
-        read: gives a file's content by its name.
+        read: returns a file's content by name.
 
     Raises:
-        ValueError: if a file isn't what was written, or as whatever safetensors, JSON and `read` say of a damaged one.
+        ValueError: if a file has changed since it was written; safetensors, JSON and `read` may raise other errors.
     """
     digests: Mapping[str, str] = json.loads(read(MANIFEST))
     files = {name: read(name) for name in digests}
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != digests[name]:
-            raise ValueError(f"{name} has another digest than when it was written")
+            raise ValueError(f"{name} has changed since it was written")
     weights, average, selected, moments = (
         load(files[f"{name}.safetensors"]) for name in ("weights", "average", "selected", "optimizer")
     )
-    kept = json.loads(files["progress.json"])
-    groups = kept.pop("optimizer")
-    progress = Progress(**kept)
-    cycles = [_of_number(selected, i) for i in range(len(progress.selected))]
+    values = json.loads(files["progress.json"])
+    groups = values.pop("optimizer")
+    progress = Progress(**values)
+    cycles = [_select_prefix(selected, i) for i in range(len(progress.selected))]
     numbers = sorted({int(name.partition(".")[0]) for name in moments})
-    optimizer = {"state": {i: _of_number(moments, i) for i in numbers}, "param_groups": groups}
+    optimizer = {"state": {i: _select_prefix(moments, i) for i in numbers}, "param_groups": groups}
     return Checkpoint(progress, weights, average, cycles, optimizer)
 
 
 def pieces(weights: Weights) -> Sequence[Buffer]:
-    """What safetensors' own `save` gives, joined; but the tensors' memory isn't copied, and Python's lock not held.
+    """The bytes of safetensors' `save`, in pieces: without copying tensors or holding Python's lock.
 
-    So training goes on while this is written.
+    Training continues while they are written.
     """
     header: dict[str, Any] = {}
     ordered = sorted(weights.items(), key=lambda item: (-item[1].itemsize, item[0]))
@@ -137,9 +137,9 @@ def _digest(parts: Sequence[Buffer]) -> str:
     return digest.hexdigest()
 
 
-def _numbered(parts: Mapping[int, Weights]) -> Weights:
+def _add_prefixes(parts: Mapping[int, Weights]) -> Weights:
     return {f"{i}.{name}": tensor for i, weights in parts.items() for name, tensor in weights.items()}
 
 
-def _of_number(weights: Weights, i: int) -> Weights:
+def _select_prefix(weights: Weights, i: int) -> Weights:
     return {name.removeprefix(f"{i}."): tensor for name, tensor in weights.items() if name.startswith(f"{i}.")}

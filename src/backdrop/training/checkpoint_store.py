@@ -1,4 +1,4 @@
-"""Where a member's checkpoints are kept, and how they get there beside the training, not in its way."""
+"""Stores a member's checkpoints in a folder and in S3, written in the background while training continues."""
 
 import json
 import os
@@ -22,22 +22,22 @@ NAME = re.compile(r"\d+-\d+")
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """A folder with the last few checkpoints, each in a folder `<epoch>-<step>`; and its copy in S3, if there is one.
+    """A folder with the last two checkpoints, each in a folder `<epoch>-<step>`, and optionally a copy of it in S3.
 
-    `index.json` names those that should be there, so that a missing one is noticed.
+    `index.json` lists the checkpoints that should exist, so that a missing one is noticed.
     """
 
     folder: Path
     remote: str | None = None
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Adds a checkpoint, whole or not at all, and forgets all but the last few.
+        """Adds a checkpoint atomically, and removes all but the last two.
 
         Raises:
-            StorageError: if it can't be written. What was there before is there still.
+            StorageError: if it can't be written. Earlier checkpoints are still there.
         """
         name = f"{checkpoint.progress.epoch:05d}-{checkpoint.progress.step:08d}"
-        if not (self.folder / name / MANIFEST).is_file():  # a damaged one, which we have passed over
+        if not (self.folder / name / MANIFEST).is_file():  # a damaged checkpoint that `read` skipped
             shutil.rmtree(self.folder / name, ignore_errors=True)
         with storage.output_folder(self.folder / name, MANIFEST) as scratch:
             for file, parts in pack(checkpoint).items():
@@ -50,24 +50,24 @@ class CheckpointStore:
             self._copy(self.remote, name, kept)
 
     def read(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None if there is none; what is damaged or missing is said and passed over.
+        """The newest valid checkpoint, or None if there is none. Damaged or missing ones are logged and skipped.
 
         Raises:
-            MemberError: if all are damaged, rather than to begin anew without a word.
+            MemberError: if all are damaged.
         """
         names = self.names()
         for name in sorted(names, reverse=True):
-            for place, read in self._places(name):
+            for location, read in self._locations(name):
                 try:
                     return unpack(read)
                 except (BackdropError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-                    log(f"{place} is damaged ({shorten(error)}); going back to the one before")
+                    log(f"{location} is damaged ({shorten(error)}); trying the one before")
         if names:
-            raise MemberError(f"All checkpoints in {self.folder} are damaged", "Begin anew with --fresh")
+            raise MemberError(f"All checkpoints in {self.folder} are damaged", "Start again with --fresh")
         return None
 
     def clear(self) -> None:
-        """Forgets all checkpoints."""
+        """Removes all checkpoints."""
         for name in self.names():
             if self.remote:
                 storage.remove_folder(f"{self.remote}/{name}", MANIFEST)
@@ -76,12 +76,12 @@ class CheckpointStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def names(self) -> set[str]:
-        """Those that are there or should be."""
-        found = {*self._local(), *_index(str(self.folder))}
+        """The checkpoints that exist or are in an index."""
+        names = {*self._local(), *_index(str(self.folder))}
         if self.remote:
-            there = {file.split("/")[0] for file in storage.list_files(self.remote)}
-            found |= {name for name in there if NAME.fullmatch(name)} | set(_index(self.remote))
-        return found
+            folders = {file.split("/")[0] for file in storage.list_files(self.remote)}
+            names |= {name for name in folders if NAME.fullmatch(name)} | set(_index(self.remote))
+        return names
 
     def _copy(self, remote: str, name: str, kept: list[str]) -> None:
         storage.upload_folder(self.folder / name, f"{remote}/{name}", MANIFEST)
@@ -89,37 +89,37 @@ class CheckpointStore:
         for old in {file.split("/")[0] for file in storage.list_files(remote)} - {*kept, INDEX}:
             storage.remove_folder(f"{remote}/{old}", MANIFEST)
 
-    def _places(self, name: str) -> list[tuple[str, Callable[[str], bytes]]]:
-        """Where a checkpoint may be, and how its files are read there."""
+    def _locations(self, name: str) -> list[tuple[str, Callable[[str], bytes]]]:
+        """The locations of a checkpoint, each with a function that reads a file there."""
         local, remote = self.folder / name, f"{self.remote}/{name}"
         if not self.remote:
             return [(str(local), lambda file: (local / file).read_bytes())]
-        here = [(str(local), lambda file: (local / file).read_bytes())] if local.is_dir() else []
-        return [*here, (remote, lambda file: storage.read_bytes(f"{remote}/{file}"))]
+        copies = [(str(local), lambda file: (local / file).read_bytes())] if local.is_dir() else []
+        return [*copies, (remote, lambda file: storage.read_bytes(f"{remote}/{file}"))]
 
     def _local(self) -> list[str]:
         return sorted(path.name for path in self.folder.glob("[0-9]*") if path.is_dir())
 
 
 class Writer:
-    """Writes checkpoints one after another in a thread of its own: `with Writer(store) as writer: …`.
+    """Writes checkpoints one after another in a background thread: `with Writer(store) as writer: …`.
 
-    What can't be written is said, and training goes on: the next one may fit, and those of before are there still.
+    A checkpoint that can't be written is logged and training continues: earlier ones remain, and the next may succeed.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
-        self._shelf = store
+        self._store = store
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._last: Future[None] | None = None
 
     def __enter__(self) -> "Writer":
-        """Ready to write."""
+        """Returns the writer."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        """Waits for what is being written."""
+    def __exit__(self, error: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        """Waits for the checkpoint that is being written."""
         self._thread.shutdown(wait=True)
-        if self._last and kind is None:
+        if self._last and error is None:
             self._last.result()
 
     @property
@@ -128,20 +128,20 @@ class Writer:
         return self._last is not None and not self._last.done()
 
     def submit(self, checkpoint: Checkpoint) -> None:
-        """Begins to write a checkpoint that nobody changes any more; raises what the last one's writing raised."""
+        """Starts writing a checkpoint, which must not change any more; raises the error of the last write, if any."""
         if self._last:
             self._last.result()
         self._last = self._thread.submit(self._write, checkpoint)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
-            self._shelf.write(checkpoint)
+            self._store.write(checkpoint)
         except StorageError as error:
-            log(f"No checkpoint at step {checkpoint.progress.step}; training continues: {error}")
+            log(f"The checkpoint at step {checkpoint.progress.step} was not written; training continues: {error}")
 
 
 def _index(address: str) -> list[str]:
-    """The names in an index; none if it is missing or damaged: what is there is seen without it."""
+    """The names in an index; none if it is missing or damaged."""
     try:
         names = json.loads(storage.read_bytes(f"{address}/{INDEX}"))
         return [name for name in names if NAME.fullmatch(name)]
@@ -150,7 +150,7 @@ def _index(address: str) -> list[str]:
 
 
 def _write_through(path: Path, parts: Sequence[Buffer]) -> None:
-    """To the disk itself: a rename must not become visible before what it names."""
+    """Writes and syncs a file, so that its folder's rename can't become visible before its content."""
     with path.open("wb") as file:
         file.writelines(parts)
         file.flush()

@@ -1,4 +1,4 @@
-"""The processes that train one member together, one for each GPU of a pod; `torchrun` starts them."""
+"""The processes that train one member together, one per GPU of a pod; `torchrun` starts them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,22 +14,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from backdrop.common.progress import only_log
 
-# One process judges or writes while the others wait; how long that takes is no fault.
-PATIENCE = timedelta(days=1)
+# The others wait while one process validates or writes, however long that takes.
+TIMEOUT = timedelta(days=1)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process's place among those that train together; the first one writes."""
+    """This process's rank among those that train together; rank 0 writes."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def wrap(self, network: nn.Module, sync_batch_norm: bool) -> nn.Module:
@@ -41,7 +41,7 @@ class Distributed:
         return DistributedDataParallel(network)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over processes of each value."""
+        """The mean of each value over all processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -49,33 +49,33 @@ class Distributed:
         return values
 
     def sync(self, network: nn.Module) -> None:
-        """Gives all processes the first one's weights and statistics: batch norm's differ, each saw other images."""
+        """Copies the first process's weights and batch norm statistics (which differ by process) to all processes."""
         if self.size > 1:
             for tensor in network.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's part of some work."""
+        """This process's part of the items."""
         return items[self.rank :: self.size]
 
-    def gather(self, mine: Sequence[T]) -> list[T]:
-        """What all have made of their parts, in the order of the whole."""
+    def gather(self, results: Sequence[T]) -> list[T]:
+        """The results of all processes' shards, in the order of the items."""
         if self.size == 1:
-            return list(mine)
+            return list(results)
         parts: list[Sequence[T]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(parts, list(mine))
+        dist.all_gather_object(parts, list(results))
         return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
 
-    def broadcast(self, word: T) -> T:
-        """The first process's word."""
-        words = [word]
+    def broadcast(self, value: T) -> T:
+        """The first process's value."""
+        values = [value]
         if self.size > 1:
-            dist.broadcast_object_list(words, src=0)
-        return words[0]
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The first process does the block alone, then all others do."""
+        """The first process runs the block alone, then all others run it."""
         if not self.is_main:
             self.barrier()
         yield
@@ -83,7 +83,7 @@ class Distributed:
             self.barrier()
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Waits for all processes."""
         if self.size > 1:
             dist.barrier()
 
@@ -93,13 +93,13 @@ ALONE = Distributed()
 
 @contextmanager
 def join() -> Iterator[Distributed]:
-    """Joins the processes that `torchrun` started; a process that it didn't start is alone."""
+    """Joins the processes that `torchrun` started; without `torchrun` this process trains alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     if dist.get_rank() > 0:
         only_log()
     try:

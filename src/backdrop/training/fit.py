@@ -1,4 +1,4 @@
-"""One member, from photographs to its finished folder."""
+"""Trains one member, from photographs to its finished folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,15 +44,15 @@ class FoldJob:
 
     Attributes:
         dataset: the photographs.
-        plan: says which photograph is in which fold.
-        digests: of the plan's images and masks.
+        plan: assigns photographs to folds.
+        digests: sha256 of the plan's images and masks.
         recipe: what to train.
-        fold: the fold that is left out, and judges.
+        fold: the fold that is left out for validation.
         folder: the member folder.
         key: the member's content key.
-        store: of its checkpoints.
-        pseudo: photographs with predicted masks that are trained on too.
-        distributed: the processes that train it together.
+        store: the member's checkpoints.
+        pseudo: photographs with predicted masks to train on as well.
+        distributed: the processes that train together.
     """
 
     dataset: Dataset
@@ -68,7 +68,7 @@ class FoldJob:
 
     @property
     def judge(self) -> "LeftOut":
-        """The photographs that judge."""
+        """The photographs for validation."""
         rows = self.plan.validation(self.fold)
         return LeftOut(self.dataset, rows, self.digests, self.recipe, self.distributed)
 
@@ -78,7 +78,7 @@ def train_member(job: FoldJob) -> Member:
 
     Raises:
         MemberError: if all checkpoints are damaged.
-        TrainingError: if a loss is no number.
+        TrainingError: if a loss is NaN or infinite.
         StorageError: if the folder can't be written.
         DataError: if a photograph has changed or can't be read.
     """
@@ -86,20 +86,21 @@ def train_member(job: FoldJob) -> Member:
     state = fit(job)
     weights = _weights(state, recipe)
     if not weights:
-        raise MemberError(f"{recipe.name} on fold {job.fold} never had a Dice that is a number", "Lower its rates")
+        what = f"Recipe {recipe.name} on fold {job.fold} has no epoch with a valid Dice"
+        raise MemberError(what, "Lower its learning rates")
     trained = assemble(recipe, weights).to(device())
-    found = judge.dices(trained, lasting=True)
+    scores = judge.dices(trained, lasting=True)
     if job.distributed.is_main:
         with working("writing the member"):
-            _write_samples(job, trained, found)
-            _write(job, state.progress, weights, judge.mean(found))
+            _write_samples(job, trained, scores)
+            _write(job, state.progress, weights, judge.mean(scores))
     job.distributed.barrier()
     return read_member(job.folder)
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The photographs of the fold that is left out, which say how well a network does; all processes share the work."""
+    """The photographs of the fold that is left out, which validate a network; all processes share the work."""
 
     dataset: Dataset
     rows: Sequence[Row]
@@ -112,24 +113,24 @@ class LeftOut:
         return self.mean(self.dices(candidate))
 
     def dices(self, candidate: nn.Module, lasting: bool = False) -> list[float]:
-        """The Dice of each photograph; `lasting` says whether a line stays."""
-        mine = self.distributed.shard(self.rows)
-        with progress("judging photographs", len(mine), lasting and self.distributed.is_main) as advance:
-            found = dices(candidate, self.dataset, mine, self.digests, self.recipe, advance)
-        return self.distributed.gather(found)
+        """The Dice of each photograph; `lasting` keeps the progress line on the screen."""
+        shard = self.distributed.shard(self.rows)
+        with progress("judging photographs", len(shard), lasting and self.distributed.is_main) as advance:
+            scores = dices(candidate, self.dataset, shard, self.digests, self.recipe, advance)
+        return self.distributed.gather(scores)
 
-    def mean(self, found: Sequence[float]) -> float:
-        """The mean over objects, so that one with fewer views counts as much as another."""
-        means = object_means((row.object, value) for row, value in zip(self.rows, found, strict=True))
+    def mean(self, scores: Sequence[float]) -> float:
+        """The mean over objects, so that each counts the same however many views it has."""
+        means = object_means((row.object, value) for row, value in zip(self.rows, scores, strict=True))
         return sum(means.values()) / len(means)
 
 
 def fit(job: FoldJob, watch: Watch | None = None) -> State:
-    """Trains to the last epoch, from a checkpoint if there is one: what `train` and a search have in common.
+    """Trains to the last epoch, from a checkpoint if there is one. Used by `train` and by a search.
 
     Args:
         job: what to train.
-        watch: is told the rows of all epochs so far, when training begins and after each epoch.
+        watch: called with the rows of all epochs so far, when training starts and after each epoch.
 
     Raises:
         BackdropError: as `train_member` does.
@@ -153,19 +154,19 @@ def dices(
     advance: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Dice of each photograph at its own size; `advance` is called for each."""
-    found: list[float] = []
+    scores: list[float] = []
     for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
         probabilities = predict_all(
             network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
         )
         for probability, (_, truth) in zip(probabilities, pairs, strict=True):
-            found.append(dice(binarize(probability), truth))
+            scores.append(dice(binarize(probability), truth))
             advance()
-    return found
+    return scores
 
 
 def _weights(state: State, recipe: Recipe) -> Weights:
-    """The best epoch's weights, or a snapshot_ensemble's of each cycle's best."""
+    """The best epoch's weights; with snapshots, those of the best epoch of each cycle."""
     kept = [weights for weights in state.selected if weights]
     if not recipe.snapshots:
         return kept[0] if kept else {}
@@ -173,7 +174,7 @@ def _weights(state: State, recipe: Recipe) -> Weights:
 
 
 def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> None:
-    """The member's files; its record comes last: by that a finished member is known."""
+    """Writes the member's files; the record comes last, because it marks a member as finished."""
     folder, recipe = job.folder, job.recipe
     data = save_weights(weights)
     storage.write_bytes(folder / layout.RECIPE, dump_yaml(recipe).encode())
@@ -201,10 +202,10 @@ def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> N
     storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())
 
 
-def _write_samples(job: FoldJob, trained: nn.Module, found: Sequence[float]) -> None:
-    """Pictures of the photographs that the member does worst on."""
+def _write_samples(job: FoldJob, trained: nn.Module, scores: Sequence[float]) -> None:
+    """Writes pictures of the photographs with the lowest Dice."""
     recipe = job.recipe
-    worst = sorted(zip(found, (row.image for row in job.judge.rows), strict=True))[:WORST]
+    worst = sorted(zip(scores, (row.image for row in job.judge.rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
         image, truth = read_pair(job.dataset.photos[stem], job.digests)
         predictions = predict_all(trained, [image], recipe.input, recipe.tta, recipe.legacy.output_align_corners)

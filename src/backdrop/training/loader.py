@@ -1,4 +1,4 @@
-"""Batches loaded by processes beside the training's own; who dies is named."""
+"""Loads batches in worker processes, and says why a worker died."""
 
 import os
 import shutil
@@ -16,68 +16,68 @@ from torch.utils.data._utils import signal_handling
 from backdrop.common.errors import BackdropError, TrainingError
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
-Made = Sequence[torch.Tensor] | BackdropError
+Loaded = Sequence[torch.Tensor] | BackdropError
 GPU_WORKERS = 8
 
-# The loader's handler of SIGCHLD raises wherever the main thread is as a worker dies: amid a queue's lock, and then the
-# process never ends. This says that it's set already. The loader looks every few seconds whether its workers live.
+# When a worker dies, torch's SIGCHLD handler raises anywhere in the main thread. If that thread holds a queue's lock,
+# the process hangs. This keeps torch from installing the handler: the loader checks its workers every few seconds.
 signal_handling._SIGCHLD_handler_set = True
 
 
 def load(
     samples: Dataset[Any], keys: Iterable[list[Any]], workers: int | None, device: torch.device
 ) -> Iterator[Sequence[torch.Tensor]]:
-    """Batches in the host's memory, in pages that a GPU can fetch by itself if there is one.
+    """Batches in the host's memory, pinned if the device is a GPU.
 
     Args:
-        samples: gives an item, or the error that it met, by its key.
-        keys: those of each batch.
-        workers: how many processes load; None: as many as suit the device.
-        device: where the batches are wanted.
+        samples: returns an item, or the error that occurred, by key.
+        keys: the keys of each batch.
+        workers: number of worker processes; None chooses by device.
+        device: where the batches are used.
 
     Raises:
-        BackdropError: what an item is in place of a sample.
+        BackdropError: the first error among the items.
         TrainingError: if a worker died.
     """
-    count = _count(workers, device)
+    count = _worker_count(workers, device)
     loader = DataLoader(
         samples,
         batch_sampler=keys,
         num_workers=count,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_begin if count else None,
+        worker_init_fn=_use_one_thread if count else None,
     )
-    return raised(_watched(iter(loader)))
+    return raise_errors(_watched(iter(loader)))
 
 
-def _count(wanted: int | None, device: torch.device) -> int:
-    """As many as wanted, else one for each CPU that this process has for itself, where a GPU would wait for it."""
-    if wanted is not None:
-        return wanted
-    here = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(GPU_WORKERS, here) if device.type == "cuda" else 0
+def _worker_count(requested: int | None, device: torch.device) -> int:
+    """The requested number; by default one per CPU of this process (at most 8) for a GPU, and none for a CPU."""
+    if requested is not None:
+        return requested
+    cpus = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(GPU_WORKERS, cpus) if device.type == "cuda" else 0
 
 
-def _begin(_: int) -> None:
+def _use_one_thread(_: int) -> None:
     cv2.setNumThreads(1)
 
 
-def collate(items: Sequence[Item | BackdropError]) -> Made:
-    """The batch of some samples, or the first of their errors."""
+def collate(items: Sequence[Item | BackdropError]) -> Loaded:
+    """The samples as a batch, or the first error among them."""
     return next((item for item in items if isinstance(item, BackdropError)), None) or default_collate(list(items))
 
 
-def raised(batches: Iterable[Made]) -> Iterator[Sequence[torch.Tensor]]:
-    """The batches; an error among them is raised."""
+def raise_errors(batches: Iterable[Loaded]) -> Iterator[Sequence[torch.Tensor]]:
+    """The batches; raises the first error among them."""
     for batch in batches:
         if isinstance(batch, BackdropError):
             raise batch
         yield batch
 
 
-def _watched(batches: Iterator[Made]) -> Iterator[Made]:
-    """What the loader gives; if one of its workers dies, an error that says why it may have.
+def _watched(batches: Iterator[Loaded]) -> Iterator[Loaded]:
+    """The loader's batches, with a useful error if a worker dies.
 
     Raises:
         TrainingError: if a worker died.
@@ -90,18 +90,18 @@ def _watched(batches: Iterator[Made]) -> Iterator[Made]:
         workers = getattr(batches, "_workers", [])  # torch's message doesn't say how they died
         codes = {worker.exitcode for worker in workers if worker.exitcode}
         free, total = (size / 2**20 for size in _shared_memory())
-        remedy = "Give it more memory, or --set loading.workers=0"
-        if -signal.SIGKILL not in codes:  # one that finds /dev/shm full dies of SIGBUS
-            remedy = f"If that's full, mount a larger one (in a pod, an emptyDir of medium Memory). {remedy}"
+        remedy = "Give the process more memory, or set loading.workers=0"
+        if -signal.SIGKILL not in codes:  # a full /dev/shm kills a worker with SIGBUS
+            remedy = f"If /dev/shm is full, mount a larger one (in a pod, an emptyDir of medium Memory). {remedy}"
         how = ", ".join(sorted(signal.Signals(-code).name if code < 0 else f"exit {code}" for code in codes))
-        what = f"A process that loads photographs died ({how or error})"
-        raise TrainingError(f"{what}; /dev/shm has {free:.0f} of {total:.0f} MiB free", remedy) from error
+        what = f"A data loading worker died ({how or error})"
+        raise TrainingError(f"{what}; /dev/shm has {free:.0f} MiB free of {total:.0f}", remedy) from error
 
 
 def _shared_memory() -> tuple[int, int]:
-    """Bytes free, and in all."""
+    """Free and total bytes of /dev/shm; 0 if there is none."""
     try:
-        usage = shutil.disk_usage("/dev/shm")  # noqa: S108  # where torch's workers hand over their batches
+        usage = shutil.disk_usage("/dev/shm")  # noqa: S108  # torch's workers pass batches through it
         return usage.free, usage.total
     except OSError:
         return 0, 0

@@ -1,4 +1,4 @@
-"""What an ensemble's recipes ask of a dataset: found before a GPU is asked for, not by a member that fails on it."""
+"""Checks that a dataset meets the needs of an ensemble's recipes, before a GPU is requested."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backdrop.common.errors import PlanError
+from backdrop.common.words import count as plural
 from backdrop.config import Ensemble, Recipe
 from backdrop.config.folds import Rule
 from backdrop.config.network import parse_size
@@ -18,29 +19,29 @@ from backdrop.models import build
 
 
 def find_misfits(ensemble: Ensemble, looks: Sequence[Look]) -> list[Fault]:
-    """What an ensemble's recipes and fold schemes would refuse of a dataset.
+    """The errors that training an ensemble on a dataset would meet.
 
     Args:
-        ensemble: what is to be trained.
-        looks: the dataset's photographs as `check` has seen them.
+        ensemble: what to train.
+        looks: the dataset's photographs as inspected by `check`.
     """
     faults: list[Fault] = []
     plans: dict[Rule, Assignments | None] = {}
     for rule in ensemble.plans():
-        found = list(_missing_views(ensemble, rule, looks))
-        plans[rule] = None if found else _plan(ensemble, rule, looks, faults)
-        faults += found
+        missing = list(_missing_views(ensemble, rule, looks))
+        plans[rule] = None if missing else _plan(ensemble, rule, looks, faults)
+        faults += missing
     for part in ensemble.parts():
         recipe = part.resolve()
         faults += _too_large(recipe, looks)
-        placed = plans[ensemble.rule(part)]
-        if placed:
-            faults += _too_small(recipe, placed, looks)
+        assignments = plans[ensemble.rule(part)]
+        if assignments:
+            faults += _too_small(recipe, assignments, looks)
     return faults
 
 
 def _missing_views(ensemble: Ensemble, rule: Rule, looks: Sequence[Look]) -> Iterator[Fault]:
-    """Objects without the view that the scheme ranks by."""
+    """Objects without the view that the fold scheme uses."""
     if rule.view is None:
         return
     views: dict[str, set[str]] = {}
@@ -49,14 +50,13 @@ def _missing_views(ensemble: Ensemble, rule: Rule, looks: Sequence[Look]) -> Ite
     first = {look.photo.object: look.photo for look in reversed(looks)}
     for name in sorted(views):
         if rule.view not in views[name]:
-            what = f"is of object {name}, which has no view {rule.view} (folds.view of ensemble {ensemble.name})"
-            yield _error(
-                printable(first[name].image), what, "Add that view, or set folds.view to one that all objects have"
-            )
+            what = f"belongs to object {name}, which has no view {rule.view} (folds.view of ensemble {ensemble.name})"
+            remedy = "Add that view, or set folds.view to one that all objects have"
+            yield _error(printable(first[name].image), what, remedy)
 
 
 def _plan(ensemble: Ensemble, rule: Rule, looks: Sequence[Look], faults: list[Fault]) -> Assignments | None:
-    """Objects in folds, as `split` would place them; what it would say instead goes to the faults."""
+    """Objects in folds, as `split` assigns them; if it can't, None, and its error is added to the faults."""
     areas: dict[str, list[int]] = {}
     for look in looks:
         areas.setdefault(look.photo.object, [])
@@ -70,7 +70,7 @@ def _plan(ensemble: Ensemble, rule: Rule, looks: Sequence[Look], faults: list[Fa
 
 
 def _too_large(recipe: Recipe, looks: Sequence[Look]) -> Iterator[Fault]:
-    """Photographs that a recipe would have to pad to less than their size: one fault for all of a size."""
+    """Photographs that are larger than a recipe's input: one fault per size."""
     if recipe.input.fit == "stretch":
         return
     counts = Counter(look.size for look in looks if look.size)
@@ -78,29 +78,29 @@ def _too_large(recipe: Recipe, looks: Sequence[Look]) -> Iterator[Fault]:
     for size, count in counts.items():
         width, height = parse_size(size)
         if width > recipe.input.width or height > recipe.input.height:
-            others = f", and so are {count - 1} more" if count > 1 else ""
-            what = f"is {size}{others}: it doesn't fit into input.size {recipe.input.size} of recipe {recipe.name}"
+            others = f" (like {plural(count - 1, 'other')})" if count > 1 else ""
+            what = f"is {size}{others}, too large for input.size {recipe.input.size} of recipe {recipe.name}"
             yield _error(printable(first[size].image), what, "Set a larger input.size, or input.fit to stretch")
 
 
-def _too_small(recipe: Recipe, placed: Assignments, looks: Sequence[Look]) -> Iterator[Fault]:
-    """A batch of one photograph whose input shrinks to one pixel: batch norm has nothing to take a mean of."""
-    photos = Counter(placed[look.photo.object] for look in looks)
+def _too_small(recipe: Recipe, assignments: Assignments, looks: Sequence[Look]) -> Iterator[Fault]:
+    """Recipes that would give batch norm a single value per channel: one photograph, shrunk to one pixel."""
+    photos = Counter(assignments[look.photo.object] for look in looks)
     training = sum(count for fold, count in photos.items() if fold is not None)
     fewest = min(training - count for fold, count in photos.items() if fold is not None)
-    if min(recipe.batch_size, fewest) != 1 or not _starves(recipe):
+    if min(recipe.batch_size, fewest) != 1 or not _starves_batch_norm(recipe):
         return
     why = "batch_size is 1" if recipe.batch_size == 1 else "a fold trains on a single photograph"
-    what = f"has input.size {recipe.input.size}, of which batch norm sees one value a channel, for {why}"
+    what = f"has input.size {recipe.input.size}, which leaves batch norm one value per channel, because {why}"
     yield _error(f"recipe {recipe.name}", what, "Set a larger input.size or batch_size, or add photographs")
 
 
-def _starves(recipe: Recipe) -> bool:
-    """Whether a batch norm meets a single value per channel in a batch of one; nothing is computed."""
-    starved = []
+def _starves_batch_norm(recipe: Recipe) -> bool:
+    """Whether a batch norm gets a single value per channel from a batch of one; runs on the meta device."""
+    single_value = []
 
     def look(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        starved.append(inputs[0].shape[-2:].numel() == 1)
+        single_value.append(inputs[0].shape[-2:].numel() == 1)
 
     with torch.device("meta"):
         network = build(**recipe.network.model_dump()).eval()
@@ -108,7 +108,7 @@ def _starves(recipe: Recipe) -> bool:
             if isinstance(module, _BatchNorm):
                 module.register_forward_pre_hook(look)
         network(torch.zeros(1, 3, recipe.input.height, recipe.input.width))
-    return any(starved)
+    return any(single_value)
 
 
 def _error(file: str, what: str, remedy: str) -> Fault:

@@ -1,4 +1,4 @@
-"""Batches made on the device beside the step before them. Imports nothing but torch, so that it runs on any GPU box."""
+"""Prepares the next batches on the GPU during the current step. Imports only torch, so that it runs on any machine."""
 
 from collections.abc import Iterator
 
@@ -7,27 +7,27 @@ import torch
 from backdrop.training.step import Batch
 
 
-def ahead(steps: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
-    """The batches of each step; on a GPU, what makes the next ones runs on a stream of its own.
+def prefetch(steps: Iterator[list[Batch]], device: torch.device) -> Iterator[list[Batch]]:
+    """The batches of each step; on a GPU, the next ones are prepared on a separate stream.
 
     Args:
-        steps: makes a step's batches when asked for them, by work that it gives to the device's current stream.
-        device: where that work is done.
+        steps: prepares a step's batches on the device's current stream.
+        device: where the batches are prepared.
     """
     if device.type != "cuda":
         yield from steps
         return
-    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch left it untyped
-    while (coming := _on(beside, steps)) is not None:
-        here = torch.cuda.current_stream(device)
-        here.wait_stream(beside)
-        for batch in coming:
+    side_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch left it untyped
+    while (batches := _next_on(side_stream, steps)) is not None:
+        main_stream = torch.cuda.current_stream(device)
+        main_stream.wait_stream(side_stream)
+        for batch in batches:
             for tensor in batch.tensors():
-                tensor.record_stream(here)  # else its memory would be given away while the step still reads it
-        yield coming
+                tensor.record_stream(main_stream)  # else its memory could be reused while the step still reads it
+        yield batches
 
 
-def _on(stream: torch.cuda.Stream, steps: Iterator[list[Batch]]) -> list[Batch] | None:
-    """What comes next; it is asked for when the step before has only just been given to the device."""
+def _next_on(stream: torch.cuda.Stream, steps: Iterator[list[Batch]]) -> list[Batch] | None:
+    """The next step's batches, queued right after the current step was queued on the device."""
     with torch.cuda.stream(stream):
         return next(steps, None)

@@ -1,4 +1,4 @@
-"""Weights to begin with: an encoder's, as torchvision names them, wherever they are kept."""
+"""Loads an encoder's pretrained weights, with torchvision's names, from a file or S3."""
 
 import io
 
@@ -10,39 +10,38 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, shorten
 from backdrop.config import Pretrained
 
-# torchvision's classifiers, which a segmentation network has no use for.
+# torchvision's classifiers, which a segmentation network doesn't have.
 IGNORED = ("fc.", "classifier.")
 
 
 def load_encoder(network: nn.Module, source: Pretrained) -> None:
-    """Loads weights into a network's encoder: all its keys must be there, and nothing else but a classifier.
+    """Loads weights into a network's encoder. The keys must match; only a classifier's are ignored.
 
     Raises:
-        ConfigError: if the network has no encoder, or the weights are not those that the recipe means.
+        ConfigError: if the network has no encoder, the weights don't fit it, or their sha256 isn't the recipe's.
         StorageError: if they can't be read.
     """
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
-        raise ConfigError("This network has no encoder to load pretrained weights into", "Remove pretrained")
+        raise ConfigError("This network has no encoder to load pretrained weights into", "Remove the key pretrained")
     weights = {key: value for key, value in _read(source).items() if not key.startswith(IGNORED)}
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
-        raise ConfigError(
-            f"{source.address} doesn't fit the encoder ({shorten(error)})", "Name other weights"
-        ) from error
+        what = f"{source.address} doesn't fit the encoder ({shorten(error)})"
+        raise ConfigError(what, "Set pretrained.address to weights of this encoder") from error
 
 
 def _read(source: Pretrained) -> dict[str, Tensor]:
     data = storage.read_bytes(source.address)
-    found = storage.sha256(data)
-    if not found.startswith(source.sha256):
-        raise ConfigError(f"{source.address} has sha256 {found}, not {source.sha256}", "Fix pretrained.sha256")
+    digest = storage.sha256(data)
+    if not digest.startswith(source.sha256):
+        raise ConfigError(f"{source.address} has sha256 {digest}, not {source.sha256}", "Fix pretrained.sha256")
     try:
-        if data[8:9] == b"{":  # safetensors begins with a length and JSON; torch's formats, 2017's and today's, don't
+        if data[8:9] == b"{":  # safetensors starts with a length and JSON; torch's formats don't
             return load(data)
         return dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:  # each format has its own errors
         raise ConfigError(
-            f"{source.address} holds no weights ({shorten(error)})", "Use safetensors or torch.save"
+            f"{source.address} is not a file of weights ({shorten(error)})", "Use safetensors or torch.save"
         ) from error

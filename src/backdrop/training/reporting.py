@@ -1,4 +1,4 @@
-"""What you see of a training: bars while an epoch trains and is judged, a lasting line when it is over."""
+"""Shows a training run: progress bars during an epoch, and one lasting line after it."""
 
 import statistics
 import time
@@ -8,15 +8,15 @@ from typing import Any
 
 from backdrop.common.progress import Work, clock, log, progress, stage
 
-LAST = 5  # epochs whose median says how long the next ones take
+LAST = 5  # the ETA uses the median duration of this many epochs
 
 
 class EpochReporter:
-    """Shows one training, and how long it still takes by the epochs that this process has trained whole.
+    """Shows one training run, with an ETA from the epochs that this process has trained completely.
 
     Args:
-        epochs: of the whole training.
-        shown: whether lines are printed; of several processes, only the first does.
+        epochs: total number of epochs.
+        shown: whether to print lines; with several processes, only the first does.
     """
 
     def __init__(self, epochs: int, shown: bool = True) -> None:
@@ -26,11 +26,11 @@ class EpochReporter:
 
     @contextmanager
     def epoch(self, epoch: int, whole: bool) -> Iterator[None]:
-        """An epoch with its judging.
+        """Shows one epoch, validation included.
 
         Args:
             epoch: its number, from 0.
-            whole: whether it begins with its first step; a resumed one says nothing of an epoch's length.
+            whole: whether it starts at its first step; a resumed epoch is not used for the ETA.
         """
         self._epoch, self._began = epoch, time.monotonic()
         with stage(f"epoch {epoch + 1}/{self._epochs}", self.eta_s):
@@ -40,12 +40,12 @@ class EpochReporter:
 
     @contextmanager
     def steps(self, total: int, done: int, images: int) -> Iterator[Work]:
-        """The epoch's steps.
+        """Shows the epoch's steps.
 
         Args:
-            total: the epoch's steps.
-            done: those that were done before.
-            images: trained on in the steps that are left.
+            total: number of steps in the epoch.
+            done: number of steps done before.
+            images: number of images in the remaining steps.
         """
         began = time.monotonic()
         with progress("step", total, lasting=False) as advance:
@@ -54,18 +54,18 @@ class EpochReporter:
         self._images_per_s = images / max(1e-9, time.monotonic() - began)
 
     def eta_s(self) -> float | None:
-        """Seconds to the end of the last epoch; None before the first whole one."""
+        """Seconds until the last epoch ends; None before the first complete epoch."""
         if not self._seconds:
             return None
         length = statistics.median(self._seconds[-LAST:])
-        under_way = max(0.0, length - (time.monotonic() - self._began))
-        return under_way + length * (self._epochs - self._epoch - 1)
+        rest_of_epoch = max(0.0, length - (time.monotonic() - self._began))
+        return rest_of_epoch + length * (self._epochs - self._epoch - 1)
 
     def finished(self, row: Mapping[str, Any]) -> None:
-        """Prints the line of the epoch that is over.
+        """Prints the line of a finished epoch.
 
         Args:
-            row: the epoch's, as in `metrics.jsonl`.
+            row: the epoch's row of `metrics.jsonl`.
         """
         if not self._shown:
             return
@@ -79,6 +79,6 @@ class EpochReporter:
 
 
 def _short(lr: float) -> str:
-    """`6.0e-3`."""
+    """Formats a learning rate like `6.0e-3`."""
     mantissa, exponent = f"{lr:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"

@@ -1,4 +1,4 @@
-"""Training samples in an order and with changes that depend on nothing but (seed, epoch, sample)."""
+"""Training samples whose order and augmentation depend only on (seed, epoch, sample)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from backdrop.data.dataset import Digests, Photo
 from backdrop.data.preprocessing import normalize
 from backdrop.training.compute import augments_on
 from backdrop.training.distributed import ALONE, Distributed
-from backdrop.training.loader import Item, collate, load, raised
-from backdrop.training.lr_schedules import begun
-from backdrop.training.prefetch import ahead
+from backdrop.training.loader import Item, collate, load, raise_errors
+from backdrop.training.lr_schedules import started
+from backdrop.training.prefetch import prefetch
 from backdrop.training.step import Batch
 
 Key = tuple[int, int]  # epoch and sample
@@ -30,20 +30,20 @@ Step = list[list[int]]  # the samples of each of a step's batches
 
 
 class Samples(Dataset[Item | BackdropError]):
-    """Photographs and masks at the network's input size: RGB (H, W, 3) and soft masks (H, W), uint8, and a weight.
+    """Photographs, masks and weights at the network's input size: RGB (H, W, 3) and soft masks (H, W), uint8.
 
     Args:
         photos: what to train on, each with a mask.
-        digests: sha256 of image and mask by stem; a file that changed is refused as it is read.
-        recipe: says size, augmentation and seed.
-        pseudo: photographs whose masks were predicted; they weigh as the recipe says.
+        digests: sha256 of image and mask by stem; reading a file that has changed is an error.
+        recipe: its input size, augmentation and seed are used.
+        pseudo: photographs with predicted masks, weighted by `pseudo_weight`.
         distributed: the processes that share each batch.
 
     Raises:
-        ConfigError: if there are more processes than a batch has images, or samples are to be changed on the host but
-            held on the device.
+        ConfigError: if there are more processes than images in a batch, or if samples are augmented on the host but
+            cached on the device.
         DataError: if a photograph can't be decoded.
-        StorageError: if `loading.cache` is disk, and there is no room.
+        StorageError: if `loading.cache` is `disk` and the disk is full.
     """
 
     def __init__(
@@ -61,10 +61,13 @@ class Samples(Dataset[Item | BackdropError]):
         self.distributed = distributed
         self.on_device = augments_on(recipe.compute.augment, training_device()) == "device"
         if recipe.loading.cache == "device" and not self.on_device:
-            raise ConfigError("Samples held on the device can't be changed on the host", "Set compute.augment=device")
+            raise ConfigError(
+                "loading.cache=device can't be used with augmentation on the host", "Set compute.augment=device"
+            )
         if min(recipe.batch_size, len(self)) < distributed.size:
-            raise ConfigError(f"{distributed.size} processes can't share a batch of {recipe.batch_size}", "Start fewer")
-        with distributed.main_process_first():  # the first decodes, the others find it done
+            what = f"{distributed.size} processes can't share a batch of {min(recipe.batch_size, len(self))}"
+            raise ConfigError(what, "Start fewer processes, or set a larger batch_size")
+        with distributed.main_process_first():  # it decodes; the others reuse its cache
             self.decoded = open_cache(self.photos, digests, recipe.input, recipe.loading.cache)
 
     def __len__(self) -> int:
@@ -74,50 +77,50 @@ class Samples(Dataset[Item | BackdropError]):
         epoch, index = key
         try:
             pair = self.decoded(self.photos[index])
-        except BackdropError as error:  # raised where it's wanted: torch would make another error of it on the way
+        except BackdropError as error:  # returned, because a torch worker would change its type
             return error
         if not self.on_device:
             pair = _host_augmenter(_augmentation(self.recipe, epoch), self.recipe.seed, self.recipe.legacy.hard_masks)(
                 *pair, epoch, index
             )
-        image, mask = (np.array(part) for part in pair)  # what nothing has changed is the cache's own
+        image, mask = (np.array(part) for part in pair)  # a copy: without augmentation these are the cache's arrays
         return image, mask, np.float32(self.weights[index])
 
     def steps(self, epoch: int) -> list[Step]:
-        """The epoch's optimizer steps, all processes together; the last one may have fewer batches."""
+        """The epoch's optimizer steps, over all processes; the last one may have fewer batches."""
         order = epoch_order(len(self), self.recipe.seed, epoch, self.recipe.batch_size)
         size = self.recipe.accumulate
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def stream(self, epoch: int, done: int, device: torch.device) -> Iterator[list[Batch]]:
-        """The batches of each step on the device, from one step to the end of training.
+        """The batches of each step on the device, up to the end of training.
 
         Args:
             epoch: the first epoch.
-            done: how many of its steps to leave out.
-            device: where the batches are wanted.
+            done: how many of its steps to skip.
+            device: where the batches go.
         """
         keys = _Keys(self, epoch, done)
         loading = self.recipe.loading
-        made = self._held(keys, device) if loading.cache == "device" else load(self, keys, loading.workers, device)
-        steps = ([self._to(device, next(made), epoch, batch) for batch in step] for epoch, step in keys.steps())
-        return ahead(steps, device)
+        loaded = self._cached(keys, device) if loading.cache == "device" else load(self, keys, loading.workers, device)
+        steps = ([self._to(device, next(loaded), epoch, batch) for batch in step] for epoch, step in keys.steps())
+        return prefetch(steps, device)
 
     def batches(self, epoch: int, step: Step, device: torch.device) -> list[Batch]:
-        """A step's batches once more."""
+        """A step's batches, loaded again."""
         parts = [[(epoch, index) for index in self.distributed.shard(batch)] for batch in step]
-        made = raised(collate([self[key] for key in part]) for part in parts)
-        return [self._to(device, one, epoch, batch) for one, batch in zip(made, step, strict=True)]
+        loaded = raise_errors(collate([self[key] for key in part]) for part in parts)
+        return [self._to(device, tensors, epoch, batch) for tensors, batch in zip(loaded, step, strict=True)]
 
     def names(self, step: Step) -> list[str]:
         """The files of a step's photographs."""
         return [str(self.photos[index].image) for batch in step for index in batch]
 
-    def _held(self, keys: "_Keys", device: torch.device) -> Iterator[Sequence[torch.Tensor]]:
-        """Batches of samples that the device holds, all of them from the first batch on.
+    def _cached(self, keys: "_Keys", device: torch.device) -> Iterator[Sequence[torch.Tensor]]:
+        """Batches of samples cached on the device; the first batch loads all samples.
 
         Raises:
-            TrainingError: if they don't fit its memory.
+            TrainingError: if they don't fit in the device's memory.
         """
         height, width = self.recipe.input.height, self.recipe.input.width
         try:
@@ -125,27 +128,28 @@ class Samples(Dataset[Item | BackdropError]):
             masks = torch.empty(len(self), height, width, dtype=torch.uint8, device=device)
         except torch.OutOfMemoryError as error:
             size = f"{count(len(self), 'photograph')} at {self.recipe.input.size}"
-            raise TrainingError(f"{size} don't fit the device's memory", "--set loading.cache=auto") from error
+            what = f"The device's memory is too small for {size}"
+            raise TrainingError(what, "Set loading.cache=auto") from error
         for index, photo in enumerate(self.photos):
             image, mask = self.decoded(photo)
             images[index], masks[index] = torch.tensor(image), torch.tensor(mask)
         weights = torch.tensor(self.weights, device=device)
         for part in keys:
-            yield [torch.stack([kept[index] for _, index in part]) for kept in (images, masks, weights)]
+            yield [torch.stack([tensor[index] for _, index in part]) for tensor in (images, masks, weights)]
 
-    def _to(self, device: torch.device, made: Sequence[torch.Tensor], epoch: int, batch: Sequence[int]) -> Batch:
-        images, targets, weights = (part.to(device, non_blocking=True) for part in made)
+    def _to(self, device: torch.device, loaded: Sequence[torch.Tensor], epoch: int, batch: Sequence[int]) -> Batch:
+        images, targets, weights = (part.to(device, non_blocking=True) for part in loaded)
         if self.on_device:
             augment = device_changes.Augmenter(
                 _augmentation(self.recipe, epoch), self.recipe.seed, self.recipe.legacy.hard_masks
             )
-            mine = zip(images, targets, self.distributed.shard(batch), strict=True)
-            changed = [augment(image, mask, epoch, index) for image, mask, index in mine]
+            shard = zip(images, targets, self.distributed.shard(batch), strict=True)
+            changed = [augment(image, mask, epoch, index) for image, mask, index in shard]
             images, targets = (torch.stack(parts) for parts in zip(*changed, strict=True))
-        whole = float(sum(np.float32(self.weights[index]) for index in batch)) if self.distributed.size > 1 else None
+        total = float(sum(np.float32(self.weights[index]) for index in batch)) if self.distributed.size > 1 else None
         masks = targets[:, None].float() / 255
         inputs = normalize(images, self.recipe.input)
-        return Batch(inputs, masks, weights if self.weighted else None, whole, self.distributed.size)
+        return Batch(inputs, masks, weights if self.weighted else None, total, self.distributed.size)
 
 
 @lru_cache
@@ -154,15 +158,15 @@ def _host_augmenter(changes: Sequence[Change], seed: int, hard_masks: bool) -> h
 
 
 def _augmentation(recipe: Recipe, epoch: int) -> Sequence[Change]:
-    """That of the latest phase that names one, else the recipe's own."""
-    phases = begun(recipe.schedule, recipe.epochs, epoch)
+    """The augmentation of the latest phase that sets one, else the recipe's."""
+    phases = started(recipe.schedule, recipe.epochs, epoch)
     return next((phase.augmentation for phase in phases if phase.augmentation is not None), recipe.augmentation)
 
 
 def epoch_order(count: int, seed: int, epoch: int, batch_size: int) -> list[list[int]]:
-    """The epoch's shuffled batches of indices; the samples that don't fill the last one wait for another epoch.
+    """The epoch's shuffled batches of indices; a last batch that isn't full is dropped.
 
-    A set smaller than one batch is a batch.
+    If there are fewer samples than `batch_size`, all of them are one batch.
     """
     shuffled = np.random.Generator(np.random.Philox([seed, epoch])).permutation(count).tolist()
     ends = range(batch_size, count + 1, batch_size) if count >= batch_size else [count]
@@ -171,7 +175,7 @@ def epoch_order(count: int, seed: int, epoch: int, batch_size: int) -> list[list
 
 @dataclass(frozen=True)
 class _Keys:
-    """The samples of each batch from one step to the end of training, as a loader wants them."""
+    """The keys of each batch up to the end of training: a batch sampler for `DataLoader`."""
 
     samples: Samples
     epoch: int

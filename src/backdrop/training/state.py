@@ -1,4 +1,4 @@
-"""A training run between two steps: what it knows, what of it is kept, and how it is taken up again."""
+"""The state of a training run between two steps: how it starts, becomes a checkpoint, and resumes."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from backdrop.config.optimizer import Optimizer
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, to_host
 from backdrop.training.compute import device_name, precision_of
 from backdrop.training.distributed import Distributed
-from backdrop.training.lr_schedules import begun
+from backdrop.training.lr_schedules import started
 from backdrop.training.step import make_optimizer
 
 
@@ -23,8 +23,8 @@ from backdrop.training.step import make_optimizer
 class State:
     """A training run between two steps.
 
-    `model` is the network as it trains: the same, or wrapped so that processes share their gradients. `pending` are
-    the losses of the last steps, still on the device; they join `progress.losses` when `settle` is called.
+    `model` is `network`, wrapped if several processes average gradients. `pending` are the losses of the last steps,
+    still on the device; `settle` moves them to `progress.losses`.
     """
 
     network: nn.Module
@@ -38,20 +38,20 @@ class State:
     clock: float = field(default_factory=time.monotonic)
 
     def settle(self) -> None:
-        """Takes the losses from the device; waits for its last step."""
+        """Moves pending losses to the host; waits for the last step."""
         if self.pending:
             self.progress.losses += self.distributed.mean(torch.stack(self.pending)).tolist()
             self.pending.clear()
 
     def tick(self) -> None:
-        """Counts the time since the last call as training's."""
+        """Adds the time since the last call to the training time."""
         now = time.monotonic()
         self.progress.seconds += now - self.clock
         self.progress.epoch_seconds += now - self.clock
         self.clock = now
 
     def checkpoint(self) -> Checkpoint:
-        """A copy of what must be kept to go on from here."""
+        """A copy of everything needed to resume from current."""
         self.tick()
         average = to_host(self.average.state_dict()) if self.average else {}
         progress = copy.deepcopy(self.progress)
@@ -59,32 +59,32 @@ class State:
         return Checkpoint(progress, weights, average, list(self.selected), optimizer)
 
     def candidate(self) -> nn.Module:
-        """What is judged: the running mean if there is one."""
-        found = self.average or self.network
-        self.distributed.sync(found)
-        return found.eval()
+        """The network to validate, in evaluation mode: the running mean if there is one."""
+        network = self.average or self.network
+        self.distributed.sync(network)
+        return network.eval()
 
-    def end_epoch(self, lr: float, dice: float, cycle: int, most: int) -> None:
-        """Adds the epoch's row, and keeps the candidate if it's its cycle's best so far, and only `most` cycles.
+    def end_epoch(self, lr: float, dice: float, cycle: int, max_cycles: int) -> None:
+        """Adds the epoch's row, and keeps the candidate's weights if they are the best of their cycle so far.
 
         Args:
             lr: the epoch's learning rate.
-            dice: the candidate's.
-            cycle: which cycle the epoch is in.
-            most: how many cycles are kept, the last ones.
+            dice: the candidate's out-of-fold Dice.
+            cycle: index of the epoch's cycle.
+            max_cycles: weights of this many latest cycles are kept.
         """
         self.tick()
         progress = self.progress
-        self._select(dice, progress.epoch, cycle, most)
-        seen = [loss for loss in progress.losses if not math.isnan(loss)]
-        loss = math.fsum(seen) / len(seen) if seen else None
+        self._select(dice, progress.epoch, cycle, max_cycles)
+        losses = [loss for loss in progress.losses if not math.isnan(loss)]
+        loss = math.fsum(losses) / len(losses) if losses else None
         now, seconds = time.time_ns() // 1_000_000, round(progress.epoch_seconds, 3)
         row = {"epoch": progress.epoch, "lr": lr, "loss": loss, "dice": dice, "seconds": seconds, "time_ms": now}
         progress.history.append(row)
         progress.epoch += 1
         progress.losses, progress.epoch_seconds = [], 0.0
 
-    def _select(self, dice: float, epoch: int, cycle: int, most: int) -> None:
+    def _select(self, dice: float, epoch: int, cycle: int, max_cycles: int) -> None:
         rows = self.progress.selected
         if not rows or rows[-1]["cycle"] != cycle:
             rows.append({"cycle": cycle, "epoch": epoch, "dice": -1.0})
@@ -92,39 +92,39 @@ class State:
         if dice > rows[-1]["dice"]:
             rows[-1] = {"cycle": cycle, "epoch": epoch, "dice": dice}
             self.selected[-1] = to_host((self.average or self.network).state_dict())
-        del rows[:-most], self.selected[:-most]
+        del rows[:-max_cycles], self.selected[:-max_cycles]
 
 
 def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, distributed: Distributed) -> State:
-    """A new run, or one taken up at its checkpoint.
+    """A new run, or one that resumes from its checkpoint.
 
     Args:
-        recipe: what is trained.
+        recipe: what to train.
         saved: the checkpoint, if there is one.
-        start: the network with its first weights.
+        start: the network with its initial weights.
         key: the member's content key.
-        distributed: the processes that train it.
+        distributed: the processes that train together.
     """
     network = start.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads omit it
     average = copy.deepcopy(network) if recipe.ema else None
-    here = Progress(
+    current = Progress(
         key,
         threads=saved.progress.threads if saved else torch.get_num_threads(),
         processes=distributed.size,
         device=device_name(device()),
         precision=precision_of(recipe.compute.precision, device()),
     )
-    progress, selected = here, []
+    progress, selected = current, []
     optimizer = new_optimizer(network, recipe, 0)
     if saved:
-        progress, selected = _go_on(saved.progress, here), saved.selected
+        progress, selected = _resume(saved.progress, current), saved.selected
         network.load_state_dict(saved.weights)
         if average:
             average.load_state_dict(saved.average)
-        inside = progress.epoch if progress.losses else max(0, progress.epoch - 1)
-        optimizer = new_optimizer(network, recipe, inside)
+        epoch = progress.epoch if progress.losses else max(0, progress.epoch - 1)
+        optimizer = new_optimizer(network, recipe, epoch)
         optimizer.load_state_dict(saved.optimizer)
-        _lay_out(optimizer)
+        _match_layout(optimizer)
     if recipe.compute.compile:
         network.compile()
     return State(
@@ -138,8 +138,8 @@ def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, 
     )
 
 
-def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Moments in memory as their parameters are: kernels go through both side by side."""
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Gives moments the memory layout of their parameters, so that kernels read both in order."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if value.shape == parameter.shape:
@@ -147,22 +147,23 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def new_optimizer(network: nn.Module, recipe: Recipe, epoch: int) -> torch.optim.Optimizer:
-    """The optimizer of an epoch, with nothing in its memory."""
+    """The optimizer of an epoch, with empty state."""
     chosen = settings(recipe, epoch)
     return make_optimizer(network, chosen.kind, chosen.weight_decay, chosen.momentum)
 
 
 def settings(recipe: Recipe, epoch: int) -> Optimizer:
-    """Those of the latest phase that names an optimizer, else the recipe's own."""
-    phases = begun(recipe.schedule, recipe.epochs, epoch)
+    """The optimizer settings of the latest phase that has any, else the recipe's."""
+    phases = started(recipe.schedule, recipe.epochs, epoch)
     return next((phase.optimizer for phase in phases if phase.optimizer), recipe.optimizer)
 
 
-def _go_on(before: Progress, here: Progress) -> Progress:
-    changed = [name for name in ("processes", "device", "precision") if getattr(before, name) != getattr(here, name)]
+def _resume(before: Progress, current: Progress) -> Progress:
+    changed = [name for name in ("processes", "device", "precision") if getattr(before, name) != getattr(current, name)]
     log(f"Resuming in epoch {before.epoch + 1}, after {before.step} steps")
     for name in changed:
-        was, now = getattr(before, name), getattr(here, name)
-        log(f"It began with {name} {was}, now it's {now}: the weights will differ in their last bits")
+        was, now = getattr(before, name), getattr(current, name)
+        log(f"{name} changed from {was} to {now}: the weights will not be bit-identical to an uninterrupted run's")
     resumed = [*before.resumed_at, before.step]
-    return replace(before, processes=here.processes, device=here.device, precision=here.precision, resumed_at=resumed)
+    updates = {name: getattr(current, name) for name in changed}
+    return replace(before, resumed_at=resumed, **updates)

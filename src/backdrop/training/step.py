@@ -1,4 +1,4 @@
-"""One optimizer step. Imports nothing but torch and the networks and losses, so that it runs on any GPU box."""
+"""One optimizer step. Imports only torch and the losses, so that it runs on any machine with a GPU."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,35 +15,35 @@ from backdrop.training.losses import Loss
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, H, W) float, targets (B, 1, H, W) in 0..1, and what each image weighs (B,); None if all alike.
+    """Images (B, 3, H, W) float, targets (B, 1, H, W) in 0..1, and weights (B,); None if all images weigh the same.
 
-    Where several processes share a batch, this is one's part of it, and `whole` is what all of it weighs.
+    If several processes share a batch, this is one process's part, and `total_weight` is the weight of the full batch.
     """
 
     images: Tensor
     targets: Tensor
     weights: Tensor | None = None
-    whole: float | None = None
+    total_weight: float | None = None
     processes: int = 1
 
     def weight(self) -> float:
-        """Of all images of the whole batch."""
-        return self._own() if self.whole is None else self.whole
+        """The total weight of the full batch."""
+        return self._own_weight() if self.total_weight is None else self.total_weight
 
     def scale(self) -> float:
-        """Times this, and averaged over the processes, their losses are the whole batch's."""
-        return 1.0 if self.whole is None else self._own() / self.whole * self.processes
+        """The factor that makes the mean of the processes' losses the loss of the full batch."""
+        return 1.0 if self.total_weight is None else self._own_weight() / self.total_weight * self.processes
 
     def tensors(self) -> list[Tensor]:
-        """All that is on the device."""
+        """All tensors of the batch."""
         return [tensor for tensor in (self.images, self.targets, self.weights) if tensor is not None]
 
-    def _own(self) -> float:
+    def _own_weight(self) -> float:
         return float(len(self.images)) if self.weights is None else float(self.weights.sum())
 
 
 def make_optimizer(network: nn.Module, kind: str, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
-    """The optimizer by its `kind` in a recipe, in one kernel where a GPU has one; each epoch sets its learning rate."""
+    """The optimizer of a recipe's `kind`, fused on a GPU if torch can; its learning rate is set by each epoch."""
     classes: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
@@ -72,29 +72,30 @@ def train_step(
     bf16: bool = False,
     skip_nan: bool = False,
 ) -> Tensor:
-    """Forward and backward for each batch, then one step on the gradient of all their images together.
+    """Forward and backward for each batch, then one optimizer step on the accumulated gradient.
 
     Args:
-        network: in training mode; its gradients are averaged over processes where it's a DistributedDataParallel.
+        network: in training mode; a DistributedDataParallel averages gradients over processes.
         optimizer: its learning rate already set.
         loss_function: of logits, targets and weights.
-        batches: what fits the memory only one after another; the last of an epoch may be fewer than the others.
-        clip_norm: largest L2 norm of the gradient, or None.
-        add_up: the batches' own means are added up, not averaged (the winners' accumulation).
-        bf16: the network computes in bfloat16 where autocast says that it may; losses are float32 all the same.
-        skip_nan: a gradient that is no number changes nothing, batch norm's statistics among it. Waits for the device.
+        batches: the step's batches, processed one after another to save memory.
+        clip_norm: maximum L2 norm of the gradient, or None.
+        add_up: sum the batches' mean losses instead of averaging them (as the winners accumulated).
+        bf16: run the network in bfloat16 autocast; losses stay float32.
+        skip_nan: if loss or gradient is NaN or infinite, change nothing, batch norm's statistics included; waits for
+            the device.
 
     Returns:
-        The mean loss over the images, detached; of several processes, their mean is it.
+        The mean loss over the images, detached. With several processes it is the mean of their values; NaN if skipped.
     """
     optimizer.zero_grad(set_to_none=True)
     before = [buffer.clone() for buffer in network.buffers()] if skip_nan else []
     weights = [batch.weight() for batch in batches]
-    where = batches[0].images.device
-    total = torch.zeros((), device=where)
+    device = batches[0].images.device
+    total = torch.zeros((), device=device)
     for index, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-        with _together(network, index == len(batches) - 1):
-            with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
+        with _gradient_sync(network, index == len(batches) - 1):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = network(batch.images)
             loss = loss_function(logits, batch.targets, batch.weights) * batch.scale()
             share = weight / sum(weights)
@@ -110,26 +111,26 @@ def train_step(
     return total
 
 
-def _together(network: nn.Module, last: bool) -> Any:
-    """Where processes average gradients, they do it once a step, with its last batch."""
+def _gradient_sync(network: nn.Module, last: bool) -> Any:
+    """Lets processes average gradients only once per step, with its last batch."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Moves a running mean of weights (batch norm's statistics among them) towards the network's.
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Moves a running mean of weights (batch norm's statistics included) towards the network's.
 
-    Early steps move it faster, so that it isn't led by random first weights.
+    Early steps move it faster, so that random initial weights don't dominate.
 
     Args:
         average: the running mean, changed in place.
-        network: of the same kind, just stepped.
-        decay: how much of the mean stays, 0..1.
-        step: how many steps there have been.
+        network: of the same architecture, after its step.
+        decay: share of the mean to keep, 0..1.
+        step: number of steps so far.
     """
-    stays = min(decay, (1 + step) / (10 + step))
+    kept_share = min(decay, (1 + step) / (10 + step))
     for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if slow.is_floating_point():
-            slow.lerp_(fast, 1 - stays)
+            slow.lerp_(fast, 1 - kept_share)
         else:
             slow.copy_(fast)

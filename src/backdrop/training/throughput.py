@@ -1,4 +1,4 @@
-"""How fast a recipe trains here, and how much memory it takes: measured by the real thing, for seconds."""
+"""Measures how fast a recipe trains on this machine, and how much memory it needs, by a few real steps."""
 
 import multiprocessing
 import time
@@ -23,18 +23,18 @@ from backdrop.training.state import begin
 from backdrop.training.step import set_lr
 from backdrop.training.trainer import first_network, take_step
 
-WARM_STEPS = 3  # torch looks for its fastest algorithms in the first ones
+WARM_STEPS = 3  # torch selects its algorithms during the first steps
 TIMED_STEPS = 3
 ENDLESS = 10**6  # epochs
-OUT_OF_MEMORY = ("out of memory", "allocate memory")  # as CUDA and the CPU say it; or Linux kills the process
-RATE = 1e-6  # so low that no loss runs away
+OUT_OF_MEMORY = ("out of memory", "allocate memory")  # in messages of CUDA and of the CPU; or Linux kills the process
+LR = 1e-6  # so low that training can't diverge
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Photographs a second that are trained on and judged, and the most memory taken meanwhile, in bytes.
+    """Photographs per second in training and in validation, and peak memory in bytes.
 
-    The memory is the GPU's; without one, the process's own.
+    The memory is the GPU's; without a GPU, the process's.
     """
 
     training: float
@@ -44,16 +44,16 @@ class Throughput:
 
 
 def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
-    """Trains and judges in a process of its own, so that a recipe that is too large for the machine harms nothing.
+    """Trains and validates in a separate process, so that running out of memory can't kill the caller.
 
     Args:
-        recipe: what is to be trained; from random weights, which are as fast as others.
-        photos: what to train on again and again, each with a mask.
+        recipe: what to train, from random weights.
+        photos: what to train on, each with a mask.
         digests: sha256 of image and mask by stem.
-        seconds: how long to train at least, after some steps to warm up.
+        seconds: minimum duration of training after the warm-up.
 
     Raises:
-        TrainingError: if the memory doesn't suffice.
+        TrainingError: if there is too little memory.
         DataError: if a photograph can't be read.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -64,44 +64,44 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
                 raise
             size = f"{recipe.name} at {recipe.input.size} in batches of {recipe.batch_size}"
             remedy = "Set a smaller batch_size and a larger accumulate, or measure on a larger machine"
-            raise TrainingError(f"{size} needs more memory than there is", remedy) from error
+            raise TrainingError(f"{size} needs more memory than this machine has", remedy) from error
 
 
 def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
-    where, endless = device(), recipe.model_copy(update={"epochs": ENDLESS})
-    steps = Samples(photos, digests, endless).stream(0, 0, where)
+    target, endless = device(), recipe.model_copy(update={"epochs": ENDLESS})
+    steps = Samples(photos, digests, endless).stream(0, 0, target)
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
-    set_lr(state.optimizer, RATE)
+    set_lr(state.optimizer, LR)
     state.network.train()
     with computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads):
         seen, count, start = 0, 0, 0.0
-        while count < WARM_STEPS + TIMED_STEPS or _now(where) - start < seconds:
+        while count < WARM_STEPS + TIMED_STEPS or _now(target) - start < seconds:
             if count == WARM_STEPS:
-                start = _now(where)
+                start = _now(target)
             batches = next(steps)
             take_step(recipe, loss, state, batches)
             count += 1
             seen += sum(len(batch.images) for batch in batches) if count > WARM_STEPS else 0
-        training = seen / (_now(where) - start)
+        training = seen / (_now(target) - start)
         network = state.candidate()
-        start = _now(where)
+        start = _now(target)
         for pairs in read_chunks(photos, digests):
             for probability in predict_all(
                 network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
             ):
                 probability.cpu()
-        judging = len(photos) / (_now(where) - start)
-    return Throughput(training, judging, _memory(where), device_name(where))
+        judging = len(photos) / (_now(target) - start)
+    return Throughput(training, judging, _peak_memory(target), device_name(target))
 
 
-def _now(where: torch.device) -> float:
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.monotonic()
 
 
-def _memory(where: torch.device) -> int:
-    if where.type == "cuda":
-        return torch.cuda.max_memory_reserved(where)
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -1,4 +1,4 @@
-"""The training loop. All that is random comes from (seed, epoch, sample), so the state is small and explicit."""
+"""The training loop. All randomness derives from (seed, epoch, sample), so the state is small and explicit."""
 
 import json
 import math
@@ -28,14 +28,14 @@ from backdrop.training.lr_schedules import cycle_ends, learning_rate, locate
 from backdrop.training.reporting import EpochReporter
 from backdrop.training.samples import Samples
 from backdrop.training.state import State, begin, new_optimizer, settings
-from backdrop.training.step import Batch, follow, set_lr, train_step
+from backdrop.training.step import Batch, set_lr, train_step, update_average
 
 Judge = Callable[[nn.Module], float]
 Watch = Callable[[Sequence[Mapping[str, Any]]], None]
-# A loss that is no number is noticed after so many steps at the latest: to look at each would make a GPU wait.
-LOOK = 64
-# Several processes ask the first one's clock only so often: each time they wait for each other.
-ASK = 8
+# Losses are checked for NaN at least every 64 steps: checking each would make the GPU wait.
+CHECK_EVERY = 64
+# Several processes compare the first one's clock every 8 steps: each time they wait for each other.
+CLOCK_EVERY = 8
 
 
 class Trainer:
@@ -44,14 +44,14 @@ class Trainer:
     Args:
         recipe: what to train.
         samples: what to train on.
-        judge: gives the out-of-fold Dice of a network in evaluation mode.
+        judge: returns the out-of-fold Dice of a network in evaluation mode.
         folder: the member folder; gets `metrics.jsonl`.
-        store: of the checkpoints.
+        store: the checkpoints.
         distributed: the processes that train together.
-        watch: is told the rows of all epochs so far, when training begins and after each epoch.
+        watch: called with the rows of all epochs so far, when training starts and after each epoch.
 
     Raises:
-        ConfigError: if the loss needs the whole batch in one process.
+        ConfigError: if the loss needs the full batch in one process.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Trainer:
         self.recipe, self.samples, self.judge = recipe, samples, judge
         self.folder, self.store, self.distributed, self.watch = folder, store, distributed, watch
         if distributed.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
-            raise ConfigError("A loss over the whole batch can't be shared by processes", "Set loss.over=image")
+            raise ConfigError("Several processes can't share a batch with loss.over=batch", "Set loss.over=image")
         self.loss: Loss = make_loss(**recipe.loss_options())
 
     def fit(self, key: str, start: nn.Module) -> State:
@@ -75,18 +75,18 @@ class Trainer:
 
         Args:
             key: the member's content key.
-            start: the network with its first weights.
+            start: the network with its initial weights.
 
         Returns:
-            The state after the last epoch; `selected` are the weights of the best epoch, or of each kept cycle's.
+            The state after the last epoch; `selected` are the weights of the best epoch, or of the best of each cycle.
 
         Raises:
             MemberError: if all checkpoints are damaged.
-            TrainingError: if a loss is no number.
+            TrainingError: if a loss is NaN or infinite.
             StorageError: if checkpoints in S3 can't be listed.
         """
         saved = self.store.read()
-        self.distributed.barrier()  # nobody writes there before all have read
+        self.distributed.barrier()  # no process writes before all have read
         recipe = self.recipe
         state = begin(recipe, saved, start, key, self.distributed)
         first, done = state.progress.epoch, len(state.progress.losses)
@@ -110,7 +110,7 @@ class Trainer:
     def _epoch(self, state: State, batches: Iterator[list[Batch]], saver: "Saver", reporter: EpochReporter) -> None:
         epoch, recipe = state.progress.epoch, self.recipe
         done = len(state.progress.losses)
-        if done == 0 and _begins_anew(recipe, epoch):
+        if done == 0 and _resets_optimizer(recipe, epoch):
             state.optimizer = new_optimizer(state.network, recipe, epoch)
         lr = learning_rate(recipe.schedule, recipe.epochs, epoch, [row["dice"] for row in state.progress.history])
         set_lr(state.optimizer, lr)
@@ -123,7 +123,7 @@ class Trainer:
                 if recipe.replay_every and (index + 1) % recipe.replay_every == 0:
                     self._replay(state, epoch, index)
                 advance()
-                if (is_due := saver.is_due(state.progress.step)) or len(state.pending) >= LOOK:
+                if (is_due := saver.is_due(state.progress.step)) or len(state.pending) >= CHECK_EVERY:
                     self._settle(state)
                 if is_due:
                     saver.save(state)
@@ -134,7 +134,7 @@ class Trainer:
             saver.save(state)
 
     def _replay(self, state: State, epoch: int, index: int) -> None:
-        """One more step on the hardest of the last batches; its loss isn't counted."""
+        """Trains again on the batch with the highest recent loss; the loss of that step isn't recorded."""
         self._settle(state)
         steps = range(index + 1 - (self.recipe.replay_every or 1), index + 1)
         losses = {step: state.progress.losses[step] for step in steps}
@@ -144,10 +144,10 @@ class Trainer:
             take_step(self.recipe, self.loss, state, self.samples.batches(epoch, hardest, device()))
 
     def _settle(self, state: State) -> None:
-        """Takes the losses from the device and looks at them.
+        """Moves the losses to the host and checks them.
 
         Raises:
-            TrainingError: if one is no number, and such steps aren't to be skipped.
+            TrainingError: if one is NaN or infinite, unless `on_nan` is `skip`.
         """
         before = len(state.progress.losses)
         state.settle()
@@ -155,32 +155,32 @@ class Trainer:
         for index, loss in enumerate(state.progress.losses[before:], start=before):
             if not math.isfinite(loss):
                 value = "NaN" if math.isnan(loss) else "infinite"
-                where = f"epoch {state.progress.epoch + 1}/{self.recipe.epochs}, step {index + 1}"
-                where += f": {', '.join(self.samples.names(steps[index]))}"
+                position = f"epoch {state.progress.epoch + 1}/{self.recipe.epochs}, step {index + 1}"
+                position += f": {', '.join(self.samples.names(steps[index]))}"
                 if self.recipe.on_nan == "stop":
-                    remedy = "Look at these files, lower the rates, or --set on_nan=skip"
-                    raise TrainingError(f"Loss is {value} at {where}", remedy)
-                log(f"Skipped a step whose loss is {value}: {where}")
+                    remedy = "Check these files, lower the learning rates, or set on_nan=skip"
+                    raise TrainingError(f"Loss is {value} at {position}", remedy)
+                log(f"Skipped a step because its loss is {value}: {position}")
 
     def _write_metrics(self, state: State) -> None:
-        """Written again from the state each time, so that a resumed run leaves neither gap nor duplicate."""
+        """Writes all rows from the state each time, so that a resumed run leaves no gaps or duplicates."""
         if not self.distributed.is_main:
             return
         lines = [json.dumps(row) + "\n" for row in state.progress.history]
         try:
             storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
-        except StorageError as error:  # a full disk may have room again by the next epoch, which writes all rows
-            log(f"Training continues: {error}")
+        except StorageError as error:  # the disk is full, say; the next epoch writes all rows again
+            log(f"The metrics were not written; training continues: {error}")
         if self.watch:
             self.watch(state.progress.history)
 
 
 def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]) -> torch.Tensor:
-    """One optimizer step and what belongs to it; its mean loss, on the device."""
+    """One optimizer step, then the running mean of the weights; returns the mean loss, on the device."""
     progress = state.progress
-    # What a layer draws at random depends on the step alone, so that it needn't be kept.
+    # A layer's randomness depends on seed and step only, so no generator state is saved.
     torch.manual_seed((recipe.seed * 2**32 + progress.step) % 2**63)
-    mean = train_step(
+    loss_value = train_step(
         state.model,
         state.optimizer,
         loss,
@@ -192,18 +192,18 @@ def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]
     )
     progress.step += 1
     if state.average and recipe.ema:
-        follow(state.average, state.network, recipe.ema, progress.step)
-    return mean
+        update_average(state.average, state.network, recipe.ema, progress.step)
+    return loss_value
 
 
 class Saver:
-    """Hands checkpoints to their writer when they are due.
+    """Submits checkpoints to the writer when they are due.
 
     Args:
-        writer: of the checkpoints.
-        every: how often one is due, in seconds and in steps.
+        writer: writes the checkpoints.
+        every: when a checkpoint is due, in seconds and in steps.
         distributed: the processes that train together; the first one writes.
-        step: that training begins with.
+        step: the step at which training starts.
     """
 
     def __init__(self, writer: Writer, every: Checkpoints, distributed: Distributed, step: int) -> None:
@@ -211,20 +211,20 @@ class Saver:
         self._step, self._saved_at = step, time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is due after this step; all processes get the same answer."""
+        """Whether a checkpoint is due after this step; the same in all processes."""
         if self._every.every_steps and step - self._step >= self._every.every_steps:
             return True
         late = time.monotonic() - self._saved_at >= self._every.every_s
         if self._distributed.size == 1:
             return late
-        return self._distributed.broadcast(late) if step % ASK == 0 else False
+        return step % CLOCK_EVERY == 0 and self._distributed.broadcast(late)
 
     def save(self, state: State, wait: bool = False) -> None:
-        """Hands a checkpoint to the writer; if that is busy, waits for it, or leaves this checkpoint out.
+        """Submits a checkpoint to the writer; if the writer is busy, skips it or waits.
 
         Args:
-            state: of training, its losses taken from the device.
-            wait: whether it must be written.
+            state: the state of training, settled.
+            wait: whether to wait for a busy writer.
         """
         if self._distributed.is_main and (wait or not self._writer.busy):
             self._writer.submit(state.checkpoint())
@@ -232,7 +232,7 @@ class Saver:
 
 
 def first_network(recipe: Recipe) -> nn.Module:
-    """The recipe's network with the random weights of its seed."""
+    """The recipe's network, with weights initialized from its seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(**recipe.network_options())
@@ -242,11 +242,11 @@ def first_network(recipe: Recipe) -> nn.Module:
 
 
 def _cycle(recipe: Recipe, epoch: int) -> int:
-    """Which cycle of the schedule an epoch is in, if each keeps its best; else there is one."""
+    """The index of an epoch's cycle if the recipe keeps snapshots, else 0."""
     return sum(end < epoch for end in cycle_ends(recipe.schedule, recipe.epochs)) if recipe.snapshots else 0
 
 
-def _begins_anew(recipe: Recipe, epoch: int) -> bool:
+def _resets_optimizer(recipe: Recipe, epoch: int) -> bool:
     index, start, _ = locate(recipe.schedule, recipe.epochs, epoch)
-    named = recipe.schedule[index].optimizer is not None
-    return (named and epoch == start) or recipe.legacy.reset_each_epoch
+    changes = recipe.schedule[index].optimizer is not None
+    return (changes and epoch == start) or recipe.legacy.reset_each_epoch

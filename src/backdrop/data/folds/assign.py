@@ -54,7 +54,7 @@ def _check(objects: int, held: int, rule: Rule, placed: Assignments) -> None:
             "Ask for fewer folds",
         )
     if rule.view is not None and rule.by != "area_rank":
-        raise PlanError(f"A split by {rule.by} looks at no single view", "Use --view with --by area_rank, or leave it")
+        raise PlanError(f"A split by {rule.by} doesn't use a view", "Use --view with --by area_rank, or remove it")
     others = {fold for fold in placed.values() if fold is not None}
     if others and others != set(range(rule.folds)):
         raise PlanError(
