@@ -124,7 +124,7 @@ def test_one_photograph_is_in_memory_at_a_time() -> None:
 
 
 def test_the_holdout_has_no_say() -> None:
-    with pytest.raises(ValueError, match="car9_01 is of the holdout"):
+    with pytest.raises(ValueError, match="car9_01 belongs to the holdout"):
         effects([*cases(), case("car9", "01", None, answer(1, 0))], [FILL])
 
 

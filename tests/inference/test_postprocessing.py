@@ -431,7 +431,7 @@ TABLE: dict[str, Any] = {"kind": "best_members", "unconfidence_above": 1, "recip
 @pytest.mark.parametrize(
     ("operations", "fault"),
     [
-        ([{"kind": "threshold"}, TABLE], "best_members comes first"),
+        ([{"kind": "threshold"}, TABLE], "best_members must come first"),
         ([{"kind": "fill_holes"}, {"kind": "threshold"}], "best_members must come first, then threshold"),
         ([{"kind": "threshold"}, {"kind": "threshold"}], "at most once"),
         ([TABLE, TABLE], "at most once"),

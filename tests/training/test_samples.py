@@ -130,7 +130,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from backdrop.common.errors import TrainingError
-from tests.training.test_training import samples
+from tests.training.test_fit import samples
 data, plan, number = sys.argv[1:]
 SETTINGS = ("epochs=3", "input.size=64x32", "batch_size=1")
 alone = samples(Path(data), Path(plan), SETTINGS)
@@ -174,7 +174,7 @@ def test_a_photograph_that_changes_meanwhile_is_named(data: Path, plan: Path, wo
 from pathlib import Path
 import torch
 from backdrop.common.errors import DataError
-from tests.training.test_training import samples
+from tests.training.test_fit import samples
 from tests.conftest import SMALL
 data = Path({str(data)!r})
 loaded = samples(data, Path({str(plan)!r}), (*SMALL, "loading.cache=none", "loading.workers={workers}"))
