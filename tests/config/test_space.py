@@ -108,5 +108,5 @@ def test_a_bad_space_names_the_key(tmp_path: Path, old: str, new: str, said: str
 
 def test_a_schedule_needs_some_epochs() -> None:
     recipe = find_recipe("tiny", ["epochs=3"])
-    with pytest.raises(ConfigError, match="tiny trains 3 epochs"):
+    with pytest.raises(ConfigError, match="tiny trains for 3 epochs"):
         draw(find_space("tiny", recipe), recipe, Drawn(None))  # type: ignore[arg-type]  # nothing is drawn
