@@ -7,10 +7,11 @@ SOURCE ?= https://github.com/backdrop-ml/backdrop
 IMAGE ?= $(or $(BACKDROP_IMAGE),ghcr.io/backdrop-ml/backdrop:$(VERSION))
 BASE ?= python:3.11-slim
 # A file's tests stay on one worker, so that what they share is made once; tests/conftest.py puts the longest files first.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not e2e' -n 2 --dist loadfile --no-loadscope-reorder
+TESTS := -m 'not slow and not e2e' -n 2 --dist loadfile --no-loadscope-reorder
+COVERAGE_OPTIONS := --cov --cov-report=term --cov-fail-under=90
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-slow check generate verify wheels image release constraints clean
+.PHONY: help setup demo test test-slow check generate verify wheels image release constraints clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,11 +29,8 @@ demo: setup ## Make a sample dataset and run the whole pipeline on it; again: tr
 	$(BIN)/backdrop sample $(DEMO)/data --objects 14 --views 8 --size 384x256 --seed 2
 	cd $(DEMO) && ../$(BIN)/backdrop pipeline run demo --data data --work .
 
-test: setup ## Run the tests (a few minutes on two cores, no network)
-	$(TESTS)
-
-coverage: setup ## Run the same tests, and measure which lines and branches they reach
-	$(TESTS) --cov --cov-report=term --cov-fail-under=90
+test: setup ## Run the tests (a few minutes on two cores, no network); COVERAGE=1 also measures what they reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) $(if $(COVERAGE),$(COVERAGE_OPTIONS))
 
 test-slow: setup ## Run the tests that take long or need a browser
 	$(BIN)/python -m pytest -m 'slow or e2e'

@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_is_said(
             samples(data, plan, (*SMALL, "loading.cache=disk"))
         monkeypatch.setattr(decoded, "_free", lambda _: 10**9)
         assert samples(data, plan).decoded.folder is None
-        assert "Photographs are decoded anew in each epoch: " in capsys.readouterr().err
+        assert "Photographs are decoded again in each epoch: " in capsys.readouterr().err
         assert all(np.load(path) is not None for path in files())
     finally:
         subprocess.run(["umount", str(tmp_path / "full")], check=True)

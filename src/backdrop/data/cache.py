@@ -112,14 +112,14 @@ def open_cache(photos: Sequence[Photo], digests: Digests, spec: Input, cache: st
         return plain
     kept = DecodedCache(digests, spec, storage.cache_folder() / "decoded" / _digest(spec))
     if cache != "disk" and kept.missing_bytes(photos) > SHARE * _free(kept.folder):
-        log(f"Photographs are decoded anew in each epoch: there is little room in {storage.cache_folder()}")
+        log(f"Photographs are decoded again in each epoch: there is little room in {storage.cache_folder()}")
         return plain
     try:
         kept.prepare(photos)
     except StorageError as error:
         if cache == "disk":
             raise
-        log(f"Photographs are decoded anew in each epoch: {error}")
+        log(f"Photographs are decoded again in each epoch: {error}")
         return plain
     return kept
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from backdrop.data.formats import Levels
 from backdrop.data.masks import Mask
 
-# Of two levels the darker is dark if the brighter is at least so many times as bright.
+# Of two levels the darker is dark if the brighter is at least this many times as bright.
 CONTRAST = 4
 INVERTED = 0.5  # of the border belongs to the product: it may be the background
 SOFT = "Export it without smoothing, or make two levels of it with `backdrop import SRC OUT --threshold 128`"

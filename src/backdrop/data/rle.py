@@ -29,7 +29,7 @@ def decode_rle(text: str, height: int, width: int) -> Mask:
     try:
         numbers = np.array(text.split(), dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"run-length encoding holds what is no number ({error})") from error
+        raise ValueError(f"run-length encoding holds something that isn't a number ({error})") from error
     if numbers.size % 2:
         raise ValueError("run-length encoding has an odd count of numbers")
     starts, ends = numbers[::2] - 1, numbers[::2] - 1 + numbers[1::2]

@@ -10,7 +10,7 @@ from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, content_digests, open_dataset
 from backdrop.training.throughput import Throughput, measure
 
-# So many batches' photographs are enough: from then on they are read from the cache, as in training's second epoch.
+# The photographs of four batches are enough: from then on they are read from the cache, as in training's second epoch.
 BATCHES = 4
 
 
@@ -26,7 +26,7 @@ class RecipeCost(Record):
 
 
 class CostEstimate(Record):
-    """The cost of an ensemble's training: of each recipe, of all on one device, and how long so many devices take."""
+    """The cost of an ensemble's training: of each recipe, of all on one device, and how long several devices take."""
 
     ensemble: str
     device: str
@@ -65,7 +65,7 @@ def estimate(ensemble: str, data: str, seconds: float = 15.0) -> CostEstimate:
 
 
 def afford(record: CostEstimate, most: float) -> None:
-    """Lets pass what takes no more than so many hours of a device.
+    """Refuses an ensemble that takes more hours of a device than allowed.
 
     Raises:
         TrainingError: if it takes more.
@@ -76,7 +76,7 @@ def afford(record: CostEstimate, most: float) -> None:
 
 
 def makespan(hours: Sequence[float], devices: int) -> float:
-    """How long so many devices take for jobs of these hours, the longest first (LPT: Graham 1969)."""
+    """How long a number of devices takes for jobs of these hours, the longest first (LPT: Graham 1969)."""
     busy = [0.0] * devices
     for job in sorted(hours, reverse=True):
         heapq.heapreplace(busy, busy[0] + job)

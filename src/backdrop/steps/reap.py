@@ -10,7 +10,7 @@ LEAST_MINUTES = 2.0  # a training that lives may be silent for so long, while it
 
 @working("looking for stale runs")
 def reap(idle_minutes: float) -> list[StaleRun]:
-    """Marks runs as killed that gave no sign of life for so many minutes.
+    """Marks runs as killed that gave no sign of life for this many minutes.
 
     Returns:
         The runs that were closed.

@@ -36,7 +36,7 @@ def split(
         data: the dataset.
         out: the plan to write, a CSV file.
         rule: how many folds, which share is held out, and by what order.
-        objects: only the first so many objects by name.
+        objects: only this number of objects, the first by name.
         extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
             registered model's version (with `holdout_from`, its plan of the same scheme); what isn't there yet has
             nothing to extend.
@@ -62,7 +62,7 @@ def split(
 
 
 def summary(plan: FoldPlan) -> SplitRecord:
-    """What a plan comes to."""
+    """Objects and mask areas of a plan."""
     groups = {str(fold): plan.validation(fold) for fold in plan.folds}
     if plan.holdout:
         groups["holdout"] = plan.holdout

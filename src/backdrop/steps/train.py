@@ -66,7 +66,7 @@ def train(
             left there is gone on with.
         overrides: `a.b=c` for the recipe.
         pseudo: a folder that `label` wrote, whose photographs are trained on too.
-        fresh: begin anew, whatever MLflow or `out` holds; what is discarded is said.
+        fresh: train again, whatever MLflow or `out` holds; a line says what is discarded.
 
     Raises:
         ConfigError: if the recipe isn't valid.

@@ -72,7 +72,7 @@ def tune(
     overrides: Sequence[str] = (),
     resources: Resources = RESOURCES,
 ) -> TuneRecord:
-    """Searches a schedule, or goes on where a killed search stopped, or finds it finished.
+    """Searches a schedule, resumes a killed search, or finds it finished.
 
     Ray runs here, or on the cluster whose dashboard RAY_ADDRESS names (`http://…`), or on one that KubeRay makes.
 
@@ -89,7 +89,7 @@ def tune(
     Raises:
         ConfigError: if recipe, space, budget or cluster isn't valid.
         PlanError: if the plan belongs to other data, or has no such fold.
-        TuningError: if `out` holds another search, or no trial comes to a Dice.
+        TuningError: if `out` holds another search, or no trial reaches a Dice.
         StorageError: if `out` can't be written.
     """
     chosen = find_recipe(recipe)

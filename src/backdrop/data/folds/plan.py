@@ -82,7 +82,7 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
     Args:
         dataset: the photographs; every one needs its mask.
         rule: how to place them.
-        objects: take only the first so many objects by name.
+        objects: take only this number of objects, the first by name.
         old: a plan whose objects keep their places; only new ones are placed.
 
     Raises:
