@@ -1,8 +1,14 @@
 import os
+import subprocess
+import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backdrop.common.environment import environment
+from backdrop.common.environment import LOOPBACK, bypass_proxy_on_loopback, environment
+
+HOSTS = st.lists(st.sampled_from(["mlflow.ml.svc", ".example.com", "10.0.0.0/8", "127.0.0.1", "*"]), max_size=3)
 
 
 def test_variables_are_set_and_unset_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +27,40 @@ def test_variables_are_set_and_unset_and_restored(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ZeroDivisionError):
         change()
     assert dict(os.environ) == before
+
+
+@given(HOSTS, HOSTS, st.sampled_from(["http_proxy", "HTTPS_PROXY", "all_proxy"]))
+def test_hosts_that_need_no_proxy_stay_and_this_machine_joins_them(
+    lower: list[str], upper: list[str], proxy: str
+) -> None:
+    spellings = {"no_proxy": " , ".join(lower) or None, "NO_PROXY": ",".join(upper) or None}
+    with environment(**{proxy: "http://127.0.0.1:9"}, **spellings):
+        bypass_proxy_on_loopback()
+        before = os.environ["no_proxy"]
+        assert set(before.split(",")) == {*lower, *upper, *LOOPBACK}
+        assert os.environ["NO_PROXY"] == before
+        bypass_proxy_on_loopback()
+        assert os.environ["no_proxy"] == before
+
+
+def test_without_a_proxy_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    bypass_proxy_on_loopback()
+    assert not [name for name in os.environ if name.lower().endswith("_proxy")]
+
+
+def test_a_dead_proxy_is_not_asked_for_a_server_on_this_machine(bucket: str) -> None:
+    """By the libraries of S3, and of MLflow and Kubeflow (requests, urllib)."""
+    code = (
+        "import os, requests, urllib.request\n"
+        "from backdrop.common import storage\n"
+        f"storage.write_bytes('{bucket}/a.txt', b'a')\n"
+        f"print(storage.list_files('{bucket}'), requests.get(os.environ['AWS_ENDPOINT_URL']).status_code)\n"
+        "print(urllib.request.urlopen(os.environ['AWS_ENDPOINT_URL']).status)\n"
+    )
+    dead = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    settings = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    settings["AWS_ENDPOINT_URL"] = settings["AWS_ENDPOINT_URL"].replace("0.0.0.0", "127.0.0.1")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**settings, **dead})
+    assert done.stdout.splitlines() == ["['a.txt'] 200", "200"], done.stderr

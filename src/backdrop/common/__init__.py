@@ -1,1 +1,5 @@
 """Used by every layer: errors, local and S3 storage, progress, processes, devices."""
+
+from backdrop.common.environment import bypass_proxy_on_loopback
+
+bypass_proxy_on_loopback()  # everything of ours that talks to a server imports this package first

@@ -1,8 +1,10 @@
-"""Temporary environment variables."""
+"""Environment variables: set for a block, and kept from sending this machine's own traffic through a proxy."""
 
 import contextlib
 import os
 from collections.abc import Iterator
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @contextlib.contextmanager
@@ -18,6 +20,19 @@ def environment(**values: str | None) -> Iterator[None]:
         yield
     finally:
         _set(before)
+
+
+def bypass_proxy_on_loopback() -> None:
+    """Adds this machine's own addresses to `no_proxy`, for this process and its children, where a proxy is set.
+
+    No proxy can reach a server that listens on 127.0.0.1 here. Libraries read one spelling of the variable or the
+    other, so both get all hosts of both.
+    """
+    names = ("no_proxy", "NO_PROXY")
+    if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
+        hosts = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
+        for name in names:
+            os.environ[name] = ",".join(dict.fromkeys(host for host in (*hosts, *LOOPBACK) if host))
 
 
 def _set(values: dict[str, str | None]) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import http
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from backdrop.common.errors import StorageError, shorten
@@ -28,7 +28,7 @@ def read(address: str) -> bytes:
     """An object's content, verified with the sha256 in its metadata, if there is one.
 
     Raises:
-        StorageError: if it doesn't exist, is damaged, or S3 doesn't response.
+        StorageError: if it doesn't exist, is damaged, or S3 doesn't respond.
     """
     bucket, key = split(address)
 
@@ -46,7 +46,7 @@ def write(address: str, data: bytes) -> None:
     """Writes an object.
 
     Raises:
-        StorageError: if S3 rejects it or doesn't response.
+        StorageError: if S3 rejects it or doesn't respond.
     """
     bucket, key = split(address)
     metadata = {DIGEST: hashlib.sha256(data).hexdigest()}
@@ -60,7 +60,7 @@ def upload(path: Path, address: str) -> bool:
         Whether it was uploaded.
 
     Raises:
-        StorageError: if S3 rejects it or doesn't response.
+        StorageError: if S3 rejects it or doesn't respond.
     """
     bucket, key = split(address)
     with path.open("rb") as file:
@@ -96,8 +96,10 @@ def download(address: str, names: Sequence[str], folder: Path) -> None:
 def listing(address: str) -> list[tuple[str, int, str]]:
     """Name below the prefix, size and ETag of every object, sorted.
 
+    Empty objects that only mark a folder are left out: those whose name ends in `/` or begins another's as a folder.
+
     Raises:
-        StorageError: if S3 doesn't response.
+        StorageError: if S3 doesn't respond, or an object with content is named as a folder of others.
     """
     bucket, key = split(address)
     prefix = f"{key.rstrip('/')}/" if key else ""
@@ -105,14 +107,19 @@ def listing(address: str) -> list[tuple[str, int, str]]:
     pages = _with_retries(address, lambda: list(pager.paginate(Bucket=bucket, Prefix=prefix)))
     entries = [entry for page in pages for entry in page.get("Contents", [])]
     objects = [(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"]) for entry in entries]
-    return sorted(entry for entry in objects if entry[0] and not entry[0].endswith("/"))
+    folders = {parent.as_posix() for name, *_ in objects for parent in PurePosixPath(name).parents}
+    for name, size, _ in objects:
+        if name in folders and size:
+            what = f"{address.rstrip('/')}/{name} is an object, and other objects lie below it as in a folder"
+            raise StorageError(what, "Rename or delete the object")
+    return sorted(entry for entry in objects if entry[0] and not entry[0].endswith("/") and entry[0] not in folders)
 
 
 def delete(address: str) -> None:
     """Deletes an object, if it exists.
 
     Raises:
-        StorageError: if S3 rejects it or doesn't response.
+        StorageError: if S3 rejects it or doesn't respond.
     """
     bucket, key = split(address)
     _with_retries(address, lambda: client().delete_object(Bucket=bucket, Key=key))
@@ -122,7 +129,7 @@ def metadata(address: str) -> dict[str, str] | None:
     """An object's metadata, with lowercase names; None if it doesn't exist.
 
     Raises:
-        StorageError: if S3 doesn't response.
+        StorageError: if S3 doesn't respond.
     """
     bucket, key = split(address)
     try:
@@ -153,11 +160,12 @@ def client() -> Any:
     """The S3 client, shared by threads.
 
     Raises:
-        StorageError: if boto3 isn't installed.
+        StorageError: if boto3 isn't installed, or can't use its settings.
     """
     try:
         import boto3
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise StorageError("s3:// needs boto3, which isn't installed", "Run pip install 'backdrop-ml[s3]'") from error
     # Checksums only where required: many S3-compatible servers don't support the newer ones.
@@ -169,7 +177,11 @@ def client() -> Any:
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"},
     )
-    return boto3.client("s3", config=config)
+    try:
+        return boto3.client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that isn't a URL
+        remedy = "Check AWS_ENDPOINT_URL (http://…), AWS_PROFILE, the keys, the region and boto3's files"
+        raise StorageError(f"S3 can't be used with these settings ({shorten(error)})", remedy) from error
 
 
 def _with_retries(address: str, call: Callable[[], T]) -> T:
@@ -178,7 +190,7 @@ def _with_retries(address: str, call: Callable[[], T]) -> T:
     Raises:
         StorageError: if S3 rejects the call, or keeps failing.
     """
-    client()  # raises the error that boto3 isn't installed before `_errors` imports it
+    client()  # raises its errors before `_errors` imports boto3's
 
     def call_once() -> T:
         with _errors(address):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from ray.tune.search import Searcher
 
 from backdrop.common.errors import TuningError, shorten
 from backdrop.common.progress import log, progress, working
+from backdrop.common.redact import without_credentials
 from backdrop.tuning.cluster.auth import USAGE, local_cluster
 from backdrop.tuning.samplers import Source
 from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run
@@ -26,6 +28,8 @@ REDUCTION = 3  # at each rung, one of this many trials continues
 FIRST_RUNG = 4  # the first rung is after 1/4 of a fold's budget
 OBJECT_STORE = 100 * 2**20  # bytes; small, because trials don't pass data to each other
 PRESET = "preset"
+AUTO, LOCAL = "auto", "local"  # Ray's own words for RAY_ADDRESS
+CONNECT_S = 10.0
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints tracebacks; our errors say the same in a line
@@ -101,16 +105,18 @@ def cluster() -> Iterator[None]:
     """Connects to the cluster that RAY_ADDRESS names, or else starts one on this machine while the block lasts.
 
     Raises:
-        TuningError: if Ray doesn't start.
+        TuningError: if Ray doesn't start, or the cluster can't be reached.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
+    if address == LOCAL:
+        address = None
     # Socket paths have a length limit, so the folder's path must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         try:
             if address:
-                ray.init(address, **QUIET)
+                _join(address)
                 yield
             else:
                 with local_cluster():
@@ -119,6 +125,26 @@ def cluster() -> Iterator[None]:
                     yield
         finally:
             ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connects to a running cluster: `auto`, or the `host:port` that Ray gives its own jobs.
+
+    Raises:
+        TuningError: if it is another kind of address, or nobody answers there within seconds.
+    """
+    host, _, port = address.rpartition(":")
+    bare = without_credentials(address)
+    if address != AUTO and ("//" in address or not host or not port.isdecimal() or int(port) > 65535):
+        remedy = "Set it to the dashboard's http address, to host:port, to auto or to local"
+        raise TuningError(f"RAY_ADDRESS={bare} isn't an address that a search can use", remedy)
+    remedy = "Start the cluster, or unset RAY_ADDRESS to search on this machine"
+    try:
+        if address != AUTO:  # Ray itself would ask for more than a minute
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        ray.init(address, **QUIET)
+    except Exception as error:  # Ray raises no narrower type
+        raise TuningError(f"There is no Ray cluster at RAY_ADDRESS={bare} ({shorten(error)})", remedy) from error
 
 
 def _start(folder: str) -> None:
