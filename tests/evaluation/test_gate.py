@@ -76,7 +76,7 @@ def test_a_rise_that_may_be_chance_is_kept() -> None:
 def test_the_same_model_never_beats_itself() -> None:
     verdict = judge(champion(), champion()[::-1], GATE)
     assert (verdict.outcome, verdict.difference, verdict.low, verdict.high) == ("rejected", 0, 0, 0)
-    assert "no difference" in verdict.reasons[0]
+    assert "equal to the champion's" in verdict.reasons[0]
 
 
 @settings(deadline=None)
@@ -118,7 +118,7 @@ def test_promotion_follows_a_slow_reference(models: tuple[list[Score], list[Scor
     assert verdict.difference == pytest.approx(statistics.fmean(values), abs=1e-12)
     if len(values) < MINIMUM_OBJECTS:
         assert verdict.outcome == "rejected"
-        assert verdict.reasons[0].startswith("too few objects")
+        assert verdict.reasons[0].endswith(f"in the holdout: replacing a champion takes at least {MINIMUM_OBJECTS}")
         return
     chance = random.Random(1)
     means = sorted(statistics.fmean(chance.choices(values, k=len(values))) for _ in range(2000))
@@ -203,9 +203,9 @@ def test_fewer_than_twelve_objects_never_replace_a_champion(objects: int, outcom
 def test_a_first_champion_needs_the_minimum(dice: float, outcome: str) -> None:
     verdict = judge(model([[dice], [dice]]), None, GATE)
     assert (verdict.outcome, verdict.objects, verdict.difference) == (outcome, 2, None)
-    compared = "at least" if outcome == "promoted" else "less than"
+    compared = "at least" if outcome == "promoted" else "below"
     assert f"{dice:.5f}" in verdict.reasons[0]
-    assert f"{compared} the 0.95 asked" in verdict.reasons[0]
+    assert f"{compared} the 0.95 required of a first champion" in verdict.reasons[0]
 
 
 def test_only_the_holdout_counts() -> None:

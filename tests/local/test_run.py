@@ -54,15 +54,6 @@ def test_exit_code(tasks: list[Task], code: int) -> None:
     assert exit_code({found.name: found for found in tasks}) == code
 
 
-def test_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BACKDROP_OLD", "old")
-    monkeypatch.delenv("BACKDROP_NEW", raising=False)
-    with local._environment(BACKDROP_OLD="new", BACKDROP_NEW="new"):
-        assert os.environ["BACKDROP_OLD"] == os.environ["BACKDROP_NEW"] == "new"
-    assert os.environ["BACKDROP_OLD"] == "old"
-    assert "BACKDROP_NEW" not in os.environ
-
-
 def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example:5000/here")
     page = tmp_path / "page"

@@ -379,5 +379,5 @@ def test_a_strangers_version_is_said(tracked: str, name: str) -> None:
     client.create_registered_model(name)
     client.create_model_version(name, "s3://bucket/model")
     client.set_registered_model_alias(name, "champion", "1")
-    with pytest.raises(TrackingError, match="not Backdrop's"):
+    with pytest.raises(TrackingError, match="isn't Backdrop's"):
         champion_plan(f"models:/{name}@champion")
