@@ -59,7 +59,7 @@ def test_overrides_leave_the_original_alone() -> None:
         (["name=Mine"], r"name can't be Mine\. Use lowercase letters, digits and hyphens"),
         (
             ["legacy.clamp_dice=true", "loss={kind: boundary}"],
-            r"^recipes/tiny\.yaml: legacy\.clamp_dice works only with .*\. Remove it\.$",
+            r"^recipes/tiny\.yaml: legacy\.clamp_dice works only with the loss bce_dice\. Remove it\.$",
         ),
     ],
 )
