@@ -61,7 +61,7 @@ def container(manifest: Manifest) -> Manifest:
 
 def test_the_schedule_comes_changes_and_goes(kfp: FakeKfp, run: Run) -> None:
     done = run("Job", "schedule")
-    assert "schedule backdrop is created" in done.stdout, done.stderr
+    assert "recurring run backdrop is created" in done.stdout, done.stderr
     (schedule,) = kfp.schedules.values()
     assert schedule["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 0"
     parameters = schedule["runtime_config"]["parameters"]
@@ -75,7 +75,7 @@ def test_the_schedule_comes_changes_and_goes(kfp: FakeKfp, run: Run) -> None:
     assert schedule["runtime_config"]["parameters"]["gpus"] == "2"
     assert schedule["mode"] == "DISABLE"
 
-    assert "schedule backdrop is deleted" in run("Job", "unschedule").stdout
+    assert "recurring run backdrop is deleted" in run("Job", "unschedule").stdout
     assert not kfp.schedules
     assert run("Job", "unschedule").returncode == 0
     assert run("Pod", "test-status").returncode == 2
