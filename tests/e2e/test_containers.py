@@ -149,7 +149,7 @@ def test_image_that_is_not_there(
         "--runner",
         "docker",
     )
-    assert call(home, *command, code=2).startswith("error: Docker has no image no/such:1. Build it with make image")
+    assert call(home, *command, code=2).startswith("error: Docker has no image no/such:1. Build it with `make image`")
     assert not (home / "work").exists()
 
 

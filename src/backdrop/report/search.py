@@ -21,7 +21,8 @@ the best sampled schedules. The best schedule is shown faintly in every chart.""
 TRAINING = """Out-of-fold Dice of every trial, on a log scale; the lowest eighth is drawn at the bottom edge. Names are
 at the ends of their lines. A circle marks a trial that was stopped early."""
 FOLDS = "A trial trains on one fold after another."
-FAMILIES = "Each line is a trial: its sampled values, and its Dice. The best fifth has the boldest lines."
+FAMILIES = """Each line is a trial: its sampled values, and its Dice. The best fifth has the boldest lines. Dice, and
+values that span a decade or more, are on a log scale."""
 STATES: tuple[Status, ...] = ("finished", "stopped", "failed", "running")
 BADGES = {
     1: ("promoted", "Beats the preset"),

@@ -141,9 +141,7 @@ def _family(family: str, trials: Sequence[Trial], scale: Scale, kinds: dict[str,
         lines.append(Line(kinds[trial.name], f"{trial.name} {dice_text(trial.dice)}: {values_text(trial)}", points))
     lines.reverse()
     titled = zip((*names, "Dice"), axes, strict=True)
-    marks = [
-        _upright(title + scale.note, scale, place / len(names)) for place, (title, (scale, _)) in enumerate(titled)
-    ]
+    marks = [_upright(title, scale, place / len(names)) for place, (title, (scale, _)) in enumerate(titled)]
     drawn = chart(lines, MIDDLING, f"Values of {family}", "", "".join(marks), "values")
     best = f", the best {dice_text(trials[0].dice)}" if trials[0].dice is not None else ""
     caption = f"<b>{escape(family)}</b><span>{count(len(trials), 'trial')}{best}</span>"
