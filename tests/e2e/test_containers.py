@@ -21,7 +21,6 @@ from backdrop.local.docker_runner import docker_runner, run_container
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 RUN = ("-m", "backdrop", "pipeline", "run")
 SOMEBODY = 4321
 # Large enough to learn, and small enough for two cores: a minute or two.
@@ -120,14 +119,15 @@ def home() -> Iterator[Path]:
 
 
 def call(home: Path, *arguments: object, code: int = 0) -> str:
-    """Runs Python in the repository as somebody in Docker's group, who may read all: root's Python may be closed."""
+    """Runs Python as somebody in Docker's group, who may read all: root's Python may be closed."""
     group = Path("/var/run/docker.sock").stat().st_gid
     caps = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
     somebody = ["setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", f"--groups={group}", *caps]
     command = [*(somebody if os.getuid() == 0 else ()), sys.executable, *map(str, arguments)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    tracking = ("MLFLOW_", "BACKDROP_TRACKING")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(tracking)}
     environment |= {"HOME": str(home), "BACKDROP_CACHE": str(home / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

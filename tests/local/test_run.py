@@ -171,7 +171,7 @@ def test_after_a_run_the_folder_alone_is_enough(run: Callable[..., tuple[int, st
     assert (model.name, model.champion) == ("cars", 1)
     predict("data/train", str(here / "masks"), model="models:/cars@champion")
     assert len(list((here / "masks").glob("*.png"))) == 12
-    with pytest.raises(TrackingError, match="the only champion that cars has had, so there is nothing to return to"):
+    with pytest.raises(TrackingError, match="the only champion that cars has had, so there is nothing to roll back to"):
         rollback("cars")
     # What anybody sees who starts MLflow's own page in this folder.
     with socket.create_server(("127.0.0.1", 0)) as probe:

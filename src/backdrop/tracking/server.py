@@ -71,6 +71,7 @@ def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"{SQLITE}{database}", *artifacts),
         *("--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{address},localhost:{port}"),
     ]
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as output:
         # In a session of its own, it and its workers can be stopped together, and Ctrl-C doesn't reach them.
         server = subprocess.Popen(  # noqa: S603 (the command is ours)
