@@ -135,7 +135,7 @@ def test_a_killed_training_goes_on_elsewhere(world: Path, monkeypatch: pytest.Mo
     write, made = CheckpointStore.write, []
 
     def write_and_stop(store: CheckpointStore, checkpoint: object) -> None:
-        write(store, checkpoint)  # type: ignore[arg-type]
+        write(store, checkpoint)  # type: ignore[arg-type]  # it is a Checkpoint
         made.append(checkpoint)
         if len(made) == 3:
             raise KeyboardInterrupt

@@ -49,31 +49,31 @@ def shared_memory(task: PipelineTask) -> PipelineTask:
 
 
 @dsl.pipeline
-def memory_in_loop(items: list[str] = ["a"], memory: str = "1Gi") -> None:  # noqa: B006
+def memory_in_loop(items: list[str] = ["a"], memory: str = "1Gi") -> None:  # noqa: B006  # KFP reads it
     with dsl.ParallelFor(items) as item:
         settle(say(text=item)).set_memory_limit(memory)
 
 
 @dsl.pipeline
-def item_in_text(items: list[str] = ["a"]) -> None:  # noqa: B006
+def item_in_text(items: list[str] = ["a"]) -> None:  # noqa: B006  # KFP reads it
     with dsl.ExitHandler(settle(say(text="end"))), dsl.ParallelFor(items) as item:
         settle(say(text=f"it is {item}"))
 
 
 @dsl.pipeline
-def retried_in_loop(items: list[str] = ["a"]) -> None:  # noqa: B006
+def retried_in_loop(items: list[str] = ["a"]) -> None:  # noqa: B006  # KFP reads it
     with dsl.ParallelFor(items) as item, dsl.If(item == "a"):
         settle(say(text=item)).set_retry(2)
 
 
 @dsl.pipeline
-def loop_in_loop(outer: list[str] = ["a"], inner: list[str] = ["b"]) -> None:  # noqa: B006
+def loop_in_loop(outer: list[str] = ["a"], inner: list[str] = ["b"]) -> None:  # noqa: B006  # KFP reads it
     with dsl.ParallelFor(outer), dsl.ParallelFor(inner) as item:
         settle(say(text=item))
 
 
 @dsl.pipeline
-def loop_with_output(items: list[str] = ["a"]) -> None:  # noqa: B006
+def loop_with_output(items: list[str] = ["a"]) -> None:  # noqa: B006  # KFP reads it
     before = settle(say(text="before"))
     with dsl.ParallelFor(items):
         settle(say(text=before.output))
@@ -255,7 +255,7 @@ def good(image: str, text: str = "", memory: str = "1Gi", gpus: str = "1", items
     )
     with dsl.If(text == "plain (text) = x"):
         settle(say(text="x"))
-    with dsl.If(settle(yes()).output == True), dsl.ParallelFor(items) as item:  # noqa: E712
+    with dsl.If(settle(yes()).output == True), dsl.ParallelFor(items) as item:  # noqa: E712  # KFP compiles it
         part(word=item)
 
 

@@ -284,7 +284,7 @@ def test_only_the_same_work_is_gone_on_with(
 
 def refused(kind: type[BackdropError], message: str, *given: object, **options: object) -> None:
     with pytest.raises(kind, match=message):
-        predict(*given, **options)  # type: ignore[arg-type]
+        predict(*given, **options)  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_what_makes_no_sense_is_refused_before_anything_is_written(
