@@ -66,8 +66,11 @@ def read_bytes(address: str | Path) -> bytes:
         return s3.read(str(address))
     if str(address).startswith(("https://", "http://")):
         return _download_url(str(address))
+    path = Path(address)
     try:
-        return Path(address).read_bytes()
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might never end
+            raise StorageError(f"{address} is not a regular file", "Save its content in a file")
+        return path.read_bytes()
     except OSError as error:
         raise StorageError(f"{address} can't be read ({error.strerror})", "Check the path") from error
 

@@ -67,7 +67,7 @@ def read_over(path: str | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    values = parse_yaml(storage.read_bytes(path).decode(errors="replace"), path)
+    values = parse_yaml(read_text(path, "Overrides"), path)
     for key in values:
         if key not in Recipe.model_fields:
             raise ConfigError(f"{path}: unknown key {key}", suggest(key, Recipe.model_fields))
@@ -119,8 +119,7 @@ def find_text(kind: Kind, name: str) -> Source:
     texts, noun = shipped(kind), kind.removesuffix("s")
     if name in texts:
         return Source(texts[name], f"{kind}/{name}.yaml", None)
-    if storage.is_remote(name):
-        return Source(storage.read_bytes(name).decode(errors="replace"), name, storage.parent(name))
     if _is_path(name):
-        return Source(read_text(Path(name), noun), name, storage.parent(name))
+        address = name if storage.is_remote(name) else Path(name)
+        return Source(read_text(address, noun), name, storage.parent(name))
     raise ConfigError(f"There is no {noun} {name}", suggest(name, texts))

@@ -1,5 +1,6 @@
 """Parses YAML into frozen records, with strict keys, overrides, and errors that suggest the right key."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,8 +8,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from backdrop.common.errors import ConfigError, shorten
+from backdrop.common import storage, text
+from backdrop.common.errors import ConfigError, StorageError, shorten
 from backdrop.config.explain import explain
+
+MAX_VALUES = 100_000  # in a file, with the repetitions of its anchors
 
 
 class Record(BaseModel):
@@ -20,22 +24,24 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
+def parse_yaml(content: str, source: str) -> dict[str, Any]:
     """Parses one YAML mapping.
 
     Args:
-        text: the YAML.
+        content: the YAML.
         source: the file's name, for the error.
 
     Raises:
         ConfigError: if it isn't YAML, has a key twice, or isn't a mapping.
     """
     try:
-        value = yaml.load(text, _UniqueKeys)  # noqa: S506  # a SafeLoader
+        value = yaml.load(content, _UniqueKeys)  # noqa: S506  # a SafeLoader
     except _DuplicateKeyError as error:
         raise ConfigError(f"{source}, line {error.line}: duplicate key {error.key}", "Remove one of the two") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
         raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Fix the file") from error
+    if _size(value, {}) > MAX_VALUES:
+        raise ConfigError(f"{source} repeats its anchors endlessly or too often", "Write the values out")
     if not isinstance(value, dict):
         raise ConfigError(f"{source} is not a mapping of keys to values", "Start with a line such as `name: mine`")
     return value
@@ -46,12 +52,18 @@ def dump_yaml(record: Record, without: Iterable[str] = ()) -> str:
     return yaml.safe_dump(record.model_dump(mode="json", exclude=set(without)), sort_keys=False, allow_unicode=True)
 
 
-def read_text(path: Path, what: str) -> str:
-    """The text of a configuration file; `what` is its type in the error."""
+def read_text(address: Path | str, what: str) -> str:
+    """The text of a configuration file, a path or an `s3://` address; `what` is its type in the error.
+
+    Raises:
+        ConfigError: if it can't be read, or isn't text.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} {path} can't be read ({shorten(error)})", "Check the path") from error
+        return text.decode(storage.read_bytes(address))
+    except StorageError as error:
+        raise ConfigError(f"{what} {error.what}", error.remedy) from error
+    except ValueError as error:
+        raise ConfigError(f"{what} {address} can't be read ({error})", "Save it as UTF-8") from error
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str], option: str = "--set") -> dict[str, Any]:
@@ -64,10 +76,10 @@ def override(values: Mapping[str, Any], assignments: Iterable[str], option: str 
     """
     result: dict[str, Any] = _copy(values)
     for assignment in assignments:
-        key, separator, text = assignment.partition("=")
+        key, separator, value = assignment.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"{option} {assignment} has no key or no value", f"Write it as {option} epochs=2")
-        _assign(result, key.strip(), _scalar(text))
+        _assign(result, key.strip(), _scalar(value))
     return result
 
 
@@ -108,6 +120,17 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _size(value: Any, known: dict[int, float]) -> float:
+    """The number of values in a value, with those of each anchor as often as it is used; infinite in a circle."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # while its own values are counted
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(item, known) for item in inner)
+    return known[id(value)]
+
+
 def _copy(value: Any) -> Any:
     """A deep copy without the sharing of YAML anchors, so that an override changes only one place."""
     if isinstance(value, Mapping):
@@ -143,8 +166,8 @@ def _inside(values: Any, key: str, dotted: str, path: list[str]) -> Any:
     raise ConfigError(f"--set {dotted}: {parent} is not a mapping", f"Set {parent} as a whole")
 
 
-def _scalar(text: str) -> Any:
+def _scalar(content: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set value {text!r} is not valid YAML", "Quote it") from error
+        return yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--set value {shorten(repr(content))} is not valid YAML", "Quote it") from error

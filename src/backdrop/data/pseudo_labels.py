@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backdrop.common import storage
+from backdrop.common import storage, text
 from backdrop.common.errors import DataError, shorten
 from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest
 from backdrop.data.folds import FoldPlan, dump_plan
@@ -58,15 +58,15 @@ def plan_digest(plan: FoldPlan) -> str:
 
 def dump_labels(plan: FoldPlan, labels: Iterable[Label]) -> bytes:
     """The table as CSV; the same labels have the same bytes."""
-    text = io.StringIO()
-    text.write(f"{HEADER}{plan_digest(plan)}\n")
-    writer = csv.writer(text, lineterminator="\n")
+    table = io.StringIO()
+    table.write(f"{HEADER}{plan_digest(plan)}\n")
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     for label in labels:
         kept = "yes" if label.kept else "no"
         head = [label.image, label.object, label.fold, f"{label.unconfidence:.6g}", kept]
         writer.writerow([*head, label.image_sha256, label.mask_sha256])
-    return text.getvalue().encode()
+    return table.getvalue().encode()
 
 
 def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> PseudoLabels:
@@ -82,20 +82,19 @@ def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Ps
         DataError: if the labels are damaged or were made for another plan, or a photograph isn't there any more.
         StorageError: if they can't be read.
     """
-    head, _, body = storage.read_bytes(folder / LABELS).decode(errors="replace").partition("\n")
     remedy = "Make them with `backdrop label`"
-    if head != f"{HEADER}{plan_digest(plan)}":
-        raise DataError(f"{folder / LABELS} holds no pseudo-labels for this plan", remedy)
     photos: list[Photo] = []
     digests: Digests = {}
     try:
-        for entry in csv.DictReader(io.StringIO(body)):
-            if int(entry["fold"]) == fold and entry["kept"] == "yes":
-                image = entry["image"]
+        head, body = text.split_title(text.decode(storage.read_bytes(folder / LABELS)))
+        if head != f"{HEADER}{plan_digest(plan)}":
+            raise DataError(f"{folder / LABELS} holds no pseudo-labels for this plan", remedy)
+        for _, (image, _, number, _, kept, *both) in text.read_table(body, COLUMNS, line=2)[1]:
+            if int(number) == fold and kept == "yes":
+                if image not in dataset.unlabeled:
+                    raise DataError(f"{dataset.root}/test has no photograph {image}", remedy)
                 photos.append(replace(dataset.unlabeled[image], mask=folder / mask_name(fold, image)))
-                digests[image] = (entry["image_sha256"], entry["mask_sha256"])
-    except KeyError as error:
-        raise DataError(f"{dataset.root}/test has no photograph {error}, or {LABELS} no such column", remedy) from error
-    except (ValueError, TypeError) as error:
+                digests[image] = (both[0], both[1])
+    except ValueError as error:
         raise DataError(f"{folder / LABELS} is damaged ({shorten(error)})", remedy) from error
     return PseudoLabels(tuple(photos), digests)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
-from backdrop.common import storage
+from backdrop.common import storage, text
 from backdrop.common.errors import MemberError, StorageError, shorten
 from backdrop.config.records import Record
 from backdrop.data.folds import HOLDOUT
@@ -195,14 +195,14 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
     """`images.csv` as bytes, a row per image sorted by name; equal scores give equal bytes."""
     rows = sorted(scores, key=lambda score: score.image)
     recipes = sorted({recipe for score in rows for recipe in score.recipes})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*COLUMNS, *recipes])
     for row in rows:
         fold = HOLDOUT if row.fold is None else row.fold
         parts = [repr(float(row.recipes[recipe])) if recipe in row.recipes else "" for recipe in recipes]
         writer.writerow([row.image, row.object, row.view, row.area, fold, repr(float(row.dice)), *parts])
-    return text.getvalue().encode()
+    return table.getvalue().encode()
 
 
 def read_scores(path: str | Path) -> list[Score]:
@@ -212,15 +212,12 @@ def read_scores(path: str | Path) -> list[Score]:
         StorageError: if the file can't be read, or isn't what `dump_scores` writes.
     """
     try:
-        lines = list(csv.reader(io.StringIO(storage.read_bytes(path).decode(), newline=""), strict=True))
-        header, rows = (lines[0], lines[1:]) if lines else ([], [])
-        if header[: len(COLUMNS)] != COLUMNS:
-            raise ValueError(f"its columns are not {','.join(COLUMNS)},…")
-        scores = [_score(row, header) for row in rows]
+        header, rows = text.read_table(text.decode(storage.read_bytes(path)), COLUMNS, more=True)
+        scores = [_score(row, header) for _, row in rows]
         twice = duplicate(score.image for score in scores)
         if twice is not None:
             raise ValueError(f"it lists {twice} twice")
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise StorageError(f"{path} is damaged ({shorten(error)})", "Run `backdrop evaluate` again") from error
     return scores
 
@@ -283,8 +280,6 @@ def _refuse_nan(scores: Iterable[Score]) -> None:
 
 
 def _score(row: list[str], header: list[str]) -> Score:
-    if len(row) != len(header):
-        raise ValueError(f"row {row[0] if row else ''!r} has {len(row)} columns, not {len(header)}")
     image, name, view, area, fold = row[:5]
     recipes = {recipe: _dice(text) for recipe, text in zip(header[6:], row[6:], strict=True) if text}
     return Score(image, name, view, int(area), None if fold == HOLDOUT else int(fold), _dice(row[5]), recipes)

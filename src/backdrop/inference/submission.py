@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backdrop.common import storage
+from backdrop.common import storage, text
 from backdrop.common.errors import DataError
 from backdrop.common.words import count
 
@@ -27,9 +27,9 @@ def open_submission(path: Path) -> Iterator[Callable[[str, str], object]]:
     with (
         path.open("wb") as file,
         gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as table,
     ):
-        rows = csv.writer(text, lineterminator="\n")
+        rows = csv.writer(table, lineterminator="\n")
         rows.writerow(HEADER)
         yield lambda image, rle: rows.writerow([image, rle])
 
@@ -43,12 +43,10 @@ def read_names(address: str) -> set[str]:
     """
     invalid = DataError(f"{address} is not a submission of img,rle_mask rows", "Use Kaggle's sample_submission.csv")
     try:
-        rows = list(csv.reader(io.StringIO(_unpack(storage.read_bytes(address)).decode("utf-8-sig"), newline="")))
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
+        _, rows = text.read_table(text.decode(_unpack(storage.read_bytes(address))), HEADER)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError) as error:
         raise invalid from error
-    if rows[:1] != [HEADER] or any(len(row) != len(HEADER) for row in rows):
-        raise invalid
-    return {image for image, _ in rows[1:]}
+    return {image for _, (image, _) in rows}
 
 
 def check_names(images: Collection[str], sample: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backdrop.common import storage
+from backdrop.common import storage, text
 from backdrop.common.errors import PlanError, shorten
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, in_threads, measure
@@ -122,14 +122,14 @@ def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
 
 def dump_plan(plan: FoldPlan) -> bytes:
     """The plan as CSV; the same plan has the same bytes."""
-    text = io.StringIO()
-    text.write(f"{HEADER}{plan.data}\n")
-    writer = csv.writer(text, lineterminator="\n")
+    table = io.StringIO()
+    table.write(f"{HEADER}{plan.data}\n")
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in plan.rows:
         fold = HOLDOUT if row.fold is None else row.fold
         writer.writerow([row.image, row.object, row.view, row.area, fold])
-    return text.getvalue().encode()
+    return table.getvalue().encode()
 
 
 def read_plan(address: str | Path) -> FoldPlan:
@@ -139,18 +139,19 @@ def read_plan(address: str | Path) -> FoldPlan:
         StorageError: if the file can't be read.
         PlanError: if it is no plan, or puts an object into two folds.
     """
-    head, _, body = storage.read_bytes(address).decode(errors="replace").partition("\n")
     remedy = "Make one with `backdrop split`"
+    try:
+        head, body = text.split_title(text.decode(storage.read_bytes(address)))
+    except ValueError as error:
+        raise PlanError(f"{address} is no fold plan ({error})", remedy) from error
     if head.startswith(OLD_HEADER):
         raise PlanError(f"{address} was made by an older version of Backdrop (its first line says v1)", remedy)
     if not head.startswith(HEADER):
         raise PlanError(f"{address} is no fold plan", remedy)
     try:
-        entries = csv.DictReader(io.StringIO(body))
-        if entries.fieldnames != COLUMNS:
-            raise ValueError(f"its columns are not {','.join(COLUMNS)}")
-        rows = tuple(_row(entry) for entry in entries)
-    except (ValueError, TypeError) as error:
+        _, lines = text.read_table(body, COLUMNS, line=2)
+        rows = tuple(_row(line, *values) for line, values in lines)
+    except ValueError as error:
         raise PlanError(f"{address} is damaged ({shorten(error)})", remedy) from error
     assignments = {(row.object, row.fold) for row in rows}
     twice = [name for name, count in Counter(name for name, _ in assignments).items() if count > 1]
@@ -213,6 +214,8 @@ def _object_areas(rows: Iterable[Row], view: str | None) -> dict[str, float]:
     return {name: sum(areas) / len(areas) for name, areas in groups.items()}
 
 
-def _row(entry: dict[str, str]) -> Row:
-    fold = None if entry["fold"] == HOLDOUT else int(entry["fold"])
-    return Row(entry["image"], entry["object"], entry["view"], int(entry["area"]), fold)
+def _row(line: int, image: str, name: str, view: str, area: str, fold: str) -> Row:
+    try:
+        return Row(image, name, view, int(area), None if fold == HOLDOUT else int(fold))
+    except ValueError as error:
+        raise ValueError(f"line {line}: area {area} or fold {fold} is not a whole number") from error

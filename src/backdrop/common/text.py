@@ -1,0 +1,72 @@
+"""Reads text files and CSV tables as editors and spreadsheets save them.
+
+They may start with a byte order mark, end lines as Windows does, and separate values with semicolons or tabs.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+
+SEPARATORS = (",", ";", "\t")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+
+
+def decode(data: bytes) -> str:
+    r"""The text of a file in UTF-8, or in UTF-16 with a byte order mark; lines end in `\n`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    try:
+        text = data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("it isn't UTF-8 text") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def split_title(text: str) -> tuple[str, str]:
+    """The title line above a table, without the separators and quotes that a spreadsheet adds, and the table."""
+    title, _, table = text.partition("\n")
+    return title.rstrip(" " + "".join(SEPARATORS)).strip('"'), table
+
+
+def read_table(
+    text: str, columns: Sequence[str], more: bool = False, line: int = 1
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a CSV table, and its rows with their line numbers; empty rows are skipped.
+
+    Args:
+        text: the table.
+        columns: the names that the header must have, in this order.
+        more: whether other columns may follow.
+        line: the header's line number in its file.
+
+    Raises:
+        ValueError: if the columns are others, or a row isn't as long as the header.
+    """
+    for separator in SEPARATORS:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        try:
+            header = _trimmed(next(rows, []))
+            if header[: len(columns)] == list(columns) and (more or len(header) == len(columns)):
+                return header, [
+                    (rows.line_num + line - 1, _fitted(row, header, rows.line_num + line - 1))
+                    for row in rows
+                    if any(row)
+                ]
+        except csv.Error as error:
+            raise ValueError(f"line {rows.line_num + line - 1}: {error}") from error
+    raise ValueError(f"its columns are not {','.join(columns)}{',…' if more else ''}")
+
+
+def _trimmed(row: list[str]) -> list[str]:
+    """The row without empty values at its end, which a spreadsheet adds."""
+    while row and not row[-1]:
+        row = row[:-1]
+    return row
+
+
+def _fitted(row: list[str], header: list[str], line: int) -> list[str]:
+    if len(row) < len(header) or any(row[len(header) :]):
+        raise ValueError(f"line {line} has {len(row)} columns, not {len(header)}")
+    return row[: len(header)]
