@@ -7,6 +7,9 @@ import contextlib
 import hashlib
 import http
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -20,6 +23,7 @@ CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
 POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # in addition to boto3's own retries
 DIGEST = "sha256"  # metadata key of an object's sha256
+LOCK = ".backdrop.lock"  # the name of a prefix's lock (common/lock.py), which no listing shows
 
 T = TypeVar("T")
 
@@ -51,6 +55,62 @@ def write(address: str, data: bytes) -> None:
     bucket, key = split(address)
     metadata = {DIGEST: hashlib.sha256(data).hexdigest()}
     _with_retries(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
+
+
+@dataclass(frozen=True)
+class Version:
+    """An object's content with its ETag, and its age in seconds by the server's clock."""
+
+    data: bytes
+    etag: str
+    age_s: float
+
+
+def read_version(address: str) -> Version | None:
+    """An object with its ETag and age; None if it doesn't exist.
+
+    Raises:
+        StorageError: if S3 doesn't respond.
+    """
+    bucket, key = split(address)
+
+    def call_once() -> Version:
+        response = client().get_object(Bucket=bucket, Key=key)
+        headers = response["ResponseMetadata"]["HTTPHeaders"]
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return Version(response["Body"].read(), response["ETag"], (now - response["LastModified"]).total_seconds())
+
+    try:
+        return _with_retries(address, call_once)
+    except StorageError as error:
+        if _status(error.__cause__) == http.HTTPStatus.NOT_FOUND:
+            return None
+        raise
+
+
+def write_if(address: str, data: bytes, etag: str | None) -> bool:
+    """Writes an object if it doesn't exist (None), or if it has this ETag; servers without conditions always write.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        StorageError: if S3 rejects it or doesn't respond.
+    """
+    bucket, key = split(address)
+    condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+    try:
+        _with_retries(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data, **condition))
+    except StorageError as error:
+        status = _status(error.__cause__)
+        if status in (http.HTTPStatus.PRECONDITION_FAILED, http.HTTPStatus.CONFLICT):
+            return False
+        if etag and status == http.HTTPStatus.NOT_FOUND:
+            return False
+        if status != http.HTTPStatus.NOT_IMPLEMENTED:
+            raise
+        _with_retries(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
+    return True
 
 
 def upload(path: Path, address: str) -> bool:
@@ -112,7 +172,8 @@ def listing(address: str) -> list[tuple[str, int, str]]:
         if name in folders and size:
             what = f"{address.rstrip('/')}/{name} is an object, and other objects lie below it as in a folder"
             raise StorageError(what, "Rename or delete the object")
-    return sorted(entry for entry in objects if entry[0] and not entry[0].endswith("/") and entry[0] not in folders)
+    files = (entry for entry in objects if entry[0] and not entry[0].endswith("/") and entry[0] not in folders)
+    return sorted(entry for entry in files if PurePosixPath(entry[0]).name != LOCK)
 
 
 def delete(address: str) -> None:

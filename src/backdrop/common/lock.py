@@ -1,0 +1,266 @@
+"""Locks of outputs: one process at a time writes to a folder or S3 prefix, and the others learn which one it is.
+
+A lock is a hidden file or an object that names its owner and changes every ten seconds (its heartbeat). On one machine
+the kernel's file lock, or the process ID, tells at once whether the owner lives. An owner on another machine is dead if
+its lock didn't change for a minute; two clocks are never compared without watching the lock as well.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from backdrop.common import s3
+from backdrop.common.errors import StorageError
+from backdrop.common.owner import Owner, parse_owner, this_process
+from backdrop.common.progress import log
+from backdrop.common.storage import disk_errors, is_remote
+
+BEAT_S = 10.0
+SILENT_S = 60.0  # a lock that doesn't change for longer has no owner
+WATCH_S = 15.0  # how long to watch a lock that seems to be as old, because clocks differ
+SETTLE_S = 2.0  # for S3 servers that ignore conditions: by then another writer's lock is visible
+POLL_S = 0.2
+SIZE = 4096  # bytes; more than any lock has
+
+
+class Lock(Protocol):
+    """A lock, taken and released by one process."""
+
+    def take(self, owner: Owner) -> Owner | None:
+        """Makes `owner` the lock's owner; returns the present one if it may be alive."""
+
+    def beat(self) -> bool:
+        """Changes the lock; returns False if it has another owner now."""
+
+    def release(self) -> None:
+        """Removes the lock, if it is still ours."""
+
+
+@contextlib.contextmanager
+def hold(target: str | Path, step: str, option: str = "--out", beside: bool = False) -> Iterator[None]:
+    """Holds the lock of a folder or S3 prefix while the block lasts.
+
+    A dead owner's lock is taken over, with one line that says so.
+
+    Args:
+        target: the folder or prefix.
+        step: what this process does there, for the others' message.
+        option: the option that named the target, for the message.
+        beside: put the file beside the folder, not into it, because the folder is replaced as a whole.
+
+    Raises:
+        StorageError: if another process that may be alive holds the lock, or it can't be written.
+    """
+    lock = _lock(str(target), beside)
+    owner = this_process(step)
+    other = lock.take(owner)
+    if other:
+        raise StorageError(f"{target} is in use by {other}", f"Wait until it ends, or use another {option}")
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(lock, str(target), ended), name=f"lock {target}", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        lock.release()
+
+
+def _lock(target: str, beside: bool) -> Lock:
+    if is_remote(target):
+        return _ObjectLock(f"{target.rstrip('/')}/{s3.LOCK}")
+    folder = Path(target).absolute()
+    return _FileLock(folder.with_name(f".{folder.name}{s3.LOCK}") if beside else folder / s3.LOCK)
+
+
+def _beat(lock: Lock, target: str, ended: threading.Event) -> None:
+    """Shows that this process lives. One that was silent for so long that it lost its lock must not write any more."""
+    while not ended.wait(BEAT_S):
+        with contextlib.suppress(StorageError, OSError):  # the next beat may succeed
+            if not lock.beat():
+                log(f"This process lost {target} to another one, because it was silent for a minute; it ends now")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def _may_live(owner: Owner, pulse: Callable[[], tuple[object, float]], address: str) -> bool:
+    """Whether the owner of an existing lock may be alive; if not, says that its lock is taken over.
+
+    Args:
+        owner: the lock's owner.
+        pulse: returns the lock's present state, which each heartbeat changes, and its age in seconds.
+        address: the lock's.
+    """
+    if owner.lives or (owner.lives is None and _beats(owner, pulse, address)):
+        return True
+    log(f"Taking over {address} from {owner}, which has ended")
+    return False
+
+
+def _beats(owner: Owner, pulse: Callable[[], tuple[object, float]], address: str) -> bool:
+    state, age_s = pulse()
+    limit_s, start = WATCH_S if age_s > SILENT_S else SILENT_S, time.monotonic()
+    log(f"Watching {address} of {owner} for a heartbeat, up to {limit_s:.0f} s")
+    while time.monotonic() - start < limit_s:
+        time.sleep(POLL_S)
+        if pulse()[0] != state:
+            return True
+    return False
+
+
+@dataclass
+class _FileLock:
+    """A file, locked by the kernel as well while its owner lives."""
+
+    path: Path
+    descriptor: int = -1
+    made_folder: bool = False
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    def take(self, owner: Owner) -> Owner | None:
+        while True:
+            with disk_errors(self.path):
+                descriptor, locked = self._open()
+            previous = parse_owner(os.pread(descriptor, SIZE, 0))
+            free = locked is not False and not (previous and self._may_live(previous, descriptor, locked))
+            if free and self._is_ours(descriptor):
+                break
+            os.close(descriptor)
+            if previous and not free:
+                return previous
+            time.sleep(POLL_S)  # it has just been made, or removed
+        self.descriptor = descriptor
+        with disk_errors(self.path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, owner.dump().encode(), 0)
+        if locked is None:
+            time.sleep(SETTLE_S)
+            last = parse_owner(os.pread(descriptor, SIZE, 0))
+            return None if last == owner else last
+        return None
+
+    def beat(self) -> bool:
+        os.utime(self.descriptor)
+        return self._is_ours(self.descriptor) or not self.path.exists()
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._is_ours(self.descriptor):
+                self.path.unlink()
+            if self.made_folder:
+                self.path.parent.rmdir()  # fails if something was written there
+        os.close(self.descriptor)
+
+    def _open(self) -> tuple[int, bool | None]:
+        """The open file, and whether this process has the kernel's lock on it; None if the file system has no locks."""
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # another process has removed the folder again
+                if not self.path.parent.is_dir():
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self.made_folder = True
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                locked = _flock(descriptor)
+                if not locked or self._is_ours(descriptor):
+                    return descriptor, locked
+                os.close(descriptor)  # its owner has removed it
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """Whether the path still leads to the open file."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False
+
+    def _may_live(self, previous: Owner, descriptor: int, locked: bool | None) -> bool:
+        """Whether the owner in the file may live. On this machine it would have the kernel's lock."""
+        if locked and previous.is_on_this_machine:
+            log(f"Taking over {self.path} from {previous}, which has ended")
+            return False
+
+        def pulse() -> tuple[object, float]:
+            changed_ns = os.fstat(descriptor).st_mtime_ns
+            return changed_ns, time.time() - changed_ns / 1e9
+
+        return _may_live(previous, pulse, self.address)
+
+
+@dataclass
+class _ObjectLock:
+    """An object, written on conditions that S3 checks; after a server that doesn't, it is read again."""
+
+    address: str
+    owner: Owner | None = None
+    beats: int = 0
+
+    @property
+    def _data(self) -> bytes:
+        assert self.owner is not None
+        return f"{self.owner.dump()}\n{self.beats}\n".encode()
+
+    def take(self, owner: Owner) -> Owner | None:
+        self.owner = owner
+        while True:
+            version = s3.read_version(self.address)
+            previous = parse_owner(version.data) if version else None
+            if version and previous and _may_live(previous, self._pulse, self.address):
+                return previous
+            if self._write(version.etag if version else None) and self._is_kept():
+                return None
+            # Another process was faster: the next round finds its lock.
+
+    def beat(self) -> bool:
+        version = s3.read_version(self.address)
+        if version is not None and not self._is_ours(version):
+            return False
+        self.beats += 1
+        return self._write(version.etag if version else None)
+
+    def release(self) -> None:
+        with contextlib.suppress(StorageError):  # it is stale in a minute
+            version = s3.read_version(self.address)
+            if version is not None and self._is_ours(version):
+                s3.delete(self.address)
+
+    def _write(self, etag: str | None) -> bool:
+        """Writes the lock if it is absent (None), or still has this ETag."""
+        if s3.write_if(self.address, self._data, etag):
+            return True
+        version = s3.read_version(self.address)  # the first of several attempts may have succeeded
+        return version is not None and version.data == self._data
+
+    def _is_kept(self) -> bool:
+        """Whether the lock is ours, also on a server that ignores conditions and has several writers."""
+        if s3.write_if(self.address, self._data, None):
+            time.sleep(SETTLE_S)
+        version = s3.read_version(self.address)
+        return version is not None and self._is_ours(version)
+
+    def _is_ours(self, version: "s3.Version") -> bool:
+        found = parse_owner(version.data)
+        return found is not None and self.owner is not None and found.token == self.owner.token
+
+    def _pulse(self) -> tuple[object, float]:
+        version = s3.read_version(self.address)
+        return (version.etag, version.age_s) if version else (None, 0.0)
+
+
+def _flock(descriptor: int) -> bool | None:
+    """Whether this process has the kernel's lock on the file; None if its file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # such as Lustre without the option flock
+        return None
+    return True
