@@ -78,7 +78,7 @@ def _lock(target: str, beside: bool) -> Lock:
     if is_remote(target):
         return _ObjectLock(f"{target.rstrip('/')}/{s3.LOCK}")
     folder = Path(target).absolute()
-    return _FileLock(folder.with_name(f".{folder.name}{s3.LOCK}") if beside else folder / s3.LOCK)
+    return _FileLock(folder.with_name(f".backdrop.{folder.name}.lock") if beside else folder / s3.LOCK)
 
 
 def _beat(lock: Lock, target: str, ended: threading.Event) -> None:
