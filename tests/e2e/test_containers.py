@@ -64,7 +64,7 @@ def test_container_ends_with_the_run(engine: docker.DockerClient) -> None:
 
 def test_data_can_only_be_read(engine: docker.DockerClient, data: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    options = docker_runner(str(data), [work]).container_run_args
+    options = docker_runner(str(data), [work], work).container_run_args
 
     def touch(path: Path) -> int:
         return run_container(engine, IMAGE, ["touch", str(path)], {}, **options)
@@ -80,7 +80,7 @@ def test_settings_reach_the_task(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
     monkeypatch.setenv("SOMETHING_ELSE", "secret")
-    options = docker_runner("s3://bucket/data", [tmp_path / "work"]).container_run_args
+    options = docker_runner("s3://bucket/data", [tmp_path / "work"], tmp_path).container_run_args
     assert run_container(engine, IMAGE, ["env"], {}, **options) == 0
     said = capsys.readouterr().out
     assert "AWS_ENDPOINT_URL=http://127.0.0.1:9000" in said
@@ -103,7 +103,9 @@ def test_task_whose_container_fails_is_reported_as_failed(engine: docker.DockerC
 
     root = tmp_path / "runs"
     root.mkdir()
-    local.init(docker_runner("s3://bucket/data", [tmp_path / "work"]), pipeline_root=str(root), raise_on_error=True)
+    local.init(
+        docker_runner("s3://bucket/data", [tmp_path / "work"], tmp_path), pipeline_root=str(root), raise_on_error=True
+    )
     graph(code=0)
     with pytest.raises(RuntimeError, match="leave"):
         graph(code=7)

@@ -1,4 +1,4 @@
-"""A local run that is told to end: nothing that it started is left."""
+"""A local run that ends, or is killed: nothing that it started is left, and no other run has its folder meanwhile."""
 
 import signal
 import subprocess
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from backdrop.local.run import own_folder
 
 LONG = ("batch_size=1", "epochs=10000", "schedule=[{kind: constant, epochs: 1, lr: 1e-3}]")
 COMMAND = (sys.executable, "-m", "backdrop", "pipeline", "run", "tiny", "--folds", "0", "--no-promote")
@@ -26,7 +28,9 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_nothing_is_left(
     number: signal.Signals,
     code: int,
@@ -44,6 +48,36 @@ def test_nothing_is_left(
         assert run.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.2)
     assert len(processes_of(work)) > 1  # the run and the task
+    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"error: {work} is in use by `backdrop pipeline run` (process {run.pid} on ")
+    assert second.stderr.endswith("). Wait until it ends, or use another --work.\n")
     run.send_signal(number)  # to it alone, not to its group as a terminal would
     assert run.wait() == code
+    ended = time.monotonic()
+    while number == signal.SIGKILL and processes_of(work):
+        assert time.monotonic() - ended < 15
+        time.sleep(0.1)
     assert processes_of(work) == []
+
+
+def test_whatever_a_session_starts_ends_with_its_parent(tmp_path: Path) -> None:
+    """Also what ignores SIGTERM, and the shell that watches."""
+    tree = f"trap '' TERM; sh -c 'sleep 1000; : {tmp_path}' & sleep 1000; : {tmp_path}"
+    code = f"""
+import os, signal
+from backdrop.common.processes import session
+with session(["sh", "-c", {tree!r}]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    ended = time.monotonic()
+    while processes_of(tmp_path):
+        assert time.monotonic() - ended < 15
+        time.sleep(0.1)
+
+
+def test_two_runs_in_one_second_have_their_own_folders(tmp_path: Path) -> None:
+    names = [own_folder(tmp_path / "runs").name for _ in range(5)]
+    assert len(set(names)) == 5
+    assert names == sorted(names)

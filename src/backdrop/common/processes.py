@@ -1,15 +1,17 @@
-"""Ends child processes together with their parent, also on SIGTERM."""
+"""Ends child processes together with their parent, also on SIGTERM and SIGKILL."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 GRACE_S = 20.0
+# Reads a process group's number, waits until its input ends, because the parent has, and then ends the group.
+GUARD = """read group && { read end; kill -s TERM -- "-$group"; sleep 5; kill -s KILL -- "-$group"; }"""
 
 
 @contextlib.contextmanager
@@ -27,6 +29,40 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def session(
+    command: Sequence[str], graceful: signal.Signals = signal.SIGTERM, **options: Any
+) -> Iterator["subprocess.Popen[Any]"]:
+    """Runs a command in a session of its own, which ends with the block, and with this process if that is killed.
+
+    A small shell waits on a pipe for the end of this process. The kernel's own signal at a parent's death wouldn't do:
+    it reaches one process, not those that the process has started.
+
+    Args:
+        command: the program and its arguments.
+        graceful: the first signal, which lets the processes clean up.
+        options: of `subprocess.Popen`.
+    """
+    with subprocess.Popen(  # noqa: S603  # GUARD is ours
+        ["/bin/sh", "-c", GUARD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as guard:
+        assert guard.stdin is not None
+        try:
+            with subprocess.Popen(command, start_new_session=True, **options) as process:  # noqa: S603  # from our callers
+                try:
+                    print(process.pid, file=guard.stdin, flush=True)
+                    yield process
+                finally:
+                    end(process, graceful)
+        finally:
+            guard.kill()
 
 
 def end(process: "subprocess.Popen[Any]", graceful: signal.Signals = signal.SIGTERM) -> None:

@@ -1,6 +1,7 @@
 """Local runs in containers of the image: kfp's DockerRunner, fixed to notice when a container fails."""
 
 import codecs
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,20 +15,24 @@ from kfp.local import docker_task_handler
 
 from backdrop.common import storage
 from backdrop.common.errors import DockerError, shorten
+from backdrop.common.progress import log
 from backdrop.components.image import IMAGE
 from backdrop.config.cluster import SHARED_MEMORY_SIZE
 
+LABEL = "backdrop.work"  # of each container: its run's work folder
 PASSED_ON = ("AWS_", "BACKDROP_", "MLFLOW_", "RAY_")  # prefixes of the variables that tasks need
 
 
-def docker_runner(data: str, folders: Sequence[Path]) -> local.DockerRunner:
+def docker_runner(data: str, folders: Sequence[Path], work: Path) -> local.DockerRunner:
     """A runner whose containers run as this user, read the data, and write to the folders and the cache.
 
-    Containers share this machine's network, so that they can reach a server at 127.0.0.1.
+    Containers share this machine's network, so that they can reach a server at 127.0.0.1. They outlive a run that is
+    killed; the next run in the same work folder removes them.
 
     Args:
         data: the dataset: an absolute path or an s3:// address.
         folders: for members and artifacts; created here, because Docker would create them as root.
+        work: the run's work folder, whose lock is held.
 
     Raises:
         DockerError: if Docker doesn't answer or doesn't have the image.
@@ -39,7 +44,10 @@ def docker_runner(data: str, folders: Sequence[Path]) -> local.DockerRunner:
     mounts = [_mount(str(folder)) for folder in (*folders, cache)]
     if not storage.is_remote(data):
         mounts.append(_mount(data, read_only=True))
+    label = {LABEL: str(work.resolve())}
+    remove_containers(label)
     return local.DockerRunner(
+        labels=label,
         user=f"{os.getuid()}:{os.getgid()}",
         mounts=mounts,
         environment=_settings(os.environ) | {"BACKDROP_CACHE": str(cache)},
@@ -47,6 +55,22 @@ def docker_runner(data: str, folders: Sequence[Path]) -> local.DockerRunner:
         shm_size=SHARED_MEMORY_SIZE.removesuffix("i"),  # Docker's unit for the same size
         device_requests=_gpus(find_docker()),
     )
+
+
+def remove_containers(label: Mapping[str, str]) -> None:
+    """Removes all containers with a label, and says so.
+
+    Raises:
+        DockerError: if Docker doesn't answer.
+    """
+    filters = {"label": [f"{name}={value}" for name, value in label.items()]}
+    try:
+        with contextlib.closing(docker.from_env()) as client:
+            for container in client.containers.list(all=True, filters=filters):
+                log(f"Removing container {container.name} of an earlier run")
+                container.remove(force=True)
+    except DockerException as error:
+        raise DockerError(f"Docker doesn't answer ({shorten(error)})", "Start it and run the command again") from error
 
 
 def find_docker() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from backdrop.common import storage
 from backdrop.common.environment import environment
 from backdrop.common.errors import TrackingError
+from backdrop.common.lock import hold
 from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
@@ -25,7 +26,7 @@ from backdrop.local.forecast import Forecast
 from backdrop.local.logs import TaskLogs
 from backdrop.local.results import Outputs, members_table, read_outputs, summary
 from backdrop.local.subprocess_runner import process_runner
-from backdrop.pipelines.training import Tuned, planned, searched, training
+from backdrop.pipelines.training import Planned, Tuned, planned, searched, training
 from backdrop.tracking import DATABASE, INSTALL, SWITCH, URI, enabled, sqlite_path, tracking_uri
 from backdrop.tracking.server import store_server
 from backdrop.tracking.store import artifact_folder, prepare
@@ -59,7 +60,7 @@ def run_here(request: Request, console: Console) -> int:
     Raises:
         ConfigError: if the ensemble has no such fold.
         DockerError: if it should run in containers, but Docker doesn't answer or doesn't have the image.
-        StorageError: if there is no dataset at that path.
+        StorageError: if there is no dataset at that path, or another run uses the work folder.
         TrackingError: if MLflow's store can't be used, or its server for containers doesn't start.
     """
     members = planned(request.ensemble, request.folds)
@@ -67,9 +68,14 @@ def run_here(request: Request, console: Console) -> int:
         storage.local_folder(request.data)
     if request.containers:
         find_docker()
-    stamp = time.strftime("%Y-%m-%d-%H%M%S")
-    root, logs = request.work / "runs" / stamp, request.work / "logs" / stamp
-    with terminable(), _tracking(request, console) as artifacts:
+    with terminable(), hold(request.work, "pipeline run", "--work"):
+        return _run_alone(request, members, console)
+
+
+def _run_alone(request: Request, members: Sequence[Planned], console: Console) -> int:
+    root = own_folder(request.work / "runs")
+    logs = request.work / "logs" / root.name
+    with _tracking(request, console) as artifacts:
         tasks = _run(request, root, logs, artifacts, console)
     outputs = read_outputs(root)
     if any(member.task in tasks for member in members):
@@ -87,6 +93,26 @@ def exit_code(tasks: Mapping[str, Task]) -> int:
     return 1 if failed or not tasks else 0
 
 
+def own_folder(parent: Path) -> Path:
+    """A new folder, named by the present second, and by a number if that name is taken.
+
+    Raises:
+        StorageError: if it can't be made.
+    """
+    stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    folder, number = parent / stamp, 1
+    with storage.disk_errors(folder):
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                folder = parent / f"{stamp}-{number}"
+            else:
+                return folder
+
+
 def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], console: Console) -> Mapping[str, Task]:
     graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned)
     splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
@@ -94,8 +120,7 @@ def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], co
     total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
     data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
     work = (request.work / "members").resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    runner = docker_runner(data, [work, *artifacts]) if request.containers else process_runner()
+    runner = docker_runner(data, [work, *artifacts], request.work) if request.containers else process_runner()
     local.init(runner, pipeline_root=str(root), raise_on_error=False)
     path = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
     with (

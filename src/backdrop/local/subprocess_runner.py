@@ -23,19 +23,15 @@ def run_process(full_command: Sequence[str], env_vars: Mapping[str, str] | None 
     kfp's own function waits for the command even if the run gets a SIGTERM; only a terminal's Ctrl-C reaches both. So
     here the command runs in a session of its own, which ends with the run.
     """
-    with subprocess.Popen(  # noqa: S603  # kfp's command
+    with processes.session(
         full_command,
+        signal.SIGINT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env={**os.environ, **(env_vars or {})},
-        start_new_session=True,
     ) as task:
-        try:
-            for line in task.stdout or ():
-                print(line, end="")
-            return task.wait()
-        except BaseException:
-            processes.end(task, signal.SIGINT)
-            raise
+        for line in task.stdout or ():
+            print(line, end="")
+        return int(task.wait())

@@ -72,21 +72,15 @@ def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int
         *("--host", HOST, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{address},localhost:{port}"),
     ]
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("ab") as output:
-        # In a session of its own, it and its workers can be stopped together, and Ctrl-C doesn't reach them.
-        server = subprocess.Popen(  # noqa: S603 (the command is ours)
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **SETTINGS},
-            start_new_session=True,
-        )
-    try:
+    with (
+        log_file.open("ab") as output,
+        # In a session of its own, it and its workers end together, and Ctrl-C doesn't reach them.
+        processes.session(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **SETTINGS}
+        ) as server,
+    ):
         _wait_until_healthy(server, port, log_file)
         yield f"http://{address}"
-    finally:
-        processes.end(server)
 
 
 def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:
