@@ -7,14 +7,16 @@ its lock didn't change for a minute; two clocks are never compared without watch
 
 import contextlib
 import fcntl
+import functools
+import inspect
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError
@@ -28,6 +30,9 @@ WATCH_S = 15.0  # how long to watch a lock that seems to be as old, because cloc
 SETTLE_S = 2.0  # for S3 servers that ignore conditions: by then another writer's lock is visible
 POLL_S = 0.2
 SIZE = 4096  # bytes; more than any lock has
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Lock(Protocol):
@@ -72,6 +77,27 @@ def hold(target: str | Path, step: str, option: str = "--out", beside: bool = Fa
         ended.set()
         beating.join()
         lock.release()
+
+
+def alone(step: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a step that replaces its folder `out` as a whole: it holds the folder's lock while it runs.
+
+    Args:
+        step: its name, for the others' message.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            out = signature.bind(*args, **kwargs).arguments["out"]
+            with hold(out, step, beside=True) if str(out) else contextlib.nullcontext():  # the step refuses ''
+                return function(*args, **kwargs)
+
+        return run
+
+    return decorate
 
 
 def _lock(target: str, beside: bool) -> Lock:
@@ -122,7 +148,7 @@ class _FileLock:
 
     path: Path
     descriptor: int = -1
-    made_folder: bool = False
+    created: list[Path] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -158,22 +184,27 @@ class _FileLock:
         with contextlib.suppress(OSError):
             if self._is_ours(self.descriptor):
                 self.path.unlink()
-            if self.made_folder:
-                self.path.parent.rmdir()  # fails if something was written there
+            for folder in reversed(self.created):
+                folder.rmdir()  # fails if something was written there
         os.close(self.descriptor)
 
     def _open(self) -> tuple[int, bool | None]:
         """The open file, and whether this process has the kernel's lock on it; None if the file system has no locks."""
         while True:
             with contextlib.suppress(FileNotFoundError):  # another process has removed the folder again
-                if not self.path.parent.is_dir():
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
-                    self.made_folder = True
+                self._create_folder()
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 locked = _flock(descriptor)
                 if not locked or self._is_ours(descriptor):
                     return descriptor, locked
                 os.close(descriptor)  # its owner has removed it
+
+    def _create_folder(self) -> None:
+        for folder in reversed(self.path.parents):
+            with contextlib.suppress(FileExistsError):
+                if not folder.exists():
+                    folder.mkdir()
+                    self.created.append(folder)
 
     def _is_ours(self, descriptor: int) -> bool:
         """Whether the path still leads to the open file."""

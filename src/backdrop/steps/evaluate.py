@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from backdrop.common import storage
+from backdrop.common.lock import alone
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
@@ -28,6 +29,7 @@ from backdrop.steps.members import open_member
 
 
 @working("evaluating")
+@alone("evaluate")
 def evaluate(
     data: str, plan: str | Sequence[str], members: Sequence[str], out: str, ensemble: str | None = None
 ) -> Evaluation:

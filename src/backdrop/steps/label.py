@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError
+from backdrop.common.lock import alone
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
@@ -29,6 +30,7 @@ class LabelRecord(Record):
 
 
 @working("labeling")
+@alone("label")
 def label(
     data: str,
     plan: str | Sequence[str],

@@ -9,6 +9,7 @@ from typing import Literal, cast, get_args
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
+from backdrop.common.lock import alone
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.explain import suggest
@@ -59,6 +60,7 @@ def as_format(text: str) -> Format:
 
 
 @working("predicting")
+@alone("predict")
 def predict(
     images: str,
     out: str,

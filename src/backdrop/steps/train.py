@@ -3,11 +3,13 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
+from backdrop.common.lock import hold
 from backdrop.common.progress import log, working
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
@@ -91,7 +93,7 @@ def train(
     from backdrop.training.distributed import join
     from backdrop.training.fit import FoldJob, train_member
 
-    with join() as distributed:
+    with join() as distributed, ExitStack() as stack:
         known = distributed.broadcast(find_member(key) if searched and not alone and distributed.is_main else None)
         if known:
             return TrainRecord(address=known, member=open_member(known).record, reused=True)
@@ -99,6 +101,8 @@ def train(
         remote = storage.is_remote(target)
         folder = storage.cache_folder() / "training" / key if remote else Path(target)
         store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
+        for place in {target, str(folder)} if distributed.is_main else ():
+            stack.enter_context(hold(place, "train"))
         if distributed.is_main:
             _discard(target, folder, store) if fresh else _fetch(target, folder)
         distributed.barrier()

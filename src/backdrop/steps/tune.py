@@ -14,6 +14,7 @@ import yaml
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.lock import hold
 from backdrop.common.progress import working
 from backdrop.config import Budget, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN
@@ -90,7 +91,7 @@ def tune(
         ConfigError: if recipe, space, budget or cluster isn't valid.
         PlanError: if the plan belongs to other data, or has no such fold.
         TuningError: if `out` holds another search, or no trial reaches a Dice.
-        StorageError: if `out` can't be written.
+        StorageError: if `out` can't be written, or another process searches there.
     """
     chosen = find_recipe(recipe)
     tried = find_space(space, chosen)
@@ -113,19 +114,20 @@ def tune(
 
     whole = Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
-    for name, text in given.items():
-        storage.write_bytes(f"{target}/{name}", text.encode())
-    if elsewhere:
-        elsewhere(_command(photos, target, budget, overrides, resources.parallel))
-        return TuneRecord(out=target, search=read_search(target), reused=False)
-    with _followed(key, whole) as runs:
-        search, winner = run_search(whole, resources.parallel, runs.notify if runs else lambda *_: None)
-        files = _files(search, winner.override)
-        if runs:
-            runs.finish(search, files)
-    for name, content in files.items():  # the record comes last: by it a finished search is known
-        storage.write_bytes(f"{target}/{name}", content)
-    return TuneRecord(out=target, search=search, reused=False)
+    with nullcontext() if elsewhere else hold(target, "tune"):  # elsewhere the job itself holds it
+        for name, text in given.items():
+            storage.write_bytes(f"{target}/{name}", text.encode())
+        if elsewhere:
+            elsewhere(_command(photos, target, budget, overrides, resources.parallel))
+            return TuneRecord(out=target, search=read_search(target), reused=False)
+        with _followed(key, whole) as runs:
+            search, winner = run_search(whole, resources.parallel, runs.notify if runs else lambda *_: None)
+            files = _files(search, winner.override)
+            if runs:
+                runs.finish(search, files)
+        for name, content in files.items():  # the record comes last: by it a finished search is known
+            storage.write_bytes(f"{target}/{name}", content)
+        return TuneRecord(out=target, search=search, reused=False)
 
 
 def read_search(out: str) -> Search:
