@@ -6,10 +6,10 @@ from backdrop.components.image import component
 
 
 @component
-def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "") -> str:
+def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "", objects: int = 0) -> str:
     """Checks every file of the dataset and returns the dataset's address; an error stops the pipeline.
 
-    `ensemble` is the ensemble's YAML: a file that its recipes can't use is an error, too.
+    `ensemble` is the ensemble's YAML: a file that its recipes can't use is an error, too. `objects` 0 means all.
     """
     import sys
     from pathlib import Path
@@ -18,7 +18,7 @@ def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "") -> st
     from backdrop.steps.check import check as step
 
     with as_file(ensemble) as path:
-        report = step(data, [path] if ensemble else [])
+        report = step(data, [path] if ensemble else [], objects or None)
     Path(faults.path).write_text(check_page(report))
     if report.errors:
         sys.exit(check_failure(report))

@@ -23,10 +23,12 @@ def predict(
     from contextlib import nullcontext
 
     from backdrop.components.pages import as_file
-    from backdrop.steps.predict import as_format
+    from backdrop.config.explain import as_choice
+    from backdrop.steps.predict import Format
     from backdrop.steps.predict import predict as step
 
+    chosen = as_choice("format", format, Format)
     with as_file(ensemble) if ensemble else nullcontext() as path:
-        record = step(images, out, members, model or None, path, as_format(format), sample_submission or None)
+        record = step(images, out, members, model or None, path, chosen, sample_submission or None)
     metrics.metadata.update(images=record.images, failed=record.failed)
     return out

@@ -25,12 +25,13 @@ def split(
     holdout of the first.
     """
     from backdrop.components.plans import pass_on, plan_paths
-    from backdrop.config.folds import Rule, as_by
+    from backdrop.config.explain import as_choice
+    from backdrop.config.folds import By, Rule
     from backdrop.steps.split import split as step
 
     earlier = plan_paths(before.path) if before else []
     first = earlier[0] if earlier else None
-    rule = Rule(folds, holdout, as_by(by), seed, view or None)
+    rule = Rule(folds, holdout, as_choice("by", by, By), seed, view or None)
     record = step(data, plan.path, rule, objects or None, extend, first)
     plan.metadata["data"] = record.data
     pass_on(earlier, plan.path, plans.path)

@@ -14,7 +14,7 @@ import yaml
 
 from backdrop.common.errors import ConfigError, shorten
 from backdrop.config.cluster import SHARED_MEMORY
-from backdrop.config.records import read_text
+from backdrop.config.records import YAML_ERRORS, read_text
 
 SHOWN = 5
 PACKAGE = "Compile it with `backdrop pipeline compile`"
@@ -80,12 +80,26 @@ def read_package(path: Path) -> list[dict[str, Any]]:
     """
     try:
         documents = list(yaml.safe_load_all(read_text(path, "package")))
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ConfigError(f"{path} isn't YAML ({shorten(error)})", PACKAGE) from error
     keys = [set(document) if isinstance(document, dict) else set() for document in documents]
     if not keys or not keys[0] >= GRAPH or not all("platforms" in others for others in keys[1:]):
         raise ConfigError(f"{path} isn't a compiled pipeline", PACKAGE)
     return documents
+
+
+def lint_file(path: Path) -> list[str]:
+    """A compiled package's faults, a sentence each.
+
+    Raises:
+        ConfigError: if the file can't be read, or isn't a package.
+    """
+    documents = read_package(path)
+    try:
+        return lint(documents)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        what = f"{path} isn't a compiled pipeline ({type(error).__name__}: {shorten(error)})"
+        raise ConfigError(what, PACKAGE) from error
 
 
 def refuse(documents: Sequence[Mapping[str, Any]]) -> None:

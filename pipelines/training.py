@@ -8,7 +8,7 @@ Members are unrolled when the graph is built, so that each has its own name, ret
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import Literal
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
@@ -28,7 +28,6 @@ from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.catalog import change_recipe
 from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
-from backdrop.config.explain import suggest
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml
 from backdrop.pipelines.task_settings import GpuPool, configure, on_gpu
@@ -74,17 +73,6 @@ def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Plan
 def searched(ensemble: Ensemble, tuned: Tuned) -> list[tuple[Recipe, Rule]]:
     """The recipes whose schedule is searched, each with its fold scheme."""
     return [] if tuned == "off" else [(part.resolve(), ensemble.rule(part)) for part in ensemble.parts()]
-
-
-def as_tuned(text: str) -> Tuned:
-    """Checks that a text is a budget.
-
-    Raises:
-        ConfigError: if it isn't.
-    """
-    if text not in get_args(Tuned):
-        raise ConfigError(f"--tune {text} isn't a budget", suggest(text, get_args(Tuned)))
-    return cast(Tuned, text)
 
 
 def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
@@ -154,7 +142,7 @@ def training(
             ray_workers: pods of the Ray cluster for schedule searches, if one is used; each has the GPUs above.
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
-        checked = configure(check(data=data, ensemble=config)).outputs["Output"]
+        checked = configure(check(data=data, ensemble=config, objects=objects)).outputs["Output"]
         splits = _splits(ensemble, checked, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
         searches = {

@@ -18,7 +18,7 @@ RUN = CliRunner()
 SURFACE = {
     "sample": {"out", "objects", "views", "size", "seed"},
     "import": {"source", "out", "pattern", "masks", "label", "threshold", "dry_run", "as_json"},
-    "check": {"data", "ensemble", "as_json"},
+    "check": {"data", "ensemble", "objects", "as_json"},
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
     "estimate": {"ensemble", "data", "price", "max_gpu_hours"},
     "train": {"data", "plan", "recipe", "fold", "out", "overrides", "set_file", "pseudo", "fresh"},
@@ -180,6 +180,54 @@ def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.Mo
         2,
         "error: /full/disk: No space left on device. Check the path, its permissions and the free space.\n",
     )
+
+
+def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("division\nby zero at http://me:secret@host")
+
+    monkeypatch.setattr(app, "app", fail)
+    code, said = main("check", "photos")
+    assert code == 2
+    assert said == (
+        "error: This is a bug in Backdrop (ZeroDivisionError: division by zero at http://host). "
+        "Please report it with what `backdrop --debug …` prints.\n"
+    )
+    monkeypatch.setattr(sys, "argv", ["backdrop", "--debug", "check", "photos"])
+    with pytest.raises(ZeroDivisionError):
+        app.main()
+
+
+def test_members_take_all_words_that_follow(data: Path, plan: Path, tmp_path: Path) -> None:
+    given = ("--plan", plan, "--out", tmp_path / "r", "--members")
+    for words in (
+        ("evaluate", data, *given, "a", "b"),
+        ("evaluate", *given, "a", "b", "--ensemble", "tiny", data),
+        ("evaluate", *given, "a", "--members", "b", "--", data),
+        ("evaluate", data, *given[:-1], "--members=a", "b"),
+    ):
+        result = RUN.invoke(app.app, [str(word) for word in words])
+        assert str(result.exception).startswith("a is not a finished member"), words
+    for words in (("evaluate", *given, "a", "b", data), ("evaluate", *given, data)):
+        result = RUN.invoke(app.app, [str(word) for word in words])
+        assert str(result.exception) == (
+            "DATA is missing. Name it before --members, which takes all words that follow it."
+        )
+
+
+def test_a_usage_error_shows_no_password(main) -> None:
+    code, said = main("recipes", "show", "tiny", "http://me:secret@host")
+    assert code == 2
+    assert "http://host" in said
+    assert "secret" not in said
+
+
+def test_only_the_first_objects_are_checked(data: Path) -> None:
+    (data / "train_masks" / "car03_01_mask.png").unlink()
+    (data / "train" / "car04_01.jpg").unlink()
+    assert "2 errors" in run("check", data, code=1)
+    assert f"{data}: 3 objects, 6 photographs" in run("check", data, "--objects", 3)
+    assert "1 error," in run("check", data, "--objects", 4, code=1)
 
 
 def test_version() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdrop.common.environment import LOOPBACK, bypass_proxy_on_loopback, environment
+from backdrop.common.environment import LOOPBACK, bypass_proxy_on_loopback, check_header, environment, read_count
+from backdrop.common.errors import ConfigError
 
 HOSTS = st.lists(st.sampled_from(["mlflow.ml.svc", ".example.com", "10.0.0.0/8", "127.0.0.1", "*"]), max_size=3)
 
@@ -64,3 +65,26 @@ def test_a_dead_proxy_is_not_asked_for_a_server_on_this_machine(bucket: str) -> 
     settings["AWS_ENDPOINT_URL"] = settings["AWS_ENDPOINT_URL"].replace("0.0.0.0", "127.0.0.1")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**settings, **dead})
     assert done.stdout.splitlines() == ["['a.txt'] 200", "200"], done.stderr
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "1.5", " 1", "9" * 30, "²", "nan"])
+def test_a_variable_that_is_no_count_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", text)
+    with pytest.raises(ConfigError, match=rf"WORLD_SIZE is {text.strip()}\. Set it to a whole number, or unset it\."):
+        read_count("WORLD_SIZE")
+
+
+def test_a_count_that_is_not_set_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert read_count("WORLD_SIZE") == 1
+    monkeypatch.delenv("WORLD_SIZE")
+    assert read_count("WORLD_SIZE", 4) == 4
+    monkeypatch.setenv("WORLD_SIZE", "12")
+    assert read_count("WORLD_SIZE") == 12
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\nX-Other: y", " ", "ü", "\x7f", "\udcff"])
+def test_a_secret_that_breaks_a_header_is_named_but_not_shown(end: str) -> None:
+    with pytest.raises(ConfigError, match=r"^TOKEN has a space, a line break or a special character\.") as caught:
+        check_header("TOKEN", f"hunter2{end}")
+    assert "hunter2" not in str(caught.value)

@@ -6,7 +6,7 @@ import boto3
 import pytest
 
 from backdrop.common import s3, storage
-from backdrop.common.errors import StorageError
+from backdrop.common.errors import ConfigError, StorageError
 
 DEAD = "http://127.0.0.1:9"
 
@@ -65,3 +65,16 @@ def test_an_object_with_content_is_no_folder(bucket: str) -> None:
         client.put_object(Bucket="photos", Key=key, Body=b"x")
     with pytest.raises(StorageError, match=r"a/b is an object, and other objects lie below it as in a folder\. Rename"):
         storage.local_folder(f"{bucket}/a")
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+def test_a_key_with_a_line_break_is_named_but_not_shown(
+    name: str, s3_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Secret made from a file ends in a line break, and boto3 would show the whole header."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    monkeypatch.setenv(name, "hunter2xyzzy\n")
+    s3.client.cache_clear()
+    with pytest.raises(ConfigError, match=f"^{name} has a space, a line break or a special character") as caught:
+        storage.list_files("s3://photos/x")
+    assert "hunter2" not in str(caught.value)

@@ -85,15 +85,16 @@ def test_check_passes_the_data_on(stand_in: Any, artifact: Any) -> None:
 
 
 def test_check_takes_the_ensemble_as_text(monkeypatch: pytest.MonkeyPatch, artifact: Any) -> None:
-    given: list[str] = []
+    given: list[object] = []
 
-    def step(data: str, ensembles: list[str]) -> CheckReport:
-        given.extend(Path(path).read_text() for path in ensembles)
+    def step(data: str, ensembles: list[str], objects: int | None) -> CheckReport:
+        given.extend([*(Path(path).read_text() for path in ensembles), objects])
         return report()
 
     monkeypatch.setattr("backdrop.steps.check.check", step)
-    check.python_func("d", artifact("faults"), "name: ours\n")
-    assert given == ["name: ours\n"]
+    check.python_func("d", artifact("faults"), "name: ours\n", 3)
+    check.python_func("d", artifact("faults"))
+    assert given == ["name: ours\n", 3, None]
 
 
 def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:

@@ -56,7 +56,7 @@ def test_overrides_leave_the_original_alone() -> None:
         (["network.kind=unet3"], r"^--set network\.kind=unet3: network\.kind can't be unet3\. Did you mean unet\?$"),
         (["input.fit=strech"], r"^--set input\.fit=strech: input\.fit can't be strech\. Did you mean stretch\?$"),
         (["network={width: 8}"], r"key network\.kind is missing\. Add kind to network"),
-        (["name=Mine"], r"name can't be Mine\. Use lowercase letters, digits and hyphens"),
+        (["name=Mine"], r"name can't be Mine\. Use at most 119 lowercase letters, digits and hyphens"),
         (
             ["legacy.clamp_dice=true", "loss={kind: boundary}"],
             r"^recipes/tiny\.yaml: legacy\.clamp_dice works only with the loss bce_dice\. Remove it\.$",

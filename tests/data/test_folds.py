@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.common.errors import DataError, PlanError
-from backdrop.config.folds import By, Rule, as_by
+from backdrop.common.errors import ConfigError, DataError, PlanError
+from backdrop.config.explain import as_choice
+from backdrop.config.folds import By, Rule
 from backdrop.data import folds
 from backdrop.data.dataset import open_dataset, read_mask
 from backdrop.data.folds import FoldPlan
@@ -314,7 +315,6 @@ def test_folds_of_a_plan(plan: Path) -> None:
 
 
 def test_orders_are_words_that_are_known() -> None:
-    order: By = as_by("area_rank")
-    assert order == "area_rank"
-    with pytest.raises(PlanError, match=r"Did you mean random\?"):
-        as_by("randm")
+    assert as_choice("--by", "area_rank", By) == "area_rank"
+    with pytest.raises(ConfigError, match=r"--by can't be randm\. Did you mean random\?"):
+        as_choice("--by", "randm", By)

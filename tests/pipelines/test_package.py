@@ -14,6 +14,7 @@ from backdrop import __version__
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, find_ensemble, find_recipe
 from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS
+from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, build, digest
 from backdrop.pipelines.training import planned, with_overrides
 
@@ -277,6 +278,16 @@ def test_some_folds_only() -> None:
     graph = build(find_ensemble("demo"), [2, 0]).documents[0]
     trained = [name for name in tasks_of(graph) if name.startswith("train-")]
     assert sorted(trained) == ["train-tiny-0", "train-tiny-2", "train-tiny-linknet-0", "train-tiny-linknet-2"]
+
+
+@pytest.mark.parametrize("key", ["name", "members.0.recipe.name"])
+def test_a_name_too_long_for_kubeflow_is_refused(key: str) -> None:
+    ensemble = find_ensemble("tiny")
+    values = ensemble.model_dump(mode="json") | {"members": [{"recipe": find_recipe("tiny").model_dump(mode="json")}]}
+    parse(Ensemble, override(values, [f"{key}={'x' * 119}"]), "mine.yaml")
+    with pytest.raises(ConfigError, match=r"can't be x+\. Use at most 119 lowercase letters, digits and hyphens"):
+        parse(Ensemble, override(values, [f"{key}={'x' * 120}"]), "mine.yaml")
+    assert len(build(ensemble.model_copy(update={"name": "x" * 119})).name) == 128
 
 
 def test_unknown_fold_is_refused() -> None:

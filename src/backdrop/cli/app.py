@@ -1,5 +1,6 @@
 """The command line: parses, calls a step, prints the result. Heavy imports wait until a command needs them."""
 
+import io
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 
 from backdrop import __version__
 from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
-from backdrop.common.errors import BackdropError
+from backdrop.common.errors import BackdropError, shorten
 from backdrop.common.progress import waiting
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -18,11 +19,14 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(ensembles.app, name="ensembles")
 app.add_typer(pipeline.app, name="pipeline")
 
+BUG = "This is a bug in Backdrop"
+
 # The optional libraries, and the extra that brings each.
 EXTRAS = {
     "mlflow": "tracking",
     "kfp": "pipelines",
     "kfp.kubernetes": "pipelines",
+    "docker": "pipelines",
     "ray": "tuning",
     "optuna": "tuning",
     "kubernetes": "tuning",
@@ -31,36 +35,33 @@ EXTRAS = {
 
 def main() -> None:
     """Runs `backdrop`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may have characters that the terminal hasn't
+            stream.reconfigure(errors="backslashreplace")
     with waiting(" ".join(["backdrop", *sys.argv[1:2]])):
         guard(app)
 
 
 def guard(command: Callable[[], object]) -> None:
-    """Runs a command; what the user can fix is one line and exit code 2, anything else a traceback."""
-    debug = "--debug" in sys.argv
+    """Runs a command; an error is one line and exit code 2, or with `--debug` a traceback."""
     try:
         command()
-    except BackdropError as error:
-        if debug:
+    except Exception as error:
+        if "--debug" in sys.argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        if debug or error.name not in EXTRAS:
-            raise
-        print(
-            f"error: {error.name} isn't installed. Run: pip install 'backdrop-ml[{EXTRAS[error.name]}]'.",
-            file=sys.stderr,
-        )
+        print(f"error: {' '.join(_line(error).splitlines())}", file=sys.stderr)
         sys.exit(BackdropError.exit_code)
-    except OSError as error:
-        if debug or error.filename is None:
-            raise
-        print(
-            f"error: {error.filename}: {error.strerror}. Check the path, its permissions and the free space.",
-            file=sys.stderr,
-        )
-        sys.exit(BackdropError.exit_code)
+
+
+def _line(error: Exception) -> str:
+    """What to tell the user about an error; one that we didn't foresee is a bug, ours or a library's."""
+    if isinstance(error, BackdropError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"{error.name} isn't installed. Run: pip install 'backdrop-ml[{EXTRAS[error.name]}]'."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{shorten(error.filename)}: {error.strerror}. Check the path, its permissions and the free space."
+    return f"{BUG} ({type(error).__name__}: {shorten(error)}). Please report it with what `backdrop --debug …` prints."
 
 
 def _version(wanted: bool) -> None:

@@ -1,16 +1,35 @@
 """How a command is declared: its help names arguments as the docs do, and ends in an example."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
+from backdrop.common.errors import ConfigError
+from backdrop.common.redact import redact
+
 Body = TypeVar("Body", bound=Callable[..., None])
+MEMBERS = "--members"
 
 
 class Command(TyperCommand):
-    """Shows an argument as `DATA`, where typer has `{DATA}` and `DATA <str>`."""
+    """Shows an argument as `DATA`, where typer has `{DATA}` and `DATA <str>`, and takes `--members A B C`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the command line.
+
+        Raises:
+            ConfigError: if `--members` took the only word that could be the command's argument.
+        """
+        names = {name for option in self.params for name in option.opts}
+        if MEMBERS not in names or ctx.resilient_parsing:
+            return self._parse(ctx, args)
+        words = list(self._spread(ctx, args))
+        if MEMBERS in args and "--help" not in args and not any(free for free, _ in words):
+            needed = next(one.metavar for one in self.params if one.param_type_name == "argument")
+            raise ConfigError(f"{needed} is missing", f"Name it before {MEMBERS}, which takes all words that follow it")
+        return self._parse(ctx, [word for _, word in words])
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line after the command's name."""
@@ -30,18 +49,41 @@ class Command(TyperCommand):
                 with formatter.section(title):
                     formatter.write_dl(rows)
 
+    def _parse(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # typer quotes what it can't use, which may be an address with a password
+            if isinstance(message := getattr(error, "message", None), str):
+                vars(error).update(message=redact(message))
+            raise
 
-def command(
-    app: typer.Typer, example: str, name: str | None = None, more_members: bool = False
-) -> Callable[[Body], Body]:
+    def _spread(self, ctx: Any, args: Sequence[str]) -> Iterator[tuple[bool, str]]:
+        """The words with `--members` before each member, and whether each is neither option nor an option's value."""
+        flags = {name for one in self.get_params(ctx) if getattr(one, "is_flag", False) for name in one.opts}
+        option, values = "", 0
+        for place, word in enumerate(args):
+            if word == "--":
+                yield from ((True, rest) for rest in args[place:])
+                return
+            if word.startswith("-") and len(word) > 1 and not (option and not values):
+                option, values = ("", 0) if word in flags else (word.partition("=")[0], int("=" in word))
+                yield False, word
+            elif option == MEMBERS or (option and not values):
+                if values:
+                    yield False, MEMBERS
+                values += 1
+                yield False, word
+            else:
+                yield True, word
+
+
+def command(app: typer.Typer, example: str, name: str | None = None) -> Callable[[Body], Body]:
     """Adds a command to a group.
 
     Args:
         app: the group.
         example: one that works, shown as it is at the end of the help; lines of at most 76 characters.
         name: the command's, if it isn't the function's.
-        more_members: what stands behind `--members A` belongs to it too: `--members A B C`.
     """
     lines = ["\b", "Example:", *(f"  {line}" for line in example.splitlines())]
-    settings = {"allow_extra_args": True} if more_members else None
-    return app.command(name, cls=Command, epilog="\n".join(lines), context_settings=settings)
+    return app.command(name, cls=Command, epilog="\n".join(lines))

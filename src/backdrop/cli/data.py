@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Data, Json, Seed
+from backdrop.cli.options import Data, Json, Objects, Seed
 from backdrop.cli.output import check_text, import_text
 from backdrop.common.words import count
 
@@ -68,6 +68,7 @@ def check(
         list[str],
         typer.Option(metavar="ENSEMBLE", help="Find what this ensemble's recipes would refuse, too. Repeatable."),
     ] = [],  # noqa: B006  # typer wants the default itself and never changes it
+    objects: Objects = None,
     as_json: Json = False,
 ) -> None:
     """Check a dataset for faults.
@@ -76,7 +77,7 @@ def check(
     """
     from backdrop.steps.check import check as step
 
-    report = step(data, ensemble)
+    report = step(data, ensemble, objects)
     print(report.model_dump_json(indent=1) if as_json else check_text(report))
     raise typer.Exit(1 if report.errors else 0)
 
@@ -92,7 +93,7 @@ def split(
         str | None, typer.Option(metavar="VIEW", help="With area_rank: rank by the area of this view only.")
     ] = None,
     seed: Seed = 0,
-    objects: Annotated[int | None, typer.Option(metavar="N", help="Use only the first N objects by name.")] = None,
+    objects: Objects = None,
     extend: Annotated[
         str | None,
         typer.Option(metavar="CSV", help="Keep every object where this older plan has it; or models:/NAME@champion."),
@@ -102,10 +103,12 @@ def split(
     ] = None,
 ) -> None:
     """Assign every object to a fold or to the holdout."""
-    from backdrop.config.folds import Rule, as_by
+    from backdrop.config.explain import as_choice
+    from backdrop.config.folds import By, Rule
     from backdrop.steps.split import split as step
 
-    record = step(data, out, Rule(folds, holdout, as_by(by), seed, view), objects, extend, holdout_from)
+    rule = Rule(folds, holdout, as_choice("--by", by, By), seed, view)
+    record = step(data, out, rule, objects, extend, holdout_from)
     for name, number in record.objects.items():
         print(f"{name:>8}  {count(number, 'object'):>12}  mean mask area {record.areas[name]:,.0f} pixels")
     print(f"{out}  {record.data}")

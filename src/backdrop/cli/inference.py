@@ -12,9 +12,8 @@ from backdrop.common.words import count
 app = typer.Typer()
 
 
-@command(app, "backdrop evaluate photos --plan plan.csv --out report --members tiny-*", more_members=True)
+@command(app, "backdrop evaluate photos --plan plan.csv --out report --members tiny-*")
 def evaluate(
-    context: typer.Context,
     data: Data,
     plan: Plans,
     members: Members,
@@ -27,7 +26,7 @@ def evaluate(
     """
     from backdrop.steps.evaluate import evaluate as step
 
-    evaluation = step(data, plan, [*members, *context.args], out, ensemble)
+    evaluation = step(data, plan, members, out, ensemble)
     for recipe, score in evaluation.oof.items():
         print(f"out of fold  {recipe:20} Dice {score.dice:.5f} on {count(score.objects, 'object')}")
     held = evaluation.holdout.ensemble
@@ -37,9 +36,8 @@ def evaluate(
     print(f"{out}/index.html")
 
 
-@command(app, "backdrop predict new-photos --model models:/cars@champion --out masks", more_members=True)
+@command(app, "backdrop predict new-photos --model models:/cars@champion --out masks")
 def predict(
-    context: typer.Context,
     images: Annotated[
         str, typer.Argument(metavar="IMAGES", help="Folder or s3:// prefix that holds the photographs themselves.")
     ],
@@ -58,10 +56,12 @@ def predict(
 
     By a registered model or by members. Exit code 1 if a photograph has no mask.
     """
-    from backdrop.steps.predict import as_format
+    from backdrop.config.explain import as_choice
+    from backdrop.steps.predict import Format
     from backdrop.steps.predict import predict as step
 
-    record = step(images, out, [*members, *context.args], model, ensemble, as_format(format), sample_submission)
+    chosen = as_choice("--format", format, Format)
+    record = step(images, out, members, model, ensemble, chosen, sample_submission)
     print(f"{out}: masks of {count(record.images - record.failed, 'photograph')}")
     if record.failed:
         empty = "; the submission has empty masks for them" if record.format == "submission" else ""

@@ -27,6 +27,7 @@ Set = Annotated[
 SetFile = Annotated[
     str | None, typer.Option(metavar="YAML", help="Keys that replace the recipe's, such as a search's schedule.yaml.")
 ]
+Objects = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N objects by name.")]
 Name = Annotated[str, typer.Option(metavar="NAME", help="Name of the registered model.")]
 Members = Annotated[
     list[str], typer.Option(metavar="MEMBER...", help="Members: one or more folders or runs:/ID/member addresses.")
@@ -55,8 +56,10 @@ def package_of(ensemble: str, folds: str, assignments: list[str], tune: str, ray
         ConfigError: if there is no such ensemble, fold, key or budget.
     """
     from backdrop.config import find_ensemble
+    from backdrop.config.explain import as_choice
     from backdrop.config.folds import as_folds
     from backdrop.pipelines.package import build
-    from backdrop.pipelines.training import as_tuned, with_overrides
+    from backdrop.pipelines.training import Tuned, with_overrides
 
-    return build(with_overrides(find_ensemble(ensemble), assignments), as_folds(folds) or None, as_tuned(tune), ray)
+    chosen = with_overrides(find_ensemble(ensemble), assignments)
+    return build(chosen, as_folds(folds) or None, as_choice("--tune", tune, Tuned), ray)

@@ -50,10 +50,9 @@ def lint(
     Exit code 1 if there is any.
     """
     from backdrop.common.words import count
-    from backdrop.pipelines.lint import lint as find_faults
-    from backdrop.pipelines.lint import read_package
+    from backdrop.pipelines.lint import lint_file
 
-    faults = find_faults(read_package(package))
+    faults = lint_file(package)
     for fault in faults:
         print(f"error: {fault}")
     print(f"{package}: {count(len(faults), 'error')}")
@@ -82,12 +81,16 @@ def run(
     from rich.console import Console
 
     from backdrop.config import find_ensemble
+    from backdrop.config.explain import as_choice
     from backdrop.config.folds import as_folds
     from backdrop.local.run import Request, run_here
-    from backdrop.pipelines.training import as_tuned, with_overrides
+    from backdrop.pipelines.training import Tuned, with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    wanted = (as_folds(folds) or None, promote, as_tuned(tune), runner is Runner.docker)
-    request = Request(chosen, data, name or chosen.name, work, objects, *wanted)
+    budget = as_choice("--tune", tune, Tuned)
+    containers = runner is Runner.docker
+    request = Request(
+        chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote, budget, containers
+    )
     # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))

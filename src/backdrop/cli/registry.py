@@ -16,10 +16,8 @@ app = typer.Typer()
     app,
     "backdrop register photos --plan plan.csv --members tiny-0 tiny-1 \\\n"
     "  --report report --ensemble tiny --name cars",
-    more_members=True,
 )
 def register(
-    context: typer.Context,
     data: Data,
     plan: Plans,
     members: Members,
@@ -33,7 +31,7 @@ def register(
     """
     from backdrop.steps.register import register as step
 
-    record = step(data, plan, [*members, *context.args], report, ensemble, name)
+    record = step(data, plan, members, report, ensemble, name)
     print(f"models:/{name}/{record.version} {'registered' if record.created else '(unchanged)'}")
 
 

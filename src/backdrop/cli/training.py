@@ -102,9 +102,8 @@ def tune(
     print(f"{record.out}/schedule.yaml")
 
 
-@command(app, "backdrop label photos --plan plan.csv --members tiny-0 tiny-1 --out labels", more_members=True)
+@command(app, "backdrop label photos --plan plan.csv --members tiny-0 tiny-1 --out labels")
 def label(
-    context: typer.Context,
     data: Data,
     plan: Plans,
     members: Members,
@@ -120,6 +119,6 @@ def label(
     """
     from backdrop.steps.label import label as step
 
-    record = step(data, plan, [*members, *context.args], out, ensemble, max_uncertainty)
+    record = step(data, plan, members, out, ensemble, max_uncertainty)
     for fold, kept in record.kept.items():
         print(f"fold {fold}  {kept} of {count(record.photographs, 'photograph')} kept")

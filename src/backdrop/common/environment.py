@@ -2,8 +2,13 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
+from backdrop.common.errors import ConfigError, shorten
+
+PRINTABLE = re.compile("[!-~]+")
+DIGITS = 18  # of a number that libraries take
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -20,6 +25,32 @@ def environment(**values: str | None) -> Iterator[None]:
         yield
     finally:
         _set(before)
+
+
+def read_count(name: str, default: int = 1, remedy: str = "Set it to a whole number, or unset it") -> int:
+    """A variable that is a positive whole number, or the default if it isn't set or is empty.
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    text = os.environ.get(name) or str(default)
+    if not text.isascii() or not text.isdecimal() or int(text[:DIGITS]) == 0 or len(text) > DIGITS:
+        raise ConfigError(f"{name} is {shorten(text)}", remedy)
+    return int(text)
+
+
+def check_header(name: str, value: str | None) -> None:
+    """Refuses a secret that an HTTP header can't hold: a client would fail with the secret in its message.
+
+    Args:
+        name: of its variable, for the error.
+        value: the secret.
+
+    Raises:
+        ConfigError: if it has a space, a line break or another such character.
+    """
+    if value and not PRINTABLE.fullmatch(value):
+        raise ConfigError(f"{name} has a space, a line break or a special character", "Set it again without")
 
 
 def bypass_proxy_on_loopback() -> None:

@@ -1,7 +1,7 @@
 """The errors that Backdrop raises on purpose.
 
 Each says what is wrong (naming the file or key) and what to do about it. The command line prints both on one line and
-exits with `exit_code`. Any other exception is a bug and shows its traceback.
+exits with `exit_code`. Any other exception is a bug.
 """
 
 from backdrop.common.redact import redact

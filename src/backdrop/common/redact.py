@@ -1,9 +1,14 @@
 """Removes user names and passwords from addresses in messages and logs."""
 
+import os
 import re
+from collections.abc import Iterator
 
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")  # bounded, or a long word takes minutes
 ADDRESS = re.compile(SCHEME.pattern + r"\S+")
+# Credentials as they are in HTTP headers and signed addresses.
+HEADER = re.compile(r"((?:Credential|Signature|Token|AWSAccessKeyId)=|(?:Bearer|Basic) )[^\s&,;'\"]+", re.IGNORECASE)
+SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID)$")  # names of variables
 PATHS = ("sqlite://", "file://")  # addresses with these schemes start with a path
 PLAIN = re.compile(r"\.{0,2}/|models:/|runs:/")  # a path, or an MLflow URI of a model or run
 ODD = "/?#[]"  # if not percent-encoded in a password, a client misreads the host, or fails
@@ -27,8 +32,19 @@ def is_misread(address: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text with credentials removed from each `scheme://` address."""
-    return ADDRESS.sub(lambda match: without_credentials(match[0]), text)
+    """The text without credentials: those of each `scheme://` address, of HTTP headers, and of the environment."""
+    text = HEADER.sub(r"\1…", ADDRESS.sub(lambda match: without_credentials(match[0]), text))
+    for secret in _secrets():
+        text = text.replace(secret, "…")
+    return text
+
+
+def _secrets() -> Iterator[str]:
+    """The values of the environment's variables for secrets, as they are and as Python quotes them."""
+    for name, value in os.environ.items():
+        # A short word, such as `minioadmin`, also occurs in other texts.
+        if SECRET.search(name) and len(value) >= 8 and not (value.isalpha() and len(value) < 16):
+            yield from dict.fromkeys((value, value.strip(), repr(value)[1:-1]))
 
 
 def _parts(address: str) -> tuple[str, str, str]:

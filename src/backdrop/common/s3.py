@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from backdrop.common.environment import check_header
 from backdrop.common.errors import StorageError, shorten
 from backdrop.common.redact import without_credentials
 from backdrop.common.retry import RetryPolicy, retry, workers
@@ -239,7 +240,13 @@ def client() -> Any:
         s3={"addressing_style": "path"},
     )
     try:
-        return boto3.client("s3", config=config)
+        session = boto3.Session()
+        if credentials := session.get_credentials():
+            keys = credentials.get_frozen_credentials()
+            check_header("AWS_ACCESS_KEY_ID", keys.access_key)
+            check_header("AWS_SECRET_ACCESS_KEY", keys.secret_key)
+            check_header("AWS_SESSION_TOKEN", keys.token)
+        return session.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that isn't a URL
         remedy = "Check AWS_ENDPOINT_URL (http://…), AWS_PROFILE, the keys, the region and boto3's files"
         raise StorageError(f"S3 can't be used with these settings ({shorten(error)})", remedy) from error

@@ -81,6 +81,22 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     return f"Did you mean {close[0]}?" if close else f"Use one of {', '.join(known)}"
 
 
+def as_choice(option: str, word: str, choices: Any) -> Any:
+    """The word, if it is one of the choices.
+
+    Args:
+        option: its name, for the error.
+        word: what the user wrote.
+        choices: a `Literal` of texts.
+
+    Raises:
+        ConfigError: if it isn't.
+    """
+    if word not in get_args(choices):
+        raise ConfigError(f"{option} can't be {shorten(word)}", suggest(word, get_args(choices)))
+    return word
+
+
 def _renamed(fault: Fault, path: Path, values: Any) -> tuple[str, str] | None:
     """A renamed key, at the fault or in the mapping there."""
     if fault["type"] == "missing":
@@ -98,7 +114,7 @@ def _renamed(fault: Fault, path: Path, values: Any) -> tuple[str, str] | None:
 def _sentence(record: type[BaseModel], fault: Fault, path: Path) -> tuple[str, str]:
     place, context, kind = _dotted(path), fault.get("ctx", {}), fault["type"]
     if kind == "extra_forbidden":
-        return f"unknown key {place}", suggest(str(path[-1]), _keys_at(record, fault["loc"][:-1]))
+        return f"unknown key {shorten(place)}", suggest(str(path[-1]), _keys_at(record, fault["loc"][:-1]))
     if kind == "missing":
         return f"key {place} is missing", f"Add {path[-1]}"
     if kind == "union_tag_not_found":
@@ -106,12 +122,12 @@ def _sentence(record: type[BaseModel], fault: Fault, path: Path) -> tuple[str, s
     if kind in ("union_tag_invalid", "literal_error"):
         word, inner = (str(context["tag"]), ".kind") if "tag" in context else (str(fault["input"]), "")
         known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
-        return f"{place}{inner} can't be {word}", suggest(word, known)
+        return f"{place}{inner} can't be {shorten(word)}", suggest(word, known)
     if kind == "value_error":
         what, _, remedy = str(context["error"]).partition("; ")
         return f"{place}: {what}" if place else what, f"{remedy[:1].upper()}{remedy[1:]}" or f"Change {place}"
     if kind == "string_pattern_mismatch":
-        return f"{place} can't be {fault['input']}", EXAMPLES[context["pattern"]]
+        return f"{place} can't be {shorten(fault['input'])}", EXAMPLES[context["pattern"]]
     name = next((name for name in REMEDIES if kind == name or kind.startswith(f"{name}_")), None)
     if name is None:
         return f"{place}: {shorten(fault['msg'])}", f"Change {place}"

@@ -1,10 +1,9 @@
 """The rule that splits objects into folds."""
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal
 
-from backdrop.common.errors import ConfigError, PlanError
-from backdrop.config.explain import suggest
+from backdrop.common.errors import ConfigError
 
 PLAN = "plan.csv"  # file name of an ensemble's own plan
 By = Literal["area", "area_rank", "stratified", "random"]
@@ -34,17 +33,6 @@ class Rule:
         """The file name of a plan by this rule, if it isn't the ensemble's own."""
         view = f"-view{self.view}" if self.view else ""
         return f"plan-{self.by.replace('_', '-')}-{self.folds}-seed{self.seed}{view}.csv"
-
-
-def as_by(text: str) -> By:
-    """Checks the value of `by`.
-
-    Raises:
-        PlanError: if it isn't valid.
-    """
-    if text not in get_args(By):
-        raise PlanError(f"Objects can't be split by {text}", suggest(text, get_args(By)))
-    return cast(By, text)
 
 
 def as_folds(text: str) -> list[int]:

@@ -12,6 +12,8 @@ from backdrop.common import storage, text
 from backdrop.common.errors import ConfigError, StorageError, shorten
 from backdrop.config.explain import explain
 
+# What PyYAML raises for a text that isn't YAML: ValueError for a date such as 2026-13-01.
+YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 MAX_VALUES = 100_000  # in a file, with the repetitions of its anchors
 
 
@@ -38,7 +40,7 @@ def parse_yaml(content: str, source: str) -> dict[str, Any]:
         value = yaml.load(content, _UniqueKeys)  # noqa: S506  # a SafeLoader
     except _DuplicateKeyError as error:
         raise ConfigError(f"{source}, line {error.line}: duplicate key {error.key}", "Remove one of the two") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
+    except YAML_ERRORS as error:
         raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Fix the file") from error
     if _size(value, {}) > MAX_VALUES:
         raise ConfigError(f"{source} repeats its anchors endlessly or too often", "Write the values out")
@@ -169,5 +171,5 @@ def _inside(values: Any, key: str, dotted: str, path: list[str]) -> Any:
 def _scalar(content: str) -> Any:
     try:
         return yaml.safe_load(content)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise ConfigError(f"--set value {shorten(repr(content))} is not valid YAML", "Quote it") from error

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -102,6 +102,15 @@ class Dataset:
             if self.photos[stem].mask is None:
                 raise self.missing_mask(self.photos[stem]).error()
         return [self.photos[stem] for stem in chosen]
+
+    def first(self, objects: int | None) -> "Dataset":
+        """The dataset with this number of objects, the first by name, and their masks; all if None."""
+        if objects is None:
+            return self
+        names = set(sorted({photo.object for photo in self.photos.values()})[:objects])
+        photos = {stem: photo for stem, photo in self.photos.items() if photo.object in names}
+        orphans = tuple(path for path in self.orphans if _stem(path, "_mask").rpartition("_")[0] in names)
+        return replace(self, photos=photos, orphans=orphans)
 
     def missing_mask(self, photo: Photo) -> Fault:
         """What to say of a photograph without a mask."""

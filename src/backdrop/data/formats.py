@@ -6,7 +6,6 @@ cards pad it, and all of that is fine. Damage is what a decoder complains about.
 
 import contextlib
 import io
-import os
 import struct
 import threading
 import warnings
@@ -20,7 +19,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from backdrop.common.errors import ConfigError, DataError
+from backdrop.common.environment import read_count
+from backdrop.common.errors import DataError
 
 MAX_PIXELS = 300_000_000  # unless BACKDROP_MAX_PIXELS says otherwise
 LFS = b"version https://git-lfs"
@@ -60,10 +60,7 @@ def max_pixels() -> int:
     Raises:
         ConfigError: if the variable isn't a positive number.
     """
-    text = os.environ.get("BACKDROP_MAX_PIXELS") or str(MAX_PIXELS)
-    if not text.isascii() or not text.isdecimal() or int(text) == 0:
-        raise ConfigError(f"BACKDROP_MAX_PIXELS is {text}", "Set it to a number of pixels, such as 300000000")
-    return int(text)
+    return read_count("BACKDROP_MAX_PIXELS", MAX_PIXELS, "Set it to a number of pixels, such as 300000000")
 
 
 def decode_photo(data: bytes, name: object) -> Pixels:

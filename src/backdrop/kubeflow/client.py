@@ -18,6 +18,7 @@ import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 from kfp_server_api import ApiClient, ApiException
 
+from backdrop.common.environment import check_header
 from backdrop.common.errors import EndpointError, shorten
 from backdrop.common.kubernetes_client import pod_namespace
 from backdrop.common.redact import ENCODE, is_misread, without_credentials
@@ -142,6 +143,7 @@ def get_or_create(find: Callable[[], list[Any]], create: Callable[[], Any]) -> t
 def _credentials() -> dict[str, Any]:
     token, path = os.environ.get(TOKEN, "").strip(), os.environ.get(KF_PIPELINES_SA_TOKEN_ENV, "")
     if token:
+        check_header(TOKEN, token)
         return {"existing_token": token}
     if path and not Path(path).is_file():
         raise EndpointError(f"{path}, named by {KF_PIPELINES_SA_TOKEN_ENV}, isn't a file", "Mount the token there")

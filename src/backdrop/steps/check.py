@@ -32,12 +32,13 @@ class CheckReport(Record):
 
 
 @working("checking the dataset")
-def check(data: str, ensembles: Sequence[str] = ()) -> CheckReport:
+def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) -> CheckReport:
     """Looks at every photograph and mask of a dataset.
 
     Args:
         data: the dataset, a folder or an `s3://` prefix.
         ensembles: shipped ensembles' names or YAML files' paths, to find what their recipes would refuse.
+        objects: only this number of objects, the first by name, as `split` takes them.
 
     Raises:
         ConfigError: if there is no such ensemble, or it isn't valid.
@@ -45,7 +46,7 @@ def check(data: str, ensembles: Sequence[str] = ()) -> CheckReport:
         StorageError: if the folder or the prefix can't be read.
     """
     chosen = [find_ensemble(name) for name in ensembles]
-    dataset = list_dataset(data)
+    dataset = list_dataset(data).first(objects)
     found = inspect(dataset)
     faults = [*found.faults, *_misfits(chosen, found.looks)]
     photos = dataset.photos.values()

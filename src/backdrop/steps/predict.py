@@ -5,14 +5,13 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
-from backdrop.config.explain import suggest
 from backdrop.config.records import Record
 from backdrop.data.listing import IMAGE_SUFFIXES, PassedOver, list_images, normalized, printable, summarize
 from backdrop.data.masks import encode_png
@@ -46,17 +45,6 @@ class PredictRecord(Record):
     def missed(self) -> bool:
         """Whether a photograph, or what looks like one, has no mask."""
         return self.failed > 0 or any(one.photograph for one in self.passed_over)
-
-
-def as_format(text: str) -> Format:
-    """The word as a format.
-
-    Raises:
-        ConfigError: if it is none.
-    """
-    if text not in get_args(Format):
-        raise ConfigError(f"Masks can't be written as {text}", suggest(text, get_args(Format)))
-    return cast(Format, text)
 
 
 @working("predicting")

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
+from backdrop.common.environment import check_header
 from backdrop.common.errors import TrackingError, shorten
 from backdrop.common.redact import ENCODE, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, trying
@@ -24,6 +25,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
     import mlflow.pyfunc  # noqa: F401  # only so that it warns here
 
+TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
 ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
 AGAIN = "Check the server and run the same command again: finished work is reused"
@@ -44,6 +46,7 @@ def connect() -> MlflowClient:
     elif is_misread(uri):
         raise TrackingError(f"The password in {URI} ({shown}) can't be read", ENCODE)
     if is_server(uri):
+        check_header(TOKEN, os.environ.get(TOKEN))
         with server_errors(f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or fix {URI}"):
             ping()
     try:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from backdrop.common.environment import read_count
+from backdrop.common.errors import TrainingError, shorten
 from backdrop.common.progress import only_log
 
 # The others wait while one process validates or writes, however long that takes.
@@ -93,13 +95,22 @@ ALONE = Distributed()
 
 @contextmanager
 def join() -> Iterator[Distributed]:
-    """Joins the processes that `torchrun` started; without `torchrun` this process trains alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Joins the processes that `torchrun` started; without `torchrun` this process trains alone.
+
+    Raises:
+        ConfigError: if the variables that `torchrun` sets are wrong.
+        TrainingError: if the processes can't find each other.
+    """
+    if read_count("WORLD_SIZE") == 1:
         yield ALONE
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    except (KeyError, ValueError, RuntimeError) as error:
+        what = f"The {os.environ['WORLD_SIZE']} processes of this training can't find each other ({shorten(error)})"
+        raise TrainingError(what, "Start them by torchrun, or unset WORLD_SIZE to train with one process") from error
     if dist.get_rank() > 0:
         only_log()
     try:

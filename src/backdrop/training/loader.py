@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data._utils import signal_handling
 
+from backdrop.common.environment import read_count
 from backdrop.common.errors import BackdropError, TrainingError
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
@@ -55,7 +56,7 @@ def _worker_count(requested: int | None, device: torch.device) -> int:
     """The requested number; by default one per CPU of this process (at most 8) for a GPU, and none for a CPU."""
     if requested is not None:
         return requested
-    cpus = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cpus = len(os.sched_getaffinity(0)) // read_count("LOCAL_WORLD_SIZE")
     return min(GPU_WORKERS, cpus) if device.type == "cuda" else 0
 
 

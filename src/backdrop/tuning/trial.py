@@ -1,6 +1,5 @@
 """One trial in a Ray process: the same training as `train`, reported to Ray after each epoch."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 from ray import tune
 
 from backdrop.common import storage
+from backdrop.common.environment import read_count
 from backdrop.common.errors import TrainingError
 from backdrop.config import Recipe
 from backdrop.config.records import parse
@@ -126,7 +126,7 @@ def train_fold(
     Args and errors are those of `fit`.
     """
     dataset, plan, digests = _open(spec.data, spec.plan)
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))  # Ray sets it to the trial's CPUs
+    torch.set_num_threads(read_count("OMP_NUM_THREADS"))  # Ray sets it to the trial's CPUs
     fit(FoldJob(dataset, plan, digests, recipe, fold, folder, key, store), watch)
 
 

@@ -77,7 +77,7 @@ class FoldPlan:
 
 
 def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: FoldPlan | None = None) -> FoldPlan:
-    """Assignments a dataset's objects.
+    """Assigns a dataset's objects to folds and the holdout.
 
     Args:
         dataset: the photographs; every one needs its mask.
@@ -89,8 +89,7 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
         PlanError: if there are fewer objects than places, one lacks the rule's view, or the old plan has other folds.
         DataError: if a photograph has no mask or can't be read.
     """
-    names = set(sorted({photo.object for photo in dataset.photos.values()})[:objects])
-    photos = dataset.select([stem for stem, photo in dataset.photos.items() if photo.object in names])
+    photos = dataset.select(dataset.first(objects).photos)
     measured = in_threads(measure, photos, "reading photographs", lasting=False)
     pairs = list(zip(photos, measured, strict=True))
     rows = tuple(Row(p.stem, p.object, p.view, area, None) for p, (_, area) in pairs)

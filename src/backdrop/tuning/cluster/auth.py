@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from backdrop.common.environment import environment
+from backdrop.common.environment import check_header, environment
 from backdrop.common.errors import TuningError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -35,6 +35,7 @@ def cluster_token() -> str:
         TuningError: if there is none, or its file can't be read.
     """
     if token := os.environ.get(TOKEN, "").strip():
+        check_header(TOKEN, token)
         return token
     token_path = os.environ.get(TOKEN_PATH)
     path = Path(token_path) if token_path else Path.home() / ".ray" / "auth_token"
