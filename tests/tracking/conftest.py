@@ -53,3 +53,16 @@ def member(tmp_path: Path) -> Path:
     """A member folder that belongs to no data."""
     recipe = find_recipe("tiny", ["network.width=2", "network.depth=1", "epochs=3"])
     return write_member(tmp_path / "member", recipe, "c" * 64, 1)
+
+
+@pytest.fixture
+def artifacts(tracked: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Finds the folder of a run's or model's artifacts by its id, where the store or the server keeps it."""
+
+    def find(name: str) -> Path:
+        for root in sorted(tmp_path_factory.getbasetemp().glob("store*" if tracked == "embedded" else "mlflow*")):
+            for folder in root.rglob(name):
+                return folder / "artifacts"
+        raise AssertionError(f"There is no {name}")
+
+    return find

@@ -22,7 +22,7 @@ from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
 from tests.fakes.http import free_port
-from tests.tracking.workspace import START_MS, metrics_line
+from tests.tracking.workspace import START_MS, metrics_line, write_member
 
 KEY = "c" * 64
 
@@ -121,7 +121,7 @@ def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, m
     assert time.monotonic() - start < 30
     with local_server(tmp_path / "mlflow", port):
         metrics.write_text(metrics_line(0) + metrics_line(1) + metrics_line(2))
-        staying.finish(member)
+        staying.finish(write_member(tmp_path / "staying", recipe, "a" * 64, 1))
         assert find_member(KEY) is None
         with MemberRun(KEY, recipe, 1) as again:
             assert find_member(KEY) is None

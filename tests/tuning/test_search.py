@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,23 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
     assert again.search == search
     with pytest.raises(TuningError, match="a search of other data, settings or budget"):
         tune(data, plan, "tiny", str(out), BUDGET.model_copy(update={"seed": 1}), str(space))
+
+
+def test_a_search_that_lost_files_is_made_again_from_its_trials(
+    whole: Whole, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, plan = map(str, whole.cars)
+    out = shutil.copytree(whole.out, tmp_path / "search")
+    (out / "schedule.yaml").unlink()
+    (out / "search.json").write_text((out / "search.json").read_text()[:100])
+    next(out.glob("trials/005-*.json")).write_text("{")
+    again = tune(data, plan, "tiny", str(out), BUDGET, str(whole.space))
+    said = capfd.readouterr().err
+    assert f"{out} has no whole schedule.yaml, search.json: made again from its trials" in said
+    assert ".json is damaged: the trial runs again" in said
+    assert not again.reused
+    assert come_to(again.search) == come_to(whole.search)
+    assert (out / "schedule.yaml").read_bytes() == (whole.out / "schedule.yaml").read_bytes()
 
 
 def start(cars: tuple[Path, Path], out: Path | str, space: Path, budget: Budget) -> "subprocess.Popen[bytes]":

@@ -37,11 +37,12 @@ def promote(data: str, name: str) -> Verdict:
     Raises:
         GateError: if there is no challenger.
         PlanError: if `data` isn't what the challenger's plan was made for.
-        TrackingError: if MLflow can't be reached.
+        TrackingError: if MLflow can't be reached, or has lost files of the challenger or of the evaluations.
     """
     challenger, champion = registry.find_alias(name, CHALLENGER), registry.find_alias(name, CHAMPION)
     if challenger is None:
         raise GateError(f"{name} has no challenger", "Register an ensemble with `backdrop register`")
+    registry.check_files(challenger)
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan, scores = read_plan(folder / PLAN), read_scores(folder / IMAGES)
     if champion and champion.version == challenger.version:

@@ -118,6 +118,8 @@ def _register(name: str, folder: Path, findings: Findings) -> Registration:
     digest = registry.ensemble_digest(folder)
     run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
     known = registry.find_version(name, digest)
+    if known:
+        registry.put_back(known, folder)
     version = known or registry.create_version(name, folder, digest, run_id)
     version = registry.point_to_evaluation(version, run_id)
     registry.set_challenger(version)

@@ -114,7 +114,8 @@ def train(
             job = FoldJob(dataset, folds, digests, chosen, fold, folder, key, store, labels, distributed)
             return train_member(job)
 
-        address = _follow(work, chosen, fold, folder, key, distributed) if enabled() else str(work().folder)
+        identity = (key, chosen, fold, fresh)
+        address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
         if remote and distributed.is_main:
             storage.upload_folder(folder, target, RECORD)
         address = target if remote and not enabled() else address
@@ -122,7 +123,7 @@ def train(
 
 
 def _follow(
-    work: Callable[[], Member], recipe: Recipe, fold: int, folder: Path, key: str, distributed: "Distributed"
+    work: Callable[[], Member], identity: tuple[str, Recipe, int, bool], folder: Path, distributed: "Distributed"
 ) -> str:
     """Trains under an MLflow run that shows each epoch; the member's address."""
     if not distributed.is_main:
@@ -130,7 +131,7 @@ def _follow(
         return distributed.broadcast("")
     from backdrop.tracking.runs import MemberRun  # mlflow's import takes seconds: only where it's used
 
-    with MemberRun(key, recipe, fold) as run:
+    with MemberRun(*identity) as run:
         run.follow(folder / METRICS)
         return distributed.broadcast(run.finish(work().folder))
 

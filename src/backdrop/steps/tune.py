@@ -13,9 +13,9 @@ import yaml
 
 from backdrop import __version__
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.errors import BackdropError, ConfigError, TuningError
 from backdrop.common.lock import hold
-from backdrop.common.progress import working
+from backdrop.common.progress import log, working
 from backdrop.config import Budget, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
@@ -141,7 +141,7 @@ def read_search(out: str) -> Search:
 
 
 def _finished(target: str, key: str) -> Search | None:
-    """The search, if it is there and finished.
+    """The search, if it is there and finished; one that lacks a file is logged, and made again from its trials.
 
     Raises:
         TuningError: if another one is there.
@@ -151,7 +151,19 @@ def _finished(target: str, key: str) -> Search | None:
     if storage.read_bytes(f"{target}/{KEY}").decode() != key:
         what = f"{target} holds a search of other data, settings or budget"
         raise TuningError(what, "Name another --out, or delete it")
-    return read_search(target) if storage.exists(f"{target}/{RECORD}") else None
+    if not storage.exists(f"{target}/{RECORD}"):
+        return None
+    lost = [name for name in (SCHEDULE, TRIALS, PAGE) if not storage.exists(f"{target}/{name}")]
+    try:
+        search = read_search(target)
+    except BackdropError:
+        lost.append(RECORD)
+    if not lost:
+        return search
+    log(f"{target} has no whole {', '.join(lost)}: made again from its trials")
+    if storage.exists(f"{target}/{JOB}"):
+        _name_job(target)  # the one that made it has succeeded, and would not run again
+    return None
 
 
 def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], None] | None:
@@ -175,10 +187,13 @@ def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], No
 
 def _job(target: str) -> str:
     """The job's name; one that succeeded is never run again, so a search whose folder was deleted has another."""
-    path = f"{target}/{JOB}"
-    if not storage.exists(path):
-        storage.write_bytes(path, f"backdrop-tune-{secrets.token_hex(4)}".encode())
-    return storage.read_bytes(path).decode()
+    if not storage.exists(f"{target}/{JOB}"):
+        _name_job(target)
+    return storage.read_bytes(f"{target}/{JOB}").decode()
+
+
+def _name_job(target: str) -> None:
+    storage.write_bytes(f"{target}/{JOB}", f"backdrop-tune-{secrets.token_hex(4)}".encode())
 
 
 def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], parallel: int | None) -> list[str]:

@@ -118,16 +118,15 @@ def experiment_id(client: MlflowClient) -> str:
     return str(experiment.experiment_id)
 
 
-def find_run(client: MlflowClient, query: str) -> Run | None:
-    """The oldest run of our experiment that matches a filter in MLflow's syntax; None if there is none.
+def find_runs(client: MlflowClient, query: str) -> list[Run]:
+    """The runs of our experiment that match a filter in MLflow's syntax, the newest first.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
     experiment = experiment_id(client)
     with server_errors("The server can't be searched"):
-        runs = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
-    return runs[0] if runs else None
+        return list(client.search_runs([experiment], query, order_by=["attributes.start_time DESC"]))
 
 
 def ping() -> None:

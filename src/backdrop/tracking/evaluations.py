@@ -4,12 +4,15 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
 from backdrop.common import storage
+from backdrop.common.errors import TrackingError
+from backdrop.common.progress import log
 from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import dump_yaml
@@ -17,8 +20,9 @@ from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluation
 from backdrop.inference.ensemble import CONFIG
 from backdrop.report import with_verdict
+from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, find_run, server_errors
+from backdrop.tracking.client import connect, find_runs, server_errors
 from backdrop.tracking.members import run_of
 from backdrop.tracking.runs import KIND, PARENT, OpenRun, flatten
 
@@ -26,6 +30,7 @@ DIGEST = "backdrop.digest"
 PLAN_DIGEST = "backdrop.plan"
 MEMBERS = "members.json"
 REPORT = "report"
+FILES = "backdrop.files"  # JSON: the sizes in bytes of the files that never change, by name
 VERDICT = "verdict.json"
 DATASET_DIGEST = 36  # characters, MLflow's maximum
 
@@ -54,13 +59,20 @@ class Findings:
 
 
 def find_evaluation(digest: str, plans: Mapping[str, bytes]) -> str | None:
-    """The id of the finished run that evaluated this ensemble with these plans; None if there is none.
+    """The id of the newest finished run that evaluated this ensemble with these plans; None if there is none.
+
+    A run that has lost files is logged and skipped.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    run = find_run(connect(), f"{_filter(digest, _digest(plans))} and attributes.status = 'FINISHED'")
-    return str(run.info.run_id) if run else None
+    client = connect()
+    for run in find_runs(client, f"{_filter(digest, _digest(plans))} and attributes.status = 'FINISHED'"):
+        lost = _lost(client, run)
+        if not lost:
+            return str(run.info.run_id)
+        log(f"Evaluation run {run.info.run_id} isn't reused: MLflow has lost its {', '.join(lost)}")
+    return None
 
 
 def log_evaluation(digest: str, findings: Findings) -> str:
@@ -94,13 +106,14 @@ def fetch_evaluation(run_id: str) -> Path:
     """A folder with the run's plans, `ensemble.yaml` and `images.csv`, copied to the cache once.
 
     Raises:
-        TrackingError: if they don't exist, or the server doesn't answer.
+        TrackingError: if MLflow has lost them, or the server doesn't answer.
         StorageError: if it can't be written.
     """
 
     def fill(folder: Path) -> None:
         client = connect()
         with server_errors(f"Evaluation run {run_id} can't be fetched"), tempfile.TemporaryDirectory() as scratch:
+            _check(client, client.get_run(run_id))
             plans = {entry.path for entry in client.list_artifacts(run_id) if Path(entry.path).suffix == ".csv"}
             for name in (*(plans | {PLAN}), CONFIG, f"{REPORT}/{IMAGES}"):
                 path = Path(client.download_artifacts(run_id, name, scratch))
@@ -117,6 +130,7 @@ def log_verdict(run_id: str, verdict: Verdict) -> None:
     """
     client = connect()
     with server_errors("The verdict can't be written"), tempfile.TemporaryDirectory() as scratch:
+        _check(client, client.get_run(run_id))
         page = Path(client.download_artifacts(run_id, f"{REPORT}/{PAGE}", scratch))
         page.write_text(with_verdict(page.read_text(encoding="utf-8"), verdict), encoding="utf-8")
         client.log_artifact(run_id, str(page), REPORT)
@@ -178,10 +192,33 @@ def _estimate(name: str, estimate: Estimate | None) -> Iterator[tuple[str, float
 def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
     for name in (PAGE, METRICS, IMAGES):
         client.log_artifact(run_id, str(findings.report / name), REPORT)
-    for name, data in findings.plans.items():
+    members = f"{json.dumps(dict(findings.members), indent=2)}\n".encode()
+    texts = {**findings.plans, CONFIG: dump_yaml(findings.config).encode(), MEMBERS: members}
+    for name, data in texts.items():
         client.log_text(run_id, data.decode(), name)
-    client.log_text(run_id, dump_yaml(findings.config), CONFIG)
-    client.log_text(run_id, f"{json.dumps(dict(findings.members), indent=2)}\n", MEMBERS)
+    sizes = {f"{REPORT}/{name}": (findings.report / name).stat().st_size for name in (METRICS, IMAGES)}
+    sizes |= {name: len(data) for name, data in texts.items()}
+    client.set_tag(run_id, FILES, json.dumps(sizes))
+
+
+def _lost(client: MlflowClient, run: Run) -> list[str]:
+    """The names of the run's files that are gone or not as long as they were."""
+    written = json.loads(run.data.tags.get(FILES, "{}"))
+    with server_errors(f"The files of run {run.info.run_id} can't be listed"):
+        sizes = file_sizes(partial(client.list_artifacts, run.info.run_id))
+    page = f"{REPORT}/{PAGE}"  # its length changes with the verdict
+    return [name for name, size in {**written, page: sizes.get(page)}.items() if not size or sizes.get(name) != size]
+
+
+def _check(client: MlflowClient, run: Run) -> None:
+    """Makes sure that MLflow still has the run's files.
+
+    Raises:
+        TrackingError: if it hasn't.
+    """
+    if lost := _lost(client, run):
+        what = f"MLflow has lost {', '.join(lost)} of evaluation run {run.info.run_id}"
+        raise TrackingError(what, "Run `backdrop evaluate` and `backdrop register` again for the same members")
 
 
 def _adopt(client: MlflowClient, parent: str, run_id: str) -> None:

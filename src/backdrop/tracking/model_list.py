@@ -1,16 +1,17 @@
 """The list of registered models: which version of each is in use, and how good it is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.entities.model_registry import RegisteredModel as Model
+from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
 from backdrop.config.records import Record
-from backdrop.tracking.client import connect, server_errors
+from backdrop.tracking.client import connect, is_missing, server_errors
 from backdrop.tracking.evaluations import DIGEST
 from backdrop.tracking.registry import CHALLENGER, CHAMPION, EVALUATION_RUN, NAME
 
@@ -54,7 +55,7 @@ def _describe(client: MlflowClient, model: Model, versions: Sequence[ModelVersio
     numbers = {alias: int(number) for alias, number in model.aliases.items() if alias in (CHAMPION, CHALLENGER)}
     for version in versions:
         if int(version.version) == numbers.get(CHAMPION):
-            metrics = client.get_run(version.tags[EVALUATION_RUN]).data.metrics
+            metrics = _metrics(client, version.tags[EVALUATION_RUN])
             objects = metrics.get("holdout_objects")
             return ListedModel(
                 name=model.name,
@@ -67,6 +68,17 @@ def _describe(client: MlflowClient, model: Model, versions: Sequence[ModelVersio
                 objects=None if objects is None else int(objects),
             )
     return ListedModel(name=model.name, versions=len(versions), **numbers)
+
+
+def _metrics(client: MlflowClient, run_id: str) -> Mapping[str, float]:
+    """The evaluation run's metrics; none if the run was deleted for good."""
+    try:
+        metrics: Mapping[str, float] = client.get_run(run_id).data.metrics
+    except MlflowException as error:
+        if is_missing(error):
+            return {}
+        raise
+    return metrics
 
 
 def _pages(search: Callable[..., PagedList[Any]], *what: str, **options: Any) -> Iterator[Any]:

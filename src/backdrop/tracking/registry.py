@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 from mlflow import MlflowClient, pyfunc
@@ -18,12 +19,14 @@ from mlflow.types import ColSpec, DataType, Schema
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError, TrackingError
+from backdrop.common.progress import log
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
 from backdrop.inference.ensemble import CONFIG, MEMBERS
 from backdrop.inference.member import RECIPE, read_member
 from backdrop.tracking import tracking_uri
+from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, place, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
@@ -33,6 +36,8 @@ CHAMPION = "champion"
 EVALUATION_RUN = "backdrop.evaluation_run"
 VERDICT = "backdrop.verdict"
 PREVIOUS = "backdrop.previous_champion"
+SIZE = "backdrop.size"
+LOST = "Run `backdrop register` for the same members: it uploads them again"
 ENSEMBLE = "ensemble"
 
 # MLflow allows more characters, but these need no quoting in its filters and addresses.
@@ -45,12 +50,18 @@ SIGNATURE = ModelSignature(
 
 
 class Version(Record):
-    """A version of a registered model; `digest` is its ensemble's, `evaluation_run` the run with its scores."""
+    """A version of a registered model.
+
+    `digest` is its ensemble's, `evaluation_run` the run with its scores, `model` MLflow's id of its files, and `size`
+    their size in bytes.
+    """
 
     name: str
     version: int
     digest: str
     evaluation_run: str
+    model: str
+    size: int
 
     @property
     def address(self) -> str:
@@ -135,13 +146,47 @@ def create_version(name: str, folder: Path, digest: str, evaluation_run: str) ->
     client = connect()
     with server_errors(f"A version of {name} can't be created"):
         _create_model(client, _checked(name))
-        model = _log_model(client, folder, evaluation_run)
-        tags = {DIGEST: digest, EVALUATION_RUN: evaluation_run}
+        run = client.get_run(evaluation_run)
+        logged = client.create_logged_model(run.info.experiment_id, name=ENSEMBLE, source_run_id=evaluation_run)
+        model = str(logged.model_id)
+        size = _upload(client, model, evaluation_run, folder)
+        client.finalize_logged_model(model, "READY")
+        client.log_outputs(evaluation_run, [LoggedModelOutput(model, 0)])
+        tags = {DIGEST: digest, EVALUATION_RUN: evaluation_run, SIZE: str(size)}
         source = f"models:/{model}"
         version = client.create_model_version(
             name, source, evaluation_run, tags=tags, model_id=model, await_creation_for=0
         )
         return _version(version)
+
+
+def put_back(version: Version, folder: Path) -> None:
+    """Uploads a version's files again if MLflow has lost some, and logs that.
+
+    Args:
+        version: the version.
+        folder: the ensemble folder, with the version's digest.
+
+    Raises:
+        TrackingError: if the server doesn't answer, or the version's model was deleted.
+    """
+    client = connect()
+    if _is_whole(client, version):
+        return
+    with server_errors(f"{version.address} can't be uploaded again", "Delete the version and register it again"):
+        size = _upload(client, version.model, version.evaluation_run, folder)
+    _tag(version, SIZE, str(size))
+    log(f"Files of {version.address} were gone from MLflow: uploaded again")
+
+
+def check_files(version: Version) -> None:
+    """Makes sure that MLflow still has a version's files.
+
+    Raises:
+        TrackingError: if it hasn't, or doesn't answer.
+    """
+    if not _is_whole(connect(), version):
+        raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
 
 
 def point_to_evaluation(version: Version, run_id: str) -> Version:
@@ -193,7 +238,8 @@ def restore(name: str) -> Version:
     """Swaps the champion and the previous champion.
 
     Raises:
-        TrackingError: if there is no such model, champion or previous champion, or the server doesn't answer.
+        TrackingError: if there is no such model, champion or previous champion, MLflow has lost its files, or the
+            server doesn't answer.
     """
     client = connect()
     with server_errors(f"The previous champion of {name} can't be restored"):
@@ -210,6 +256,7 @@ def restore(name: str) -> Version:
     previous = find_address(f"models:/{name}/{number}")
     if previous is None:
         raise TrackingError(f"models:/{name}/{number}, the previous champion, was deleted", "Register it again")
+    check_files(previous)
     with server_errors(f"{previous.address} can't be made the champion"):
         client.set_registered_model_tag(name, PREVIOUS, str(champion.version))
         client.set_registered_model_alias(name, CHAMPION, str(previous.version))
@@ -223,7 +270,7 @@ def fetch_version(address: str) -> Path:
         address: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
-        TrackingError: if there is no such version, its files were changed, or the server doesn't answer.
+        TrackingError: if there is no such version, its files were lost or changed, or the server doesn't answer.
         StorageError: if it can't be written.
     """
     version = find_address(address)
@@ -231,6 +278,7 @@ def fetch_version(address: str) -> Path:
         raise TrackingError(f"There is no {address} in {place()}", "List the models with `backdrop models`")
 
     def fill(folder: Path) -> None:
+        check_files(version)
         with tempfile.TemporaryDirectory() as scratch:
             with server_errors(f"{address} can't be fetched"):
                 model = download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=tracking_uri())
@@ -274,12 +322,17 @@ def _checked(name: str) -> str:
 
 def _version(entry: ModelVersion) -> Version:
     tags = entry.tags
-    if DIGEST not in tags or EVALUATION_RUN not in tags:
+    if not {DIGEST, EVALUATION_RUN, SIZE} <= set(tags):
         raise TrackingError(
             f"models:/{entry.name}/{entry.version} isn't Backdrop's", "Use another name, or move the alias"
         )
     return Version(
-        name=entry.name, version=int(entry.version), digest=tags[DIGEST], evaluation_run=tags[EVALUATION_RUN]
+        name=entry.name,
+        version=int(entry.version),
+        digest=tags[DIGEST],
+        evaluation_run=tags[EVALUATION_RUN],
+        model=str(entry.source).removeprefix("models:/"),
+        size=int(tags[SIZE]),
     )
 
 
@@ -291,26 +344,34 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _log_model(client: MlflowClient, folder: Path, run_id: str) -> str:
-    """Logs the ensemble as a pyfunc model, and returns the model's id."""
-    run = client.get_run(run_id)
-    model = client.create_logged_model(run.info.experiment_id, name=ENSEMBLE, source_run_id=run_id)
+def _upload(client: MlflowClient, model: str, run_id: str, folder: Path) -> int:
+    """Uploads the ensemble's files to a logged model as a pyfunc model, and returns their size in bytes."""
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # It warns about the missing input example, on which it would run the ensemble.
         warnings.simplefilter("ignore", UserWarning)
         target = Path(scratch) / "model"
         pyfunc.save_model(
             target,
-            mlflow_model=Model(run_id=run_id, model_id=model.model_id, model_uuid=model.model_id),
+            mlflow_model=Model(run_id=run_id, model_id=model, model_uuid=model),
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={ENSEMBLE: str(folder)},
             signature=SIGNATURE,
             pip_requirements=[f"backdrop-ml=={__version__}"],
         )
-        client.log_model_artifacts(model.model_id, str(target))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-    return str(model.model_id)
+        client.log_model_artifacts(model, str(target))
+        return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _is_whole(client: MlflowClient, version: Version) -> bool:
+    """Whether MLflow has all files of a version."""
+    with server_errors(f"The files of {version.address} can't be listed"):
+        try:
+            sizes = file_sizes(partial(client.list_logged_model_artifacts, version.model))
+        except MlflowException as error:
+            if is_missing(error):
+                return False
+            raise
+    return sum(sizes.values()) == version.size
 
 
 def _verify(folder: Path, version: Version) -> None:

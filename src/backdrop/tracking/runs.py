@@ -12,9 +12,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from backdrop.common.errors import TrackingError
 from backdrop.common.progress import log
 from backdrop.config import Recipe
-from backdrop.inference.member import CURVES, METRICS, RECIPE, RECORD, SAMPLES, WEIGHTS, Member, read_member
-from backdrop.tracking.client import connect, experiment_id, find_run, ping, retry, server_errors
-from backdrop.tracking.members import ARTIFACT, KEY, member_address
+from backdrop.inference.member import METRICS, Member, read_member
+from backdrop.tracking.client import connect, experiment_id, find_runs, ping, retry, server_errors
+from backdrop.tracking.members import KEY, member_address, upload_member
 from backdrop.tracking.metrics_uploader import HEARTBEAT, MetricsUploader, heartbeat
 
 KIND = "backdrop.kind"
@@ -25,13 +25,13 @@ VALUE = 500  # characters of a parameter's value; MLflow refuses very long ones
 
 
 def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> Run:
-    """Reopens the run that the query finds, or creates a new one.
+    """Reopens the newest run that the query finds, or creates a new one.
 
     Args:
         client: the server's or store's.
         name: of a new run.
         tags: of a new run.
-        query: MLflow's filter for a run that an earlier process left.
+        query: MLflow's filter for a run that an earlier process left; empty for a new run in any case.
         join: whether to use the run that a pipeline has created (`MLFLOW_RUN_ID`), if any.
 
     Raises:
@@ -40,8 +40,7 @@ def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: st
     with server_errors(f"The run of {name} can't be opened"):
         if join and os.environ.get(RUN_ID):
             return client.get_run(os.environ[RUN_ID])
-        run = find_run(client, query)
-        if run:
+        for run in find_runs(client, query) if query else []:
             client.update_run(run.info.run_id, status="RUNNING")
             return run
         return client.create_run(experiment_id(client), tags=dict(tags), run_name=name)
@@ -98,13 +97,14 @@ class OpenRun:
 class MemberRun(OpenRun):
     """A member's run: `with MemberRun(key, recipe, fold) as run: …; run.finish(folder)`.
 
-    It resumes a run that a killed training of the same member left, or joins one that a pipeline created.
+    It resumes a run that a killed training of the same member left, or joins one that a pipeline created. With `fresh`
+    it never resumes, so that the new member's run is the newest.
     """
 
-    def __init__(self, key: str, recipe: Recipe, fold: int) -> None:
+    def __init__(self, key: str, recipe: Recipe, fold: int, fresh: bool = False) -> None:
         tags = {KIND: "member", KEY: key, "backdrop.recipe": recipe.name, "backdrop.fold": str(fold)}
         query = f"tags.`{KEY}` = '{key}' and attributes.status != 'FINISHED'"
-        super().__init__(f"{recipe.name}-{fold}", tags, query)
+        super().__init__(f"{recipe.name}-{fold}", tags, "" if fresh else query)
         self._recipe = recipe
         self._follower: MetricsUploader | None = None
 
@@ -150,7 +150,10 @@ class MemberRun(OpenRun):
             self.client.log_batch(self.run_id, metrics=list(_selected(member)))
             self.close()
 
-        retry(f"Member {folder} is finished, but can't be uploaded", lambda: self._upload(folder))
+        def upload() -> None:
+            upload_member(self.client, self.run_id, folder)
+
+        retry(f"Member {folder} is finished, but can't be uploaded", upload)
         uploader.close(CLOSE_S)
         retry(f"Member {folder} is uploaded, but its run can't be closed", close)
         return member_address(self.run_id)
@@ -162,13 +165,6 @@ class MemberRun(OpenRun):
         if self._follower and not self._closed:
             self._follower.close(CLOSE_S)
         super().__exit__(kind, error, trace)
-
-    def _upload(self, folder: Path) -> None:
-        if (folder / SAMPLES).is_dir():
-            self.client.log_artifacts(self.run_id, str(folder / SAMPLES), f"{ARTIFACT}/{SAMPLES}")
-        for name in (CURVES, METRICS, RECIPE, WEIGHTS, RECORD):  # the record last: it marks the upload as complete
-            if (folder / name).is_file():
-                self.client.log_artifact(self.run_id, str(folder / name), ARTIFACT)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

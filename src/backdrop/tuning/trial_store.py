@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from backdrop.common import storage
-from backdrop.common.errors import TuningError
+from backdrop.common.errors import ConfigError
+from backdrop.common.progress import log
 from backdrop.config import Recipe
 from backdrop.config.records import Record, parse
 from backdrop.training.lr_schedules import learning_rate
@@ -59,20 +60,19 @@ class TrialStore:
         self.address = address
 
     def read(self, name: str) -> Entry | None:
-        """The trial of that name; None if it hasn't started.
+        """The trial of that name; None if it hasn't started, or its file is damaged, which is logged.
 
         Raises:
-            TuningError: if its file is damaged.
             StorageError: if S3 doesn't answer.
         """
         path = self._path(name)
         if not storage.exists(path):
             return None
         try:
-            values = json.loads(storage.read_bytes(path))
-        except ValueError as error:
-            raise TuningError(f"{path} is damaged", "Delete it; the trial then runs again") from error
-        return parse(Entry, values, path)
+            return parse(Entry, json.loads(storage.read_bytes(path)), path)
+        except (ValueError, ConfigError):
+            log(f"{path} is damaged: the trial runs again")
+            return None
 
     def find(self, index: int) -> Entry | None:
         """The trial of that number; None if it hasn't started."""
