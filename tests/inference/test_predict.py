@@ -113,7 +113,7 @@ def test_integer_weights_keep_proportions_and_never_vanish() -> None:
 def test_padding_is_cropped_again_and_stretching_comes_back_by_pixel_centers() -> None:
     ramp = np.repeat(np.tile(np.linspace(40, 200, 40).astype(np.uint8), (20, 1))[..., None], 3, axis=2)
     for spec in (Input(size="64x32", fit="pad"), Input(size="20x10")):
-        (found,) = predict.predict(Brightness(), [ramp], spec)
+        (found,) = predict.predict_all(Brightness(), [ramp], spec)
         logits = torch.logit(found.double()).numpy()
         assert found.shape == (20, 40)
         assert np.allclose(logits[:, 2:-2], ramp[:, 2:-2, 0] / 255, atol=0.01)
@@ -121,7 +121,7 @@ def test_padding_is_cropped_again_and_stretching_comes_back_by_pixel_centers() -
 
 def test_a_photograph_larger_than_its_frame_is_refused() -> None:
     with pytest.raises(DataError, match=r"40x20 doesn't fit into 32x32\)\. Set a larger input\.size"):
-        predict.predict(Brightness(), [np.zeros((20, 40, 3), np.uint8)], Input(size="32x32", fit="pad"))
+        next(predict.predict_all(Brightness(), [np.zeros((20, 40, 3), np.uint8)], Input(size="32x32", fit="pad")))
 
 
 def test_channels_and_normalization() -> None:
@@ -265,7 +265,7 @@ def test_flipped_answers_are_averaged_as_the_recipe_says(hflip: bool, vflip: boo
     logits = [np.flip(network.by_hand(np.flip(image / 255, dims)), dims) for dims in ways]
     expected = sigmoid(np.mean(logits, axis=0)) if average == "logits" else np.mean(sigmoid(np.array(logits)), axis=0)
     tta = Tta(hflip=hflip, vflip=vflip, average=average)
-    (found,) = predict.predict(network, [image], Input(size="32x16"), tta)
+    (found,) = predict.predict_all(network, [image], Input(size="32x16"), tta)
     assert found.dtype == torch.float32
     assert np.allclose(found, expected, atol=1e-6)
     assert len(network.sizes) == len(ways)
@@ -277,14 +277,14 @@ def test_a_mirrored_photograph_has_the_mirrored_answer(spec: Input, axis: int) -
     images = [noise(14, 30), np.ascontiguousarray(np.flip(noise(14, 30), axis))]
     own, both = Tta(hflip=axis == 1, vflip=axis == 0), Tta(hflip=True, vflip=True)
     for tta, equal in ((Tta(), False), (own, True), (both, True)):
-        one, other = predict.predict(Crooked(), images, spec, tta)
+        one, other = predict.predict_all(Crooked(), images, spec, tta)
         assert torch.allclose(one, other.flip(axis), atol=1e-5) == equal
 
 
 def test_scales_go_with_the_networks_stride_and_come_back_by_pixel_centers() -> None:
     network, image = Crooked(), noise(48, 64)
     tta = Tta(scales=(0.1, 0.7, 1.0, 1.25), average="probabilities")
-    (found,) = predict.predict(network, [image], Input(size="64x48"), tta)
+    (found,) = predict.predict_all(network, [image], Input(size="64x48"), tta)
     assert network.sizes == [(16, 16), (32, 48), (48, 64), (64, 80)]
     logits = [bilinear(network.by_hand(bilinear(image / 255, *size)), 48, 64) for size in network.sizes]
     assert np.allclose(found, np.mean(sigmoid(np.array(logits)), axis=0), atol=1e-5)
@@ -294,9 +294,9 @@ def test_photographs_of_many_sizes_are_augmented_as_if_each_were_alone() -> None
     images = [noise(16 + i, 30 - i, i) for i in range(3)]
     tta = Tta(hflip=True, scales=(1.0, 1.5))
     for spec in (Input(size="32x16"), Input(size="32x32", fit="reflect", clahe=True), Input(size="32x32", fit="pad")):
-        together = predict.predict(Crooked(), images, spec, tta)
+        together = predict.predict_all(Crooked(), images, spec, tta)
         for image, found in zip(images, together, strict=True):
-            (alone,) = predict.predict(Crooked(), [image], spec, tta)
+            (alone,) = predict.predict_all(Crooked(), [image], spec, tta)
             assert found.shape == image.shape[:2]
             assert torch.allclose(found, alone, atol=1e-6)
             if spec.fit == "stretch":

@@ -27,8 +27,8 @@ from backdrop.data.masks import Mask
 from backdrop.data.rle import decode_rle
 from backdrop.inference import batch
 from backdrop.inference.batch import cut_out, keep_networks
-from backdrop.inference.ensemble import EnsembleModel, gather
-from backdrop.inference.predict import BATCH, Mean
+from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
+from backdrop.inference.predict import ALL, BATCH, Mean
 from backdrop.steps.members import open_member
 from backdrop.steps.predict import predict
 from backdrop.steps.train import train
@@ -173,9 +173,9 @@ def test_memory_is_bounded(photos: Path, model: EnsembleModel, monkeypatch: pyte
     seen = []
 
     class Watched(EnsembleModel):
-        def means(self, images: Sequence[batch.Image]) -> list[Mean]:
-            seen.append([image.shape[0] * image.shape[1] for image in images])
-            return super().means(images)
+        def means(self, photos: Sequence[Photograph], rows: slice = ALL) -> list[Mean]:
+            seen.append([photo.pixels for photo in photos])
+            return super().means(photos, rows)
 
     watched = Watched(model.members, model.recipe_weights)
     for pixels in (1, 22_000, 2**30):

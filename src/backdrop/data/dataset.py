@@ -19,7 +19,7 @@ from backdrop.common import storage
 from backdrop.common.errors import DataError
 from backdrop.common.progress import progress
 from backdrop.config.records import Record
-from backdrop.data.formats import decode_levels, decode_photo
+from backdrop.data.formats import decode_levels, decoded
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
@@ -188,10 +188,19 @@ def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
     Raises:
         DataError: if the file is missing, damaged, too large, no image, or not the one that was expected.
     """
+    with opened_image(path, digest) as image:
+        return image
+
+
+@contextmanager
+def opened_image(path: Path, digest: str | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Like `read_image`, for pixels that are needed only inside the block; large photographs wait for each other."""
     data = read_file(path)
     if digest is not None and storage.sha256(data) != digest:
         raise _changed(path)
-    return decode_photo(data, printable(path))
+    with decoded(data, printable(path)) as image:
+        del data
+        yield image
 
 
 def read_mask_file(path: Path) -> MaskFile:

@@ -73,11 +73,23 @@ def decode_photo(data: bytes, name: object) -> Pixels:
     Raises:
         DataError: if it is damaged, too large, or no image that can be read.
     """
+    with decoded(data, name) as image:
+        return image
+
+
+@contextlib.contextmanager
+def decoded(data: bytes, name: object) -> Iterator[Pixels]:
+    """Like `decode_photo`, for pixels that are needed only inside the block.
+
+    Blocks that run side by side wait for each other where their photographs would be too large together.
+    """
     kind, pixels = _open(data, name)
     decoders = {"jpeg": _decode_jpeg, "heic": _decode_heic, "png": _opencv}
-    with _room.take(pixels), _readable(name):
-        image = decoders.get(kind, _decode_other)(data)
-    return np.ascontiguousarray(image)
+    with _room.take(pixels):
+        with _readable(name):
+            image = np.ascontiguousarray(decoders.get(kind, _decode_other)(data))
+        del data  # may be as large as the image
+        yield image
 
 
 def decode_levels(data: bytes, name: object) -> Levels:
@@ -235,7 +247,9 @@ def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> Pixels:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError("OpenCV can't read it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    for rows in np.array_split(image, max(1, image.nbytes >> 24)):  # a view: OpenCV copies what it changes in place
+        cv2.cvtColor(rows, cv2.COLOR_BGR2RGB, dst=rows)
+    return image.astype(np.uint8, copy=False)
 
 
 def _decode_other(data: bytes) -> Pixels:

@@ -33,13 +33,30 @@ def encode_png(mask: Mask) -> bytes:
     return data.tobytes()
 
 
-def dice(prediction: Mask, truth: Mask) -> float:
-    """Dice coefficient of two masks (H, W), 0..1; two empty masks agree (1.0).
+class Overlap:
+    """Counts the pixels of two masks, which may come part by part, for their Dice coefficient."""
 
-    Source: Kaggle's Carvana challenge, "Evaluation".
-    """
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2.0 * int((prediction & truth).sum()) / total if total else 1.0
+    def __init__(self) -> None:
+        self.common = self.total = 0
+
+    def add(self, prediction: Mask, truth: Mask) -> None:
+        """Counts a part of both masks, of the same shape."""
+        self.common += int((prediction & truth).sum())
+        self.total += int(prediction.sum()) + int(truth.sum())
+
+    def dice(self) -> float:
+        """The Dice coefficient, 0..1; two empty masks agree (1.0).
+
+        Source: Kaggle's Carvana challenge, "Evaluation".
+        """
+        return 2.0 * self.common / self.total if self.total else 1.0
+
+
+def dice(prediction: Mask, truth: Mask) -> float:
+    """The Dice coefficient of two masks (H, W), 0..1."""
+    overlap = Overlap()
+    overlap.add(prediction, truth)
+    return overlap.dice()
 
 
 def mask_digest(mask: Mask) -> str:

@@ -3,15 +3,16 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from backdrop.common.errors import MemberError, PlanError
 from backdrop.common.progress import progress
 from backdrop.data import masks
-from backdrop.data.dataset import Dataset, Digests, read_chunks
+from backdrop.data.dataset import Dataset, Digests, read_pair
 from backdrop.data.folds import FoldPlan, Row
+from backdrop.data.masks import Mask, Overlap
 from backdrop.evaluation.metrics import Score
-from backdrop.inference.ensemble import EnsembleModel, Image, member_probabilities
+from backdrop.inference.batch import chunks, lazily
+from backdrop.inference.ensemble import EnsembleModel, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.predict import Mean
 
@@ -52,19 +53,24 @@ def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) ->
     return result
 
 
-def score(dataset: Dataset, judges: Judges, digests: Digests) -> Scored:
+def score(dataset: Dataset, models: Judges, digests: Digests) -> Scored:
     """Scores every photograph with the members that may judge it.
+
+    Args:
+        dataset: the photographs.
+        models: those members, as from `judges`.
+        digests: sha256 of images and masks by stem.
 
     Raises:
         DataError: if a photograph has changed or doesn't fit a recipe's input.
     """
     result = Scored([], {})
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row, model in judges.items():
+    for row, model in models.items():
         groups.setdefault(tuple(member.name for member in model.members), []).append(row)
-    with progress("judging photographs", len(judges)) as advance:
+    with progress("judging photographs", len(models)) as advance:
         for rows in groups.values():
-            for row_score, alone in _judge(dataset, rows, digests, judges[rows[0]]):
+            for row_score, alone in _judge(dataset, rows, digests, models[rows[0]]):
                 result.scores.append(row_score)
                 if row_score.fold is None:
                     for name, dice in alone.items():
@@ -92,24 +98,40 @@ def _judge(
     dataset: Dataset, rows: Sequence[Row], digests: Digests, model: EnsembleModel
 ) -> Iterator[tuple[Score, dict[str, float]]]:
     """Each photograph's score, and its Dice by each member alone."""
-    remaining = iter(rows)
-    for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
-        chunk = list(islice(remaining, len(pairs)))
-        yield from _judge_chunk(chunk, [image for image, _ in pairs], [truth for _, truth in pairs], model)
+
+    def prepare(row: Row) -> tuple[Photograph, tuple[Row, Mask]]:
+        photo = dataset.photos[row.image]
+        image, truth = read_pair(photo, digests)
+        return model.prepare(image), (row, truth)
+
+    dataset.select(row.image for row in rows)  # raises if a mask is missing
+    recipes = {member.record.recipe for member in model.members}
+    for chunk in chunks(lazily(prepare, rows), sums=1 + len(recipes)):
+        yield from _judge_chunk(model, [photo for photo, _ in chunk], [known for _, known in chunk])
 
 
 def _judge_chunk(
-    rows: Sequence[Row], images: Sequence[Image], truths: Sequence[masks.Mask], model: EnsembleModel
+    model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[tuple[Row, Mask]]
 ) -> Iterator[tuple[Score, dict[str, float]]]:
-    means = [Mean() for _ in rows]
-    by_recipe: dict[str, list[Mean]] = {m.record.recipe: [Mean() for _ in rows] for m in model.members}
-    alone: list[dict[str, float]] = [{} for _ in rows]
-    for member, weight in zip(model.members, model.weights(), strict=True):
-        for i, probability in enumerate(member_probabilities(member, images)):
-            means[i].add(probability, weight)
-            by_recipe[member.record.recipe][i].add(probability, 1)
-            alone[i][member.name] = masks.dice(masks.binarize(probability), truths[i])
-    for i, row in enumerate(rows):
-        recipes = {name: masks.dice(group[i].mask(), truths[i]) for name, group in by_recipe.items()}
-        dice = masks.dice(model.cut(means[i], images[i], row.view), truths[i])
-        yield Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes), alone[i]
+    names = [member.record.recipe for member in model.members]
+    outcomes = [model.outcome(photo) for photo in photos]
+    alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
+    by_recipe = [{name: Overlap() for name in names} for _ in photos]
+    for rows in blocks(photos, sums=1 + len(set(names))):
+        means = [Mean() for _ in photos]
+        recipe_means = [{name: Mean() for name in names} for _ in photos]
+        for member, weight in zip(model.members, model.weights(), strict=True):
+            for i, answer in enumerate(member_answers(member, photos)):
+                probability = answer.probability(rows)
+                means[i].add(probability, weight)
+                recipe_means[i][member.record.recipe].add(probability, 1)
+                alone[i][member.name].add(masks.binarize(probability), known[i][1][rows])
+        for i, (_, truth) in enumerate(known):
+            outcomes[i].take(rows, means[i])
+            for name, mean in recipe_means[i].items():
+                by_recipe[i][name].add(mean.mask(), truth[rows])
+    for i, (row, truth) in enumerate(known):
+        recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
+        dice = masks.dice(model.cut(outcomes[i], row.view), truth)
+        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes)
+        yield score, {name: overlap.dice() for name, overlap in alone[i].items()}

@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,16 +19,20 @@ from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import DataError
 from backdrop.config.records import Record
-from backdrop.data.dataset import CHUNK, file_digest, in_threads, read_image
+from backdrop.data.dataset import CHUNK, file_digest, in_threads, opened_image
 from backdrop.data.rle import encode_rle
-from backdrop.inference.ensemble import EnsembleModel
+from backdrop.inference.ensemble import EnsembleModel, Photograph
 from backdrop.inference.member import WEIGHTS, Member
 from backdrop.inference.predict import BATCH
 
-PIXELS = 2**27  # of photographs in memory at once; their sums take 1 GiB
+PIXELS = 80_000_000  # of photographs whose sums are in memory at once; the sums take 640 MB
+LARGE = PIXELS // BATCH  # pixels of a photograph that is a batch of its own
+AHEAD = 2 * BATCH  # photographs that are decoded at once
 MAX_CACHED = 2**31  # bytes of networks that stay in memory without a GPU; with one, a third of its free memory
 
 Image = NDArray[np.uint8]
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Cutout(Record):
@@ -101,8 +105,48 @@ def cut_out(model: EnsembleModel, photos: Sequence[Path]) -> list[Cutout]:
     don't change the result: networks always see the same batches.
     """
     failed: list[Cutout] = []
-    cutouts = [cutout for chunk in _chunks(_readable(model, photos, failed)) for cutout in _cut_chunk(model, chunk)]
+    usable = _usable(lazily(partial(_prepare, model), photos), failed)
+    cutouts = [cutout for chunk in chunks(usable) for cutout in _cut_chunk(model, chunk)]
     return sorted([*cutouts, *failed], key=lambda cutout: cutout.image)
+
+
+def lazily(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+    """`prepare` of every item, in order: a few at a time, in threads."""
+    for start in range(0, len(items), AHEAD):
+        yield from in_threads(prepare, items[start : start + AHEAD])
+
+
+def chunks(items: Iterable[tuple[Photograph, T]], sums: int = 1) -> Iterator[list[tuple[Photograph, T]]]:
+    """Groups of complete batches, each as large as fits in memory; a large photograph is alone.
+
+    Args:
+        items: photographs, each with what belongs to it.
+        sums: how many sums each pixel has.
+    """
+    chunk: list[tuple[Photograph, T]] = []
+    for batch in _batches(items, sums):
+        if chunk and (len(chunk) % BATCH or _pixels([*chunk, *batch]) * sums > PIXELS):
+            yield chunk
+            chunk = []
+        chunk = [*chunk, *batch]
+    if chunk:
+        yield chunk
+
+
+def _batches(items: Iterable[tuple[Photograph, T]], sums: int) -> Iterator[list[tuple[Photograph, T]]]:
+    """What networks see at a time: four photographs, or a large one."""
+    batch: list[tuple[Photograph, T]] = []
+    for item in items:
+        large = item[0].pixels * sums > LARGE
+        if batch and (large or len(batch) == BATCH):
+            yield batch
+            batch = []
+        batch.append(item)
+        if large:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _key(model: EnsembleModel, photos: Sequence[Path]) -> str:
@@ -132,24 +176,22 @@ def _cut_out_to(part: Path, model: EnsembleModel, photos: Sequence[Path]) -> lis
     return cutouts
 
 
-def _readable(model: EnsembleModel, photos: Sequence[Path], failed: list[Cutout]) -> Iterator[tuple[str, Image]]:
-    """Name and pixels of each usable photograph; the others are added to `failed`."""
-    for start in range(0, len(photos), BATCH):
-        batch = photos[start : start + BATCH]
-        for photo, image in zip(batch, in_threads(_read, batch), strict=True):
-            failure = image if isinstance(image, str) else _misfit(model, image)
-            if isinstance(image, str) or failure:
-                failed.append(Cutout(image=photo.name, failure=failure))
-            else:
-                yield photo.name, image
-
-
-def _read(photo: Path) -> Image | str:
-    """A photograph (H, W, 3) RGB, or the reason why it can't be read."""
+def _prepare(model: EnsembleModel, photo: Path) -> tuple[str, Photograph | str]:
+    """A photograph's name, and what the networks need of it, or the reason why it can't be used."""
     try:
-        return read_image(photo)
+        with opened_image(photo) as image:
+            return photo.name, _misfit(model, image) or model.prepare(image)
     except DataError as error:
-        return error.what.removeprefix(f"{photo} ")
+        return photo.name, error.what.removeprefix(f"{photo} ")
+
+
+def _usable(photos: Iterable[tuple[str, Photograph | str]], failed: list[Cutout]) -> Iterator[tuple[Photograph, str]]:
+    """The usable photographs with their names; the others are added to `failed`."""
+    for name, photo in photos:
+        if isinstance(photo, str):
+            failed.append(Cutout(image=name, failure=photo))
+        else:
+            yield photo, name
 
 
 def _misfit(model: EnsembleModel, image: Image) -> str:
@@ -161,25 +203,13 @@ def _misfit(model: EnsembleModel, image: Image) -> str:
     return ""
 
 
-def _chunks(images: Iterator[tuple[str, Image]]) -> Iterator[list[tuple[str, Image]]]:
-    """Groups of complete batches, each as large as fits in memory."""
-    chunk: list[tuple[str, Image]] = []
-    while batch := list(islice(images, BATCH)):
-        if chunk and _pixels(chunk) + _pixels(batch) > PIXELS:
-            yield chunk
-            chunk = []
-        chunk += batch
-    if chunk:
-        yield chunk
+def _pixels(items: Sequence[tuple[Photograph, object]]) -> int:
+    return sum(photo.pixels for photo, _ in items)
 
 
-def _pixels(images: Sequence[tuple[str, Image]]) -> int:
-    return sum(image.shape[0] * image.shape[1] for _, image in images)
-
-
-def _cut_chunk(model: EnsembleModel, chunk: Sequence[tuple[str, Image]]) -> Iterator[Cutout]:
-    means = model.means([image for _, image in chunk])
-    for (name, image), mean in zip(chunk, means, strict=True):
-        height, width = image.shape[:2]
+def _cut_chunk(model: EnsembleModel, chunk: Sequence[tuple[Photograph, str]]) -> Iterator[Cutout]:
+    outcomes = model.outcomes([photo for photo, _ in chunk])
+    for (photo, name), outcome in zip(chunk, outcomes, strict=True):
         view = Path(name).stem.rpartition("_")[2]
-        yield Cutout(image=name, height=height, width=width, rle=encode_rle(model.cut(mean, image, view)))
+        rle = encode_rle(model.cut(outcome, view))
+        yield Cutout(image=name, height=photo.height, width=photo.width, rle=rle)

@@ -7,21 +7,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import MemberError
-from backdrop.config import Ensemble, digest
+from backdrop.config import Ensemble, Input, digest
 from backdrop.config.postprocessing import Operations
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.data import masks
+from backdrop.data.preprocessing import to_input
 from backdrop.inference.member import RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
-from backdrop.inference.predict import Mean, integer_weights, predict_all
+from backdrop.inference.predict import ALL, Answer, Mean, answers, integer_weights
 
 CONFIG = "ensemble.yaml"
 MEMBERS = "members"
+
+BLOCK = 40_000_000  # pixels of one photograph that are summed at a time; their sums take 320 MB
 
 Image = NDArray[np.uint8]
 
@@ -46,43 +48,120 @@ class EnsembleModel:
         parts += [[operation.model_dump_json()] for operation in self.operations]
         return storage.sha256(json.dumps(parts).encode())
 
-    def means(self, images: Sequence[Image]) -> list[Mean]:
-        """The members' weighted mean for each photograph (H, W, 3) RGB."""
-        means = [Mean() for _ in images]
+    def prepare(self, image: Image) -> "Photograph":
+        """What the members need of a photograph (H, W, 3) RGB.
+
+        Raises:
+            DataError: if it doesn't fit a recipe's input.
+        """
+        specs = {member.recipe.input for member in self.members}
+        height, width = image.shape[:2]
+        return Photograph(height, width, {spec: to_input(image, spec) for spec in specs})
+
+    def means(self, photos: Sequence["Photograph"], rows: slice = ALL) -> list[Mean]:
+        """The members' weighted mean for each photograph, or only for some of its rows."""
+        means = [Mean() for _ in photos]
         for member, weight in zip(self.members, self.weights(), strict=True):
-            for mean, probability in zip(means, member_probabilities(member, images), strict=True):
-                mean.add(probability, weight)
+            for mean, answer in zip(means, member_answers(member, photos), strict=True):
+                mean.add(answer.probability(rows), weight)
         return means
+
+    def outcomes(self, photos: Sequence["Photograph"], with_probability: bool = False) -> Iterator["Outcome"]:
+        """The members' outcome for each photograph; a very large one must be alone, and is summed part by part."""
+        parts = blocks(photos)
+        if len(parts) > 1:
+            outcome = self.outcome(photos[0], with_probability)
+            for rows in parts:
+                outcome.take(rows, self.means(photos, rows)[0])
+            yield outcome
+            return
+        for photo, mean in zip(photos, self.means(photos), strict=True):
+            outcome = self.outcome(photo, with_probability)
+            outcome.take(ALL, mean)
+            yield outcome
+
+    def outcome(self, photo: "Photograph", with_probability: bool = False) -> "Outcome":
+        """An empty outcome, with the probability if post-processing needs it or the caller does."""
+        return Outcome(photo, with_probability or bool(self.operations))
 
     def probability(self, image: Image) -> NDArray[np.float32]:
         """The mean probability (H, W), 0..1, of one photograph (H, W, 3) RGB."""
-        return self.means([image])[0].probability()
+        return self._probability(self.prepare(image))
 
     def mask(self, image: Image, view: str = "") -> masks.Mask:
         """The mask (H, W) of one photograph (H, W, 3) RGB; only `best_members` uses its view."""
-        return self.cut(self.means([image])[0], image, view)
+        (outcome,) = self.outcomes([self.prepare(image)])
+        return self.cut(outcome, view)
 
-    def cut(self, mean: Mean, image: Image, view: str) -> masks.Mask:
-        """The mask (H, W) from the members' mean. Every mask of an ensemble is made here."""
+    def cut(self, outcome: "Outcome", view: str) -> masks.Mask:
+        """The mask (H, W) from the members' outcome. Every mask of an ensemble is made here."""
         if not self.operations:
-            return mean.mask()  # exact, on integers
-        return repair(mean.probability(), view, self.operations, self.mean_of(image))
+            return outcome.mask  # exact, on integers
+        assert outcome.probability is not None
+        return repair(outcome.probability, view, self.operations, self.mean_of(outcome.photo))
 
-    def mean_of(self, image: Image) -> MeanOf:
+    def mean_of(self, photo: "Photograph") -> MeanOf:
         """A function that returns the mean of some recipes' members; of all members if those recipes have none."""
 
         def probability(recipes: tuple[str, ...]) -> NDArray[np.float32]:
             chosen = tuple(member for member in self.members if member.record.recipe in recipes)
-            return replace(self, members=chosen or self.members).probability(image)
+            return replace(self, members=chosen or self.members)._probability(photo)
 
         return probability
 
+    def _probability(self, photo: "Photograph") -> NDArray[np.float32]:
+        (outcome,) = self.outcomes([photo], with_probability=True)
+        assert outcome.probability is not None
+        return outcome.probability
 
-def member_probabilities(member: Member, images: Sequence[Image]) -> Iterator[Tensor]:
-    """One member's probability (H, W) for each photograph."""
+
+@dataclass(frozen=True)
+class Photograph:
+    """What networks need of a photograph: its own size, and its pixels (h, w, 3) as each recipe's input."""
+
+    height: int
+    width: int
+    inputs: Mapping[Input, Image]
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels the photograph has."""
+        return self.height * self.width
+
+
+class Outcome:
+    """A photograph's mask (H, W), and its probability (H, W) if it is wanted, which come part by part."""
+
+    def __init__(self, photo: Photograph, with_probability: bool) -> None:
+        self.photo = photo
+        self.mask = np.empty((photo.height, photo.width), bool)
+        self.probability = np.empty(self.mask.shape, np.float32) if with_probability else None
+
+    def take(self, rows: slice, mean: Mean) -> None:
+        """Takes some rows from the members' mean for them."""
+        self.mask[rows] = mean.mask()
+        if self.probability is not None:
+            self.probability[rows] = mean.probability()
+
+
+def blocks(photos: Sequence[Photograph], sums: int = 1) -> list[slice]:
+    """The rows of photographs whose sums fit into memory at a time: all of them, or parts of a very large photograph.
+
+    Args:
+        photos: one, or several that are small.
+        sums: how many sums each pixel has.
+    """
+    height, width = max(photo.height for photo in photos), max(photo.width for photo in photos)
+    step = max(1, BLOCK // width // sums) if len(photos) == 1 else height
+    return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def member_answers(member: Member, photos: Sequence[Photograph]) -> Iterator[Answer]:
+    """One member's answer to each photograph."""
     recipe = member.recipe
+    inputs, sizes = [photo.inputs[recipe.input] for photo in photos], [(photo.height, photo.width) for photo in photos]
     network = member.network().to(device())
-    return predict_all(network, images, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+    return answers(network, inputs, sizes, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
 
 
 def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:

@@ -5,6 +5,7 @@ weights, so that the mean is the same to the last bit whatever the order or shar
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from backdrop.data import masks
 from backdrop.data.preprocessing import normalize, to_input
 
 BATCH = 4
+ALL = slice(None)
+PIECE = 40_000_000  # pixels of a photograph, once for each test-time augmentation, that are resized in one piece
 ONE = 2**24
 PLAIN = Tta()
 WEIGHT_ONE = 2**20
@@ -34,15 +37,84 @@ def from_output(logits: Tensor, height: int, width: int, spec: Input, align_corn
     return logits[0, 0, top : top + height, left : left + width]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A network's answer to one photograph: logits (1, 1, h, w) for each test-time augmentation, and its own size."""
+
+    logits: Sequence[Tensor]
+    height: int
+    width: int
+    spec: Input
+    tta: Tta
+    align_corners: bool
+
+    @torch.inference_mode()
+    def probability(self, rows: slice = ALL) -> Tensor:
+        """The probability (H, W) float32 at the photograph's own size, or only some of its rows."""
+        start, stop, _ = rows.indices(self.height)
+        pixels = self.height * self.width
+        if self.spec.fit != "stretch" or pixels * len(self.logits) <= PIECE:
+            whole = [from_output(each, self.height, self.width, self.spec, self.align_corners) for each in self.logits]
+            return _average(whole, self.tta)[start:stop]
+        found = self.logits[0].new_empty(stop - start, self.width)
+        step = max(1, PIECE // 8 // self.width // len(self.logits))
+        for top in range(start, stop, step):
+            piece = range(top, min(top + step, stop))
+            found[top - start : piece.stop - start] = _average(
+                [self._rows(each, piece) for each in self.logits], self.tta
+            )
+        return found
+
+    def _rows(self, logits: Tensor, rows: range) -> Tensor:
+        """Some rows (N, W) of logits that are resized as in `from_output`."""
+        height, places = logits.shape[-2], torch.arange(rows.start, rows.stop, dtype=torch.float64)
+        if self.align_corners:
+            places *= (height - 1) / max(1, self.height - 1)
+        else:
+            places = ((places + 0.5) * height / self.height - 0.5).clamp(0, height - 1)
+        above = places.floor().long()
+        below = (above + 1).clamp(max=height - 1)
+        share = (places - above).float().to(logits.device)[:, None]
+        lines = torch.lerp(logits[0, 0, above.to(logits.device)], logits[0, 0, below.to(logits.device)], share)
+        return _resize(lines[None, None], (len(rows), self.width), self.align_corners)[0, 0]
+
+
 @torch.inference_mode()
-def predict(
+def answers(
+    network: nn.Module,
+    inputs: Sequence[NDArray[np.uint8]],
+    sizes: Sequence[tuple[int, int]],
+    spec: Input,
+    tta: Tta = PLAIN,
+    align_corners: bool = False,
+) -> Iterator[Answer]:
+    """The network's answers to photographs, which it sees in batches of 4.
+
+    Args:
+        network: in evaluation mode.
+        inputs: each photograph as `to_input` returns it, (h, w, 3).
+        sizes: each photograph's own height and width.
+        spec: the recipe's input.
+        tta: the recipe's test-time augmentation.
+        align_corners: the recipe's `legacy.output_align_corners`.
+    """
+    device = next(network.parameters()).device
+    for start in range(0, len(inputs), BATCH):
+        stacked = np.stack(inputs[start : start + BATCH])
+        batch = normalize(torch.from_numpy(stacked).to(device), spec)
+        outputs = [output.float() for output in _outputs(network, batch, tta)]
+        for i, (height, width) in enumerate(sizes[start : start + BATCH]):
+            yield Answer([output[i : i + 1] for output in outputs], height, width, spec, tta, align_corners)
+
+
+def predict_all(
     network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN, align_corners: bool = False
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """Each photograph's probability (H, W) float32, at its own size.
 
     Args:
         network: in evaluation mode.
-        images: (H, W, 3) RGB each; they may differ in size.
+        images: (H, W, 3) RGB each; they may differ in size. The network sees them in batches of 4.
         spec: the recipe's input.
         tta: the recipe's test-time augmentation.
         align_corners: the recipe's `legacy.output_align_corners`.
@@ -50,22 +122,11 @@ def predict(
     Raises:
         DataError: if a photograph doesn't fit the input.
     """
-    device = next(network.parameters()).device
-    batch = normalize(torch.from_numpy(np.stack([to_input(image, spec) for image in images])).to(device), spec)
-    outputs = [answer.float() for answer in _outputs(network, batch, tta)]
-    sizes = [image.shape[:2] for image in images]
-    own_size = (
-        [from_output(a[i : i + 1], h, w, spec, align_corners) for a in outputs] for i, (h, w) in enumerate(sizes)
-    )
-    return [_average(logits, tta) for logits in own_size]
-
-
-def predict_all(
-    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN, align_corners: bool = False
-) -> Iterator[Tensor]:
-    """Like `predict` for any number of photographs, in batches of 4."""
     for start in range(0, len(images), BATCH):
-        yield from predict(network, images[start : start + BATCH], spec, tta, align_corners)
+        batch = images[start : start + BATCH]
+        inputs, sizes = [to_input(image, spec) for image in batch], [image.shape[:2] for image in batch]
+        for answer in answers(network, inputs, sizes, spec, tta, align_corners):
+            yield answer.probability()
 
 
 def _outputs(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
@@ -81,9 +142,10 @@ def _outputs(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
 
 def _average(outputs: Sequence[Tensor], tta: Tta) -> Tensor:
     """The probability (H, W) from one photograph's logits (H, W) of all test-time augmentations."""
+    stacked = torch.stack(list(outputs))
     if tta.average == "logits":
-        return torch.stack(list(outputs)).mean(dim=0).sigmoid()
-    return torch.stack(list(outputs)).sigmoid().mean(dim=0)
+        return stacked.mean(dim=0).sigmoid_()
+    return stacked.sigmoid_().mean(dim=0)
 
 
 def _round_to_stride(side: float, network: nn.Module) -> int:
@@ -108,7 +170,7 @@ def integer_weights(weights: Sequence[float]) -> list[int]:
 
 
 class Mean:
-    """The running weighted mean of members' probabilities for one photograph."""
+    """The running weighted mean of members' probabilities for one photograph, or for some of its rows."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -116,8 +178,12 @@ class Mean:
 
     def add(self, probability: Tensor, weight: int) -> None:
         """Adds a member's probability (H, W) with an integer weight."""
-        units = quantize(probability) * weight
-        self.total = units if self.total is None else self.total.add_(units)
+        if self.total is None:
+            self.total = torch.zeros_like(probability, dtype=torch.int64)
+        step = max(1, PIECE // 8 // probability.shape[1])
+        for top in range(0, len(probability), step):
+            rows = slice(top, top + step)
+            self.total[rows].add_(quantize(probability[rows]), alpha=weight)
         self.weight += weight
 
     def probability(self) -> NDArray[np.float32]:

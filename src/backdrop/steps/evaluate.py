@@ -76,7 +76,7 @@ def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[S
         with progress("measuring post-processing", len(folded)) as advance:
             for row, model in folded.items():
                 image, truth = read_pair(dataset.photos[row.image], digests)
-                yield Case(row, truth, model.probability(image), model.mean_of(image))
+                yield Case(row, truth, model.probability(image), model.mean_of(model.prepare(image)))
                 advance()
 
     return effects(cases(), operations, scores)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from backdrop.common import storage
@@ -10,16 +11,15 @@ from backdrop.common.lock import alone
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, read_image
+from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.ensemble import EnsembleModel, gather
+from backdrop.inference.batch import chunks, lazily
+from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.members import open_member
-
-CHUNK = 8
 
 
 class LabelRecord(Record):
@@ -120,12 +120,12 @@ def _label_fold(
     """Masks are written for all and those of doubtful objects removed again: an object is judged as a whole."""
     doubts: dict[str, list[float]] = {}
     found: list[tuple[Photo, float, str]] = []
-    for start in range(0, len(photos), CHUNK):
-        chunk = photos[start : start + CHUNK]
-        images = [read_image(photo.image) for photo in chunk]
-        for photo, image, mean in zip(chunk, images, model.means(images), strict=True):
-            mask = model.cut(mean, image, photo.view)
-            doubt = unconfidence(mean.probability())
+    for chunk in chunks(lazily(partial(_prepare, model), photos)):
+        outcomes = model.outcomes([prepared for prepared, _ in chunk], with_probability=True)
+        for (_, photo), outcome in zip(chunk, outcomes, strict=True):
+            mask = model.cut(outcome, photo.view)
+            assert outcome.probability is not None
+            doubt = unconfidence(outcome.probability)
             found.append((photo, doubt, mask_digest(mask)))
             doubts.setdefault(photo.object, []).append(doubt)
             (folder / mask_name(fold, photo.stem)).write_bytes(encode_png(mask))
@@ -135,3 +135,8 @@ def _label_fold(
         if not kept:
             (folder / mask_name(fold, photo.stem)).unlink()
         yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest if kept else "")
+
+
+def _prepare(model: EnsembleModel, photo: Photo) -> tuple[Photograph, Photo]:
+    with opened_image(photo.image) as image:
+        return model.prepare(image), photo

@@ -39,14 +39,17 @@ class CutOut(PythonModel):
         return pd.DataFrame({"mask": [self._cut(data) for data in model_input["image"]]})
 
     def _cut(self, data: bytes) -> bytes:
-        from backdrop.data.formats import decode_photo  # as above
+        from backdrop.data.formats import decoded  # as above
         from backdrop.data.masks import encode_png
 
         try:
-            image = decode_photo(data, "An image of column image")
+            with decoded(data, "An image of column image") as image:
+                photo = self.ensemble.prepare(image)
+            del image
         except DataError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return encode_png(self.ensemble.mask(image))
+        (outcome,) = self.ensemble.outcomes([photo])
+        return encode_png(self.ensemble.cut(outcome, ""))
 
 
 set_model(CutOut())

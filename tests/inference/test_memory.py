@@ -1,0 +1,71 @@
+"""The memory that predicting takes, measured by the kernel, for photographs of any number and size."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from backdrop.config import find_recipe
+from tests.tracking.workspace import write_member
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel isn't Linux")
+
+# Predicts, and prints the process's highest resident size in MB before and after.
+RUN = """
+import sys
+from pathlib import Path
+import torch
+from backdrop.inference import batch, ensemble, predict
+from backdrop.inference.ensemble import gather
+from backdrop.inference.member import read_member
+scale, member, photos = int(sys.argv[1]), Path(sys.argv[2]), sorted(Path(sys.argv[3]).iterdir())
+batch.PIXELS, batch.LARGE, ensemble.BLOCK, predict.PIECE = (
+    value // scale for value in (batch.PIXELS, batch.LARGE, ensemble.BLOCK, predict.PIECE)
+)
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage counts the parent process before a fork too
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+model = gather([read_member(member)], None)
+batch.cut_out(model, photos[:1])  # small: what it needs is libraries and the network
+before, count = peak(), 0
+for start in range(1, len(photos), batch.CHUNK):
+    count += sum(not one.failure for one in batch.cut_out(model, photos[start : start + batch.CHUNK]))
+print(count, before, peak())
+"""
+
+
+def peak_mb(tmp_path: Path, sizes: list[tuple[int, int]], scale: int = 1) -> tuple[int, int]:
+    """The highest resident size in MB, before photographs of these heights and widths in thousands and after."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, (height, width) in enumerate([(1, 1), *sizes]):
+        image = np.full((height * 100, width * 100, 3), 200, np.uint8)
+        image[height * 30 : height * 70, width * 30 : width * 70] = 60
+        cv2.imwrite(str(photos / f"{index:03d}_01.jpg"), image)
+    recipe = find_recipe("tiny", ["network.width=4", "network.depth=2", "input.size=128x128"])
+    member = write_member(tmp_path / "member", recipe, "c" * 64, 0)
+    command = [sys.executable, "-c", RUN, str(scale), str(member), str(photos)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    count, before, after = map(int, done.stdout.split())
+    assert count == len(sizes)
+    return before, after
+
+
+def test_many_photographs_take_no_more_memory_than_a_few(tmp_path: Path) -> None:
+    before, after = peak_mb(tmp_path, [(15, 20)] * 12 + [(40, 50)], scale=16)  # the sums of all would take 448 MB
+    assert after - before < 220
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sizes",
+    [[(100, 120)], [(150, 200)], [(15, 22)] * 40, [(40, 50)] * 10, [(50, 80)] * 4, [(80, 100)] * 4],
+    ids=["one of 120 MP", "one of 300 MP", "40 of 3.3 MP", "10 of 20 MP", "4 of 40 MP", "4 of 80 MP"],
+)
+def test_memory_keeps_to_what_the_docs_say(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    _, after = peak_mb(tmp_path, sizes)
+    largest = max(height * width / 100 for height, width in sizes)
+    assert after < 1500 + 6 * max(0, largest - 100)
