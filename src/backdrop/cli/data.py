@@ -111,4 +111,4 @@ def split(
     record = step(data, out, rule, objects, extend, holdout_from)
     for name, number in record.objects.items():
         print(f"{name:>8}  {count(number, 'object'):>12}  mean mask area {record.areas[name]:,.0f} pixels")
-    print(f"{out}  {record.data}")
+    print(f"{out}  data {record.data}")

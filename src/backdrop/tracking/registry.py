@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ EVALUATION_RUN = "backdrop.evaluation_run"
 VERDICT = "backdrop.verdict"
 PREVIOUS = "backdrop.previous_champion"
 SIZE = "backdrop.size"
+CODE = ("MLmodel", "pyfunc.py")
 LOST = "Run `backdrop register` for the same members: it uploads them again"
 ENSEMBLE = "ensemble"
 
@@ -359,7 +361,13 @@ def _upload(client: MlflowClient, model: str, run_id: str, folder: Path) -> int:
             pip_requirements=[f"backdrop-ml=={__version__}"],
         )
         client.log_model_artifacts(model, str(target))
-        return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+        files = [path for path in target.rglob("*") if path.is_file()]
+        return _total({path.relative_to(target).as_posix(): path.stat().st_size for path in files})
+
+
+def _total(sizes: Mapping[str, int]) -> int:
+    """The size of what a version needs; loading a model in place adds files to it."""
+    return sum(size for name, size in sizes.items() if name.startswith("artifacts/") or name in CODE)
 
 
 def _is_whole(client: MlflowClient, version: Version) -> bool:
@@ -371,7 +379,7 @@ def _is_whole(client: MlflowClient, version: Version) -> bool:
             if is_missing(error):
                 return False
             raise
-    return sum(sizes.values()) == version.size
+    return _total(sizes) == version.size
 
 
 def _verify(folder: Path, version: Version) -> None:

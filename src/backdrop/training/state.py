@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backdrop.common.devices import device
 from backdrop.common.progress import log
+from backdrop.common.words import count
 from backdrop.config import Recipe
 from backdrop.config.optimizer import Optimizer
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, to_host
@@ -160,7 +161,7 @@ def settings(recipe: Recipe, epoch: int) -> Optimizer:
 
 def _resume(before: Progress, current: Progress) -> Progress:
     changed = [name for name in ("processes", "device", "precision") if getattr(before, name) != getattr(current, name)]
-    log(f"Resuming in epoch {before.epoch + 1}, after {before.step} steps")
+    log(f"Resuming in epoch {before.epoch + 1}, after {count(before.step, 'step')}")
     for name in changed:
         was, now = getattr(before, name), getattr(current, name)
         log(f"{name} changed from {was} to {now}: the weights will not be bit-identical to an uninterrupted run's")

@@ -112,7 +112,7 @@ class Drawn(Dataset[tuple[Pixels, Pixels]]):
 DRAW = """
 import sys, torch
 from torch.utils.data import DataLoader
-from tests.augmentation.test_augmentation import Drawn, Engine
+from tests.augmentation.test_host_and_device import Drawn, Engine
 Engine.name = sys.argv[1]
 alone, shared = (list(DataLoader(Drawn(), batch_size=3, num_workers=workers)) for workers in (0, 2))
 assert len(alone) == len(shared) == 4
