@@ -137,5 +137,13 @@ def test_a_secret_of_the_environment_is_shown_nowhere(monkeypatch: pytest.Monkey
 
 def test_long_texts_take_no_time() -> None:
     """Each would take hours if it took quadratic time."""
-    for text in ("x" * 10**6, "://" * 10**5, "a@" * 10**5, "http://" + "a:" * 10**5 + "@h", "Token=" * 10**5):
+    assert redact("http:/me:secret@host/x is missing") == "host/x is missing"
+    for text in (
+        "x" * 10**6,
+        "a:/" * 10**5,
+        "://" * 10**5,
+        "a@" * 10**5,
+        "http://" + "a:" * 10**5 + "@h",
+        "Token=" * 10**5,
+    ):
         redact(text)

@@ -125,11 +125,8 @@ def connect() -> Iterator[Kubernetes]:
     try:
         config.load_incluster_config(client_configuration=settings)
     except ConfigException:
-        try:
+        with _kubeconfig_errors():
             config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
-        except ConfigException as error:
-            what = f"No Kubernetes cluster is configured here ({shorten(error)})"
-            raise EndpointError(what, "Run this in a pod, or set KUBECONFIG") from error
     with client.ApiClient(settings) as api:
         yield Kubernetes(settings.host, api)
 
@@ -140,11 +137,25 @@ def pod_namespace() -> str:
 
 
 def own_namespace() -> str:
-    """The pod's namespace, or the namespace of the kubeconfig's current context, or `default`."""
+    """The pod's namespace, or the namespace of the kubeconfig's current context, or `default`.
+
+    Raises:
+        EndpointError: if the kubeconfig can't be read.
+    """
     if namespace := pod_namespace():
         return namespace
-    _, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
-    return str(active["context"].get("namespace", "default"))
+    with _kubeconfig_errors():
+        _, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+        return str(active["context"].get("namespace", "default"))
+
+
+@contextlib.contextmanager
+def _kubeconfig_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ConfigException, or whatever a damaged file makes its reader raise
+        what = f"No Kubernetes cluster is configured here ({shorten(error)})"
+        raise EndpointError(what, "Run this in a pod, or set KUBECONFIG") from error
 
 
 def _words(error: Exception) -> str:

@@ -3,12 +3,15 @@
 import os
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")  # bounded, or a long word takes minutes
 ADDRESS = re.compile(SCHEME.pattern + r"\S+")
 # Credentials as they are in HTTP headers and signed addresses.
 HEADER = re.compile(r"((?:Credential|Signature|Token|AWSAccessKeyId)=|(?:Bearer|Basic) )[^\s&,;'\"]+", re.IGNORECASE)
 SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID)$")  # names of variables
+# An address that was taken for a path, which has no double slashes.
+MANGLED = re.compile(r"\b(?!models:|runs:)[A-Za-z][A-Za-z0-9+.-]{1,30}:/(?!/)[^\s/@]*@")
 PATHS = ("sqlite://", "file://")  # addresses with these schemes start with a path
 PLAIN = re.compile(r"\.{0,2}/|models:/|runs:/")  # a path, or an MLflow URI of a model or run
 ODD = "/?#[]"  # if not percent-encoded in a password, a client misreads the host, or fails
@@ -31,9 +34,19 @@ def is_misread(address: str) -> bool:
     return any(character in credentials for character in ODD)
 
 
+def is_http(address: str) -> bool:
+    """Whether it is an address that an HTTP client can read, with a host."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        return False
+
+
 def redact(text: str) -> str:
     """The text without credentials: those of each `scheme://` address, of HTTP headers, and of the environment."""
-    text = HEADER.sub(r"\1…", ADDRESS.sub(lambda match: without_credentials(match[0]), text))
+    text = ADDRESS.sub(lambda match: without_credentials(match[0]), text)
+    text = HEADER.sub(r"\1…", MANGLED.sub("", text))
     for secret in _secrets():
         text = text.replace(secret, "…")
     return text

@@ -119,6 +119,8 @@ def find_text(kind: Kind, name: str) -> Source:
     texts, noun = shipped(kind), kind.removesuffix("s")
     if name in texts:
         return Source(texts[name], f"{kind}/{name}.yaml", None)
+    if "://" in name and not storage.is_remote(name):
+        raise ConfigError(f"{noun} {name} can't be read", "Name a file or an s3:// address")
     if _is_path(name):
         address = name if storage.is_remote(name) else Path(name)
         return Source(read_text(address, noun), name, storage.parent(name))

@@ -69,14 +69,32 @@ class Member:
         return f"{self.record.recipe}-{self.record.fold}"
 
     def network(self) -> "nn.Module":
-        """The trained network on the CPU, in evaluation mode."""
+        """The trained network on the CPU, in evaluation mode.
+
+        Raises:
+            MemberError: if the weights aren't those of the recipe's network.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return assemble(self.recipe, load_file(self.folder / WEIGHTS))
+        path = self.folder / WEIGHTS
+        try:
+            return assemble(self.recipe, load_file(path))
+        except (SafetensorError, OSError, RuntimeError, IndexError) as error:
+            what = f"{path} doesn't fit its recipe ({shorten(error)})"
+            raise MemberError(what, "Copy or train the member again") from error
 
     def history(self) -> list[dict[str, Any]]:
-        """A row per epoch: epoch, lr, loss, dice, seconds, time_ms."""
-        return [json.loads(line) for line in (self.folder / METRICS).read_text().splitlines()]
+        """A row per epoch: epoch, lr, loss, dice, seconds, time_ms.
+
+        Raises:
+            MemberError: if the file can't be read.
+        """
+        path = self.folder / METRICS
+        try:
+            return [dict(json.loads(line)) for line in path.read_text().splitlines()]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise MemberError(f"{path} is damaged ({shorten(error)})", "Copy or train the member again") from error
 
 
 def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import kfp
 import urllib3
@@ -21,7 +20,7 @@ from kfp_server_api import ApiClient, ApiException
 from backdrop.common.environment import check_header
 from backdrop.common.errors import EndpointError, shorten
 from backdrop.common.kubernetes_client import pod_namespace
-from backdrop.common.redact import ENCODE, is_misread, without_credentials
+from backdrop.common.redact import ENCODE, is_http, is_misread, without_credentials
 
 # kfp's own variables: its client reads the first two, its command line the others.
 HOST = "KF_PIPELINES_ENDPOINT"
@@ -103,9 +102,10 @@ def connect(host: str = "", namespace: str = "") -> Endpoint:
         raise EndpointError("No Kubeflow endpoint is set", f"Give --host, or set {HOST}")
     if is_misread(host):
         raise EndpointError(f"The password for Kubeflow at {without_credentials(host)} can't be read", ENCODE)
-    if urlsplit(host).scheme not in ("http", "https"):
+    if not is_http(host):
         shown = without_credentials(host)
-        raise EndpointError(f"{shown} isn't an http address", f"Write it as http://{shown}")
+        remedy = "Write it as http://HOST:PORT" if "://" in host else f"Write it as http://{shown}"
+        raise EndpointError(f"{shown} isn't an http address", remedy)
     client = _Client(host, **_credentials())
     host = without_credentials(host)  # from here on it is only shown
     with _errors(host):

@@ -90,7 +90,7 @@ def find_docker() -> dict[str, Any]:
         raise DockerError(
             f"Docker has no image {IMAGE}", "Build it with `make image`, pull it, or set BACKDROP_IMAGE to another"
         ) from error
-    except DockerException as error:
+    except (DockerException, OSError, ValueError) as error:  # ValueError: DOCKER_HOST isn't an address
         raise DockerError(
             f"Docker doesn't answer ({shorten(error)})",
             "Start it and check that `docker info` works, or leave out --runner docker",

@@ -88,7 +88,7 @@ def heartbeat() -> str:
 def read_points(path: Path) -> Iterator[Metric]:
     """The points of a `metrics.jsonl` with their times; a line that is still being written is ignored."""
     text = ""
-    with contextlib.suppress(OSError):  # it doesn't exist yet
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # it doesn't exist yet, or is damaged
         text = path.read_text()
     for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):

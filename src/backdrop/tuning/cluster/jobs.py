@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -17,7 +16,7 @@ from ray.job_submission import JobSubmissionClient
 
 from backdrop.common.errors import TuningError, cause, shorten
 from backdrop.common.progress import log
-from backdrop.common.redact import ENCODE, is_misread, without_credentials
+from backdrop.common.redact import ENCODE, is_http, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, retry, trying
 from backdrop.tuning.cluster.auth import USAGE, cluster_token
 
@@ -51,7 +50,7 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
     """
     if is_misread(address):
         raise TuningError(f"The password for Ray at {without_credentials(address)} can't be read", ENCODE)
-    if urlsplit(address).scheme not in ("http", "https"):
+    if not is_http(address):
         raise TuningError(
             f"Ray's address {without_credentials(address)} isn't an http address", f"Set RAY_ADDRESS to {DASHBOARD}"
         )
