@@ -1,4 +1,4 @@
-"""What each of the winners' tricks adds to a small network on real cars, out of fold.
+"""Measures the gain of each of the winners' tricks for a small network on real cars, out of fold.
 
 BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/ablation.py
 
@@ -38,7 +38,7 @@ OPERATIONS = [
 
 
 def make_data(source: Path) -> str:
-    """A dataset of links: the first cars with their masks, the next in `test` without."""
+    """Makes a dataset of links: the first cars with their masks, the next ones in `test` without masks."""
     stems = sorted(path.stem for path in (source / "train").iterdir())
     cars = sorted({stem.rpartition("_")[0] for stem in stems})
     for stem in stems:
@@ -52,7 +52,7 @@ def make_data(source: Path) -> str:
 
 
 def link(source: Path, folder: str, target: str, pattern: str) -> None:
-    """Links the files of a pattern."""
+    """Links the files that match a pattern."""
     for path in (source / folder).glob(pattern):
         new = WORK / "data" / target / path.name
         new.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def link(source: Path, folder: str, target: str, pattern: str) -> None:
 
 
 def members(data: str, overrides: tuple[str, ...], pseudo: str | None = None) -> list[str]:
-    """A member of each fold; those that are there already aren't trained again."""
+    """Trains a member of each fold, or reuses it."""
     out = str(WORK / "members" / "tiny-{key}")
     plan = str(WORK / "plan.csv")
     return [train(data, plan, "tiny", fold, out, (*SMALL, *overrides), pseudo).address for fold in range(FOLDS)]
@@ -75,14 +75,14 @@ def dices(data: str, name: str, addresses: list[str]) -> dict[str, float]:
 
 
 def show(name: str, found: dict[str, float], base: dict[str, float]) -> None:
-    """A line of the table: mean Dice, and the paired difference with its interval."""
+    """Prints a line of the table: mean Dice, and the paired difference with its interval."""
     change = bootstrap({car: found[car] - base[car] for car in base})
     mean = sum(found.values()) / len(found)
     print(f"| {name} | {mean:.4f} | {change.mean:+.4f} | {change.low:+.4f} to {change.high:+.4f} |", flush=True)
 
 
 def repairs(data: str, addresses: list[str]) -> tuple[Effect, ...]:
-    """What each operation after the mean adds."""
+    """The gain of each post-processing operation."""
     settings = dict(item.split("=", 1) for item in SMALL)
     part = {"recipe": "tiny", "set": {"input.size": settings["input.size"], "epochs": 10, "ema": 0.95}}
     values = {"name": "ablation", "folds": {"count": FOLDS}, "members": [part], "postprocessing": OPERATIONS}

@@ -1,4 +1,4 @@
-"""What checkpoints cost a training of `linknet34`: the stall, their size, the time to save and to restore.
+"""Measures the cost of checkpoints in a training of `linknet34`: stall, size, time to save and to restore.
 
     .venv/bin/python benchmarks/checkpoint.py
 
@@ -28,7 +28,7 @@ STEPS = 4
 
 
 def main() -> None:
-    """Prints one line a figure."""
+    """Prints a line per figure."""
     recipe = find_recipe("linknet34", SETTINGS)
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
     set_lr(state.optimizer, 1e-6)
@@ -44,7 +44,7 @@ def main() -> None:
 
     for _ in range(3):
         step()
-    state.end_epoch(1e-6, 0.5, 0, 1)  # so that a best epoch's weights are in it, as in most checkpoints
+    state.end_epoch(1e-6, 0.5, 0, 1)  # adds the best epoch's weights, as in most checkpoints
     stalls, copies, saves, steps = [], [], [], []
     with tempfile.TemporaryDirectory() as folder, Writer(store := CheckpointStore(Path(folder))) as writer:
         for _ in range(ROUNDS):
@@ -71,8 +71,8 @@ def main() -> None:
         f"{size_mb:.0f} MB; step {median(steps):.2f} s, copy {median(copies):.2f} s, save {median(saves):.2f} s,",
         end=" ",
     )
-    print(f"restore {restore:.2f} s (of this machine: only their ratios mean anything)")
-    print(f"stall: {median(stalls) / every:.2%} of the time, with a checkpoint each {every:g} s")
+    print(f"restore {restore:.2f} s (on this machine; only ratios are comparable)")
+    print(f"stall: {median(stalls) / every:.2%} of the time, with a checkpoint every {every:g} s")
 
 
 if __name__ == "__main__":

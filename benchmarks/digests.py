@@ -1,4 +1,4 @@
-"""What it costs to know a photograph by its file and a mask by its pixels: CPU time of one core for each file.
+"""Measures the digests of photographs (by file) and masks (by pixels): CPU time of one core per file.
 
     BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/digests.py
 
@@ -23,7 +23,7 @@ COUNT, ROUNDS = 100, 3
 
 
 def milliseconds(function: Callable[[Any], object], items: Sequence[Any]) -> float:
-    """Of the fastest round, for one item."""
+    """Milliseconds per item in the fastest round."""
     rounds = []
     for _ in range(ROUNDS):
         start = time.process_time()
@@ -34,7 +34,7 @@ def milliseconds(function: Callable[[Any], object], items: Sequence[Any]) -> flo
 
 
 def main() -> None:
-    """Prints a line for each kind of work."""
+    """Prints a line per kind of work."""
     photos = [photo for photo in open_dataset(os.environ["BACKDROP_CARVANA"]).photos.values() if photo.mask][:COUNT]
     gifs = [photo.mask for photo in photos if photo.mask]
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""All that a GPU is asked for, in one call of a few minutes: how fast the four networks train and predict on it.
+"""Measures how fast a GPU trains and predicts with the four networks, in one call of a few minutes.
 
     PYTHONPATH=src python benchmarks/gpu.py [results.json]
 
@@ -32,13 +32,13 @@ from backdrop.training.prefetch import prefetch
 from backdrop.training.step import Batch, make_optimizer, set_lr, train_step
 
 PHOTOGRAPHS = 5088
-ROUNDS = 5  # medians are taken of so many
+ROUNDS = 5  # a figure is the median of this many
 ROUND_S = 0.6
 
 
 @dataclass(frozen=True)
 class Case:
-    """A shipped recipe in plain values, and what of it the winners trained: networks, epochs, folds, replayed steps."""
+    """A shipped recipe in plain values, and how the winners trained it: networks, epochs, folds, replayed steps."""
 
     network: dict[str, Any]
     size: tuple[int, int]  # width, height
@@ -52,11 +52,11 @@ class Case:
     replay: float = 0.0
 
     def images(self) -> float:
-        """How many the winners' networks of this kind were trained on, all together."""
+        """The number of images that the winners' networks of this kind were trained on, in total."""
         return self.networks * self.epochs * PHOTOGRAPHS * (self.folds - 1) / self.folds * (1 + self.replay)
 
 
-# As linknet34 changes its samples, which is as much as any recipe does at full size.
+# linknet34's augmentation; no recipe does more at full size.
 CHANGES: Any = [
     SimpleNamespace(kind="hflip", p=0.5),
     SimpleNamespace(kind="affine", p=0.75, shift=0.0625, scale=(0.9, 1.1), rotate=5),
@@ -87,7 +87,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Way:
-    """How a network is computed; `switches` are a precision of ours, or None for torch's defaults."""
+    """How to compute a network; `switches` is one of our precisions, or None for torch's defaults."""
 
     precision: str | None
     channels_last: bool = True
@@ -104,7 +104,7 @@ WAYS = {
 
 
 def train_rate(case: Case, way: Way, where: torch.device) -> tuple[float, int]:
-    """Images a second from a batch that is on the device already, and the most bytes of the device's memory."""
+    """Images per second with a batch that is on the device already, and the maximum device memory in bytes."""
     width, height = case.size
     images = torch.rand(case.batch, 3, height, width, device=where)
     if way.channels_last:
@@ -116,14 +116,14 @@ def train_rate(case: Case, way: Way, where: torch.device) -> tuple[float, int]:
 
 
 def fed_rate(case: Case, way: Way, where: torch.device) -> float:
-    """Images a second when they come from the host's memory, and the device changes them beside the step before."""
+    """Images per second when they come from host memory, and the device augments them during the previous step."""
     with switched(way):
         step, batches = trainer(case, way, where), prefetch(feed(case, where), where)
         return case.batch * measured(lambda: step(next(batches)), where)
 
 
 def feed(case: Case, where: torch.device) -> Iterator[list[Batch]]:
-    """Batches as training makes them of decoded photographs; they are noise here."""
+    """Batches like those that training makes of decoded photographs; their pixels are noise."""
     width, height = case.size
     pin = where.type == "cuda"
     photographs = torch.randint(256, (case.batch, height, width, 3), dtype=torch.uint8, pin_memory=pin)
@@ -154,7 +154,7 @@ def trainer(case: Case, way: Way, where: torch.device) -> Callable[[list[Batch]]
 
 
 def predict_rate(case: Case, way: Way, where: torch.device) -> float:
-    """Images a second, once each, from the batch on the device to probabilities there."""
+    """Images per second from a batch on the device to probabilities there, without test-time augmentation."""
     network = build(**case.network).to(where, memory_format=torch.channels_last).eval()
     width, height = case.size
     images = torch.rand(case.batch, 3, height, width, device=where).contiguous(memory_format=torch.channels_last)
@@ -170,14 +170,14 @@ def predict_rate(case: Case, way: Way, where: torch.device) -> float:
 
 
 def switched(way: Way) -> AbstractContextManager[None]:
-    """Torch's switches as the way wants them; its defaults stay untouched."""
+    """Sets torch's switches for a way of computing; for torch's defaults it sets nothing."""
     if way.precision is None:
         return nullcontext()
     return computing(way.precision, deterministic=False, threads=torch.get_num_threads())
 
 
 def measured(act: Callable[[], object], where: torch.device) -> float:
-    """Times a second, the median of some rounds; the first calls, in which torch looks for its ways, don't count."""
+    """Calls per second, the median of some rounds, after warm-up calls in which torch chooses its algorithms."""
     for _ in range(3):
         act()
     rates = []
@@ -186,21 +186,21 @@ def measured(act: Callable[[], object], where: torch.device) -> float:
         while count == 0 or time.monotonic() - start < ROUND_S:
             act()
             count += 1
-            if count % 2 == 0:  # else a round would queue up more than it lasts
+            if count % 2 == 0:  # or a round would queue more work than it measures
                 now(where)
         rates.append(count / (now(where) - start))
     return statistics.median(rates)
 
 
 def now(where: torch.device) -> float:
-    """The clock when the device has done all that it was given."""
+    """The time when the device has finished its work."""
     if where.type == "cuda":
         torch.cuda.synchronize(where)
     return time.monotonic()
 
 
 def memory(where: torch.device) -> int:
-    """The most that was taken since the last call; 0 without a GPU."""
+    """Maximum bytes of device memory since the last call; 0 without a GPU."""
     if where.type != "cuda":
         return 0
     taken = torch.cuda.max_memory_allocated(where)
@@ -211,7 +211,7 @@ def memory(where: torch.device) -> int:
 
 
 def ceilings(where: torch.device, side: int = 8192) -> dict[str, float]:
-    """What the device does at best: bf16 products in FLOP/s, copies on it and to it in bytes/s."""
+    """The device's limits: bf16 matrix products in FLOP/s, copies on it and to it in bytes/s."""
     one, other = (torch.randn(side, side, device=where, dtype=torch.bfloat16) for _ in range(2))
     large, onto = (torch.empty(4 * side * side, dtype=torch.uint8, device=where) for _ in range(2))
     host = torch.empty(side * side, dtype=torch.uint8, pin_memory=where.type == "cuda")
@@ -223,7 +223,7 @@ def ceilings(where: torch.device, side: int = 8192) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures all, and prints Markdown."""
+    """Measures everything, and prints Markdown."""
     if not torch.cuda.is_available():
         sys.exit("torch finds no GPU here")
     where, begun = torch.device("cuda"), time.monotonic()
@@ -243,7 +243,9 @@ def main() -> None:
             except torch.OutOfMemoryError:
                 print(f"| {name} | {label} | out of memory | | | |", flush=True)
                 continue
-            share = rate * 6 * cost / best["matmul_flops"]  # two passes back for one forth, two operations for each
+            share = (
+                rate * 6 * cost / best["matmul_flops"]
+            )  # a backward pass costs two forward passes, and a MAC is two operations
             rows["train"][label] = {"images_per_s": rate, "share": share, "bytes": taken}
             against = rate / rows["train"]["backdrop"]["images_per_s"]
             print(f"| {name} | {label} | {rate:.1f} | {share:.1%} | {taken / 2**30:.1f} | {against:.2f} |", flush=True)

@@ -1,4 +1,4 @@
-"""Images a second per core of each way from a photograph to a training sample.
+"""Measures ways to make a training sample from a photograph, in images per second and core.
 
 BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/loader.py
 """
@@ -29,7 +29,7 @@ SETTINGS = (
 
 
 def full_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable[[int, int], object]:
-    """The slow way: decode, change the photograph at its own size, then resize."""
+    """The slow way: decode, augment the photograph at its own size, then resize."""
     augment = Augmenter(recipe.augmentation, recipe.seed)
 
     def sample(epoch: int, index: int) -> object:
@@ -41,7 +41,7 @@ def full_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable
 
 
 def own_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable[[int, int], object]:
-    """As training does it: at the network's input size, from the cache if the recipe has one.
+    """The way of training: at the network's input size, from the cache if the recipe has one.
 
     What is left to a GPU isn't in it.
     """
@@ -50,7 +50,7 @@ def own_size(recipe: Recipe, photos: list[Photo], digests: Digests) -> Callable[
 
 
 def main() -> None:
-    """Prints a Markdown table; each round does all ways in turn, on one thread."""
+    """Prints a Markdown table; each round measures all ways in turn, on one thread."""
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA must name the folder that holds full")
     cv2.setNumThreads(1)

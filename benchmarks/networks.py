@@ -1,4 +1,4 @@
-"""The winners' four networks for a few epochs on real cars, small: does the loss go down and the Dice up?
+"""Trains the winners' four networks for a few epochs on small photographs of real cars, to see loss fall and Dice rise.
 
 BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/networks.py
 """
@@ -12,7 +12,7 @@ from backdrop.inference.member import read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 
-# Highest rates: VGG, which has no batch norm, wants a lower one.
+# Maximum learning rates; VGG has no batch norm and needs a lower one.
 RECIPES = {"linknet34": 1e-3, "linknet34-concat": 1e-3, "unet11": 2e-4, "unet-scratch": 1e-3, "unet-vgg11": 2e-4}
 # Their own sizes and pretrained weights are for GPUs and many epochs; the networks and losses are as shipped.
 SMALL = (
@@ -22,7 +22,7 @@ SMALL = (
 
 
 def main() -> None:
-    """Trains each on 8 cars, judges on 4 others, prints a Markdown table."""
+    """Trains each on 8 cars, judges it on 4 others, and prints a Markdown table."""
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA must name the folder that holds squashed-512")
     data = str(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve())

@@ -1,4 +1,4 @@
-"""Training steps of `tiny` on two threads, OpenMP waiting actively or passively, alone and beside a busy process.
+"""Times training steps of `tiny` on two threads with both wait policies of OpenMP, alone and beside a busy process.
 
     .venv/bin/python benchmarks/openmp.py
 
@@ -39,7 +39,7 @@ def step_s(policy: str) -> float:
 
 
 def main() -> None:
-    """Measures both policies in turn, first alone, then beside a process that never rests."""
+    """Measures both policies in turn, first alone, then beside a busy process."""
     for beside in (0, 1):
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(beside)]
         try:

@@ -1,4 +1,4 @@
-"""From a mask to the submission's string: `encode_rle` against pycocotools, on real masks at full size.
+"""Compares `encode_rle` with pycocotools: from a mask to the submission's string, on real masks at full size.
 
     BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/rle.py
 
@@ -26,13 +26,13 @@ ROUNDS = 5
 
 
 def pack(mask: Mask) -> bytes:
-    """The text that pycocotools has for a mask (H, W), read row by row."""
+    """pycocotools' text for a mask (H, W), read row by row."""
     counts: bytes = coco.encode(mask.T.view(np.uint8))["counts"]
     return counts
 
 
 def unpack(text: bytes) -> NDArray[np.int64]:
-    """Lengths of the runs, of zeros first, from pycocotools' text.
+    """Run lengths, zeros first, from pycocotools' text.
 
     Five bits a character, the lowest first; 32 says that more follow, 16 in the last that the number is negative. From
     the fourth on, a number is the difference to the last but one. Source: pycocotools' maskApi.c, `rleToString`.
@@ -57,7 +57,7 @@ def encode_with_pycocotools(mask: Mask) -> str:
 
 
 def milliseconds(function: Callable[[Mask], object], mask: Mask) -> float:
-    """Of the fastest of some rounds."""
+    """Milliseconds of the fastest of some rounds."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -67,7 +67,7 @@ def milliseconds(function: Callable[[Mask], object], mask: Mask) -> float:
 
 
 def main() -> None:
-    """Checks that both give the same strings, then times them mask by mask."""
+    """Checks that both return the same strings, then times them mask by mask."""
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA names no folder that holds full/")
     photos = open_dataset(Path(os.environ["BACKDROP_CARVANA"]) / "full").photos.values()

@@ -1,4 +1,4 @@
-"""Training as Backdrop does it against the plain way, for each network, step by step in turn.
+"""Compares Backdrop's training step with a plain one, for each network, in alternating steps.
 
     BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/train.py [RECIPE …]
 
@@ -36,7 +36,7 @@ Act = Callable[[list[Batch]], object]
 
 
 def plain_way(recipe: Recipe) -> Act:
-    """A step as one would write it first."""
+    """A plain training step."""
     network = first_network(recipe).to(device())
     optimizer = make_optimizer(network, recipe.optimizer.kind, recipe.optimizer.weight_decay, recipe.optimizer.momentum)
     for group in optimizer.param_groups:
@@ -53,7 +53,7 @@ def plain_way(recipe: Recipe) -> Act:
 
 
 def our_way(recipe: Recipe) -> Act:
-    """A step as `train` does it."""
+    """The step of `train`."""
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
     set_lr(state.optimizer, RATE)
     state.network.train()
@@ -67,7 +67,7 @@ def our_way(recipe: Recipe) -> Act:
 
 
 def timed(act: Act, batches: list[Batch]) -> float:
-    """Seconds of a step, until the device has done it."""
+    """Seconds until the device has finished a step."""
     start = time.perf_counter()
     act(batches)
     if device().type == "cuda":
@@ -76,14 +76,14 @@ def timed(act: Act, batches: list[Batch]) -> float:
 
 
 def timed_load(steps: Iterator[list[Batch]]) -> tuple[float, list[Batch]]:
-    """Seconds until the next batch is there, and it."""
+    """Seconds until the next batch is loaded, and the batch."""
     start = time.perf_counter()
     batches = next(steps)
     return time.perf_counter() - start, batches
 
 
 def main() -> None:
-    """Prints a Markdown table of images a second and ratios."""
+    """Prints a Markdown table of images per second and ratios."""
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA must name the folder that holds full")
     dataset = open_dataset(Path(os.environ["BACKDROP_CARVANA"], "full"))
@@ -93,7 +93,7 @@ def main() -> None:
     print("| recipe, input, batch | plain step | step | step / plain | plain with loading | with loading | ratio |")
     print("|" + " --- |" * 7)
     for name in sys.argv[1:] or RECIPES:
-        # Without the running mean of weights, which is no part of the plain way.
+        # Without the running mean of weights, which the plain step doesn't have.
         settings = ["pretrained=null", "ema=null", "epochs=1000"]
         settings += ["batch_size=1"] if device().type == "cpu" else []
         recipe = find_recipe(name, settings)

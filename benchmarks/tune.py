@@ -1,4 +1,4 @@
-"""A schedule search on real cars: what it takes, what it gains, and whether six epochs rank schedules as thirty do.
+"""Measures a schedule search on real cars: its cost, its gain, and whether six epochs rank schedules as thirty do.
 
     BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/tune.py
 
@@ -30,7 +30,7 @@ PROXY = ("input.size=128x128", "ema=0.9", f"epochs={LONG}")
 
 
 def longer(data: str, plan: str, search: Search) -> dict[str, float]:
-    """Out-of-fold Dice of each finished trial's schedule when it trains four times as long."""
+    """Out-of-fold Dice of each finished trial's schedule after training four times as long."""
     found = {}
     for trial in ranked(search.trials):
         override = json.loads((WORK / "search" / "trials" / f"{trial.name}.json").read_text())["override"]

@@ -134,7 +134,7 @@ def test_labels_of_another_plan_or_altered_ones_are_refused(
     label(str(unlabeled), str(plan), members, str(folder), max_uncertainty=1e9)
     other = tmp_path / "other.csv"
     split(str(unlabeled), str(other), Rule(folds=2, seed=5, by="random"))
-    with pytest.raises(DataError, match=r"labels\.csv holds no pseudo-labels for this plan\. Make them with"):
+    with pytest.raises(DataError, match=r"labels\.csv has no pseudo-labels for this plan\. Make them with"):
         train(str(unlabeled), str(other), "tiny", 0, str(tmp_path / "x"), SMALL, str(folder))
     mask = next((folder / "fold-0").iterdir())
     mask.write_bytes(next((unlabeled / "train_masks").iterdir()).read_bytes())

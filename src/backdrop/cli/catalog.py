@@ -1,4 +1,4 @@
-"""What `backdrop recipes …` and `backdrop ensembles …` share: list, show, copy what is shipped."""
+"""Lists, shows and copies shipped YAML, for `backdrop recipes …` and `backdrop ensembles …`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def list_shipped(kind: "Kind") -> None:
-    """Prints a line for each recipe or ensemble of the package: its name, and what it is."""
+    """Prints the name and description of each shipped recipe or ensemble."""
     from backdrop.config import shipped
     from backdrop.config.records import parse_yaml
 
@@ -17,7 +17,7 @@ def list_shipped(kind: "Kind") -> None:
 
 
 def show_text(kind: "Kind", name: str) -> None:
-    """Prints the YAML as it was written.
+    """Prints the YAML unchanged.
 
     Raises:
         ConfigError: if there is none of this name.
@@ -28,7 +28,7 @@ def show_text(kind: "Kind", name: str) -> None:
 
 
 def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
-    """Writes the YAML to a new file, and says how to `use` it.
+    """Writes the YAML to a new file, and prints how to `use` it.
 
     Raises:
         ConfigError: if there is none of this name.

@@ -1,4 +1,4 @@
-"""How a command is declared: its help names arguments as the docs do, and ends in an example."""
+"""Declares commands: their help names arguments as the docs do, and ends with an example."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -82,8 +82,8 @@ def command(app: typer.Typer, example: str, name: str | None = None) -> Callable
 
     Args:
         app: the group.
-        example: one that works, shown as it is at the end of the help; lines of at most 76 characters.
-        name: the command's, if it isn't the function's.
+        example: a call that works, shown at the end of the help; lines of at most 76 characters.
+        name: the command's name, if it isn't the function's.
     """
     lines = ["\b", "Example:", *(f"  {line}" for line in example.splitlines())]
     return app.command(name, cls=Command, epilog="\n".join(lines))

@@ -40,15 +40,15 @@ def import_(
         str | None, typer.Option(metavar="PATH", help="Folder of masks or labelme files, or a COCO file.")
     ] = None,
     label: Annotated[
-        list[str], typer.Option(metavar="NAME", help="Label to take from COCO or labelme. Repeatable.")
+        list[str], typer.Option(metavar="NAME", help="Take only this label of COCO or labelme. Repeatable.")
     ] = [],  # noqa: B006  # typer wants the default itself and never changes it
     threshold: Annotated[
-        int | None, typer.Option(metavar="LEVEL", help="From this level on, 1 to 255, a soft mask is product.")
+        int | None, typer.Option(metavar="LEVEL", help="Lowest level, 1 to 255, of the product in a soft mask.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a dataset of a folder of photographs.
+    """Make a dataset from a folder of photographs.
 
     Exit code 1 if a photograph is left out.
     """
@@ -66,7 +66,7 @@ def check(
     data: Data,
     ensemble: Annotated[
         list[str],
-        typer.Option(metavar="ENSEMBLE", help="Find what this ensemble's recipes would refuse, too. Repeatable."),
+        typer.Option(metavar="ENSEMBLE", help="Also find files that this ensemble's recipes can't use. Repeatable."),
     ] = [],  # noqa: B006  # typer wants the default itself and never changes it
     objects: Objects = None,
     as_json: Json = False,
@@ -96,7 +96,7 @@ def split(
     objects: Objects = None,
     extend: Annotated[
         str | None,
-        typer.Option(metavar="CSV", help="Keep every object where this older plan has it; or models:/NAME@champion."),
+        typer.Option(metavar="CSV", help="Keep the folds of this older plan's objects; or models:/NAME@champion."),
     ] = None,
     holdout_from: Annotated[
         str | None, typer.Option(metavar="CSV", help="Use the objects and the holdout of this plan.")

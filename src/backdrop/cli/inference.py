@@ -1,4 +1,4 @@
-"""Commands that use members: judge them, cut out photographs."""
+"""Commands that use members: evaluation and prediction."""
 
 from typing import Annotated
 
@@ -49,7 +49,7 @@ def predict(
     ] = None,
     format: Annotated[str, typer.Option(metavar="FORMAT", help="png, rle or submission.")] = "png",  # noqa: A002  # the option's name
     sample_submission: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Kaggle's sample: your photographs must be those it lists.")
+        str | None, typer.Option(metavar="CSV", help="Kaggle's sample: your photographs must be those that it lists.")
     ] = None,
 ) -> None:
     """Cut out new photographs.

@@ -1,4 +1,4 @@
-"""The commands that talk to a Kubeflow endpoint."""
+"""Commands that use a Kubeflow endpoint."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ def upload(
 ) -> None:
     """Upload an ensemble's training pipeline to Kubeflow.
 
-    A version that is already there is left as it is.
+    An existing version isn't changed.
     """
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.publish import publish
@@ -110,8 +110,8 @@ def schedule(
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)
     published = publish.publish(endpoint, package)
-    wanted = recurring_runs.RecurringRun(name, cron, published, experiment_id, values, service_account, paused)
-    done = recurring_runs.reconcile(endpoint, wanted)
+    desired = recurring_runs.RecurringRun(name, cron, published, experiment_id, values, service_account, paused)
+    done = recurring_runs.reconcile(endpoint, desired)
     print(
         f"recurring run {name} is {done}: {published.name} {published.version} at {cron}{', paused' if paused else ''}"
     )

@@ -50,7 +50,7 @@ Assignments = Annotated[
 
 
 def package_of(ensemble: str, folds: str, assignments: list[str], tune: str, ray: bool) -> "Package":
-    """Compiles what the options say.
+    """Compiles the package that the options describe.
 
     Raises:
         ConfigError: if there is no such ensemble, fold, key or budget.

@@ -1,4 +1,4 @@
-"""What the commands print of the records that their steps return."""
+"""Formats the records that steps return, for the terminal."""
 
 import os
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from backdrop.tuning.results import Search
 
 
-SHOWN = 20  # warnings, or files passed over, that differ in nothing but the file
+SHOWN = 20  # of each kind of warning, and files passed over
 
 
 def check_text(report: "CheckReport") -> str:
-    """What a dataset holds, its faults, a line each, and the files that were passed over."""
+    """A dataset's counts, a line per fault, and the files that were passed over."""
     counts = ", ".join(
         [count(report.objects, "object"), count(report.images, "photograph"), count(len(report.views), "view")]
     )
@@ -42,7 +42,7 @@ def check_text(report: "CheckReport") -> str:
 
 
 def import_text(record: "ImportRecord", out: str, dry_run: bool) -> str:
-    """What was imported, or would be: in a dry run each photograph, else those that are left out."""
+    """The result of an import: in a dry run every photograph, else only those that are left out."""
     lines = []
     if dry_run:
         taken = [row for row in record.rows if row.target]
@@ -61,11 +61,11 @@ def import_text(record: "ImportRecord", out: str, dry_run: bool) -> str:
 
 
 def passed_over_text(named: "Sequence[PassedOver]", counted: "Sequence[PassedOver] | None" = None) -> str:
-    """How many files were passed over, and their names as far as they aren't too many.
+    """The number of files passed over, and the names of the first.
 
     Args:
         named: the files to name.
-        counted: all of them, if there are others that have been named before.
+        counted: the files to count, if some aren't named here.
     """
     from backdrop.data.listing import summarize
 
@@ -75,7 +75,7 @@ def passed_over_text(named: "Sequence[PassedOver]", counted: "Sequence[PassedOve
 
 
 def estimate_text(record: "CostEstimate", price: float | None) -> str:
-    """What each recipe costs, and how long one or more devices take; `price` is that of one device for an hour."""
+    """Each recipe's cost, and the time on one or more devices; `price` is for one device and hour."""
     names = max(len("recipe"), *(len(cost.recipe) for cost in record.recipes))
     lines = [f"{'recipe':{names}}  members  trained/s  judged/s  memory GiB  hours each  hours all"]
     for cost in record.recipes:
@@ -89,7 +89,7 @@ def estimate_text(record: "CostEstimate", price: float | None) -> str:
 
 
 def models_text(models: "Sequence[ListedModel]") -> str:
-    """A line for each registered model."""
+    """A line per registered model."""
     from backdrop.tracking.client import place
 
     if not models:
@@ -111,7 +111,7 @@ def _dice(model: "ListedModel") -> str:
 
 
 def search_text(search: "Search") -> str:
-    """The trials, the best first, and the sentence that compares the best with the best preset."""
+    """The trials, best first, and the comparison of the best with the best preset."""
     names = max(len("trial"), *(len(trial.name) for trial in search.trials))
     lines = [f"{'trial':{names}}  epochs     Dice  "]
     for trial in sorted(search.trials, key=lambda one: (-(one.dice or 0.0), one.name)):

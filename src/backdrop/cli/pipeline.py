@@ -16,7 +16,7 @@ app.add_typer(kubeflow.app)
 
 
 class Runner(StrEnum):
-    """Where a local run's tasks run: as processes here, or in containers of the image."""
+    """How a local run runs its tasks: as processes, or in containers of the image."""
 
     subprocess = "subprocess"
     docker = "docker"
@@ -45,9 +45,9 @@ def compile_(
 def lint(
     package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="A compiled package, of any pipeline.")],
 ) -> None:
-    """Find what KFP compiles but runs differently.
+    """Find faults that KFP compiles without an error.
 
-    Exit code 1 if there is any.
+    Exit code 1 if there are any.
     """
     from backdrop.common.words import count
     from backdrop.pipelines.lint import lint_file
@@ -92,5 +92,5 @@ def run(
     request = Request(
         chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote, budget, containers
     )
-    # It keeps the terminal as it is now: during the run sys.stdout is kfp's.
+    # The console keeps the current sys.stdout, because kfp replaces it during the run.
     raise typer.Exit(run_here(request, Console(file=sys.stdout)))

@@ -65,17 +65,17 @@ def models(as_json: Json = False) -> None:
     """
     from backdrop.steps.models import models as step
 
-    found = step()
+    registered = step()
     if as_json:
-        print(json.dumps([model.model_dump() for model in found], indent=2))
+        print(json.dumps([model.model_dump() for model in registered], indent=2))
     else:
-        print(models_text(found))
+        print(models_text(registered))
 
 
 @command(app, "backdrop reap --idle-minutes 60")
 def reap(
     idle_minutes: Annotated[
-        float, typer.Option(metavar="MINUTES", help="A run counts as dead after this long without a sign of life.")
+        float, typer.Option(metavar="MINUTES", help="A run is dead after this long without a sign of life.")
     ] = 15,
 ) -> None:
     """Close MLflow runs whose process has died."""

@@ -1,4 +1,4 @@
-"""Commands that train: what it costs, members, schedules, pseudo-labels."""
+"""Commands for training: cost, members, schedules, pseudo-labels."""
 
 from typing import Annotated
 
@@ -44,9 +44,9 @@ def train(
     overrides: Set = [],  # noqa: B006  # typer wants the default itself and never changes it
     set_file: SetFile = None,
     pseudo: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Train on these pseudo-labels too, as `label` wrote them.")
+        str | None, typer.Option(metavar="FOLDER", help="Also train on these pseudo-labels, written by `label`.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what is there and start from scratch.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard earlier results and start from scratch.")] = False,
 ) -> None:
     """Train one recipe on one fold.
 
@@ -95,9 +95,11 @@ def tune(
     from backdrop.steps.tune import Resources
     from backdrop.steps.tune import tune as step
 
-    asked = {"trials": trials, "epochs": budget_epochs, "folds": as_folds(folds), "searcher": searcher}
-    asked |= {"scheduler": scheduler, "repeats": repeats, "seed": seed}
-    record = step(data, plan, recipe, out, parse(Budget, asked, "tune"), space, overrides, Resources(parallel, cluster))
+    values = {"trials": trials, "epochs": budget_epochs, "folds": as_folds(folds), "searcher": searcher}
+    values |= {"scheduler": scheduler, "repeats": repeats, "seed": seed}
+    record = step(
+        data, plan, recipe, out, parse(Budget, values, "tune"), space, overrides, Resources(parallel, cluster)
+    )
     print(search_text(record.search))
     print(f"{record.out}/schedule.yaml")
 

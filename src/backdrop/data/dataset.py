@@ -42,7 +42,7 @@ U = TypeVar("U")
 
 
 class Fault(Record):
-    """One thing wrong: an error stops a pipeline, a warning doesn't."""
+    """A fault of a file: an error stops a pipeline, a warning doesn't."""
 
     level: Literal["error", "warning"]
     file: str
@@ -50,7 +50,7 @@ class Fault(Record):
     remedy: str
 
     def error(self) -> DataError:
-        """What a command that can't work around it raises."""
+        """The exception for a command that can't continue with this fault."""
         return DataError(f"{self.file} {self.what}", self.remedy)
 
 
@@ -67,17 +67,17 @@ class Photo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's photographs by stem, in sorted order, and the masks that belong to none.
+    """A dataset's photographs by stem, sorted, and the masks without a photograph.
 
     Attributes:
         root: its folder on this machine.
-        photos: those of `train`.
+        photos: the photographs in `train`.
         orphans: masks without a photograph.
-        unlabeled: those of `test`, which have no masks.
+        unlabeled: the photographs in `test`, which have no masks.
         faults: files of `train` and `train_masks` whose names are wrong.
         unlabeled_faults: files of `test` whose names `label` can't use.
-        passed_over: files of all three that aren't read, but those in `unusable`.
-        unusable: by stem, the masks of photographs without another in a format that isn't read as a mask.
+        passed_over: files of all three folders that aren't read, without those in `unusable`.
+        unusable: masks in a format that isn't read, by the stem of a photograph that has no other mask.
     """
 
     root: Path
@@ -93,7 +93,7 @@ class Dataset:
         """The photographs with these stems, each with a mask.
 
         Raises:
-            DataError: if one isn't there or has no mask.
+            DataError: if one is missing or has no mask.
         """
         chosen = list(stems)
         for stem in chosen:
@@ -113,13 +113,13 @@ class Dataset:
         return replace(self, photos=photos, orphans=orphans)
 
     def missing_mask(self, photo: Photo) -> Fault:
-        """What to say of a photograph without a mask."""
-        there = self.unusable.get(photo.stem)
-        if there is None:
+        """The fault of a photograph without a mask."""
+        unusable = self.unusable.get(photo.stem)
+        if unusable is None:
             what, remedy = "has no mask", "Add its mask to train_masks/ or remove the photograph"
         else:
-            blurs = ": JPEG blurs edges" if there.suffix.lower() in JPEG_SUFFIXES else ""
-            what = f"has no mask: {there.name} is there, but a mask must be PNG or GIF{blurs}"
+            blurs = ": JPEG blurs edges" if unusable.suffix.lower() in JPEG_SUFFIXES else ""
+            what = f"has no mask: {unusable.name} is there, but a mask must be PNG or GIF{blurs}"
             remedy = "Export it as PNG, or convert it with `backdrop import SRC OUT --threshold 128`"
         return Fault(level="error", file=printable(photo.image), what=what, remedy=remedy)
 
@@ -139,7 +139,7 @@ def open_dataset(data: str | Path) -> Dataset:
 
 
 def list_dataset(data: str | Path) -> Dataset:
-    """As `open_dataset`, but wrong names are `faults`, for one who tells them all at once.
+    """Lists a dataset as `open_dataset` does, but returns wrong names in `faults` instead of raising the first.
 
     Raises:
         DataError: if there is no `train` folder or it holds no photographs.
@@ -164,7 +164,7 @@ def list_dataset(data: str | Path) -> Dataset:
     unlabeled, test_names = _name(tests, {})
     unusable = {_stem(Path(one.file), "_mask"): Path(one.file) for one in train_masks.passed_over if one.photograph}
     unusable = {stem: path for stem, path in unusable.items() if stem in photos and photos[stem].mask is None}
-    told = {printable(path) for path in unusable.values()}
+    reported = {printable(path) for path in unusable.values()}
     passed_over = (*train.passed_over, *train_masks.passed_over, *test.passed_over)
     return Dataset(
         root,
@@ -173,7 +173,7 @@ def list_dataset(data: str | Path) -> Dataset:
         unlabeled=unlabeled,
         faults=(*name_faults, *_utf8_faults(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
         unlabeled_faults=(*test_twins, *test_names),
-        passed_over=tuple(one for one in passed_over if one.file not in told),
+        passed_over=tuple(one for one in passed_over if one.file not in reported),
         unusable=unusable,
     )
 
@@ -183,10 +183,10 @@ def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
 
     Args:
         path: the file.
-        digest: its sha256 as known from before, to be verified.
+        digest: its expected sha256, to verify it.
 
     Raises:
-        DataError: if the file is missing, damaged, too large, no image, or not the one that was expected.
+        DataError: if the file is missing, damaged, too large or not an image, or has another digest.
     """
     with opened_image(path, digest) as image:
         return image
@@ -204,7 +204,7 @@ def opened_image(path: Path, digest: str | None = None) -> Iterator[NDArray[np.u
 
 
 def read_mask_file(path: Path) -> MaskFile:
-    """What a mask file means, be it a mask or not.
+    """Reads and interprets a mask file, whether or not it is a usable mask.
 
     Raises:
         DataError: if the file is missing, damaged, too large, or no image.
@@ -213,15 +213,15 @@ def read_mask_file(path: Path) -> MaskFile:
 
 
 def read_mask(path: Path, digest: str | None = None) -> Mask:
-    """A mask (H, W): of its file's two levels, whatever they are, the brighter is the product.
+    """A mask (H, W); the brighter of its file's two levels is the product.
 
     Args:
         path: the file.
-        digest: `mask_digest` as known from before, to be verified.
+        digest: its expected `mask_digest`, to verify it.
 
     Raises:
-        DataError: if the file is missing, damaged, too large, no image, has more than two levels, or is not the mask
-            that was expected.
+        DataError: if the file is missing, damaged, too large or not an image, has more than two levels, or has another
+            digest.
     """
     file = read_mask_file(path)
     if file.mask is None:
@@ -234,7 +234,7 @@ def read_mask(path: Path, digest: str | None = None) -> Mask:
 def read_pair(photo: Photo, digests: Digests) -> tuple[NDArray[np.uint8], Mask]:
     """A photograph (H, W, 3) RGB and its mask (H, W), both verified; raises as `read_image` and `read_mask` do."""
     image_digest, digest = digests[photo.stem]
-    assert photo.mask is not None  # Dataset.select saw to it
+    assert photo.mask is not None  # Dataset.select has checked it
     return read_image(photo.image, image_digest), read_mask(photo.mask, digest)
 
 
@@ -256,7 +256,7 @@ def measure(photo: Photo) -> tuple[tuple[str, str], int]:
 
 
 def content_digests(photos: Iterable[Photo]) -> Digests:
-    """What each photograph is known by: sha256 of its file, and of its mask's pixels; empty if it has no mask.
+    """Each photograph's digests by stem: sha256 of its file, and of its mask's pixels (empty if it has no mask).
 
     Raises:
         DataError: as `measure`.
@@ -267,7 +267,7 @@ def content_digests(photos: Iterable[Photo]) -> Digests:
 
 
 def dataset_digest(digests: Digests) -> str:
-    """`sha256:…` over the sorted stems and the digests of their files: what a fold plan is made for."""
+    """`sha256:…` over the sorted stems and the digests of their files; a fold plan names it."""
     lines = [f"{stem} {image} {mask}\n" for stem, (image, mask) in sorted(digests.items())]
     return f"sha256:{storage.sha256(''.join(lines).encode())}"
 
@@ -276,7 +276,7 @@ def read_file(path: Path) -> bytes:
     """All bytes of a regular file.
 
     Raises:
-        DataError: if it is none, or can't be read.
+        DataError: if it isn't a regular file, or can't be read.
     """
     with _open(path) as file:
         return file.read()
@@ -291,7 +291,7 @@ def file_digest(path: Path) -> str:
 @contextmanager
 def _open(path: Path) -> Iterator[BufferedReader]:
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device might never end
             raise DataError(f"{printable(path)} is not a regular file", "Remove it")
         with path.open("rb") as file:
             yield file
@@ -302,9 +302,13 @@ def _open(path: Path) -> Iterator[BufferedReader]:
 def in_threads(
     function: Callable[[T], U], items: Sequence[T], label: str | None = None, lasting: bool = True
 ) -> list[U]:
-    """`function` of every item, in order. Hashing and decoding leave Python's lock, so threads are enough.
+    """Applies `function` to every item in threads, in order. Hashing and decoding release Python's lock.
 
-    With a label, progress is shown; `lasting` says whether a line of it stays.
+    Args:
+        function: what to apply.
+        items: its arguments.
+        label: of a progress bar; None shows none.
+        lasting: whether the progress bar leaves a line.
     """
     shown = progress(label, len(items), lasting) if label else nullcontext(_quiet)
     with ThreadPoolExecutor() as pool, shown as advance:
@@ -330,19 +334,19 @@ def _stem(path: Path, ending: str) -> str:
 
 
 def _by_stem(paths: Iterable[Path], ending: str) -> tuple[dict[str, Path], list[Fault]]:
-    """The first file of each stem; the others are faults."""
-    found: dict[str, Path] = {}
+    """The first file of each stem; further ones are faults."""
+    files: dict[str, Path] = {}
     faults = []
     for path in paths:
-        first = found.setdefault(_stem(path, ending), path)
+        first = files.setdefault(_stem(path, ending), path)
         if first != path:
             what = f"and {printable(path)} have one stem"
             faults.append(Fault(level="error", file=printable(first), what=what, remedy="Keep one of them"))
-    return found, faults
+    return files, faults
 
 
 def _name(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Photo], list[Fault]]:
-    """The photographs by stem, in order; those that aren't named `<object>_<view>` are faults."""
+    """The photographs by stem, sorted; files that aren't named `<object>_<view>` are faults."""
     photos, faults = {}, []
     for stem, path in sorted(images.items()):
         name, separator, view = stem.rpartition("_")

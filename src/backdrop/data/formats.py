@@ -1,4 +1,4 @@
-"""Image files by their bytes: what they are, how large they are before anything is decoded, and their pixels.
+"""Reads image files: their kind, their size before anything is decoded, and their pixels.
 
 A file is judged by decoding it, never by its name or its last bytes: phones append a video to a photograph, cameras and
 cards pad it, and all of that is fine. Damage is what a decoder complains about.
@@ -22,12 +22,12 @@ from PIL import Image
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError
 
-MAX_PIXELS = 300_000_000  # unless BACKDROP_MAX_PIXELS says otherwise
+MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
 LFS = b"version https://git-lfs"
-# Of ISO media files, the brands that are HEIC photographs.
+# The brands of ISO media files that are HEIC photographs.
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-# What libjpeg says of files that are whole: of a form that libjpeg-turbo's own interface doesn't take, or with odd
-# metadata. Whatever else it says means that pixels are lost.
+# libjpeg's warnings about complete files: a form that libjpeg-turbo's own interface doesn't support, or odd metadata.
+# Any other warning means that pixels are lost.
 HARMLESS = (
     *("subsampling", "JPEG process", "data precision", "color conversion", "arithmetic coding"),
     *("JFIF revision", "Adobe color transform", "bad ICC marker", "Invalid SOS parameters for sequential"),
@@ -38,8 +38,8 @@ Pixels = NDArray[np.uint8]
 Levels = NDArray[Any]  # uint8 or uint16
 
 Image.MAX_IMAGE_PIXELS = None  # our own bound is checked first
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata that nobody asks for
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says, we say with the file's name
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that we don't use
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own errors name the file
 
 
 def kind_of(data: bytes) -> str:
@@ -55,7 +55,7 @@ def kind_of(data: bytes) -> str:
 
 
 def max_pixels() -> int:
-    """The most pixels of an image that is decoded: `BACKDROP_MAX_PIXELS`, or 300 million.
+    """The maximum number of pixels of an image: `BACKDROP_MAX_PIXELS`, or 300 million.
 
     Raises:
         ConfigError: if the variable isn't a positive number.
@@ -68,10 +68,10 @@ def decode_photo(data: bytes, name: object) -> Pixels:
 
     Args:
         data: the file's bytes.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
-        DataError: if it is damaged, too large, or no image that can be read.
+        DataError: if it is damaged, too large, or not a readable image.
     """
     with decoded(data, name) as image:
         return image
@@ -106,12 +106,12 @@ def decode_levels(data: bytes, name: object) -> Levels:
 
 
 def orientation_of(data: bytes) -> int:
-    """The EXIF orientation 1..8 by which a viewer turns a readable image; 1 for HEIC, whose decoder turns it."""
+    """The EXIF orientation 1..8 of a readable image; 1 for HEIC, whose decoder applies it."""
     return 1 if kind_of(data) == "heic" else _orientation(_pillow(data))
 
 
 def turn(image: Any, orientation: int) -> Any:
-    """An image or a mask (H, W, ...) turned and mirrored as an EXIF orientation 1..8 says."""
+    """Applies an EXIF orientation 1..8 to an image or a mask (H, W, ...)."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -122,7 +122,7 @@ def turn(image: Any, orientation: int) -> Any:
 
 
 def find_gif_damage(data: bytes) -> str:
-    """What is wrong with a GIF that `decode_levels` reads all the same; empty if nothing is.
+    """The damage of a GIF that `decode_levels` can read nevertheless; empty if there is none.
 
     A GIF has no checksum. OpenCV reads one more strictly than Pillow, and takes three times as long.
     """
@@ -133,7 +133,7 @@ def find_gif_damage(data: bytes) -> str:
 
 
 def _open(data: bytes, name: object) -> tuple[str, int]:
-    """Kind and count of pixels of an image that may be decoded."""
+    """Kind and number of pixels of an image, after checking that it may be decoded."""
     kind = kind_of(data)
     if kind == "lfs":
         raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
@@ -149,10 +149,10 @@ def _open(data: bytes, name: object) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _readable(name: object) -> Iterator[None]:
-    """Turns what decoders raise into one line that names the file."""
+    """Turns decoders' exceptions into a DataError that names the file."""
     try:
         yield
-    except DataError as error:  # without a name as yet
+    except DataError as error:  # it doesn't name the file yet
         raise DataError(f"{name} {error.what}", error.remedy) from error
     except ModuleNotFoundError as error:
         what = f"{name} is a HEIC photograph, and {error.name} isn't installed"
@@ -164,7 +164,7 @@ def _readable(name: object) -> Iterator[None]:
 
 
 class _Room:
-    """Images are decoded side by side as long as they have no more pixels together than one alone may have."""
+    """Limits images that are decoded at the same time: together they have at most as many pixels as one may have."""
 
     def __init__(self) -> None:
         self._taken = 0
@@ -209,7 +209,7 @@ def _decode_heic(data: bytes) -> Pixels:
 
 
 def _decode_jpeg(data: bytes) -> Pixels:
-    """By libjpeg-turbo, as OpenCV does to the last bit, but its warnings are heard."""
+    """Decodes by libjpeg-turbo: bit by bit as OpenCV does, but with its warnings."""
     try:
         image = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:
@@ -221,7 +221,7 @@ def _decode_jpeg(data: bytes) -> Pixels:
 
 
 def _decode_rare_jpeg(data: bytes) -> Pixels:
-    """A JPEG that libjpeg warns of though no pixel is lost, or one of a rare form that only OpenCV takes."""
+    """Decodes a JPEG that libjpeg warns about although no pixel is lost, or a rare form that only OpenCV supports."""
     with contextlib.suppress(ValueError):
         image: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
         return image
@@ -229,7 +229,7 @@ def _decode_rare_jpeg(data: bytes) -> Pixels:
 
 
 def _jpeg_damage(data: bytes, warning: str) -> str:
-    """What libjpeg's warning says of the file; empty if no pixel is lost."""
+    """The damage that libjpeg's warning means; empty if no pixel is lost."""
     if any(words in warning for words in HARMLESS):
         return ""
     scan = data.rfind(b"\xff\xda")
@@ -280,7 +280,7 @@ def _levels(image: Image.Image) -> Levels:
 
 
 def _by_palette(image: Image.Image) -> Levels:
-    """A palette's colors, as gray if they all are: that is what masks have, and it is fast."""
+    """Applies a palette; as gray if all its colors are gray, which is usual for masks and fast."""
     palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
     if (palette != palette[:, :1]).any():
         return np.asarray(image.convert("RGB"))
@@ -300,7 +300,7 @@ def _png_levels(data: bytes) -> Levels:
 
 
 def _png_damage(data: bytes) -> str:
-    """Each chunk of a PNG has a checksum, and the last one is IEND. Whatever follows that is no part of it."""
+    """The damage of a PNG: each chunk has a checksum, and the last chunk is IEND; bytes after it don't matter."""
     view, start = memoryview(data), 8
     while start + 12 <= len(data):
         (length,) = struct.unpack(">I", view[start : start + 4])
@@ -316,7 +316,7 @@ def _png_damage(data: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1..8; 1 if there is none, or EXIF is damaged, which costs no pixel."""
+    """The EXIF orientation 1..8; 1 if there is none, or if EXIF is damaged."""
     with contextlib.suppress(OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error, Warning):
         return int(image.getexif().get(0x0112, 1))
     return 1

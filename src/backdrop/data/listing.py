@@ -1,4 +1,4 @@
-"""The files of a folder of images: each is taken, or passed over with a reason that somebody will read."""
+"""Lists a folder of images: each file is either taken, or passed over with a reason."""
 
 import os
 import unicodedata
@@ -14,7 +14,7 @@ from backdrop.data.formats import kind_of
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
 IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
 MASK_SUFFIXES = {".gif", ".png"}
-# Images that aren't read: cameras' raw files, and what browsers and editors write.
+# Image formats that aren't read: cameras' raw files, and those of browsers and editors.
 OTHER_IMAGES = {
     *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".hif", ".iiq", ".jp2", ".jpx", ".jxl"),
     *(".nef", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".srw", ".svg", ".tga", ".x3f", ".xcf"),
@@ -24,7 +24,7 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
 class PassedOver(Record):
-    """A file that isn't read, why, and whether it looks like a photograph that somebody would miss."""
+    """A file that isn't read, the reason, and whether it looks like a photograph that you would miss."""
 
     file: str
     reason: str
@@ -33,18 +33,18 @@ class PassedOver(Record):
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder by name, and the other files. Hidden files are in neither."""
+    """The images of a folder by name, and its other files, without hidden files."""
 
     images: tuple[Path, ...]
     passed_over: tuple[PassedOver, ...]
 
 
 def list_images(folder: Path, suffixes: set[str]) -> Listing:
-    """Lists a folder, not those in it; an empty listing if there is no such folder.
+    """Lists a folder without its subfolders; an empty listing if it doesn't exist.
 
     Args:
-        folder: where the images themselves are.
-        suffixes: of the files that are taken, in lower case.
+        folder: the folder that directly contains the images.
+        suffixes: of the files to take, in lower case.
     """
     images, others = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -55,14 +55,14 @@ def list_images(folder: Path, suffixes: set[str]) -> Listing:
             images.append(path)
         else:
             others.append(passed)
-    # A raw file, or a video, beside the photograph of its name is no loss.
+    # A raw file or a video beside a photograph of the same name isn't missed.
     stems = {path.stem for path in images}
     kept = [one.model_copy(update={"photograph": False}) if Path(one.file).stem in stems else one for one in others]
     return Listing(tuple(images), tuple(kept))
 
 
 def printable(path: str | Path) -> str:
-    r"""A path that can be printed and written as UTF-8: bytes of a name that aren't UTF-8 are shown as \xNN."""
+    r"""A path that can be printed and written as UTF-8; bytes that aren't UTF-8 become \xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -72,7 +72,7 @@ def is_utf8(path: Path) -> bool:
 
 
 def normalized(name: str) -> str:
-    """A name whose accents are composed (NFC): macOS decomposes them, and both are the same name."""
+    """A name with composed accents (NFC), because macOS decomposes them."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -84,7 +84,7 @@ def summarize(passed_over: Iterable[PassedOver]) -> str:
 
 
 def _reason(path: Path, suffixes: set[str]) -> PassedOver | None:
-    """Why a file is passed over; None if it is taken. Whatever is named like an image is: it fails where it is read."""
+    """The reason to pass over a file; None to take it. A file named like an image is taken, and may fail when read."""
     suffix, name = path.suffix.lower(), printable(path)
     if suffix in suffixes:
         return None if is_utf8(path) else PassedOver(file=name, reason=NOT_UTF8, photograph=True)

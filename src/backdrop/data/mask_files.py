@@ -1,4 +1,4 @@
-"""What a mask file means: the one place where levels, colors and an alpha channel become product and background.
+"""Interprets mask files: the only place where levels, colors and an alpha channel become product and background.
 
 Training, evaluation and `check` all read masks here, so that `check` judges what is trained on.
 """
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from backdrop.data.formats import Levels
 from backdrop.data.masks import Mask
 
-# Of two levels the darker is dark if the brighter is at least this many times as bright.
+# The darker of two levels is dark if the brighter is at least this many times as bright.
 CONTRAST = 4
-INVERTED = 0.5  # of the border belongs to the product: it may be the background
+INVERTED = 0.5  # if more of the border is product, the mask may be inverted
 SOFT = "Export it without smoothing, or make two levels of it with `backdrop import SRC OUT --threshold 128`"
 ALPHA = "holds its mask in the alpha channel, which was used"
 
@@ -24,13 +24,13 @@ Color = tuple[int, ...]
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a mask file (H, W) means.
+    """An interpreted mask file (H, W).
 
     Attributes:
-        content: the channel that tells product from background, gray or alpha, in the file's own levels.
-        mask: the product, where the file has two levels (or one); None where it doesn't say which pixels are product.
-        trouble: why there is no mask.
-        notes: what a person should look at: each what it is, and the remedy.
+        content: the channel that separates product from background, gray or alpha, in the file's own levels.
+        mask: the product, if the file has one or two levels; else None.
+        trouble: the reason why there is no mask.
+        notes: what the user should check, each with its remedy.
     """
 
     content: Levels
@@ -41,7 +41,7 @@ class MaskFile:
 
 
 def interpret(pixels: Levels) -> MaskFile:
-    """What a mask file's pixels mean: of two levels, whatever they are, the brighter is the product.
+    """Interprets a mask file's pixels: the brighter of two levels is the product, whatever they are.
 
     Args:
         pixels: (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16 bits.
@@ -55,7 +55,7 @@ def interpret(pixels: Levels) -> MaskFile:
 
 
 def _by_color_or_alpha(color: Levels, alpha: Levels) -> MaskFile:
-    """The colors decide where both background and product are to be seen, the alpha channel where there is one color.
+    """Uses the colors if they show background and product, or the alpha channel if there is only one color.
 
     A black background with its white product transparent (GIF editors save that) is read by its colors.
     """
@@ -79,7 +79,7 @@ def _by_color_or_alpha(color: Levels, alpha: Levels) -> MaskFile:
 
 
 def _by_color(color: Levels) -> MaskFile:
-    """Of two colors the brighter is the product."""
+    """Takes the brighter of two colors for the product."""
     gray = cv2.cvtColor(np.ascontiguousarray(color), cv2.COLOR_RGB2GRAY)
     packed = _packed(color)
     colors = _distinct(packed)
@@ -123,13 +123,13 @@ def _noted(file: MaskFile, note: tuple[str, str]) -> MaskFile:
 
 
 def _brightness(color: Levels, mask: Mask) -> tuple[float, float]:
-    """Of background and product, each of one color."""
+    """The brightness of background and product, each of one color."""
     gray = cv2.cvtColor(np.ascontiguousarray(color), cv2.COLOR_RGB2GRAY)
     return float(gray[~mask][0]), float(gray[mask][0])
 
 
 def _distinct(values: NDArray[Any]) -> tuple[int, ...] | None:
-    """The one or two values that there are, ascending; None if there are more (fast, for masks are large)."""
+    """The one or two distinct values, ascending; None if there are more. It is fast, because masks are large."""
     low, high = values.min(), values.max()
     if low == high:
         return (int(low),)

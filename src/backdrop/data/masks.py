@@ -19,7 +19,7 @@ HALF = 0.5
 
 
 def binarize(probability: "NDArray[np.floating[Any]] | Mask | Tensor") -> Mask:
-    """The mask of a probability 0..1 of any shape: where it is greater than one half.
+    """The mask of a probability 0..1 of any shape: true where it exceeds one half.
 
     A tensor is compared on its device, and only the mask is copied from there.
     """
@@ -60,13 +60,13 @@ def dice(prediction: Mask, truth: Mask) -> float:
 
 
 def mask_digest(mask: Mask) -> str:
-    """sha256 of a mask's size and pixels: equal for files that mean the same, however they were saved."""
+    """sha256 of a mask's size and pixels: equal for files with the same mask, however they were saved."""
     height, width = mask.shape
     return hashlib.sha256(f"{width}x{height}\n".encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """An image (H, W) or (H, W, 3) at another size, pixel centers kept: area mean downwards, bilinear upwards."""
+    """Resizes an image (H, W) or (H, W, 3): by area means if it shrinks, bilinearly if it grows."""
     shrinks = height <= image.shape[0] and width <= image.shape[1]
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)
@@ -95,7 +95,7 @@ def reflect(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 
 
 def _missing(image: NDArray[np.uint8], height: int, width: int) -> tuple[int, int]:
-    """Rows and columns that an image lacks of a frame."""
+    """Rows and columns to add to an image to fill a frame."""
     rows, columns = height - image.shape[0], width - image.shape[1]
     if rows < 0 or columns < 0:
         raise ValueError(f"{image.shape[1]}x{image.shape[0]} doesn't fit into {width}x{height}")

@@ -1,4 +1,4 @@
-"""From a photograph to a network's input."""
+"""Converts photographs to a network's input."""
 
 import cv2
 import numpy as np
@@ -10,9 +10,9 @@ from backdrop.common.errors import DataError
 from backdrop.config import Input
 from backdrop.data import masks
 
-# The winners' CLAHE: the limit of a bin, in means of all bins, and the tiles, across and down.
+# The winners' CLAHE: clip limit, and tiles across and down.
 CLAHE = (2.0, (8, 8))
-# ImageNet's mean and standard deviation of R, G, B in 0..1, as torchvision gives them.
+# ImageNet's mean and standard deviation of R, G, B in 0..1, from torchvision.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -35,14 +35,14 @@ def to_input(image: NDArray[np.uint8], spec: Input) -> NDArray[np.uint8]:
 
 
 def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An RGB photograph (H, W, 3) with its luma's contrast evened by CLAHE (Zuiderveld 1994, Graphics Gems IV)."""
+    """Equalizes the luma's contrast of an RGB photograph (H, W, 3) by CLAHE (Zuiderveld 1994, Graphics Gems IV)."""
     yuv = cv2.cvtColor(image, cv2.COLOR_RGB2YUV)
     yuv[..., 0] = cv2.createCLAHE(*CLAHE).apply(yuv[..., 0])
     return np.asarray(cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB), np.uint8)
 
 
 def normalize(images: Tensor, spec: Input) -> Tensor:
-    """A batch of RGB inputs (B, H, W, 3) uint8 as the network wants it: (B, 3, H, W) float32, channels last."""
+    """A batch of RGB inputs (B, H, W, 3) uint8, normalized for the network: (B, 3, H, W) float32, channels last."""
     batch = images.permute(0, 3, 1, 2).float() / 255
     if spec.normalize == "imagenet":
         mean, deviation = (torch.tensor(values, device=batch.device).view(1, 3, 1, 1) for values in IMAGENET)

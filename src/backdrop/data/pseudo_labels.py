@@ -1,4 +1,4 @@
-"""Pseudo-labels: masks that members predicted for photographs that have none, kept fold by fold so that nothing leaks.
+"""Pseudo-labels: masks that members predicted for unlabeled photographs, separate for each fold so that nothing leaks.
 
 The folder: `labels.csv`, whose first line `# backdrop-labels v1 plan=sha256:…` names the plan by its digest, and
 `fold-K/<image>.png`, the masks that fold K may train on.
@@ -22,7 +22,7 @@ COLUMNS = ["image", "object", "fold", "unconfidence", "kept", "image_sha256", "m
 
 @dataclass(frozen=True)
 class Label:
-    """One photograph's answer for one fold; `mask_sha256` is empty where it isn't kept."""
+    """A photograph's pseudo-label for one fold; `mask_sha256` is empty if it isn't kept."""
 
     image: str
     object: str
@@ -35,14 +35,14 @@ class Label:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What a fold may train on besides its own photographs: each with its predicted mask, and their digests."""
+    """Additional photographs that a fold may train on, each with its predicted mask, and their digests."""
 
     photos: tuple[Photo, ...] = ()
     digests: Digests = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """Of all its images and masks; empty if there are none."""
+        """The digest of all images and masks; empty if there are none."""
         return dataset_digest(self.digests) if self.digests else ""
 
 
@@ -52,7 +52,7 @@ def mask_name(fold: int, image: str) -> str:
 
 
 def plan_digest(plan: FoldPlan) -> str:
-    """`sha256:…` of the plan as it is written."""
+    """`sha256:…` of the plan's file."""
     return f"sha256:{storage.sha256(dump_plan(plan))}"
 
 
@@ -73,13 +73,13 @@ def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Ps
     """The kept photographs of a fold with their predicted masks.
 
     Args:
-        folder: what `backdrop label` wrote.
-        plan: the plan that is trained by.
+        folder: the folder that `backdrop label` wrote.
+        plan: the plan to train by.
         dataset: has the photographs in `test`.
         fold: the fold that is left out.
 
     Raises:
-        DataError: if the labels are damaged or were made for another plan, or a photograph isn't there any more.
+        DataError: if the labels are damaged or were made for another plan, or a photograph is missing.
         StorageError: if they can't be read.
     """
     remedy = "Make them with `backdrop label`"
@@ -88,7 +88,7 @@ def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Ps
     try:
         head, body = text.split_title(text.decode(storage.read_bytes(folder / LABELS)))
         if head != f"{HEADER}{plan_digest(plan)}":
-            raise DataError(f"{folder / LABELS} holds no pseudo-labels for this plan", remedy)
+            raise DataError(f"{folder / LABELS} has no pseudo-labels for this plan", remedy)
         for _, (image, _, number, _, kept, *both) in text.read_table(body, COLUMNS, line=2)[1]:
             if int(number) == fold and kept == "yes":
                 if image not in dataset.unlabeled:

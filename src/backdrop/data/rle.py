@@ -1,4 +1,4 @@
-"""Run-length encoding of masks, as Kaggle's Carvana challenge asks for it."""
+"""Run-length encoding of masks for Kaggle's Carvana challenge."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from backdrop.data.masks import Mask
 
 
 def encode_rle(mask: Mask) -> str:
-    """Run-length encoding as Kaggle's Carvana asks for it: row by row, 1-based `start length` pairs.
+    """Encodes a mask for Kaggle's Carvana challenge: row by row, 1-based `start length` pairs.
 
     Args:
         mask: (H, W) bool.
@@ -29,7 +29,7 @@ def decode_rle(text: str, height: int, width: int) -> Mask:
     try:
         numbers = np.array(text.split(), dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"run-length encoding holds something that isn't a number ({error})") from error
+        raise ValueError(f"run-length encoding contains something that isn't a number ({error})") from error
     if numbers.size % 2:
         raise ValueError("run-length encoding has an odd count of numbers")
     starts, ends = numbers[::2] - 1, numbers[::2] - 1 + numbers[1::2]

@@ -1,4 +1,4 @@
-"""What can be wrong with photographs and masks, file by file and across objects."""
+"""Finds faults of photographs and masks, file by file and across objects."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ Thumbnail = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Look:
-    """What one photograph and its mask show: faults, size `WxH`, mask area in pixels, and digests as far as known."""
+    """Everything read from a photograph and its mask: faults, size `WxH`, mask area in pixels, and known digests."""
 
     photo: Photo
     faults: list[Fault]
@@ -39,7 +39,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Faults, errors first; the sizes that occur, the most frequent first; the digest of all files; what was seen."""
+    """Faults, errors first; sizes, the most frequent first; the digest of all files; a look at each photograph."""
 
     faults: tuple[Fault, ...]
     sizes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Inspection:
 
 
 def inspect(dataset: Dataset) -> Inspection:
-    """Reads every file of a dataset, once, and says what is wrong."""
+    """Reads every file of a dataset once, and finds its faults."""
     photos = list(dataset.photos.values())
     looks = in_threads(lambda photo: _look(dataset, photo), photos, "checking photographs")
     digests = {look.photo.stem: look.digests for look in looks}
@@ -72,7 +72,7 @@ def _warning(path: Path, what: str, remedy: str) -> Fault:
     return Fault(level="warning", file=printable(path), what=what, remedy=remedy)
 
 
-def _told(path: Path, error: DataError) -> Fault:
+def _fault(path: Path, error: DataError) -> Fault:
     return _error(path, error.what.removeprefix(f"{printable(path)} "), error.remedy)
 
 
@@ -84,14 +84,14 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
         image = decode_photo(data, printable(photo.image))
         size, thumbnail = _size(image), masks.resize(image, THUMBNAIL, THUMBNAIL)
     except DataError as error:
-        faults.append(_told(photo.image, error))
+        faults.append(_fault(photo.image, error))
     if photo.mask is None:
         return Look(photo, [*faults, dataset.missing_mask(photo)], size, thumbnail, (digest, ""), 0)
     try:
         data = read_file(photo.mask)
         file = interpret(decode_levels(data, printable(photo.mask)))
     except DataError as error:
-        return Look(photo, [*faults, _told(photo.mask, error)], size, thumbnail, (digest, ""), 0)
+        return Look(photo, [*faults, _fault(photo.mask, error)], size, thumbnail, (digest, ""), 0)
     faults += _mask_faults(photo.mask, file, size)
     if kind_of(data) == "gif" and (damage := find_gif_damage(data)):
         faults.append(_error(photo.mask, damage, "Copy it again from where it came, or draw it again"))
@@ -105,7 +105,7 @@ def _size(image: NDArray[np.generic]) -> str:
 
 
 def _mask_faults(path: Path, file: MaskFile, size: str | None) -> list[Fault]:
-    """What is wrong with a mask; `size` is the photograph's, if it could be read."""
+    """A mask's faults; `size` is the photograph's, if it could be read."""
     faults = []
     own = _size(file.content)
     if size is not None and own != size:
@@ -125,7 +125,7 @@ def _orphans(dataset: Dataset) -> list[Fault]:
 
 
 def _lost(dataset: Dataset) -> list[Fault]:
-    """What looks like a photograph or a mask and isn't read, but in `test`, which no training looks at."""
+    """Files that look like a photograph or a mask but aren't read, except in `test`, which training doesn't use."""
     test = f"{printable(dataset.root / 'test')}/"
     remedy = "Convert it (`backdrop import` does) or remove it"
     return [
@@ -136,7 +136,7 @@ def _lost(dataset: Dataset) -> list[Fault]:
 
 
 def _names(photos: Sequence[Photo]) -> list[Fault]:
-    """Names such as a camera gives say nothing of object and view, though they can be read so."""
+    """Finds cameras' file names, which can be read as object and view although they don't contain them."""
     objects = {photo.object for photo in photos}
     views = Counter(view for _, view in {(photo.object, photo.view) for photo in photos})
     if len(photos) < 2 or (len(objects) > 1 and views.most_common(1)[0][1] > 1):
@@ -149,7 +149,7 @@ def _names(photos: Sequence[Photo]) -> list[Fault]:
 
 
 def _twins(looks: Iterable[Look]) -> list[Fault]:
-    """The very same file under two objects: what one fold trains on, another would judge by."""
+    """Finds one file under two objects: one fold would train on it, and another be judged on it."""
     first: dict[str, Photo] = {}
     faults = []
     for photo, digest in ((look.photo, look.digests[0]) for look in looks if look.thumbnail is not None):
@@ -182,7 +182,7 @@ def _missing_views(photos: Iterable[Photo]) -> list[Fault]:
 
 
 def _near_duplicates(looks: Sequence[Look], digests: Digests) -> list[Fault]:
-    """Photographs of two objects that look alike, such as one file saved twice."""
+    """Finds photographs of two objects that look alike, such as one photograph saved twice."""
     seen = [(look.photo, look.thumbnail) for look in looks if look.thumbnail is not None]
     if not seen:
         return []

@@ -51,7 +51,9 @@ def test_a_pattern_reads_anything() -> None:
     assert named("SKU1 b.jpg", "SKU1 a.jpg", pattern=r"^(?P<object>SKU\d+)") == ["SKU1_02", "SKU1_01"]
 
 
-@pytest.mark.parametrize(("pattern", "what"), [("(", "is no regular expression"), ("a_(.*)", "no group named object")])
+@pytest.mark.parametrize(
+    ("pattern", "what"), [("(", "is not a regular expression"), ("a_(.*)", "no group named object")]
+)
 def test_a_pattern_that_says_nothing_is_refused(pattern: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         named("a_1.jpg", pattern=pattern)

@@ -1,6 +1,6 @@
 """The fold plan: which object is in which fold, or in the holdout that no member ever trains on.
 
-Objects, never single images, are placed, so that no fold knows another's cars.
+It assigns objects, never single images, so that no fold sees an object of another.
 """
 
 from backdrop.data.folds.assign import Assignments, assign

@@ -1,7 +1,7 @@
-"""Where objects go: the orders in which they are dealt to folds, and the draw of the holdout.
+"""Assigns objects to folds, and draws the holdout.
 
-Chance comes from a hash of the seed and the object's name: it needs no state and doesn't depend on how many other
-objects there are. Only the stratified folds are drawn by scikit-learn.
+Randomness comes from a hash of the seed and the object's name: it needs no state and doesn't depend on the other
+objects. Only the stratified folds are drawn by scikit-learn.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ def assign(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None
 
     Args:
         areas: each object's mean mask area, or its mask area in the rule's view; pixels.
-        rule: how to place them.
-        kept: objects that have a place already; those no longer in `areas` are ignored.
+        rule: how to assign them.
+        kept: objects that keep their fold; those no longer in `areas` are ignored.
 
     Raises:
-        PlanError: if there are fewer objects than folds, the rule makes no sense, or `kept` has other folds.
+        PlanError: if there are fewer objects than folds, the rule is invalid, or `kept` has other folds.
     """
     placed = {name: fold for name, fold in (kept or {}).items() if name in areas}
     held = list(placed.values()).count(None)
-    wanted = max(held, round(rule.holdout * len(areas)) or int(rule.holdout > 0))
-    _check(len(areas), wanted, rule, placed)
+    holdout = max(held, round(rule.holdout * len(areas)) or int(rule.holdout > 0))
+    _check(len(areas), holdout, rule, placed)
     ranking = sorted((name for name in areas if name not in placed), key=lambda name: (areas[name], name))
-    placed |= dict.fromkeys(_draw_holdout(ranking, wanted - held, rule))
+    placed |= dict.fromkeys(_draw_holdout(ranking, holdout - held, rule))
     rest = [name for name in ranking if name not in placed]
     if rule.by == "area":
         return placed | _by_area(rest, areas, rule.folds, placed)
@@ -67,7 +67,7 @@ def _draw(seed: int, name: str) -> str:
 
 
 def _draw_holdout(ranking: Sequence[str], count: int, rule: Rule) -> list[str]:
-    """One object at random from each of `count` equal blocks of the ranking, so that the holdout spans all sizes."""
+    """Draws one object from each of `count` equal blocks of the ranking, so that the holdout spans all sizes."""
     if rule.by == "random":
         return sorted(ranking, key=lambda name: _draw(rule.seed, f"holdout:{name}"))[:count]
     count = min(count, len(ranking))
@@ -77,7 +77,7 @@ def _draw_holdout(ranking: Sequence[str], count: int, rule: Rule) -> list[str]:
 
 
 def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, placed: Assignments) -> Assignments:
-    """Largest first, in blocks of `folds`, the largest of a block to the fold with the smallest sum so far."""
+    """Takes the largest first, in blocks of `folds`; the largest of a block joins the fold with the smallest sum."""
     sums = [sum(areas[name] for name, fold in placed.items() if fold == k) for k in range(folds)]
     result: Assignments = {}
     largest_first = ranking[::-1]
@@ -90,17 +90,17 @@ def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, pla
 
 
 def _deal(order: Sequence[str], folds: int, placed: Assignments) -> Assignments:
-    """One after another to the folds in turn, beginning behind what is placed already."""
+    """Deals objects to the folds in turn, and continues after those that have a fold already."""
     offset = sum(fold is not None for fold in placed.values())
     return {name: (offset + rank) % folds for rank, name in enumerate(order)}
 
 
 def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, placed: Assignments) -> Assignments:
-    """Every area class spread evenly over the folds; objects that join a plan are dealt one by one."""
-    there = {name: fold for name, fold in placed.items() if fold is not None}
-    classes = _area_classes({name: areas[name] for name in [*there, *ranking]}, rule.folds)
-    if there or rule.folds == 1:
-        return _join(ranking, classes, rule.folds, there)
+    """Spreads every area class evenly over the folds; objects that join a plan are assigned one by one."""
+    existing = {name: fold for name, fold in placed.items() if fold is not None}
+    classes = _area_classes({name: areas[name] for name in [*existing, *ranking]}, rule.folds)
+    if existing or rule.folds == 1:
+        return _join(ranking, classes, rule.folds, existing)
     from sklearn.model_selection import StratifiedGroupKFold  # type: ignore[import-untyped]  # here: it takes a second
 
     splitter = StratifiedGroupKFold(rule.folds, shuffle=True, random_state=rule.seed % 2**32)
@@ -108,10 +108,10 @@ def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, pl
     return {ranking[i]: fold for fold, (_, validation) in enumerate(splits) for i in validation}
 
 
-def _join(ranking: Sequence[str], classes: Mapping[str, int], folds: int, there: Mapping[str, int]) -> Assignments:
-    """Each object to the fold that has the fewest of its class; of several such to the one with the fewest objects."""
-    of_class = Counter((classes[name], fold) for name, fold in there.items())
-    sizes = Counter(there.values())
+def _join(ranking: Sequence[str], classes: Mapping[str, int], folds: int, existing: Mapping[str, int]) -> Assignments:
+    """Assigns each object to the fold with the fewest objects of its class, and then the fewest objects in all."""
+    of_class = Counter((classes[name], fold) for name, fold in existing.items())
+    sizes = Counter(existing.values())
     result: Assignments = {}
     for name in ranking:
         fold = min(range(folds), key=lambda k: (of_class[classes[name], k], sizes[k], k))
@@ -121,10 +121,10 @@ def _join(ranking: Sequence[str], classes: Mapping[str, int], folds: int, there:
     return result
 
 
-def _area_classes(areas: Mapping[str, float], least: int) -> dict[str, int]:
-    """Each object's class: 35 equal bins of area, merged from the left until a class holds `least` objects or more.
+def _area_classes(areas: Mapping[str, float], minimum: int) -> dict[str, int]:
+    """Each object's class: 35 equal bins of area, merged from the left until a class has at least `minimum` objects.
 
-    What is left at the right end, too few for a class of its own, joins the last one. The winners' rule.
+    If too few are left at the right end for a class of their own, they join the last one. This is the winners' rule.
     """
     low, high = min(areas.values()), max(areas.values())
     width = (high - low) / BINS or 1.0
@@ -132,7 +132,7 @@ def _area_classes(areas: Mapping[str, float], least: int) -> dict[str, int]:
     sizes, classes, held = Counter(bins.values()), [0], 0
     for number in range(BINS):
         held += sizes[number]
-        classes.append(classes[-1] + (held >= least))  # the next bin's
-        held = 0 if held >= least else held
+        classes.append(classes[-1] + (held >= minimum))  # the next bin's
+        held = 0 if held >= minimum else held
     last = max(0, classes[-1] - 1)
     return {name: min(classes[number], last) for name, number in bins.items()}

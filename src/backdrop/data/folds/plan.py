@@ -1,4 +1,4 @@
-"""The plan as a table: made from a dataset, written, read, and held against the data that it was made for."""
+"""Makes, writes and reads fold plans, and verifies that a dataset is the one that a plan was made for."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ COLUMNS = ["image", "object", "view", "area", "fold"]
 
 @dataclass(frozen=True)
 class Row:
-    """One photograph's place: `image` is its stem, `area` its mask's pixels, `fold` None in the holdout."""
+    """A photograph's fold: `image` is its stem, `area` its mask's pixels, `fold` None in the holdout."""
 
     image: str
     object: str
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """All photographs with their folds, and the digest of the data that they were made for."""
+    """All photographs with their folds, and the digest of their data."""
 
     data: str
     rows: tuple[Row, ...]
@@ -45,7 +45,7 @@ class FoldPlan:
 
     @property
     def holdout(self) -> list[Row]:
-        """The photographs that only judge."""
+        """The photographs of the holdout."""
         return [row for row in self.rows if row.fold is None]
 
     def validation(self, fold: int) -> list[Row]:
@@ -60,10 +60,10 @@ class FoldPlan:
         return [row for row in self.rows if row.fold == fold]
 
     def training(self, fold: int) -> list[Row]:
-        """The photographs that the member of `fold` trains on: those of all other folds; raises as `validation`.
+        """The photographs of all other folds, which the member of `fold` trains on.
 
         Raises:
-            PlanError: if no other fold is there to train on.
+            PlanError: if the plan has no such fold, or no other fold.
         """
         self.validation(fold)
         rows = [row for row in self.rows if row.fold is not None and row.fold != fold]
@@ -80,13 +80,13 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
     """Assigns a dataset's objects to folds and the holdout.
 
     Args:
-        dataset: the photographs; every one needs its mask.
-        rule: how to place them.
+        dataset: the photographs; each needs a mask.
+        rule: how to assign them.
         objects: take only this number of objects, the first by name.
-        old: a plan whose objects keep their places; only new ones are placed.
+        old: a plan whose objects keep their folds; only new objects are assigned.
 
     Raises:
-        PlanError: if there are fewer objects than places, one lacks the rule's view, or the old plan has other folds.
+        PlanError: if there are fewer objects than folds, one lacks the rule's view, or the old plan has other folds.
         DataError: if a photograph has no mask or can't be read.
     """
     photos = dataset.select(dataset.first(objects).photos)
@@ -101,12 +101,12 @@ def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
     """A plan of the same objects with the same holdout, but other folds.
 
     Args:
-        plan: whose objects and holdout are taken.
-        rule: how to place the others; its own holdout isn't looked at.
-        old: a plan by the same rule whose objects keep their assignments.
+        plan: the plan whose objects and holdout to take.
+        rule: how to assign the others; its holdout is ignored.
+        old: a plan by the same rule whose objects keep their folds.
 
     Raises:
-        PlanError: as `make_plan`, and if the old plan holds out others.
+        PlanError: as `make_plan`, and if the old plan has another holdout.
     """
     assignments = plan.assignment()
     kept = {name: fold for name, fold in (old.assignment() if old else {}).items() if name in assignments}

@@ -23,7 +23,7 @@ BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowE
 
 @dataclass(frozen=True)
 class Outlines:
-    """What is drawn of one photograph, in pixels of a given size; `labels` says which of it is wanted, all if empty."""
+    """The shapes drawn on one photograph of a given size; only those with one of `labels` count, all if empty."""
 
     file: Path
     width: int
@@ -33,10 +33,10 @@ class Outlines:
     labels: frozenset[str]
 
     def mask(self) -> Mask:
-        """All wanted shapes together (H, W).
+        """The union of the shapes (H, W).
 
         Raises:
-            DataError: if one isn't as its format says.
+            DataError: if a shape doesn't follow its format.
         """
         if self.width * self.height > max_pixels():
             raise DataError(f"{printable(self.file)} says {self.width}x{self.height} pixels", "Correct its sizes")
@@ -53,14 +53,14 @@ class Outlines:
 
 
 def read_annotations(file: Path, labels: Collection[str] = ()) -> dict[str, Outlines]:
-    """What a JSON file draws: by the photograph's name as the file has it; empty for JSON of another kind.
+    """The shapes in a JSON file by the photograph's name in it; empty for other JSON files.
 
     Args:
         file: a COCO or a labelme file.
         labels: categories or labels to take; all if empty.
 
     Raises:
-        DataError: if the file can't be read, isn't JSON, or isn't as its format says.
+        DataError: if the file can't be read, isn't JSON, or doesn't follow its format.
     """
     try:
         content = json.loads(read_file(file))
@@ -95,7 +95,7 @@ def _labelme(file: Path, content: Mapping[str, Any], labels: frozenset[str]) -> 
 
 
 def _plain(name: str) -> str:
-    """A path as the file has it, Windows' separators turned."""
+    """A path of the file, with slashes instead of backslashes."""
     return str(name).replace("\\", "/")
 
 
@@ -126,7 +126,7 @@ def _labelme_parts(shape: Mapping[str, Any], height: int, width: int) -> Iterabl
 
 
 def _pasted(shape: Mapping[str, Any], height: int, width: int) -> Mask:
-    """Labelme's own masks: a PNG of the part within two points."""
+    """A mask of labelme: a PNG of the rectangle between two points."""
     (x, y), _ = shape["points"]
     part = interpret(decode_levels(base64.b64decode(shape["mask"]), "its mask")).mask
     if part is None:

@@ -1,4 +1,4 @@
-"""One photograph and its mask, from where they are to how a dataset keeps them."""
+"""Converts a photograph and its mask to the files of a dataset."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from backdrop.common.errors import DataError
 from backdrop.data.dataset import read_file
 from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, kind_of, orientation_of, turn
 from backdrop.data.importing.annotations import Outlines
-from backdrop.data.importing.sources import Mask as Where
+from backdrop.data.importing.sources import Mask as MaskSource
 from backdrop.data.importing.sources import Source, shown
 from backdrop.data.listing import printable
 from backdrop.data.mask_files import interpret
@@ -22,7 +22,7 @@ THRESHOLD = "Set --threshold, such as 128"
 
 @dataclass(frozen=True)
 class Pair:
-    """A photograph's bytes and suffix as the dataset keeps them, its mask if it has one, and where that came from."""
+    """A photograph's bytes and suffix in the dataset, its mask if it has one, and the mask's origin."""
 
     data: bytes
     suffix: str
@@ -34,8 +34,8 @@ def convert(source: Source, threshold: int | None) -> Pair:
     """Reads a photograph and its mask.
 
     Args:
-        source: where they are.
-        threshold: of soft masks, the level 1..255 from which a pixel is the product.
+        source: the photograph and its mask.
+        threshold: for soft masks, the minimum level 1..255 of the product.
 
     Raises:
         DataError: if either can't be read, the mask has more than two levels and there is no threshold, or it doesn't
@@ -61,7 +61,7 @@ def encode_mask(mask: Mask) -> bytes:
 
 
 def _kept(data: bytes, kind: str, image: Pixels, has_alpha: bool) -> tuple[bytes, str]:
-    """The bytes unchanged where training reads them as they are, else encoded again: HEIC as JPEG, all else as PNG."""
+    """The bytes unchanged if training can read them, else encoded again: HEIC as JPEG, other formats as PNG."""
     if kind in KEPT and not has_alpha:
         return data, KEPT[kind]
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -73,7 +73,7 @@ def _kept(data: bytes, kind: str, image: Pixels, has_alpha: bool) -> tuple[bytes
 
 
 def _alpha(data: bytes, name: str) -> Levels | None:
-    """An image's alpha channel (H, W), unless it is the same everywhere."""
+    """An image's alpha channel (H, W); None if there is none or it is constant."""
     levels = decode_levels(data, name)
     if levels.ndim == 2 or levels.shape[2] < 4 or levels[..., 3].min() == levels[..., 3].max():
         return None
@@ -82,16 +82,16 @@ def _alpha(data: bytes, name: str) -> Levels | None:
 
 
 def _has_background(image: Pixels, alpha: Levels) -> bool:
-    """Whether there is a picture below what is transparent, not one color."""
+    """Whether the transparent pixels have a picture, not just one color."""
     hidden = image[alpha == 0]
     return len(hidden) > 0 and bool((hidden != hidden[0]).any())
 
 
-def _read(where: Where, threshold: int | None) -> Mask:
-    if isinstance(where, Outlines):
-        return where.mask()
-    name = printable(where)
-    levels = decode_levels(read_file(where), name)
+def _read(source: MaskSource, threshold: int | None) -> Mask:
+    if isinstance(source, Outlines):
+        return source.mask()
+    name = printable(source)
+    levels = decode_levels(read_file(source), name)
     file = interpret(levels)
     if file.mask is not None:
         return file.mask
@@ -110,7 +110,7 @@ def _two_levels(content: Levels, threshold: int | None, name: str) -> Mask:
 
 
 def _fit(mask: Mask, image: Pixels, orientation: int, name: str) -> Mask:
-    """The mask at the photograph's size: turned as that is, if whoever drew it saw the photograph unturned."""
+    """The mask at the photograph's size; turned like it if it was drawn on the unturned photograph."""
     if mask.shape != image.shape[:2] and mask.shape[::-1] == image.shape[:2] and orientation in (5, 6, 7, 8):
         mask = np.ascontiguousarray(turn(mask, orientation))
     (height, width), (rows, columns) = image.shape[:2], mask.shape

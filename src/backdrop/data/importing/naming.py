@@ -1,4 +1,4 @@
-"""Which object and which view a photograph shows, from its folder and name."""
+"""Finds a photograph's object and view from its folder and name."""
 
 import re
 from collections import Counter
@@ -16,11 +16,11 @@ Name = tuple[str, str]  # object and view
 
 
 def name_photos(paths: Sequence[PurePosixPath], pattern: str | None) -> dict[PurePosixPath, Name | None]:
-    """Object and view of each photograph, safe for files everywhere and unique; None if its name doesn't say.
+    """Object and view of each photograph, unique and safe as file names; None if its name doesn't contain them.
 
     Args:
-        paths: the photographs, seen from the folder that is imported.
-        pattern: a regular expression with groups `object` and, if need be, `view`, searched in each path without its
+        paths: the photographs, relative to the imported folder.
+        pattern: a regular expression with groups `object` and optionally `view`, searched in each path without its
             suffix. Without it, nested folders are objects, and other names are read as `<object>_<view>`.
 
     Raises:
@@ -40,7 +40,7 @@ def _by_pattern(paths: Sequence[PurePosixPath], pattern: str) -> dict[PurePosixP
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"--pattern {pattern} is no regular expression ({error})", PATTERN_REMEDY) from error
+        raise ConfigError(f"--pattern {pattern} is not a regular expression ({error})", PATTERN_REMEDY) from error
     if "object" not in expression.groupindex:
         raise ConfigError(f"--pattern {pattern} has no group named object", PATTERN_REMEDY)
     raw: dict[PurePosixPath, Name | None] = {}
@@ -91,14 +91,14 @@ def _views(groups: Mapping[str, Sequence[PurePosixPath]]) -> dict[str, dict[Pure
 
 
 def _own_part(path: PurePosixPath, name: str) -> str:
-    """What a file's name says beyond its object's: `front` of `shoe1/shoe1_front.jpg`."""
+    """A file's name without its object's name: `front` for `shoe1/shoe1_front.jpg`."""
     stem = normalized(path.stem)
     match = re.fullmatch(rf"{re.escape(name)}[-_ .]+(.+)", stem, re.IGNORECASE)
     return match[1] if match else stem
 
 
 def _numbers(group: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """01, 02, … in the order of names, numbers in them by their value."""
+    """01, 02, … in the order of names; numbers in names are ordered by value."""
 
     def order(path: PurePosixPath) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.as_posix())]
@@ -108,12 +108,12 @@ def _numbers(group: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
 
 
 def _safe(text: str) -> str:
-    """Letters, digits, `_`, `-` and `.` only; neither hidden nor empty."""
+    """The text with only letters, digits, `_`, `-` and `.`, neither hidden nor empty."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-._") or "x"
 
 
 def _unique(names: Mapping[str, str]) -> dict[str, str]:
-    """The same with a number behind what would be equal on a disk that ignores case."""
+    """The names with a number appended where two would be equal on a disk that ignores case."""
     taken: set[str] = set()
     result = {}
     for raw, name in sorted(names.items()):

@@ -1,4 +1,4 @@
-"""Masks from outlines: polygons, circles, and COCO's run-length encoding."""
+"""Makes masks from polygons, circles, and COCO's run-length encoding."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ def fill_polygon(points: Any, height: int, width: int) -> Mask:
 
     Args:
         points: its corners, x and y in pixels; 0, 0 is the upper left corner of the first pixel.
-        height: of the mask, pixels.
-        width: of the mask, pixels.
+        height: the mask's, in pixels.
+        width: the mask's, in pixels.
 
     Raises:
-        ValueError: if they aren't pairs of numbers.
+        ValueError: if the points aren't at least three pairs of numbers.
     """
     corners = np.asarray(points, np.float64).reshape(-1, 2)
     (x, y), (next_x, next_y) = corners.T, np.roll(corners, -1, axis=0).T
@@ -35,7 +35,7 @@ def fill_polygon(points: Any, height: int, width: int) -> Mask:
 
 
 def fill_circle(center: Any, edge: Any, height: int, width: int) -> Mask:
-    """The pixels (H, W) whose centers are inside a circle, given by its center and a point of its edge."""
+    """The pixels (H, W) whose centers are inside a circle, given by its center and a point on its edge."""
     (x, y), (edge_x, edge_y) = center, edge
     rows, columns = np.ogrid[:height, :width]
     mask: Mask = (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= (edge_x - x) ** 2 + (edge_y - y) ** 2
@@ -43,10 +43,10 @@ def fill_circle(center: Any, edge: Any, height: int, width: int) -> Mask:
 
 
 def decode_coco_rle(counts: Any, height: int, width: int) -> Mask:
-    """The mask (H, W) of COCO's run lengths, column by column, zeros first: numbers, or COCO's own text.
+    """Decodes COCO's run lengths to a mask (H, W): column by column, zeros first; a list of numbers or COCO's text.
 
     Raises:
-        ValueError: if they aren't as many pixels as the mask has.
+        ValueError: if they don't add up to the mask's pixels.
     """
     lengths = _unpack(counts) if isinstance(counts, str) else np.asarray(counts, np.int64)
     if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
@@ -55,9 +55,10 @@ def decode_coco_rle(counts: Any, height: int, width: int) -> Mask:
 
 
 def _unpack(text: str) -> NDArray[np.int64]:
-    """Run lengths of COCO's text: five bits a character, the lowest first; 32 says that more follow, 16 is the sign.
+    """Decodes COCO's text to run lengths: five bits per character, lowest first.
 
-    From the fourth on, a number is the difference to the last but one. Source: pycocotools' maskApi.c, rleFrString.
+    In a character, 32 marks that more follow, and 16 is the sign. From the fourth on, a number is the difference to the
+    one before the last. Source: pycocotools' maskApi.c, rleFrString.
     """
     numbers: list[int] = []
     value = shift = 0

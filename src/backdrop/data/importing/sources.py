@@ -1,4 +1,4 @@
-"""What is in a folder that is imported: photographs, and beside or apart from them their masks."""
+"""Finds the photographs of an imported folder, and their masks beside them or elsewhere."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from backdrop.data.listing import (
 from backdrop.data.mask_files import interpret
 
 READ = IMAGE_SUFFIXES | MASK_SUFFIXES | {".json"}
-# What labeling tools and cut-out services put behind a photograph's name.
+# Endings that labeling tools and cut-out services add to a photograph's name.
 ENDINGS = "mask|matte|alpha|cutout|cut-out|seg|segmentation|no-?bg|removebg-preview"
 MASK_ENDING = re.compile(rf"[-_. ]+({ENDINGS})$", re.IGNORECASE)
 SAME = "is the same photograph as {}, by its name"
@@ -32,7 +32,7 @@ Mask = Path | Outlines
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph by its path in the folder that is imported, its file, and where its mask is unless in itself."""
+    """A photograph: its path in the imported folder, its file, and its mask unless that is its own alpha channel."""
 
     name: PurePosixPath
     file: Path
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass
 class Sources:
-    """All photographs, those that are another's duplicate, and the files that are neither photograph nor mask."""
+    """All photographs, duplicates, and the files that are neither photograph nor mask."""
 
     photos: list[Source] = field(default_factory=list)
     duplicates: dict[PurePosixPath, str] = field(default_factory=dict)
@@ -49,15 +49,15 @@ class Sources:
 
 
 def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sources:
-    """Looks through a folder and those in it.
+    """Searches a folder and its subfolders.
 
     Args:
         root: the folder.
         masks: a folder of masks (images, or labelme's JSON), or a COCO file; None to look beside the photographs.
-        labels: of annotations, those to take; all if empty.
+        labels: labels of annotations to take; all if empty.
 
     Raises:
-        DataError: if annotations can't be read, or a mask isn't to be told from another's.
+        DataError: if annotations can't be read, or it isn't clear which photograph a mask belongs to.
     """
     found = Sources()
     files = [file for file in _walk(root, found.passed_over) if masks is None or not _within(file, masks)]
@@ -74,7 +74,7 @@ def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sou
 
 
 def _walk(folder: Path, passed_over: list[PassedOver]) -> Iterator[Path]:
-    """The files below a folder (or itself, if it is a file) that may be of use; no hidden ones, no links to folders."""
+    """The usable files below a folder (or the file itself), without hidden files and links to folders."""
     if folder.is_file():
         yield folder
         return
@@ -86,19 +86,20 @@ def _walk(folder: Path, passed_over: list[PassedOver]) -> Iterator[Path]:
 
 
 def _within(file: Path, folder: Path) -> bool:
-    return file.resolve() == folder.resolve() or folder.resolve() in file.resolve().parents
+    inner, outer = Path(os.path.realpath(file)), Path(os.path.realpath(folder))  # resolve() fails at a circle of links
+    return outer in (inner, *inner.parents)
 
 
 def _base(file: Path) -> str:
-    """What a photograph and its mask have in common."""
+    """The part of the name that a photograph and its mask share."""
     return MASK_ENDING.sub("", normalized(file.stem)).lower()
 
 
 def _sort(root: Path, group: list[Path], drawn: "_Masks", found: Sources) -> None:
-    """Tells the photograph, its mask and its duplicates among files of one name."""
+    """Sorts files of one name into the photograph, its mask and its duplicates."""
     named = [file for file in group if MASK_ENDING.search(normalized(file.stem))]
     masks = named + [file for file in group if file not in named and file.suffix.lower() == ".gif"]
-    if not masks or masks == group:  # their names don't tell
+    if not masks or masks == group:  # their names don't say which is which
         masks = [file for file in group if _looks_like_mask(file)] if len(group) > 1 or masks else []
     photos = [file for file in group if file not in masks]
     if not photos:
@@ -116,7 +117,7 @@ def _alone(file: Path, reason: str) -> PassedOver:
 
 
 def _looks_like_mask(file: Path) -> bool:
-    """Whether one of several images of one name is the mask: two levels, or cut out by its alpha channel."""
+    """Whether an image is a mask: it has two levels, or an alpha channel that cuts it out."""
     if file.suffix.lower() in JPEG_SUFFIXES:
         return False
     try:
@@ -135,7 +136,7 @@ def _seen_from(root: Path, file: Path) -> PurePosixPath:
 
 
 class _Masks:
-    """Masks of a folder of their own and of annotations, by the name of their photograph."""
+    """Masks in a separate folder or in annotations, by the name of their photograph."""
 
     def __init__(self, root: Path, files: Iterable[Path], folder: Path | None, labels: Collection[str]) -> None:
         self._labels = labels
@@ -151,7 +152,7 @@ class _Masks:
         self.read(annotations, None)
 
     def read(self, files: Iterable[Path], passed_over: list[PassedOver] | None) -> None:
-        """Takes in annotations; other JSON is passed over, or an error where there may be none."""
+        """Adds the masks of annotations; other JSON files are added to `passed_over`, if it is given."""
         for file in files:
             outlines = read_annotations(file, self._labels)
             if not outlines and passed_over is not None:
@@ -162,10 +163,10 @@ class _Masks:
                 self._add(key, drawn)
 
     def of(self, name: PurePosixPath) -> Mask | None:
-        """The mask of a photograph: that whose path ends in the photograph's, or the other way round.
+        """The mask of a photograph: one path must end with the other.
 
         Raises:
-            DataError: if there are several, or several photographs have one.
+            DataError: if there are several, or it belongs to several photographs.
         """
         key = _key(name)
         fitting = [(path, mask) for path, mask in self._by_stem.get(key.name, []) if _ends_alike(path, key)]
@@ -182,7 +183,7 @@ class _Masks:
         return best[0]
 
     def unused(self) -> list[PassedOver]:
-        """Masks, but COCO's, whose photographs aren't there."""
+        """Masks without a photograph, except COCO's."""
         masks = [mask for same in self._by_stem.values() for _, mask in same if id(mask) not in self._owners]
         files = {shown(mask) for mask in masks if not isinstance(mask, Outlines) or mask.kind == "labelme"}
         return [PassedOver(file=file, reason="mask without a photograph", photograph=True) for file in sorted(files)]
@@ -192,17 +193,17 @@ class _Masks:
 
 
 def _ends_alike(one: PurePosixPath, other: PurePosixPath) -> bool:
-    """Whether the shorter of two paths is the end of the longer."""
+    """Whether the longer of two paths ends with the shorter."""
     shorter = min(len(one.parts), len(other.parts))
     return one.parts[-shorter:] == other.parts[-shorter:]
 
 
 def shown(mask: Mask) -> str:
-    """Where a mask is, for people."""
+    """A mask's file, for messages."""
     return printable(mask.file if isinstance(mask, Outlines) else mask)
 
 
 def _key(name: PurePosixPath) -> PurePosixPath:
-    """A photograph's path without what its mask's may have otherwise: suffix, `_mask`, case."""
+    """A photograph's path without suffix, `_mask` and case, in which its mask's may differ."""
     plain = PurePosixPath(os.path.normpath(normalized(name.as_posix())))
     return PurePosixPath(plain.with_name(MASK_ENDING.sub("", plain.stem) or plain.stem).as_posix().lower())
