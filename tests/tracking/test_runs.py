@@ -55,6 +55,7 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
     assert (found.info.status, found.info.run_name) == ("FINISHED", "tiny-1")
     tags = {key: value for key, value in found.data.tags.items() if key.startswith("backdrop.")}
     assert abs(time.time() - int(tags.pop("backdrop.heartbeat")) / 1000) < 600
+    assert json.loads(tags.pop("backdrop.owner"))["pid"] == os.getpid()
     assert tags == {
         "backdrop.kind": "member",
         "backdrop.content_key": KEY,
@@ -145,6 +146,51 @@ def test_a_pipelines_run_is_joined(tracked: str, member: Path, monkeypatch: pyte
     assert found.info.run_name == "train-task"
     assert (found.data.params["epochs"], found.data.params["network.width"]) == ("given by the pipeline", "2")
     assert find_member(KEY) == f"runs:/{run.run_id}/member"
+
+
+def test_a_finished_run_is_not_joined(tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        run.finish(member)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.run_id)
+    with pytest.raises(TrackingError, match=f"Run {run.run_id}, which MLFLOW_RUN_ID names, is finished. Unset"):
+        MemberRun(KEY, recipe_of(member), 1).__enter__()
+    assert connect().get_run(run.run_id).info.status == "FINISHED"
+
+
+FIRST = """
+import sys
+from pathlib import Path
+from backdrop.inference.member import read_member
+from backdrop.tracking.runs import MemberRun
+member = read_member(Path(sys.argv[1]))
+with MemberRun(sys.argv[2], member.recipe, 1) as run:
+    run.follow(member.folder / "metrics.jsonl")
+    print(run.run_id, flush=True)
+    sys.stdin.readline()
+    run.finish(member.folder)
+"""
+
+
+def test_two_trainers_of_one_member_have_a_run_each(tracked: str, member: Path) -> None:
+    """The second neither writes to the first one's run nor opens it again; it takes over only a killed one's."""
+    command = [sys.executable, "-c", FIRST, str(member), KEY]
+    server, recipe = connect(), recipe_of(member)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        run_id = first.stdout.readline().strip()
+        with MemberRun(KEY, recipe, 1) as second:
+            assert second.run_id != run_id
+            first.communicate("\n")
+            assert server.get_run(run_id).info.status == "FINISHED"
+            second.finish(member)
+        assert server.get_run(run_id).info.status == "FINISHED"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        run_id = killed.stdout.readline().strip()
+        killed.kill()
+    with MemberRun(KEY, recipe, 1) as third:
+        assert third.run_id == run_id
+        third.finish(member)
 
 
 def test_members_that_start_at_once_share_one_experiment(tracked: str) -> None:

@@ -5,16 +5,19 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from backdrop.common.owner import this_process
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
 
 METRICS = ("lr", "loss", "dice")
 HEARTBEAT = "backdrop.heartbeat"  # tag with the time of a run's last sign of life, in ms since 1970
+OWNER = "backdrop.owner"  # tag with the process that writes the run
 POLICY = RetryPolicy(pause_s=2.0, max_pause_s=60.0)
 BEAT_S = 30.0
 BATCH = 500
@@ -71,13 +74,25 @@ class MetricsUploader(threading.Thread):
         now = time.monotonic()
         if now - self._beat_at < BEAT_S or self._closing.is_set():
             return
-        self._client.update_run(self._run_id, status="RUNNING")  # in case `backdrop reap` closed it
+        run = self._client.get_run(self._run_id)
+        if run.data.tags.get(OWNER, owner()) != owner():
+            log(f"Run {self._run_id} belongs to another process now, because this one was silent; it sends no metrics")
+            self._closing.set()
+            return
+        if run.info.status == "KILLED":  # by `backdrop reap`
+            self._client.update_run(self._run_id, status="RUNNING")
         self._client.set_tag(self._run_id, HEARTBEAT, heartbeat())
         self._beat_at = now
 
     def _stored(self) -> set[tuple[str, int]]:
         histories = (self._client.get_metric_history(self._run_id, key) for key in METRICS)
         return {(metric.key, metric.step) for history in histories for metric in history}
+
+
+@cache
+def owner() -> str:
+    """The tag of runs that this process writes."""
+    return this_process("train").dump()
 
 
 def heartbeat() -> str:

@@ -1,6 +1,7 @@
 """Opens and closes MLflow runs; a member's run gets its metrics while the member trains."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,22 +11,24 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from backdrop.common.errors import TrackingError
+from backdrop.common.owner import parse_owner
 from backdrop.common.progress import log
 from backdrop.config import Recipe
 from backdrop.inference.member import METRICS, Member, read_member
 from backdrop.tracking.client import connect, experiment_id, find_runs, ping, retry, server_errors
 from backdrop.tracking.members import KEY, member_address, upload_member
-from backdrop.tracking.metrics_uploader import HEARTBEAT, MetricsUploader, heartbeat
+from backdrop.tracking.metrics_uploader import HEARTBEAT, OWNER, MetricsUploader, heartbeat, owner
 
 KIND = "backdrop.kind"
 PARENT = "mlflow.parentRunId"
 RUN_ID = "MLFLOW_RUN_ID"  # set by a pipeline that has created the run
 CLOSE_S = 5.0  # for calls in progress when training ends
+SILENT_S = 120.0  # a running run without a heartbeat for longer has lost its process
 VALUE = 500  # characters of a parameter's value; MLflow refuses very long ones
 
 
 def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> Run:
-    """Reopens the newest run that the query finds, or creates a new one.
+    """Reopens the newest run that the query finds and no living process writes to, or creates a new one.
 
     Args:
         client: the server's or store's.
@@ -35,15 +38,34 @@ def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: st
         join: whether to use the run that a pipeline has created (`MLFLOW_RUN_ID`), if any.
 
     Raises:
-        TrackingError: if the server doesn't answer.
+        TrackingError: if the server doesn't answer, or the pipeline's run is finished.
     """
+    signs = {OWNER: owner(), HEARTBEAT: heartbeat()}
     with server_errors(f"The run of {name} can't be opened"):
         if join and os.environ.get(RUN_ID):
-            return client.get_run(os.environ[RUN_ID])
-        for run in find_runs(client, query) if query else []:
-            client.update_run(run.info.run_id, status="RUNNING")
+            return _join(client, os.environ[RUN_ID])
+        for run in filter(_is_free, find_runs(client, query) if query else []):
+            client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in signs.items()])
+            if run.info.status != "FINISHED":  # a finished one stays so
+                client.update_run(run.info.run_id, status="RUNNING")
             return run
-        return client.create_run(experiment_id(client), tags=dict(tags), run_name=name)
+        return client.create_run(experiment_id(client), tags={**tags, **signs}, run_name=name)
+
+
+def _join(client: MlflowClient, run_id: str) -> Run:
+    run = client.get_run(run_id)
+    if run.info.status == "FINISHED":
+        raise TrackingError(f"Run {run_id}, which {RUN_ID} names, is finished", f"Unset {RUN_ID}, or name another run")
+    return run
+
+
+def _is_free(run: Run) -> bool:
+    """Whether no living process, except this one, writes to a run."""
+    tags = run.data.tags
+    known = parse_owner(tags.get(OWNER, ""))
+    if run.info.status != "RUNNING" or tags.get(OWNER) == owner() or (known and known.lives is False):
+        return True
+    return time.time() - int(tags.get(HEARTBEAT, 0)) / 1000 > SILENT_S
 
 
 class OpenRun:
@@ -97,8 +119,9 @@ class OpenRun:
 class MemberRun(OpenRun):
     """A member's run: `with MemberRun(key, recipe, fold) as run: …; run.finish(folder)`.
 
-    It resumes a run that a killed training of the same member left, or joins one that a pipeline created. With `fresh`
-    it never resumes, so that the new member's run is the newest.
+    It resumes a run that a killed training of the same member left, or joins one that a pipeline created. While another
+    process trains the same member, each has its own run. With `fresh` it never resumes, so that the new member's run is
+    the newest.
     """
 
     def __init__(self, key: str, recipe: Recipe, fold: int, fresh: bool = False) -> None:
@@ -117,7 +140,7 @@ class MemberRun(OpenRun):
         super().__enter__()
         known = self.run.data.params
         params = [Param(*pair) for pair in flatten(self._recipe.model_dump(mode="json")) if pair[0] not in known]
-        tags = {**self._tags, HEARTBEAT: heartbeat()}
+        tags = {**self._tags, OWNER: owner(), HEARTBEAT: heartbeat()}
         with server_errors("The member's run can't be opened"):
             self.client.log_batch(self.run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
         return self
