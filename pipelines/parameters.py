@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.common.errors import ConfigError
+from backdrop.common.redact import without_credentials
 from backdrop.config.cluster import Toleration
 from backdrop.config.explain import suggest
 from backdrop.config.records import parse, parse_yaml, read_text
@@ -71,6 +72,9 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         remedy = f'Write {name}: "{value}"' if kfp_type == "STRING" and value is not None else f"Give {words}"
         raise ConfigError(f"{path}: {name} is {value!r}, not {words}", remedy)
+    if isinstance(value, str) and "://" in value and without_credentials(value) != value:
+        what = f"{path}: {name} contains credentials, which everybody sees who sees the run"
+        raise ConfigError(what, "Put them into the Secret that tasks read")
     if name in FORMS and not re.fullmatch(FORMS[name][0], str(value)):
         raise ConfigError(f"{path}: {name} is {value!r}", f"Give {FORMS[name][1]}")
     if name == "node_selector":

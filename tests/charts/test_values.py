@@ -54,6 +54,26 @@ def test_no_object_takes_a_key_that_it_does_not_name() -> None:
     assert SCHEMA["properties"]["global"] == {"type": "object"}
 
 
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        (("kfp", "endpoint"), "https://{}kubeflow.example:8888/pipeline"),
+        (("tracking", "uri"), "https://{}mlflow.example"),
+        (("s3", "endpoint"), "http://{}minio:9000"),
+        (("pipeline", "data"), "s3://{}photos/cars"),
+        (("pipeline", "work"), "s3://{}photos/work"),
+        (("mlflow", "artifacts"), "s3://{}models"),
+    ],
+)
+def test_an_address_with_credentials_is_refused(path: tuple[str, str], address: str) -> None:
+    """They would be in the release, in a ConfigMap and in the pipeline's parameters."""
+    group, key = path
+    schema = jsonschema.Draft7Validator(SCHEMA)
+    assert schema.is_valid({group: {key: address.format("")}})
+    for credentials in ("me:secret@", "token@", "me:se/cr@et@", "me@"):
+        assert not schema.is_valid({group: {key: address.format(credentials)}})
+
+
 def test_readme_is_up_to_date() -> None:
     assert readme.readme() == (CHART / "README.md").read_text()
 

@@ -1,9 +1,10 @@
-"""Removes user names and passwords from addresses in messages and logs."""
+"""Removes user names and passwords from addresses in messages and logs, and whatever secrets this process was given."""
 
 import os
 import re
+import sys
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")  # bounded, or a long word takes minutes
 ADDRESS = re.compile(SCHEME.pattern + r"\S+")
@@ -11,7 +12,7 @@ ADDRESS = re.compile(SCHEME.pattern + r"\S+")
 HEADER = re.compile(r"((?:Credential|Signature|Token|AWSAccessKeyId)=|(?:Bearer|Basic) )[^\s&,;'\"]+", re.IGNORECASE)
 SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID)$")  # names of variables
 # An address that was taken for a path, which has no double slashes.
-MANGLED = re.compile(r"\b(?!models:|runs:)[A-Za-z][A-Za-z0-9+.-]{1,30}:/(?!/)[^\s/@]*@")
+COLLAPSED = re.compile(r"\b(?!models:|runs:|file:|sqlite:)([A-Za-z][A-Za-z0-9+.-]{1,30}):/(?=[^/\s])(\S+)")
 PATHS = ("sqlite://", "file://")  # addresses with these schemes start with a path
 PLAIN = re.compile(r"\.{0,2}/|models:/|runs:/")  # a path, or an MLflow URI of a model or run
 ODD = "/?#[]"  # if not percent-encoded in a password, a client misreads the host, or fails
@@ -44,20 +45,43 @@ def is_http(address: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text without credentials: those of each `scheme://` address, of HTTP headers, and of the environment."""
-    text = ADDRESS.sub(lambda match: without_credentials(match[0]), text)
-    text = HEADER.sub(r"\1…", MANGLED.sub("", text))
-    for secret in _secrets():
+    """The text without credentials: those of addresses, of HTTP headers, of the environment and of the arguments."""
+    for secret in sorted(set(_secrets()), key=len, reverse=True):
         text = text.replace(secret, "…")
-    return text
+    text = COLLAPSED.sub(_collapsed, text)
+    return HEADER.sub(r"\1…", ADDRESS.sub(lambda match: without_credentials(match[0]), text))
+
+
+def _collapsed(match: re.Match[str]) -> str:
+    _, credentials, rest = _parts(f"{match[1]}://{match[2]}")
+    return rest if credentials else match[0]
 
 
 def _secrets() -> Iterator[str]:
-    """The values of the environment's variables for secrets, as they are and as Python quotes them."""
-    for name, value in os.environ.items():
+    """The secrets that this process was given, as they are and as URLs and Python spell them."""
+    for secret in _given():
         # A short word, such as `minioadmin`, also occurs in other texts.
-        if SECRET.search(name) and len(value) >= 8 and not (value.isalpha() and len(value) < 16):
-            yield from dict.fromkeys((value, value.strip(), repr(value)[1:-1]))
+        if len(secret) >= 8 and not (secret.isalpha() and len(secret) < 16):
+            yield from (
+                secret,
+                secret.strip(),
+                quote(secret, safe=""),
+                quote(secret),
+                unquote(secret),
+                repr(secret)[1:-1],
+            )
+
+
+def _given() -> Iterator[str]:
+    """The values of variables for secrets, and the credentials in the addresses of variables and arguments."""
+    arguments = [argument.partition("=")[2] or argument for argument in sys.argv[1:]]
+    for name, value in [*os.environ.items(), *(("", argument) for argument in arguments)]:
+        if SECRET.search(name):
+            yield value
+        if "@" in value:
+            scheme, credentials, _ = _parts(value)
+            if scheme or ":" in credentials.partition("/")[0]:
+                yield from (credentials.removesuffix("@"), credentials.removesuffix("@").partition(":")[2])
 
 
 def _parts(address: str) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ An address is a local path or `s3://bucket/key`.
 import contextlib
 import errno
 import hashlib
+import http.client
 import os
 import posixpath
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from backdrop.common import s3
 from backdrop.common.errors import StorageError, shorten
 from backdrop.common.progress import progress
+from backdrop.common.redact import without_credentials
 from backdrop.common.retry import workers
 
 URL_TIMEOUT_S = 60
@@ -241,10 +243,12 @@ def _has_content(path: Path) -> bool:
 
 
 def _download_url(address: str) -> bytes:
+    if (bare := without_credentials(address)) != address:
+        raise StorageError(f"The address {bare} contains credentials", "Download the file, and name the copy")
     try:
         with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # the scheme was checked
             body: bytes = answer.read()
             return body
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         what = f"{address} can't be read ({shorten(error)})"
         raise StorageError(what, "Check the address, or download the file") from error

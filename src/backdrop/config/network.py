@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from backdrop.common.errors import ConfigError
+from backdrop.common.redact import without_credentials
 from backdrop.config.patterns import SHA256, SIZE
 from backdrop.config.records import Record
 
@@ -72,11 +73,18 @@ class Pretrained(Record):
     """Encoder weights: a file, URL or `s3://` address of a safetensors or weights-only torch file, and its sha256.
 
     The first eight digits of the sha256 are enough; torchvision has them in its file names. A path in a YAML file is
-    relative to that file's folder.
+    relative to that file's folder. Credentials in it are refused: recipes are stored beside members and in MLflow.
     """
 
     address: str
     sha256: str = Field(pattern=SHA256)
+
+    @field_validator("address")
+    @classmethod
+    def _without_credentials(cls, address: str) -> str:
+        if "://" in address and without_credentials(address) != address:
+            raise ValueError("it contains credentials; use an address without any, or download the file")
+        return address
 
 
 class Input(Record):

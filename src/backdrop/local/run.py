@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from kfp import local
 from rich.console import Console
 
-from backdrop.common import storage
+from backdrop.common import s3, storage
 from backdrop.common.environment import environment
 from backdrop.common.errors import TrackingError
 from backdrop.common.lock import hold
@@ -60,11 +60,14 @@ def run_here(request: Request, console: Console) -> int:
     Raises:
         ConfigError: if the ensemble has no such fold.
         DockerError: if it should run in containers, but Docker doesn't answer or doesn't have the image.
-        StorageError: if there is no dataset at that path, or another run uses the work folder.
+        StorageError: if there is no dataset at that path, its address contains credentials, or another run has the work
+            folder.
         TrackingError: if MLflow's store can't be used, or its server for containers doesn't start.
     """
     members = planned(request.ensemble, request.folds)
-    if not storage.is_remote(request.data):
+    if storage.is_remote(request.data):
+        s3.split(request.data)  # refuses credentials, which would be in the tasks' arguments
+    else:
         storage.local_folder(request.data)
     if request.containers:
         find_docker()
