@@ -149,7 +149,7 @@ def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> 
 def test_train(stand_in: Any, artifact: Any) -> None:
     member = MemberRecord(
         key="k", recipe="tiny", fold=1, seed=0, epochs=3, selected_epoch=2, dice=0.9, seconds=5.0, parameters=7,
-        resumed_at=(), weights="w", version="0", threads=1, processes=1, device="cpu", precision="fp32",
+        resumed_at=(), weights="w", settings="s", version="0", threads=1, processes=1, device="cpu", precision="fp32",
     )  # fmt: skip
     step = stand_in("train", TrainRecord(address="runs:/1/member", member=member, reused=True))
     plan, metrics = artifact("plan"), artifact("metrics")
@@ -226,6 +226,8 @@ def evaluation() -> Evaluation:
     held = Estimate(dice=0.99, objects=3, low=0.98, high=0.995)
     return Evaluation(
         model="0" * 64,
+        plans="1" * 64,
+        scores="2" * 64,
         oof={"tiny": Estimate(dice=0.97, objects=11)},
         oof_ensemble=Estimate(dice=0.975, objects=11),
         holdout=Holdout(ensemble=held, members={"tiny-0": Estimate(dice=0.96, objects=3)}, objects=3),

@@ -288,6 +288,9 @@ def test_an_older_plan_with_other_folds_is_refused(data: Path) -> None:
         folds.make_plan(open_dataset(data), Rule(3, 0.15, "area", 0), old=old)
 
 
+HEAD = "# backdrop-plan v2 data=x\nimage,object,view,area,fold\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -295,7 +298,18 @@ def test_an_older_plan_with_other_folds_is_refused(data: Path) -> None:
         ("# backdrop-plan v2 data=x\nimage,object\n", "columns"),
         ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\na_1,a,1,many,0\n", "damaged"),
         ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\n", "places no object"),
-        ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\na_1,a,1,5,0\na_2,a,2,5,1\n", "puts a into two folds"),
+        (
+            f"{HEAD}a_1,a,1,5,0\na_2,a,2,5,1\n",
+            r"plan.csv is damaged \(it puts a into fold 0 in line 3 and fold 1 in line 4\)",
+        ),
+        (
+            f"{HEAD}b_1,b,1,5,0\na_1,a,1,5,holdout\na_2,a,2,5,1\n",
+            "it puts a into holdout in line 4 and fold 1 in line 5",
+        ),
+        (f"{HEAD}a_1,a,1,5,0\na_1,a,1,5,0\n", r"\(line 4 lists a_1 again, after line 3\). Make one with"),
+        (f"{HEAD}a_1,a,2,5,0\n", r"\(line 3: image a_1 isn't view 2 of object a\)"),
+        (f"{HEAD}a_1,b,1,5,0\n", "line 3: image a_1 isn't view 1 of object b"),
+        (f"{HEAD}a_1,a,1,5,-1\n", "line 3: area 5 or fold -1 is not a whole number"),
     ],
 )
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -131,7 +131,7 @@ def test_summarize_gives_the_figures_of_each_recipe_and_member() -> None:
         score("d_01", 0.81, None, tiny=0.5, big=0.5),
     ]
     alone = {"tiny-0": {"c_01": 0.9, "c_02": 0.8, "d_01": 0.7}, "big-1": {"d_01": 0.5, "c_02": 0.3, "c_01": 0.1}}
-    found = summarize(scores, alone, "m")
+    found = summarize(scores, alone, "m", "p")
     assert found.oof["tiny"].dice == pytest.approx((0.85 + 0.7) / 2)
     assert found.oof["tiny"].objects == 2
     assert found.oof["big"].dice == pytest.approx(0.96)
@@ -151,13 +151,13 @@ def test_summarize_gives_the_figures_of_each_recipe_and_member() -> None:
 
 
 def test_summarize_without_a_holdout_says_so() -> None:
-    written = json.loads(dump_evaluation(summarize([score("a_01", 0.9, 0, tiny=0.9)], {"tiny-0": {}}, "m")))
+    written = json.loads(dump_evaluation(summarize([score("a_01", 0.9, 0, tiny=0.9)], {"tiny-0": {}}, "m", "p")))
     assert written["holdout"] == {"ensemble": None, "members": {}, "objects": 0}
     assert written["oof"] == {"tiny": {"dice": 0.9, "objects": 1, "low": None, "high": None}}
 
 
 def test_one_object_has_no_interval() -> None:
-    found = summarize([score("a_01", 0.9, None)], {}, "m").holdout.ensemble
+    found = summarize([score("a_01", 0.9, None)], {}, "m", "p").holdout.ensemble
     assert found == Estimate(dice=0.9, objects=1)
 
 
@@ -173,7 +173,7 @@ def test_one_object_has_no_interval() -> None:
 )
 def test_summarize_refuses_what_is_no_number(scores: list[Score], alone: dict[str, dict[str, float]]) -> None:
     with pytest.raises(MemberError, match="a_01"):
-        summarize(scores, alone, "m")
+        summarize(scores, alone, "m", "p")
 
 
 def test_an_estimate_is_never_nan() -> None:

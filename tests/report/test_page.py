@@ -42,7 +42,7 @@ def scores(holdout: int = 12, views: tuple[str, ...] = ("01", "02"), name: str =
 def report(found: list[Score], worst: int = 2, history: list[dict[str, Any]] = HISTORY, name: str = "demo") -> Report:
     held = [score for score in found if score.fold is None]
     members = {f"tiny-{fold}": {score.image: score.dice for score in held} for fold in (0, 1)}
-    evaluation = summarize(found, members, "m")
+    evaluation = summarize(found, members, "m", "p")
     alone = evaluation.holdout.members
     summaries = [
         MemberSummary(member, "tiny", i, 10, 9, 0.98765, alone[member].dice if held else None, 3725.0, history)

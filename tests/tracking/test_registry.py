@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from backdrop.cli.output import models_text
 from backdrop.common import storage
-from backdrop.common.errors import GateError, MemberError, PlanError, TrackingError
+from backdrop.common.errors import GateError, MemberError, PlanError, StorageError, TrackingError
 from backdrop.config import find_ensemble
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
@@ -30,7 +30,7 @@ from backdrop.steps.promote import promote
 from backdrop.steps.register import Registration, register
 from backdrop.steps.rollback import rollback
 from backdrop.steps.split import split
-from backdrop.tracking import registry
+from backdrop.tracking import cache, registry
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import run_of
 from backdrop.tracking.model_list import ListedModel
@@ -381,3 +381,43 @@ def test_a_strangers_version_is_said(tracked: str, name: str) -> None:
     client.set_registered_model_alias(name, "champion", "1")
     with pytest.raises(TrackingError, match="isn't Backdrop's"):
         champion_plan(f"models:/{name}@champion")
+
+
+def test_a_report_whose_scores_were_changed_is_refused(tracked: str, workspace: Workspace, name: str) -> None:
+    images = workspace.report(0.95) / "images.csv"
+    images.write_text(images.read_text().replace(",holdout,0.9", ",holdout,0.8"))
+    members = [str(folder) for folder in workspace.members(1)]
+    arguments = (
+        str(workspace.data),
+        str(workspace.plan),
+        members,
+        str(images.parent),
+        str(workspace.ensemble(1)),
+        name,
+    )
+    with pytest.raises(
+        StorageError, match=r"images\.csv has changed since it was written with metrics\.json\. Run `back"
+    ):
+        register(*arguments)
+    run_id = put(workspace, name, seed=1, dice=0.95).run_id  # written again
+    changed = (workspace.report(0.95) / "images.csv").read_text().replace(",holdout,0.9", ",holdout,0.8")
+    connect().log_text(run_id, changed, "report/images.csv")
+    with pytest.raises(
+        TrackingError, match=rf"report/images\.csv of evaluation run {run_id} doesn't belong to its metric"
+    ):
+        promote(str(workspace.data), name)
+
+
+def test_a_copy_in_the_cache_that_was_changed_is_fetched_again(
+    tracked: str, workspace: Workspace, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(workspace, name, seed=1, dice=0.95)
+    folder = fetch_version(f"models:/{name}@challenger")
+    recipe = next(folder.rglob("recipe.yaml"))
+    whole = recipe.read_bytes()
+    recipe.write_bytes(whole.replace(b"epochs", b"epoch$"))
+    cache._verified.clear()  # as in another process
+    capsys.readouterr()
+    assert fetch_version(f"models:/{name}@challenger") == folder
+    assert recipe.read_bytes() == whole
+    assert capsys.readouterr().err == f"{folder} has changed since it was fetched; fetching it again\n"

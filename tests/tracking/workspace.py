@@ -12,7 +12,7 @@ from backdrop.common.storage import sha256
 from backdrop.config import Recipe, find_ensemble
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Digests, open_dataset
-from backdrop.data.folds import FoldPlan, read_plan, verify
+from backdrop.data.folds import FoldPlan, plans_digest, read_plan, verify
 from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, summarize
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import MemberRecord, content_key, read_member
@@ -53,6 +53,7 @@ def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
         parameters=1,
         resumed_at=(),
         weights=sha256((folder / "weights.safetensors").read_bytes()),
+        settings=sha256((folder / "recipe.yaml").read_bytes()),
         version=__version__,
         threads=1,
         processes=1,
@@ -103,7 +104,8 @@ class Workspace:
         ]
         model = gather([read_member(path) for path in self.members(seed)], find_ensemble(str(self.ensemble(seed))))
         held = {row.image: values[row.image] for row in rows if row.fold is None}
-        evaluation = summarize(scores, {"tiny-0": held, "tiny-1": held}, model.digest())
+        plans = plans_digest([read_plan(self.plan)])
+        evaluation = summarize(scores, {"tiny-0": held, "tiny-1": held}, model.digest(), plans)
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
         (folder / "images.csv").write_bytes(dump_scores(scores))
         (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))

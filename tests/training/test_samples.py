@@ -1,5 +1,6 @@
 """How photographs get to the network: decoded once, loaded by others, and who dies is named."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,20 @@ def test_what_is_there_is_not_decoded_again(data: Path, plan: Path) -> None:
     samples(data, plan)
     after = {path: path.stat().st_mtime_ns for path in files()}
     assert {path for path in before if after[path] != before[path]} == {torn}
+
+
+def test_a_damaged_file_is_decoded_again(data: Path, plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pixel that changed, and a file that is another photograph's."""
+    samples(data, plan)
+    whole = {path: path.read_bytes() for path in files()}
+    first, second, *_ = whole
+    capsys.readouterr()
+    for damage in (whole[first][:-40] + bytes([whole[first][-40] ^ 1]) + whole[first][-39:], whole[second]):
+        first.write_bytes(damage)
+        samples(data, plan)
+        assert {path: path.read_bytes() for path in files()} == whole
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "changed" in line]
+        assert re.fullmatch(rf"{first} \(\w+\) in the cache changed; decoding again", line)
 
 
 def test_a_photograph_that_changed_is_another_file(data: Path, plan: Path) -> None:

@@ -1,5 +1,9 @@
-"""Photographs and masks decoded once, at a network's input size, each in a file that is mapped into memory."""
+"""Photographs and masks decoded once, at a network's input size, each in a file that is mapped into memory.
 
+A file ends in the sha256 of its name and pixels. Each process verifies a file once, before it first trains on it.
+"""
+
+import hashlib
 import json
 import os
 import shutil
@@ -15,11 +19,13 @@ from numpy.typing import NDArray
 from backdrop.common import storage
 from backdrop.common.errors import StorageError
 from backdrop.common.progress import log
+from backdrop.common.words import count
 from backdrop.config import Input
 from backdrop.data.dataset import Digests, Photo, in_threads, read_pair
 from backdrop.data.preprocessing import to_input
 
-FORMAT = 1
+FORMAT = 2
+DIGEST = 32  # bytes of a sha256
 SHARE = 0.5  # of the free space that a cache takes of its own accord
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -47,16 +53,24 @@ class DecodedCache:
         return self._decode(photo) if kept is None else kept
 
     def prepare(self, photos: Sequence[Photo]) -> None:
-        """Decodes what isn't there yet, with a progress bar.
+        """Decodes what isn't there yet or is damaged, with a progress bar.
 
         Raises:
             DataError: as above.
             StorageError: if there is no room.
         """
-        missing = [photo for photo in photos if self._kept(photo) is None]
-        if self.folder and missing:
+        if not self.folder:
+            return
+        there = [photo for photo in photos if self._path(photo).is_file()]
+        sound = in_threads(self._is_sound, there, "verifying decoded photographs", lasting=False)
+        damaged = [photo for photo, is_sound in zip(there, sound, strict=True) if not is_sound]
+        if damaged:
+            others = f" and {count(len(damaged) - 1, 'other')}" if len(damaged) > 1 else ""
+            log(f"{self._path(damaged[0])} ({damaged[0].stem}){others} in the cache changed; decoding again")
+        missing = [photo for photo in photos if not self._path(photo).is_file()]
+        if missing or damaged:
             self.folder.mkdir(parents=True, exist_ok=True)
-            in_threads(self._keep, missing, "decoding photographs")
+            in_threads(self._keep, [*missing, *damaged], "decoding photographs")
 
     def missing_bytes(self, photos: Sequence[Photo]) -> int:
         """What `prepare` would write."""
@@ -75,17 +89,32 @@ class DecodedCache:
         height, width = self.spec.height, self.spec.width
         pixels = height * width
         try:
-            both: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")
+            both: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")[:-DIGEST]
             return both[: 3 * pixels].reshape(height, width, 3), both[3 * pixels :].reshape(height, width)
         except (OSError, ValueError, EOFError):
             return None
+
+    def _is_sound(self, photo: Photo) -> bool:
+        """Whether a file holds what was written."""
+        try:
+            content: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")
+            return content[-DIGEST:].tobytes() == self._digest(photo, content[:-DIGEST])
+        except (OSError, ValueError, EOFError):
+            return False
+
+    def _digest(self, photo: Photo, pixels: NDArray[np.uint8]) -> bytes:
+        digest = hashlib.sha256(self._path(photo).name.encode())
+        digest.update(pixels.data)
+        return digest.digest()
 
     def _keep(self, photo: Photo) -> None:
         image, mask = self._decode(photo)
         path = self._path(photo)
         with storage.disk_errors(path), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             try:
-                np.save(file, np.concatenate([image.ravel(), mask.ravel()]))
+                pixels = np.concatenate([image.ravel(), mask.ravel()])
+                digest = np.frombuffer(self._digest(photo, pixels), np.uint8)
+                np.save(file, np.concatenate([pixels, digest]))
                 file.close()
                 os.replace(file.name, path)
             except OSError:

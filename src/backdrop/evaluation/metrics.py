@@ -96,11 +96,13 @@ class Effect(Record):
 class Evaluation(Record):
     """`metrics.json`: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
 
-    `model` is the digest of the ensemble that was evaluated: members, weights and operations. `repair` has the effect
-    of each operation out of fold.
+    `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
+    its plans, and `scores` that of `images.csv`. `repair` has the effect of each operation out of fold.
     """
 
     model: str
+    plans: str
+    scores: str
     oof: dict[str, Estimate]
     oof_ensemble: Estimate | None
     holdout: Holdout
@@ -159,13 +161,16 @@ def estimate(scores: Iterable[Score]) -> Estimate:
     return Estimate(dice=interval.mean, objects=len(means), low=interval.low, high=interval.high)
 
 
-def summarize(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str) -> Evaluation:
+def summarize(
+    scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str, plans: str
+) -> Evaluation:
     """The evaluation of an ensemble.
 
     Args:
         scores: a score for every image.
         members: each member's own Dice on every holdout image, by member and image.
         model: digest of the ensemble.
+        plans: digest of its plans.
 
     Raises:
         MemberError: if an image's Dice is not a number, or a member lacks a holdout image.
@@ -176,6 +181,8 @@ def summarize(scores: Sequence[Score], members: Mapping[str, Mapping[str, float]
     recipes = sorted({recipe for score in folded for recipe in score.recipes})
     return Evaluation(
         model=model,
+        plans=plans,
+        scores=storage.sha256(dump_scores(scores)),
         oof={recipe: _oof(folded, recipe) for recipe in recipes},
         oof_ensemble=estimate(folded) if folded else None,
         holdout=Holdout(
@@ -203,6 +210,16 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
         parts = [repr(float(row.recipes[recipe])) if recipe in row.recipes else "" for recipe in recipes]
         writer.writerow([row.image, row.object, row.view, row.area, fold, repr(float(row.dice)), *parts])
     return table.getvalue().encode()
+
+
+def require_scores(images: Path, evaluation: Evaluation) -> None:
+    """Makes sure that an `images.csv` is the one that was written with its `metrics.json`.
+
+    Raises:
+        StorageError: if it isn't, or can't be read.
+    """
+    if storage.sha256(storage.read_bytes(images)) != evaluation.scores:
+        raise StorageError(f"{images} has changed since it was written with {METRICS}", "Run `backdrop evaluate` again")
 
 
 def read_scores(path: str | Path) -> list[Score]:

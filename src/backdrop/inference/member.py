@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, MemberError, shorten
-from backdrop.config import Recipe, digest
+from backdrop.config import Recipe
+from backdrop.config import digest as recipe_digest
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
 from backdrop.data.folds import FoldPlan, Row
@@ -31,9 +32,9 @@ class MemberRecord(Record):
 
     `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
     best epoch (the best of several, with snapshots); `resumed_at` the steps at which a killed run resumed; `weights`
-    the sha256 of the weights file; `version` the package's version; `pseudo` the digest of the pseudo-labeled
-    photographs, empty without any. `threads`, `processes`, `device` and `precision` describe the computation: with
-    others, the weights differ in their last bits.
+    the sha256 of the weights file, `settings` that of `recipe.yaml`; `version` the package's version; `pseudo` the
+    digest of the pseudo-labeled photographs, empty without any. `threads`, `processes`, `device` and `precision`
+    describe the computation: with others, the weights differ in their last bits.
     """
 
     key: str
@@ -47,6 +48,7 @@ class MemberRecord(Record):
     parameters: int
     resumed_at: tuple[int, ...]
     weights: str
+    settings: str
     version: str
     threads: int
     processes: int
@@ -122,7 +124,7 @@ def content_key(
     def part(rows: Sequence[Row]) -> str:
         return dataset_digest({row.image: digests[row.image] for row in rows})
 
-    parts = [digest(recipe), part(plan.training(fold)), part(plan.validation(fold)), fold, version]
+    parts = [recipe_digest(recipe), part(plan.training(fold)), part(plan.validation(fold)), fold, version]
     parts += [pseudo] if pseudo else []
     return storage.sha256(json.dumps(parts).encode())
 
@@ -138,13 +140,14 @@ def read_member(folder: Path) -> Member:
         record = parse(MemberRecord, values, str(folder / RECORD))
         text = read_text(folder / RECIPE, "recipe")
         recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))
-        weights = file_digest(folder / WEIGHTS)
+        digests = {name: file_digest(folder / name) for name in (RECIPE, WEIGHTS)}
     except (BackdropError, ValueError) as error:
         raise MemberError(
             f"{folder} is not a finished member ({shorten(error)})", "Run its `backdrop train` again"
         ) from error
-    if weights != record.weights:
-        raise MemberError(f"{folder / WEIGHTS} has changed since training", "Copy or train the member again")
+    for name, digest in {RECIPE: record.settings, WEIGHTS: record.weights}.items():
+        if digests[name] != digest:
+            raise MemberError(f"{folder / name} has changed since training", "Copy or train the member again")
     return Member(folder, record, recipe)
 
 

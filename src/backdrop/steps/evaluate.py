@@ -7,7 +7,7 @@ from backdrop.common.lock import alone
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
-from backdrop.data.folds import read_plans, verify
+from backdrop.data.folds import plans_digest, read_plans, verify
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.metrics import (
     IMAGES,
@@ -53,7 +53,7 @@ def evaluate(
     model = gather([open_member(address) for address in members], config)
     who = judges(plans, digests, model)
     scored = score(dataset, who, digests)
-    evaluation = summarize(scored.scores, scored.members, model.digest())
+    evaluation = summarize(scored.scores, scored.members, model.digest(), plans_digest(plans))
     evaluation = evaluation.model_copy(update={"repair": _effects(dataset, digests, who, scored.scores)})
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scored.scores)

@@ -11,9 +11,9 @@ from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, open_dataset
-from backdrop.data.folds import FoldPlan, dump_plan, read_plans, verify
+from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, verify
 from backdrop.evaluation.ablation import ALL
-from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Evaluation, read_scores
+from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Evaluation, read_scores, require_scores
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import EnsembleModel, gather, write_ensemble
 from backdrop.inference.member import verify_member
@@ -51,6 +51,7 @@ def register(
 
     Raises:
         MemberError: if a member is not of this ensemble or wasn't trained by its plan, or the report is of others.
+        StorageError: if the report is incomplete, or its `images.csv` was changed.
         PlanError: if a plan belongs to other data, holds out others than the first, or one is missing.
         ConfigError: if the ensemble isn't valid, or does something to the mean that isn't shown to help.
         TrackingError: if MLflow can't be reached.
@@ -101,9 +102,10 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
         if not (folder / name).is_file():
             raise StorageError(f"{folder} is no report (no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))
+    require_scores(folder / IMAGES, evaluation)
     scored = {(score.image, score.fold, score.area) for score in read_scores(folder / IMAGES)}
     due = {(row.image, row.fold, row.area) for row in judges(plans, digests, model)}
-    if scored != due or evaluation.model != model.digest():
+    if scored != due or (evaluation.model, evaluation.plans) != (model.digest(), plans_digest(plans)):
         raise MemberError(f"{folder} is a report of other members or another plan", "Run `backdrop evaluate` again")
     for effect in evaluation.repair:
         if effect.operation != ALL and effect.verdict != "helps":

@@ -11,13 +11,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
 from backdrop.common import storage
-from backdrop.common.errors import TrackingError
+from backdrop.common.errors import BackdropError, TrackingError, shorten
 from backdrop.common.progress import log
 from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
-from backdrop.config.records import dump_yaml
+from backdrop.config.records import dump_yaml, parse, parse_yaml
 from backdrop.evaluation.gate import Verdict
-from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluation
+from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluation, require_scores
 from backdrop.inference.ensemble import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.artifacts import file_sizes
@@ -103,10 +103,10 @@ def log_evaluation(digest: str, findings: Findings) -> str:
 
 
 def fetch_evaluation(run_id: str) -> Path:
-    """A folder with the run's plans, `ensemble.yaml` and `images.csv`, copied to the cache once.
+    """A folder with the run's plans, `ensemble.yaml`, `metrics.json` and `images.csv`, copied to the cache once.
 
     Raises:
-        TrackingError: if MLflow has lost them, or the server doesn't answer.
+        TrackingError: if MLflow has lost them, `images.csv` was changed, or the server doesn't answer.
         StorageError: if it can't be written.
     """
 
@@ -115,9 +115,10 @@ def fetch_evaluation(run_id: str) -> Path:
         with server_errors(f"Evaluation run {run_id} can't be fetched"), tempfile.TemporaryDirectory() as scratch:
             _check(client, client.get_run(run_id))
             plans = {entry.path for entry in client.list_artifacts(run_id) if Path(entry.path).suffix == ".csv"}
-            for name in (*(plans | {PLAN}), CONFIG, f"{REPORT}/{IMAGES}"):
+            for name in (*(plans | {PLAN}), CONFIG, f"{REPORT}/{METRICS}", f"{REPORT}/{IMAGES}"):
                 path = Path(client.download_artifacts(run_id, name, scratch))
                 (folder / path.name).write_bytes(path.read_bytes())
+        _require_unchanged(folder, run_id)
 
     return fetch_once(storage.cache_folder() / "evaluations" / run_id, fill)
 
@@ -135,6 +136,20 @@ def log_verdict(run_id: str, verdict: Verdict) -> None:
         page.write_text(with_verdict(page.read_text(encoding="utf-8"), verdict), encoding="utf-8")
         client.log_artifact(run_id, str(page), REPORT)
         client.log_text(run_id, f"{verdict.model_dump_json(indent=2)}\n", VERDICT)
+
+
+def _require_unchanged(folder: Path, run_id: str) -> None:
+    """Makes sure that an evaluation's `images.csv` is the one that was written with its `metrics.json`.
+
+    Raises:
+        TrackingError: if it isn't.
+    """
+    try:
+        text = (folder / METRICS).read_text(encoding="utf-8")
+        require_scores(folder / IMAGES, parse(Evaluation, parse_yaml(text, METRICS), METRICS))
+    except BackdropError as error:
+        what = f"{REPORT}/{IMAGES} of evaluation run {run_id} doesn't belong to its {METRICS} ({shorten(error)})"
+        raise TrackingError(what, "Run `backdrop evaluate` and `backdrop register` again") from error
 
 
 def _digest(plans: Mapping[str, bytes]) -> str:

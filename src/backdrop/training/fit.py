@@ -192,6 +192,7 @@ def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> N
         parameters=parameters(build(**recipe.network_options())),
         resumed_at=tuple(progress.resumed_at),
         weights=storage.sha256(data),
+        settings=storage.sha256(dump_yaml(recipe).encode()),
         version=__version__,
         threads=progress.threads,
         processes=progress.processes,

@@ -4,7 +4,18 @@ It assigns objects, never single images, so that no fold sees an object of anoth
 """
 
 from backdrop.data.folds.assign import Assignments, assign
-from backdrop.data.folds.plan import HOLDOUT, FoldPlan, Row, dump_plan, make_plan, read_plan, read_plans, refold, verify
+from backdrop.data.folds.plan import (
+    HOLDOUT,
+    FoldPlan,
+    Row,
+    dump_plan,
+    make_plan,
+    plans_digest,
+    read_plan,
+    read_plans,
+    refold,
+    verify,
+)
 
 __all__ = [
     "HOLDOUT",
@@ -14,6 +25,7 @@ __all__ = [
     "assign",
     "dump_plan",
     "make_plan",
+    "plans_digest",
     "read_plan",
     "read_plans",
     "refold",

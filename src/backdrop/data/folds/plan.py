@@ -2,8 +2,7 @@
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -131,12 +130,17 @@ def dump_plan(plan: FoldPlan) -> bytes:
     return table.getvalue().encode()
 
 
+def plans_digest(plans: Iterable[FoldPlan]) -> str:
+    """The sha256 of an ensemble's plans, the own one first."""
+    return storage.sha256(b"".join(map(dump_plan, plans)))
+
+
 def read_plan(address: str | Path) -> FoldPlan:
     """Reads a plan.
 
     Raises:
         StorageError: if the file can't be read.
-        PlanError: if it is no plan, or puts an object into two folds.
+        PlanError: if it is no plan, or a row can't be right, such as one that puts an object into a second fold.
     """
     remedy = "Make one with `backdrop split`"
     try:
@@ -149,15 +153,13 @@ def read_plan(address: str | Path) -> FoldPlan:
         raise PlanError(f"{address} is no fold plan", remedy)
     try:
         _, lines = text.read_table(body, COLUMNS, line=2)
-        rows = tuple(_row(line, *values) for line, values in lines)
+        rows = {line: _row(line, *values) for line, values in lines}
+        _check(rows)
     except ValueError as error:
         raise PlanError(f"{address} is damaged ({shorten(error)})", remedy) from error
-    assignments = {(row.object, row.fold) for row in rows}
-    twice = [name for name, count in Counter(name for name, _ in assignments).items() if count > 1]
-    if twice or not rows:
-        fault = f"puts {twice[0]} into two folds" if twice else "places no object"
-        raise PlanError(f"{address} {fault}", remedy)
-    return FoldPlan(head.removeprefix(HEADER), rows)
+    if not rows:
+        raise PlanError(f"{address} places no object", remedy)
+    return FoldPlan(head.removeprefix(HEADER), tuple(rows.values()))
 
 
 def read_plans(addresses: str | Sequence[str]) -> list[FoldPlan]:
@@ -213,8 +215,26 @@ def _object_areas(rows: Iterable[Row], view: str | None) -> dict[str, float]:
     return {name: sum(areas) / len(areas) for name, areas in groups.items()}
 
 
+def _check(rows: Mapping[int, Row]) -> None:
+    """Checks the rows, by their line numbers, against their own names and each other.
+
+    Raises:
+        ValueError: if an image isn't its object and view, is listed twice, or an object is in two places.
+    """
+    images: dict[str, int] = {}
+    objects: dict[str, int] = {}
+    for line, row in rows.items():
+        if row.image != f"{row.object}_{row.view}":
+            raise ValueError(f"line {line}: image {row.image} isn't view {row.view} of object {row.object}")
+        if (first := images.setdefault(row.image, line)) != line:
+            raise ValueError(f"line {line} lists {row.image} again, after line {first}")
+        first = objects.setdefault(row.object, line)
+        if rows[first].fold != row.fold:
+            places = [HOLDOUT if one.fold is None else f"fold {one.fold}" for one in (rows[first], row)]
+            raise ValueError(f"it puts {row.object} into {places[0]} in line {first} and {places[1]} in line {line}")
+
+
 def _row(line: int, image: str, name: str, view: str, area: str, fold: str) -> Row:
-    try:
-        return Row(image, name, view, int(area), None if fold == HOLDOUT else int(fold))
-    except ValueError as error:
-        raise ValueError(f"line {line}: area {area} or fold {fold} is not a whole number") from error
+    if not area.isdecimal() or not (fold.isdecimal() or fold == HOLDOUT):
+        raise ValueError(f"line {line}: area {area} or fold {fold} is not a whole number")
+    return Row(image, name, view, int(area), None if fold == HOLDOUT else int(fold))
