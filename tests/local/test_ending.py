@@ -12,6 +12,8 @@ import pytest
 from backdrop.local.run import own_folder
 
 LONG = ("batch_size=1", "epochs=10000", "schedule=[{kind: constant, epochs: 1, lr: 1e-3}]")
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "KFP_EXISTING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN")
+SECRET = "hunter2-0815-4711"
 COMMAND = (sys.executable, "-m", "backdrop", "pipeline", "run", "tiny", "--folds", "0", "--no-promote")
 
 
@@ -39,6 +41,8 @@ def test_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("BACKDROP_TRACKING")
+    for name in SECRETS:
+        monkeypatch.setenv(name, SECRET)
     data, work = make_dataset(objects=6, views=2), tmp_path / "work"
     settings = [part for one in LONG for part in ("--set", one)]
     command = [*COMMAND, *settings, "--data", str(data), "--work", str(work)]
@@ -48,6 +52,7 @@ def test_nothing_is_left(
         assert run.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.2)
     assert len(processes_of(work)) > 1  # the run and the task
+    assert not [command for command in processes_of(Path()) if SECRET in command]
     second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert second.returncode == 2
     assert second.stderr.startswith(f"error: {work} is in use by `backdrop pipeline run` (process {run.pid} on ")

@@ -6,6 +6,7 @@ Credentials and endpoint come from boto3's own sources (environment, mounted fil
 import contextlib
 import hashlib
 import http
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
 POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # in addition to boto3's own retries
 DIGEST = "sha256"  # metadata key of an object's sha256
+BLOCK = 2**20  # bytes in memory of each download
+MD5 = re.compile(r"[0-9a-f]{32}")
 LOCK = ".backdrop.lock"  # the name of a prefix's lock (common/lock.py), which no listing shows
 
 T = TypeVar("T")
@@ -133,25 +136,80 @@ def upload(path: Path, address: str) -> bool:
     return True
 
 
-def download(address: str, names: Sequence[str], folder: Path) -> None:
-    """Copies objects below a prefix into a new folder.
+def download(address: str, entries: Sequence[tuple[str, int, str]], folder: Path) -> None:
+    """Copies objects below a prefix into a new folder, and verifies them.
+
+    Args:
+        address: the prefix.
+        entries: name, size and ETag of each object, as `listing` returns them.
+        folder: the new folder.
 
     Raises:
-        StorageError: if an object can't be read, or its name leads out of the folder.
+        StorageError: if an object can't be read, has changed or is damaged, or its name leads out of the folder.
     """
-    bucket, prefix = split(address)
 
-    def fetch(name: str) -> None:
-        target = folder / name
+    def fetch(entry: tuple[str, int, str]) -> None:
+        target = folder / entry[0]
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(f"{address} has an object {name}, which leads out of the folder", "Rename the object")
+            raise StorageError(
+                f"{address} has an object {entry[0]}, which leads out of the folder", "Rename the object"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
-        key = f"{prefix.rstrip('/')}/{name}".lstrip("/")
-        _with_retries(f"{address}/{name}", lambda: client().download_file(bucket, key, str(target)))
+        _download_verified(f"{address.rstrip('/')}/{entry[0]}", entry, target)
 
     folder.mkdir(parents=True)
     with workers(THREADS) as pool:
-        list(pool.map(fetch, names))
+        list(pool.map(fetch, entries))
+
+
+def _download_verified(address: str, entry: tuple[str, int, str], target: Path) -> None:
+    """Copies an object, verified by its own sha256, or else by its size and its ETag if that is an MD5.
+
+    Some servers' ETags look like an MD5 and aren't: content that comes twice alike is what the server has.
+    """
+    _, size, etag = entry
+    md5 = etag.strip('"') if MD5.fullmatch(etag.strip('"')) else None
+    earlier = None
+    for _ in range(2):
+        copy = _copy(address, etag, target)
+        expected = (size, copy.metadata, None) if copy.metadata else (size, None, md5)
+        actual = (copy.size, copy.metadata and copy.sha256, copy.md5 if expected[2] else None)
+        if actual == expected or (copy == earlier and not copy.metadata and copy.size == size):
+            return
+        earlier = copy
+    raise StorageError(f"{address} is damaged: its content differs from its sha256, size or ETag", "Upload it again")
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What was copied: size in bytes, digests, and the sha256 in the object's metadata, if any."""
+
+    size: int
+    sha256: str
+    md5: str
+    metadata: str | None
+
+
+def _copy(address: str, etag: str, target: Path) -> _Copy:
+    bucket, key = split(address)
+
+    def call_once() -> _Copy:
+        response = client().get_object(Bucket=bucket, Key=key, IfMatch=etag)
+        size, sha256, md5 = 0, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        with target.open("wb") as file:
+            for block in response["Body"].iter_chunks(BLOCK):
+                size += file.write(block)
+                sha256.update(block)
+                md5.update(block)
+        metadata = _lower_keys(response["Metadata"]).get(DIGEST)
+        return _Copy(size, sha256.hexdigest(), md5.hexdigest(), metadata)
+
+    try:
+        return _with_retries(address, call_once)
+    except StorageError as error:
+        if _status(error.__cause__) == http.HTTPStatus.PRECONDITION_FAILED:
+            raise StorageError(f"{address} changed while it was copied", "Run the command again") from error
+        raise
 
 
 def listing(address: str) -> list[tuple[str, int, str]]:

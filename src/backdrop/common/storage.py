@@ -18,9 +18,10 @@ from pathlib import Path
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError, shorten
-from backdrop.common.progress import progress
+from backdrop.common.progress import log, progress
 from backdrop.common.redact import without_credentials
 from backdrop.common.retry import workers
+from backdrop.common.words import count
 
 URL_TIMEOUT_S = 60
 
@@ -184,7 +185,7 @@ def local_folder(address: str | Path) -> Path:
     """A local folder with the content of `address`: the folder itself, or a cached copy of an S3 prefix.
 
     The copy is in the cache under a digest of the prefix's listing (keys, sizes, ETags), so a changed prefix gets a new
-    folder, and an interrupted copy is never used.
+    folder, and an interrupted copy is never used. Files of an earlier copy whose size has changed are copied again.
 
     Raises:
         StorageError: if the folder or prefix doesn't exist, or S3 doesn't answer.
@@ -201,9 +202,26 @@ def local_folder(address: str | Path) -> Path:
     folder = cache_folder() / "datasets" / digest
     if not folder.is_dir():
         with disk_errors(folder), _temporary_beside(folder) as temporary:
-            s3.download(str(address), [name for name, *_ in listing], temporary)
+            s3.download(str(address), listing, temporary)
             _replace_folder(temporary, folder)
+        return folder
+    changed = [entry for entry in listing if _size(folder / entry[0]) != entry[1]]
+    if changed:
+        log(f"{folder / changed[0][0]} has changed since it was copied; copying {count(len(changed), 'file')} again")
+        with disk_errors(folder), _temporary_beside(folder) as temporary:
+            s3.download(str(address), changed, temporary)
+            for name, *_ in changed:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary / name, folder / name)
     return folder
+
+
+def _size(path: Path) -> int | None:
+    """A file's size in bytes; None if there is no file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
