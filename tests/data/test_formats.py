@@ -251,3 +251,12 @@ def test_no_bytes_end_in_a_traceback(data: bytes, start: bytes) -> None:
     for decode in (formats.decode_photo, formats.decode_levels):
         with contextlib.suppress(DataError):
             decode(start + data, "a")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_large_images_are_copied_in_strips(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.fromarray(scene(30, 40)).convert(mode).save(file, "TIFF")
+    whole = formats.decode_levels(file.getvalue(), "a")
+    monkeypatch.setattr(formats, "STRIP", 40 * 7)
+    assert np.array_equal(formats.decode_levels(file.getvalue(), "a"), whole)

@@ -14,8 +14,9 @@ from backdrop.data.dataset import open_dataset, read_image, read_pair
 from backdrop.data.folds import read_plan, read_plans, verify
 from backdrop.data.masks import dice
 from backdrop.evaluation import scoring
-from backdrop.inference import ensemble
+from backdrop.inference import batch, ensemble
 from backdrop.inference.member import Member, content_key
+from backdrop.inference.predict import Mean
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.members import open_member
 from backdrop.steps.register import register
@@ -177,6 +178,25 @@ def test_each_member_judges_what_its_own_plan_kept_from_it(
         changes.append(abs(score.dice - dice(np.mean(list(maps.values()), axis=0) > 0.5, truth)))
     assert counts == judges
     assert max(changes) > 0.01 or 0 in judges  # a mean over other members would have been seen
+
+
+def test_large_photographs_are_scored_part_by_part_with_the_same_result(
+    data: Path, plans: list[str], mixed: dict[str, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, read = open_dataset(data), read_plans(plans)
+    digests = verify(read[0], dataset)
+    who = scoring.judges(read, digests, ensemble.gather(list(mixed.values()), mixed_ensemble()))
+    whole = scoring.score(dataset, who, digests)
+    monkeypatch.setattr(batch, "LARGE", 1)
+    monkeypatch.setattr(ensemble, "BLOCK", 4 * 64 * 10)  # ten rows, each with four sums
+    means = []
+    monkeypatch.setattr(scoring, "Mean", lambda: means.append(Mean()) or means[-1])
+    parts = scoring.score(dataset, who, digests)
+    assert max(len(mean.total) for mean in means if mean.total is not None) < 48  # rows
+    for one, other in zip(parts.scores, whole.scores, strict=True):
+        assert one.dice == pytest.approx(other.dice, abs=1e-3)  # networks see other batches: a pixel at one half
+        assert one.recipes == pytest.approx(other.recipes, abs=1e-3)
+    assert parts.members.keys() == whole.members.keys()
 
 
 def test_evaluate_takes_the_plans_of_all_schemes(

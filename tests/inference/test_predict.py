@@ -252,6 +252,27 @@ def test_clahe_comes_before_the_size_changes(fit: Any) -> None:
     assert predict.to_input(noise(1, 1), Input(size="4x4", fit=fit, clahe=True)).shape == (4, 4, 3)
 
 
+# Photographs so large that they are worked on in parts.
+
+
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("size", [(70, 90), (33, 21), (24, 200)])
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_a_large_photograph_in_parts_is_what_it_is_in_one_piece(
+    size: tuple[int, int], corners: bool, average: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    height, width = size
+    random = np.random.default_rng(0)
+    logits = [torch.from_numpy(random.normal(0, 3, (1, 1, 24, 32)).astype(np.float32)) for _ in range(2)]
+    answer = predict.Answer(logits, height, width, Input(size="32x24"), Tta(hflip=True, average=average), corners)
+    whole = answer.probability()
+    monkeypatch.setattr(predict, "PIECE", 8 * 2 * width * 5)  # five rows in each part
+    parts = answer.probability()
+    assert torch.allclose(parts, whole, atol=1e-6)
+    for rows in (slice(0, 7), slice(7, 20), slice(20, None)):
+        assert torch.allclose(answer.probability(rows), parts[rows], atol=1e-6)
+
+
 # Test-time augmentation.
 
 FLIPS = [(), (1,), (0,), (0, 1)]

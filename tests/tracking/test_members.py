@@ -9,9 +9,11 @@ import pytest
 from backdrop.common.errors import MemberError, TrackingError
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
+from backdrop.steps.train import train
 from backdrop.tracking.client import connect
 from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.runs import MemberRun
+from tests.conftest import SMALL
 
 KEY = "c" * 64
 
@@ -107,3 +109,18 @@ def test_deleted_runs_and_runs_with_another_member_are_not_reused(
     assert find_member(KEY) is None
     assert find_member("d" * 64) is None
     assert "isn't reused: it holds a member of other data or settings" in capfd.readouterr().err
+
+
+def test_train_uploads_a_member_that_is_still_in_its_folder(
+    clean: None, store: Path, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store)
+    out = tmp_path / "out"
+    first = train(str(data), str(plan), "tiny", 0, str(out), SMALL)
+    artifacts = Path(connect().get_run(run_of(first.address)).info.artifact_uri)
+    shutil.rmtree(artifacts / "member")
+    shutil.rmtree(tmp_path / "cache" / "members", ignore_errors=True)
+    again = train(str(data), str(plan), "tiny", 0, str(out), SMALL)
+    assert (again.reused, again.member) == (True, first.member)
+    assert again.address != first.address
+    assert (fetch_member(again.address) / "weights.safetensors").is_file()

@@ -23,6 +23,7 @@ from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
+STRIP = 2**24  # pixels that are copied at a time
 LFS = b"version https://git-lfs"
 # The brands of ISO media files that are HEIC photographs.
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
@@ -276,7 +277,20 @@ def _levels(image: Image.Image) -> Levels:
     if image.mode == "P" and not transparent:
         return _by_palette(image)
     gray = image.mode in ("1", "L") and not transparent
-    return np.asarray(image.convert("L" if gray else "RGBA" if transparent else "RGB"))
+    mode = "L" if gray else "RGBA" if transparent else "RGB"
+    return _array(image if image.mode == mode else image.convert(mode))
+
+
+def _array(image: Image.Image) -> Pixels:
+    """A Pillow image's pixels, in strips: Pillow copies what it hands out."""
+    step = max(1, STRIP // image.width)
+    if step >= image.height:
+        return np.asarray(image)
+    pixels = np.empty((image.height, image.width, *[len(image.getbands())] * (image.mode != "L")), np.uint8)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _by_palette(image: Image.Image) -> Levels:
