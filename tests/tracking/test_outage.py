@@ -126,7 +126,7 @@ def test_a_run_whose_process_is_gone_is_reaped(tracked: str, member: Path) -> No
     server.set_tag(lost.run_id, metrics_uploader.HEARTBEAT, str(silent))
     others = server.create_run(experiment_id(server), start_time=silent)
     ensemble = server.create_run(experiment_id(server), start_time=silent, tags={"backdrop.kind": "ensemble"})
-    with pytest.raises(ConfigError, match="would close trainings that live"):
+    with pytest.raises(ConfigError, match="would close live trainings"):
         reap(1)
     assert reap(120) == []
     assert {(run.run_id, run.last_ms) for run in reap(15)} == {(lost.run_id, silent), (ensemble.info.run_id, silent)}

@@ -1,1 +1,1 @@
-"""The verbs: one function a step, with the same name and parameters as its command, its component and its docs."""
+"""The steps: one function each, with the same name and parameters as its command, component and docs page."""

@@ -1,4 +1,4 @@
-"""`check`: everything that can be wrong with a dataset, before anything is spent."""
+"""`check`: finds all faults of a dataset before anything is spent."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from backdrop.data.validation import Look, in_order, inspect
 
 
 class CheckReport(Record):
-    """What a dataset holds, what is wrong with it, and which files were passed over.
+    """A dataset's counts, its faults, and the files that were passed over.
 
-    `digest` is that of all its photographs and masks.
+    `digest` covers all photographs and masks.
     """
 
     data: str
@@ -27,17 +27,17 @@ class CheckReport(Record):
 
     @property
     def errors(self) -> list[Fault]:
-        """Those faults that stop a pipeline."""
+        """The faults that stop a pipeline."""
         return [fault for fault in self.faults if fault.level == "error"]
 
 
 @working("checking the dataset")
 def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) -> CheckReport:
-    """Looks at every photograph and mask of a dataset.
+    """Checks every photograph and mask of a dataset.
 
     Args:
         data: the dataset, a folder or an `s3://` prefix.
-        ensembles: shipped ensembles' names or YAML files' paths, to find what their recipes would refuse.
+        ensembles: shipped ensembles' names or YAML files' paths, to find what their recipes can't use.
         objects: only this number of objects, the first by name, as `split` takes them.
 
     Raises:
@@ -47,8 +47,8 @@ def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) 
     """
     chosen = [find_ensemble(name) for name in ensembles]
     dataset = list_dataset(data).first(objects)
-    found = inspect(dataset)
-    faults = [*found.faults, *_misfits(chosen, found.looks)]
+    inspection = inspect(dataset)
+    faults = [*inspection.faults, *_misfits(chosen, inspection.looks)]
     photos = dataset.photos.values()
     unnamed = [PassedOver(file=fault.file, reason=fault.what) for fault in dataset.unlabeled_faults]
     return CheckReport(
@@ -56,8 +56,8 @@ def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) 
         objects=len({photo.object for photo in photos}),
         images=len(photos),
         views=tuple(sorted({photo.view for photo in photos})),
-        sizes=found.sizes,
-        digest=found.digest,
+        sizes=inspection.sizes,
+        digest=inspection.digest,
         faults=tuple(in_order(faults)),
         passed_over=(*dataset.passed_over, *unnamed),
     )
@@ -66,6 +66,6 @@ def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) 
 def _misfits(ensembles: Sequence[Ensemble], looks: Sequence[Look]) -> list[Fault]:
     if not ensembles:
         return []
-    from backdrop.training.preconditions import find_misfits  # networks are built for it: only where it's asked
+    from backdrop.training.preconditions import find_misfits  # slow: it builds networks
 
     return [fault for ensemble in ensembles for fault in find_misfits(ensemble, looks)]

@@ -1,4 +1,4 @@
-"""`recipes describe`: what a recipe costs, without computing anything."""
+"""`recipes describe`: a recipe's cost, without computing anything."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from backdrop.training.lr_schedules import learning_rates
 
 
 class Description(Record):
-    """Trained numbers, multiply-accumulates of a forward pass at `input` (WxH), and the rate of every epoch."""
+    """Trainable parameters, multiply-accumulates of a forward pass at `input` (WxH), and learning rates by epoch."""
 
     parameters: int
     macs: int
@@ -25,14 +25,14 @@ def describe(recipe: str, overrides: Sequence[str] = ()) -> Description:
 
     Args:
         recipe: a shipped recipe's name, or a YAML file's path.
-        overrides: `a.b=c` for it.
+        overrides: assignments `a.b=c`.
 
     Raises:
         ConfigError: if it isn't valid.
     """
-    found = find_recipe(recipe, overrides)
+    chosen = find_recipe(recipe, overrides)
     with torch.device("meta"):
-        network = build(**found.network_options())
-    cost = macs(network, found.input.height, found.input.width)
-    rates = tuple(learning_rates(found.schedule, found.epochs))
-    return Description(parameters=parameters(network), macs=cost, input=found.input.size, learning_rates=rates)
+        network = build(**chosen.network_options())
+    cost = macs(network, chosen.input.height, chosen.input.width)
+    rates = tuple(learning_rates(chosen.schedule, chosen.epochs))
+    return Description(parameters=parameters(network), macs=cost, input=chosen.input.size, learning_rates=rates)

@@ -1,4 +1,4 @@
-"""`estimate`: what an ensemble will cost to train, before anything is spent."""
+"""`estimate`: the cost of training an ensemble, before anything is spent."""
 
 import heapq
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, content_digests, open_dataset
 from backdrop.training.throughput import Throughput, measure
 
-# The photographs of four batches are enough: from then on they are read from the cache, as in training's second epoch.
+# Four batches of photographs are enough: after that they are read from the cache, as in training's second epoch.
 BATCHES = 4
 
 
 class RecipeCost(Record):
-    """What a recipe takes on one device: photographs a second, bytes, and hours of each of its `members`."""
+    """A recipe's cost on one device: photographs per second, bytes of memory, and hours of each of its `members`."""
 
     recipe: str
     members: int
@@ -26,7 +26,7 @@ class RecipeCost(Record):
 
 
 class CostEstimate(Record):
-    """The cost of an ensemble's training: of each recipe, of all on one device, and how long several devices take."""
+    """The cost of training an ensemble: of each recipe, of all on one device, and the hours on several devices."""
 
     ensemble: str
     device: str
@@ -37,12 +37,12 @@ class CostEstimate(Record):
 
 @working("estimating the cost")
 def estimate(ensemble: str, data: str, seconds: float = 15.0) -> CostEstimate:
-    """Measures each recipe of an ensemble for a short while on this machine, and reckons from that.
+    """Estimates the cost of training an ensemble, from a short measurement of each recipe on this machine.
 
     Args:
         ensemble: a shipped ensemble's name, or a YAML file's path.
-        data: the dataset that is to be trained on.
-        seconds: how long each recipe is trained, at least.
+        data: the dataset to train on.
+        seconds: minimum time to measure each recipe.
 
     Raises:
         ConfigError: if there is no such ensemble, or it isn't valid.
@@ -64,19 +64,21 @@ def estimate(ensemble: str, data: str, seconds: float = 15.0) -> CostEstimate:
     )
 
 
-def afford(record: CostEstimate, most: float) -> None:
-    """Refuses an ensemble that takes more hours of a device than allowed.
+def afford(record: CostEstimate, max_hours: float) -> None:
+    """Refuses an ensemble whose training takes more device hours than allowed.
 
     Raises:
         TrainingError: if it takes more.
     """
-    if record.device_hours > most:
-        what = f"{record.ensemble} takes {record.device_hours:.3g} hours of one {record.device}, more than {most:g}"
+    if record.device_hours > max_hours:
+        what = (
+            f"{record.ensemble} takes {record.device_hours:.3g} hours of one {record.device}, more than {max_hours:g}"
+        )
         raise TrainingError(what, "Allow more, or train fewer folds, fewer epochs or a smaller network")
 
 
 def makespan(hours: Sequence[float], devices: int) -> float:
-    """How long a number of devices takes for jobs of these hours, the longest first (LPT: Graham 1969)."""
+    """Hours until some devices have finished jobs of these hours, longest first (LPT: Graham 1969)."""
     busy = [0.0] * devices
     for job in sorted(hours, reverse=True):
         heapq.heapreplace(busy, busy[0] + job)

@@ -1,4 +1,4 @@
-"""Members by their addresses: folders, `s3://` prefixes, `runs:/ID/member` of MLflow."""
+"""Opens members by address: a folder, an `s3://` prefix, or MLflow's `runs:/ID/member`."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from backdrop.tracking.members import fetch_member
 
 
 def open_member(address: str) -> Member:
-    """A finished member, wherever it is.
+    """Reads a finished member from its address.
 
     Raises:
-        MemberError: if it isn't whole.
+        MemberError: if it isn't complete.
         TrackingError: if MLflow can't be reached or has no such run.
         StorageError: if the folder or the prefix can't be read.
     """

@@ -1,4 +1,4 @@
-"""`models`: what is registered, and what is in use."""
+"""`models`: the registered models and their champions."""
 
 from backdrop.tracking.model_list import ListedModel, list_models
 

@@ -1,4 +1,4 @@
-"""`promote`: the gate judges the challenger, and the better one becomes the champion."""
+"""`promote`: the gate judges the challenger, which becomes the champion if it is better."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def promote(data: str, name: str) -> Verdict:
 
     Args:
         data: the dataset that the challenger was evaluated on.
-        name: of the registered model.
+        name: the registered model.
 
     Raises:
         GateError: if there is no challenger.
@@ -46,7 +46,7 @@ def promote(data: str, name: str) -> Verdict:
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan, scores = read_plan(folder / PLAN), read_scores(folder / IMAGES)
     if champion and champion.version == challenger.version:
-        # Nothing is written, so that the verdict that made it the champion stays.
+        # Nothing is written, to keep the verdict that made it the champion.
         return Verdict(outcome="unchanged", summary=SAME, reasons=(ITSELF,), objects=_objects(plan))
     known = _known(plan, champion) if champion else []
     if known:

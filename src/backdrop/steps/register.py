@@ -1,4 +1,4 @@
-"""`register`: an evaluated ensemble becomes a version in the registry, and the challenger."""
+"""`register`: makes an evaluated ensemble a version in the registry, and the challenger."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from backdrop.tracking.evaluations import Findings
 
 
 class Registration(Record):
-    """The version that holds the ensemble, whether it was made now, and the run that holds its evaluation."""
+    """The ensemble's version, whether it is new, and the run of its evaluation."""
 
     name: str
     version: int
@@ -35,25 +35,26 @@ class Registration(Record):
 def register(
     data: str, plan: str | Sequence[str], members: Sequence[str], report: str, ensemble: str, name: str
 ) -> Registration:
-    """Registers an ensemble with its evaluation. What is there already is not made again.
+    """Registers an ensemble with its evaluation; an existing version or run is reused.
 
     Args:
         data: the dataset.
-        plan: the fold plan that the members were trained by; where the ensemble's recipes use several schemes, a plan
-            for each, its own first and the others in the order in which its YAML names them.
+        plan: the members' fold plan; if the ensemble's recipes use several schemes, a plan for each, the ensemble's own
+            first and the others in the order of its YAML.
         members: their addresses.
-        report: the folder that `evaluate` wrote for just these members.
+        report: the folder that `evaluate` wrote for exactly these members.
         ensemble: a shipped ensemble's name, or a YAML file's path.
-        name: of the registered model.
+        name: the registered model.
 
     Returns:
-        The version, which bears the alias `challenger` from now on.
+        The version, which now has the alias `challenger`.
 
     Raises:
-        MemberError: if a member is not of this ensemble or wasn't trained by its plan, or the report is of others.
+        MemberError: if a member doesn't belong to this ensemble or wasn't trained by its plan, or the report is of
+            other members.
         StorageError: if the report is incomplete, or its `images.csv` was changed.
-        PlanError: if a plan belongs to other data, holds out others than the first, or one is missing.
-        ConfigError: if the ensemble isn't valid, or does something to the mean that isn't shown to help.
+        PlanError: if a plan belongs to other data, has another holdout than the first, or is missing.
+        ConfigError: if the ensemble isn't valid, or has post-processing that isn't shown to help.
         TrackingError: if MLflow can't be reached.
     """
     config = find_ensemble(ensemble)
@@ -80,7 +81,7 @@ def register(
 
 
 def _match(plans: Sequence[FoldPlan], config: Ensemble) -> dict[str, FoldPlan]:
-    """The plans by the names that the ensemble gives them."""
+    """The plans by their file names in the ensemble."""
     names = list(config.plans().values())
     if len(plans) != len(names):
         what = f"Ensemble {config.name} needs as many plans as it has fold schemes, {len(names)}, not {len(plans)}"
@@ -89,15 +90,15 @@ def _match(plans: Sequence[FoldPlan], config: Ensemble) -> dict[str, FoldPlan]:
 
 
 def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan], digests: Digests) -> None:
-    """Makes sure that each member was trained by the plan of its recipe's scheme."""
+    """Verifies that each member was trained by the plan of its recipe's scheme."""
     names = config.plans()
-    due = {part.resolve().name: plans[names[config.rule(part)]] for part in config.parts()}
+    expected = {part.resolve().name: plans[names[config.rule(part)]] for part in config.parts()}
     for member in model.members:
-        verify_member(member, due[member.record.recipe], digests)
+        verify_member(member, expected[member.record.recipe], digests)
 
 
 def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Evaluation:
-    """The evaluation, if it is of this ensemble by these plans."""
+    """The evaluation, after verifying that it is of this ensemble and these plans."""
     for name in (PAGE, METRICS, IMAGES):
         if not (folder / name).is_file():
             raise StorageError(f"{folder} is no report (no {name})", "Make one with `backdrop evaluate`")

@@ -1,4 +1,4 @@
-"""`rollback`: the champion before this one takes its place again."""
+"""`rollback`: makes the previous champion the champion again."""
 
 from backdrop.common.progress import working
 from backdrop.tracking import registry
@@ -7,13 +7,13 @@ from backdrop.tracking.registry import Version
 
 @working("rolling back")
 def rollback(name: str) -> Version:
-    """Makes the previous champion the champion; doing it twice returns to where it began.
+    """Makes the previous champion the champion; a second call undoes the first.
 
     Args:
-        name: of the registered model.
+        name: the registered model.
 
     Returns:
-        The version that is the champion now.
+        The new champion.
 
     Raises:
         TrackingError: if there is no champion or no previous one, or MLflow can't be reached.
