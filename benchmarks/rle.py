@@ -26,7 +26,7 @@ ROUNDS = 5
 
 
 def pack(mask: Mask) -> bytes:
-    """pycocotools' text for a mask (H, W), read row by row."""
+    """Pycocotools' text for a mask (H, W), read row by row."""
     counts: bytes = coco.encode(mask.T.view(np.uint8))["counts"]
     return counts
 
