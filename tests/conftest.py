@@ -139,6 +139,12 @@ def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return "s3://photos"
 
 
+@pytest.fixture
+def kept_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets training leave its last checkpoints, as if it was killed just before its end."""
+    monkeypatch.setattr("backdrop.steps.train._tidy", lambda _: None)
+
+
 # What makes the smallest recipe train in a second: the tests' own overrides.
 SMALL = ("epochs=2", "input.size=64x32", "network.width=4", "network.depth=2", "batch_size=2", "ema=null")
 

@@ -110,7 +110,9 @@ def run(out: str) -> float:
     return time.monotonic() - started
 
 
-def test_a_training_survives_a_faulty_s3(port: int, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_survives_a_faulty_s3(
+    port: int, world: Path, kept_checkpoints: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calm_s = run("s3://photos/calm")
     shutil.rmtree(world / "cache")
     with faulty(port, 0.1, seed=3) as proxy:

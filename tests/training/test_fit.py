@@ -30,7 +30,7 @@ def test_training_leaves_a_whole_member_folder(data: Path, plan: Path, tmp_path:
     assert record.member == member.record
     assert not record.reused
     assert {path.name for path in member.folder.iterdir()} == {
-        *("member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples", "checkpoints")
+        *("member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples")
     }
     history = member.history()
     assert [row["epoch"] for row in history] == [0, 1]
@@ -58,7 +58,9 @@ def test_a_finished_member_is_used_again(data: Path, plan: Path, tmp_path: Path)
     assert (Path(first.address) / "weights.safetensors").stat().st_mtime_ns == written
 
 
-def test_another_member_in_the_folder_is_refused(data: Path, plan: Path, tmp_path: Path) -> None:
+def test_another_member_in_the_folder_is_refused(
+    kept_checkpoints: None, data: Path, plan: Path, tmp_path: Path
+) -> None:
     train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
     with pytest.raises(MemberError, match="holds a member of other data or settings"):
         train(str(data), str(plan), "tiny", 1, str(tmp_path / "m"), SMALL)
@@ -161,7 +163,9 @@ def test_bad_input_is_named(data: Path, plan: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "m" / "member.json").exists()
 
 
-def test_no_metrics_line_is_lost_or_doubled_by_a_resume(data: Path, plan: Path, tmp_path: Path) -> None:
+def test_no_metrics_line_is_lost_or_doubled_by_a_resume(
+    kept_checkpoints: None, data: Path, plan: Path, tmp_path: Path
+) -> None:
     train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
     (tmp_path / "m" / "member.json").unlink()
     (tmp_path / "m" / "metrics.jsonl").write_text('{"torn')
@@ -185,6 +189,6 @@ assert not found, found
 """
 
 
-def test_nothing_is_unpickled(data: Path, plan: Path, tmp_path: Path) -> None:
+def test_nothing_is_unpickled(kept_checkpoints: None, data: Path, plan: Path, tmp_path: Path) -> None:
     train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
     subprocess.run([sys.executable, "-c", AUDIT, str(tmp_path / "m")], check=True)

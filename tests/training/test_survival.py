@@ -118,7 +118,7 @@ def test_forty_kills_change_no_bit(longer: Path, plan: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def unfinished(data: Path, plan: Path, tmp_path: Path) -> tuple[Path, MemberRecord]:
+def unfinished(kept_checkpoints: None, data: Path, plan: Path, tmp_path: Path) -> tuple[Path, MemberRecord]:
     """A training with its last two checkpoints, and what it comes to."""
     out = tmp_path / "m"
     whole = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member

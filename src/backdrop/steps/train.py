@@ -118,6 +118,8 @@ def train(
         address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
         if remote and distributed.is_main:
             storage.upload_folder(folder, target, RECORD)
+        if distributed.is_main:
+            _tidy(store)
         address = target if remote and not enabled() else address
         return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
 
@@ -134,6 +136,11 @@ def _follow(
     with MemberRun(*identity) as run:
         run.follow(folder / METRICS)
         return distributed.broadcast(run.finish(work().folder))
+
+
+def _tidy(store: "CheckpointStore") -> None:
+    """Removes the checkpoints of a finished member once it is written wherever it belongs."""
+    store.clear()
 
 
 def _finished(folder: Path, store: "CheckpointStore", key: str) -> bool:
