@@ -134,7 +134,7 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
         ),
     ],
 )
-def test_what_is_missing_is_said(values: str, message: str) -> None:
+def test_what_is_missing_is_reported(values: str, message: str) -> None:
     done = helm("template", "backdrop", str(CHART), "--set", values)
     assert done.returncode != 0
     assert message in done.stderr

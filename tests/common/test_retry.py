@@ -108,7 +108,7 @@ def test_what_is_repeated_ends_when_it_is_closed(once_more: bool) -> None:
     assert calls == [False, False, False, *([True] if once_more else [])]
 
 
-def test_each_outage_is_told_once_and_pauses_are_short_again_after_it() -> None:
+def test_each_outage_is_reported_once_and_pauses_start_short_after_it() -> None:
     closing, outages, errors = threading.Event(), iter("x..xxx."), []
 
     def act() -> None:

@@ -83,7 +83,7 @@ def test_the_digest_knows_names_images_and_masks(data: Path) -> None:
     assert len({first, second, digest()}) == 3
 
 
-def test_a_folder_that_is_no_dataset_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_dataset_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no photographs in train/"):
         dataset.open_dataset(tmp_path)
     with pytest.raises(StorageError, match="nowhere is not a folder"):

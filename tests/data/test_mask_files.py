@@ -88,7 +88,7 @@ def test_colors_of_one_brightness_say_nothing() -> None:
 
 @pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (200, 30, 30)])
 @pytest.mark.parametrize("deep", [False, True])
-def test_content_in_the_alpha_channel_is_used_and_said(color: tuple[int, ...], deep: bool) -> None:
+def test_content_in_the_alpha_channel_is_used_and_reported(color: tuple[int, ...], deep: bool) -> None:
     alpha = np.where(TRUTH, 255, 0)
     pixels = np.dstack([np.full(TRUTH.shape, level) for level in color] + [alpha])
     file = read(png((pixels * 257).astype(np.uint16) if deep else pixels.astype(np.uint8)))

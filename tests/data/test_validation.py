@@ -45,7 +45,7 @@ def test_a_bad_mask_is_an_error(data: Path, mask: np.ndarray, what: str) -> None
     assert told(check(str(data))) == [("error", "car02_01_mask.png", what)]
 
 
-def test_all_faults_are_told_at_once(data: Path) -> None:
+def test_all_faults_are_listed_at_once(data: Path) -> None:
     whole = (data / "train" / "car00_01.jpg").read_bytes()
     (data / "train" / "car00_01.jpg").write_bytes(whole[: len(whole) // 2])
     (data / "train_masks" / "car01_01_mask.png").unlink()

@@ -65,7 +65,7 @@ def test_mean_dice_is_that_of_a_plain_loop_in_any_order(scores: list[Score], cha
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_mean_of_what_is_no_number_is_refused(value: float) -> None:
+def test_a_mean_of_nan_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="not a number"):
         bootstrap({"a": value, "b": 0.5})
 
@@ -171,7 +171,7 @@ def test_one_object_has_no_interval() -> None:
         ([score("a_01", 0.9, None)], {"tiny-0": {"a_01": math.nan}}),
     ],
 )
-def test_summarize_refuses_what_is_no_number(scores: list[Score], alone: dict[str, dict[str, float]]) -> None:
+def test_summarize_refuses_nan(scores: list[Score], alone: dict[str, dict[str, float]]) -> None:
     with pytest.raises(MemberError, match="a_01"):
         summarize(scores, alone, "m", "p")
 

@@ -115,7 +115,7 @@ def test_user_token(kfp: FakeKfp, host: str, monkeypatch: pytest.MonkeyPatch) ->
     assert "theirs" not in str(caught.value)
 
 
-def test_pod_token_is_read_anew_for_each_call(
+def test_the_pods_token_is_read_for_each_call(
     kfp: FakeKfp, host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"

@@ -78,7 +78,7 @@ def test_the_new_one_is_there_before_the_old_one_goes(kfp: FakeKfp, host: str) -
     assert changes == ["POST", "DELETE"]
 
 
-def test_paused_by_hand_is_as_told_after_the_next_reconcile(kfp: FakeKfp, host: str) -> None:
+def test_a_manual_pause_is_undone_by_the_next_reconcile(kfp: FakeKfp, host: str) -> None:
     reconcile(connect(), wish(kfp))
     next(iter(kfp.schedules.values()))["mode"] = "DISABLE"
     assert reconcile(connect(), wish(kfp)) == "replaced"

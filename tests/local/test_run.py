@@ -71,7 +71,9 @@ def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch:
     ("uri", "options"),
     [("", ""), ("sqlite:///other.db", r" --backend-store-uri sqlite:////.*/other\.db")],
 )
-def test_how_to_see_the_store_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, options: str) -> None:
+def test_the_command_that_shows_the_store_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, options: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (line,) = local._pages(Request(find_ensemble("tiny"), "d", "tiny", tmp_path), Outputs({}))

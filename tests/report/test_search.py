@@ -70,7 +70,7 @@ def run_points(run: str) -> list[tuple[int, int]]:
     return list(accumulate(steps, lambda point, step: (point[0] + step[0], point[1] + step[1])))
 
 
-def test_the_page_is_whole_and_says_the_figures() -> None:
+def test_the_page_is_complete_and_shows_the_figures() -> None:
     search = make_search()
     page, best = Reader(render_search(search)), ranked(search.trials)[0]
     assert search.comparison is not None

@@ -43,7 +43,7 @@ def test_members_are_spread_longest_first() -> None:
     assert makespan([5], 3) == 5
 
 
-def test_a_recipe_that_is_too_large_is_said(data: Path) -> None:
+def test_a_recipe_that_is_too_large_is_reported(data: Path) -> None:
     photos = list(open_dataset(data).photos.values())[:2]
     vast = find_recipe("tiny", [*SMALL, "network.width=1000000"])
     with pytest.raises(TrainingError, match="tiny at 64x32 in batches of 2 needs more memory"):

@@ -137,7 +137,7 @@ def test_a_run_whose_process_is_gone_is_reaped(tracked: str, member: Path) -> No
         assert server.get_run(run_id).info.status == "RUNNING"
 
 
-def test_a_training_that_was_taken_for_dead_opens_its_run_again(
+def test_a_training_that_was_thought_dead_reopens_its_run(
     tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_uploader, "POLICY", RetryPolicy(0.05, 60.0))

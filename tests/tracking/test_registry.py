@@ -191,7 +191,7 @@ def test_a_pipelines_run_becomes_the_evaluation(
     assert put(workspace, name, seed=1, dice=0.95).run_id == given  # the next one finds it
 
 
-def test_a_killed_registration_is_gone_on_with(
+def test_a_killed_registration_is_resumed(
     tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object) -> None:
@@ -229,7 +229,7 @@ def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     assert verdict.difference == pytest.approx(run.data.metrics["holdout_dice"] - old)
 
 
-def test_a_holdout_that_the_champion_trained_on_judges_nobody(
+def test_a_holdout_that_the_champion_trained_on_is_not_used_to_judge(
     tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
     put(workspace, name, seed=1, dice=0.95)
@@ -280,7 +280,7 @@ def test_altered_weights_in_the_registry_are_found(tracked: str, workspace: Work
     assert not list((storage.cache_folder() / "ensembles").iterdir())
 
 
-def test_a_report_of_others_is_refused(
+def test_a_report_of_other_members_is_refused(
     tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
     wide = larger(workspace, make_dataset, extend=True)
@@ -363,7 +363,7 @@ def test_an_ensemble_of_several_fold_schemes(
         assert list(after.values()).count(None) == 15
 
 
-def test_wrong_names_are_said(tracked: str, name: str) -> None:
+def test_wrong_names_are_reported(tracked: str, name: str) -> None:
     with pytest.raises(TrackingError, match="isn't a valid model name"):
         registry.find_version("it's", "0")
     with pytest.raises(TrackingError, match="isn't a model's address"):
@@ -374,7 +374,7 @@ def test_wrong_names_are_said(tracked: str, name: str) -> None:
         rollback(name)
 
 
-def test_a_strangers_version_is_said(tracked: str, name: str) -> None:
+def test_a_version_that_backdrop_did_not_make_is_reported(tracked: str, name: str) -> None:
     client = connect()
     client.create_registered_model(name)
     client.create_model_version(name, "s3://bucket/model")

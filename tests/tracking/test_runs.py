@@ -88,7 +88,7 @@ def test_a_replay_adds_no_point_twice(tracked: str, member: Path) -> None:
     assert [time_ms for *_, time_ms in points(again.run_id)] == [START_MS, START_MS + 1000, START_MS + 2000]
 
 
-def test_points_are_seen_while_training_goes_on(tracked: str, member: Path, tmp_path: Path) -> None:
+def test_points_appear_while_training_runs(tracked: str, member: Path, tmp_path: Path) -> None:
     written = tmp_path / "elsewhere.jsonl"
     run = MemberRun(KEY, recipe_of(member), 1).__enter__()
     run.follow(written)
@@ -199,7 +199,7 @@ def test_members_that_start_at_once_share_one_experiment(tracked: str) -> None:
     assert len(found) == 1
 
 
-def test_a_deleted_experiment_is_said(tracked: str) -> None:
+def test_a_deleted_experiment_is_reported(tracked: str) -> None:
     server = connect()
     server.delete_experiment(experiment_id(server))
     with pytest.raises(TrackingError, match="was deleted"):
@@ -214,7 +214,7 @@ def test_an_unfinished_folder_is_not_uploaded(tracked: str, member: Path) -> Non
     assert connect().get_run(run.run_id).info.status == "FAILED"
 
 
-def test_no_server_is_said_within_seconds(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_reported_within_seconds(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
     start = time.monotonic()
     with pytest.raises(TrackingError, match=r"MLflow at http://127.0.0.1") as caught:
@@ -266,7 +266,7 @@ def test_a_finished_member_of_the_store_is_found_and_fetched_without_mlflow(
     assert find_member(KEY) is None
 
 
-def test_a_missing_run_is_said(tracked: str) -> None:
+def test_a_missing_run_is_reported(tracked: str) -> None:
     with pytest.raises(TrackingError, match="can't be fetched"):
         fetch_member("runs:/" + "0" * 32 + "/member")
     assert not list((Path(os.environ["BACKDROP_CACHE"]) / "members").iterdir())

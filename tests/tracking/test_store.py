@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_one_line_and_stays_as_it_is(
     assert path.read_bytes() == before
 
 
-def test_an_empty_file_is_no_store_yet(clean: None, tmp_path: Path) -> None:
+def test_an_empty_file_becomes_a_store(clean: None, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
     assert experiment_id(connect())
 
@@ -196,9 +196,7 @@ def test_another_working_folder_means_the_same_store(
     assert connect().get_run(run.info.run_id)
 
 
-def test_odd_names_of_folders_will_do(
-    clean: None, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_odd_folder_names_work(clean: None, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "Müller & Söhne 100% #1"
     folder.mkdir()
     (folder / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())

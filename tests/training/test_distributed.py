@@ -47,7 +47,7 @@ def kill_all(out: Path) -> None:
                 os.kill(int(command.parent.name), signal.SIGKILL)
 
 
-def test_two_processes_come_to_the_weights_of_one(data: Path, plan: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_weights_of_one(data: Path, plan: Path, tmp_path: Path) -> None:
     alone = train(str(data), str(plan), "tiny", 0, str(tmp_path / "one"), SHARED)
     assert torchrun(data, plan, tmp_path / "two").wait() == 0
     together = read_member(tmp_path / "two")
@@ -63,7 +63,7 @@ def test_two_processes_come_to_the_weights_of_one(data: Path, plan: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_killed_processes_go_on_to_the_same_bits(data: Path, plan: Path, tmp_path: Path) -> None:
+def test_two_killed_processes_resume_to_the_same_bits(data: Path, plan: Path, tmp_path: Path) -> None:
     longer = (*SHARED, "epochs=20", "schedule=[{kind: constant, epochs: 20, lr: 0.05}]")
     assert torchrun(data, plan, tmp_path / "whole", longer).wait() == 0
     whole = read_member(tmp_path / "whole").record

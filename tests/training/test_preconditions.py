@@ -63,7 +63,7 @@ def test_a_view_that_an_object_lacks_is_named(data: Path, ensemble: Callable[...
     ]
 
 
-def test_too_few_objects_are_told_in_the_words_of_split(data: Path, ensemble: Callable[..., str]) -> None:
+def test_too_few_objects_are_reported_as_by_split(data: Path, ensemble: Callable[..., str]) -> None:
     (line,) = found(data, ensemble(folds={"count": 6, "holdout": 0.15}))
     assert line.startswith("ensemble ours can't be split (folds): 6 objects, 1 of them held out, don't fill 6 folds")
 

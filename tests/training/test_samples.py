@@ -67,7 +67,7 @@ def test_what_the_device_holds_is_changed_there(data: Path, plan: Path) -> None:
         samples(data, plan, (*SMALL, "compute.augment=host", "loading.cache=device"))
 
 
-def test_a_device_that_is_too_small_is_said(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_too_small_is_reported(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no")
 
@@ -120,7 +120,7 @@ def test_little_room_means_no_cache_unless_it_was_asked_for(
     assert samples(data, plan).decoded.folder is not None  # nothing is missing any more
 
 
-def test_a_disk_that_is_full_is_said(
+def test_a_full_disk_is_reported(
     data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "full").mkdir()

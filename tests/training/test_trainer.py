@@ -125,7 +125,7 @@ def test_snapshots_keep_the_best_epoch_of_each_of_the_last_cycles(data: Path, pl
 
 
 @pytest.mark.parametrize("kept", ["ema=0.9", "snapshots=2", "legacy.reset_each_epoch=true", "replay_every=2"])
-def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
+def test_a_resumed_run_ends_like_one_that_never_stopped(
     data: Path, plan: Path, tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("schedule=[{kind: cycle, epochs: 6, lrs: [1e-2, 1e-3]}]", "epochs=5", "augmentation=[{kind: affine}]")

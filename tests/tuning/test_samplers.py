@@ -46,7 +46,7 @@ def learned(seed: int, again: bool) -> list[Entry]:
     return entries
 
 
-def test_tpe_learns_and_goes_on_to_the_same_draws() -> None:
+def test_tpe_learns_and_resumes_with_the_same_draws() -> None:
     rates = [float(one.values["lr"]) for one in learned(0, again=True)]
     far = [abs(rate - 2e-2) for rate in rates]
     assert sum(far[20:]) < 0.7 * sum(far[:20])

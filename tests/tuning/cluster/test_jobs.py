@@ -240,13 +240,13 @@ def test_without_a_token_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:8265"])
-def test_an_unreachable_cluster_is_said(address: str) -> None:
+def test_an_unreachable_cluster_is_reported(address: str) -> None:
     with pytest.raises(TuningError, match=r"gives no valid answer .* Check that it runs, and that RAY_ADDRESS"):
         jobs.run(address, "far", ["true"], {})
 
 
 @pytest.mark.parametrize("address", ["head:6379", "ray://head:10001", "auto"])
-def test_what_isnt_a_dashboard_is_said(address: str) -> None:
+def test_an_address_that_is_not_a_dashboard_is_reported(address: str) -> None:
     with pytest.raises(TuningError, match=f"^Ray's address {address} isn't an http address"):
         jobs.run(address, "far", ["true"], {})
 

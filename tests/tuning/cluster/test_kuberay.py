@@ -92,7 +92,7 @@ def test_what_isnt_ours_is_left_alone(fake: FakeKubernetes) -> None:
     assert "DELETE" not in fake.calls
 
 
-def test_one_that_failed_is_made_anew(fake: FakeKubernetes) -> None:
+def test_a_failed_cluster_is_created_again(fake: FakeKubernetes) -> None:
     fake.create("mine", kuberay.manifest(CLUSTER.model_copy(update={"memory": "1Gi"}), "tune-1", COMMAND))
     fake.jobs[KEY]["status"] = FAILED
     fake.linger = 5
@@ -110,7 +110,7 @@ def test_one_that_failed_is_made_anew(fake: FakeKubernetes) -> None:
     assert fake.calls.count("DELETE") == 1
 
 
-def test_one_that_doesnt_go_is_said(fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_deleted_is_reported(fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.1))
     fake.create("mine", kuberay.manifest(CLUSTER, "tune-1", COMMAND))
     fake.jobs[KEY]["status"] = FAILED
@@ -119,7 +119,7 @@ def test_one_that_doesnt_go_is_said(fake: FakeKubernetes, monkeypatch: pytest.Mo
         run()
 
 
-def test_a_failure_is_told_with_its_cause(fake: FakeKubernetes) -> None:
+def test_a_failure_is_reported_with_its_cause(fake: FakeKubernetes) -> None:
     fake.statuses = [RUNNING, FAILED]
     with pytest.raises(TuningError, match=r"failed \(AppFailed: error: Too hot. Cool it.\). See `kubectl describe"):
         run()
@@ -144,7 +144,7 @@ def test_another_try_is_no_failure(fake: FakeKubernetes) -> None:
     run()
 
 
-def test_one_that_is_gone_is_said(fake: FakeKubernetes) -> None:
+def test_a_cluster_that_is_gone_is_reported(fake: FakeKubernetes) -> None:
     fake.statuses = [RUNNING, lambda: fake.delete(KEY, {}) and None]
     with pytest.raises(TuningError, match="tune-1 in namespace mine is gone"):
         run()
@@ -172,7 +172,7 @@ def test_so_does_an_interrupted_one(fake: FakeKubernetes) -> None:
     assert "deletionTimestamp" in fake.jobs[KEY]["metadata"]
 
 
-def test_what_cant_be_deleted_goes_on(fake: FakeKubernetes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_that_cannot_be_deleted_is_reported(fake: FakeKubernetes, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> None:
         fake.faults = [refusal(403, "Forbidden", "no delete for you")] * 100
         interrupted(signal.SIGTERM)()
