@@ -166,6 +166,18 @@ def test_a_token_that_expires_on_the_way(
     assert "secret-word" not in err
 
 
+def test_links_show_no_credentials(
+    kfp: FakeKfp, host: str, params: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in (client.HOST, client.UI_HOST):
+        monkeypatch.setenv(variable, host.replace("http://", "http://me:se%2Fcret-word@"))
+        for command in (("submit", *ONE, "--params", params), ("status",)):
+            code, out, err = call(*command)
+            assert (code, err) == (0, "")
+            assert "cret-word" not in out
+            assert (f"See {host}/#/runs/details/" in out) == (command[0] == "submit")
+
+
 def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     assert call("status") == (0, "no recurring runs\n", "")
     given = (*ONE, "--params", params)
