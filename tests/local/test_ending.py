@@ -1,5 +1,6 @@
 """A local run that ends, or is killed: nothing that it started is left, and no other run has its folder meanwhile."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -46,19 +47,24 @@ def test_nothing_is_left(
     data, work = make_dataset(objects=6, views=2), tmp_path / "work"
     settings = [part for one in LONG for part in ("--set", one)]
     command = [*COMMAND, *settings, "--data", str(data), "--work", str(work)]
-    with (tmp_path / "log").open("wb") as log:
-        run = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
-    while not list(work.glob("members/*/metrics.jsonl")):  # it trains
-        assert run.poll() is None, (tmp_path / "log").read_text()
-        time.sleep(0.2)
-    assert len(processes_of(work)) > 1  # the run and the task
-    assert not [command for command in processes_of(Path()) if SECRET in command]
-    second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert second.returncode == 2
-    assert second.stderr.startswith(f"error: {work} is in use by `backdrop pipeline run` (process {run.pid} on ")
-    assert second.stderr.endswith("). Wait until it ends, or use another --work.\n")
-    run.send_signal(number)  # to it alone, not to its group as a terminal would
-    assert run.wait() == code
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path) as run,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(run.kill)  # whatever fails
+        while not list(work.glob("members/*/metrics.jsonl")):  # it trains
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        assert len(processes_of(work)) > 1  # the run and the task
+        assert not [command for command in processes_of(Path()) if SECRET in command]
+        second = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert second.returncode == 2
+        said = second.stderr.splitlines()[-1]  # after a heartbeat, on a busy machine
+        assert said.startswith(f"error: {work} is in use by `backdrop pipeline run` (process {run.pid} on ")
+        assert said.endswith("). Wait until it ends, or use another --work.")
+        run.send_signal(number)  # to it alone, not to its group as a terminal would
+        assert run.wait() == code
     ended = time.monotonic()
     while number == signal.SIGKILL and processes_of(work):
         assert time.monotonic() - ended < 15
