@@ -198,6 +198,29 @@ def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(main, monkeypatc
         app.main()
 
 
+def test_neither_a_traceback_nor_a_librarys_log_shows_a_secret() -> None:
+    code = """
+import logging, sys
+from backdrop.cli import app
+
+def fail():
+    logging.getLogger("urllib3").warning("Retrying after %r: %s", OSError("broken"), "/x?X-Amz-Signature=hunter2xyzzy")
+    try:
+        raise ValueError("Invalid header value b'Bearer hunter2xyzzy'")
+    except ValueError as error:
+        raise app.BackdropError("No answer", "Wait") from error
+
+app.app = fail
+sys.argv = ["backdrop", "--debug"]
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Retrying after OSError('broken'): /x?X-Amz-Signature=" in done.stderr
+    assert "Invalid header value" in done.stderr
+    assert "BackdropError: No answer. Wait." in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 def test_members_take_all_words_that_follow(data: Path, plan: Path, tmp_path: Path) -> None:
     given = ("--plan", plan, "--out", tmp_path / "r", "--members")
     for words in (

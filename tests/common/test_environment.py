@@ -1,12 +1,21 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdrop.common.environment import LOOPBACK, bypass_proxy_on_loopback, check_header, environment, read_count
+from backdrop.common.environment import (
+    FILES,
+    LOOPBACK,
+    bypass_proxy_on_loopback,
+    check_files,
+    check_header,
+    environment,
+    read_count,
+)
 from backdrop.common.errors import ConfigError
 
 HOSTS = st.lists(st.sampled_from(["mlflow.ml.svc", ".example.com", "10.0.0.0/8", "127.0.0.1", "*"]), max_size=3)
@@ -88,3 +97,14 @@ def test_a_secret_that_breaks_a_header_is_named_but_not_shown(end: str) -> None:
     with pytest.raises(ConfigError, match=r"^TOKEN has a space, a line break or a special character\.") as caught:
         check_header("TOKEN", f"hunter2{end}")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_variable_that_names_a_pipe_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for value in ("", str(tmp_path / "none"), "/dev/null", "x" * 5000, str(tmp_path)):
+        monkeypatch.setenv(name, value)
+        check_files()
+    monkeypatch.setenv(name, f"{tmp_path}/none:{tmp_path}/pipe")
+    with pytest.raises(ConfigError, match=rf"^{name} names a pipe, .*/pipe\. Save its content in a file\.$"):
+        check_files()

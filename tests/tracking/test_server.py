@@ -30,6 +30,14 @@ def test_nothing_is_left_of_a_server_that_does_not_start(tmp_path: Path, monkeyp
         os.killpg(started[0].pid, 0)
 
 
+def test_a_variable_that_mlflow_cannot_convert_is_named(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backdrop.tracking.client import connect  # as slow to import as mlflow
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "abc")
+    with pytest.raises(TrackingError, match=r"^MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR can't be used \(Failed to convert"):
+        connect()
+
+
 def test_a_taken_port_is_said(mlflow_server: str, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="is taken"), local_server(tmp_path, int(mlflow_server.rpartition(":")[2])):
         pass

@@ -1,16 +1,21 @@
 """The command line: parses, calls a step, prints the result. Heavy imports wait until a command needs them."""
 
 import io
+import logging
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Any
 
 import typer
 
 from backdrop import __version__
 from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
+from backdrop.common.environment import check_files
 from backdrop.common.errors import BackdropError, shorten
 from backdrop.common.progress import waiting
+from backdrop.common.redact import redact
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _group in (data, training, inference, registry):
@@ -38,8 +43,27 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may have characters that the terminal hasn't
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _show_traceback
+    logging.setLogRecordFactory(_make_record)
     with waiting(" ".join(["backdrop", *sys.argv[1:2]])):
-        guard(app)
+        guard(_run)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints a traceback without credentials; libraries' errors quote addresses and headers."""
+    print(redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
+def _make_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """A log record without credentials; libraries log addresses and headers, too."""
+    record = logging.LogRecord(*arguments, **options)
+    record.msg, record.args = redact(record.getMessage()), ()
+    return record
+
+
+def _run() -> None:
+    check_files()
+    app()
 
 
 def guard(command: Callable[[], object]) -> None:

@@ -3,10 +3,17 @@
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 
 from backdrop.common.errors import ConfigError, shorten
 
+# Variables that name files which libraries read.
+FILES = (
+    *("KUBECONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "MLFLOW_TRACKING_SERVER_CERT_PATH", "NETRC"),
+    *("KF_PIPELINES_SA_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH"),
+)
 PRINTABLE = re.compile("[!-~]+")
 DIGITS = 18  # of a number that libraries take
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -51,6 +58,19 @@ def check_header(name: str, value: str | None) -> None:
     """
     if value and not PRINTABLE.fullmatch(value):
         raise ConfigError(f"{name} has a space, a line break or a special character", "Set it again without")
+
+
+def check_files() -> None:
+    """Refuses a pipe in a variable that names files, because a library would wait for its writer.
+
+    Raises:
+        ConfigError: if a variable names a pipe.
+    """
+    for name in FILES:
+        for path in os.environ.get(name, "").split(os.pathsep):
+            with contextlib.suppress(OSError, ValueError):  # it doesn't exist: its reader says so
+                if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  # pathlib's Path("") is the current folder
+                    raise ConfigError(f"{name} names a pipe, {path}", "Save its content in a file")
 
 
 def bypass_proxy_on_loopback() -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, environment_variables
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
@@ -39,6 +39,7 @@ def connect() -> MlflowClient:
     """
     if not enabled():
         raise TrackingError(f"{URI} is not set, and {SWITCH} is off", f"Set {URI}, or unset {SWITCH}")
+    _check_variables()
     uri = tracking_uri()
     shown = without_credentials(uri)
     if path := sqlite_path(uri):
@@ -150,6 +151,21 @@ def ping() -> None:
 def is_missing(error: MlflowException) -> bool:
     """Whether MLflow's error says that the run or model doesn't exist."""
     return bool(error.error_code == "RESOURCE_DOES_NOT_EXIST")
+
+
+def _check_variables() -> None:
+    """Reads MLflow's variables of the environment once, because MLflow reads them in the middle of its calls.
+
+    Raises:
+        TrackingError: if one has a value that MLflow can't convert.
+    """
+    for name in os.environ:
+        variable = getattr(environment_variables, name, None) if name.startswith("MLFLOW_") else None
+        if variable is not None:
+            try:
+                variable.get()
+            except ValueError as error:
+                raise TrackingError(f"{name} can't be used ({shorten(error)})", f"Fix {name}") from error
 
 
 def _create_experiment(client: MlflowClient, name: str) -> str:
