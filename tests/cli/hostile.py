@@ -91,7 +91,7 @@ def words(text: str) -> tuple[str, ...]:
 
 WORDS = (
     *("", " ", "9" * 30, "a\nb", "\udcff", "\x1b[31m", LONG, f"http://user:{SECRET}@127.0.0.1:9"),
-    *words("-1 0 1.5 nan 1e999 - -- .. ~ * %s ü [ { {key} 0,1 a=b null tiny ::1 $HOME /dev/null /dev/zero"),
+    *words("-1 0 1.5 nan 1e999 - -- .. ~ * %s ü [ { {key} 0,1 a=b null tiny ::1 $HOME pipe device"),
     *words("s3:// s3://bucket s3://photos/none http://127.0.0.1:9/x runs:/none/member models:/ models:/none@champion"),
     *words("data plan.csv recipe.yaml member-0"),
 )
@@ -99,7 +99,7 @@ NUMBERS = (0, -1, 1, 2.5, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64
 VALUES: tuple[Any, ...] = (*NUMBERS, None, True, "", LONG, "\0", "../../x", "ü", "-", [], {}, [[]], {"": None}, {1: 2})
 
 NUMERIC = ("", "0", "-1", "1", "abc", "1.5", "nan", "9" * 30)
-FILES = ("", "none", "plan.csv", "data", "recipe.yaml", "/dev/null", "pipe", "dangling", "\udcff", LONG)
+FILES = ("", "none", "plan.csv", "data", "recipe.yaml", "pipe", "device", "dangling", "\udcff", LONG)
 SECRETS = ("", SECRET, f" {SECRET}", *(f"{SECRET}{end}" for end in ("\n", "\r\nX: y", " ", "ü", "\udcff", "\x7f")))
 SWITCHES = ("", "0", "1", "true", "false", "off", "maybe")
 NAMES = ("", "x", "a b", "\n", "ü", "../x", LONG, "\udcff", "0", "eu central", "%00", "'", "`", "{}")
@@ -202,13 +202,14 @@ def attack(workspace: Path, scratch: Path, server: str, seed: int, command: str,
     shutil.copytree(workspace, folder, symlinks=True)
     os.mkfifo(folder / "pipe")
     (folder / "dangling").symlink_to("nowhere")
+    (folder / "device").symlink_to("/dev/zero")  # a link, for root could replace the device itself
     words = [word.replace("0_0_3_*_*_0", "0 0 3 * * 0") for word in COMMANDS[command].split(" ")]
     environment, changes = {}, []
     if command in SLOW:
         changes.append(_break(folder / SLOW[command], chance, FATAL))
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         kind = "variable" if apart else chance.choice(["file", "file", "variable", "word"])
-        files = [path for word in words for path in _files(folder / word)] if kind == "file" else []
+        files = [path for word in words for path in _files(folder, word)] if kind == "file" else []
         if files:
             changes.append(_break(chance.choice(files), chance, MUTATIONS))
         elif kind == "word" and len(words) > 2:
@@ -288,8 +289,11 @@ def _wait(child: int, start: float) -> int | None:
     return None
 
 
-def _files(path: Path) -> list[Path]:
-    if not os.path.exists(path) or path.name in ("out", ""):  # noqa: PTH110  # pathlib's fails at a long name
+def _files(folder: Path, word: str) -> list[Path]:
+    """The files that a word names, if it names some in the folder: nothing else may ever be broken."""
+    path = folder / word
+    inside = folder in path.parents and ".." not in path.parts and not path.is_symlink()
+    if not inside or path.name == "out" or not os.path.exists(path):  # noqa: PTH110  # pathlib's fails at a long name
         return []
     return [path, *(inner for inner in path.rglob("*") if not inner.is_symlink())] if path.is_dir() else [path] * 3
 

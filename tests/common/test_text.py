@@ -121,3 +121,19 @@ def test_what_yaml_itself_stumbles_over_is_one_line(content: str, tmp_path: Path
     path.write_text(content)
     with pytest.raises(ConfigError, match="is not valid YAML"):
         find_recipe(str(path))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff", b""])
+def test_what_is_no_json_is_a_value_error(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # its callers name the file
+        text.parse_json(content)
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    """Root may rename a file over `/dev/null`."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("pipe", "device"):
+        with pytest.raises(StorageError, match=f"{name} is not a regular file. Use another path"):
+            storage.write_bytes(tmp_path / name, b"x")
+    assert (tmp_path / "device").is_symlink()

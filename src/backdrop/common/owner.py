@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from backdrop.common.text import parse_json
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -64,7 +66,7 @@ def this_process(step: str) -> Owner:
 def parse_owner(text: str | bytes) -> Owner | None:
     """The owner in the first line, as JSON; None if there is none, such as in a file whose writer was killed."""
     try:
-        return Owner(**json.loads(text.splitlines()[0]))
+        return Owner(**parse_json(text.splitlines()[0]))
     except (ValueError, TypeError, IndexError):
         return None
 

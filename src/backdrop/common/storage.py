@@ -88,9 +88,12 @@ def write_bytes(address: str | Path, data: bytes) -> None:
         s3.write(str(address), data)
         return
     target = Path(address)
-    with disk_errors(target), _temporary_beside(target) as temporary:
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
+    with disk_errors(target):
+        if target.exists() and not target.is_file() and not target.is_dir():  # root could replace a device
+            raise StorageError(f"{target} is not a regular file", "Use another path")
+        with _temporary_beside(target) as temporary:
+            temporary.write_bytes(data)
+            os.replace(temporary, target)
 
 
 @contextlib.contextmanager

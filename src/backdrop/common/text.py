@@ -1,11 +1,13 @@
-"""Reads text files and CSV tables as editors and spreadsheets save them.
+"""Reads text files, JSON and CSV tables as editors and spreadsheets save them.
 
 They may start with a byte order mark, end lines as Windows does, and separate values with semicolons or tabs.
 """
 
 import csv
 import io
+import json
 from collections.abc import Sequence
+from typing import Any
 
 SEPARATORS = (",", ";", "\t")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
@@ -22,6 +24,18 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError as error:
         raise ValueError("it isn't UTF-8 text") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: if it isn't JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def split_title(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, MemberError, shorten
+from backdrop.common.text import parse_json
 from backdrop.config import Recipe
 from backdrop.config import digest as recipe_digest
 from backdrop.config.records import Record, parse, parse_yaml, read_text
@@ -94,8 +95,8 @@ class Member:
         """
         path = self.folder / METRICS
         try:
-            return [dict(json.loads(line)) for line in path.read_text().splitlines()]
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            return [dict(parse_json(line)) for line in path.read_text().splitlines()]
+        except (OSError, ValueError, TypeError) as error:
             raise MemberError(f"{path} is damaged ({shorten(error)})", "Copy or train the member again") from error
 
 
@@ -136,7 +137,7 @@ def read_member(folder: Path) -> Member:
         MemberError: if it isn't finished, or its files have changed since training.
     """
     try:
-        values = json.loads(storage.read_bytes(folder / RECORD))
+        values = parse_json(storage.read_bytes(folder / RECORD))
         record = parse(MemberRecord, values, str(folder / RECORD))
         text = read_text(folder / RECIPE, "recipe")
         recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))

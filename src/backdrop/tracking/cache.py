@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backdrop.common.progress import log
 from backdrop.common.storage import disk_errors
+from backdrop.common.text import parse_json
 
 FILES = ".files.json"  # the sha256 of each file of a copy, by name
 _verified: set[Path] = set()
@@ -51,7 +52,7 @@ def _fetch(folder: Path, fill: Callable[[Path], None]) -> None:
 
 def _is_unchanged(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / FILES).read_text()) == _digests(folder))
+        return bool(parse_json((folder / FILES).read_text()) == _digests(folder))
     except (OSError, ValueError):
         return False
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
 from backdrop.common.progress import log
+from backdrop.common.text import parse_json
 from backdrop.training.checkpoint import MANIFEST, Buffer, Checkpoint, pack, unpack
 
 KEEP = 2
@@ -143,7 +144,7 @@ class Writer:
 def _index(address: str) -> list[str]:
     """The names in an index; none if it is missing or damaged."""
     try:
-        names = json.loads(storage.read_bytes(f"{address}/{INDEX}"))
+        names = parse_json(storage.read_bytes(f"{address}/{INDEX}"))
         return [name for name in names if NAME.fullmatch(name)]
     except (StorageError, ValueError, TypeError):
         return []

@@ -4,7 +4,6 @@ Ray's own state consists of pickles, breaks if the driver dies while it is writt
 These files hold everything that can't be derived again.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import Field
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.common.progress import log
+from backdrop.common.text import parse_json
 from backdrop.config import Recipe
 from backdrop.config.records import Record, parse
 from backdrop.training.lr_schedules import learning_rate
@@ -69,7 +69,7 @@ class TrialStore:
         if not storage.exists(path):
             return None
         try:
-            return parse(Entry, json.loads(storage.read_bytes(path)), path)
+            return parse(Entry, parse_json(storage.read_bytes(path)), path)
         except (ValueError, ConfigError):
             log(f"{path} is damaged: the trial runs again")
             return None
