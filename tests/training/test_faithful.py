@@ -7,7 +7,7 @@ import torch
 from backdrop.augmentation import device, host
 from backdrop.config import Recipe, find_recipe, shipped
 from backdrop.config.legacy import Legacy
-from backdrop.inference.predict import predict
+from backdrop.inference.predict import predict_all
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss
 from backdrop.training.state import begin
@@ -45,7 +45,7 @@ def test_a_faithful_recipe_computes_what_it_always_did(name: str) -> None:
     assert found == pytest.approx(losses, rel=1e-4)
     photo = (random.random((70, 60, 3)) * 255).astype(np.uint8)
     photo = photo if recipe.input.fit == "stretch" else photo[:60]
-    (probability,) = predict(network, [photo], recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+    (probability,) = predict_all(network, [photo], recipe.input, recipe.tta, recipe.legacy.output_align_corners)
     assert float(probability.double().square().mean()) == pytest.approx(square, rel=1e-3)
     assert _soft_pixels(recipe, random) == pytest.approx(soft, rel=0.05)
 
