@@ -167,6 +167,15 @@ def test_heartbeats_change_the_lock(target: str, monkeypatch: pytest.MonkeyPatch
             time.sleep(0.05)
 
 
+def test_a_lock_that_this_process_could_not_remove_is_taken(
+    target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(target, this_process("train"))
+    with hold(target, "train"), pytest.raises(StorageError, match="is in use by"), hold(target, "train"):
+        pass
+    assert capsys.readouterr().err.startswith("Taking over ")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"pid": 1}'])
 def test_a_damaged_lock_without_an_owner_is_taken(target: str, content: bytes) -> None:
     storage.write_bytes(f"{target}/{s3.LOCK}", content)

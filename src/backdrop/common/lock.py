@@ -33,6 +33,7 @@ SIZE = 4096  # bytes; more than any lock has
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_held: set[str] = set()  # the tokens of this process's locks
 
 
 class Lock(Protocol):
@@ -68,6 +69,7 @@ def hold(target: str | Path, step: str, option: str = "--out", beside: bool = Fa
     other = lock.take(owner)
     if other:
         raise StorageError(f"{target} is in use by {other}", f"Wait until it ends, or use another {option}")
+    _held.add(owner.token)
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(lock, str(target), ended), name=f"lock {target}", daemon=True)
     beating.start()
@@ -76,6 +78,7 @@ def hold(target: str | Path, step: str, option: str = "--out", beside: bool = Fa
     finally:
         ended.set()
         beating.join()
+        _held.discard(owner.token)
         lock.release()
 
 
@@ -125,7 +128,9 @@ def _may_live(owner: Owner, pulse: Callable[[], tuple[object, float]], address: 
         pulse: returns the lock's present state, which each heartbeat changes, and its age in seconds.
         address: the lock's.
     """
-    if owner.lives or (owner.lives is None and _beats(owner, pulse, address)):
+    ours = owner.lives and owner.pid == os.getpid()  # S3 may have been away when we released it
+    lives = owner.token in _held if ours else owner.lives
+    if lives or (lives is None and _beats(owner, pulse, address)):
         return True
     log(f"Taking over {address} from {owner}, which has ended")
     return False
