@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from backdrop.common.errors import ConfigError
-from backdrop.config import Ensemble, Recipe, find_ensemble, find_recipe, find_text, parse_size, records, shipped
+from backdrop.config import Ensemble, Gate, Recipe, find_ensemble, find_recipe, find_text, parse_size, records, shipped
 from backdrop.config.folds import Rule
 from backdrop.config.legacy import Legacy
+from backdrop.config.records import parse
 from backdrop.config.renamed import RENAMED
 
 
@@ -270,3 +271,23 @@ def test_an_override_changes_one_place_although_an_anchor_shares_it() -> None:
     assert recipe.augmentation[0].p == 0.25
     assert recipe.schedule[2].augmentation is not None
     assert recipe.schedule[2].augmentation[0].p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ({"slices": ["dice"]}, "slices can't be by dice. Write view, area, brightness, contrast or a column"),
+        ({"slices": ["view", "view"]}, "slices has view twice"),
+        ({"minimum_objects": 1}, "minimum_objects can't be 1. Write at least 2"),
+        ({"mode": "fast"}, "better"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused(gate: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match="gate") as caught:
+        parse(Ensemble, {"name": "small", "members": [{"recipe": "tiny"}], "gate": gate}, "small.yaml")
+    assert words in str(caught.value)
+
+
+def test_slices_that_are_not_measured_are_columns_of_the_metadata() -> None:
+    assert Gate(slices=("view", "make", "contrast", "year")).metadata_columns == ("make", "year")
+    assert Gate().metadata_columns == ()

@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from backdrop.evaluation.metrics import (
     dump_evaluation,
     dump_scores,
     mean_dice,
+    measure_traits,
     object_means,
     read_scores,
+    slice_groups,
     summarize,
 )
 
@@ -248,3 +251,71 @@ def test_an_objects_mean_does_not_depend_on_the_order_of_its_images() -> None:
     values = [0.1, 0.2, 0.3, 1e-17, 0.7]
     assert object_means([("a", v) for v in values]) == object_means([("a", v) for v in reversed(values)])
     assert object_means([("a", 1.0), ("a", 1e-16), ("a", 1e-16)])["a"] * 3 > 1
+
+
+def test_traits_are_those_of_product_and_backdrop() -> None:
+    rng = np.random.default_rng(0)
+    image, truth = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8), rng.random((20, 30)) < 0.3
+    inside, outside = [np.array([image[y, x] for y, x in np.argwhere(where)]) / 255 for where in (truth, ~truth)]
+    distance = math.sqrt(statistics.fmean((inside.mean(0) - outside.mean(0)) ** 2))
+    expected = {"brightness": f"{inside.mean():.4f}", "contrast": f"{distance:.4f}"}
+    assert measure_traits(image, truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("product", "backdrop", "expected"),
+    [
+        ((255, 255, 255), (0, 0, 0), {"brightness": "1.0000", "contrast": "1.0000"}),
+        ((90, 90, 90), (90, 90, 90), {"brightness": "0.3529", "contrast": "0.0000"}),
+        ((255, 0, 0), (0, 255, 0), {"brightness": "0.3333", "contrast": "0.8165"}),  # equally bright, yet far apart
+    ],
+)
+def test_contrast_is_of_colors_not_only_of_brightness(
+    product: tuple[int, ...], backdrop: tuple[int, ...], expected: dict[str, str]
+) -> None:
+    truth = np.zeros((8, 8), bool)
+    truth[2:5, 1:4] = True
+    image = np.where(truth[..., None], product, backdrop).astype(np.uint8)
+    assert measure_traits(image, truth) == expected
+    assert measure_traits(image, ~np.zeros_like(truth)).keys() == {"brightness"}
+    assert measure_traits(image, np.zeros_like(truth)) == {}
+
+
+def test_numbers_are_grouped_into_thirds_and_other_values_as_they_are() -> None:
+    values = [str(value) for value in (9, 1, 5, 2, 8, 7, 3, 4, 6)]
+    scores = [
+        replace(score(f"a{i}_0{i % 2}", 0.9), area=int(value), traits={"brightness": value, "year": f"{value}.5"})
+        for i, value in enumerate(values)
+    ]
+    thirds = [(int(value) - 1) // 3 for value in values]
+    assert slice_groups(scores, "area") == [("small", "medium", "large")[third] for third in thirds]
+    assert slice_groups(scores, "brightness") == [("dark", "medium", "bright")[third] for third in thirds]
+    assert slice_groups(scores, "year") == [("low", "medium", "high")[third] for third in thirds]
+    assert slice_groups(scores, "view") == [f"0{i % 2}" for i in range(9)]
+    make = [replace(one, traits={"make": name} if name else {}) for one, name in zip(scores, "fofo f1fo", strict=True)]
+    make[4] = replace(make[4], traits={})
+    assert slice_groups(make, "make") == ["f", "o", "f", "o", "unknown", "f", "1", "f", "o"]
+
+
+def test_a_missing_number_is_a_group_of_its_own() -> None:
+    scores = [replace(score(f"a{i}_01", 0.9), traits={"year": str(2000 + i)} if i else {}) for i in range(7)]
+    assert slice_groups(scores, "year") == ["unknown", "low", "low", "medium", "medium", "high", "high"]
+
+
+def test_few_different_numbers_are_groups_themselves() -> None:
+    scores = [replace(score(f"a{i}_01", 0.9), traits={"doors": str(2 + i % 3)}) for i in range(6)]
+    assert slice_groups(scores, "doors") == ["2", "3", "4", "2", "3", "4"]
+
+
+def test_traits_survive_the_file_between_fold_and_dice(tmp_path: Path) -> None:
+    scores = [
+        replace(score("a_01", 0.5, tiny=0.5), traits={"make": "a,b", "brightness": "0.1234"}),
+        replace(score("b_01", 0.25, None), recipes={"dice": 0.25}, traits={"make": "c"}),
+    ]
+    path = tmp_path / "images.csv"
+    path.write_bytes(dump_scores(scores))
+    assert path.read_text().splitlines()[:2] == [
+        "image,object,view,area,fold,brightness,make,dice,dice,tiny",
+        'a_01,a,01,1000,0,0.1234,"a,b",0.5,,0.5',
+    ]
+    assert read_scores(path) == scores

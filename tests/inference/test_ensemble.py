@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import yaml
 
-from backdrop.common.errors import ConfigError, MemberError, PlanError
-from backdrop.config import Ensemble, find_ensemble, find_recipe
+from backdrop.common.errors import ConfigError, DataError, MemberError, PlanError
+from backdrop.config import Ensemble, Gate, find_ensemble, find_recipe
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse, parse_yaml
 from backdrop.data.dataset import open_dataset, read_image, read_pair
 from backdrop.data.folds import read_plan, read_plans, verify
 from backdrop.data.masks import dice
 from backdrop.evaluation import scoring
+from backdrop.evaluation.metrics import measure_traits, read_scores
 from backdrop.inference import batch, ensemble
 from backdrop.inference.member import Member, content_key
 from backdrop.inference.predict import Mean
+from backdrop.models import build
+from backdrop.models.cost import macs
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.members import open_member
 from backdrop.steps.register import register
@@ -257,3 +260,37 @@ def test_operations_are_applied_measured_and_part_of_the_digest(
     assert np.array_equal(model.mask(image, photo.view), model.probability(image) > 0.2)
     with pytest.raises(ConfigError, match=r"best_members isn't shown to help \(no evidence: .* Leave it out"):
         register(str(data), str(plan), members, str(tmp_path / "r-repaired"), str(repaired), "model")
+
+
+def test_images_have_what_the_gates_slices_group_them_by(
+    data: Path, plan: Path, mixed: dict[str, Member], tmp_path: Path
+) -> None:
+    sliced = mixed_ensemble().model_copy(update={"gate": Gate(slices=("brightness", "make"))})
+    path, only = tmp_path / "sliced.yaml", mixed["first-0"]
+    path.write_text(dump_yaml(sliced))
+    address = [str(only.folder)]
+    with pytest.raises(DataError, match=r"metadata\.csv is missing, but gate\.slices names make"):
+        evaluate(str(data), str(plan), address, str(tmp_path / "report"), str(path))
+    dataset = open_dataset(data)
+    objects = sorted({photo.object for photo in dataset.photos.values()})
+    (data / "metadata.csv").write_text("id,make\n" + "".join(f"{name},m{i}\n" for i, name in enumerate(objects[1:])))
+    found = evaluate(str(data), str(plan), address, str(tmp_path / "report"), str(path))
+    digests = verify(read_plan(plan), dataset)
+    scores = read_scores(tmp_path / "report" / "images.csv")
+    assert scores
+    for score in scores:
+        make = {"make": f"m{objects.index(score.object) - 1}"} if score.object != objects[0] else {}
+        assert score.traits == measure_traits(*read_pair(dataset.photos[score.image], digests)) | make
+    assert found.cost == ensemble.prediction_cost(only.recipe)
+
+
+def test_the_cost_of_a_prediction_counts_every_forward_pass() -> None:
+    settings = ("input.size=64x32", "network.width=4", "network.depth=2")
+    plain = find_recipe("tiny", [*settings, "tta.hflip=false", "tta.vflip=false"])
+    cost = macs(build(**plain.network_options()), 32, 64)
+    assert ensemble.prediction_cost(plain) == cost
+    both = plain.model_copy(update={"tta": plain.tta.model_copy(update={"hflip": True, "vflip": True})})
+    assert ensemble.prediction_cost(both) == 4 * cost
+    scaled = plain.model_copy(update={"tta": plain.tta.model_copy(update={"scales": (1.0, 0.5)})})
+    assert ensemble.prediction_cost(scaled) == cost * 5 // 4
+    assert ensemble.prediction_cost(plain.model_copy(update={"snapshots": 3})) == 3 * cost

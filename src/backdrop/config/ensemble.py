@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -15,6 +15,9 @@ from backdrop.config.patterns import NAME
 from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, override, parse, parse_yaml
+
+MEASURED = ("view", "area", "brightness", "contrast")  # what images.csv always has; metadata.csv has the others
+NO_SLICES = ("", "image", "object", "fold", "dice")  # columns of images.csv that group nothing
 
 
 class Scheme(Record):
@@ -84,12 +87,32 @@ Item = Annotated[Annotated[Part, Tag("part")] | Annotated[Group, Tag("group")], 
 class Gate(Record):
     """The thresholds for promotion, on the holdout.
 
-    A first champion needs `minimum_dice`. Against a champion, a challenger is rejected if on any slice (a view) it is
-    worse by more than `slice_drop` and the slice's interval is entirely below zero.
+    A first champion needs `minimum_dice`. A champion is only replaced on `minimum_objects` or more. With mode `better`
+    a challenger must be better; with `cheaper`, one that costs less must lose less than `margin`, and one that costs
+    more must gain more than `margin`. It is rejected if in a group of one of the `slices` it is worse by more than
+    `slice_drop`, and not by chance.
     """
 
     minimum_dice: Share = 0.95
+    minimum_objects: Annotated[int, Field(ge=2)] = 12
+    mode: Literal["better", "cheaper"] = "better"
+    margin: Share = 0.001
+    slices: tuple[str, ...] = ("view",)
     slice_drop: Share = 0.002
+
+    @model_validator(mode="after")
+    def _slices_group_images(self) -> "Gate":
+        for name in self.slices:
+            if name in NO_SLICES:
+                raise ValueError(f"slices can't be by {name}; write view, area, brightness, contrast or a column")
+            if self.slices.count(name) > 1:
+                raise ValueError(f"slices has {name} twice; remove one")
+        return self
+
+    @property
+    def metadata_columns(self) -> tuple[str, ...]:
+        """The slices that are columns of the dataset's `metadata.csv`."""
+        return tuple(name for name in self.slices if name not in MEASURED)
 
 
 class Ensemble(Record):

@@ -12,8 +12,7 @@ from backdrop.common.errors import MemberError
 from backdrop.config.postprocessing import BestMembers, Operation
 from backdrop.data.folds import Row
 from backdrop.data.masks import Mask, dice
-from backdrop.evaluation.gate import MINIMUM_OBJECTS
-from backdrop.evaluation.metrics import Effect, Interval, Score, bootstrap, object_means
+from backdrop.evaluation.metrics import FEW_OBJECTS, Effect, Interval, Score, bootstrap, object_means
 from backdrop.inference.postprocessing import MeanOf, Probability, apply, repair
 
 ALL = "all"
@@ -126,6 +125,6 @@ def _effect(trial: _Trial) -> Effect:
 
 
 def _verdict(change: Interval, objects: int) -> Literal["helps", "hurts", "no evidence"]:
-    if objects < MINIMUM_OBJECTS or change.low <= 0 <= change.high:
+    if objects < FEW_OBJECTS or change.low <= 0 <= change.high:
         return "no evidence"
     return "helps" if change.low > 0 else "hurts"

@@ -8,11 +8,12 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
@@ -21,16 +22,23 @@ from backdrop.common import storage, text
 from backdrop.common.errors import MemberError, StorageError, shorten
 from backdrop.config.records import Record
 from backdrop.data.folds import HOLDOUT
+from backdrop.data.masks import Mask
 
 # The files of a report.
 PAGE = "index.html"
 METRICS = "metrics.json"
 IMAGES = "images.csv"
-COLUMNS = ["image", "object", "view", "area", "fold", "dice"]
+COLUMNS = ["image", "object", "view", "area", "fold"]
+DICE = "dice"
 CONFIDENCE = 0.95
+FEW_OBJECTS = 12  # an interval over fewer objects is too uncertain to show an effect
 RESAMPLES = 10_000
 SEED = 20170727  # fixed, so that equal scores give equal intervals
 CHUNK = 1 << 20  # draws per chunk, which bounds the memory
+# The thirds that photographs are grouped into by a slice of numbers.
+THIRDS = {"area": ("small", "medium", "large"), "brightness": ("dark", "medium", "bright")}
+LEVELS = ("low", "medium", "high")
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class Score:
     """One image's Dice, 0..1, at original resolution: a row of `images.csv`.
 
     `fold` is None in the holdout. `dice` is the Dice of all members on the holdout, and elsewhere of the members that
-    did not train on the image; `recipes` has the same for the members of each recipe alone.
+    did not train on the image; `recipes` has the same for the members of each recipe alone. `traits` has what else
+    slices group images by, as written: see `measure_traits`, and columns of the dataset's `metadata.csv`.
     """
 
     image: str
@@ -48,6 +57,7 @@ class Score:
     fold: int | None
     dice: float
     recipes: dict[str, float]
+    traits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,12 +107,14 @@ class Evaluation(Record):
     """`metrics.json`: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
 
     `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
-    its plans, and `scores` that of `images.csv`. `repair` has the effect of each operation out of fold.
+    its plans, and `scores` that of `images.csv`. `cost` is the number of multiply-accumulates of its networks for one
+    photograph; None if it isn't known. `repair` has the effect of each operation out of fold.
     """
 
     model: str
     plans: str
     scores: str
+    cost: int | None = None
     oof: dict[str, Estimate]
     oof_ensemble: Estimate | None
     holdout: Holdout
@@ -193,6 +205,44 @@ def summarize(
     )
 
 
+def measure_traits(image: NDArray[np.uint8], truth: Mask) -> dict[str, str]:
+    """What a photograph shows, as columns of `images.csv`; without a product or a backdrop, what needs it is left out.
+
+    `brightness` is the mean of the product's pixels over all colors, 0..1. `contrast` is how far the product's mean
+    color is from the backdrop's, 0..1: the root mean square over the three colors.
+
+    Args:
+        image: (H, W, 3) RGB.
+        truth: its mask (H, W).
+    """
+    traits = {}
+    product = np.array(cv2.mean(image, truth.view(np.uint8))[:3]) / 255
+    if truth.any():
+        traits["brightness"] = f"{product.mean():.4f}"
+    if truth.any() and not truth.all():
+        backdrop = np.array(cv2.mean(image, (~truth).view(np.uint8))[:3]) / 255
+        traits["contrast"] = f"{math.sqrt(((product - backdrop) ** 2).mean()):.4f}"
+    return traits
+
+
+def slice_groups(scores: Sequence[Score], name: str) -> list[str]:
+    """Each image's group in a slice.
+
+    Numbers with more than three values are split into thirds of the images; otherwise each value is a group.
+
+    Args:
+        scores: the images.
+        name: `view`, `area`, or a trait; an image without the trait belongs to the group `unknown`.
+    """
+    values = [score.view if name == "view" else _trait(score, name) for score in scores]
+    numbers = {value: _number(value) for value in values if value != UNKNOWN}
+    known = [numbers[value] for value in values if value in numbers]
+    if name == "view" or len(set(known)) <= len(LEVELS) or not np.isfinite(known).all():
+        return values
+    names, limits = THIRDS.get(name, LEVELS), np.quantile(known, [1 / 3, 2 / 3])
+    return [names[int(np.searchsorted(limits, numbers[v]))] if v in numbers else v for v in values]
+
+
 def dump_evaluation(evaluation: Evaluation) -> bytes:
     """`metrics.json` as bytes; equal evaluations give equal bytes."""
     return f"{evaluation.model_dump_json(indent=2)}\n".encode()
@@ -202,13 +252,15 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
     """`images.csv` as bytes, a row per image sorted by name; equal scores give equal bytes."""
     rows = sorted(scores, key=lambda score: score.image)
     recipes = sorted({recipe for score in rows for recipe in score.recipes})
+    traits = sorted({trait for score in rows for trait in score.traits})
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*COLUMNS, *recipes])
+    writer.writerow([*COLUMNS, *traits, DICE, *recipes])
     for row in rows:
         fold = HOLDOUT if row.fold is None else row.fold
         parts = [repr(float(row.recipes[recipe])) if recipe in row.recipes else "" for recipe in recipes]
-        writer.writerow([row.image, row.object, row.view, row.area, fold, repr(float(row.dice)), *parts])
+        known = [row.traits.get(trait, "") for trait in traits]
+        writer.writerow([row.image, row.object, row.view, row.area, fold, *known, repr(float(row.dice)), *parts])
     return table.getvalue().encode()
 
 
@@ -230,6 +282,8 @@ def read_scores(path: str | Path) -> list[Score]:
     """
     try:
         header, rows = text.read_table(text.decode(storage.read_bytes(path)), COLUMNS, more=True)
+        if DICE not in header:
+            raise ValueError(f"its columns have no {DICE}")
         scores = [_score(row, header) for _, row in rows]
         twice = duplicate(score.image for score in scores)
         if twice is not None:
@@ -298,8 +352,11 @@ def _refuse_nan(scores: Iterable[Score]) -> None:
 
 def _score(row: list[str], header: list[str]) -> Score:
     image, name, view, area, fold = row[:5]
-    recipes = {recipe: _dice(text) for recipe, text in zip(header[6:], row[6:], strict=True) if text}
-    return Score(image, name, view, int(area), None if fold == HOLDOUT else int(fold), _dice(row[5]), recipes)
+    dice = header.index(DICE)
+    recipes = {recipe: _dice(text) for recipe, text in zip(header[dice + 1 :], row[dice + 1 :], strict=True) if text}
+    traits = {trait: text for trait, text in zip(header[5:dice], row[5:dice], strict=True) if text}
+    place = None if fold == HOLDOUT else int(fold)
+    return Score(image, name, view, int(area), place, _dice(row[dice]), recipes, traits)
 
 
 def _dice(text: str) -> float:
@@ -307,3 +364,15 @@ def _dice(text: str) -> float:
     if not (0 <= value <= 1 or math.isnan(value)):
         raise ValueError(f"{text} is not a Dice")
     return value
+
+
+def _trait(score: Score, name: str) -> str:
+    return str(score.area) if name == "area" else score.traits.get(name, UNKNOWN)
+
+
+def _number(text: str) -> float:
+    """NaN for other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

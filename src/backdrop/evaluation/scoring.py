@@ -10,7 +10,7 @@ from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, read_pair
 from backdrop.data.folds import FoldPlan, Row
 from backdrop.data.masks import Mask, Overlap
-from backdrop.evaluation.metrics import Score
+from backdrop.evaluation.metrics import Score, measure_traits
 from backdrop.inference.batch import chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member
@@ -27,6 +27,8 @@ class Scored:
 
 # The members that may score each photograph.
 Judges = dict[Row, EnsembleModel]
+# A photograph's place, its truth (H, W), and its traits.
+Known = tuple[Row, Mask, dict[str, str]]
 
 
 def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Judges:
@@ -99,10 +101,10 @@ def _judge(
 ) -> Iterator[tuple[Score, dict[str, float]]]:
     """Each photograph's score, and its Dice by each member alone."""
 
-    def prepare(row: Row) -> tuple[Photograph, tuple[Row, Mask]]:
+    def prepare(row: Row) -> tuple[Photograph, Known]:
         photo = dataset.photos[row.image]
         image, truth = read_pair(photo, digests)
-        return model.prepare(image), (row, truth)
+        return model.prepare(image), (row, truth, measure_traits(image, truth))
 
     dataset.select(row.image for row in rows)  # raises if a mask is missing
     recipes = {member.record.recipe for member in model.members}
@@ -111,7 +113,7 @@ def _judge(
 
 
 def _judge_chunk(
-    model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[tuple[Row, Mask]]
+    model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[Known]
 ) -> Iterator[tuple[Score, dict[str, float]]]:
     names = [member.record.recipe for member in model.members]
     outcomes = [model.outcome(photo) for photo in photos]
@@ -126,12 +128,12 @@ def _judge_chunk(
                 means[i].add(probability, weight)
                 recipe_means[i][member.record.recipe].add(probability, 1)
                 alone[i][member.name].add(masks.binarize(probability), known[i][1][rows])
-        for i, (_, truth) in enumerate(known):
+        for i, (_, truth, _) in enumerate(known):
             outcomes[i].take(rows, means[i])
             for name, mean in recipe_means[i].items():
                 by_recipe[i][name].add(mean.mask(), truth[rows])
-    for i, (row, truth) in enumerate(known):
+    for i, (row, truth, traits) in enumerate(known):
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
         dice = masks.dice(model.cut(outcomes[i], row.view), truth)
-        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes)
+        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
         yield score, {name: overlap.dice() for name, overlap in alone[i].items()}

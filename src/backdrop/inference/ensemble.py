@@ -6,19 +6,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import MemberError
-from backdrop.config import Ensemble, Input, digest
+from backdrop.config import Ensemble, Input, Recipe, digest
 from backdrop.config.postprocessing import Operations
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.data import masks
 from backdrop.data.preprocessing import to_input
 from backdrop.inference.member import RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
-from backdrop.inference.predict import ALL, Answer, Mean, answers, integer_weights
+from backdrop.inference.predict import ALL, Answer, Mean, answers, integer_weights, scaled_size
+from backdrop.models import build
+from backdrop.models.cost import macs
 
 CONFIG = "ensemble.yaml"
 MEMBERS = "members"
@@ -47,6 +50,10 @@ class EnsembleModel:
         parts = [[m.name, m.record.weights, digest(m.recipe), weight] for m, weight in weighed]
         parts += [[operation.model_dump_json()] for operation in self.operations]
         return storage.sha256(json.dumps(parts).encode())
+
+    def cost(self) -> int:
+        """Multiply-accumulates of all networks for one photograph: of every member, snapshot, flip and scale."""
+        return sum(prediction_cost(member.recipe) for member in self.members)
 
     def prepare(self, image: Image) -> "Photograph":
         """What the members need of a photograph (H, W, 3) RGB.
@@ -154,6 +161,15 @@ def blocks(photos: Sequence[Photograph], sums: int = 1) -> list[slice]:
     height, width = max(photo.height for photo in photos), max(photo.width for photo in photos)
     step = max(1, BLOCK // width // sums) if len(photos) == 1 else height
     return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def prediction_cost(recipe: Recipe) -> int:
+    """Multiply-accumulates of one member of a recipe for one photograph."""
+    with torch.device("meta"):
+        network = build(**recipe.network_options())
+    size = (recipe.input.height, recipe.input.width)
+    passes = (recipe.snapshots or 1) * (1 + recipe.tta.hflip) * (1 + recipe.tta.vflip)
+    return passes * sum(macs(network, *scaled_size(size, scale, network)) for scale in recipe.tta.scales)
 
 
 def member_answers(member: Member, photos: Sequence[Photograph]) -> Iterator[Answer]:

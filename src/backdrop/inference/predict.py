@@ -134,7 +134,7 @@ def _outputs(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
     size = batch.shape[-2:]
     flips = [(), *[(3,)] * tta.hflip, *[(2,)] * tta.vflip, *[(2, 3)] * (tta.hflip and tta.vflip)]
     for scale in tta.scales:
-        scaled = batch if scale == 1 else _resize(batch, [_round_to_stride(side * scale, network) for side in size])
+        scaled = batch if scale == 1 else _resize(batch, scaled_size(size, scale, network))
         for dims in flips:
             logits = network(scaled.flip(dims)).flip(dims)
             yield logits if scale == 1 else _resize(logits, size)
@@ -148,10 +148,10 @@ def _average(outputs: Sequence[Tensor], tta: Tta) -> Tensor:
     return stacked.sigmoid_().mean(dim=0)
 
 
-def _round_to_stride(side: float, network: nn.Module) -> int:
-    """The multiple of the network's stride nearest to a side."""
+def scaled_size(size: Sequence[int], scale: float, network: nn.Module) -> list[int]:
+    """A size (H, W) times a scale, each side the nearest multiple of the network's stride."""
     stride = int(getattr(network, "stride", 1))
-    return max(1, round(side / stride)) * stride
+    return [max(1, round(side * scale / stride)) * stride for side in size]
 
 
 def _resize(batch: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:

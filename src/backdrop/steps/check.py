@@ -1,12 +1,15 @@
 """`check`: finds all faults of a dataset before anything is spent."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from backdrop.common.errors import DataError
 from backdrop.common.progress import working
 from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Fault, list_dataset
 from backdrop.data.listing import PassedOver, printable
+from backdrop.data.metadata import METADATA, read_metadata
 from backdrop.data.validation import Look, in_order, inspect
 
 
@@ -48,7 +51,7 @@ def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) 
     chosen = [find_ensemble(name) for name in ensembles]
     dataset = list_dataset(data).first(objects)
     inspection = inspect(dataset)
-    faults = [*inspection.faults, *_misfits(chosen, inspection.looks)]
+    faults = [*inspection.faults, *_misfits(chosen, inspection.looks), *_unknown_slices(chosen, dataset.root)]
     photos = dataset.photos.values()
     unnamed = [PassedOver(file=fault.file, reason=fault.what) for fault in dataset.unlabeled_faults]
     return CheckReport(
@@ -61,6 +64,16 @@ def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) 
         faults=tuple(in_order(faults)),
         passed_over=(*dataset.passed_over, *unnamed),
     )
+
+
+def _unknown_slices(ensembles: Sequence[Ensemble], root: Path) -> Iterator[Fault]:
+    """The ensembles' slices that `metadata.csv` lacks."""
+    for ensemble in ensembles:
+        try:
+            read_metadata(root, ensemble.gate.metadata_columns)
+        except DataError as error:
+            what = f"doesn't suit ensemble {ensemble.name}: {error.what}"
+            yield Fault(level="error", file=printable(root / METADATA), what=what, remedy=error.remedy)
 
 
 def _misfits(ensembles: Sequence[Ensemble], looks: Sequence[Look]) -> list[Fault]:

@@ -1,6 +1,7 @@
 """`evaluate`: members and their ensemble, out of fold and on the holdout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from backdrop.common import storage
 from backdrop.common.lock import alone
@@ -8,6 +9,7 @@ from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
 from backdrop.data.folds import plans_digest, read_plans, verify
+from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.metrics import (
     IMAGES,
@@ -40,29 +42,36 @@ def evaluate(
         plan: the fold plan that the members were trained by; several if they differ in that, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
         out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph).
-        ensemble: a shipped ensemble's name or a YAML file's path, for its weights; without it all weigh alike.
+        ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; without it
+            all members weigh alike.
 
     Raises:
         MemberError: if a member isn't whole, or wasn't trained by one of the plans on these data.
         PlanError: if a plan belongs to other data or holds out other objects than the first.
-        DataError: if a photograph can't be read.
+        DataError: if a photograph can't be read, or `metadata.csv` lacks what the ensemble's gate groups by.
     """
     config = find_ensemble(ensemble) if ensemble else None
     plans, dataset = read_plans(plan), open_dataset(data)
+    metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
     digests = verify(plans[0], dataset)
     model = gather([open_member(address) for address in members], config)
     who = judges(plans, digests, model)
     scored = score(dataset, who, digests)
-    evaluation = summarize(scored.scores, scored.members, model.digest(), plans_digest(plans))
-    evaluation = evaluation.model_copy(update={"repair": _effects(dataset, digests, who, scored.scores)})
+    scores = [_with_metadata(score, metadata) for score in scored.scores]
+    added = {"cost": model.cost(), "repair": _effects(dataset, digests, who, scores)}
+    evaluation = summarize(scores, scored.members, model.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
-    worst = _worst(dataset, digests, who, scored.scores)
-    page = render(Report(name, plans[0].data, evaluation, scored.scores, _summaries(model, evaluation), worst))
+    worst = _worst(dataset, digests, who, scores)
+    page = render(Report(name, plans[0].data, evaluation, scores, _summaries(model, evaluation), worst))
     with storage.output_folder(out, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
-        (folder / IMAGES).write_bytes(dump_scores(scored.scores))
+        (folder / IMAGES).write_bytes(dump_scores(scores))
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     return evaluation
+
+
+def _with_metadata(score: Score, metadata: Mapping[str, dict[str, str]]) -> Score:
+    return replace(score, traits={**score.traits, **metadata.get(score.object, {})})
 
 
 def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> tuple[Effect, ...]:

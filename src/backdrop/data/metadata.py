@@ -1,0 +1,49 @@
+"""What is known of the objects: the dataset's `metadata.csv`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backdrop.common import storage, text
+from backdrop.common.errors import DataError, shorten
+from backdrop.data.listing import normalized
+
+METADATA = "metadata.csv"
+NAMES = ("id", "object")  # the first column, as Kaggle calls it or as we do
+REMEDY = "Correct it, or gate.slices of the ensemble"
+
+
+def read_metadata(root: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Each object's values in some columns of `metadata.csv`, without those that are empty.
+
+    Args:
+        root: the dataset's folder.
+        columns: which; without any, the file isn't needed.
+
+    Raises:
+        DataError: if the file or a column is missing, or it is damaged or lists an object twice.
+    """
+    if not columns:
+        return {}
+    path = root / METADATA
+    if not path.is_file():
+        raise DataError(f"{path} is missing, but gate.slices names {columns[0]}", "Add it, or leave that slice out")
+    try:
+        header, rows = _read(text.decode(storage.read_bytes(path)))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({shorten(error)})", REMEDY) from error
+    for name in columns:
+        if name not in header:
+            raise DataError(f"{path} has no column {name}", f"Let gate.slices name one of {', '.join(header[1:])}")
+    found: dict[str, dict[str, str]] = {}
+    for line, row in rows:
+        key = normalized(row[0])
+        if key in found:
+            raise DataError(f"{path} lists object {key} twice (line {line})", "Remove one of the lines")
+        values = dict(zip(header, row, strict=True))
+        found[key] = {name: values[name] for name in columns if values[name]}
+    return found
+
+
+def _read(table: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    first = next((name for name in NAMES if table.lstrip('"').startswith(name)), NAMES[0])
+    return text.read_table(table, [first], more=True)

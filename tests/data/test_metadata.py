@@ -1,0 +1,60 @@
+"""What `metadata.csv` says of objects, for the gate's slices."""
+
+from pathlib import Path
+
+import pytest
+
+from backdrop.common.errors import DataError
+from backdrop.config import Ensemble, Gate
+from backdrop.config.records import dump_yaml
+from backdrop.data.metadata import read_metadata
+from backdrop.steps.check import check
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "metadata.csv").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("first", ["id", "object"])
+def test_columns_are_read_by_object(first: str, separator: str, tmp_path: Path) -> None:
+    lines = [f"{first},year,make", "car0,2001,ford", "car1,,opel", "car2,2003,"]
+    folder = written(tmp_path, "\n".join(lines).replace(",", separator))
+    assert read_metadata(folder, ["year"]) == {"car0": {"year": "2001"}, "car1": {}, "car2": {"year": "2003"}}
+    assert read_metadata(folder, ["make", "year"])["car0"] == {"make": "ford", "year": "2001"}
+
+
+def test_without_columns_no_file_is_needed(tmp_path: Path) -> None:
+    assert read_metadata(tmp_path, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "metadata.csv is missing, but gate.slices names make"),
+        ("id,year\ncar0,2001\n", "no column make. Let gate.slices name one of year"),
+        ("car,make\ncar0,ford\n", "is damaged"),
+        ("id,make\ncar0\n", "is damaged"),
+        ("id,make\ncar0,ford\ncar0,opel\n", "lists object car0 twice"),
+    ],
+)
+def test_what_cannot_be_used_is_named(text: str | None, words: str, tmp_path: Path) -> None:
+    if text is not None:
+        written(tmp_path, text)
+    with pytest.raises(DataError, match=r"metadata\.csv") as caught:
+        read_metadata(tmp_path, ["make"])
+    assert words in str(caught.value)
+
+
+def test_check_finds_a_slice_that_the_dataset_cannot_have(data: Path, tmp_path: Path) -> None:
+    ensemble = Ensemble.model_validate(
+        {"name": "sliced", "folds": {"count": 2}, "members": [{"recipe": "tiny"}], "gate": Gate(slices=("make",))}
+    )
+    path = tmp_path / "sliced.yaml"
+    path.write_text(dump_yaml(ensemble))
+    (fault,) = check(str(data), [str(path)]).errors
+    assert fault.file.endswith("metadata.csv")
+    assert "doesn't suit ensemble sliced" in fault.what
+    written(data, "id,make\ncar0,ford\n")
+    assert check(str(data), [str(path)]).errors == []
