@@ -180,14 +180,14 @@ def test_a_verdict_replaces_the_one_before_and_nothing_else() -> None:
 
 
 def test_a_verdict_shows_which_view_got_worse() -> None:
-    good = Slice(view="01", objects=12, difference=0.01, low=0.0, high=0.02, worse=False)
-    lone = Slice(view="02", objects=1, difference=-0.04, low=None, high=None, worse=False)
-    bad = Slice(view="03", objects=12, difference=-0.01, low=-0.02, high=-0.005, worse=True)
+    good = Slice(slice="view", group="01", objects=12, difference=0.01, low=0.0, high=0.02, worse=False)
+    lone = Slice(slice="view", group="02", objects=1, difference=-0.04, low=None, high=None, worse=False)
+    bad = Slice(slice="view", group="03", objects=12, difference=-0.01, low=-0.02, high=-0.005, worse=True)
     changes = {"objects": 12, "difference": 0.001, "low": 0.0005, "high": 0.002}
     for slices, worse in (((good, lone), False), ((good, lone, bad), True)):
         html = with_verdict(render(report(scores())), Verdict(outcome="rejected", reasons=(), slices=slices, **changes))
         Reader(html)
-        assert ('<tr class="worse"><td>03</td>' in html) == worse == ("<details open>" in html)
+        assert ('<tr class="worse"><td>view 03</td>' in html) == worse == ("<details open>" in html)
         assert "-0.04000" in html
 
 

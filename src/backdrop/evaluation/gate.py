@@ -1,34 +1,41 @@
 """The gate: whether a challenger replaces the champion, judged only on objects that no member trained on.
 
-The two models are compared on the same holdout images by a paired bootstrap over objects. Of equally good challengers,
-about one in forty passes by chance. A challenger that can't be compared is rejected. Reasons include the numbers.
+The two models are compared on the same holdout images, object by object. The more often a holdout has been asked, the
+clearer a difference must be, so that few champions are ever replaced by chance. A challenger that can't be compared is
+rejected. Reasons include the numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
+
+import numpy as np
 
 from backdrop.common.words import count
 from backdrop.config import Gate
 from backdrop.config.records import Record
-from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, estimate, object_means
+from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, estimate, object_means, slice_groups
+from backdrop.evaluation.significance import adjusted_p, level, p_value
 
 Outcome = Literal["promoted", "rejected", "unchanged"]
 
 NO_CHAMPION, UNFAIR = "there is no champion yet", "the two can't be compared; the champion stays"
-MINIMUM_OBJECTS = 12  # an interval over fewer objects is too uncertain to replace a champion
+SLICE_ALPHA = 0.05  # the chance that an equally good challenger is rejected by any slice
 
 
 class Slice(Record):
-    """The change of Dice on one view of the holdout's objects; `worse` if it alone rejects the challenger.
+    """The change of Dice in one group of a slice; `worse` if it alone rejects the challenger.
 
-    The interval of a view with only one object is None, and it never rejects the challenger.
+    `slice` is what images are grouped by, `group` the group's name, `p_value` the chance of such a loss. A group with
+    only one object has no interval and no p, and never rejects the challenger.
     """
 
-    view: str
+    slice: str
+    group: str
     objects: int
     difference: float
     low: float | None
     high: float | None
+    p_value: float | None = None
     worse: bool
 
 
@@ -38,6 +45,9 @@ class Verdict(Record):
     `rejected` means that the champion stays, or that there still is none; `unchanged` means that the challenger is the
     champion itself. `summary` gives the reason in a few words, `reasons` with numbers. `difference` is the challenger's
     Dice minus the champion's on the holdout, `low` and `high` its 95 % interval; None without a comparison.
+
+    `look` counts the comparisons on this holdout, this one included; None if none was spent. It promotes if `p_value`
+    is below `level`; the next needs less than `next_level`.
     """
 
     outcome: Outcome
@@ -47,16 +57,28 @@ class Verdict(Record):
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    look: int | None = None
+    level: float | None = None
+    p_value: float | None = None
+    next_level: float | None = None
     slices: tuple[Slice, ...] = ()
 
 
-def judge(challenger: Sequence[Score], champion: Sequence[Score] | None, gate: Gate) -> Verdict:
+def judge(
+    challenger: Sequence[Score],
+    champion: Sequence[Score] | None,
+    gate: Gate,
+    looks: int = 0,
+    costs: tuple[float | None, float | None] = (None, None),
+) -> Verdict:
     """Judges a challenger.
 
     Args:
         challenger: the challenger's scores; only those of the holdout count.
         champion: the champion's scores on the same holdout; None if there is no champion.
         gate: the thresholds.
+        looks: how many verdicts on this holdout had a `look`, 0 or more.
+        costs: multiply-accumulates per photograph of challenger and champion; None where unknown.
 
     Returns:
         The verdict. Swapping the two models negates the interval exactly, and at most one of them is promoted.
@@ -64,11 +86,23 @@ def judge(challenger: Sequence[Score], champion: Sequence[Score] | None, gate: G
     new, old = _holdout(challenger), _holdout(champion or ())
     objects = len({score.object for score in new})
     fault = _fault(new, "challenger") or (champion is not None and (_fault(old, "champion") or _mismatch(new, old)))
+    fault = fault or (champion is not None and _missing_slice(new, gate))
     if fault:
         return rejected(UNFAIR if champion is not None else f"it can't be judged; {NO_CHAMPION}", fault, objects)
     if champion is None:
         return _first(new, gate)
-    return _compare(new, old, gate)
+    return _compare(new, old, gate, looks + 1, costs)
+
+
+def rejected(why: str, reason: str, objects: int) -> Verdict:
+    """The verdict on a challenger that can't be judged.
+
+    Args:
+        why: the reason in a few words.
+        reason: the reason in a sentence.
+        objects: number of objects in the holdout.
+    """
+    return Verdict(outcome="rejected", summary=why, reasons=(reason,), objects=objects)
 
 
 def _holdout(scores: Sequence[Score]) -> list[Score]:
@@ -99,6 +133,15 @@ def _mismatch(new: Sequence[Score], old: Sequence[Score]) -> str | None:
     return None
 
 
+def _missing_slice(scores: Sequence[Score], gate: Gate) -> str | None:
+    """The reason why a slice can't be guarded; None if all can."""
+    recorded = {"view", "area"}.union(*(score.traits for score in scores))
+    missing = [name for name in gate.slices if name not in recorded]
+    if not missing:
+        return None
+    return f"The challenger's evaluation has no column {missing[0]}, which gate.slices names: evaluate it again"
+
+
 def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
     result = estimate(scores)
     passed = result.dice >= gate.minimum_dice
@@ -113,61 +156,94 @@ def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
     )
 
 
-def _compare(new: Sequence[Score], old: Sequence[Score], gate: Gate) -> Verdict:
-    differences = [(score, score.dice - other.dice) for score, other in zip(new, old, strict=True)]
-    means = object_means((score.object, difference) for score, difference in differences)
-    change, slices = bootstrap(means), _slices(differences, gate)
-    few = len(means) < MINIMUM_OBJECTS
-    worse = [part for part in slices if part.worse]
-    reasons = [_few(len(means))] if few else []
-    reasons += [_change(change, len(means)), *(_slice_reason(part, gate) for part in worse)]
-    better = change.low > 0 and not few and not worse
+def _compare(
+    new: Sequence[Score], old: Sequence[Score], gate: Gate, look: int, costs: tuple[float | None, float | None]
+) -> Verdict:
+    differences = [(score.object, score.dice - other.dice) for score, other in zip(new, old, strict=True)]
+    means, allowed = object_means(differences), _allowance(gate, costs)
+    change, slices = bootstrap(means), _slices(new, [difference for _, difference in differences], gate, allowed)
+    few, worse = len(means) < gate.minimum_objects, [part for part in slices if part.worse]
+    p = None if few else _rise(means, allowed)
+    clear = p is not None and p < level(look)
+    promoted = clear and not worse
+    reasons = [_few(len(means), gate)] if few else []
+    reasons += [_change(change, len(means)), *(_cost(costs, allowed) if gate.mode == "cheaper" else ())]
+    reasons += [_evidence(p, look)] if p is not None else []
+    reasons += [_slice_reason(part, gate.slice_drop + max(allowed, 0.0)) for part in worse]
     return Verdict(
-        outcome="promoted" if better else "rejected",
-        summary="better than the champion" if better else _summary(few, bool(worse)),
+        outcome="promoted" if promoted else "rejected",
+        summary=_promotion(allowed) if promoted else _rejection(few, bool(worse), allowed),
         reasons=tuple(reasons),
         objects=len(means),
         difference=change.mean,
         low=change.low,
         high=change.high,
+        look=None if few else look,
+        level=None if few else level(look),
+        p_value=p,
+        next_level=None if few else level(look + 1),
         slices=slices,
     )
 
 
-def rejected(why: str, reason: str, objects: int) -> Verdict:
-    """The verdict on a challenger that can't be judged.
-
-    Args:
-        why: the reason in a few words.
-        reason: the reason in a sentence.
-        objects: number of objects in the holdout.
-    """
-    return Verdict(outcome="rejected", summary=why, reasons=(reason,), objects=objects)
+def _allowance(gate: Gate, costs: tuple[float | None, float | None]) -> float:
+    """How much Dice a challenger may lose; below zero, how much it must gain. Swapping the models negates it."""
+    new, old = costs
+    if gate.mode == "better" or new is None or old is None or new == old:
+        return 0.0
+    return gate.margin if new < old else -gate.margin
 
 
-def _summary(few: bool, worse: bool) -> str:
-    why = "too few holdout objects" if few else "worse on a view" if worse else "not better than the champion"
-    return f"{why}; the champion stays"
+def _rise(means: Mapping[str, float], allowed: float) -> float:
+    return float(p_value([value + allowed for value in means.values()]))
 
 
-def _slices(differences: Sequence[tuple[Score, float]], gate: Gate) -> tuple[Slice, ...]:
-    views = sorted({score.view for score, _ in differences})
+def _slices(scores: Sequence[Score], changes: Sequence[float], gate: Gate, allowed: float) -> tuple[Slice, ...]:
+    """All groups of all slices. Their losses share one rate of false alarms (Bonferroni)."""
+    groups: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for name in gate.slices:
+        for score, change, group in zip(scores, changes, slice_groups(scores, name), strict=True):
+            groups.setdefault((name, group), []).append((score.object, change))
+    means = {key: object_means(values) for key, values in groups.items()}
+    asked = SLICE_ALPHA / max(1, sum(len(group) > 1 for group in means.values()))
     return tuple(
-        _slice(view, [(s.object, change) for s, change in differences if s.view == view], gate) for view in views
+        _slice(name, group, means[name, group], gate.slice_drop, max(allowed, 0.0), asked)
+        for name, group in sorted(means, key=lambda key: (gate.slices.index(key[0]), key[1]))
     )
 
 
-def _slice(view: str, changes: Sequence[tuple[str, float]], gate: Gate) -> Slice:
-    means = object_means(changes)
+def _slice(name: str, group: str, means: Mapping[str, float], drop: float, allowed: float, asked: float) -> Slice:
     change = bootstrap(means)
     if len(means) == 1:
-        return Slice(view=view, objects=1, difference=change.mean, low=None, high=None, worse=False)
-    worse = change.mean < -gate.slice_drop and change.high < 0
-    return Slice(view=view, objects=len(means), difference=change.mean, low=change.low, high=change.high, worse=worse)
+        return Slice(slice=name, group=group, objects=1, difference=change.mean, low=None, high=None, worse=False)
+    p = float(adjusted_p(-(np.array(list(means.values())) + allowed)))
+    return Slice(
+        slice=name,
+        group=group,
+        objects=len(means),
+        difference=change.mean,
+        low=change.low,
+        high=change.high,
+        p_value=p,
+        worse=change.mean < -(drop + allowed) and p < asked,
+    )
 
 
-def _few(objects: int) -> str:
-    return f"{count(objects, 'object')} in the holdout: replacing a champion takes at least {MINIMUM_OBJECTS}"
+def _promotion(allowed: float) -> str:
+    if allowed > 0:
+        return "cheaper than the champion, and loses less than gate.margin"
+    return f"better than the champion{' by more than gate.margin' if allowed < 0 else ''}"
+
+
+def _rejection(few: bool, worse: bool, allowed: float) -> str:
+    asked = "to lose less than gate.margin" if allowed > 0 else "to be better than the champion"
+    why = "too few holdout objects" if few else "worse on a slice" if worse else f"not shown {asked}"
+    return f"{why}; the champion stays"
+
+
+def _few(objects: int, gate: Gate) -> str:
+    asked = f"replacing a champion takes at least {gate.minimum_objects}"
+    return f"{count(objects, 'object')} in the holdout: {asked}"
 
 
 def _change(change: Interval, objects: int) -> str:
@@ -179,12 +255,27 @@ def _change(change: Interval, objects: int) -> str:
     return f"Dice on {count(objects, 'holdout object')} {verb} by {_number(abs(change.mean))} ({spread}){tail}"
 
 
-def _slice_reason(part: Slice, gate: Gate) -> str:
+def _evidence(p: float, look: int) -> str:
+    shown = "p < 1e-9" if p < 1e-9 else f"p = {p:.3g}"
+    asked, following = f"p < {level(look):.3g}", f"p < {level(look + 1):.3g}"
+    return f"Look {look} at this holdout needs {asked} and has {shown}; the next needs {following}"
+
+
+def _cost(costs: tuple[float | None, float | None], allowed: float) -> tuple[str]:
+    new, old = costs
+    if new is None or old is None:
+        return ("The cost of one of the two isn't known, so the challenger must be better",)
+    asked = f"may lose less than {allowed:g}" if allowed > 0 else f"must gain more than {-allowed:g}"
+    both = f"It costs {new:.3g} multiply-accumulates per photograph, the champion {old:.3g}"
+    return (f"{both}: it {asked if allowed else 'must be better'}",)
+
+
+def _slice_reason(part: Slice, allowed: float) -> str:
     assert part.low is not None  # a slice without an interval is never worse
     assert part.high is not None
-    subject = f"Dice of view {part.view} on {count(part.objects, 'object')}"
+    subject = f"Dice of {part.slice} {part.group} on {count(part.objects, 'object')}"
     change = f"fell by {_number(-part.difference)} ({_interval(part.low, part.high)})"
-    return f"{subject} {change}, more than the {gate.slice_drop} that the gate allows"
+    return f"{subject} {change}, more than the {allowed:g} that the gate allows"
 
 
 def _interval(low: float, high: float) -> str:

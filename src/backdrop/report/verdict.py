@@ -7,7 +7,7 @@ from backdrop.evaluation.gate import Outcome, Slice, Verdict
 from backdrop.report.charts import Scale, interval
 
 BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"
-SLICES = 48  # views shown, those with the largest loss
+SLICES = 48  # groups shown, those with the largest loss
 TITLES: dict[Outcome, str] = {"promoted": "Promoted", "rejected": "Rejected", "unchanged": "Champion, unchanged"}
 
 
@@ -41,19 +41,23 @@ def _judged(verdict: Verdict) -> str:
 
 
 def _changes(verdict: Verdict) -> str:
-    """The change on the holdout and on each view, with intervals."""
+    """The change on the holdout and in each group, with intervals."""
     if verdict.difference is None or verdict.low is None or verdict.high is None:
         return ""
     ends = [verdict.low, verdict.high, *(end for part in verdict.slices for end in _ends(part))]
     reach = max(1e-9, *map(abs, ends))
     scale = Scale(-reach, reach, float, ())
-    total = _row("all", verdict.objects, (verdict.difference, verdict.low, verdict.high), scale)
-    shown = sorted(sorted(verdict.slices, key=lambda part: part.difference)[:SLICES], key=lambda part: part.view)
+    total = _row("all objects", verdict.objects, (verdict.difference, verdict.low, verdict.high), scale)
+    shown = sorted(sorted(verdict.slices, key=lambda part: part.difference)[:SLICES], key=_name)
     rows = "".join(_slice(part, scale) for part in shown)
-    head = "<th>view</th><th>objects</th><th>change of Dice</th><th>95 % interval</th><th></th>"
+    head = "<th>group</th><th>objects</th><th>change of Dice</th><th>95 % interval</th><th></th>"
     table = f'<table class="spans"><thead><tr>{head}</tr></thead><tbody>{total}{rows}</tbody></table>'
     opened = " open" if any(part.worse for part in verdict.slices) else ""
-    return f'<details{opened}><summary>Change by view</summary><div class="wide">{table}</div></details>'
+    return f'<details{opened}><summary>Change by group</summary><div class="wide">{table}</div></details>'
+
+
+def _name(part: Slice) -> str:
+    return f"{part.slice} {part.group}"
 
 
 def _ends(part: Slice) -> tuple[float, float]:
@@ -64,7 +68,7 @@ def _ends(part: Slice) -> tuple[float, float]:
 
 
 def _slice(part: Slice, scale: Scale) -> str:
-    return _row(part.view, part.objects, (part.difference, *_ends(part)), scale, "worse" if part.worse else "")
+    return _row(_name(part), part.objects, (part.difference, *_ends(part)), scale, "worse" if part.worse else "")
 
 
 def _row(view: str, objects: int, change: tuple[float, float, float], scale: Scale, kind: str = "") -> str:
