@@ -41,7 +41,7 @@ def test_upload_is_done_once(kfp: FakeKfp, host: str, call: Call) -> None:
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)
 
 
-def test_upload_goes_on_where_it_was_killed(kfp: FakeKfp, host: str, call: Call) -> None:
+def test_a_killed_upload_resumes(kfp: FakeKfp, host: str, call: Call) -> None:
     def die(_who: str, what: str) -> None:
         if what.startswith("POST"):
             raise Refused(None)
@@ -139,7 +139,7 @@ def test_schedule(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
         (["upload", "tinny"], "There is no ensemble tinny. Did you mean tiny?"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_asked(
+def test_errors_are_reported_before_any_request(
     arguments: list[str], message: str, kfp: FakeKfp, host: str, call: Call
 ) -> None:
     code, _, err = call(*arguments)

@@ -38,7 +38,7 @@ def test_a_variable_that_mlflow_cannot_convert_is_named(clean: None, monkeypatch
         connect()
 
 
-def test_a_taken_port_is_said(mlflow_server: str, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(mlflow_server: str, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="is taken"), local_server(tmp_path, int(mlflow_server.rpartition(":")[2])):
         pass
 
