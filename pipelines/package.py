@@ -18,6 +18,7 @@ from backdrop.pipelines.lint import refuse
 from backdrop.pipelines.training import Tuned, training
 
 DIGITS = 12
+COMPILED = ", compiled by `backdrop pipeline compile`"  # ends a package's first line
 # libyaml's, if PyYAML has it: without it a large ensemble's package takes seconds to read.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -32,8 +33,14 @@ class Package:
 
     def dump(self) -> bytes:
         """The bytes of the file for Kubeflow; the same graph gives the same bytes."""
-        head = f"# {self.name} {self.version}, compiled by `backdrop pipeline compile`\n"
+        head = f"# {self.name} {self.version}{COMPILED}\n"
         return (head + yaml.safe_dump_all(self.documents, sort_keys=True, width=120)).encode()
+
+
+def is_package(data: bytes) -> bool:
+    """Whether a file's content begins as a package's does."""
+    head = data.partition(b"\n")[0]
+    return head.startswith(b"# ") and head.endswith(COMPILED.encode())
 
 
 def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned = "off", ray: bool = False) -> Package:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.common import s3, storage
+from backdrop.common import outputs, s3, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config.folds import Rule
@@ -63,8 +63,11 @@ def test_a_folder_goes_there_and_back_whole(
         assert proxy.seen["PUT"] + proxy.seen["POST"] == before
         (folder / "0" / "0.bin").write_bytes(b"new")
         assert storage.upload_folder(folder, "s3://photos/x", "key.json") == 1
-        storage.remove_folder("s3://photos/x", "key.json")
-        assert storage.list_files("s3://photos/x") == []
+        with outputs.output_folder("s3://photos/y", "sample", "key.json") as scratch:
+            shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        assert contents(storage.local_folder("s3://photos/y")).items() >= contents(folder).items()
+        outputs.remove("s3://photos/y")
+        assert storage.list_files("s3://photos/y") == []
 
 
 def test_what_isnt_there_is_not_asked_for_again(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from backdrop.common import s3, storage
+from backdrop.common import outputs, s3, storage
 from backdrop.common.errors import ConfigError, StorageError
 
 DEAD = "http://127.0.0.1:9"
@@ -31,10 +31,10 @@ DEAD = "http://127.0.0.1:9"
         storage.read_bytes,
         storage.exists,
         storage.local_folder,
-        storage.remove_folder,
+        outputs.remove,
         lambda address: storage.write_bytes(address, b"x"),
     ],
-    ids=["list_files", "read_bytes", "exists", "local_folder", "remove_folder", "write_bytes"],
+    ids=["list_files", "read_bytes", "exists", "local_folder", "remove", "write_bytes"],
 )
 def test_settings_that_boto3_refuses(
     settings: dict[str, str], call: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.common import s3, storage
+from backdrop.common import outputs, s3, storage
 from backdrop.common.errors import StorageError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
@@ -33,7 +33,7 @@ def test_an_output_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
 
     def half_way() -> None:
-        with storage.output_folder(target, "key.json") as folder:
+        with outputs.output_folder(target, "sample", "key.json") as folder:
             (folder / "a").write_text("a")
             raise RuntimeError("half way")
 
@@ -41,10 +41,10 @@ def test_an_output_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         half_way()
     assert list(tmp_path.iterdir()) == []
     for content in ("first", "second"):
-        with storage.output_folder(target, "key.json") as folder:
+        with outputs.output_folder(target, "sample", "key.json") as folder:
             (folder / "key.json").write_text(content)
             (folder / content).write_text("")
-    assert sorted(path.name for path in target.iterdir()) == ["key.json", "second"]
+    assert sorted(path.name for path in target.iterdir()) == [".backdrop.json", "key.json", "second"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -53,7 +53,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "holiday.jpg").write_text("dear")
     with (
         pytest.raises(StorageError, match=r"out exists and is not the output of an earlier run"),
-        storage.output_folder(tmp_path / "out", "key.json"),
+        outputs.output_folder(tmp_path / "out", "sample", "key.json"),
     ):
         pass
     assert (tmp_path / "out" / "holiday.jpg").read_text() == "dear"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backdrop.common import storage
+from backdrop.common import outputs, storage
 from backdrop.common.errors import StorageError
 
 PART = st.text(ascii_lowercase + digits + "-_ é", min_size=1, max_size=8).map(str.strip).filter(bool)
@@ -22,7 +22,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def put_folder(address: str, files: dict[str, bytes], key_file: str = "key.json") -> None:
-    with storage.output_folder(address, key_file) as folder:
+    with outputs.output_folder(address, "sample", key_file) as folder:
         for name, data in {**files, key_file: b"{}"}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
@@ -64,7 +64,7 @@ def test_what_is_not_there_is_an_error_that_names_it(root: str) -> None:
 
 def test_an_output_folder_appears_whole_or_not_at_all(root: str) -> None:
     def half_way() -> None:
-        with storage.output_folder(f"{root}/out", "key.json") as folder:
+        with outputs.output_folder(f"{root}/out", "sample", "key.json") as folder:
             (folder / "a").write_bytes(b"a")
             raise RuntimeError("half way")
 
@@ -87,8 +87,8 @@ def test_a_folder_here_holds_the_same(root: str) -> None:
 def test_a_removed_folder_is_gone_and_its_neighbor_is_not(root: str) -> None:
     for name in ("out", "out2"):
         put_folder(f"{root}/{name}", {"a": b"a"})
-    storage.remove_folder(f"{root}/out", "key.json")
-    storage.remove_folder(f"{root}/out", "key.json")  # it needn't be there
+    outputs.remove(f"{root}/out")
+    outputs.remove(f"{root}/out")  # it needn't be there
     assert storage.list_files(root) == ["out2/a", "out2/key.json"]
 
 
@@ -99,5 +99,5 @@ def test_any_folder_goes_there_and_back(root: str, files: dict[str, bytes]) -> N
     here = contents(str(storage.local_folder(f"{root}/any")))
     assert files.items() <= here.items()
     assert sorted({*files, "key.json"}) == storage.list_files(f"{root}/any")
-    storage.remove_folder(f"{root}/any", "key.json")
+    outputs.remove(f"{root}/any")
     assert storage.list_files(root) == []

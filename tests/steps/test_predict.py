@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from backdrop.cli import app
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
+from backdrop.common.outputs import INVENTORY
 from backdrop.config import Ensemble, find_recipe
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse
@@ -94,7 +95,7 @@ def spoil(photos: Path) -> dict[str, str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != INVENTORY}
 
 
 def table(path: Path) -> list[list[str]]:

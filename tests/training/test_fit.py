@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from backdrop.common.errors import DataError, MemberError, PlanError
+from backdrop.common.outputs import INVENTORY
 from backdrop.config import find_recipe
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
@@ -29,7 +30,7 @@ def test_training_leaves_a_whole_member_folder(data: Path, plan: Path, tmp_path:
     assert record.address == str(tmp_path / "m")
     assert record.member == member.record
     assert not record.reused
-    assert {path.name for path in member.folder.iterdir()} == {
+    assert {path.name for path in member.folder.iterdir()} - {INVENTORY} == {
         *("member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples")
     }
     history = member.history()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from backdrop.common import outputs
 from backdrop.common.errors import MemberError, StorageError, TrainingError
 from backdrop.data.folds import read_plan
 from backdrop.inference.member import MemberRecord, read_member
@@ -61,7 +62,7 @@ def kill_at(process: "subprocess.Popen[bytes]", out: Path, delay_s: float, writi
     while not checkpoints(out) and process.poll() is None:
         time.sleep(0.001)
     time.sleep(delay_s)
-    while writing and process.poll() is None and not list(out.glob("checkpoints/.[0-9]*")):
+    while writing and process.poll() is None and not list(out.glob("checkpoints/.backdrop.[0-9]*")):
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -129,7 +130,7 @@ def unfinished(kept_checkpoints: None, data: Path, plan: Path, tmp_path: Path) -
 def damages(newest: Path) -> Iterator[str]:
     """Damages the newest checkpoint, one way after another, and mends it again."""
     chance = random.Random(0)
-    whole = {path: path.read_bytes() for path in newest.iterdir()}
+    whole = {path: path.read_bytes() for path in newest.iterdir() if path.name != outputs.INVENTORY}
     for path, data in whole.items():
         for _ in range(2):
             bits = bytearray(data)

@@ -83,6 +83,7 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
     better = search.comparison.best if search.comparison.difference > 0 else search.comparison.preset
     assert search.chosen == better
     assert sorted(path.name for path in out.iterdir()) == [
+        ".backdrop.json",
         "key",
         "plan.csv",
         "recipe.yaml",
@@ -142,10 +143,10 @@ def kill_again_and_again(whole: Whole, tmp_path: Path, kills: int, seed: int, bu
     out, chance = tmp_path / "killed", random.Random(seed)
     for kill in range(kills):
         process = start(whole.cars, out, whole.space, budget)
-        begun = len(list(out.glob("*/*.json")))
+        begun = len(list(out.glob("[!.]*/*.json")))
         # Ray takes seconds to begin; then a kill hits a trial: the first one, or some later one.
         most = 2 * len(whole.search.trials)
-        while process.poll() is None and len(list(out.glob("*/*.json"))) <= begun and kill < most:
+        while process.poll() is None and len(list(out.glob("[!.]*/*.json"))) <= begun and kill < most:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGKILL)

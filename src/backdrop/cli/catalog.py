@@ -1,5 +1,6 @@
 """Lists, shows and copies shipped YAML, for `backdrop recipes …` and `backdrop ensembles …`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
     from backdrop.config import find_text
 
     text = find_text(kind, name).text
-    if out.exists():
+    if os.path.lexists(out):
         raise StorageError(f"{out} exists", "Name another file")
     write_bytes(out, text.encode())
     print(f"{out}: change its name, then {use}")

@@ -34,10 +34,12 @@ def compile_(
     ray: Ray = False,
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
-    from backdrop.common import storage
+    from backdrop.common.outputs import require_file, write_file
+    from backdrop.pipelines.package import is_package
 
+    require_file(out, is_package, "a compiled pipeline")
     package = package_of(ensemble, folds, assignments, tune, ray)
-    storage.write_bytes(out, package.dump())
+    write_file(out, package.dump(), is_package, "a compiled pipeline")
     print(f"{package.name} {package.version} is in {out}")
 
 

@@ -20,6 +20,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError
+from backdrop.common.outputs import require
 from backdrop.common.owner import Owner, parse_owner, this_process
 from backdrop.common.progress import log
 from backdrop.common.storage import disk_errors, is_remote
@@ -29,6 +30,7 @@ SILENT_S = 60.0  # a lock that doesn't change for longer has no owner
 WATCH_S = 15.0  # how long to watch a lock that seems to be as old, because clocks differ
 SETTLE_S = 2.0  # for S3 servers that ignore conditions: by then another writer's lock is visible
 POLL_S = 0.2
+ATTEMPTS = 100
 SIZE = 4096  # bytes; more than any lock has
 
 P = ParamSpec("P")
@@ -83,10 +85,10 @@ def hold(target: str | Path, step: str, option: str = "--out", beside: bool = Fa
 
 
 def alone(step: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorates a step that replaces its folder `out` as a whole: it holds the folder's lock while it runs.
+    """Decorates a step that replaces its folder `out` as a whole: it may and can, and holds its lock while it runs.
 
     Args:
-        step: its name, for the others' message.
+        step: its name, for the inventory and for the others' message.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -95,7 +97,8 @@ def alone(step: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
             out = signature.bind(*args, **kwargs).arguments["out"]
-            with hold(out, step, beside=True) if str(out) else contextlib.nullcontext():  # the step refuses ''
+            require(out, step)
+            with hold(out, step, beside=True):
                 return function(*args, **kwargs)
 
         return run
@@ -195,14 +198,20 @@ class _FileLock:
 
     def _open(self) -> tuple[int, bool | None]:
         """The open file, and whether this process has the kernel's lock on it; None if the file system has no locks."""
+        attempts = 0
         while True:
-            with contextlib.suppress(FileNotFoundError):  # another process has removed the folder again
+            try:
                 self._create_folder()
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                locked = _flock(descriptor)
-                if not locked or self._is_ours(descriptor):
-                    return descriptor, locked
-                os.close(descriptor)  # its owner has removed it
+            except FileNotFoundError:  # another process has removed the folder again, unless none can be made there
+                attempts += 1
+                if attempts == ATTEMPTS:
+                    raise
+                continue
+            locked = _flock(descriptor)
+            if not locked or self._is_ours(descriptor):
+                return descriptor, locked
+            os.close(descriptor)  # its owner has removed it
 
     def _create_folder(self) -> None:
         for folder in reversed(self.path.parents):

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from backdrop.common.environment import check_header
 from backdrop.common.errors import StorageError, shorten
+from backdrop.common.names import checked_name
 from backdrop.common.redact import without_credentials
 from backdrop.common.retry import RetryPolicy, retry, workers
 
@@ -30,6 +31,23 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 LOCK = ".backdrop.lock"  # the name of a prefix's lock (common/lock.py), which no listing shows
 
 T = TypeVar("T")
+
+
+class Object(NamedTuple):
+    """An object below a prefix: its name there, its size in bytes, its ETag, and when it was last written."""
+
+    name: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+class Head(NamedTuple):
+    """An object's size in bytes, when it was last written, and its metadata with lowercase names."""
+
+    size: int
+    modified: datetime
+    metadata: dict[str, str]
 
 
 def read(address: str) -> bytes:
@@ -149,11 +167,7 @@ def download(address: str, entries: Sequence[tuple[str, int, str]], folder: Path
     """
 
     def fetch(entry: tuple[str, int, str]) -> None:
-        target = folder / entry[0]
-        if not target.resolve().is_relative_to(folder.resolve()):
-            raise StorageError(
-                f"{address} has an object {entry[0]}, which leads out of the folder", "Rename the object"
-            )
+        target = folder / checked_name(entry[0], address)
         target.parent.mkdir(parents=True, exist_ok=True)
         _download_verified(f"{address.rstrip('/')}/{entry[0]}", entry, target)
 
@@ -212,27 +226,39 @@ def _copy(address: str, etag: str, target: Path) -> _Copy:
         raise
 
 
-def listing(address: str) -> list[tuple[str, int, str]]:
-    """Name below the prefix, size and ETag of every object, sorted.
+def objects(address: str) -> Iterator[Object]:
+    """The objects below a prefix, as S3 lists them, without those that mark a folder by a `/` at their end.
+
+    Raises:
+        StorageError: if S3 doesn't respond.
+    """
+    bucket, key = split(address)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    query: dict[str, str] | None = {"Bucket": bucket, "Prefix": prefix}
+    while query:
+        page = _with_retries(address, partial(client().list_objects_v2, **query))
+        for entry in page.get("Contents", []):
+            if not entry["Key"].endswith("/"):
+                name = entry["Key"].removeprefix(prefix)
+                yield Object(name, entry["Size"], entry["ETag"], entry["LastModified"])
+        query = {**query, "ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+
+
+def listing(address: str) -> list[Object]:
+    """The objects below a prefix, sorted by name.
 
     Empty objects that only mark a folder are left out: those whose name ends in `/` or begins another's as a folder.
 
     Raises:
         StorageError: if S3 doesn't respond, or an object with content is named as a folder of others.
     """
-    bucket, key = split(address)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    pager = client().get_paginator("list_objects_v2")
-    pages = _with_retries(address, lambda: list(pager.paginate(Bucket=bucket, Prefix=prefix)))
-    entries = [entry for page in pages for entry in page.get("Contents", [])]
-    objects = [(entry["Key"].removeprefix(prefix), entry["Size"], entry["ETag"]) for entry in entries]
-    folders = {parent.as_posix() for name, *_ in objects for parent in PurePosixPath(name).parents}
-    for name, size, _ in objects:
+    listed = list(objects(address))
+    folders = {parent.as_posix() for name, *_ in listed for parent in PurePosixPath(name).parents}
+    for name, size, *_ in listed:
         if name in folders and size:
             what = f"{address.rstrip('/')}/{name} is an object, and other objects lie below it as in a folder"
             raise StorageError(what, "Rename or delete the object")
-    files = (entry for entry in objects if entry[0] and not entry[0].endswith("/") and entry[0] not in folders)
-    return sorted(entry for entry in files if PurePosixPath(entry[0]).name != LOCK)
+    return sorted(entry for entry in listed if entry.name not in folders and PurePosixPath(entry.name).name != LOCK)
 
 
 def delete(address: str) -> None:
@@ -251,9 +277,20 @@ def metadata(address: str) -> dict[str, str] | None:
     Raises:
         StorageError: if S3 doesn't respond.
     """
+    state = head(address)
+    return state and state.metadata
+
+
+def head(address: str) -> Head | None:
+    """What S3 knows of an object; None if it doesn't exist.
+
+    Raises:
+        StorageError: if S3 doesn't respond.
+    """
     bucket, key = split(address)
     try:
-        return _lower_keys(_with_retries(address, lambda: client().head_object(Bucket=bucket, Key=key)["Metadata"]))
+        answer = _with_retries(address, lambda: client().head_object(Bucket=bucket, Key=key))
+        return Head(int(answer["ContentLength"]), answer["LastModified"], _lower_keys(answer["Metadata"]))
     except StorageError as error:
         if _status(error.__cause__) == http.HTTPStatus.NOT_FOUND:
             return None

@@ -5,6 +5,7 @@ An address is a local path or `s3://bucket/key`.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import http.client
 import os
@@ -12,18 +13,20 @@ import posixpath
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError, shorten
+from backdrop.common.names import checked_name
 from backdrop.common.progress import log, progress
 from backdrop.common.redact import without_credentials
 from backdrop.common.retry import workers
 from backdrop.common.words import count
 
 URL_TIMEOUT_S = 60
+OWN = ".backdrop."  # what is beside an output while it's written, or hidden in it, begins with this
 
 
 def is_remote(address: str | Path) -> bool:
@@ -91,39 +94,15 @@ def write_bytes(address: str | Path, data: bytes) -> None:
     with disk_errors(target):
         if target.exists() and not target.is_file() and not target.is_dir():  # root could replace a device
             raise StorageError(f"{target} is not a regular file", "Use another path")
-        with _temporary_beside(target) as temporary:
+        with temporary_beside(target) as temporary:
             temporary.write_bytes(data)
             os.replace(temporary, target)
 
 
-@contextlib.contextmanager
-def output_folder(address: str | Path, key_file: str) -> Iterator[Path]:
-    """A temporary folder that becomes the folder `address` if the block succeeds, and is removed if it fails.
-
-    Args:
-        address: the final folder. The output of an earlier run there is replaced.
-        key_file: the file that marks the output of a run; in S3 it is uploaded last.
-
-    Raises:
-        StorageError: if `address` has other content, or can't be written.
-    """
-    remote = is_remote(address)
-    target = cache_folder() / "outgoing" if remote else Path(address)
-    if not remote and target.exists() and not (target / key_file).is_file() and _has_content(target):
-        raise StorageError(
-            f"{target} exists and is not the output of an earlier run (no {key_file})", "Use another --out"
-        )
-    with disk_errors(target), _temporary_beside(target) as temporary:
-        temporary.mkdir()
-        yield temporary
-        if remote:
-            upload_folder(temporary, str(address), key_file)
-        else:
-            _replace_folder(temporary, target)
-
-
-def upload_folder(folder: Path, address: str, key_file: str) -> int:
+def upload_folder(folder: Path, address: str, key_file: str, names: Sequence[str] | None = None) -> int:
     """Copies a folder to S3, `key_file` last, so that a folder with that file is complete.
+
+    With `names`, only these files are copied. Whatever is there is replaced: `common.outputs` looks first.
 
     Each object has its sha256 in its metadata; unchanged objects aren't uploaded again.
 
@@ -134,6 +113,8 @@ def upload_folder(folder: Path, address: str, key_file: str) -> int:
         StorageError: if an upload fails.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if names is not None:
+        files = [folder / name for name in names]
     rest, last = [[path for path in files if (path == folder / key_file) == is_key] for is_key in (False, True)]
 
     def upload(path: Path) -> bool:
@@ -145,6 +126,26 @@ def upload_folder(folder: Path, address: str, key_file: str) -> int:
             count += uploaded
             advance()
     return count
+
+
+def set_aside(address: str) -> str:
+    """Gives a damaged file another name, so that it can be written again and nothing is lost.
+
+    Returns:
+        Its new address, which ends in the first 8 digits of its sha256.
+
+    Raises:
+        StorageError: if it can't be read, written or removed.
+    """
+    data = read_bytes(address)
+    kept = f"{address}.{sha256(data)[:8]}"
+    write_bytes(kept, data)
+    if is_remote(address):
+        s3.delete(address)
+    else:
+        with disk_errors(Path(address)):
+            Path(address).unlink()
+    return kept
 
 
 def exists(address: str | Path) -> bool:
@@ -160,28 +161,14 @@ def list_files(address: str | Path) -> list[str]:
     """Names of the files below a folder or prefix, sorted, without hidden ones; none if it doesn't exist.
 
     Raises:
-        StorageError: if S3 doesn't answer.
+        StorageError: if S3 doesn't answer, or an object's name can't be a file's.
     """
     if is_remote(address):
-        return [name for name, *_ in s3.listing(str(address))]
-    folder = Path(address)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names = [checked_name(name, str(address)) for name, *_ in s3.listing(str(address))]
+    else:
+        folder = Path(address)
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-
-
-def remove_folder(address: str | Path, key_file: str | None = None) -> None:
-    """Deletes a folder or prefix, `key_file` first, so that an incomplete folder doesn't have that file.
-
-    Raises:
-        StorageError: if S3 rejects it.
-    """
-    if not is_remote(address):
-        if key_file:
-            (Path(address) / key_file).unlink(missing_ok=True)
-        shutil.rmtree(address, ignore_errors=True)
-        return
-    for name in sorted(list_files(address), key=lambda name: name != key_file):
-        s3.delete(f"{str(address).rstrip('/')}/{name}")
 
 
 def local_folder(address: str | Path) -> Path:
@@ -201,17 +188,22 @@ def local_folder(address: str | Path) -> Path:
     listing = s3.listing(str(address))
     if not listing:
         raise StorageError(f"{address} has no objects", "Check bucket and prefix")
-    digest = sha256(repr([(str(address), *entry) for entry in listing]).encode())
+    entries = [entry[:3] for entry in listing]  # without the time, which changes with an equal upload
+    digest = sha256(repr([(str(address), *entry) for entry in entries]).encode())
     folder = cache_folder() / "datasets" / digest
     if not folder.is_dir():
-        with disk_errors(folder), _temporary_beside(folder) as temporary:
-            s3.download(str(address), listing, temporary)
-            _replace_folder(temporary, folder)
+        with disk_errors(folder), temporary_beside(folder) as temporary:
+            s3.download(str(address), entries, temporary)
+            try:
+                os.replace(temporary, folder)
+            except OSError:
+                if not folder.is_dir():  # or else another process was faster
+                    raise
         return folder
-    changed = [entry for entry in listing if _size(folder / entry[0]) != entry[1]]
+    changed = [entry for entry in entries if _size(folder / checked_name(entry[0], str(address))) != entry[1]]
     if changed:
         log(f"{folder / changed[0][0]} has changed since it was copied; copying {count(len(changed), 'file')} again")
-        with disk_errors(folder), _temporary_beside(folder) as temporary:
+        with disk_errors(folder), temporary_beside(folder) as temporary:
             s3.download(str(address), changed, temporary)
             for name, *_ in changed:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -242,25 +234,55 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
-    """A temporary path in the target's folder, so that a rename is atomic; removed after the block."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """A temporary path in the target's folder, so that a rename is atomic; removed after the block.
+
+    Those that killed processes left for the same target are removed too. The target's folder is created, and removed
+    again if it's still empty after the block.
+    """
+    parent = target.parent
+    created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    prefix = f"{OWN}{target.name[:40]}."  # a name may have 255 bytes
     try:
-        yield scratch / target.name
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_left(parent, prefix)
+        scratch = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        with _alone_in(scratch):
+            try:
+                yield Path(scratch) / target.name
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty
+            for folder in created:
+                folder.rmdir()
 
 
-def _replace_folder(source: Path, target: Path) -> None:
-    old = source.parent / f"{source.name}.old"
-    if target.exists():
-        os.replace(target, old)
-    os.replace(source, target)
+def remove_left(folder: Path, prefix: str = OWN) -> None:
+    """Removes the temporary folders that killed processes left in a folder; those in use stay."""
+    for left in [entry.path for entry in os.scandir(folder) if entry.name.startswith(prefix)]:
+        with _alone_in(left) as alone:
+            if alone:
+                shutil.rmtree(left, ignore_errors=True)
 
 
-def _has_content(path: Path) -> bool:
-    return not path.is_dir() or any(path.iterdir())
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[bool]:
+    """Whether no other process uses a temporary folder; during the block none does. A kill ends its use."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # removed, or no folder
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except OSError:  # in use, or on a file system without locks
+        alone = False
+    try:
+        yield alone
+    finally:
+        os.close(lock)
 
 
 def _download_url(address: str) -> bytes:

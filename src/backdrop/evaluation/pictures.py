@@ -7,14 +7,12 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backdrop.common import storage
 from backdrop.data.masks import Mask, binarize, resize
 
 Image = NDArray[np.uint8]
@@ -79,12 +77,11 @@ def data_uri(picture: Image, limit_bytes: int) -> str:
         picture = resize(picture, max(1, picture.shape[0] * 3 // 4), max(1, picture.shape[1] * 3 // 4))
 
 
-def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes `curves.png`: loss, Dice and learning rate over the epochs.
+def curves(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """A PNG of loss, Dice and learning rate over the epochs; equal histories give equal bytes.
 
     Args:
         history: rows of `metrics.jsonl`.
-        path: the file to write; equal histories give equal bytes.
     """
     # Imported here, because the import takes a second. Figure without pyplot needs no display and has no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -112,7 +109,7 @@ def curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Software": None})
-    storage.write_bytes(path, data.getvalue())
+    return data.getvalue()
 
 
 def number(value: object) -> float:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, MemberError, shorten
 from backdrop.common.text import parse_json
 from backdrop.config import Recipe
 from backdrop.config import digest as recipe_digest
+from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
 from backdrop.data.folds import FoldPlan, Row
@@ -19,6 +22,7 @@ from backdrop.data.folds import FoldPlan, Row
 if TYPE_CHECKING:  # torch's import takes seconds: only where a network is made
     from torch import Tensor, nn
 
+STEP = "train"  # that writes member folders
 RECORD = "member.json"
 RECIPE = "recipe.yaml"
 WEIGHTS = "weights.safetensors"
@@ -39,7 +43,7 @@ class MemberRecord(Record):
     """
 
     key: str
-    recipe: str
+    recipe: str = Field(pattern=NAME)
     fold: int
     seed: int
     epochs: int

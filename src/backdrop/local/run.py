@@ -17,9 +17,11 @@ from backdrop.common import s3, storage
 from backdrop.common.environment import environment
 from backdrop.common.errors import TrackingError
 from backdrop.common.lock import hold
+from backdrop.common.outputs import output_folder, require
 from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
+from backdrop.evaluation.metrics import PAGE
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
 from backdrop.local.forecast import Forecast
@@ -32,6 +34,7 @@ from backdrop.tracking.server import store_server
 from backdrop.tracking.store import artifact_folder, prepare
 
 SOURCE = Path(__file__).resolve().parents[2]
+STEP, REPORT = "pipeline run", "report"
 BESIDE_MEMBERS = ("check", "evaluate", "register")
 
 
@@ -71,6 +74,7 @@ def run_here(request: Request, console: Console) -> int:
         storage.local_folder(request.data)
     if request.containers:
         find_docker()
+    require(request.work / REPORT, STEP)
     with terminable(), hold(request.work, "pipeline run", "--work"):
         return _run_alone(request, members, console)
 
@@ -78,7 +82,7 @@ def run_here(request: Request, console: Console) -> int:
 def _run_alone(request: Request, members: Sequence[Planned], console: Console) -> int:
     root = own_folder(request.work / "runs")
     logs = request.work / "logs" / root.name
-    with _tracking(request, console) as artifacts:
+    with _tracking(request, logs, console) as artifacts:
         tasks = _run(request, root, logs, artifacts, console)
     outputs = read_outputs(root)
     if any(member.task in tasks for member in members):
@@ -145,7 +149,7 @@ def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], co
 
 
 @contextlib.contextmanager
-def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
+def _tracking(request: Request, logs: Path, console: Console) -> Iterator[Sequence[Path]]:
     """Sets the tracking address of the tasks: a server's, or the absolute path of this folder's store.
 
     Containers can't open the store, so for them a server over it runs while the block lasts.
@@ -165,7 +169,7 @@ def _tracking(request: Request, console: Console) -> Iterator[Sequence[Path]]:
     with contextlib.ExitStack() as stack:
         if request.containers:
             console.print(f"Starting MLflow on {database}", highlight=False)
-            uri = stack.enter_context(store_server(database, request.work / "mlflow.log"))
+            uri = stack.enter_context(store_server(database, logs / "mlflow.log"))
         stack.enter_context(environment(**{URI: uri}))
         yield (artifact_folder(database),)
 
@@ -184,9 +188,9 @@ def _pages(request: Request, outputs: Outputs) -> list[str]:
     page = outputs.path("promote", "page") or outputs.path("evaluate", "page")
     lines = []
     if page is not None:
-        report = request.work / "report" / "index.html"
-        storage.write_bytes(report, page.read_bytes())
-        lines.append(f"Report     {report}")
+        with output_folder(request.work / REPORT, STEP, PAGE) as folder:
+            (folder / PAGE).write_bytes(page.read_bytes())
+        lines.append(f"Report     {request.work / REPORT / PAGE}")
     return [*lines, f"MLflow     {_mlflow()}"]
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from backdrop.common import storage
 from backdrop.common.lock import alone
+from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
@@ -29,9 +29,11 @@ from backdrop.inference.member import Member
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
 from backdrop.steps.members import open_member
 
+STEP = "evaluate"
+
 
 @working("evaluating")
-@alone("evaluate")
+@alone(STEP)
 def evaluate(
     data: str, plan: str | Sequence[str], members: Sequence[str], out: str, ensemble: str | None = None
 ) -> Evaluation:
@@ -49,6 +51,7 @@ def evaluate(
         MemberError: if a member isn't whole, or wasn't trained by one of the plans on these data.
         PlanError: if a plan belongs to other data or holds out other objects than the first.
         DataError: if a photograph can't be read, or `metadata.csv` lacks what the ensemble's gate groups by.
+        StorageError: if something else is at `out`, or it can't be written.
     """
     config = find_ensemble(ensemble) if ensemble else None
     plans, dataset = read_plans(plan), open_dataset(data)
@@ -63,7 +66,7 @@ def evaluate(
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scores)
     page = render(Report(name, plans[0].data, evaluation, scores, _summaries(model, evaluation), worst))
-    with storage.output_folder(out, METRICS) as folder:
+    with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scores))
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))

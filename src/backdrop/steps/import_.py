@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.common.outputs import checked_address, inspect, output_folder, require
 from backdrop.config.records import Record
 from backdrop.data.dataset import in_threads
 from backdrop.data.importing.convert import convert, encode_mask
@@ -16,6 +17,7 @@ from backdrop.data.importing.naming import UNNAMED, Name, name_photos
 from backdrop.data.importing.sources import Source, find_sources
 from backdrop.data.listing import PassedOver, printable
 
+STEP = "import"
 TABLE = "import.csv"
 COLUMNS = ["source", "target", "mask", "mask_source", "note"]
 NO_MASK = "has no mask, though other photographs of its object have"
@@ -83,14 +85,17 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
         raise ConfigError(f"--threshold {options.threshold} isn't a level of 1 to 255", "Use 128")
     root = storage.local_folder(source)
     masks = _mask_place(options.masks)
-    _check_target(source, out)
+    checked_address(out)
+    _require_apart(source, out)
+    inspect(out, STEP)
     found = find_sources(root, masks, options.labels)
     names = name_photos([one.name for one in found.photos], options.pattern)
     duplicates = [ImportRow(source=str(path), note=note) for path, note in found.duplicates.items()]
     if dry_run:
         rows = _rows(found.photos, names, options, root, None)
     else:
-        with storage.output_folder(out, TABLE) as folder:
+        require(out, STEP)
+        with output_folder(out, STEP, TABLE) as folder:
             rows = _rows(found.photos, names, options, root, folder)
             _require_one(source, rows)
             (folder / TABLE).write_bytes(_dump([*rows, *duplicates]))
@@ -106,27 +111,13 @@ def _mask_place(masks: str | None) -> Path | None:
     return storage.local_folder(masks)
 
 
-def _check_target(source: str, out: str) -> None:
-    """The dataset is new, or `import` wrote all that is in it."""
-    if not out:
-        raise StorageError("OUT is empty", "Name the dataset's folder")
-    if storage.is_remote(out):
-        if storage.list_files(out):
-            raise StorageError(f"{out} holds objects already", "Name another prefix")
+def _require_apart(source: str, out: str) -> None:
+    """The dataset and the folder that is imported don't lie within each other."""
+    if storage.is_remote(out) or storage.is_remote(source):
         return
-    target = Path(out).resolve()
-    if not storage.is_remote(source):
-        inside = Path(source).resolve()
-        if inside == target or inside in target.parents or target in inside.parents:
-            raise StorageError(f"{out} and {source} lie within each other", "Name an OUT beside the photographs")
-    if (target / TABLE).is_file():
-        text = (target / TABLE).read_text(encoding="utf-8", errors="replace")
-        rows = list(csv.DictReader(io.StringIO(text)))
-        ours = {TABLE, *(row.get(key) or "" for row in rows for key in ("target", "mask"))}
-        others = [path for path in sorted(target.rglob("*")) if not path.is_dir()]
-        foreign = [one for one in (path.relative_to(target).as_posix() for path in others) if one not in ours]
-        if foreign:
-            raise StorageError(f"{out} holds {foreign[0]}, which `backdrop import` didn't write", "Name another OUT")
+    target, inside = Path(out).resolve(), Path(source).resolve()
+    if inside == target or inside in target.parents or target in inside.parents:
+        raise StorageError(f"{out} and {source} lie within each other", "Name an OUT beside the photographs")
 
 
 def _require_one(source: str, rows: Sequence[ImportRow]) -> None:

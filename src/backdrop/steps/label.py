@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError
 from backdrop.common.lock import alone
+from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
@@ -21,6 +21,8 @@ from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.members import open_member
 
+STEP = "label"
+
 
 class LabelRecord(Record):
     """How many photographs were looked at, and how many are kept for each fold."""
@@ -30,7 +32,7 @@ class LabelRecord(Record):
 
 
 @working("labeling")
-@alone("label")
+@alone(STEP)
 def label(
     data: str,
     plan: str | Sequence[str],
@@ -56,6 +58,7 @@ def label(
         DataError: if there are no such photographs, one isn't named `<object>_<view>`, or an object is of the plan too.
         MemberError: if a fold has no member that may label for it.
         PlanError: if a plan belongs to other data.
+        StorageError: if something else is at `out`, or it can't be written.
     """
     config = find_ensemble(ensemble) if ensemble else None
     plans, dataset = read_plans(plan), open_dataset(data)
@@ -66,7 +69,7 @@ def label(
     photos = list(dataset.unlabeled.values())
     labels: list[Label] = []
     with (
-        storage.output_folder(out, LABELS) as folder,
+        output_folder(out, STEP, LABELS) as folder,
         progress("labeling photographs", len(photos) * len(able)) as advance,
     ):
         for fold, one in able.items():

@@ -10,6 +10,7 @@ from typing import Literal
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.lock import alone
+from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
@@ -21,6 +22,7 @@ from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission
 from backdrop.steps.members import open_member
 
+STEP = "predict"
 RECORD = "predict.json"
 RUNS = "masks.csv"
 SUBMISSION = "submission.csv.gz"
@@ -48,7 +50,7 @@ class PredictRecord(Record):
 
 
 @working("predicting")
-@alone("predict")
+@alone(STEP)
 def predict(
     images: str,
     out: str,
@@ -75,7 +77,7 @@ def predict(
         MemberError: if neither or both of members and model are named, or a member isn't whole.
         ConfigError: if the ensemble isn't valid, or an option is of no use with the others.
         TrackingError: if MLflow can't be reached or has no such model.
-        StorageError: if something can't be read or written.
+        StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
     photos, passed_over = _list(images)
     if sample_submission is not None:
@@ -83,7 +85,7 @@ def predict(
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
     store = PredictionStore(_unfinished(out))
-    with storage.output_folder(out, RECORD) as folder:
+    with output_folder(out, STEP, RECORD) as folder:
         with _writer(folder, format) as write, progress("predicting photographs", len(photos)) as advance:
             for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:

@@ -1,6 +1,8 @@
 """`sample`: a synthetic studio dataset, to try everything on."""
 
-import json
+import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
+from backdrop.common.outputs import checked_address, is_output, output_folder, require
 from backdrop.common.progress import progress, working
 from backdrop.common.words import count
 from backdrop.config import parse_size
@@ -17,6 +20,7 @@ from backdrop.config.records import Record
 from backdrop.data.masks import encode_png
 from backdrop.data.synthetic import draw_car, object_name, render
 
+STEP = "sample"
 RECORD = "sample.json"
 JPEG_QUALITY = 90
 MIN_SIDE = 64
@@ -56,25 +60,44 @@ def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", 
         )
     if _stands_there(out, record):
         return record
-    with storage.output_folder(out, RECORD) as folder:
+    require(out, STEP)
+    with output_folder(out, STEP, RECORD) as folder:
         for name in ("train", "train_masks"):
             (folder / name).mkdir()
         tasks = [(index, view) for index in range(objects) for view in range(1, views + 1)]
         draw = partial(_draw, folder=folder, views=views, width=width, height=height, seed=seed)
-        with progress("drawing photographs", len(tasks)) as advance, ProcessPoolExecutor() as pool:
+        with progress("drawing photographs", len(tasks)) as advance, _pool() as pool:
             for _ in pool.map(draw, tasks, chunksize=4):
                 advance()
         (folder / RECORD).write_text(record.model_dump_json())
     return record
 
 
+def _pool() -> ProcessPoolExecutor:
+    """Processes that end with this one, also if it's killed: by themselves they would wait forever."""
+    return ProcessPoolExecutor(initializer=_watch_parent)
+
+
+def _watch_parent() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is one of the pool's processes
+    parent.join()
+    os._exit(1)
+
+
 def _stands_there(out: str, record: SampleRecord) -> bool:
-    path = Path(out) / RECORD
-    if storage.is_remote(out) or not path.is_file():
+    path = f"{checked_address(out)}/{RECORD}"
+    if not storage.exists(path):
         return False
-    if json.loads(path.read_text()) != record.model_dump():
+    if storage.read_bytes(path) == record.model_dump_json().encode():
+        return True
+    if is_output(out):
         raise DataError(f"{out} holds another sample", "Name another folder or delete it")
-    return True
+    return False
 
 
 def _draw(task: tuple[int, int], folder: Path, views: int, width: int, height: int, seed: int) -> None:

@@ -2,13 +2,13 @@
 
 from statistics import mean
 
-from backdrop.common import storage
 from backdrop.common.errors import PlanError
+from backdrop.common.outputs import require_file, write_file
 from backdrop.common.progress import working
 from backdrop.config.folds import PLAN, Rule
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import FoldPlan, dump_plan, make_plan, read_plan, refold, verify
+from backdrop.data.folds import FoldPlan, dump_plan, is_plan, make_plan, read_plan, refold, verify
 
 RULE = Rule()
 
@@ -34,7 +34,7 @@ def split(
 
     Args:
         data: the dataset.
-        out: the plan to write, a CSV file.
+        out: the plan to write, a CSV file; an older plan there is replaced.
         rule: how many folds, which share is held out, and by what order.
         objects: only this number of objects, the first by name.
         extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
@@ -47,9 +47,11 @@ def split(
         PlanError: if there are fewer objects than places, one lacks the view, the older plan has other folds or
             another holdout, or `holdout_from` is of other data.
         DataError: if a photograph has no mask or can't be read.
+        StorageError: if another file is at `out`, or it can't be written.
     """
     if holdout_from and objects:
         raise PlanError("--objects doesn't go with --holdout-from", "Leave it out: the objects are that plan's")
+    require_file(out, is_plan, "a fold plan")
     dataset = open_dataset(data)
     if holdout_from:
         first = read_plan(holdout_from)
@@ -57,7 +59,7 @@ def split(
         plan = refold(first, rule, _older(extend, rule.file))
     else:
         plan = make_plan(dataset, rule, objects, _older(extend, PLAN))
-    storage.write_bytes(out, dump_plan(plan))
+    write_file(out, dump_plan(plan), is_plan, "a fold plan")
     return summary(plan)
 
 

@@ -1,7 +1,6 @@
 """`train`: one recipe on one fold."""
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
 from backdrop.common.lock import hold
+from backdrop.common.outputs import Claim, checked_address, probe
 from backdrop.common.progress import log, working
+from backdrop.common.text import parse_json
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
 from backdrop.config.records import Record
@@ -19,9 +20,13 @@ from backdrop.data.folds import read_plan, verify
 from backdrop.data.pseudo_labels import PseudoLabels, read_labels
 from backdrop.inference.member import (
     CHECKPOINTS,
+    CURVES,
     METRICS,
+    RECIPE,
     RECORD,
     SAMPLES,
+    STEP,
+    WEIGHTS,
     Member,
     MemberRecord,
     content_key,
@@ -34,6 +39,8 @@ from backdrop.tracking.members import find_member
 if TYPE_CHECKING:
     from backdrop.training.checkpoint_store import CheckpointStore
     from backdrop.training.distributed import Distributed
+
+FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES)  # of a finished member, with its samples and its record
 
 
 class TrainRecord(Record):
@@ -75,6 +82,7 @@ def train(
         DataError: if the pseudo-labels are of another plan.
         PlanError: if the plan belongs to other data, or has no such fold.
         MemberError: if `out` holds another member.
+        StorageError: if `out` holds something else, or can't be written.
         TrainingError: if training can't go on.
         TrackingError: if MLflow can't be reached.
     """
@@ -91,22 +99,26 @@ def train(
     # These load torch and more, which takes seconds: only where there is something to train.
     from backdrop.training.checkpoint_store import CheckpointStore
     from backdrop.training.distributed import join
-    from backdrop.training.fit import FoldJob, train_member
+    from backdrop.training.fit import FoldJob, claim_member, train_member
 
     with join() as distributed, ExitStack() as stack:
         known = distributed.broadcast(find_member(key) if searched and not alone and distributed.is_main else None)
         if known:
             return TrainRecord(address=known, member=open_member(known).record, reused=True)
-        target = out.replace("{key}", key[:12])
+        target = checked_address(out.replace("{key}", key[:12]))
         remote = storage.is_remote(target)
         folder = storage.cache_folder() / "training" / key if remote else Path(target)
         store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
-        for place in {target, str(folder)} if distributed.is_main else ():
-            stack.enter_context(hold(place, "train"))
         if distributed.is_main:
-            _discard(target, folder, store) if fresh else _fetch(target, folder)
+            probe(target)
+        for place in {target, str(folder)} if distributed.is_main else ():
+            stack.enter_context(hold(place, STEP))
+        if distributed.is_main:
+            _discard(target, folder, store) if fresh else _fetch(target, folder, key)
         distributed.barrier()
         reused = _finished(folder, store, key)
+        copied = remote and not fresh and storage.exists(f"{target}/{RECORD}")
+        claim = claim_member(target) if remote and distributed.is_main and not copied else None
 
         def work() -> Member:
             if reused:
@@ -116,8 +128,8 @@ def train(
 
         identity = (key, chosen, fold, fresh)
         address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
-        if remote and distributed.is_main:
-            storage.upload_folder(folder, target, RECORD)
+        if claim:
+            claim.copy(folder)
         if distributed.is_main:
             _tidy(store)
         address = target if remote and not enabled() else address
@@ -150,30 +162,52 @@ def _finished(folder: Path, store: "CheckpointStore", key: str) -> bool:
         MemberError: if it holds another one, finished or not.
     """
     finished = (folder / RECORD).is_file()
-    checkpoint = None if finished else store.read()
-    found = read_member(folder).record.key if finished else checkpoint.progress.key if checkpoint else key
+    if finished:
+        found = _key(storage.read_bytes(folder / RECORD))
+    else:
+        checkpoint = store.read()
+        found = checkpoint.progress.key if checkpoint else key
     if found != key:
-        raise MemberError(f"{folder} holds a member of other data or settings", "Name another --out or delete it")
+        raise _other(folder)
     return finished
 
 
-def _fetch(target: str, folder: Path) -> None:
-    """Copies a finished member from S3 into the cache, if it's there and not yet here; its record comes last."""
-    if not storage.is_remote(target) or (folder / RECORD).is_file() or not storage.exists(f"{target}/{RECORD}"):
+def _fetch(target: str, folder: Path, key: str) -> None:
+    """Copies a finished member from S3 into the cache, if it's there and not yet here; its record comes last.
+
+    Raises:
+        MemberError: if another one is there.
+    """
+    if not storage.is_remote(target) or not storage.exists(f"{target}/{RECORD}"):
         return
-    names = [name for name in storage.list_files(target) if not name.startswith(f"{CHECKPOINTS}/")]
-    for name in sorted(names, key=lambda name: name == RECORD):
-        storage.write_bytes(folder / name, storage.read_bytes(f"{target}/{name}"))
+    record = storage.read_bytes(f"{target}/{RECORD}")
+    if _key(record) != key:
+        raise _other(target)
+    if not (folder / RECORD).is_file():
+        names = [name for name in storage.list_files(target) if name.startswith(f"{SAMPLES}/") or name in FETCHED]
+        claim = Claim(folder, STEP, RECORD)
+        claim.write({name: storage.read_bytes(f"{target}/{name}") for name in names} | {RECORD: record})
+        claim.seal()
+
+
+def _key(record: bytes) -> str | None:
+    """The content key in a member's record; None if it's no record."""
+    try:
+        return str(parse_json(record)["key"])
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
+def _other(place: Path | str) -> MemberError:
+    return MemberError(f"{place} holds a member of other data or settings", "Name another --out or delete it")
 
 
 def _discard(target: str, folder: Path, store: "CheckpointStore") -> None:
-    """Forgets what an earlier run left, and says so."""
+    """Removes what an earlier run wrote, and says so."""
     names = store.names()
     if (folder / RECORD).is_file() or names:
         said = f"the training at epoch-step {max(names)}" if names else "the finished member"
         log(f"Discarding {said} in {target}")
-    (folder / RECORD).unlink(missing_ok=True)
+    for place in {target, str(folder)}:
+        Claim(place, STEP, RECORD).clear()
     store.clear()
-    shutil.rmtree(folder / SAMPLES, ignore_errors=True)
-    if storage.is_remote(target):
-        storage.remove_folder(target, RECORD)

@@ -15,6 +15,7 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, TuningError
 from backdrop.common.lock import hold
+from backdrop.common.outputs import Claim, checked_address, inspect, probe
 from backdrop.common.progress import log, working
 from backdrop.config import Budget, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backdrop.tracking.searches import SearchRuns
     from backdrop.tuning.search import Plan
 
+STEP = "tune"
 SCHEDULE = "schedule.yaml"
 TRIALS = "trials.csv"
 PAGE = "report/index.html"
@@ -103,10 +105,12 @@ def tune(
         folds.validation(fold)
     parts = [digest(chosen), digest(proxy), tried.model_dump_json(), budget.model_dump_json(), __version__]
     key = storage.sha256(json.dumps([*parts, storage.sha256(dump_plan(folds))]).encode())
-    target, photos = storage.absolute(out.replace("{key}", key[:12])), storage.absolute(data)
+    target, photos = storage.absolute(checked_address(out.replace("{key}", key[:12]))), storage.absolute(data)
     if found := _finished(target, key):
         return TuneRecord(out=target, search=found, reused=True)
 
+    inspect(target, STEP, whole=False)
+    probe(target)
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
     elsewhere = _elsewhere(target, resources.cluster)
     verify(folds, open_dataset(data))
@@ -114,9 +118,10 @@ def tune(
 
     whole = Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
-    with nullcontext() if elsewhere else hold(target, "tune"):  # elsewhere the job itself holds it
-        for name, text in given.items():
-            storage.write_bytes(f"{target}/{name}", text.encode())
+    with nullcontext() if elsewhere else hold(target, STEP):  # elsewhere the job itself holds it
+        claim = Claim(target, STEP, RECORD)
+        claim.reserve(SCHEDULE, TRIALS, PAGE, RECORD)
+        claim.write({name: text.encode() for name, text in given.items()})
         if elsewhere:
             elsewhere(_command(photos, target, budget, overrides, resources.parallel))
             return TuneRecord(out=target, search=read_search(target), reused=False)
@@ -125,8 +130,8 @@ def tune(
             files = _files(search, winner.override)
             if runs:
                 runs.finish(search, files)
-        for name, content in files.items():  # the record comes last: by it a finished search is known
-            storage.write_bytes(f"{target}/{name}", content)
+        claim.write(files)  # the record comes last: by it a finished search is known
+        claim.seal()
         return TuneRecord(out=target, search=search, reused=False)
 
 
@@ -148,7 +153,7 @@ def _finished(target: str, key: str) -> Search | None:
     """
     if not storage.exists(f"{target}/{KEY}"):
         return None
-    if storage.read_bytes(f"{target}/{KEY}").decode() != key:
+    if storage.read_bytes(f"{target}/{KEY}") != key.encode():
         what = f"{target} holds a search of other data, settings or budget"
         raise TuningError(what, "Name another --out, or delete it")
     if not storage.exists(f"{target}/{RECORD}"):
@@ -158,6 +163,7 @@ def _finished(target: str, key: str) -> Search | None:
         search = read_search(target)
     except BackdropError:
         lost.append(RECORD)
+        storage.set_aside(f"{target}/{RECORD}")
     if not lost:
         return search
     log(f"{target} has no whole {', '.join(lost)}: made again from its trials")
@@ -193,7 +199,7 @@ def _job(target: str) -> str:
 
 
 def _name_job(target: str) -> None:
-    storage.write_bytes(f"{target}/{JOB}", f"backdrop-tune-{secrets.token_hex(4)}".encode())
+    Claim(target, STEP, RECORD).write({JOB: f"backdrop-tune-{secrets.token_hex(4)}".encode()})
 
 
 def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], parallel: int | None) -> list[str]:

@@ -12,6 +12,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, TrackingError, shorten
+from backdrop.common.names import checked_name
 from backdrop.common.progress import log
 from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
@@ -116,11 +117,13 @@ def fetch_evaluation(run_id: str) -> Path:
             _check(client, client.get_run(run_id))
             plans = {entry.path for entry in client.list_artifacts(run_id) if Path(entry.path).suffix == ".csv"}
             for name in (*(plans | {PLAN}), CONFIG, f"{REPORT}/{METRICS}", f"{REPORT}/{IMAGES}"):
-                path = Path(client.download_artifacts(run_id, name, scratch))
+                path = Path(client.download_artifacts(run_id, checked_name(name, f"Run {run_id}"), scratch))
                 (folder / path.name).write_bytes(path.read_bytes())
         _require_unchanged(folder, run_id)
 
-    return fetch_once(storage.cache_folder() / "evaluations" / run_id, fill)
+    return fetch_once(
+        storage.cache_folder() / "evaluations" / checked_name(run_id, "A version's tag", folders=False), fill
+    )
 
 
 def log_verdict(run_id: str, verdict: Verdict) -> None:

@@ -20,6 +20,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import DataError, MemberError, TrackingError
+from backdrop.common.names import checked_name
 from backdrop.common.progress import log
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record
@@ -289,7 +290,8 @@ def fetch_version(address: str) -> Path:
             for path in ensemble.iterdir():
                 shutil.move(path, folder)  # the cache may be another disk
 
-    return fetch_once(storage.cache_folder() / "ensembles" / version.digest, fill)
+    digest = checked_name(version.digest, f"The tag of {version.address}", folders=False)
+    return fetch_once(storage.cache_folder() / "ensembles" / digest, fill)
 
 
 def champion_plan(address: str, name: str = PLAN) -> Path | None:

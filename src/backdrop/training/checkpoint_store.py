@@ -1,24 +1,25 @@
 """Stores a member's checkpoints in a folder and in S3, written in the background while training continues."""
 
+import contextlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from backdrop.common import storage
+from backdrop.common import outputs, s3, storage
 from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
 from backdrop.common.progress import log
 from backdrop.common.text import parse_json
+from backdrop.inference.member import STEP
 from backdrop.training.checkpoint import MANIFEST, Buffer, Checkpoint, pack, unpack
 
 KEEP = 2
 INDEX = "index.json"
-NAME = re.compile(r"\d+-\d+")
+NAME = re.compile(r"\d{5,}-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class CheckpointStore:
     folder: Path
     remote: str | None = None
 
+    def require(self) -> None:
+        """Makes sure, before training, that no other file is in the way of the folder or its index.
+
+        Raises:
+            StorageError: if one is.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StorageError(f"{self.folder} is not a folder", outputs.REMEDY)
+        for address in filter(None, (self.remote, str(self.folder))):
+            outputs.inspect_file(f"{address}/{INDEX}", _is_index, "the list of checkpoints")
+
     def write(self, checkpoint: Checkpoint) -> None:
         """Adds a checkpoint atomically, and removes all but the last two.
 
@@ -38,15 +50,13 @@ class CheckpointStore:
             StorageError: if it can't be written. Earlier checkpoints are still there.
         """
         name = f"{checkpoint.progress.epoch:05d}-{checkpoint.progress.step:08d}"
-        if not (self.folder / name / MANIFEST).is_file():  # a damaged checkpoint that `read` skipped
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        with storage.output_folder(self.folder / name, MANIFEST) as scratch:
+        with outputs.output_folder(self.folder / name, STEP, MANIFEST) as scratch:
             for file, parts in pack(checkpoint).items():
                 _write_through(scratch / file, parts)
         kept = self._local()[-KEEP:]
-        storage.write_bytes(self.folder / INDEX, json.dumps(kept).encode())
+        _write_index(str(self.folder), kept)
         for old in set(self._local()) - set(kept):
-            shutil.rmtree(self.folder / old, ignore_errors=True)
+            outputs.remove(self.folder / old)
         if self.remote:
             self._copy(self.remote, name, kept)
 
@@ -68,27 +78,29 @@ class CheckpointStore:
         return None
 
     def clear(self) -> None:
-        """Removes all checkpoints."""
-        for name in self.names():
-            if self.remote:
-                storage.remove_folder(f"{self.remote}/{name}", MANIFEST)
-        if self.remote:
-            storage.remove_folder(self.remote, INDEX)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes all checkpoints, and nothing else."""
+        for address in filter(None, (self.remote, str(self.folder))):
+            for name in _names(address):
+                outputs.remove(f"{address}/{name}")
+        if self.remote and _index(self.remote):
+            s3.delete(f"{self.remote}/{INDEX}")
+        if _index(str(self.folder)):
+            (self.folder / INDEX).unlink()
+        if self.folder.is_dir():
+            storage.remove_left(self.folder)
+            with contextlib.suppress(OSError):  # not empty
+                self.folder.rmdir()
 
     def names(self) -> set[str]:
         """The checkpoints that exist or are in an index."""
-        names = {*self._local(), *_index(str(self.folder))}
-        if self.remote:
-            folders = {file.split("/")[0] for file in storage.list_files(self.remote)}
-            names |= {name for name in folders if NAME.fullmatch(name)} | set(_index(self.remote))
-        return names
+        places = filter(None, (self.remote, str(self.folder)))
+        return {name for address in places for name in (*_names(address), *_index(address))}
 
     def _copy(self, remote: str, name: str, kept: list[str]) -> None:
-        storage.upload_folder(self.folder / name, f"{remote}/{name}", MANIFEST)
-        storage.write_bytes(f"{remote}/{INDEX}", json.dumps(kept).encode())
-        for old in {file.split("/")[0] for file in storage.list_files(remote)} - {*kept, INDEX}:
-            storage.remove_folder(f"{remote}/{old}", MANIFEST)
+        outputs.copy_output(self.folder / name, f"{remote}/{name}")
+        _write_index(remote, kept)
+        for old in set(_names(remote)) - set(kept):
+            outputs.remove(f"{remote}/{old}")
 
     def _locations(self, name: str) -> list[tuple[str, Callable[[str], bytes]]]:
         """The locations of a checkpoint, each with a function that reads a file there."""
@@ -99,7 +111,7 @@ class CheckpointStore:
         return [*copies, (remote, lambda file: storage.read_bytes(f"{remote}/{file}"))]
 
     def _local(self) -> list[str]:
-        return sorted(path.name for path in self.folder.glob("[0-9]*") if path.is_dir())
+        return _names(str(self.folder))
 
 
 class Writer:
@@ -141,12 +153,35 @@ class Writer:
             log(f"The checkpoint at step {checkpoint.progress.step} was not written; training continues: {error}")
 
 
+def _names(address: str) -> list[str]:
+    """The checkpoints in a folder or prefix, damaged ones too, sorted."""
+    if storage.is_remote(address):
+        names = {name.split("/")[0] for name in storage.list_files(address)}
+    else:
+        names = {path.name for path in Path(address).glob("*") if path.is_dir()}
+    return sorted(name for name in names if NAME.fullmatch(name) and outputs.is_output(f"{address}/{name}"))
+
+
+def _write_index(address: str, names: list[str]) -> None:
+    outputs.write_file(f"{address}/{INDEX}", json.dumps(names).encode(), _is_index, "the list of checkpoints")
+
+
+def _is_index(data: bytes) -> bool:
+    return bool(_parse(data))
+
+
 def _index(address: str) -> list[str]:
     """The names in an index; none if it is missing or damaged."""
     try:
-        names = parse_json(storage.read_bytes(f"{address}/{INDEX}"))
-        return [name for name in names if NAME.fullmatch(name)]
-    except (StorageError, ValueError, TypeError):
+        return _parse(storage.read_bytes(f"{address}/{INDEX}"))
+    except StorageError:
+        return []
+
+
+def _parse(data: bytes) -> list[str]:
+    try:
+        return [name for name in parse_json(data) if NAME.fullmatch(name)]
+    except (ValueError, TypeError):
         return []
 
 

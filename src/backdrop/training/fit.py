@@ -11,8 +11,9 @@ from torch import nn
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.devices import device
-from backdrop.common.errors import MemberError
-from backdrop.common.progress import progress, working
+from backdrop.common.errors import MemberError, shorten
+from backdrop.common.outputs import Claim
+from backdrop.common.progress import log, progress, working
 from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Dataset, Digests, read_chunks, read_pair
@@ -79,10 +80,13 @@ def train_member(job: FoldJob) -> Member:
     Raises:
         MemberError: if all checkpoints are damaged.
         TrainingError: if a loss is NaN or infinite.
-        StorageError: if the folder can't be written.
+        StorageError: if the folder can't be written, or holds something else.
         DataError: if a photograph has changed or can't be read.
     """
     recipe, judge = job.recipe, job.judge
+    claim = claim_member(job.folder) if job.distributed.is_main else None
+    job.store.require()
+    job.distributed.barrier()  # no process trains in vain
     state = fit(job)
     weights = _weights(state, recipe)
     if not weights:
@@ -90,10 +94,17 @@ def train_member(job: FoldJob) -> Member:
         raise MemberError(what, "Lower its learning rates")
     trained = assemble(recipe, weights).to(device())
     scores = judge.dices(trained, lasting=True)
-    if job.distributed.is_main:
+    if claim:
         with working("writing the member"):
-            _write_samples(job, trained, scores)
-            _write(job, state.progress, weights, judge.mean(scores))
+            data = save_weights(weights)
+            record = _record(job, state.progress, data, judge.mean(scores))
+            claim.write({layout.RECIPE: dump_yaml(recipe).encode(), layout.WEIGHTS: data})
+            try:
+                claim.write(_pictures(job, trained, scores, state.progress))
+            except Exception as error:  # whatever it is, the member is whole without them
+                log(f"The curves and sample pictures were not written: {shorten(error)}")
+            claim.write({layout.RECORD: record.model_dump_json(indent=1).encode()})  # marks the member as finished
+            claim.seal()
     job.distributed.barrier()
     return read_member(job.folder)
 
@@ -173,14 +184,21 @@ def _weights(state: State, recipe: Recipe) -> Weights:
     return {f"networks.{i}.{name}": tensor for i, weights in enumerate(kept) for name, tensor in weights.items()}
 
 
-def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> None:
-    """Writes the member's files; the record comes last, because it marks a member as finished."""
-    folder, recipe = job.folder, job.recipe
-    data = save_weights(weights)
-    storage.write_bytes(folder / layout.RECIPE, dump_yaml(recipe).encode())
-    storage.write_bytes(folder / layout.WEIGHTS, data)
-    curves(progress.history, folder / layout.CURVES)
-    record = MemberRecord(
+def claim_member(address: str | Path) -> Claim:
+    """The claim on a folder to train in, or an `s3://` prefix; what will be written there is tried before.
+
+    Raises:
+        StorageError: if something else is there, or it can't be written.
+    """
+    claim = Claim(address, layout.STEP, layout.RECORD)
+    claim.record({layout.METRICS: None})
+    claim.reserve(layout.RECIPE, layout.WEIGHTS, layout.RECORD)
+    return claim
+
+
+def _record(job: FoldJob, progress: Progress, weights: bytes, dice: float) -> MemberRecord:
+    recipe = job.recipe
+    return MemberRecord(
         key=progress.key,
         recipe=recipe.name,
         fold=job.fold,
@@ -191,7 +209,7 @@ def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> N
         seconds=round(progress.seconds, 1),
         parameters=parameters(build(**recipe.network_options())),
         resumed_at=tuple(progress.resumed_at),
-        weights=storage.sha256(data),
+        weights=storage.sha256(weights),
         settings=storage.sha256(dump_yaml(recipe).encode()),
         version=__version__,
         threads=progress.threads,
@@ -200,12 +218,11 @@ def _write(job: FoldJob, progress: Progress, weights: Weights, dice: float) -> N
         precision=progress.precision,
         pseudo=job.pseudo.digest,
     )
-    storage.write_bytes(folder / layout.RECORD, record.model_dump_json(indent=1).encode())
 
 
-def _write_samples(job: FoldJob, trained: nn.Module, scores: Sequence[float]) -> None:
-    """Writes pictures of the photographs with the lowest Dice."""
-    recipe = job.recipe
+def _pictures(job: FoldJob, trained: nn.Module, scores: Sequence[float], progress: Progress) -> dict[str, bytes]:
+    """The curves, and the photographs with the lowest Dice, by file name."""
+    recipe, files = job.recipe, {layout.CURVES: curves(progress.history)}
     worst = sorted(zip(scores, (row.image for row in job.judge.rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
         image, truth = read_pair(job.dataset.photos[stem], job.digests)
@@ -213,4 +230,5 @@ def _write_samples(job: FoldJob, trained: nn.Module, scores: Sequence[float]) ->
         probability = next(iter(predictions)).cpu().numpy()
         picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".png", np.asarray(picture))
-        storage.write_bytes(job.folder / layout.SAMPLES / f"worst-{rank}-{stem}-{value:.4f}.png", data.tobytes())
+        files[f"{layout.SAMPLES}/worst-{rank}-{stem}-{value:.4f}.png"] = data.tobytes()
+    return files

@@ -20,7 +20,7 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.redact import without_credentials
 from backdrop.tuning.cluster.auth import USAGE, local_cluster
 from backdrop.tuning.samplers import Source
-from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run
+from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run, sweep
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, judged
 
 TRIES = 2  # retries of a trial whose machine went away
@@ -91,7 +91,7 @@ def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: 
             )
             tuner.fit()
     entries = [recorder.entries[name] for name in sorted(recorder.entries)]
-    store.sweep([entry.name for entry in entries])
+    sweep(spec, [entry.name for entry in entries])
     if not any(entry.rows for entry in entries):
         errors = sorted({entry.error for entry in entries})
         raise TuningError(

@@ -1,5 +1,6 @@
 """One trial in a Ray process: the same training as `train`, reported to Ray after each epoch."""
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from backdrop.common import storage
+from backdrop.common import outputs, storage
 from backdrop.common.environment import read_count
 from backdrop.common.errors import TrainingError
 from backdrop.config import Recipe
@@ -20,7 +21,7 @@ from backdrop.data.dataset import Dataset, Digests, open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.inference.member import CHECKPOINTS, content_key
 from backdrop.training.checkpoint_store import CheckpointStore
-from backdrop.training.fit import FoldJob, fit
+from backdrop.training.fit import FoldJob, claim_member, fit
 from backdrop.training.trainer import Watch
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, as_row, judged
 
@@ -103,7 +104,9 @@ def _train(spec: TrialSpec, entry: Entry, fold: int, address: str, report: _Repo
     key = content_key(recipe, plan, digests, fold)
     remote = storage.is_remote(target)
     folder = storage.cache_folder() / "trials" / key if remote else Path(target)
-    store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
+    store = _checkpoints(target, folder)
+    claim_member(folder)
+    store.require()
 
     def watch(history: Sequence[Mapping[str, Any]]) -> None:
         reported = sum(row.fold == fold for row in report.rows)
@@ -112,10 +115,38 @@ def _train(spec: TrialSpec, entry: Entry, fold: int, address: str, report: _Repo
 
     try:
         train_fold(spec, recipe, fold, folder, key, store, watch)
-        store.clear()
+        _clear(target, store)
     finally:
         if remote:  # its checkpoints are in S3
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(spec: TrialSpec, names: Sequence[str]) -> None:
+    """Removes what ended trials may have left: checkpoints and metrics.
+
+    Raises:
+        StorageError: if it can't be removed.
+    """
+    for name in names:
+        folder = TrialStore(spec.store).folder(name)
+        remote = storage.is_remote(folder)
+        for fold in spec.folds:
+            target = f"{folder}/fold-{fold}"
+            _clear(target, _checkpoints(target, storage.cache_folder() / "trials" if remote else Path(target)))
+        if not remote:
+            with contextlib.suppress(OSError):  # missing, or not empty
+                Path(folder).rmdir()
+
+
+def _checkpoints(target: str, folder: Path) -> CheckpointStore:
+    """The checkpoints of a fold: at its address, and while it trains in a folder of this machine."""
+    remote = f"{target}/{CHECKPOINTS}" if storage.is_remote(target) else None
+    return CheckpointStore(folder / CHECKPOINTS, remote)
+
+
+def _clear(target: str, store: CheckpointStore) -> None:
+    store.clear()
+    outputs.remove(target)
 
 
 def train_fold(

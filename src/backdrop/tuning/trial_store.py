@@ -4,6 +4,7 @@ Ray's own state consists of pickles, breaks if the driver dies while it is writt
 These files hold everything that can't be derived again.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from backdrop.config import Recipe
 from backdrop.config.records import Record, parse
 from backdrop.training.lr_schedules import learning_rate
 from backdrop.tuning.results import Status, Trial
+
+RECORD = re.compile(r"\d{3,}-[^/]*\.json")
 
 
 class Row(Record):
@@ -60,7 +63,7 @@ class TrialStore:
         self.address = address
 
     def read(self, name: str) -> Entry | None:
-        """The trial of that name; None if it hasn't started, or its file is damaged, which is logged.
+        """The trial of that name; None if it hasn't started, or its file is damaged, which is logged and kept.
 
         Raises:
             StorageError: if S3 doesn't answer.
@@ -69,10 +72,13 @@ class TrialStore:
         if not storage.exists(path):
             return None
         try:
-            return parse(Entry, parse_json(storage.read_bytes(path)), path)
+            entry = parse(Entry, parse_json(storage.read_bytes(path)), path)
         except (ValueError, ConfigError):
-            log(f"{path} is damaged: the trial runs again")
+            entry = None
+        if entry is None or entry.name != name:  # it becomes a path
+            log(f"{path} is damaged: the trial runs again. The file is kept as {storage.set_aside(path)}")
             return None
+        return entry
 
     def find(self, index: int) -> Entry | None:
         """The trial of that number; None if it hasn't started."""
@@ -91,14 +97,9 @@ class TrialStore:
         """The folder of a trial's checkpoints while it runs."""
         return f"{self.address}/{name}"
 
-    def sweep(self, names: Sequence[str]) -> None:
-        """Removes checkpoints that ended trials may have left."""
-        for name in names:
-            storage.remove_folder(self.folder(name))
-
     def _names(self) -> list[str]:
         files = storage.list_files(self.address)
-        return [name.removesuffix(".json") for name in files if name.endswith(".json") and "/" not in name]
+        return [name.removesuffix(".json") for name in files if RECORD.fullmatch(name)]
 
     def _path(self, name: str) -> str:
         return f"{self.address}/{name}.json"

@@ -135,6 +135,11 @@ def plans_digest(plans: Iterable[FoldPlan]) -> str:
     return storage.sha256(b"".join(map(dump_plan, plans)))
 
 
+def is_plan(data: bytes) -> bool:
+    """Whether a file's content begins as a plan's does."""
+    return data.startswith(HEADER.encode()) and data.split(b"\n")[1:2] == [",".join(COLUMNS).encode()]
+
+
 def read_plan(address: str | Path) -> FoldPlan:
     """Reads a plan.
 

@@ -1,0 +1,255 @@
+"""What is ours is replaced and removed; what is anybody else's never is. The same on disk and in S3."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from backdrop.common import outputs, storage
+from backdrop.common.errors import StorageError
+from backdrop.common.outputs import INVENTORY, Claim, output_folder
+
+KEY = "key.json"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An address at which nothing is."""
+    return f"{request.getfixturevalue('bucket')}/out" if request.param == "s3" else str(tmp_path / "out")
+
+
+def put(address: str, data: bytes = b"mine") -> None:
+    """Writes a file as anybody would, without our metadata."""
+    if address.startswith("s3://"):
+        bucket, _, key = address.removeprefix("s3://").partition("/")
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data)
+    else:
+        Path(address).parent.mkdir(parents=True, exist_ok=True)
+        Path(address).write_bytes(data)
+
+
+def fill(address: str, files: dict[str, bytes], step: str = "sample") -> None:
+    with output_folder(address, step, KEY) as folder:
+        for name, data in {**files, KEY: b"{}"}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
+
+def content(address: str) -> dict[str, bytes]:
+    return {name: storage.read_bytes(f"{address}/{name}") for name in storage.list_files(address)}
+
+
+def test_ours_is_replaced_as_a_whole(out: str) -> None:
+    fill(out, {"a": b"1", "deep/b": b"2"})
+    fill(out, {"a": b"3", "c": b"4"})
+    assert content(out) == {"a": b"3", "c": b"4", KEY: b"{}"}
+    fill(out, {"a": b"3", "c": b"4"})
+    assert content(out) == {"a": b"3", "c": b"4", KEY: b"{}"}
+
+
+@pytest.mark.parametrize("name", ["a", KEY, "notes.txt", "deep/er/x", INVENTORY, ".hidden"])
+def test_a_folder_with_anything_else_is_refused(out: str, name: str) -> None:
+    put(f"{out}/{name}")
+    with pytest.raises(StorageError, match=r"is not the output of an earlier run|is not an inventory of Backdrop"):
+        outputs.require(out, "sample")
+    with pytest.raises(StorageError, match=r"Move it, or use another --out\.$"):
+        fill(out, {"a": b"1"})
+    assert storage.read_bytes(f"{out}/{name}") == b"mine"
+
+
+def test_what_came_to_ours_is_not_touched(out: str) -> None:
+    fill(out, {"a": b"1"})
+    put(f"{out}/deep/mine")
+    with pytest.raises(StorageError, match="holds deep/mine, which `backdrop sample` didn't write"):
+        fill(out, {"a": b"2"})
+    outputs.remove(out)
+    assert content(out) == {"deep/mine": b"mine"}
+
+
+@pytest.mark.parametrize("data", [b"2", b"two"], ids=["same size", "other size"])
+def test_what_changed_is_not_touched(out: str, data: bytes) -> None:
+    fill(out, {"a": b"1"})
+    put(f"{out}/a", data)
+    with pytest.raises(StorageError, match="/a has changed since Backdrop wrote it"):
+        fill(out, {"a": b"2"})
+    outputs.remove(out)
+    assert content(out) == {"a": data}
+
+
+def test_another_steps_output_is_refused(out: str) -> None:
+    fill(out, {"a": b"1"})
+    with pytest.raises(StorageError, match="holds the output of `backdrop sample`"):
+        fill(out, {"a": b"1"}, "predict")
+
+
+def test_a_change_during_the_work_is_noticed(out: str) -> None:
+    def work() -> None:
+        with output_folder(out, "sample", KEY) as folder:
+            (folder / KEY).write_bytes(b"{}")
+            put(f"{out}/mine")
+
+    with pytest.raises(StorageError, match="is not the output of an earlier run"):
+        work()
+    assert content(out) == {"mine": b"mine"}
+
+
+def test_a_claim_writes_beside_other_files_but_not_over_them(out: str) -> None:
+    put(f"{out}/notes.txt")
+    put(f"{out}/taken")
+    claim = Claim(out, "train", KEY)
+    claim.write({"a": b"1", "deep/b": b"2"})
+    with pytest.raises(StorageError, match="/taken exists, and Backdrop didn't write it"):
+        claim.reserve("taken")
+    with pytest.raises(StorageError, match="/taken exists, and Backdrop didn't write it"):
+        claim.write({"b": b"3", "taken": b"4"})
+    claim.write({"a": b"5"})
+    assert content(out) == {"notes.txt": b"mine", "taken": b"mine", "a": b"5", "deep/b": b"2"}
+    put(f"{out}/deep/b", b"mine")
+    with pytest.raises(StorageError, match="deep/b has changed"):
+        Claim(out, "train", KEY)
+    with pytest.raises(StorageError, match="deep/b has changed"):
+        claim.write({"deep/b": b"6"})
+    claim.clear()
+    assert content(out) == {"notes.txt": b"mine", "taken": b"mine", "deep/b": b"mine"}
+
+
+def test_a_claim_that_was_killed_while_it_wrote_goes_on(out: str) -> None:
+    Claim(out, "train", KEY).record({"a": outputs.Entry(storage.sha256(b"1"), 1), "changing": None})
+    put(f"{out}/changing", b"any")
+    claim = Claim(out, "train", KEY)
+    claim.write({"a": b"2"})
+    claim.seal()
+    assert content(out) == {"a": b"2", "changing": b"any"}
+
+
+def test_a_file_is_replaced_only_by_its_like(out: str) -> None:
+    def write(data: bytes) -> None:
+        outputs.write_file(out, data, lambda there: there.startswith(b"#"), "a list")
+
+    for data in (b"# one", b"# two"):
+        write(data)
+        assert storage.read_bytes(out) == data
+    put(out)
+    for call in (lambda: write(b"# three"), lambda: outputs.require_file(out, lambda _: False, "a list")):
+        with pytest.raises(StorageError, match=r"/out exists, and it isn't a list that Backdrop wrote"):
+            call()
+    assert storage.read_bytes(out) == b"mine"
+
+
+@pytest.mark.parametrize("address", ["", "  ", "gs://bucket/x", "S3://photos/x", "https://host/x", "a\0b"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    for call in (outputs.require, lambda place, _: outputs.require_file(place, bool, "a list")):
+        with pytest.raises(StorageError, match=r"address is empty|can't be written"):
+            call(address, "sample")
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///x", "s3://photos/a/../x", "s3://photos//x", "s3://nobody/x"])
+def test_what_is_no_prefix_is_refused(bucket: str, address: str) -> None:
+    with pytest.raises(StorageError):
+        outputs.require(address, "sample")
+
+
+def test_an_object_is_no_prefix(bucket: str) -> None:
+    put(f"{bucket}/out")
+    with pytest.raises(StorageError, match="out is an object, not a prefix"):
+        outputs.require(f"{bucket}/out/", "sample")
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    places = ["/", "/proc/backdrop", "/sys/backdrop", tmp_path / "file", tmp_path / "file" / "out", tmp_path / "pipe"]
+    for place in (*places, tmp_path / ("x" * 300)):
+        with pytest.raises(StorageError) as caught:
+            outputs.require(place, "sample")
+        assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+def test_trying_leaves_nothing(tmp_path: Path, bucket: str) -> None:
+    outputs.require(tmp_path / "new" / "deep" / "out", "sample")
+    outputs.require_file(tmp_path / "new" / "plan.csv", bool, "a plan")
+    outputs.require(f"{bucket}/out", "sample")
+    assert [path.name for path in tmp_path.iterdir()] == []
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="photos")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A small disk that is full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        (disk / "ballast").write_bytes(bytes(40_000))
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_noticed_before_the_work(full: Path) -> None:
+    for call in (
+        lambda: outputs.require(full / "out", "sample"),
+        lambda: outputs.require_file(full / "out", bool, "a plan"),
+        lambda: Claim(full / "out", "train", KEY),
+    ):
+        with pytest.raises(StorageError, match=r"No space left on device\)\. Free some space"):
+            call()
+    (full / "ballast").unlink()
+    with pytest.raises(StorageError, match="disk can't be replaced as a whole: it's a disk"):
+        outputs.require(full, "sample")
+
+
+def test_what_a_file_manager_adds_stays(tmp_path: Path) -> None:
+    for files in ({"a": b"1", "deep/b": b"2"}, {"a": b"3"}):
+        fill(str(tmp_path / "out"), files)
+        for name in (".DS_Store", "deep/Thumbs.db"):
+            put(f"{tmp_path}/out/{name}")
+    fill(str(tmp_path / "out"), {"a": b"4"})
+    assert (tmp_path / "out" / ".DS_Store").read_bytes() == b"mine"
+    assert (tmp_path / "out" / "deep" / "Thumbs.db").read_bytes() == b"mine"
+
+
+def test_a_copy_of_an_output_is_an_output(tmp_path: Path) -> None:
+    fill(str(tmp_path / "out"), {"a": b"1", "deep/b": b"2"})
+    shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*"):
+        path.chmod(0o700)
+    fill(str(tmp_path / "copy"), {"c": b"3"})
+    assert content(str(tmp_path / "copy")) == {"c": b"3", KEY: b"{}"}
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    put(str(tmp_path / "yours" / "a"))
+    fill(str(tmp_path / "out"), {"deep/a": b"mine"})
+    shutil.rmtree(tmp_path / "out" / "deep")
+    (tmp_path / "out" / "deep").symlink_to(tmp_path / "yours")
+    with pytest.raises(StorageError, match="holds deep, which"):
+        fill(str(tmp_path / "out"), {"b": b"1"})
+    assert content(str(tmp_path / "yours")) == {"a": b"mine"}
+
+
+def test_equal_outputs_have_equal_inventories(tmp_path: Path, bucket: str) -> None:
+    for place in (str(tmp_path / "a"), str(tmp_path / "b"), f"{bucket}/c"):
+        fill(place, {"x": b"1", "y": b"2"})
+    one, other, third = (
+        storage.read_bytes(f"{place}/{INVENTORY}") for place in (tmp_path / "a", tmp_path / "b", f"{bucket}/c")
+    )
+    assert one == other == third
+
+
+def test_what_killed_processes_left_beside_an_output_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".backdrop.out.killed" / "out"
+    put(str(left / "part"))
+    put(str(tmp_path / ".backdrop.other.xyz" / "part"))
+    with output_folder(tmp_path / "out", "sample", KEY) as folder:
+        (folder / KEY).write_bytes(b"{}")
+        in_use = folder.parent
+        with storage.temporary_beside(tmp_path / "out"):
+            assert in_use.is_dir(), "another process's, which lives"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".backdrop.other.xyz", "out"]
