@@ -1,4 +1,4 @@
-"""Photographs and masks decoded once, at a network's input size, each in a file that is mapped into memory.
+"""Caches decoded photographs and masks at a network's input size, in files that are mapped into memory.
 
 A file ends in the sha256 of its name and pixels. Each process verifies a file once, before it first trains on it.
 """
@@ -26,7 +26,7 @@ from backdrop.data.preprocessing import to_input
 
 FORMAT = 2
 DIGEST = 32  # bytes of a sha256
-SHARE = 0.5  # of the free space that a cache takes of its own accord
+SHARE = 0.5  # of the free space that a cache takes without being asked to
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -53,7 +53,7 @@ class DecodedCache:
         return self._decode(photo) if kept is None else kept
 
     def prepare(self, photos: Sequence[Photo]) -> None:
-        """Decodes what isn't there yet or is damaged, with a progress bar.
+        """Decodes photographs that are missing from the cache or damaged, with a progress bar.
 
         Raises:
             DataError: as above.
@@ -73,7 +73,7 @@ class DecodedCache:
             in_threads(self._keep, [*missing, *damaged], "decoding photographs")
 
     def missing_bytes(self, photos: Sequence[Photo]) -> int:
-        """What `prepare` would write."""
+        """The bytes that `prepare` would write."""
         return sum(not self._path(photo).is_file() for photo in photos) * self.spec.height * self.spec.width * 4
 
     def _decode(self, photo: Photo) -> Pair:
@@ -95,7 +95,7 @@ class DecodedCache:
             return None
 
     def _is_sound(self, photo: Photo) -> bool:
-        """Whether a file holds what was written."""
+        """Whether a file has the content that was written."""
         try:
             content: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")
             return content[-DIGEST:].tobytes() == self._digest(photo, content[:-DIGEST])
@@ -123,7 +123,7 @@ class DecodedCache:
 
 
 def open_cache(photos: Sequence[Photo], digests: Digests, spec: Input, cache: str) -> DecodedCache:
-    """Where training reads its photographs from, ready to be read.
+    """Opens the cache that training reads its photographs from, and fills it.
 
     Args:
         photos: those that will be wanted.

@@ -37,19 +37,19 @@ STEP = "evaluate"
 def evaluate(
     data: str, plan: str | Sequence[str], members: Sequence[str], out: str, ensemble: str | None = None
 ) -> Evaluation:
-    """Judges every photograph by the members that did not train on it, at its original size.
+    """Scores the members and their ensemble on every photograph that they didn't train on, at its original size.
 
     Args:
         data: the dataset.
-        plan: the fold plan that the members were trained by; several if they differ in that, the ensemble's own first.
+        plan: the members' fold plan; several if members have different plans, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
         out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph).
-        ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; without it
-            all members weigh alike.
+        ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
+            equal weights.
 
     Raises:
-        MemberError: if a member isn't whole, or wasn't trained by one of the plans on these data.
-        PlanError: if a plan belongs to other data or holds out other objects than the first.
+        MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data.
+        PlanError: if a plan belongs to other data, or has another holdout than the first.
         DataError: if a photograph can't be read, or `metadata.csv` lacks what the ensemble's gate groups by.
         StorageError: if something else is at `out`, or it can't be written.
     """
@@ -78,7 +78,7 @@ def _with_metadata(score: Score, metadata: Mapping[str, dict[str, str]]) -> Scor
 
 
 def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> tuple[Effect, ...]:
-    """What the ensemble's operations add out of fold. Its members look again: there was no room for all their maps."""
+    """The gains of the ensemble's operations out of fold; it predicts again, because all maps don't fit in memory."""
     operations = next(iter(who.values())).operations
     folded = {row: model for row, model in who.items() if row.fold is not None}
     if not operations or not folded:

@@ -1,4 +1,4 @@
-"""`import`: a folder as phones, cut-out services and labeling tools leave it becomes a dataset."""
+"""`import`: makes a dataset from a folder as phones, cut-out services and labeling tools leave it."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ NO_MASK = "has no mask, though other photographs of its object have"
 
 
 class ImportRow(Record):
-    """One photograph: where it was, where it and its mask are in the dataset, or in `note` why it is left out."""
+    """A photograph: its source, its files in the dataset, or the reason in `note` why it is left out."""
 
     source: str
     target: str = ""
@@ -52,7 +52,7 @@ class ImportRecord(Record):
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How names and masks are read.
+    """Options for reading names and masks.
 
     Attributes:
         pattern: a regular expression with groups `object` and `view`, searched in paths without their suffix.

@@ -1,4 +1,4 @@
-"""`label`: predicted masks for photographs that have none, for each fold by members that never saw its truth."""
+"""`label`: predicts masks of unlabeled photographs, for each fold by members that never saw its masks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ STEP = "label"
 
 
 class LabelRecord(Record):
-    """How many photographs were looked at, and how many are kept for each fold."""
+    """The number of photographs, and how many are kept for each fold."""
 
     photographs: int
     kept: dict[str, int]
@@ -41,22 +41,23 @@ def label(
     ensemble: str | None = None,
     max_uncertainty: float = 0.01,
 ) -> LabelRecord:
-    """Predicts the masks of a dataset's `test` photographs and keeps those objects whose answers are confident.
+    """Predicts the masks of a dataset's `test` photographs, and keeps the objects with confident predictions.
 
-    For each fold of the plan only those members answer that trained on none of its photographs: a member of that fold
-    can then be judged on its truth, which its pseudo-labels don't know.
+    For each fold of the plan, only members predict that trained on none of its photographs, so that the fold's own
+    member can still be judged on them.
 
     Args:
         data: the dataset, with photographs in `test`.
-        plan: the plan to train by; further ones if members were trained by others.
+        plan: the plan to train by, and further plans if members were trained by others.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
         out: the folder to write: `labels.csv` and the masks.
-        ensemble: a shipped ensemble's name or a YAML file's path, for its weights; without it all weigh alike.
+        ensemble: a shipped ensemble's name or a YAML file's path, for its weights; None for equal weights.
         max_uncertainty: an object is kept if the mean unconfidence of its photographs is at most this.
 
     Raises:
-        DataError: if there are no such photographs, one isn't named `<object>_<view>`, or an object is of the plan too.
-        MemberError: if a fold has no member that may label for it.
+        DataError: if there are no such photographs, one isn't named `<object>_<view>`, or an object is also in the
+            plan.
+        MemberError: if no member may label for a fold.
         PlanError: if a plan belongs to other data.
         StorageError: if something else is at `out`, or it can't be written.
     """
@@ -120,7 +121,7 @@ def _label_fold(
     max_uncertainty: float,
     advance: Callable[[], None],
 ) -> Iterator[Label]:
-    """Masks are written for all and those of doubtful objects removed again: an object is judged as a whole."""
+    """Writes all masks, then removes those of uncertain objects, because an object is kept or dropped as a whole."""
     doubts: dict[str, list[float]] = {}
     found: list[tuple[Photo, float, str]] = []
     for chunk in chunks(lazily(partial(_prepare, model), photos)):

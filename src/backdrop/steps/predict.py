@@ -1,4 +1,4 @@
-"""`predict`: masks of new photographs by an ensemble, as pictures, as runs, or as a submission."""
+"""`predict`: an ensemble's masks of new photographs, as pictures, run lengths or a submission."""
 
 import contextlib
 import csv
@@ -32,7 +32,7 @@ Format = Literal["png", "rle", "submission"]
 
 
 class PredictRecord(Record):
-    """`predict.json`: the ensemble's digest, what was written, how many photographs there were, how many failed.
+    """`predict.json`: the ensemble's digest, the format, and the numbers of all photographs and of failed ones.
 
     `passed_over` are the other files of the folder, by name.
     """
@@ -60,22 +60,22 @@ def predict(
     format: Format = "png",  # noqa: A002  # the option's name, here as everywhere
     sample_submission: str | None = None,
 ) -> PredictRecord:
-    """Cuts out every photograph in a folder, at its own size. What a killed run has done is not done again.
+    """Cuts out every photograph in a folder, at its own size; a killed run resumes.
 
     Args:
-        images: the folder (or `s3://` prefix) that the photographs themselves lie in, such as a dataset's `test`.
+        images: the folder or `s3://` prefix that directly contains the photographs, such as a dataset's `test`.
         out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the masks.
-        members: addresses of the ensemble's members; or else
-        model: its address in the registry, such as `models:/NAME@champion`.
+        members: addresses of the ensemble's members.
+        model: instead of members, a registered model's address, such as `models:/NAME@champion`.
         ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights and the post-processing.
         format: `png` (`<stem>.png` each, 0 and 255), `rle` (`masks.csv`) or `submission` (`submission.csv.gz`, where
-            a photograph that failed has an empty mask, because Kaggle refuses a file that lacks a row).
-        sample_submission: Kaggle's, to make sure that just the images are there that it names.
+            a failed photograph has an empty mask, because Kaggle refuses a file with a missing row).
+        sample_submission: Kaggle's, to verify that the photographs are exactly those that it lists.
 
     Raises:
-        DataError: if there are no photographs, or others than the sample submission names.
-        MemberError: if neither or both of members and model are named, or a member isn't whole.
-        ConfigError: if the ensemble isn't valid, or an option is of no use with the others.
+        DataError: if there are no photographs, or others than the sample submission lists.
+        MemberError: if neither or both of members and model are given, or a member isn't complete.
+        ConfigError: if the ensemble isn't valid, or an option can't be used with the others.
         TrackingError: if MLflow can't be reached or has no such model.
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
@@ -107,7 +107,7 @@ def predict(
 
 
 def _list(images: str) -> tuple[list[Path], tuple[PassedOver, ...]]:
-    """The photographs of a folder by name, and what else is in it."""
+    """The photographs of a folder by name, and its other files."""
     listing = list_images(storage.local_folder(images), IMAGE_SUFFIXES)
     if not listing.images:
         others = summarize(listing.passed_over)
@@ -134,7 +134,7 @@ def _open(members: Sequence[str], model: str | None, ensemble: str | None) -> En
         return gather([open_member(address) for address in members], find_ensemble(ensemble) if ensemble else None)
     if ensemble is not None:
         raise ConfigError(f"{model} has its own ensemble", "Leave --ensemble out")
-    from backdrop.tracking.registry import fetch_version  # mlflow's import takes seconds: only where it's used
+    from backdrop.tracking.registry import fetch_version  # slow: imports mlflow
 
     return load_ensemble(fetch_version(model))
 
@@ -146,7 +146,7 @@ def _unfinished(out: str) -> Path:
 
 @contextlib.contextmanager
 def _writer(folder: Path, format: Format) -> Iterator[Callable[[Cutout], object]]:  # noqa: A002  # as above
-    """Yields what writes one photograph's mask."""
+    """Yields a function that writes one photograph's mask."""
     if format == "submission":
         with open_submission(folder / SUBMISSION) as write_row:
             yield lambda cutout: write_row(cutout.image, cutout.rle)

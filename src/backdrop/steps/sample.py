@@ -1,4 +1,4 @@
-"""`sample`: a synthetic studio dataset, to try everything on."""
+"""`sample`: renders a synthetic studio dataset to try things out."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ MIN_SIDE = 64
 
 
 class SampleRecord(Record):
-    """`sample.json`: what was asked for. The same asking gives the same bytes."""
+    """`sample.json`: the options; equal options give equal bytes."""
 
     objects: int
     views: int
@@ -40,14 +40,14 @@ def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", 
     """Renders photographs of cars in a studio, and their masks, in Kaggle's Carvana layout.
 
     Args:
-        out: the dataset's folder. One of an earlier, equal call is left as it is.
-        objects: how many cars.
-        views: how many photographs of each, a full turn of the turntable.
-        size: WxH of the photographs, pixels.
-        seed: which cars.
+        out: the dataset's folder; the sample of an earlier equal call isn't changed.
+        objects: number of cars.
+        views: photographs of each car, a full turn of the turntable.
+        size: WxH of the photographs, in pixels.
+        seed: random seed of the cars.
 
     Raises:
-        ConfigError: if a number makes no sense.
+        ConfigError: if a number is too small.
         DataError: if another sample stands there.
         StorageError: if something else stands there, or it can't be written.
     """

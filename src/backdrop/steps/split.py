@@ -1,4 +1,4 @@
-"""`split`: objects into folds and a holdout."""
+"""`split`: assigns objects to folds and a holdout."""
 
 from statistics import mean
 
@@ -14,7 +14,7 @@ RULE = Rule()
 
 
 class SplitRecord(Record):
-    """The plan's digest of the data, and its objects and mean mask area (pixels) by fold."""
+    """The data's digest, and the number of objects and mean mask area (pixels) of each fold."""
 
     data: str
     objects: dict[str, int]
@@ -30,14 +30,14 @@ def split(
     extend: str | None = None,
     holdout_from: str | None = None,
 ) -> SplitRecord:
-    """Places every object of a dataset in a fold or in the holdout.
+    """Assigns every object of a dataset to a fold or to the holdout.
 
     Args:
         data: the dataset.
         out: the plan to write, a CSV file; an older plan there is replaced.
-        rule: how many folds, which share is held out, and by what order.
+        rule: the number of folds, the share of the holdout, and the order.
         objects: only this number of objects, the first by name.
-        extend: an older plan whose objects keep their places, or `models:/NAME@champion` for the plan of a
+        extend: an older plan whose objects keep their folds, or `models:/NAME@champion` for the plan of a
             registered model's version (with `holdout_from`, its plan of the same scheme); what isn't there yet has
             nothing to extend.
         holdout_from: another plan of these data, whose objects and holdout are taken: for a further scheme of the same
@@ -64,7 +64,7 @@ def split(
 
 
 def summary(plan: FoldPlan) -> SplitRecord:
-    """Objects and mask areas of a plan."""
+    """The number of objects and mean mask area of each fold."""
     groups = {str(fold): plan.validation(fold) for fold in plan.folds}
     if plan.holdout:
         groups["holdout"] = plan.holdout
@@ -79,7 +79,7 @@ def _older(extend: str | None, name: str) -> FoldPlan | None:
     """The plan to extend; of a registered version that which is called so."""
     if extend is None or not extend.startswith("models:/"):
         return read_plan(extend) if extend else None
-    from backdrop.tracking import registry  # pays for mlflow's import only where it's used
+    from backdrop.tracking import registry  # slow: imports mlflow
 
     path = registry.champion_plan(extend, name)
     return read_plan(path) if path else None

@@ -44,7 +44,7 @@ FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES)  # of a finished member, with its s
 
 
 class TrainRecord(Record):
-    """The member's address (`runs:/ID/member`, or its folder), its record, and whether it was there already."""
+    """The member's address (`runs:/ID/member`, or its folder), its record, and whether it was reused."""
 
     address: str
     member: MemberRecord
@@ -62,7 +62,7 @@ def train(
     pseudo: str | None = None,
     fresh: bool = False,
 ) -> TrainRecord:
-    """Trains one member, or finds it: in MLflow by its content key, or in `out`.
+    """Trains one member, or reuses it: from MLflow by its content key, or from `out`.
 
     Started by `torchrun`, its processes train the member together.
 
@@ -70,11 +70,11 @@ def train(
         data: the dataset.
         plan: its fold plan.
         recipe: a shipped recipe's name, a YAML file's path, or the recipe itself.
-        fold: the fold that is left out and judges.
-        out: the member folder; `{key}` in it stands for the first 12 digits of the content key. What a killed run
-            left there is gone on with.
+        fold: the fold to leave out and validate on.
+        out: the member folder; `{key}` in it stands for the first 12 digits of the content key. A killed
+            run resumes there.
         overrides: `a.b=c` for the recipe.
-        pseudo: a folder that `label` wrote, whose photographs are trained on too.
+        pseudo: a folder that `label` wrote, to train on its photographs as well.
         fresh: train again, whatever MLflow or `out` holds; a line says what is discarded.
 
     Raises:
@@ -83,7 +83,7 @@ def train(
         PlanError: if the plan belongs to other data, or has no such fold.
         MemberError: if `out` holds another member.
         StorageError: if `out` holds something else, or can't be written.
-        TrainingError: if training can't go on.
+        TrainingError: if training can't continue.
         TrackingError: if MLflow can't be reached.
     """
     chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
@@ -96,7 +96,7 @@ def train(
     known = find_member(key) if searched and alone else None
     if known:
         return TrainRecord(address=known, member=open_member(known).record, reused=True)
-    # These load torch and more, which takes seconds: only where there is something to train.
+    # Slow: these import torch.
     from backdrop.training.checkpoint_store import CheckpointStore
     from backdrop.training.distributed import join
     from backdrop.training.fit import FoldJob, claim_member, train_member
@@ -139,11 +139,11 @@ def train(
 def _follow(
     work: Callable[[], Member], identity: tuple[str, Recipe, int, bool], folder: Path, distributed: "Distributed"
 ) -> str:
-    """Trains under an MLflow run that shows each epoch; the member's address."""
+    """Trains within an MLflow run that shows each epoch, and returns the member's address."""
     if not distributed.is_main:
         work()
         return distributed.broadcast("")
-    from backdrop.tracking.runs import MemberRun  # mlflow's import takes seconds: only where it's used
+    from backdrop.tracking.runs import MemberRun  # slow: imports mlflow
 
     with MemberRun(*identity) as run:
         run.follow(folder / METRICS)

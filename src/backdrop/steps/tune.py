@@ -1,4 +1,4 @@
-"""`tune`: which schedule and which rates for a recipe on these data, in a fixed budget."""
+"""`tune`: searches a recipe's schedule and learning rates on a dataset, in a fixed budget."""
 
 import json
 import os
@@ -42,11 +42,11 @@ RECIPE, SPACE = "recipe.yaml", "space.yaml"
 
 @dataclass(frozen=True)
 class Resources:
-    """What a search runs on.
+    """The resources of a search.
 
     Attributes:
-        parallel: how many trials run at a time; None for one on each GPU, or one where there is no GPU.
-        cluster: a YAML file that says what Ray cluster KubeRay makes for the search; None for none.
+        parallel: number of trials at a time; None for one per GPU, or one without a GPU.
+        cluster: a YAML file that describes the Ray cluster that KubeRay creates for the search; None for none.
     """
 
     parallel: int | None = None
@@ -57,7 +57,7 @@ RESOURCES = Resources()
 
 
 class TuneRecord(Record):
-    """Where the result lies, what it is, and whether it was there already."""
+    """The result's address, the search, and whether it had finished before."""
 
     out: str
     search: Search
@@ -75,19 +75,19 @@ def tune(
     overrides: Sequence[str] = (),
     resources: Resources = RESOURCES,
 ) -> TuneRecord:
-    """Searches a schedule, resumes a killed search, or finds it finished.
+    """Searches a schedule, resumes a killed search, or returns a finished one.
 
-    Ray runs here, or on the cluster whose dashboard RAY_ADDRESS names (`http://…`), or on one that KubeRay makes.
+    Ray runs here, or on the cluster whose dashboard RAY_ADDRESS names (`http://…`), or on one that KubeRay creates.
 
     Args:
         data: the dataset.
         plan: its fold plan.
         recipe: a shipped recipe's name, or a YAML file's path.
         out: folder or `s3://` prefix of the result; `{key}` in it stands for the first 12 digits of the search's key.
-        budget: how much is tried, and how.
-        space: a shipped space's name, or a YAML file's path; without one, that of the recipe's kind.
-        overrides: `a.b=c` for the trials' recipe, on top of what the space sets.
-        resources: what it runs on.
+        budget: the size and method of the search.
+        space: a shipped space's name, or a YAML file's path; None for the recipe's default.
+        overrides: assignments `a.b=c` for the trials' recipe, after those of the space.
+        resources: the resources of the search.
 
     Raises:
         ConfigError: if recipe, space, budget or cluster isn't valid.
@@ -114,7 +114,7 @@ def tune(
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
     elsewhere = _elsewhere(target, resources.cluster)
     verify(folds, open_dataset(data))
-    from backdrop.tuning.search import Plan, run_search  # ray's import takes seconds: only where it's used
+    from backdrop.tuning.search import Plan, run_search  # slow: imports ray
 
     whole = Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
     whole.check()
@@ -130,16 +130,16 @@ def tune(
             files = _files(search, winner.override)
             if runs:
                 runs.finish(search, files)
-        claim.write(files)  # the record comes last: by it a finished search is known
+        claim.write(files)  # the record comes last, because it marks a finished search
         claim.seal()
         return TuneRecord(out=target, search=search, reused=False)
 
 
 def read_search(out: str) -> Search:
-    """What a finished search came to.
+    """Reads the result of a finished search.
 
     Raises:
-        StorageError: if there is none.
+        StorageError: if it doesn't exist.
     """
     text = storage.read_bytes(f"{out}/{RECORD}").decode()
     return parse(Search, parse_yaml(text, RECORD), f"{out}/{RECORD}")
@@ -203,7 +203,7 @@ def _name_job(target: str) -> None:
 
 
 def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], parallel: int | None) -> list[str]:
-    """The same search as a command, which needs no file but those below `target`."""
+    """The same search as a command, which reads only files below `target`."""
     options = {"plan": f"{target}/{PLAN}", "recipe": f"{target}/{RECIPE}", "space": f"{target}/{SPACE}", "out": target}
     options |= {"folds": ",".join(map(str, budget.folds)), "budget-epochs": str(budget.epochs)}
     options |= {name: str(value) for name, value in budget.model_dump(exclude={"folds", "epochs"}).items()}
@@ -214,16 +214,16 @@ def _command(data: str, target: str, budget: Budget, overrides: Sequence[str], p
 
 
 def _followed(key: str, plan: "Plan") -> AbstractContextManager["SearchRuns | None"]:
-    """MLflow's runs of the search, if MLflow is used."""
+    """MLflow's runs of the search, if runs are tracked."""
     if not enabled():
         return nullcontext()
-    from backdrop.tracking.searches import SearchRuns  # mlflow's import takes seconds: only where it's used
+    from backdrop.tracking.searches import SearchRuns  # slow: imports mlflow
 
     return SearchRuns(key, plan.recipe, plan.space.name)
 
 
 def _files(search: Search, override: dict[str, Any]) -> dict[str, bytes]:
-    """What came of it, by name."""
+    """The result's files by name."""
     head = f"# {search.recipe}: the schedule of trial {search.chosen}, for `backdrop train --set-file`\n"
     if search.comparison:
         head += f"# {search.comparison.sentence}\n"
