@@ -245,6 +245,16 @@ def test_a_usage_error_shows_no_password(main) -> None:
     assert "secret" not in said
 
 
+def test_only_paths_and_s3_are_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (("import", data, "http://me:secret@host"), ("split", data, "--out", "ftp://me:secret@host/plan.csv")):
+        result = RUN.invoke(app.app, [str(word) for word in words])
+        assert "host" in str(result.exception)
+        assert str(result.exception).endswith("can't be written. Name a path or an s3:// address.")
+        assert "secret" not in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["data"]
+
+
 def test_only_the_first_objects_are_checked(data: Path) -> None:
     (data / "train_masks" / "car03_01_mask.png").unlink()
     (data / "train" / "car04_01.jpg").unlink()

@@ -51,11 +51,15 @@ class Command(TyperCommand):
 
     def _parse(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except Exception as error:  # typer quotes what it can't use, which may be an address with a password
             if isinstance(message := getattr(error, "message", None), str):
                 vars(error).update(message=redact(message))
             raise
+        out = str(ctx.params.get("out") or "")
+        if "://" in out and not out.startswith("s3://"):
+            raise ConfigError(f"{out} can't be written", "Name a path or an s3:// address")
+        return rest
 
     def _spread(self, ctx: Any, args: Sequence[str]) -> Iterator[tuple[bool, str]]:
         """The words with `--members` before each member, and whether each is neither option nor an option's value."""
