@@ -13,6 +13,7 @@ from backdrop.common.errors import StorageError
 from backdrop.common.lock import hold
 from backdrop.config import Budget
 from backdrop.steps.evaluate import evaluate
+from backdrop.steps.import_ import ImportOptions, import_photos
 from backdrop.steps.label import label
 from backdrop.steps.predict import predict
 from backdrop.steps.train import train
@@ -58,6 +59,15 @@ def test_two_of_one_output(step: Callable[[str], object], tmp_path: Path) -> Non
     with hold(out, "predict", beside=True), pytest.raises(StorageError, match="out is in use by `backdrop predict`"):
         step(out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_imports_of_one_folder(data: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    with (
+        hold(out, "import", beside=True),
+        pytest.raises(StorageError, match=r"out is in use by `backdrop import`.*another OUT"),
+    ):
+        import_photos(str(data / "train"), out, ImportOptions())
 
 
 def test_two_searches_of_one_folder(data: Path, plan: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.common.lock import hold
 from backdrop.common.outputs import checked_address, inspect, output_folder, require
 from backdrop.config.records import Record
 from backdrop.data.dataset import in_threads
@@ -95,7 +96,7 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
         rows = _rows(found.photos, names, options, root, None)
     else:
         require(out, STEP)
-        with output_folder(out, STEP, TABLE) as folder:
+        with hold(out, STEP, "OUT", beside=True), output_folder(out, STEP, TABLE) as folder:
             rows = _rows(found.photos, names, options, root, folder)
             _require_one(source, rows)
             (folder / TABLE).write_bytes(_dump([*rows, *duplicates]))
