@@ -133,7 +133,9 @@ def test_a_training_survives_a_faulty_s3(
     assert storage.upload_folder(shaken, "s3://photos/faulty", "member.json") == 0
 
 
-def test_a_killed_training_goes_on_elsewhere(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_on_another_machine(
+    world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run("s3://photos/whole")
     whole = read_member(storage.local_folder("s3://photos/whole")).record
     shutil.rmtree(world / "cache")

@@ -82,7 +82,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_the_page_is_whole_and_says_the_figures() -> None:
+def test_the_page_is_complete_and_shows_the_figures() -> None:
     given_report = report(scores())
     page = Reader(render(given_report))
     ensemble = given_report.evaluation.holdout.ensemble

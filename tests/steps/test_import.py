@@ -196,7 +196,7 @@ def test_masks_of_a_folder_of_their_own(tmp_path: Path) -> None:
     assert record.missed
 
 
-def test_two_masks_of_one_photograph_are_never_guessed_at(tmp_path: Path) -> None:
+def test_two_masks_of_one_photograph_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "in" / "front_1.jpg", scene(1)[0])
     for folder in ("x", "y"):
         save(tmp_path / "masks" / folder / "front_1.png", scene(1)[1])

@@ -197,7 +197,9 @@ def test_networks_are_kept_while_there_is_room(model: EnsembleModel, monkeypatch
         assert found.digest() == model.digest()
 
 
-def test_what_can_t_be_read_is_told_and_is_not_the_end(photos: Path, members: list[str], tmp_path: Path) -> None:
+def test_photographs_that_cannot_be_read_are_reported_and_the_others_predicted(
+    photos: Path, members: list[str], tmp_path: Path
+) -> None:
     reasons = spoil(photos)
     record = predict(str(photos), str(tmp_path / "png"), members)
     assert (record.images, record.failed) == (14, 4)
@@ -211,7 +213,7 @@ def test_what_can_t_be_read_is_told_and_is_not_the_end(photos: Path, members: li
     assert (tmp_path / "all" / "failed.csv").read_bytes() == (tmp_path / "png" / "failed.csv").read_bytes()
 
 
-def test_a_photograph_that_does_not_fit_a_recipe_is_told(photos: Path, tmp_path: Path) -> None:
+def test_a_photograph_that_does_not_fit_a_recipe_is_reported(photos: Path, tmp_path: Path) -> None:
     recipe = find_recipe("tiny", ["input.size=64x48", "input.fit=pad", "network.width=2", "network.depth=1"])
     member = write_member(tmp_path / "member", recipe, "k" * 64, 0)
     record = predict(str(photos), str(tmp_path / "out"), [str(member)])
@@ -249,7 +251,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return seen
 
 
-def test_a_killed_run_goes_on(photos: Path, members: list[str], tmp_path: Path, watch: list[list[str]]) -> None:
+def test_a_killed_run_resumes(photos: Path, members: list[str], tmp_path: Path, watch: list[list[str]]) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     done = subprocess.run([sys.executable, "-c", KILLED, photos, out, *members], env=os.environ, check=False)
     assert done.returncode == -9
@@ -263,7 +265,7 @@ def test_a_killed_run_goes_on(photos: Path, members: list[str], tmp_path: Path, 
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_only_the_same_work_is_gone_on_with(
+def test_only_the_same_work_is_resumed(
     photos: Path, members: list[str], tmp_path: Path, watch: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"

@@ -107,7 +107,7 @@ def longer(data: Path) -> Path:
 
 
 @pytest.mark.parametrize("more", [(), ("compute.augment=device", "loading.cache=device")], ids=["host", "device"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     longer: Path, plan: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     kill_again_and_again(longer, plan, tmp_path, 4, 0, (*EVERYTHING, *more))
@@ -186,7 +186,7 @@ def test_pieces_are_the_bytes_of_safetensors(layout: torch.memory_format) -> Non
     assert b"".join(pieces({})) == save({})
 
 
-def test_with_all_damaged_nothing_begins_anew_in_silence(
+def test_if_all_checkpoints_are_damaged_training_does_not_silently_start_over(
     unfinished: tuple[Path, MemberRecord], data: Path, plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, whole = unfinished
@@ -203,7 +203,7 @@ def test_with_all_damaged_nothing_begins_anew_in_silence(
     assert "Discarding" in capsys.readouterr().err
 
 
-def test_a_checkpoint_made_with_other_threads_goes_on_with_its_own(
+def test_a_checkpoint_resumes_with_the_number_of_threads_it_was_made_with(
     unfinished: tuple[Path, MemberRecord], data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, whole = unfinished
@@ -218,7 +218,7 @@ def test_a_checkpoint_made_with_other_threads_goes_on_with_its_own(
     assert resumed.weights == whole.weights
 
 
-def test_checkpoints_are_no_part_of_what_a_member_is(data: Path, plan: Path, tmp_path: Path) -> None:
+def test_checkpoints_do_not_change_a_member(data: Path, plan: Path, tmp_path: Path) -> None:
     often = train(str(data), str(plan), "tiny", 0, str(tmp_path / "a"), (*SMALL, "checkpoint.every_steps=1")).member
     seldom = train(str(data), str(plan), "tiny", 0, str(tmp_path / "b"), SMALL).member
     assert (often.key, often.weights) == (seldom.key, seldom.weights)
@@ -292,13 +292,13 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backdrop.training.fit.Samples", Poisoned)
 
 
-def test_a_loss_that_is_no_number_names_the_batch(poisoned: None, data: Path, plan: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_is_reported_with_its_batch(poisoned: None, data: Path, plan: Path, tmp_path: Path) -> None:
     first = read_plan(plan).training(0)[0].image
     with pytest.raises(TrainingError, match=rf"Loss is NaN at epoch 1/\d+, step \d: .*{first}\.jpg.*on_nan=skip"):
         train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "checkpoint.every_steps=1"))
 
 
-def test_a_loss_that_is_no_number_can_be_skipped(
+def test_a_nan_loss_can_be_skipped(
     poisoned: None, data: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), (*SMALL, "on_nan=skip")).member

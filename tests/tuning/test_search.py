@@ -158,7 +158,7 @@ def kill_again_and_again(whole: Whole, tmp_path: Path, kills: int, seed: int, bu
     assert read_search(str(out)) == search
 
 
-def test_a_killed_search_goes_on_to_the_same_end(whole: Whole, tmp_path: Path) -> None:
+def test_a_killed_search_resumes_and_ends_the_same(whole: Whole, tmp_path: Path) -> None:
     kill_again_and_again(whole, tmp_path, kills=2, seed=0)
 
 
@@ -168,7 +168,7 @@ def test_ten_kills_change_nothing(whole: Whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tpe_goes_on_to_the_same_draws(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+def test_tpe_resumes_with_the_same_draws(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     budget = Budget(trials=10, epochs=2, folds=(0, 1), searcher="tpe", repeats=0)
     search = tune(str(cars[0]), str(cars[1]), "tiny", str(tmp_path / "whole"), budget, str(space)).search
     whole = Whole(tmp_path / "whole", cars, space, search)
@@ -187,7 +187,7 @@ def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_p
     assert search.comparison is None
 
 
-def test_a_search_in_s3_goes_on_on_another_machine(
+def test_a_search_in_s3_resumes_on_another_machine(
     bucket: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, plan = map(str, whole.cars)
@@ -206,7 +206,7 @@ def test_a_search_in_s3_goes_on_on_another_machine(
     assert tune(data, plan, "tiny", out, BUDGET, space).reused
 
 
-def test_ctrl_c_leaves_what_a_search_needs_to_go_on(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_what_a_search_needs_to_resume(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     out, budget = tmp_path / "out", Budget(trials=3, epochs=200, searcher="random", repeats=0)
     process = start(cars, out, space, budget)
     while process.poll() is None and not list(out.glob("trials/000-own/fold-0/checkpoints/index.json")):
