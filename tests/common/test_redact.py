@@ -147,3 +147,8 @@ def test_long_texts_take_no_time() -> None:
         "Token=" * 10**5,
     ):
         redact(text)
+
+
+def test_a_secret_that_is_no_text_stops_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "hunter2xyzzy\udcff")
+    assert "hunter2" not in redact(f"it says {os.environ['RAY_AUTH_TOKEN']} and {os.environ['RAY_AUTH_TOKEN']!r}")

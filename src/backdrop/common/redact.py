@@ -65,8 +65,8 @@ def _secrets() -> Iterator[str]:
             yield from (
                 secret,
                 secret.strip(),
-                quote(secret, safe=""),
-                quote(secret),
+                quote(secret, safe="", errors="surrogateescape"),
+                quote(secret, errors="surrogateescape"),
                 unquote(secret),
                 repr(secret)[1:-1],
             )
