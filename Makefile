@@ -7,7 +7,8 @@ SOURCE ?= https://github.com/backdrop-ml/backdrop
 IMAGE ?= $(or $(BACKDROP_IMAGE),ghcr.io/backdrop-ml/backdrop:$(VERSION))
 BASE ?= python:3.11-slim
 # A file's tests stay on one worker, so that what they share is made once; tests/conftest.py puts the longest files first.
-TESTS := -m 'not slow and not e2e' -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers keep two cores busy: tests wait almost half of their time for servers, Ray and retries.
+TESTS := -m 'not slow and not e2e' -n 3 --dist loadfile --no-loadscope-reorder
 COVERAGE_OPTIONS := --cov --cov-report=term --cov-fail-under=90
 
 .DEFAULT_GOAL := help
