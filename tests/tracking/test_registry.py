@@ -202,7 +202,7 @@ def test_a_killed_registration_is_resumed(
         with pytest.raises(KeyboardInterrupt):
             put(workspace, name, seed=1, dice=0.95)
     with monkeypatch.context() as patch:
-        patch.setattr("backdrop.tracking.registry.create_version", die)
+        patch.setattr("backdrop.tracking.registry._create_version", die)
         with pytest.raises(KeyboardInterrupt):
             put(workspace, name, seed=1, dice=0.95)
     made = put(workspace, name, seed=1, dice=0.95)

@@ -1,6 +1,7 @@
 """Formats the records that steps return, for the terminal."""
 
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backdrop.common.words import count
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from backdrop.steps.check import CheckReport
     from backdrop.steps.estimate import CostEstimate
     from backdrop.steps.import_ import ImportRecord
+    from backdrop.tracking.ledger import Entry
     from backdrop.tracking.model_list import ListedModel
     from backdrop.tuning.results import Search
 
@@ -98,7 +100,10 @@ def models_text(models: "Sequence[ListedModel]") -> str:
     lines = [f"{'model':{names}}  champion  versions  registered  Dice on the holdout"]
     for model in models:
         date = (model.registered or "")[:10]
-        line = f"{model.name:{names}}  {model.champion or 'none':>8}  {model.versions:8}  {date:10}  {_dice(model)}"
+        held = "" if model.held is None else f"  held{f': {model.held}' if model.held else ''}"
+        line = (
+            f"{model.name:{names}}  {model.champion or 'none':>8}  {model.versions:8}  {date:10}  {_dice(model)}{held}"
+        )
         lines.append(line.rstrip())
     return os.linesep.join(lines)
 
@@ -108,6 +113,17 @@ def _dice(model: "ListedModel") -> str:
         return ""
     interval = "" if model.low is None else f"{model.low:.5f} to {model.high:.5f}, "
     return f"{model.dice:.5f} ({interval}{count(int(model.objects or 0), 'object')})"
+
+
+def history_text(entries: "Sequence[Entry]") -> str:
+    """A line for each entry of a model's history."""
+    lines = []
+    for number, entry in enumerate(entries, start=1):
+        reason = f": {entry.reason}" if entry.reason else ""
+        when = datetime.fromisoformat(entry.time).astimezone()
+        what = f"version {entry.version} {entry.event} by {entry.actor}{reason}"
+        lines.append(f"{number:4}  {when:%Y-%m-%d %H:%M}  {what}")
+    return os.linesep.join(lines)
 
 
 def search_text(search: "Search") -> str:

@@ -8,6 +8,7 @@ import typer
 from backdrop.cli.command import command
 from backdrop.cli.options import Data, Json, Members, Name, Plans
 from backdrop.cli.output import models_text
+from backdrop.common.errors import ConfigError, TrackingError
 
 app = typer.Typer()
 
@@ -35,26 +36,99 @@ def register(
     print(f"models:/{name}/{record.version} {'registered' if record.created else '(unchanged)'}")
 
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands in the model's history.")]
+
+
 @command(app, "backdrop promote photos --name cars")
-def promote(data: Data, name: Name) -> None:
+def promote(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA|MODEL", help="Dataset of the holdout; with --override, the model.")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the registered model.")] = "",
+    override: Annotated[
+        bool, typer.Option("--override", help="Promote --version of MODEL, whatever the gate says.")
+    ] = False,
+    version: Annotated[int, typer.Option(metavar="N", help="The version to promote with --override.")] = 0,
+    reason: Reason = "",
+) -> None:
     """Let the gate judge the challenger.
 
-    It becomes the champion if it is better.
+    It becomes the champion if it is better. With --override, a person decides instead.
     """
+    from backdrop.steps.promote import override as promote_anyway
     from backdrop.steps.promote import promote as step
 
+    if override:
+        chosen = promote_anyway(name or data, version, reason)
+        print(f"{chosen.address} is the champion")
+        return
+    if not name or version:
+        raise ConfigError("promote DATA needs --name, and --version needs --override", "See `backdrop promote --help`")
     verdict = step(data, name)
     print(f"{verdict.outcome}: {verdict.summary}")
-    for reason in verdict.reasons:
-        print(f"  {reason}")
+    for line in verdict.reasons:
+        print(f"  {line}")
 
 
-@command(app, "backdrop rollback --name cars")
-def rollback(name: Name) -> None:
-    """Make the previous champion the champion again."""
+@command(app, "backdrop rollback cars --reason 'halos around glass'")
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", hidden=True)] = "",
+    to: Annotated[
+        str, typer.Option(metavar="VERSION|DATE", help="An earlier champion. By default, the last one.")
+    ] = "",
+    reason: Reason = "",
+) -> None:
+    """Make an earlier champion the champion again.
+
+    It is held: no scheduled run replaces it until `backdrop release`.
+    """
     from backdrop.steps.rollback import rollback as step
 
-    print(f"models:/{name}@champion is version {step(name).version}")
+    chosen = model or name
+    version = step(chosen, to, reason).version
+    print(f"models:/{chosen}@champion is version {version}, held until `backdrop release {chosen}`")
+
+
+@command(app, "backdrop hold cars --reason 'campaign until Friday'")
+def hold(model: Model, reason: Reason = "") -> None:
+    """Keep the champion: the gate replaces it no more."""
+    from backdrop.steps.hold import hold as step
+
+    entry = step(model, reason)
+    print(f"models:/{model}@champion is version {entry.version}, held until `backdrop release {model}`")
+
+
+@command(app, "backdrop release cars")
+def release(model: Model, reason: Reason = "") -> None:
+    """Let the gate replace a held champion again."""
+    from backdrop.steps.hold import release as step
+
+    print(f"{model} was {'released' if step(model, reason) else 'not held'}")
+
+
+@command(app, "backdrop history cars")
+def history(
+    model: Model,
+    as_json: Json = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check that no entry was changed or deleted.")] = False,
+) -> None:
+    """Show what happened to a model.
+
+    Registered, judged, promoted, rolled back, held: when, by whom and why.
+    """
+    from backdrop.cli.output import history_text
+    from backdrop.steps.history import history as step
+    from backdrop.steps.history import verify_history
+
+    if verify and (faults := verify_history(model)):
+        raise TrackingError(f"The history of {model} isn't what was written: {'; '.join(faults)}", "Restore a backup")
+    entries = step(model)
+    if as_json:
+        print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2))
+    else:
+        print(history_text(entries) or f"{model} has no history")
 
 
 @command(app, "backdrop models")

@@ -1,26 +1,97 @@
 """`promote`: the gate judges the challenger, which becomes the champion if it is better."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.common.errors import GateError
 from backdrop.common.progress import working
+from backdrop.common.storage import sha256
 from backdrop.common.words import count
 from backdrop.config import Ensemble, Gate
 from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import FoldPlan, read_plan, verify
+from backdrop.data.folds import FoldPlan, dump_plan, read_plan, verify
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
-from backdrop.evaluation.metrics import IMAGES, Score, read_scores
+from backdrop.evaluation.metrics import IMAGES, Score, dump_scores, read_scores
 from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import CONFIG, load_ensemble
-from backdrop.tracking import evaluations, registry
-from backdrop.tracking.registry import CHALLENGER, CHAMPION, Version
+from backdrop.tracking import evaluations, history, registry
+from backdrop.tracking.ledger import Entry, State
+from backdrop.tracking.registry import Version
 
 SAME = "it is the champion already"
 ITSELF = "the challenger is the champion already; the same model is not better than itself"
+IS_HELD = "the champion is held"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A challenger and the champion on one holdout, ready for the gate.
+
+    Attributes:
+        name: the registered model.
+        challenger: the version that is judged.
+        champion: the version that it may replace; None if there is none.
+        plan: the challenger's fold plan.
+        scores: the challenger's scores.
+        old_scores: the champion's, on the same photographs; None if there is no champion, or the two can't be compared.
+        unfair: why they can't be compared; None if they can.
+        gate: the thresholds.
+        holdout: names the holdout, so that its earlier comparisons count.
+    """
+
+    name: str
+    challenger: Version
+    champion: Version | None
+    plan: FoldPlan
+    scores: Sequence[Score]
+    old_scores: Sequence[Score] | None
+    unfair: str | None
+    gate: Gate
+    holdout: str
+
+    @property
+    def replaces(self) -> int | None:
+        """The champion's version."""
+        return self.champion.version if self.champion else None
+
+    def verdict(self, looks: int) -> Verdict:
+        """The gate's verdict, `looks` being the number of earlier comparisons on this holdout."""
+        if self.unfair:
+            return rejected(UNFAIR, self.unfair, _objects(self.plan))
+        return judge(self.scores, self.old_scores, self.gate)
+
+    def decide(self, state: State) -> Entry | None:
+        """The entry with the verdict; None if another process has decided the same, or the champion is held now.
+
+        Raises:
+            GateError: if the challenger was compared with another champion than the present one.
+        """
+        made = state.decision(self.challenger.version, self.challenger.evaluation_run, self.replaces)
+        if state.hold or _is_rejected(made):
+            return None
+        if state.champion != self.replaces:
+            if made:
+                return None
+            raise history.overtaken(self.name, state)
+        verdict = self.verdict(state.looks(self.holdout))
+        return Entry(
+            event="promoted" if verdict.outcome == "promoted" else "rejected",
+            version=self.challenger.version,
+            champion=self.replaces,
+            reason=verdict.summary,
+            evaluation=self.challenger.evaluation_run,
+            holdout=self.holdout,
+            digests={
+                "ensemble": self.challenger.digest,
+                "data": self.plan.data,
+                "plan": sha256(dump_plan(self.plan)),
+                "scores": sha256(dump_scores(self.scores)),
+            },
+            verdict=verdict,
+        )
 
 
 @working("judging the challenger")
@@ -28,35 +99,110 @@ def promote(data: str, name: str) -> Verdict:
     """Judges a model's challenger by the gate of its ensemble, and makes it the champion if it passes.
 
     Both are judged on the holdout of the challenger's plan: the champion by its recorded scores if they are of the
-    same photographs, else by being run on them now. The verdict is written beside the version and on its report.
+    same photographs, else by being run on them now. The verdict goes into the model's history and onto the version's
+    report. What was judged before, by the same scores against the same champion, isn't judged again, and a champion
+    that a person holds stays.
 
     Args:
         data: the dataset that the challenger was evaluated on.
         name: the registered model.
 
     Raises:
-        GateError: if there is no challenger.
+        GateError: if there is no challenger, or the champion changed while it was judged.
         PlanError: if `data` isn't what the challenger's plan was made for.
         TrackingError: if MLflow can't be reached, or has lost files of the challenger or of the evaluations.
     """
-    challenger, champion = registry.find_alias(name, CHALLENGER), registry.find_alias(name, CHAMPION)
-    if challenger is None:
+    state = history.mirror(name)
+    if state.nomination is None:
         raise GateError(f"{name} has no challenger", "Register an ensemble with `backdrop register`")
+    challenger = registry.find_number(name, state.nomination.version)
+    challenger = challenger.model_copy(update={"evaluation_run": state.nomination.evaluation})
+    if state.champion == challenger.version:
+        _publish(challenger, state.changes[-1].verdict)
+        return _unchanged(challenger, SAME, ITSELF)
+    made = state.decision(challenger.version, challenger.evaluation_run, state.champion)
+    if not state.hold and not _is_rejected(made):
+        case = _open(data, name, challenger, state)
+        state = history.record(name, case.decide)
+        made = state.decision(challenger.version, challenger.evaluation_run, case.replaces)
+    if state.hold:
+        return _unchanged(challenger, IS_HELD, _held(name, state.hold))
+    assert made is not None  # it was decided now, or before
+    assert made.verdict is not None
+    _publish(challenger, made.verdict)
+    return made.verdict
+
+
+def override(name: str, version: int, reason: str) -> Version:
+    """Makes a version the champion because a person says so, whatever the gate says.
+
+    Args:
+        name: the registered model.
+        version: one of its versions.
+        reason: stands in the history beside the person's name.
+
+    Raises:
+        GateError: if there is no reason, or somebody else changed the champion meanwhile.
+        TrackingError: if there is no such version, or MLflow can't be reached.
+    """
+    if not reason.strip():
+        raise GateError("An override needs a reason", "Give it with --reason")
+    chosen = registry.find_number(name, version)
+    registry.check_files(chosen)
+
+    def appoint(state: State) -> Entry | None:
+        if state.champion == version:
+            return None
+        return Entry(event="promoted", version=version, champion=state.champion, reason=f"override: {reason}")
+
+    history.decide(name, appoint)
+    return chosen
+
+
+def _open(data: str, name: str, challenger: Version, state: State) -> Case:
+    """Gathers what the gate needs; runs the champion on the holdout if its scores aren't recorded."""
     registry.check_files(challenger)
+    champion = registry.find_number(name, state.champion) if state.champion else None
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
-    plan, scores = read_plan(folder / PLAN), read_scores(folder / IMAGES)
-    if champion and champion.version == challenger.version:
-        # Nothing is written, to keep the verdict that made it the champion.
-        return Verdict(outcome="unchanged", summary=SAME, reasons=(ITSELF,), objects=_objects(plan))
-    known = _known(plan, champion) if champion else []
-    if known:
-        verdict = rejected(UNFAIR, _leak(known), _objects(plan))
-    else:
-        verdict = judge(scores, _champion_scores(data, plan, champion) if champion else None, _gate(folder))
-    _record(challenger, champion, verdict)
-    if verdict.outcome == "promoted":
-        registry.set_champion(challenger, champion)
-    return verdict
+    plan = read_plan(folder / PLAN)
+    leak = _known(plan, champion) if champion else []
+    return Case(
+        name=name,
+        challenger=challenger,
+        champion=champion,
+        plan=plan,
+        scores=read_scores(folder / IMAGES),
+        old_scores=_champion_scores(data, plan, champion) if champion and not leak else None,
+        unfair=_leak(leak) if leak else None,
+        gate=_gate(folder),
+        holdout=_holdout(plan, state),
+    )
+
+
+def _holdout(plan: FoldPlan, state: State) -> str:
+    """The name of a plan's holdout: that of an earlier one with which it shares an object, or else a new one."""
+    objects = {row.object for row in plan.holdout}
+    earlier = {entry.holdout: entry.evaluation for entry in state.judged if entry.holdout}
+    for holdout, evaluation in reversed(earlier.items()):
+        rows = read_plan(evaluations.fetch_evaluation(evaluation) / PLAN).holdout
+        if objects & {row.object for row in rows}:
+            return holdout
+    return sha256("\n".join(sorted(objects)).encode())[:16]
+
+
+def _is_rejected(made: Entry | None) -> bool:
+    """Whether the gate rejected it; what it promoted, and people rolled back and released, it judges again."""
+    return made is not None and made.event == "rejected"
+
+
+def _unchanged(challenger: Version, why: str, reason: str) -> Verdict:
+    plan = read_plan(evaluations.fetch_evaluation(challenger.evaluation_run) / PLAN)
+    return Verdict(outcome="unchanged", summary=why, reasons=(reason,), objects=_objects(plan))
+
+
+def _held(name: str, hold: Entry) -> str:
+    reason = f" ({hold.reason})" if hold.reason else ""
+    return f"{hold.actor} has held version {hold.version} since {hold.time}{reason}; `backdrop release {name}` ends it"
 
 
 def _known(plan: FoldPlan, champion: Version) -> list[str]:
@@ -96,7 +242,8 @@ def _objects(plan: FoldPlan) -> int:
     return len({row.object for row in plan.holdout})
 
 
-def _record(challenger: Version, champion: Version | None, verdict: Verdict) -> None:
-    evaluations.log_verdict(challenger.evaluation_run, verdict)
-    short = verdict.model_dump(mode="json", exclude={"slices"})
-    registry.set_verdict(challenger, json.dumps({"champion": champion.version if champion else None, **short}))
+def _publish(challenger: Version, verdict: Verdict | None) -> None:
+    """Writes a verdict onto the version's report and tags, unless it stands there."""
+    if verdict and evaluations.find_verdict(challenger.evaluation_run) != verdict:
+        evaluations.log_verdict(challenger.evaluation_run, verdict)
+        registry.set_verdict(challenger, verdict)

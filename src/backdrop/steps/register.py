@@ -47,7 +47,7 @@ def register(
         name: the registered model.
 
     Returns:
-        The version, which now has the alias `challenger`.
+        The version, which the gate judges next.
 
     Raises:
         MemberError: if a member doesn't belong to this ensemble or wasn't trained by its plan, or the report is of
@@ -120,10 +120,5 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
 def _register(name: str, folder: Path, findings: Findings) -> Registration:
     digest = registry.ensemble_digest(folder)
     run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
-    known = registry.find_version(name, digest)
-    if known:
-        registry.put_back(known, folder)
-    version = known or registry.create_version(name, folder, digest, run_id)
-    version = registry.point_to_evaluation(version, run_id)
-    registry.set_challenger(version)
-    return Registration(name=name, version=version.version, created=known is None, run_id=run_id)
+    version, created = registry.register(name, folder, digest, run_id)
+    return Registration(name=name, version=version.version, created=created, run_id=run_id)

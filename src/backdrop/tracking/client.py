@@ -4,6 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 from urllib.parse import quote
 
 from mlflow import MlflowClient, environment_variables
@@ -28,6 +29,7 @@ with warnings.catch_warnings():
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
 ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
+T = TypeVar("T")
 AGAIN = "Check the server and run the same command again: finished work is reused"
 
 
@@ -53,7 +55,7 @@ def connect() -> MlflowClient:
     try:
         return MlflowClient(uri)
     except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
-        what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({_words(error)})"
+        what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({words(error)})"
         raise TrackingError(what, f"Fix {URI}") from error
 
 
@@ -71,28 +73,29 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:  # connection errors are OSErrors
-        raise TrackingError(f"{what} ({_words(error)})", remedy) from error
+        raise TrackingError(f"{what} ({words(error)})", remedy) from error
 
 
-def retry(what: str, act: Callable[[], None]) -> None:
-    """Makes the calls at the end of a training, and retries them while the server is away.
+def retry(what: str, act: Callable[[], T], policy: RetryPolicy = POLICY) -> T:
+    """Makes calls that must not be lost, and retries them while the server is away.
 
     Args:
         what: what failed, for messages.
         act: the calls; all of them are repeated in a retry, so they must be idempotent.
+        policy: how often and how long to retry.
 
     Raises:
-        TrackingError: if the server refuses a call, or is away for more than ten minutes.
+        TrackingError: if the server refuses a call, or is away for longer than the policy allows.
     """
 
-    def attempt() -> None:
+    def attempt() -> T:
         ping()
-        act()
+        return act()
 
     try:
-        wait_for(attempt, POLICY, _is_transient, trying(f"{what} yet", POLICY, _words))
+        return wait_for(attempt, policy, is_transient, trying(f"{what} yet", policy, words))
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
+        raise TrackingError(f"{what} ({words(error)})", AGAIN) from error
 
 
 def place() -> str:
@@ -185,7 +188,7 @@ def _artifact_location(name: str) -> str | None:
     return str(artifact_folder(path) / quote(name, safe="")) if path else None
 
 
-def _is_transient(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether a retry may succeed: there is no answer, or the server has an internal error."""
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
@@ -197,6 +200,7 @@ def _is_transient(error: Exception) -> bool:
     return bool(status >= 500 or status == 429)
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """An error's message in a line, without credentials."""
     uri = tracking_uri()
     return shorten(str(error).replace(uri, without_credentials(uri)))

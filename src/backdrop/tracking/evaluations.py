@@ -155,6 +155,19 @@ def _require_unchanged(folder: Path, run_id: str) -> None:
         raise TrackingError(what, "Run `backdrop evaluate` and `backdrop register` again") from error
 
 
+def find_verdict(run_id: str) -> Verdict | None:
+    """The verdict that stands on an evaluation run's report; None if it wasn't judged.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors("The verdict can't be read"), tempfile.TemporaryDirectory() as scratch:
+        if VERDICT not in {entry.path for entry in client.list_artifacts(run_id)}:
+            return None
+        return Verdict.model_validate_json(Path(client.download_artifacts(run_id, VERDICT, scratch)).read_bytes())
+
+
 def _digest(plans: Mapping[str, bytes]) -> str:
     return storage.sha256(b"".join(plans.values()))
 

@@ -1,32 +1,33 @@
 """The list of registered models: which version of each is in use, and how good it is."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.entities.model_registry import RegisteredModel as Model
 from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
 
 from backdrop.config.records import Record
+from backdrop.tracking import history
 from backdrop.tracking.client import connect, is_missing, server_errors
 from backdrop.tracking.evaluations import DIGEST
-from backdrop.tracking.registry import CHALLENGER, CHAMPION, EVALUATION_RUN, NAME
+from backdrop.tracking.registry import EVALUATION_RUN, NAME
 
 
 class ListedModel(Record):
     """A registered model: how many versions it has, and its champion, if there is one.
 
-    `registered` is when the champion was registered, in ISO 8601 with the offset from UTC. `dice` is the champion's on
-    `objects` holdout objects, `low` and `high` its 95 % interval, where the evaluation gives one.
+    `since` is when the champion became it. `held` is why a person holds it, "" without a reason; None if nobody does.
+    `registered` is when the champion was registered; both times are in ISO 8601 with the offset from UTC. `dice` is the
+    champion's on `objects` holdout objects, `low` and `high` its 95 % interval, where the evaluation gives one.
     """
 
     name: str
     versions: int
     champion: int | None = None
     challenger: int | None = None
+    since: str | None = None
+    held: str | None = None
     registered: str | None = None
     dice: float | None = None
     low: float | None = None
@@ -42,32 +43,39 @@ def list_models() -> Iterator[ListedModel]:
     """
     client = connect()
     with server_errors("The registered models can't be listed"):
-        for model in _pages(client.search_registered_models, order_by=["name"]):
+        for model in history.pages(client.search_registered_models, order_by=["name"]):
             if not NAME.fullmatch(model.name):
                 continue
-            versions = _pages(client.search_model_versions, f"name = '{model.name}'")
+            versions = history.pages(client.search_model_versions, f"name = '{model.name}'")
             ours = [version for version in versions if DIGEST in version.tags]
             if ours:
-                yield _describe(client, model, ours)
+                yield _describe(client, model.name, ours)
 
 
-def _describe(client: MlflowClient, model: Model, versions: Sequence[ModelVersion]) -> ListedModel:
-    numbers = {alias: int(number) for alias, number in model.aliases.items() if alias in (CHAMPION, CHALLENGER)}
+def _describe(client: MlflowClient, name: str, versions: Sequence[ModelVersion]) -> ListedModel:
+    state = history.read(name).state
+    listed = ListedModel(
+        name=name,
+        versions=len(versions),
+        champion=state.champion,
+        challenger=state.challenger,
+        since=state.changes[-1].time if state.changes else None,
+        held=state.hold.reason if state.hold else None,
+    )
     for version in versions:
-        if int(version.version) == numbers.get(CHAMPION):
+        if int(version.version) == state.champion:
             metrics = _metrics(client, version.tags[EVALUATION_RUN])
             objects = metrics.get("holdout_objects")
-            return ListedModel(
-                name=model.name,
-                versions=len(versions),
-                **numbers,
-                registered=datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone().isoformat(),
-                dice=metrics.get("holdout_dice"),
-                low=metrics.get("holdout_dice_low"),
-                high=metrics.get("holdout_dice_high"),
-                objects=None if objects is None else int(objects),
+            return listed.model_copy(
+                update={
+                    "registered": datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone().isoformat(),
+                    "dice": metrics.get("holdout_dice"),
+                    "low": metrics.get("holdout_dice_low"),
+                    "high": metrics.get("holdout_dice_high"),
+                    "objects": None if objects is None else int(objects),
+                }
             )
-    return ListedModel(name=model.name, versions=len(versions), **numbers)
+    return listed
 
 
 def _metrics(client: MlflowClient, run_id: str) -> Mapping[str, float]:
@@ -79,13 +87,3 @@ def _metrics(client: MlflowClient, run_id: str) -> Mapping[str, float]:
             return {}
         raise
     return metrics
-
-
-def _pages(search: Callable[..., PagedList[Any]], *what: str, **options: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(*what, page_token=token, **options)
-        yield from page
-        token = page.token
-        if not token:
-            return

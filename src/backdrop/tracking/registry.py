@@ -1,4 +1,4 @@
-"""The model registry: one version per ensemble digest, and the aliases `champion` and `challenger`."""
+"""The model registry: one version per ensemble digest."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from mlflow import MlflowClient, pyfunc
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -25,19 +25,18 @@ from backdrop.common.progress import log
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
+from backdrop.evaluation.gate import Verdict
 from backdrop.inference.ensemble import CONFIG, MEMBERS
 from backdrop.inference.member import RECIPE, read_member
-from backdrop.tracking import tracking_uri
+from backdrop.tracking import history, tracking_uri
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, place, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
+from backdrop.tracking.ledger import Entry, State
 
-CHALLENGER = "challenger"
-CHAMPION = "champion"
 EVALUATION_RUN = "backdrop.evaluation_run"
-VERDICT = "backdrop.verdict"
-PREVIOUS = "backdrop.previous_champion"
+OUTCOME, VERDICT = "backdrop.outcome", "backdrop.verdict"
 SIZE = "backdrop.size"
 CODE = ("MLmodel", "pyfunc.py")
 LOST = "Run `backdrop register` for the same members: it uploads them again"
@@ -103,14 +102,30 @@ def find_version(name: str, digest: str) -> Version | None:
 def find_alias(name: str, alias: str) -> Version | None:
     """The version with an alias; None if there is no such model or alias.
 
+    The history says which version is the champion, the previous one and the challenger; other aliases are MLflow's.
+
     Raises:
-        TrackingError: if the server doesn't answer.
+        TrackingError: if the history was changed, or the server doesn't answer.
     """
     client = connect()
+    known = history.read(_checked(name))
     with server_errors(f"Model {name} can't be read"):
-        model = _find_model(client, name)
-        number = model.aliases.get(alias) if model else None
+        model = history.find_model(client, name)
+        shown = model.aliases.get(alias) if model else None
+        number = getattr(known.state, alias) if known.links and alias in history.ALIASES else shown
         return _version(client.get_model_version(name, str(number))) if number else None
+
+
+def find_number(name: str, number: int) -> Version:
+    """A version by its number.
+
+    Raises:
+        TrackingError: if there is none, or the server doesn't answer.
+    """
+    found = find_address(f"models:/{name}/{number}")
+    if found is None:
+        raise TrackingError(f"There is no models:/{name}/{number}, or it was deleted", f"See `backdrop history {name}`")
+    return found
 
 
 def find_address(address: str) -> Version | None:
@@ -134,8 +149,8 @@ def find_address(address: str) -> Version | None:
             raise
 
 
-def create_version(name: str, folder: Path, digest: str, evaluation_run: str) -> Version:
-    """Registers an ensemble as a new version.
+def register(name: str, folder: Path, digest: str, evaluation_run: str) -> tuple[Version, bool]:
+    """Registers an ensemble, or finds its version, and nominates it: the gate judges it next.
 
     Args:
         name: of the registered model, which is created if needed.
@@ -143,12 +158,36 @@ def create_version(name: str, folder: Path, digest: str, evaluation_run: str) ->
         digest: its digest.
         evaluation_run: the run with its scores; the model is logged as this run's output.
 
+    Returns:
+        The version, and whether it was made now.
+
     Raises:
         TrackingError: if the server doesn't answer or refuses the name.
     """
+    known = find_version(name, digest)
+    if known:
+        put_back(known, folder)
+    made = None if known else _create_version(name, folder, digest, evaluation_run)
+    first = known or find_version(name, digest) or made
+    assert first is not None  # it was made now, where there was none
+    if made and first.version != made.version:  # another process has registered the same ensemble meanwhile
+        _delete(made)
+
+    def nominate(state: State) -> Entry | None:
+        latest = state.nomination
+        if latest and (latest.version, latest.evaluation) == (first.version, evaluation_run):
+            return None
+        digests = {"ensemble": digest}
+        return Entry(event="registered", version=first.version, evaluation=evaluation_run, digests=digests)
+
+    history.record(name, nominate)
+    return point_to_evaluation(first, evaluation_run), first == made
+
+
+def _create_version(name: str, folder: Path, digest: str, evaluation_run: str) -> Version:
     client = connect()
     with server_errors(f"A version of {name} can't be created"):
-        _create_model(client, _checked(name))
+        history.create_model(client, _checked(name))
         run = client.get_run(evaluation_run)
         logged = client.create_logged_model(run.info.experiment_id, name=ENSEMBLE, source_run_id=evaluation_run)
         model = str(logged.model_id)
@@ -161,6 +200,12 @@ def create_version(name: str, folder: Path, digest: str, evaluation_run: str) ->
             name, source, evaluation_run, tags=tags, model_id=model, await_creation_for=0
         )
         return _version(version)
+
+
+def _delete(version: Version) -> None:
+    client = connect()
+    with server_errors(f"{version.address}, registered twice, can't be deleted"):
+        client.delete_model_version(version.name, str(version.version))
 
 
 def put_back(version: Version, folder: Path) -> None:
@@ -203,67 +248,14 @@ def point_to_evaluation(version: Version, run_id: str) -> Version:
     return version.model_copy(update={"evaluation_run": run_id})
 
 
-def set_verdict(version: Version, verdict: str) -> None:
-    """Writes a verdict, as short JSON, to a tag of the version.
+def set_verdict(version: Version, verdict: Verdict) -> None:
+    """Writes a verdict to the version's tags: `backdrop.outcome` to filter by, and all of it but the slices as JSON.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    _tag(version, VERDICT, verdict)
-
-
-def set_challenger(version: Version) -> None:
-    """Makes the version the challenger.
-
-    Raises:
-        TrackingError: if the server doesn't answer.
-    """
-    client = connect()
-    with server_errors(f"{version.address} can't be made the challenger"):
-        client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
-
-
-def set_champion(challenger: Version, champion: Version | None) -> None:
-    """Makes the challenger the champion, and remembers the previous champion.
-
-    Raises:
-        TrackingError: if the server doesn't answer.
-    """
-    client = connect()
-    with server_errors(f"{challenger.address} can't be made the champion"):
-        if champion:
-            client.set_registered_model_tag(challenger.name, PREVIOUS, str(champion.version))
-        client.set_registered_model_alias(challenger.name, CHAMPION, str(challenger.version))
-        client.delete_registered_model_alias(challenger.name, CHALLENGER)
-
-
-def restore(name: str) -> Version:
-    """Swaps the champion and the previous champion.
-
-    Raises:
-        TrackingError: if there is no such model, champion or previous champion, MLflow has lost its files, or the
-            server doesn't answer.
-    """
-    client = connect()
-    with server_errors(f"The previous champion of {name} can't be restored"):
-        model = _find_model(client, name)
-    if model is None:
-        raise TrackingError(f"There is no model {name} in {place()}", "List the models with `backdrop models`")
-    champion = find_alias(name, CHAMPION)
-    if champion is None:
-        raise TrackingError(f"{name} has no champion", "Promote a version with `backdrop promote`")
-    number = model.tags.get(PREVIOUS)
-    if number in (None, str(champion.version)):
-        what = f"{champion.address} is the only champion that {name} has had, so there is nothing to roll back to"
-        raise TrackingError(what, "Promote another version first")
-    previous = find_address(f"models:/{name}/{number}")
-    if previous is None:
-        raise TrackingError(f"models:/{name}/{number}, the previous champion, was deleted", "Register it again")
-    check_files(previous)
-    with server_errors(f"{previous.address} can't be made the champion"):
-        client.set_registered_model_tag(name, PREVIOUS, str(champion.version))
-        client.set_registered_model_alias(name, CHAMPION, str(previous.version))
-    return previous
+    _tag(version, OUTCOME, verdict.outcome)
+    _tag(version, VERDICT, verdict.model_dump_json(exclude={"slices"}))
 
 
 def fetch_version(address: str) -> Path:
@@ -309,18 +301,10 @@ def champion_plan(address: str, name: str = PLAN) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def _find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
-    try:
-        return client.get_registered_model(_checked(name))
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
-
-
 def _checked(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise TrackingError(f"{name!r} isn't a valid model name", "Use letters, digits, dots, dashes and underscores")
+    if not NAME.fullmatch(name) or name.endswith(history.SUFFIX):
+        remedy = f"Use letters, digits, dots, dashes and underscores, and another ending than {history.SUFFIX}"
+        raise TrackingError(f"{name!r} isn't a valid model name", remedy)
     return name
 
 
@@ -338,14 +322,6 @@ def _version(entry: ModelVersion) -> Version:
         model=str(entry.source).removeprefix("models:/"),
         size=int(tags[SIZE]),
     )
-
-
-def _create_model(client: MlflowClient, name: str) -> None:
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _upload(client: MlflowClient, model: str, run_id: str, folder: Path) -> int:

@@ -1,0 +1,249 @@
+"""The history of registered models, kept in the registry itself.
+
+Entry n of a model's history is version n of a companion model, `NAME.history`. MLflow's aliases and tags are
+last-writer-wins, but the server makes each version's number unique, and creates a version with its tags in one
+transaction: that orders the entries. Aliases, tags and descriptions only mirror the history, and each command that
+writes to it puts them right.
+"""
+
+import getpass
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
+
+from backdrop.common.errors import GateError, TrackingError
+from backdrop.common.progress import log
+from backdrop.common.retry import RetryPolicy
+from backdrop.common.storage import sha256
+from backdrop.tracking.client import connect, is_missing, place, retry, server_errors
+from backdrop.tracking.ledger import BEGINNING, Chain, Entry, Line, State, chain
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+SUFFIX = ".history"
+SOURCE = "backdrop://history"  # with the name; MLflow requires a source, but nothing is stored there
+ENTRY, DIGEST = "backdrop.entry", "backdrop.entry_digest"
+ANCHOR = "backdrop.history"  # the last entry's digest, on the model itself, so that a shortened history is found
+SINCE, HELD = "backdrop.champion_since", "backdrop.held"
+POLICY = RetryPolicy(pause_s=0.2, max_pause_s=10.0, give_up_s=600.0, jitter=True)
+
+
+def read(name: str) -> Chain:
+    """A model's history; empty if there is no such model.
+
+    Raises:
+        TrackingError: if it was changed or shortened, or the server doesn't answer.
+    """
+    client = connect()
+    with server_errors(f"The history of {name} can't be read"):
+        return _sound(name, _read(client, name))
+
+
+def faults(name: str) -> Sequence[str]:
+    """What was changed in a model's history; nothing if it is what was written.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client = connect()
+    with server_errors(f"The history of {name} can't be read"):
+        return _read(client, name).faults
+
+
+def record(name: str, propose: Callable[[State], Entry | None]) -> State:
+    """Adds an entry that directly follows the state it was made for, and mirrors the state in MLflow.
+
+    If another entry comes first, `propose` is called again with the new state. Killed at any point, either the entry is
+    there or it isn't; the next call mirrors it.
+
+    Args:
+        name: of the registered model.
+        propose: makes the entry from the state, None if nothing is to be added; it raises an error of ours if the state
+            isn't the one that its caller decided on.
+
+    Returns:
+        The state after the entry.
+
+    Raises:
+        TrackingError: if the history was changed by others than Backdrop, or the server is away for ten minutes.
+        BackdropError: what `propose` raises.
+    """
+    client, tokens = connect(), set[str]()
+
+    def attempt() -> State:
+        while True:
+            known = _sound(name, _read(client, name))
+            if known.holds(tokens):
+                return known.state
+            entry = propose(known.state)
+            if entry is None:
+                return known.state
+            tokens.add(token := secrets.token_hex(8))
+            stamp = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+            _append(client, name, entry.model_copy(update={**stamp, "token": token, "previous": known.head}))
+
+    retry(f"The history of {name} can't be written", attempt, POLICY)
+    return mirror(name)
+
+
+def decide(name: str, make: Callable[[State], Entry | None]) -> State:
+    """Records what a person decides, unless the champion changes meanwhile.
+
+    Args:
+        name: of the registered model.
+        make: makes the entry from the state, None if nothing is to be done.
+
+    Raises:
+        GateError: if somebody else changed the champion first.
+        TrackingError: if there is no such model, or as `record`.
+    """
+    client, seen = connect(), list[int | None]()
+    with server_errors(f"Model {name} can't be read"):
+        if find_model(client, name) is None:
+            raise TrackingError(f"There is no model {name} in {place()}", "List the models with `backdrop models`")
+
+    def propose(state: State) -> Entry | None:
+        seen.append(state.champion)
+        if state.champion != seen[0]:
+            raise overtaken(name, state)
+        return make(state)
+
+    return record(name, propose)
+
+
+def overtaken(name: str, state: State) -> GateError:
+    """The error of whoever came second, which names who came first."""
+    last = state.changes[-1]
+    what = f"{last.actor} has made models:/{name}/{last.version} the champion meanwhile ({last.event} at {last.time})"
+    return GateError(what, "Look at `backdrop history`, and run the command again if you still want it")
+
+
+def mirror(name: str) -> State:
+    """Makes MLflow's aliases and tags of a model say what its history says.
+
+    Raises:
+        TrackingError: as `record`.
+    """
+    client = connect()
+
+    def attempt() -> State:
+        while True:
+            known = _sound(name, _read(client, name))
+            model = find_model(client, name)
+            if model is None or not _mirror(client, model, known):
+                return known.state
+
+    return retry(f"The aliases of {name} can't be set", attempt, POLICY)
+
+
+def actor() -> str:
+    """The person or machine that acts: BACKDROP_ACTOR, or user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needn't have a name
+        user = f"user {os.getuid()}"
+    return os.environ.get("BACKDROP_ACTOR") or f"{user}@{socket.gethostname()}"
+
+
+def pages(search: Callable[..., PagedList[Any]], *what: str, **options: Any) -> Iterator[Any]:
+    """All results of a search of MLflow's."""
+    token = None
+    while True:
+        page = search(*what, page_token=token, **options)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def create_model(client: MlflowClient, name: str, **options: Any) -> None:
+    """Creates a registered model, unless it exists."""
+    try:
+        client.create_registered_model(name, **options)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _read(client: MlflowClient, name: str) -> Chain:
+    # The anchor is read first: entries that come later can't be missing then.
+    model = find_model(client, name)
+    anchor = model.tags.get(ANCHOR, BEGINNING) if model else BEGINNING
+    found = pages(client.search_model_versions, f"name = '{name}{SUFFIX}'", max_results=1000)
+    return chain((Line(int(one.version), one.tags.get(ENTRY), one.tags.get(DIGEST)) for one in found), anchor)
+
+
+def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """A registered model; None if there is none."""
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
+
+
+def _sound(name: str, known: Chain) -> Chain:
+    if known.faults:
+        what = f"The history of {name} isn't what was written: {known.faults[0]}"
+        raise TrackingError(what, "Restore MLflow's database from a backup")
+    return known
+
+
+def _append(client: MlflowClient, name: str, entry: Entry) -> None:
+    book = f"{name}{SUFFIX}"
+    text = entry.model_dump_json()
+    if entry.previous == BEGINNING:
+        about = f"The history of {name}: each version is an entry. Don't change or delete any."
+        create_model(client, book, description=about)
+    tags = {ENTRY: text, DIGEST: sha256(text.encode())}
+    client.create_model_version(book, f"{SOURCE}/{name}", tags=tags, description=sentence(entry), await_creation_for=0)
+
+
+def sentence(entry: Entry) -> str:
+    """An entry in a sentence, in Markdown."""
+    reason = f": {entry.reason}" if entry.reason else ""
+    return f"Version {entry.version} **{entry.event}** by {entry.actor} at {entry.time[:19]}Z{reason}"
+
+
+def _mirror(client: MlflowClient, model: RegisteredModel, known: Chain) -> bool:
+    """Corrects what differs from the history; whether anything did."""
+    state, name = known.state, model.name
+    due = {CHAMPION: state.champion, CHALLENGER: state.challenger, PREVIOUS: state.previous}
+    changed = False
+    for alias, number in due.items():
+        shown = model.aliases.get(alias)
+        if number is None and shown is not None and known.links:
+            client.delete_registered_model_alias(name, alias)
+            changed = True
+        elif number is not None and str(shown) != str(number):  # a server's are text
+            changed = _point(client, name, alias, number) or changed
+    tags = {
+        ANCHOR: known.head,
+        SINCE: state.changes[-1].time if state.changes else "",
+        HELD: f"since {state.hold.time} by {state.hold.actor}: {state.hold.reason}" if state.hold else "",
+    }
+    for key, value in tags.items():
+        if model.tags.get(key, "") != value:
+            client.set_registered_model_tag(name, key, value)
+            changed = True
+    return changed
+
+
+def _point(client: MlflowClient, name: str, alias: str, number: int) -> bool:
+    try:
+        client.set_registered_model_alias(name, alias, str(number))
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        log(f"models:/{name}/{number}, the {alias} of its history, was deleted")
+        return False
+    return True

@@ -1,0 +1,210 @@
+"""A registered model's history as a chain of entries, and the state that follows from it.
+
+Each entry holds the sha256 of the entry before it. The tracking server numbers the entries; of several that follow the
+same entry, the one with the lowest number counts, and the others are void. So of any number of writers exactly one
+wins, without a lock, and a changed or missing entry is found.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from backdrop.common.storage import sha256
+from backdrop.config.records import Record
+from backdrop.evaluation.gate import Verdict
+
+Event = Literal["registered", "promoted", "rejected", "rolled back", "held", "released"]
+BEGINNING = ""  # the digest before the first entry
+
+
+class Entry(Record):
+    """Something that happened to a registered model.
+
+    Attributes:
+        event: what happened; it is a decision about the champion unless it is `registered`.
+        version: the version that it is about.
+        champion: the champion before it; None if there was none.
+        reason: given by a person, or by the gate in a few words.
+        evaluation: the id of the run with the version's scores.
+        holdout: names the holdout of a comparison. A holdout that grows keeps its name.
+        digests: sha256 of what it rests on, such as `ensemble`, `files`, `data` and `scores`.
+        verdict: the gate's, without its slices; None if a person decided.
+        actor: the person or machine that wrote it.
+        time: when, in ISO 8601 with the offset from UTC, by the writer's clock.
+        token: a random word that its writer recognizes it by.
+        previous: the digest of the entry before.
+    """
+
+    event: Event
+    version: int
+    champion: int | None = None
+    reason: str = ""
+    evaluation: str = ""
+    holdout: str = ""
+    digests: dict[str, str] = Field(default_factory=dict)
+    verdict: Verdict | None = None
+    actor: str = ""
+    time: str = ""
+    token: str = ""
+    previous: str = BEGINNING
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry as the server has it: its number, its text (None if it has none), and the digest stored beside it."""
+
+    number: int
+    text: str | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A valid entry with its number and digest."""
+
+    number: int
+    digest: str
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class State:
+    """What holds after the entries of a chain.
+
+    Attributes:
+        champion: the version in use; None if there is none yet.
+        changes: the entries that changed the champion, in order.
+        nomination: the last `registered` entry, which the gate judges next; None if there is none.
+        hold: the entry since which only people change the champion; None if it isn't held.
+        versions: the version of each ensemble by its digest.
+        evaluations: the id of the run with each version's scores.
+        judged: the entries with a verdict, in order.
+    """
+
+    champion: int | None = None
+    changes: tuple[Entry, ...] = ()
+    nomination: Entry | None = None
+    hold: Entry | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
+    evaluations: Mapping[int, str] = field(default_factory=dict)
+    judged: tuple[Entry, ...] = ()
+
+    @property
+    def challenger(self) -> int | None:
+        """The nominated version, unless it is the champion."""
+        nominated = self.nomination.version if self.nomination else None
+        return None if nominated == self.champion else nominated
+
+    @property
+    def previous(self) -> int | None:
+        """The champion before the present one."""
+        return self.changes[-1].champion if self.changes else None
+
+    def champion_at(self, when: datetime) -> int | None:
+        """The champion at a time; None if there was none."""
+        before = [entry for entry in self.changes if datetime.fromisoformat(entry.time) <= when]
+        return before[-1].version if before else None
+
+    def decision(self, version: int, evaluation: str, champion: int | None) -> Entry | None:
+        """The gate's last decision about a version, on this evaluation, against this champion; None if none."""
+        asked = (version, evaluation, champion)
+        made = [entry for entry in self.judged if (entry.version, entry.evaluation, entry.champion) == asked]
+        return made[-1] if made else None
+
+    def looks(self, holdout: str) -> int:
+        """How often two models were compared on a holdout; the same comparison counts once."""
+        compared = [entry for entry in self.judged if entry.verdict and entry.verdict.difference is not None]
+        return len({(e.version, e.evaluation, e.champion) for e in compared if e.holdout == holdout})
+
+    def after(self, entry: Entry) -> "State":
+        """The state after one more entry."""
+        changed = dict(self.__dict__)
+        if entry.event == "registered":
+            changed["nomination"] = entry
+            changed["versions"] = {**self.versions, entry.digests["ensemble"]: entry.version}
+            changed["evaluations"] = {**self.evaluations, entry.version: entry.evaluation}
+        if entry.event in ("promoted", "rolled back"):
+            changed["champion"] = entry.version
+            changed["changes"] = (*self.changes, entry)
+        if entry.event in ("rolled back", "held"):
+            changed["hold"] = entry
+        if entry.event == "released":
+            changed["hold"] = None
+        if entry.verdict:
+            changed["judged"] = (*self.judged, entry)
+        return State(**changed)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A model's entries: the valid ones, the numbers of void ones, and what is wrong with the chain."""
+
+    links: tuple[Link, ...] = ()
+    void: tuple[int, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> str:
+        """The digest that the next entry must hold."""
+        return self.links[-1].digest if self.links else BEGINNING
+
+    @property
+    def state(self) -> State:
+        """What holds after all valid entries."""
+        state = State()
+        for link in self.links:
+            state = state.after(link.entry)
+        return state
+
+    def holds(self, tokens: Iterable[str]) -> bool:
+        """Whether an entry with one of these tokens is valid."""
+        wanted = set(tokens)
+        return any(link.entry.token in wanted for link in self.links)
+
+
+def chain(lines: Iterable[Line], anchor: str = BEGINNING) -> Chain:
+    """Follows a model's entries from the first one.
+
+    Args:
+        lines: the entries.
+        anchor: the digest of an entry that must be among them, kept elsewhere; by default none.
+
+    Returns:
+        The chain. An entry whose predecessor isn't the last valid one is void; one whose predecessor never existed
+        shows that an entry was changed or deleted, as does a digest that doesn't match.
+    """
+    links: list[Link] = []
+    void: list[int] = []
+    faults: list[str] = []
+    digests = {BEGINNING}
+    expected = 1
+    for line in sorted(lines, key=lambda line: line.number):
+        if line.number != expected:
+            faults.append(f"entry {expected} was deleted")
+        expected = line.number + 1
+        entry = _parse(line)
+        if entry is None:
+            faults.append(f"entry {line.number} was changed")
+        elif entry.previous == (links[-1].digest if links else BEGINNING):
+            links.append(Link(line.number, str(line.digest), entry))
+            digests.add(str(line.digest))
+        elif entry.previous in digests:
+            void.append(line.number)
+        else:
+            faults.append(f"entry {line.number} follows an entry that isn't there")
+    if anchor not in digests:
+        faults.append("the last entries were deleted or changed")
+    return Chain(tuple(links), tuple(void), tuple(faults))
+
+
+def _parse(line: Line) -> Entry | None:
+    """The entry, if it is what its writer wrote."""
+    if line.text is None or sha256(line.text.encode()) != line.digest:
+        return None
+    try:
+        return Entry.model_validate_json(line.text)
+    except ValidationError:
+        return None
