@@ -45,9 +45,7 @@ def name(tmp_path: Path) -> str:
 
 
 def put(workspace: Workspace, name: str, seed: int, dice: float, members: list[str] | None = None) -> Registration:
-    addresses = members or [str(folder) for folder in workspace.members(seed)]
-    report, ensemble = str(workspace.report(dice, seed)), str(workspace.ensemble(seed))
-    return register(str(workspace.data), str(workspace.plan), addresses, report, ensemble, name)
+    return workspace.register(name, seed, dice, members)
 
 
 def track(workspace: Workspace, seed: int) -> list[str]:

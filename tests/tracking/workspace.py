@@ -18,6 +18,7 @@ from backdrop.inference.ensemble import gather
 from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build
 from backdrop.report import Report, render
+from backdrop.steps.register import Registration, register
 
 HELD = 12  # objects in the holdout: the fewest on which a champion is replaced
 START_MS = 1_700_000_000_000
@@ -110,6 +111,12 @@ class Workspace:
         (folder / "images.csv").write_bytes(dump_scores(scores))
         (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))
         return folder
+
+    def register(self, name: str, seed: int, dice: float, members: list[str] | None = None) -> Registration:
+        """Registers the ensemble of a seed, as if its members had this Dice."""
+        addresses = members or [str(folder) for folder in self.members(seed)]
+        report, ensemble = str(self.report(dice, seed)), str(self.ensemble(seed))
+        return register(str(self.data), str(self.plan), addresses, report, ensemble, name)
 
     def with_plan(self, plan: Path) -> "Workspace":
         return replace(self, plan=plan)

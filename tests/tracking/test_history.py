@@ -1,0 +1,217 @@
+"""A model's history in a real registry: who decides, what a hold keeps, and what a kill leaves."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from backdrop.common.errors import GateError, TrackingError
+from backdrop.steps.history import history, verify_history
+from backdrop.steps.hold import hold, release
+from backdrop.steps.models import models
+from backdrop.steps.promote import override, promote
+from backdrop.steps.rollback import rollback
+from backdrop.tracking import history as records
+from backdrop.tracking import tracking_uri
+from backdrop.tracking.client import connect
+from backdrop.tracking.ledger import Entry, State
+from tests.tracking.turmoil import Turmoil
+from tests.tracking.workspace import Workspace
+
+DICES = (0.95, 0.93, 0.97, 0.99)
+
+
+@pytest.fixture
+def name(tmp_path: Path) -> str:
+    return f"model-{tmp_path.name}"
+
+
+def champion(name: str) -> int | None:
+    return records.read(name).state.champion
+
+
+def shown(name: str) -> dict[str, int]:
+    return {alias: int(number) for alias, number in connect().get_registered_model(name).aliases.items()}
+
+
+def test_a_champion_that_was_rolled_back_to_is_held(tracked: str, workspace: Workspace, name: str) -> None:
+    data = str(workspace.data)
+    for seed, dice in ((1, 0.95), (2, 0.97)):
+        workspace.register(name, seed, dice)
+        assert promote(data, name).outcome == "promoted"
+    assert shown(name) == {"champion": 2, "previous": 1}
+
+    assert rollback(name, reason="halos").version == 1
+    assert shown(name) == {"champion": 1, "previous": 2, "challenger": 2}
+    for seed, dice in ((2, 0.97), (2, 0.97), (2, 0.97), (3, 0.99)):  # three runs change nothing, the fourth is new
+        workspace.register(name, seed, dice)
+        verdict = promote(data, name)
+        assert (verdict.outcome, verdict.summary, champion(name)) == ("unchanged", "the champion is held", 1)
+        assert "halos" in verdict.reasons[0]
+    assert next(model.held for model in models() if model.name == name) == "halos"
+
+    assert release(name)
+    assert not release(name)
+    verdict = promote(data, name)
+    assert (verdict.outcome, champion(name)) == ("promoted", 3)
+    assert [(entry.event, entry.version) for entry in history(name)] == [
+        ("registered", 1),
+        ("promoted", 1),
+        ("registered", 2),
+        ("promoted", 2),
+        ("rolled back", 1),
+        ("registered", 3),
+        ("released", 1),
+        ("promoted", 3),
+    ]
+    assert not verify_history(name)
+
+
+def test_people_decide_too(tracked: str, workspace: Workspace, name: str) -> None:
+    data = str(workspace.data)
+    workspace.register(name, 1, 0.95)
+    with pytest.raises(TrackingError, match="has no champion"):
+        hold(name)
+    promote(data, name)
+    workspace.register(name, 2, 0.93)
+    assert promote(data, name).outcome == "rejected"
+    with pytest.raises(GateError, match="needs a reason"):
+        override(name, 2, " ")
+    with pytest.raises(TrackingError, match=f"no models:/{name}/7"):
+        override(name, 7, "better on glass")
+    assert override(name, 2, "better on glass").version == champion(name) == 2
+    with pytest.raises(TrackingError, match="Version 7 was never champion"):
+        rollback(name, to="7")
+    with pytest.raises(TrackingError, match="At 2020-01-01 there was no champion"):
+        rollback(name, to="2020-01-01")
+    with pytest.raises(TrackingError, match="neither a version nor a date"):
+        rollback(name, to="yesterday")
+    with pytest.raises(TrackingError, match="is the champion already"):
+        rollback(name, to="2")
+    assert rollback(name, to="1").version == 1
+    assert hold(name).event == "rolled back"  # it is held already
+    reasons = [entry.reason for entry in history(name)]
+    assert "override: better on glass" in reasons
+    assert all(entry.actor and entry.time for entry in history(name))
+
+
+def test_an_unchanged_run_is_no_look(tracked: str, workspace: Workspace, name: str) -> None:
+    data = str(workspace.data)
+    workspace.register(name, 1, 0.95)
+    promote(data, name)
+    workspace.register(name, 2, 0.93)
+    first = promote(data, name)
+    workspace.register(name, 2, 0.93)
+    assert promote(data, name) == first
+    state = records.read(name).state
+    (holdout,) = {entry.holdout for entry in state.judged}
+    assert state.looks(holdout) == 1
+    workspace.register(name, 3, 0.92)
+    promote(data, name)
+    assert records.read(name).state.looks(holdout) == 2
+
+
+def test_a_kill_before_the_aliases_are_set_is_put_right(
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.register(name, 1, 0.95)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backdrop.tracking.history._mirror", die)
+        with pytest.raises(KeyboardInterrupt):
+            override(name, 1, "killed")
+    assert champion(name) == 1
+    assert "champion" not in shown(name)
+    assert promote(str(workspace.data), name).outcome == "unchanged"
+    assert shown(name) == {"champion": 1}
+    connect().set_registered_model_alias(name, "challenger", "1")  # by hand
+    records.mirror(name)
+    assert shown(name) == {"champion": 1}
+
+
+def test_whoever_comes_second_is_told_who_won(tracked: str, workspace: Workspace, name: str) -> None:
+    for seed, dice in ((1, 0.95), (2, 0.97)):
+        workspace.register(name, seed, dice)
+
+    def late(state: State) -> Entry:
+        if state.champion is None:
+            override(name, 2, "first")  # between reading and writing
+        return Entry(event="promoted", version=1, champion=state.champion)
+
+    with pytest.raises(GateError, match=rf"has made models:/{name}/2 the champion meanwhile \(promoted at "):
+        records.decide(name, late)
+    assert champion(name) == 2
+    assert len(records.read(name).void) == 1
+
+
+def test_an_altered_history_stops_every_decision(tracked: str, workspace: Workspace, name: str) -> None:
+    workspace.register(name, 1, 0.95)
+    promote(str(workspace.data), name)
+    client, book = connect(), f"{name}.history"
+    text = client.get_model_version(book, "2").tags["backdrop.entry"]
+    client.set_model_version_tag(book, "2", "backdrop.entry", text.replace('"version":1', '"version":2'))
+    assert verify_history(name) == ("entry 2 was changed", "the last entries were deleted or changed")
+    for act in (lambda: hold(name), lambda: promote(str(workspace.data), name), lambda: history(name)):
+        with pytest.raises(TrackingError, match="entry 2 was changed"):
+            act()
+    client.set_model_version_tag(book, "2", "backdrop.entry", text)
+    assert not verify_history(name)
+    client.delete_model_version(book, "2")
+    assert verify_history(name) == ("the last entries were deleted or changed",)
+
+
+def check(name: str, deeds: list[dict[str, object]]) -> None:
+    """One champion at all times, a whole chain, and nothing decided twice."""
+    assert not [deed for deed in deeds if deed["code"] not in (0, 2, None)], deeds
+    records.mirror(name)
+    known = records.read(name)
+    state, rejected = State(), set()
+    for link in known.links:
+        entry = link.entry
+        if entry.event != "registered":
+            assert entry.champion == state.champion, "it was decided on another champion than the one that it replaced"
+        if entry.verdict:
+            assert state.hold is None
+            key = (entry.version, entry.evaluation, entry.champion)
+            assert key not in rejected
+            rejected |= {key} if entry.event == "rejected" else set()
+        state = state.after(entry)
+    assert state == known.state
+    assert shown(name).get("champion") == state.champion
+    events = [link.entry for link in known.links]
+    for verb, event in (("override", "promoted"), ("rollback", "rolled back"), ("release", "released")):
+        done = sum(deed["verb"] == verb and deed["code"] == 0 for deed in deeds)
+        made = [entry for entry in events if entry.event == event and not entry.verdict]
+        killed = sum(deed["verb"] == verb and deed["code"] is None for deed in deeds)
+        assert len(made) <= done + killed
+        if verb == "rollback":
+            assert len(made) >= done
+    assert len({version.version for version in connect().search_model_versions(f"name = '{name}'")}) <= len(DICES)
+
+
+def turmoil(workspace: Workspace, name: str, count: int, parallel: int, seed: int) -> list[dict[str, object]]:
+    for number, dice in enumerate(DICES, start=1):
+        workspace.register(name, number, dice)
+    promote(str(workspace.data), name)
+    experiment = workspace.root.name
+    settings = Turmoil(name, workspace, DICES, tracking_uri(), experiment, count, parallel, 0.3, seed)
+    given = json.dumps(asdict(settings), default=str)
+    done = subprocess.run([sys.executable, "-m", "tests.tracking.turmoil", given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    deeds: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+    return deeds
+
+
+def test_turmoil_leaves_one_champion_and_a_whole_history(tracked: str, workspace: Workspace, name: str) -> None:
+    check(name, turmoil(workspace, name, count=16, parallel=6, seed=0))
+
+
+@pytest.mark.slow
+def test_two_hundred_decide_at_once(tracked: str, workspace: Workspace, name: str) -> None:
+    check(name, turmoil(workspace, name, count=200, parallel=8, seed=1))
