@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from backdrop.steps.describe import describe
     from backdrop.steps.estimate import estimate
     from backdrop.steps.evaluate import evaluate
+    from backdrop.steps.history import history
+    from backdrop.steps.hold import hold
     from backdrop.steps.import_ import import_photos
     from backdrop.steps.label import label
     from backdrop.steps.predict import predict
     from backdrop.steps.promote import promote
     from backdrop.steps.reap import reap
     from backdrop.steps.register import register
+    from backdrop.steps.release import release
     from backdrop.steps.rollback import rollback
     from backdrop.steps.sample import sample
     from backdrop.steps.split import split
@@ -31,12 +34,15 @@ __all__ = [
     "describe",
     "estimate",
     "evaluate",
+    "history",
+    "hold",
     "import_photos",
     "label",
     "predict",
     "promote",
     "reap",
     "register",
+    "release",
     "rollback",
     "sample",
     "split",

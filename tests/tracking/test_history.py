@@ -10,9 +10,10 @@ import pytest
 
 from backdrop.common.errors import GateError, TrackingError
 from backdrop.steps.history import history, verify_history
-from backdrop.steps.hold import hold, release
+from backdrop.steps.hold import hold
 from backdrop.steps.models import models
 from backdrop.steps.promote import override, promote
+from backdrop.steps.release import release
 from backdrop.steps.rollback import rollback
 from backdrop.tracking import history as records
 from backdrop.tracking import tracking_uri

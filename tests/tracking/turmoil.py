@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backdrop.common.errors import BackdropError
-from backdrop.steps.hold import hold, release
+from backdrop.steps.hold import hold
 from backdrop.steps.promote import override, promote
+from backdrop.steps.release import release
 from backdrop.steps.rollback import rollback
 from tests.tracking.workspace import Workspace
 

@@ -103,7 +103,7 @@ def hold(model: Model, reason: Reason = "") -> None:
 @command(app, "backdrop release cars")
 def release(model: Model, reason: Reason = "") -> None:
     """Let the gate replace a held champion again."""
-    from backdrop.steps.hold import release as step
+    from backdrop.steps.release import release as step
 
     print(f"{model} was {'released' if step(model, reason) else 'not held'}")
 
