@@ -210,7 +210,7 @@ def turmoil(workspace: Workspace, name: str, count: int, parallel: int, seed: in
 
 
 def test_turmoil_leaves_one_champion_and_a_whole_history(tracked: str, workspace: Workspace, name: str) -> None:
-    check(name, turmoil(workspace, name, count=16, parallel=6, seed=0))
+    check(name, turmoil(workspace, name, count=12, parallel=4, seed=0))
 
 
 @pytest.mark.slow
