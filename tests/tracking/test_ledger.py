@@ -33,8 +33,7 @@ def registered(version: int, run: str = "run") -> Entry:
 
 
 def judged(version: int, champion: int | None, outcome: str, holdout: str = "h", run: str = "run") -> Entry:
-    difference = None if champion is None else 0.01
-    verdict = Verdict(outcome=outcome, reasons=(), objects=12, difference=difference)
+    verdict = Verdict(outcome=outcome, reasons=(), objects=12, look=None if champion is None else 1)
     return Entry(
         event=outcome, version=version, champion=champion, evaluation=run, holdout=holdout, verdict=verdict, time="x"
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backdrop.common.errors import GateError
+from backdrop.common.errors import GateError, TrackingError
 from backdrop.common.progress import working
 from backdrop.common.storage import sha256
 from backdrop.common.words import count
@@ -14,7 +14,7 @@ from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, read_plan, verify
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
-from backdrop.evaluation.metrics import IMAGES, Score, dump_scores, read_scores
+from backdrop.evaluation.metrics import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
 from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import CONFIG, load_ensemble
 from backdrop.tracking import evaluations, history, registry
@@ -23,6 +23,7 @@ from backdrop.tracking.registry import Version
 
 SAME = "it is the champion already"
 ITSELF = "the challenger is the champion already; the same model is not better than itself"
+SLICES = 100  # kept with a verdict, those with the largest loss
 IS_HELD = "the champion is held"
 
 
@@ -40,6 +41,7 @@ class Case:
         unfair: why they can't be compared; None if they can.
         gate: the thresholds.
         holdout: names the holdout, so that its earlier comparisons count.
+        costs: multiply-accumulates per photograph of challenger and champion; None where unknown.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Case:
     unfair: str | None
     gate: Gate
     holdout: str
+    costs: tuple[float | None, float | None]
 
     @property
     def replaces(self) -> int | None:
@@ -61,7 +64,9 @@ class Case:
         """The gate's verdict, `looks` being the number of earlier comparisons on this holdout."""
         if self.unfair:
             return rejected(UNFAIR, self.unfair, _objects(self.plan))
-        return judge(self.scores, self.old_scores, self.gate)
+        verdict = judge(self.scores, self.old_scores, self.gate, looks, self.costs)
+        worst = sorted(verdict.slices, key=lambda part: part.difference)[:SLICES]
+        return verdict.model_copy(update={"slices": tuple(part for part in verdict.slices if part in worst)})
 
     def decide(self, state: State) -> Entry | None:
         """The entry with the verdict; None if another process has decided the same, or the champion is held now.
@@ -76,7 +81,9 @@ class Case:
             if made:
                 return None
             raise history.overtaken(self.name, state)
-        verdict = self.verdict(state.looks(self.holdout))
+        # Judging the same again, after a rollback and a release, is no look.
+        again = made.verdict.look if made and made.verdict else None
+        verdict = self.verdict(again - 1 if again else state.looks(self.holdout))
         return Entry(
             event="promoted" if verdict.outcome == "promoted" else "rejected",
             version=self.challenger.version,
@@ -176,6 +183,7 @@ def _open(data: str, name: str, challenger: Version, state: State) -> Case:
         unfair=_leak(leak) if leak else None,
         gate=_gate(folder),
         holdout=_holdout(plan, state),
+        costs=(_cost(challenger), _cost(champion) if champion else None),
     )
 
 
@@ -184,10 +192,18 @@ def _holdout(plan: FoldPlan, state: State) -> str:
     objects = {row.object for row in plan.holdout}
     earlier = {entry.holdout: entry.evaluation for entry in state.judged if entry.holdout}
     for holdout, evaluation in reversed(earlier.items()):
-        rows = read_plan(evaluations.fetch_evaluation(evaluation) / PLAN).holdout
+        try:
+            rows = read_plan(evaluations.fetch_evaluation(evaluation) / PLAN).holdout
+        except TrackingError:  # its files are gone: what can't be told apart counts as the same
+            return holdout
         if objects & {row.object for row in rows}:
             return holdout
     return sha256("\n".join(sorted(objects)).encode())[:16]
+
+
+def _cost(version: Version) -> int | None:
+    text = read_text(evaluations.fetch_evaluation(version.evaluation_run) / METRICS, "report")
+    return parse(Evaluation, parse_yaml(text, METRICS), METRICS).cost
 
 
 def _is_rejected(made: Entry | None) -> bool:

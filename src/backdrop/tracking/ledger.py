@@ -116,7 +116,7 @@ class State:
 
     def looks(self, holdout: str) -> int:
         """How often two models were compared on a holdout; the same comparison counts once."""
-        compared = [entry for entry in self.judged if entry.verdict and entry.verdict.difference is not None]
+        compared = [entry for entry in self.judged if entry.verdict and entry.verdict.look]
         return len({(e.version, e.evaluation, e.champion) for e in compared if e.holdout == holdout})
 
     def after(self, entry: Entry) -> "State":
