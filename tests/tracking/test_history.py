@@ -161,6 +161,7 @@ def test_an_altered_history_stops_every_decision(tracked: str, workspace: Worksp
     for act in (lambda: hold(name), lambda: promote(str(workspace.data), name), lambda: history(name)):
         with pytest.raises(TrackingError, match="entry 2 was changed"):
             act()
+    assert next(model.fault for model in models() if model.name == name) == "entry 2 was changed"
     client.set_model_version_tag(book, "2", "backdrop.entry", text)
     assert not verify_history(name)
     client.delete_model_version(book, "2")

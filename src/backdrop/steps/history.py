@@ -21,4 +21,4 @@ def verify_history(name: str) -> Sequence[str]:
     Raises:
         TrackingError: if MLflow can't be reached.
     """
-    return records.faults(name)
+    return records.examine(name).faults

@@ -10,7 +10,7 @@ import getpass
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,20 +42,18 @@ def read(name: str) -> Chain:
     Raises:
         TrackingError: if it was changed or shortened, or the server doesn't answer.
     """
-    client = connect()
-    with server_errors(f"The history of {name} can't be read"):
-        return _sound(name, _read(client, name))
+    return _sound(name, examine(name))
 
 
-def faults(name: str) -> Sequence[str]:
-    """What was changed in a model's history; nothing if it is what was written.
+def examine(name: str) -> Chain:
+    """As `read`, but what was changed is among the chain's faults.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
     client = connect()
     with server_errors(f"The history of {name} can't be read"):
-        return _read(client, name).faults
+        return _read(client, name)
 
 
 def record(name: str, propose: Callable[[State], Entry | None]) -> State:

@@ -18,7 +18,7 @@ class ListedModel(Record):
     """A registered model: how many versions it has, and its champion, if there is one.
 
     `since` is when the champion became it. `held` is why a person holds it, "" without a reason; None if nobody does.
-    `registered` is when the champion was registered; both times are in ISO 8601 with the offset from UTC. `dice` is the
+    `fault` is what was changed in its history, None if nothing was; the rest then holds up to there. `registered` is when the champion was registered; both times are in ISO 8601 with the offset from UTC. `dice` is the
     champion's on `objects` holdout objects, `low` and `high` its 95 % interval, where the evaluation gives one.
     """
 
@@ -28,6 +28,7 @@ class ListedModel(Record):
     challenger: int | None = None
     since: str | None = None
     held: str | None = None
+    fault: str | None = None
     registered: str | None = None
     dice: float | None = None
     low: float | None = None
@@ -53,7 +54,8 @@ def list_models() -> Iterator[ListedModel]:
 
 
 def _describe(client: MlflowClient, name: str, versions: Sequence[ModelVersion]) -> ListedModel:
-    state = history.read(name).state
+    known = history.examine(name)
+    state = known.state
     listed = ListedModel(
         name=name,
         versions=len(versions),
@@ -61,6 +63,7 @@ def _describe(client: MlflowClient, name: str, versions: Sequence[ModelVersion])
         challenger=state.challenger,
         since=state.changes[-1].time if state.changes else None,
         held=state.hold.reason if state.hold else None,
+        fault=known.faults[0] if known.faults else None,
     )
     for version in versions:
         if int(version.version) == state.champion:
