@@ -100,9 +100,11 @@ def models_text(models: "Sequence[ListedModel]") -> str:
     lines = [f"{'model':{names}}  champion  versions  registered  Dice on the holdout"]
     for model in models:
         date = (model.registered or "")[:10]
-        changed = f"  history changed: {model.fault}" if model.fault else ""
-        held = "" if model.held is None else f"  held{f': {model.held}' if model.held else ''}"
-        line = f"{model.name:{names}}  {model.champion or 'none':>8}  {model.versions:8}  {date:10}  {_dice(model)}{held}{changed}"
+        line = f"{model.name:{names}}  {model.champion or 'none':>8}  {model.versions:8}  {date:10}  {_dice(model)}"
+        if model.held is not None:
+            line += f"  held: {model.held}" if model.held else "  held"
+        if model.fault:
+            line += f"  history changed: {model.fault}"
         lines.append(line.rstrip())
     return os.linesep.join(lines)
 

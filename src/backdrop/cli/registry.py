@@ -74,7 +74,7 @@ def promote(
 @command(app, "backdrop rollback cars --reason 'halos around glass'")
 def rollback(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.")] = "",
-    name: Annotated[str, typer.Option(metavar="NAME", hidden=True)] = "",
+    name: Annotated[str, typer.Option(metavar="MODEL", help="The same as MODEL.")] = "",
     to: Annotated[
         str, typer.Option(metavar="VERSION|DATE", help="An earlier champion. By default, the last one.")
     ] = "",
@@ -87,6 +87,8 @@ def rollback(
     from backdrop.steps.rollback import rollback as step
 
     chosen = model or name
+    if not chosen:
+        raise ConfigError("rollback needs the name of a registered model", "List them with `backdrop models`")
     version = step(chosen, to, reason).version
     print(f"models:/{chosen}@champion is version {version}, held until `backdrop release {chosen}`")
 

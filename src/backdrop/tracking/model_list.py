@@ -18,8 +18,9 @@ class ListedModel(Record):
     """A registered model: how many versions it has, and its champion, if there is one.
 
     `since` is when the champion became it. `held` is why a person holds it, "" without a reason; None if nobody does.
-    `fault` is what was changed in its history, None if nothing was; the rest then holds up to there. `registered` is when the champion was registered; both times are in ISO 8601 with the offset from UTC. `dice` is the
-    champion's on `objects` holdout objects, `low` and `high` its 95 % interval, where the evaluation gives one.
+    `fault` is what was changed in its history, None if nothing was. `registered` is when the champion was registered.
+    Times are in ISO 8601 with the offset from UTC. `dice` is the champion's on `objects` holdout objects, `low` and
+    `high` its 95 % interval, where the evaluation gives one.
     """
 
     name: str
