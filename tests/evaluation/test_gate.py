@@ -131,7 +131,7 @@ def test_promotion_follows_a_slow_reference(models: tuple[list[Score], list[Scor
         assert verdict.reasons[0].endswith(f"in the holdout: replacing a champion takes at least {MINIMUM_OBJECTS}")
         return
     p = _slow_p(values)
-    assert verdict.p_value == pytest.approx(p, rel=0.2, abs=1e-4)
+    assert verdict.p_value == pytest.approx(p, rel=0.2, abs=3e-3)
     # Simulated, p is not exact: near the level either answer can be right.
     if p > 0.03:
         assert verdict.outcome == "rejected"
@@ -152,7 +152,7 @@ def _slow_p(values: list[float]) -> float:
 @functools.cache
 def _skewed_statistics(count: int) -> list[float]:
     chance = random.Random(count)
-    return [_hall([-(chance.gauss(0, 1) ** 2) + 1 for _ in range(count)])[1] for _ in range(20_000)]
+    return [_hall([-(chance.gauss(0, 1) ** 2) + 1 for _ in range(count)])[1] for _ in range(8_000)]
 
 
 def _hall(values: list[float]) -> tuple[float, float]:

@@ -191,6 +191,16 @@ def test_a_verdict_shows_which_view_got_worse() -> None:
         assert "-0.04000" in html
 
 
+def test_a_verdict_shows_the_look_and_what_a_group_rejects_below() -> None:
+    new = scores()
+    page = Reader(
+        with_verdict(render(report(new)), judge(new, [replace(s, dice=s.dice - 0.001) for s in new], Gate(), 6))
+    )
+    assert "Look 7 at this holdout needs p < 0.000804 and has p < 1e-9; the next needs p < 0.000625." in page.text
+    views = len({score.view for score in new})
+    assert f"Change by group (a group rejects below p = {0.05 / views:.2g})" in page.text
+
+
 def test_a_page_without_a_place_for_a_verdict_is_refused() -> None:
     with pytest.raises(GateError, match="no section for a verdict"):
         with_verdict("<html></html>", Verdict(outcome="rejected", reasons=(), objects=0))

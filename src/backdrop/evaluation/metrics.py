@@ -90,7 +90,7 @@ class Effect(Record):
     """The effect of one operation out of fold, compared with p > 0.5; or of all together (`operation` is "all").
 
     `difference` is the change of Dice, mean over objects, with its 95 % interval (None for a single object). With fewer
-    than 12 objects the verdict is always "no evidence", as at the gate.
+    than 12 objects the verdict is always "no evidence".
     """
 
     operation: str

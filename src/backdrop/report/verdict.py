@@ -3,7 +3,7 @@
 from html import escape
 
 from backdrop.common.errors import GateError
-from backdrop.evaluation.gate import Outcome, Slice, Verdict
+from backdrop.evaluation.gate import SLICE_ALPHA, Outcome, Slice, Verdict
 from backdrop.report.charts import Scale, interval
 
 BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"
@@ -41,19 +41,23 @@ def _judged(verdict: Verdict) -> str:
 
 
 def _changes(verdict: Verdict) -> str:
-    """The change on the holdout and in each group, with intervals."""
+    """The change on the holdout and in each group: intervals, and the p of a rise or, in a group, of a loss."""
     if verdict.difference is None or verdict.low is None or verdict.high is None:
         return ""
     ends = [verdict.low, verdict.high, *(end for part in verdict.slices for end in _ends(part))]
     reach = max(1e-9, *map(abs, ends))
     scale = Scale(-reach, reach, float, ())
-    total = _row("all objects", verdict.objects, (verdict.difference, verdict.low, verdict.high), scale)
+    total = _row(
+        "all objects", verdict.objects, (verdict.difference, verdict.low, verdict.high), verdict.p_value, scale
+    )
     shown = sorted(sorted(verdict.slices, key=lambda part: part.difference)[:SLICES], key=_name)
     rows = "".join(_slice(part, scale) for part in shown)
-    head = "<th>group</th><th>objects</th><th>change of Dice</th><th>95 % interval</th><th></th>"
+    head = "<th>group</th><th>objects</th><th>change of Dice</th><th>95 % interval</th><th>p</th><th></th>"
     table = f'<table class="spans"><thead><tr>{head}</tr></thead><tbody>{total}{rows}</tbody></table>'
     opened = " open" if any(part.worse for part in verdict.slices) else ""
-    return f'<details{opened}><summary>Change by group</summary><div class="wide">{table}</div></details>'
+    tested = sum(part.p_value is not None for part in verdict.slices)
+    note = f" (a group rejects below p = {SLICE_ALPHA / tested:.2g})" if tested else ""
+    return f'<details{opened}><summary>Change by group{note}</summary><div class="wide">{table}</div></details>'
 
 
 def _name(part: Slice) -> str:
@@ -68,11 +72,15 @@ def _ends(part: Slice) -> tuple[float, float]:
 
 
 def _slice(part: Slice, scale: Scale) -> str:
-    return _row(_name(part), part.objects, (part.difference, *_ends(part)), scale, "worse" if part.worse else "")
+    kind = "worse" if part.worse else ""
+    return _row(_name(part), part.objects, (part.difference, *_ends(part)), part.p_value, scale, kind)
 
 
-def _row(view: str, objects: int, change: tuple[float, float, float], scale: Scale, kind: str = "") -> str:
+def _row(
+    name: str, objects: int, change: tuple[float, float, float], p: float | None, scale: Scale, kind: str = ""
+) -> str:
     mean, low, high = change
     spread = f"{low:+.5f} to {high:+.5f}" if objects > 1 else ""
-    cells = f"<td>{escape(view)}</td><td>{objects}</td><td>{mean:+.5f}</td><td>{spread}</td>"
+    chance = "" if p is None else f"{p:.2g}"
+    cells = f"<td>{escape(name)}</td><td>{objects}</td><td>{mean:+.5f}</td><td>{spread}</td><td>{chance}</td>"
     return f'<tr class="{kind}">{cells}<td>{interval(low, mean, high, scale, zero=True)}</td></tr>'
