@@ -76,17 +76,19 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
         raise TrackingError(f"{what} ({words(error)})", remedy) from error
 
 
-def retry(what: str, act: Callable[[], T], policy: RetryPolicy = POLICY) -> T:
+def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) -> T:
     """Makes calls that must not be lost, and retries them while the server is away.
 
     Args:
         what: what failed, for messages.
         act: the calls; all of them are repeated in a retry, so they must be idempotent.
-        policy: how often and how long to retry.
+        policy: how often and how long to retry; by default for ten minutes.
 
     Raises:
         TrackingError: if the server refuses a call, or is away for longer than the policy allows.
     """
+
+    policy = policy or POLICY
 
     def attempt() -> T:
         ping()
