@@ -54,7 +54,11 @@ COMMANDS: dict[str, str] = {
     "register": "register data --plan plan.csv --members member-0 member-1 --report report --ensemble ensemble.yaml"
     " --name cars",
     "promote": "promote data --name cars",
-    "rollback": "rollback --name cars",
+    "promote override": "promote cars --version 1 --override --reason glass",
+    "rollback": "rollback cars --to 1 --reason halos",
+    "hold": "hold cars --reason campaign",
+    "release": "release cars",
+    "history": "history cars --json --verify",
     "models": "models --json",
     "reap": "reap --idle-minutes 1",
     "recipes ls": "recipes ls",
@@ -77,7 +81,8 @@ COMMANDS: dict[str, str] = {
     "pipeline preflight": "pipeline preflight --params params.yaml --ray",
 }
 # Those that need MLflow's store, Kubeflow's client or Ray, which take seconds to import.
-HEAVY = ("predict model", "register", "promote", "rollback", "models", "reap", "tune", "tune cluster")
+REGISTRY = ("register", "promote", "promote override", "rollback", "hold", "release", "history", "models", "reap")
+HEAVY = ("predict model", *REGISTRY, "tune", "tune cluster")
 LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.startswith("pipeline"))
 # What takes long when it works is always given one of these files broken beyond use.
 SLOW = {"estimate": "data", "tune": "plan.csv", "pipeline run": "data", "pipeline run docker": "data"}

@@ -144,7 +144,7 @@ def test_errors_are_reported_before_any_request(
 ) -> None:
     code, _, err = call(*arguments)
     assert code == 2
-    assert err.startswith("error: ")
+    assert err.splitlines()[-1].startswith("error: ")  # a slow machine says before that it is busy
     assert message in err
     assert kfp.calls == []
 

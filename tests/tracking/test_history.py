@@ -1,6 +1,7 @@
 """A model's history in a real registry: who decides, what a hold keeps, and what a kill leaves."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -204,7 +205,9 @@ def turmoil(workspace: Workspace, name: str, count: int, parallel: int, seed: in
     experiment = workspace.root.name
     settings = Turmoil(name, workspace, DICES, tracking_uri(), experiment, count, parallel, 0.3, seed)
     given = json.dumps(asdict(settings), default=str)
-    done = subprocess.run([sys.executable, "-m", "tests.tracking.turmoil", given], capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.tracking.turmoil", given]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     deeds: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
     return deeds

@@ -159,7 +159,7 @@ def kill_again_and_again(whole: Whole, tmp_path: Path, kills: int, seed: int, bu
 
 
 def test_a_killed_search_resumes_and_ends_the_same(whole: Whole, tmp_path: Path) -> None:
-    kill_again_and_again(whole, tmp_path, kills=2, seed=0)
+    kill_again_and_again(whole, tmp_path, kills=1, seed=0)
 
 
 @pytest.mark.slow
@@ -187,6 +187,7 @@ def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_p
     assert search.comparison is None
 
 
+@pytest.mark.slow
 def test_a_search_in_s3_resumes_on_another_machine(
     bucket: str, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
