@@ -87,7 +87,6 @@ def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) ->
     Raises:
         TrackingError: if the server refuses a call, or is away for longer than the policy allows.
     """
-
     policy = policy or POLICY
 
     def attempt() -> T:
