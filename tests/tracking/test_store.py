@@ -34,7 +34,10 @@ OLD = "97727af70f4d"  # MLflow 1.30
 def log_a_run(folder: Path, number: int) -> None:
     """What a task does: a run with a parameter and a file, and a version of a registered model."""
     os.chdir(folder)
-    os.environ["MLFLOW_EXPERIMENT_NAME"] = folder.name  # of the first of these processes it has the environment
+    # Its environment is that in which the server of forks was started, perhaps by another test.
+    for name in ("BACKDROP_TRACKING", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        os.environ.pop(name, None)
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = folder.name
     client = connect()
     run = client.create_run(experiment_id(client), run_name=f"run-{number}")
     client.log_param(run.info.run_id, "number", number)
