@@ -55,7 +55,7 @@ def connect() -> MlflowClient:
     try:
         return MlflowClient(uri)
     except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
-        what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({words(error)})"
+        what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({_words(error)})"
         raise TrackingError(what, f"Fix {URI}") from error
 
 
@@ -73,7 +73,7 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:  # connection errors are OSErrors
-        raise TrackingError(f"{what} ({words(error)})", remedy) from error
+        raise TrackingError(f"{what} ({_words(error)})", remedy) from error
 
 
 def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) -> T:
@@ -94,9 +94,9 @@ def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) ->
         return act()
 
     try:
-        return wait_for(attempt, policy, is_transient, trying(f"{what} yet", policy, words))
+        return wait_for(attempt, policy, _is_transient, trying(f"{what} yet", policy, _words))
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"{what} ({words(error)})", AGAIN) from error
+        raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
 
 
 def place() -> str:
@@ -189,7 +189,7 @@ def _artifact_location(name: str) -> str | None:
     return str(artifact_folder(path) / quote(name, safe="")) if path else None
 
 
-def is_transient(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether a retry may succeed: there is no answer, or the server has an internal error."""
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
@@ -201,7 +201,7 @@ def is_transient(error: Exception) -> bool:
     return bool(status >= 500 or status == 429)
 
 
-def words(error: Exception) -> str:
+def _words(error: Exception) -> str:
     """An error's message in a line, without credentials."""
     uri = tracking_uri()
     return shorten(str(error).replace(uri, without_credentials(uri)))

@@ -203,10 +203,10 @@ def _append(client: MlflowClient, name: str, entry: Entry) -> None:
         about = f"The history of {name}: each version is an entry. Don't change or delete any."
         create_model(client, book, description=about)
     tags = {ENTRY: text, DIGEST: sha256(text.encode())}
-    client.create_model_version(book, f"{SOURCE}/{name}", tags=tags, description=sentence(entry), await_creation_for=0)
+    client.create_model_version(book, f"{SOURCE}/{name}", tags=tags, description=_sentence(entry), await_creation_for=0)
 
 
-def sentence(entry: Entry) -> str:
+def _sentence(entry: Entry) -> str:
     """An entry in a sentence, in Markdown."""
     reason = f": {entry.reason}" if entry.reason else ""
     return f"Version {entry.version} **{entry.event}** by {entry.actor} at {entry.time[:19]}Z{reason}"
