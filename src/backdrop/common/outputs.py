@@ -9,38 +9,20 @@ Names that begin with `.backdrop.` are our own: beside an output while it's writ
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from stat import S_ISREG
-from typing import Protocol
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.names import checked_name
+from backdrop.common.places import INVENTORY, PROBE, REMEDY, SYSTEM, Entry, Found, Place, checked_address, find_place
 from backdrop.common.retry import workers
-from backdrop.common.storage import OWN, disk_errors, is_remote, sha256, temporary_beside
+from backdrop.common.storage import disk_errors, is_remote, sha256, temporary_beside
 from backdrop.common.text import parse_json
-
-INVENTORY = f"{OWN}json"
-PROBE = f"{OWN}probe"
-PROBE_BYTES = 2**16
-# Written by file managers wherever they look; they hold nothing of their users, so they're passed over and stay.
-SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-REMEDY = "Move it, or use another --out"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file's content: its sha256 and its size in bytes."""
-
-    sha256: str
-    size: int
-
 
 Files = Mapping[str, Entry | None]  # None: a file of ours that changes while it's written, known by its name only
 
@@ -70,7 +52,7 @@ def inspect(address: str | Path, step: str, whole: bool = True) -> Inventory | N
     Raises:
         StorageError: if something else is there, or our files have changed.
     """
-    place = _place(address)
+    place = find_place(address)
     place.require_folder(whole)
     inventory = _read(place)
     if inventory is None:
@@ -94,7 +76,7 @@ def require(address: str | Path, step: str) -> None:
         StorageError: if something else is there, or it can't be written.
     """
     inspect(address, step)
-    _place(address).probe()
+    find_place(address).probe()
 
 
 def probe(address: str | Path) -> None:
@@ -103,8 +85,8 @@ def probe(address: str | Path) -> None:
     Raises:
         StorageError: if they can't.
     """
-    _place(address).require_folder(whole=False)
-    _place(f"{checked_address(address)}/{PROBE}").probe()
+    find_place(address).require_folder(whole=False)
+    find_place(f"{checked_address(address)}/{PROBE}").probe()
 
 
 @contextlib.contextmanager
@@ -138,7 +120,7 @@ def copy_output(folder: Path, address: str) -> None:
     Raises:
         StorageError: if something else is there, or it can't be written.
     """
-    inventory = _read(_Folder(folder))
+    inventory = _read(find_place(folder))
     assert inventory is not None  # the caller wrote it
     _replace_prefix(address, inspect(address, inventory.step), inventory, folder)
 
@@ -159,7 +141,7 @@ class Claim:
 
     def __init__(self, address: str | Path, step: str, key_file: str) -> None:
         self.address = checked_address(address)
-        self._place = _place(address)
+        self._place = find_place(address)
         self._inventory = inspect(address, step, whole=False) or Inventory(step, key_file)
         probe(self.address)
         self._save(self._inventory.files)
@@ -197,7 +179,7 @@ class Claim:
 
     def copy(self, folder: Path) -> None:
         """Writes the files of a sealed claim on disk; raises as `record`, or if one can't be read or written."""
-        source = _read(_Folder(folder))
+        source = _read(find_place(folder))
         assert source is not None  # the caller sealed it
         self.record(source.files)
         names = sorted(name for name in source.files if (folder / name).is_file())
@@ -225,7 +207,7 @@ def remove(address: str | Path) -> None:
     Raises:
         StorageError: if it can't be removed.
     """
-    place = _place(address)
+    place = find_place(address)
     inventory = _read(place)
     if inventory is not None:
         _remove_files(place, inventory)
@@ -261,7 +243,7 @@ def write_file(address: str | Path, data: bytes, is_ours: Callable[[bytes], bool
 def require_file(address: str | Path, is_ours: Callable[[bytes], bool], what: str) -> None:
     """Makes sure, before any work, that `write_file` may write there and can; raises as it does."""
     inspect_file(address, is_ours, what)
-    _place(storage.parent(str(address)) if is_remote(address) else address).probe()
+    find_place(storage.parent(str(address)) if is_remote(address) else address).probe()
 
 
 def inspect_file(address: str | Path, is_ours: Callable[[bytes], bool], what: str) -> None:
@@ -278,191 +260,7 @@ def inspect_file(address: str | Path, is_ours: Callable[[bytes], bool], what: st
         raise StorageError(f"{name} exists, and it isn't {what} that Backdrop wrote", REMEDY)
 
 
-def checked_address(address: str | Path) -> str:
-    """The address of an output without a slash at its end, if it can be one.
-
-    Raises:
-        StorageError: if it's empty or in another scheme, or S3 can't have it.
-    """
-    text = str(address)
-    if not text.strip():
-        raise StorageError("The output's address is empty", "Name a folder or an s3:// address")
-    if not is_remote(text):
-        if "://" in text or "\0" in text:
-            raise StorageError(f"{text!r} can't be written", "Name a folder or an s3:// address")
-        return text
-    _, key = s3.split(text)
-    if key.strip("/"):
-        checked_name(key.rstrip("/"), "--out")
-    return text.rstrip("/")
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A file that is there: its size in bytes, and when it changed last (any unit)."""
-
-    size: int
-    changed_at: float
-
-
-class _Place(Protocol):
-    """A folder or prefix. Names are those of files below it."""
-
-    def require_folder(self, whole: bool) -> None:
-        """Makes sure that it is missing, or can be written to; and as a whole replaced."""
-
-    def first(self) -> str | None:
-        """A file that is there, other than a file manager's."""
-
-    def scan(self) -> dict[str, _Found]:
-        """All files below it by name, other than a file manager's, with its inventory."""
-
-    def look_up(self, names: Iterable[str]) -> dict[str, _Found]:
-        """Those of some files that are there, with its inventory."""
-
-    def entry(self, name: str) -> Entry: ...
-    def read(self, name: str) -> bytes | None: ...
-    def write(self, name: str, data: bytes) -> None: ...
-    def remove(self, name: str) -> None:
-        """Removes a file, and its folders as far as they become empty."""
-
-    def probe(self) -> None:
-        """Makes sure that it can be written."""
-
-    def tidy(self) -> None:
-        """Removes what killed processes left while they wrote."""
-
-
-class _Folder:
-    """A folder on disk."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def __str__(self) -> str:
-        return str(self._root)
-
-    def require_folder(self, whole: bool) -> None:
-        with disk_errors(self._root):
-            if self._root.exists() and not self._root.is_dir():
-                raise StorageError(f"{self._root} is not a folder", REMEDY)
-            if self._root.resolve() == Path(self._root.resolve().anchor):
-                raise StorageError(f"{self._root} is the file system itself", "Name a folder below it")
-            if whole and self._root.is_mount():
-                raise StorageError(f"{self._root} can't be replaced as a whole: it's a disk", "Name a folder below it")
-
-    def first(self) -> str | None:
-        with disk_errors(self._root):
-            names = os.listdir(self._root) if self._root.exists() else []  # noqa: PTH208  # faster
-            return min((name for name in names if not _is_systems(name)), default=None)
-
-    def scan(self) -> dict[str, _Found]:
-        inside: list[str] = []
-        with disk_errors(self._root):
-            for folder, folders, names in os.walk(self._root, onerror=_raise):
-                links = [name for name in folders if Path(folder, name).is_symlink()]
-                inside += (Path(folder, name).relative_to(self._root).as_posix() for name in (*names, *links))
-        return self.look_up(name for name in inside if not _is_systems(name))
-
-    def look_up(self, names: Iterable[str]) -> dict[str, _Found]:
-        found: dict[str, _Found] = {}
-        for name in (*names, INVENTORY):
-            path = self._root / name
-            with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                state = path.lstat()
-                # A file's time is its ctime, which nobody sets. That of the inventory is when it was written: its ctime
-                # changes with its rights, perhaps together with all the files' ctimes.
-                changed_at = state.st_mtime_ns if name == INVENTORY else state.st_ctime_ns
-                found[name] = _Found(state.st_size if S_ISREG(state.st_mode) else -1, changed_at)
-        return found
-
-    def entry(self, name: str) -> Entry:
-        with disk_errors(self._root), (self._root / name).open("rb") as file:
-            return Entry(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
-
-    def read(self, name: str) -> bytes | None:
-        path = self._root / name
-        with disk_errors(path):
-            return storage.read_bytes(path) if path.is_file() else None
-
-    def write(self, name: str, data: bytes) -> None:
-        storage.write_bytes(self._root / name, data)
-
-    def remove(self, name: str) -> None:
-        with disk_errors(self._root / name):
-            (self._root / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty
-            for parent in Path(name).parents:
-                (self._root / parent).rmdir()
-
-    def probe(self) -> None:
-        with disk_errors(self._root), temporary_beside(self._root) as temporary:
-            temporary.write_bytes(bytes(PROBE_BYTES))
-
-    def tidy(self) -> None:
-        storage.remove_left(self._root)
-
-
-class _Bucket:
-    """A prefix in S3."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def __str__(self) -> str:
-        return self._address
-
-    def require_folder(self, whole: bool) -> None:  # noqa: ARG002  # a prefix can always be replaced
-        head = s3.head(self._address) if s3.split(self._address)[1] else None
-        if head and head.size:
-            raise StorageError(f"{self._address} is an object, not a prefix", REMEDY)
-
-    def first(self) -> str | None:
-        return next((item.name for item in self._objects()), None)
-
-    def scan(self) -> dict[str, _Found]:
-        return {item.name: _Found(item.size, item.modified.timestamp()) for item in self._objects()}
-
-    def _objects(self) -> Iterator[s3.Object]:
-        """All but a file manager's, our lock, and what a killed process left when it tried to write."""
-        passed_over = (s3.LOCK, PROBE)
-        return (i for i in s3.objects(self._address) if not _is_systems(i.name) and i.name not in passed_over)
-
-    def look_up(self, names: Iterable[str]) -> dict[str, _Found]:
-        wanted = sorted({*names, INVENTORY})
-        with workers(s3.THREADS) as pool:
-            heads = pool.map(lambda name: s3.head(f"{self._address}/{name}"), wanted)
-            found = {name: head for name, head in zip(wanted, heads, strict=True) if head}
-        return {name: _Found(head.size, head.modified.timestamp()) for name, head in found.items()}
-
-    def entry(self, name: str) -> Entry:
-        head = s3.head(f"{self._address}/{name}")
-        return Entry(head.metadata.get(s3.DIGEST, ""), head.size) if head else Entry("", -1)
-
-    def read(self, name: str) -> bytes | None:
-        path = f"{self._address}/{name}"
-        return s3.read(path) if s3.metadata(path) is not None else None
-
-    def write(self, name: str, data: bytes) -> None:
-        s3.write(f"{self._address}/{name}", data)
-
-    def remove(self, name: str) -> None:
-        s3.delete(f"{self._address}/{name}")
-
-    def probe(self) -> None:
-        s3.write(f"{self._address}/{PROBE}", b"")
-        s3.delete(f"{self._address}/{PROBE}")
-
-    def tidy(self) -> None:
-        pass  # an object is written whole or not at all
-
-
-def _place(address: str | Path) -> _Place:
-    text = checked_address(address)
-    return _Bucket(text) if is_remote(text) else _Folder(Path(address))
-
-
-def _read(place: _Place) -> Inventory | None:
+def _read(place: Place) -> Inventory | None:
     """The inventory; None if there is none.
 
     Raises:
@@ -482,13 +280,13 @@ def _read(place: _Place) -> Inventory | None:
         raise StorageError(f"{place}/{INVENTORY} is not an inventory of Backdrop", REMEDY) from error
 
 
-def _require_unchanged(place: _Place, files: Files, found: Mapping[str, _Found]) -> None:
+def _require_unchanged(place: Place, files: Files, found: Mapping[str, Found]) -> None:
     changed = _changed(place, files, found)
     if changed:
         raise StorageError(f"{place}/{changed[0]} has changed since Backdrop wrote it", REMEDY)
 
 
-def _changed(place: _Place, files: Files, found: Mapping[str, _Found]) -> list[str]:
+def _changed(place: Place, files: Files, found: Mapping[str, Found]) -> list[str]:
     """Those of our files that are there with other content, sorted."""
     sealed_at = found[INVENTORY].changed_at if INVENTORY in found else 0
 
@@ -505,7 +303,7 @@ def _changed(place: _Place, files: Files, found: Mapping[str, _Found]) -> list[s
         return [name for name, is_changed in zip(names, pool.map(has_changed, names), strict=True) if is_changed]
 
 
-def _remove_files(place: _Place, inventory: Inventory) -> None:
+def _remove_files(place: Place, inventory: Inventory) -> None:
     """Removes the files that haven't changed, the key file first."""
     found = place.look_up(inventory.files)
     names = inventory.files.keys() & found.keys() - set(_changed(place, inventory.files, found))
@@ -516,7 +314,7 @@ def _remove_files(place: _Place, inventory: Inventory) -> None:
 
 
 def _entries(folder: Path) -> Files:
-    place = _Folder(folder)
+    place = find_place(folder)
     names = sorted(place.scan().keys() - {INVENTORY})
     with workers(s3.THREADS) as pool:
         return dict(zip(names, pool.map(place.entry, names), strict=True))
@@ -539,19 +337,10 @@ def _replace_prefix(address: str, old: Inventory | None, new: Inventory, source:
 
     Every file is in the old inventory until what differs is gone, and in the new one from then on.
     """
-    place = _Bucket(address.rstrip("/"))
+    place = find_place(address.rstrip("/"))
     if old is not None and old.files != new.files:
         same = {name for name, entry in old.files.items() if new.files.get(name) == entry} - {old.key_file}
         _remove_files(place, replace(old, files={name: old.files[name] for name in old.files if name not in same}))
     place.write(INVENTORY, new.dump())
     storage.upload_folder(source, address, new.key_file, sorted(new.files))
     place.write(INVENTORY, new.dump())  # later than all files, by which they are known as unchanged
-
-
-def _is_systems(name: str) -> bool:
-    """Whether a file is a file manager's."""
-    return name.rpartition("/")[2] in SYSTEM
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
 from backdrop.common.lock import hold
-from backdrop.common.outputs import checked_address, inspect, output_folder, require
+from backdrop.common.outputs import inspect, output_folder, require
+from backdrop.common.places import checked_address
 from backdrop.config.records import Record
 from backdrop.data.dataset import in_threads
 from backdrop.data.importing.convert import convert, encode_mask

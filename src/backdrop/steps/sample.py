@@ -12,7 +12,8 @@ import numpy as np
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
-from backdrop.common.outputs import checked_address, is_output, output_folder, require
+from backdrop.common.outputs import is_output, output_folder, require
+from backdrop.common.places import checked_address
 from backdrop.common.progress import progress, working
 from backdrop.common.words import count
 from backdrop.config import parse_size

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
 from backdrop.common.lock import hold
-from backdrop.common.outputs import Claim, checked_address, probe
+from backdrop.common.outputs import Claim, probe
+from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
 from backdrop.common.text import parse_json
 from backdrop.config import Recipe, find_recipe

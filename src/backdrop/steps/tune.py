@@ -15,7 +15,8 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, TuningError
 from backdrop.common.lock import hold
-from backdrop.common.outputs import Claim, checked_address, inspect, probe
+from backdrop.common.outputs import Claim, inspect, probe
+from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
 from backdrop.config import Budget, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from backdrop.common import outputs, s3, storage
+from backdrop.common import outputs, places, s3, storage
 from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
 from backdrop.common.progress import log
 from backdrop.common.text import parse_json
@@ -39,7 +39,7 @@ class CheckpointStore:
             StorageError: if one is.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise StorageError(f"{self.folder} is not a folder", outputs.REMEDY)
+            raise StorageError(f"{self.folder} is not a folder", places.REMEDY)
         for address in filter(None, (self.remote, str(self.folder))):
             outputs.inspect_file(f"{address}/{INDEX}", _is_index, "the list of checkpoints")
 
