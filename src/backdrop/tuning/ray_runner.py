@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._private.services import canonicalize_bootstrap_address_or_die  # Ray has no public name for it
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -140,8 +141,11 @@ def _join(address: str) -> None:
         raise TuningError(f"RAY_ADDRESS={bare} isn't an address that a search can use", remedy)
     remedy = "Start the cluster, or unset RAY_ADDRESS to search on this machine"
     try:
-        if address != AUTO:  # Ray itself would ask for more than a minute
-            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        if address == AUTO:
+            address = canonicalize_bootstrap_address_or_die(AUTO)
+            host, _, port = address.rpartition(":")
+        # Ray itself would ask a cluster that has died for thirteen minutes.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         ray.init(address, **QUIET)
     except Exception as error:  # Ray raises no narrower type
         raise TuningError(f"There is no Ray cluster at RAY_ADDRESS={bare} ({shorten(error)})", remedy) from error
