@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3])
+@pytest.mark.parametrize("share", [0.1, pytest.param(0.3, marks=pytest.mark.thorough)])
 def test_a_folder_goes_there_and_back_whole(
     port: int, folder: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:

@@ -38,7 +38,13 @@ def test_every_recipe_trains_two_steps_and_predicts(name: str, data: Path, plan:
     assert 0 <= probability.min() <= probability.max() <= 1
 
 
-@pytest.mark.parametrize("name", shipped("ensembles"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.thorough if name == "best-overfitting" else ())
+        for name in shipped("ensembles")
+    ],
+)
 def test_every_ensemble_trains_its_parts_and_answers_by_their_shares(
     name: str, data: Path, plan: Path, tmp_path: Path
 ) -> None:

@@ -53,7 +53,14 @@ FILES = ("split", "compile", "cp")  # these write a file, not a folder
 HERE = [(command, "folder") for command in WRITTEN]  # searches: tests/tuning/test_search.py
 IN_S3 = [(command, "s3") for command, _ in HERE if command not in ("compile", "cp")]
 # Each way of writing once: bit by bit, as a whole, and as a single file; all commands are tried by the slow test.
-SHORT = [(command, place) for command in ("train", "evaluate", "split") for place in ("folder", "s3")]
+SHORT = [
+    ("train", "folder"),
+    pytest.param(("train", "s3"), marks=pytest.mark.thorough),
+    pytest.param(("evaluate", "folder"), marks=pytest.mark.thorough),
+    ("evaluate", "s3"),
+    ("split", "folder"),
+    ("split", "s3"),
+]
 
 
 @dataclass(frozen=True)
@@ -251,6 +258,7 @@ def test_no_address_is_refused(command: str, world: World, tmp_path: Path, monke
     assert not [path for path in (tmp_path / "empty").iterdir() if not path.name.startswith(".coverage.")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("neighborhood", [("tune", "s3")], indirect=True, ids="-".join)
 def test_a_search_is_refused_before_it_begins(neighborhood: Neighborhood, world: World, tmp_path: Path) -> None:
     for name in ("key", "schedule.yaml", "report/index.html", "plan.csv"):

@@ -14,7 +14,7 @@ from backdrop.steps.rollback import rollback
 from backdrop.tracking.client import connect
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from tests.tracking.test_registry import champion, put
-from tests.tracking.workspace import Workspace
+from tests.tracking.workspace import Workspace, server_is_thorough
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:10])
 
 
+@server_is_thorough
 def test_lost_files_of_a_version_are_uploaded_again_by_register(
     tracked: str, workspace: Workspace, name: str, artifacts: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,6 +49,7 @@ def test_lost_files_of_a_version_are_uploaded_again_by_register(
     assert promote(data, name).outcome == "promoted"
 
 
+@server_is_thorough
 def test_nothing_is_rolled_back_to_a_version_without_files(
     tracked: str, workspace: Workspace, name: str, artifacts: Callable[[str], Path]
 ) -> None:

@@ -36,7 +36,7 @@ from backdrop.tracking.members import run_of
 from backdrop.tracking.model_list import ListedModel
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from backdrop.tracking.runs import MemberRun
-from tests.tracking.workspace import HELD, Workspace, write_member
+from tests.tracking.workspace import HELD, Workspace, server_is_thorough, write_member
 
 
 @pytest.fixture
@@ -127,6 +127,7 @@ def test_from_registering_to_rolling_back(tracked: str, workspace: Workspace, na
     assert rollback(name).version == champion(name) == 3
 
 
+@server_is_thorough
 def test_models_are_listed_with_their_champions(tracked: str, workspace: Workspace, name: str) -> None:
     def listed() -> ListedModel | None:
         return {model.name: model for model in models()}.get(name)
@@ -209,6 +210,7 @@ def test_a_killed_registration_is_resumed(
     assert [metric.step for metric in connect().get_metric_history(made.run_id, "holdout_dice")] == [0]
 
 
+@server_is_thorough
 def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
@@ -227,6 +229,7 @@ def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     assert verdict.difference == pytest.approx(run.data.metrics["holdout_dice"] - old)
 
 
+@server_is_thorough
 def test_a_holdout_that_the_champion_trained_on_is_not_used_to_judge(
     tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
@@ -317,6 +320,7 @@ def further(workspace: Workspace, out: str, **more: str) -> Path:
     return path
 
 
+@server_is_thorough
 def test_an_ensemble_of_several_fold_schemes(
     tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:

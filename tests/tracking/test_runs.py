@@ -101,6 +101,7 @@ def test_points_appear_while_training_runs(tracked: str, member: Path, tmp_path:
     assert connect().get_run(run.run_id).info.status == "FAILED"
 
 
+@pytest.mark.thorough
 def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for pause in ("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"):
         monkeypatch.setenv(pause, "0")

@@ -16,6 +16,7 @@ from backdrop.tracking.server import local_server
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import Entry, Row
 from tests.fakes.http import free_port
+from tests.tracking.workspace import server_is_thorough
 
 BUDGET = Budget(trials=4, epochs=2, searcher="random", repeats=2)
 
@@ -25,6 +26,7 @@ def runs(kind: str) -> list:
     return client.search_runs([experiment_id(client)], f"tags.`backdrop.kind` = '{kind}'")
 
 
+@server_is_thorough
 def test_a_search_is_a_parent_with_a_run_per_trial(
     tracked: str,
     cars: tuple[Path, Path],
@@ -77,6 +79,7 @@ def test_a_killed_searchs_runs_are_joined_and_no_point_is_there_twice(tracked: s
     assert runs("search")[0].info.status == "KILLED"
 
 
+@pytest.mark.thorough
 def test_a_server_may_go_and_come(clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe, port, search = (
         find_recipe("tiny"),

@@ -76,6 +76,7 @@ def without_mlflow(clean: None, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.thorough
 def test_without_mlflow_training_and_predicting_work_and_say_so_once(
     without_mlflow: Run, data: Path, plan: Path, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_eight_processes_at_once_share_a_new_store(clean: None, tmp_path: Path) 
     assert left_over(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}
 
 
+@pytest.mark.thorough
 def test_a_start_that_is_killed_leaves_nothing_that_the_next_cannot_use(clean: None, tmp_path: Path) -> None:
     start = time.monotonic()
     (tmp_path / "whole").mkdir()

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -19,6 +20,11 @@ from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build
 from backdrop.report import Report, render
 from backdrop.steps.register import Registration, register
+
+# For tests that take long: by default they run on the embedded store alone.
+server_is_thorough = pytest.mark.parametrize(
+    "tracked", ["embedded", pytest.param("server", marks=pytest.mark.thorough)], indirect=True
+)
 
 HELD = 12  # objects in the holdout: the fewest on which a champion is replaced
 START_MS = 1_700_000_000_000

@@ -171,7 +171,7 @@ except TrainingError as error:
     ("number", "name", "said"),
     [
         (0, "", ""),
-        (7, "SIGBUS", "If /dev/shm is full, mount a larger one"),
+        pytest.param(7, "SIGBUS", "If /dev/shm is full, mount a larger one", marks=pytest.mark.thorough),
         (9, "SIGKILL", "Give the process more memory, or set loading.workers=0"),
     ],
 )

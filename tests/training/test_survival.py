@@ -106,7 +106,13 @@ def longer(data: Path) -> Path:
     return data
 
 
-@pytest.mark.parametrize("more", [(), ("compute.augment=device", "loading.cache=device")], ids=["host", "device"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param((), id="host"),
+        pytest.param(("compute.augment=device", "loading.cache=device"), id="device", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(
     longer: Path, plan: Path, tmp_path: Path, more: tuple[str, ...]
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
         tune(data, plan, "tiny", str(out), BUDGET.model_copy(update={"seed": 1}), str(space))
 
 
+@pytest.mark.thorough
 def test_a_search_that_lost_files_is_made_again_from_its_trials(
     whole: Whole, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +159,7 @@ def kill_again_and_again(whole: Whole, tmp_path: Path, kills: int, seed: int, bu
     assert read_search(str(out)) == search
 
 
+@pytest.mark.thorough
 def test_a_killed_search_resumes_and_ends_the_same(whole: Whole, tmp_path: Path) -> None:
     kill_again_and_again(whole, tmp_path, kills=1, seed=0)
 
@@ -207,6 +209,7 @@ def test_a_search_in_s3_resumes_on_another_machine(
     assert tune(data, plan, "tiny", out, BUDGET, space).reused
 
 
+@pytest.mark.thorough
 def test_ctrl_c_leaves_what_a_search_needs_to_resume(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     out, budget = tmp_path / "out", Budget(trials=3, epochs=200, searcher="random", repeats=0)
     process = start(cars, out, space, budget)

@@ -35,7 +35,7 @@ for _ in range(2):
 @pytest.mark.parametrize(
     ("first", "mode"),
     [
-        ("import ray", None),
+        pytest.param("import ray", None, marks=pytest.mark.thorough),
         pytest.param("import ray", "disabled", marks=pytest.mark.slow),
         pytest.param("", None, marks=pytest.mark.slow),
         pytest.param("", "token", marks=pytest.mark.slow),

@@ -84,6 +84,7 @@ def ask(address: str) -> JobSubmissionClient:
     return JobSubmissionClient(address, headers={"Authorization": f"Bearer {SECRET}"})
 
 
+@pytest.mark.thorough
 def test_a_job_is_run_once(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = tmp_path / "ran"
     command = ["sh", "-c", f"echo x >> {ran}; echo said $COLOR", "a word's apostrophe"]
