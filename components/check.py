@@ -16,10 +16,11 @@ def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "", objec
 
     from backdrop.components.pages import as_file, check_failure, check_page
     from backdrop.steps.check import check as step
+    from backdrop.tracking.webhook import failure_sent
 
-    with as_file(ensemble) as path:
+    with failure_sent("check"), as_file(ensemble) as path:
         report = step(data, [path] if ensemble else [], objects or None)
-    Path(faults.path).write_text(check_page(report))
-    if report.errors:
-        sys.exit(check_failure(report))
+        Path(faults.path).write_text(check_page(report))
+        if report.errors:
+            sys.exit(check_failure(report))
     return data

@@ -26,8 +26,9 @@ def evaluate(
     from backdrop.components.pages import ensemble_file, evaluation_figures, evaluation_page
     from backdrop.components.plans import plan_paths
     from backdrop.steps.evaluate import evaluate as step
+    from backdrop.tracking.webhook import failure_sent
 
-    with ensemble_file(ensemble, tuned, members) as path:
+    with failure_sent("evaluate"), ensemble_file(ensemble, tuned, members) as path:
         evaluation = step(data, plan_paths(plans.path), members, report.path, path)
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))

@@ -26,9 +26,10 @@ def predict(
     from backdrop.config.explain import as_choice
     from backdrop.steps.predict import Format
     from backdrop.steps.predict import predict as step
+    from backdrop.tracking.webhook import failure_sent
 
     chosen = as_choice("format", format, Format)
-    with as_file(ensemble) if ensemble else nullcontext() as path:
+    with failure_sent("predict"), as_file(ensemble) if ensemble else nullcontext() as path:
         record = step(images, out, members, model or None, path, chosen, sample_submission or None)
     metrics.metadata.update(images=record.images, failed=record.failed)
     return out

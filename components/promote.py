@@ -20,8 +20,10 @@ def promote(
     from backdrop.components.pages import verdict_figures, verdict_page
     from backdrop.report import with_verdict
     from backdrop.steps.promote import promote as step
+    from backdrop.tracking.webhook import failure_sent
 
-    verdict = step(data, name)
+    with failure_sent("promote"):
+        verdict = step(data, name)
     metrics.metadata.update(verdict_figures(verdict))
     summary.metadata.update(outcome=verdict.outcome, summary=verdict.summary, reasons=list(verdict.reasons))
     Path(summary.path).write_text(verdict_page(verdict))

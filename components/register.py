@@ -23,8 +23,9 @@ def register(
     from backdrop.components.pages import ensemble_file
     from backdrop.components.plans import plan_paths
     from backdrop.steps.register import register as step
+    from backdrop.tracking.webhook import failure_sent
 
-    with ensemble_file(ensemble, tuned, members) as path:
+    with failure_sent("register"), ensemble_file(ensemble, tuned, members) as path:
         registration = step(data, plan_paths(plans.path), members, report.path, path, name)
     model.metadata.update(registration.model_dump())
     return registration.name

@@ -28,10 +28,12 @@ def split(
     from backdrop.config.explain import as_choice
     from backdrop.config.folds import By, Rule
     from backdrop.steps.split import split as step
+    from backdrop.tracking.webhook import failure_sent
 
     earlier = plan_paths(before.path) if before else []
     first = earlier[0] if earlier else None
     rule = Rule(folds, holdout, as_choice("by", by, By), seed, view or None)
-    record = step(data, plan.path, rule, objects or None, extend, first)
+    with failure_sent("split"):
+        record = step(data, plan.path, rule, objects or None, extend, first)
     plan.metadata["data"] = record.data
     pass_on(earlier, plan.path, plans.path)

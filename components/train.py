@@ -12,8 +12,9 @@ def train(
     """Trains a member, or reuses a finished one, and returns its address; `recipe` is the recipe's YAML."""
     from backdrop.components.pages import as_file, member_figures
     from backdrop.steps.train import train as step
+    from backdrop.tracking.webhook import failure_sent
 
-    with as_file(recipe) as path:
+    with failure_sent("train"), as_file(recipe) as path:
         record = step(data, plan.path, path, fold, out)
     metrics.metadata.update(member_figures(record))
     return record.address

@@ -41,10 +41,12 @@ def tune(
     from backdrop.config.records import dump_yaml
     from backdrop.steps.tune import PAGE, SCHEDULE, Resources
     from backdrop.steps.tune import tune as step
+    from backdrop.tracking.webhook import failure_sent
 
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
     pods |= {"gpus": int(gpus), "cpu": int(cpu), "node_selector": node_selector, "tolerations": tolerations}
-    with as_file(recipe) as path, as_file(json.dumps(pods)) if workers else nullcontext() as cluster:
+    cluster_file = as_file(json.dumps(pods)) if workers else nullcontext()
+    with failure_sent("tune"), as_file(recipe) as path, cluster_file as cluster:
         record = step(data, plan.path, path, out, BUDGETS[budget], resources=Resources(cluster=cluster))
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))

@@ -6,7 +6,15 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineChannel
 
-from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_MEMORY, SHARED_MEMORY_SIZE, USER
+from backdrop.config.cluster import (
+    CONFIG_KEYS,
+    SECRET_KEYS,
+    SETTINGS,
+    SHARED_MEMORY,
+    SHARED_MEMORY_SIZE,
+    USER,
+    WEBHOOK_KEYS,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ def configure(task: PipelineTask) -> PipelineTask:
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
-    kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in SECRET_KEYS}, optional=True)
+    kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in (*SECRET_KEYS, *WEBHOOK_KEYS)}, optional=True)
     return task
 
 

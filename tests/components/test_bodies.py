@@ -1,5 +1,6 @@
 """Component bodies: they call their step with what they were given, and put into their artifacts what it returns."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import yaml
 from kfp import dsl
 
-from backdrop.common.errors import ConfigError
+from backdrop.common.errors import BackdropError, ConfigError
 from backdrop.components.check import check
 from backdrop.components.evaluate import evaluate
+from backdrop.components.predict import predict
 from backdrop.components.promote import promote
 from backdrop.components.register import register
 from backdrop.components.split import split
@@ -32,6 +34,7 @@ from backdrop.steps.split import SplitRecord
 from backdrop.steps.train import TrainRecord
 from backdrop.steps.tune import Resources, TuneRecord
 from backdrop.tuning.results import Comparison, Search, Trial
+from tests.fakes.http import Hook, running
 from tests.tracking.workspace import write_member
 
 
@@ -132,6 +135,37 @@ def test_split(objects: int, taken: int | None, stand_in: Any, artifact: Any) ->
     assert step.given == ("d", plan.path, Rule(3, 0.15, "area", 0), taken, "models:/x@champion", None)
     assert plan.metadata == {"data": "sha256:1"}
     assert [path.read_text() for path in Path(plans.path).iterdir()] == ["plan of 3 folds"]
+
+
+BODIES = [check, split, tune, train, evaluate, register, promote, predict]
+BY_KIND: dict[Any, Any] = {str: "", int: 1, float: 0.2, bool: False, dict: {}, list: [], list[str]: []}
+CHOICES = {
+    "data": "missing",
+    "images": "missing",
+    "by": "area",
+    "budget": "fast",
+    "gpus": "1",
+    "cpu": "4",
+    "format": "png",
+}
+
+
+@pytest.mark.parametrize("component", BODIES, ids=lambda one: one.python_func.__name__)
+def test_a_failed_task_is_sent_to_the_webhook(
+    component: Any, artifact: Any, plans: dsl.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    for name, parameter in inspect.signature(component.python_func).parameters.items():
+        kind = parameter.annotation
+        given[name] = CHOICES.get(name, BY_KIND[kind]) if kind in BY_KIND else artifact(name)
+    given |= {name: plans for name in given if name in ("plans", "before")}
+    with running(Hook()) as hook:
+        monkeypatch.setenv("BACKDROP_WEBHOOK_URL", f"http://127.0.0.1:{hook.server_port}/")
+        with pytest.raises(BackdropError) as raised:
+            component.python_func(**given)
+    (message,) = hook.messages
+    assert (message["event"], message["task"]) == ("failed", component.python_func.__name__)
+    assert message["reason"] == str(raised.value)
 
 
 def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> None:

@@ -1,4 +1,4 @@
-"""Small servers of this machine: free ports, a server that runs while a block lasts, and answers in JSON."""
+"""Small servers of this machine: free ports, a server that runs while a block lasts, answers in JSON, a webhook."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 
 Server = TypeVar("Server", bound=socketserver.BaseServer)
@@ -53,3 +53,31 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+class Hook(ThreadingHTTPServer):
+    """A webhook: keeps the path, headers and body of each POST, and answers with `status`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HookHandler)
+        self.status = 200
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for _, _, body in self.received]
+
+
+class HookHandler(JsonHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        self.server.received.append((self.path, dict(self.headers), self.body()))
+        if self.server.status == 302:
+            self.send_response(302)
+            self.send_header("location", "/elsewhere")
+            self.end_headers()
+        else:
+            self.reply(self.server.status, b"ok")

@@ -13,7 +13,7 @@ from kfp import components
 from backdrop import __version__
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, find_ensemble, find_recipe
-from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS
+from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, WEBHOOK_KEYS
 from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, build, digest
 from backdrop.pipelines.training import planned, with_overrides
@@ -142,7 +142,7 @@ def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings
     place = settings[f"exec-{task}"]
     for entry, kind, keys in (
         (place["configMapAsEnv"], "configMap", CONFIG_KEYS),
-        (place["secretAsEnv"], "secret", SECRET_KEYS),
+        (place["secretAsEnv"], "secret", (*SECRET_KEYS, *WEBHOOK_KEYS)),
     ):
         assert [source["optional"] for source in entry] == [True]
         assert {pair["envVar"] for pair in entry[0]["keyToEnv"]} == set(keys)
@@ -151,7 +151,7 @@ def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings
 
 
 def test_environment_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in (*CONFIG_KEYS, *SECRET_KEYS):
+    for key in (*CONFIG_KEYS, *SECRET_KEYS, *WEBHOOK_KEYS):
         monkeypatch.setenv(key, "no-one-may-read-this")
     assert b"no-one-may-read-this" not in build(find_ensemble("tiny")).dump()
 

@@ -143,5 +143,7 @@ def test_what_is_no_entry_is_found() -> None:
 @pytest.mark.parametrize("tokens", [{"a"}, {"b", "c"}])
 def test_a_writer_recognizes_its_entry(tokens: set[str]) -> None:
     lines = write([registered(1).model_copy(update={"token": "a"}), registered(2).model_copy(update={"token": "c"})])
-    assert chain(lines).holds(tokens)
-    assert not chain(lines).holds({"d"})
+    found = chain(lines).find(tokens)
+    assert found is not None
+    assert found.token in tokens
+    assert chain(lines).find({"d"}) is None

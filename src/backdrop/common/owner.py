@@ -1,5 +1,6 @@
-"""Names the process that holds a lock or an MLflow run, and says whether it still runs."""
+"""Names whoever acts: the process that holds a lock or an MLflow run, and the person who decides."""
 
+import getpass
 import json
 import os
 import secrets
@@ -69,6 +70,15 @@ def parse_owner(text: str | bytes) -> Owner | None:
         return Owner(**parse_json(text.splitlines()[0]))
     except (ValueError, TypeError, IndexError):
         return None
+
+
+def actor() -> str:
+    """The person or machine that acts: BACKDROP_ACTOR, or user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user needn't have a name
+        user = f"user {os.getuid()}"
+    return os.environ.get("BACKDROP_ACTOR") or f"{user}@{socket.gethostname()}"
 
 
 @cache

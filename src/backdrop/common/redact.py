@@ -10,7 +10,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")  # bounded, or a long wo
 ADDRESS = re.compile(SCHEME.pattern + r"\S+")
 # Credentials as they are in HTTP headers and signed addresses.
 HEADER = re.compile(r"((?:Credential|Signature|Token|AWSAccessKeyId)=|(?:Bearer|Basic) )[^\s&,;'\"]+", re.IGNORECASE)
-SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID)$")  # names of variables
+SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID|WEBHOOK_URL)$")  # names of variables
 # An address that was taken for a path, which has no double slashes.
 COLLAPSED = re.compile(r"\b(?!models:|runs:|file:|sqlite:)([A-Za-z][A-Za-z0-9+.-]{1,30}):/(?=[^/\s])(\S+)")
 PATHS = ("sqlite://", "file://")  # addresses with these schemes start with a path

@@ -17,6 +17,8 @@ SECRET_KEYS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
+# In the same Secret, but for the pipeline's tasks only: no other pod decides anything.
+WEBHOOK_KEYS = ("BACKDROP_WEBHOOK_URL", "BACKDROP_WEBHOOK_SECRET")
 USER = 1000  # of the image; with a numeric user, Kubernetes can check that it isn't root
 # A pod's default of 64 MiB is too small for data loader workers.
 SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", "8Gi"  # noqa: S108  # not a temporary file

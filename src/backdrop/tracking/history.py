@@ -6,10 +6,7 @@ transaction: that orders the entries. Aliases, tags and descriptions only mirror
 writes to it puts them right.
 """
 
-import getpass
-import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -20,11 +17,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
 from backdrop.common.errors import GateError, TrackingError
+from backdrop.common.owner import actor
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy
 from backdrop.common.storage import sha256
 from backdrop.tracking.client import connect, is_missing, place, retry, server_errors
 from backdrop.tracking.ledger import BEGINNING, Chain, Entry, Line, State, chain
+from backdrop.tracking.webhook import send_decision
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
@@ -60,7 +59,7 @@ def record(name: str, propose: Callable[[State], Entry | None]) -> State:
     """Adds an entry that directly follows the state it was made for, and mirrors the state in MLflow.
 
     If another entry comes first, `propose` is called again with the new state. Killed at any point, either the entry is
-    there or it isn't; the next call mirrors it.
+    there or it isn't; the next call mirrors it. The webhook hears of a decision once it is mirrored.
 
     Args:
         name: of the registered model.
@@ -76,20 +75,23 @@ def record(name: str, propose: Callable[[State], Entry | None]) -> State:
     """
     client, tokens = connect(), set[str]()
 
-    def attempt() -> State:
+    def attempt() -> Entry | None:
         while True:
             known = _sound(name, _read(client, name))
-            if known.holds(tokens):
-                return known.state
+            if own := known.find(tokens):
+                return own
             entry = propose(known.state)
             if entry is None:
-                return known.state
+                return None
             tokens.add(token := secrets.token_hex(8))
             stamp = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
             _append(client, name, entry.model_copy(update={**stamp, "token": token, "previous": known.head}))
 
-    retry(f"The history of {name} can't be written", attempt, POLICY)
-    return mirror(name)
+    added = retry(f"The history of {name} can't be written", attempt, POLICY)
+    state = mirror(name)
+    if added:
+        send_decision(name, added)
+    return state
 
 
 def decide(name: str, make: Callable[[State], Entry | None]) -> State:
@@ -140,15 +142,6 @@ def mirror(name: str) -> State:
                 return known.state
 
     return retry(f"The aliases of {name} can't be set", attempt, POLICY)
-
-
-def actor() -> str:
-    """The person or machine that acts: BACKDROP_ACTOR, or user and host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user needn't have a name
-        user = f"user {os.getuid()}"
-    return os.environ.get("BACKDROP_ACTOR") or f"{user}@{socket.gethostname()}"
 
 
 def pages(search: Callable[..., PagedList[Any]], *what: str, **options: Any) -> Iterator[Any]:

@@ -159,10 +159,10 @@ class Chain:
             state = state.after(link.entry)
         return state
 
-    def holds(self, tokens: Iterable[str]) -> bool:
-        """Whether an entry with one of these tokens is valid."""
+    def find(self, tokens: Iterable[str]) -> Entry | None:
+        """The valid entry with one of these tokens; None if there is none."""
         wanted = set(tokens)
-        return any(link.entry.token in wanted for link in self.links)
+        return next((link.entry for link in self.links if link.entry.token in wanted), None)
 
 
 def chain(lines: Iterable[Line], anchor: str = BEGINNING) -> Chain:
