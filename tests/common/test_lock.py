@@ -176,11 +176,36 @@ def test_a_lock_that_this_process_could_not_remove_is_taken(
     assert capsys.readouterr().err.startswith("Taking over ")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"pid": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"step": "tra', b'{"step": 1}'])
 def test_a_damaged_lock_without_an_owner_is_taken(target: str, content: bytes) -> None:
     storage.write_bytes(f"{target}/{s3.LOCK}", content)
     with hold(target, "train"):
         pass
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"pid": 1}', b"mine\n"])
+def test_a_file_of_others_is_not_taken_for_a_lock(target: str, content: bytes) -> None:
+    storage.write_bytes(f"{target}/{s3.LOCK}", content)
+    for _ in range(2):
+        with (
+            pytest.raises(StorageError, match=r"lock exists, and Backdrop didn't write it\. Move it\."),
+            hold(target, "train"),
+        ):
+            pass
+    assert storage.read_bytes(f"{target}/{s3.LOCK}") == content
+
+
+def test_a_lock_is_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    lock = tmp_path / "out" / s3.LOCK
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="lock can't be written"), hold(tmp_path / "out", "train"):
+        pass
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(StorageError, match="lock can't be written"), hold(tmp_path / "out", "train"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_without_a_bucket_it_is_refused(bucket: str) -> None:

@@ -24,6 +24,7 @@ from backdrop.common.outputs import require
 from backdrop.common.owner import Owner, parse_owner, this_process
 from backdrop.common.progress import log
 from backdrop.common.storage import disk_errors, is_remote
+from backdrop.common.text import may_begin
 
 BEAT_S = 10.0
 SILENT_S = 60.0  # a lock that doesn't change for longer has no owner
@@ -32,6 +33,7 @@ SETTLE_S = 2.0  # for S3 servers that ignore conditions: by then another writer'
 POLL_S = 0.2
 ATTEMPTS = 100
 SIZE = 4096  # bytes; more than any lock has
+HEAD = b'{"step": '  # of every lock
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,7 +66,7 @@ def hold(target: str | Path, step: str, option: str = "--out", beside: bool = Fa
         beside: put the file beside the folder, not into it, because the folder is replaced as a whole.
 
     Raises:
-        StorageError: if another process that may be alive holds the lock, or it can't be written.
+        StorageError: if another process that may be alive holds the lock, it can't be written, or it isn't ours.
     """
     lock = _lock(str(target), beside)
     owner = this_process(step)
@@ -166,7 +168,7 @@ class _FileLock:
         while True:
             with disk_errors(self.path):
                 descriptor, locked = self._open()
-            previous = parse_owner(os.pread(descriptor, SIZE, 0))
+            previous = self._read(descriptor)
             free = locked is not False and not (previous and self._may_live(previous, descriptor, locked))
             if free and self._is_ours(descriptor):
                 break
@@ -180,7 +182,7 @@ class _FileLock:
             os.pwrite(descriptor, owner.dump().encode(), 0)
         if locked is None:
             time.sleep(SETTLE_S)
-            last = parse_owner(os.pread(descriptor, SIZE, 0))
+            last = self._read(descriptor)
             return None if last == owner else last
         return None
 
@@ -202,7 +204,7 @@ class _FileLock:
         while True:
             try:
                 self._create_folder()
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             except FileNotFoundError:  # another process has removed the folder again, unless none can be made there
                 attempts += 1
                 if attempts == ATTEMPTS:
@@ -212,6 +214,14 @@ class _FileLock:
             if not locked or self._is_ours(descriptor):
                 return descriptor, locked
             os.close(descriptor)  # its owner has removed it
+
+    def _read(self, descriptor: int) -> Owner | None:
+        try:
+            with disk_errors(self.path):
+                return _owner(os.pread(descriptor, SIZE, 0), self.address)
+        except StorageError:
+            os.close(descriptor)
+            raise
 
     def _create_folder(self) -> None:
         for folder in reversed(self.path.parents):
@@ -257,7 +267,7 @@ class _ObjectLock:
         self.owner = owner
         while True:
             version = s3.read_version(self.address)
-            previous = parse_owner(version.data) if version else None
+            previous = _owner(version.data, self.address) if version else None
             if version and previous and _may_live(previous, self._pulse, self.address):
                 return previous
             if self._write(version.etag if version else None) and self._is_kept():
@@ -292,12 +302,23 @@ class _ObjectLock:
         return version is not None and self._is_ours(version)
 
     def _is_ours(self, version: "s3.Version") -> bool:
-        found = parse_owner(version.data)
-        return found is not None and self.owner is not None and found.token == self.owner.token
+        owner = parse_owner(version.data)
+        return owner is not None and self.owner is not None and owner.token == self.owner.token
 
     def _pulse(self) -> tuple[object, float]:
         version = s3.read_version(self.address)
         return (version.etag, version.age_s) if version else (None, 0.0)
+
+
+def _owner(data: bytes, address: str) -> Owner | None:
+    """The owner in a lock; None if there is none, because its writer was killed.
+
+    Raises:
+        StorageError: if it isn't a lock of ours.
+    """
+    if not may_begin(data, HEAD):
+        raise StorageError(f"{address} exists, and Backdrop didn't write it", "Move it")
+    return parse_owner(data)
 
 
 def _flock(descriptor: int) -> bool | None:

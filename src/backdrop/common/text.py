@@ -38,6 +38,11 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def may_begin(data: bytes, head: bytes) -> bool:
+    """Whether a file begins with a head, or with a part of it because its writer was killed."""
+    return data[: len(head)] == head[: len(data)]
+
+
 def split_title(text: str) -> tuple[str, str]:
     """The title line above a table, without the separators and quotes that a spreadsheet adds, and the table."""
     title, _, table = text.partition("\n")
