@@ -47,6 +47,7 @@ def test_ours_is_replaced_as_a_whole(out: str) -> None:
     fill(out, {"a": b"1", "deep/b": b"2"})
     fill(out, {"a": b"3", "c": b"4"})
     assert content(out) == {"a": b"3", "c": b"4", KEY: b"{}"}
+    outputs.find_place(out).remove("a")
     fill(out, {"a": b"3", "c": b"4"})
     assert content(out) == {"a": b"3", "c": b"4", KEY: b"{}"}
 
@@ -118,12 +119,44 @@ def test_a_claim_writes_beside_other_files_but_not_over_them(out: str) -> None:
 
 
 def test_a_claim_that_was_killed_while_it_wrote_goes_on(out: str) -> None:
-    Claim(out, "train", KEY).record({"a": outputs.Entry(storage.sha256(b"1"), 1), "changing": None})
-    put(f"{out}/changing", b"any")
+    Claim(out, "train", KEY).record({"a": outputs.Entry(storage.sha256(b"1"), 1)})
     claim = Claim(out, "train", KEY)
     claim.write({"a": b"2"})
     claim.seal()
-    assert content(out) == {"a": b"2", "changing": b"any"}
+    assert content(out) == {"a": b"2"}
+
+
+def test_a_damaged_output_becomes_unfinished_and_what_changed_is_kept(out: str) -> None:
+    def repair(step: str = "train") -> list[str]:
+        return outputs.repair(out, step, ("a", "b", KEY))
+
+    assert repair() == []
+    claim = Claim(out, "train", KEY)
+    claim.write({"a": b"1", "b": b"2", "picture": b"3", KEY: b"{}"})
+    claim.seal()
+    put(f"{out}/picture", b"mine")
+    put(f"{out}/notes.txt", b"mine")
+    assert repair() == []
+    place = outputs.find_place(out)
+    place.remove("a")
+    put(f"{out}/b", b"two")
+    assert repair("tune") == [], "another step's"
+    copies = {name: f"{name}.{storage.sha256(data)[:8]}" for name, data in {"b": b"two", "picture": b"mine"}.items()}
+    assert repair() == ["a is missing", *(f"{name} has changed (kept as {copy})" for name, copy in copies.items())]
+    assert content(out) == {copies["b"]: b"two", copies["picture"]: b"mine", "notes.txt": b"mine"}
+    assert repair() == [], "it isn't finished"
+    Claim(out, "train", KEY).write({"a": b"1", "b": b"2", KEY: b"{}"})
+
+
+def test_only_our_own_changed_file_is_set_aside(out: str) -> None:
+    put(f"{out}/b", b"mine")
+    assert outputs.set_changed_aside(out, "b") is None
+    Claim(out, "train", KEY).write({"a": b"1"})
+    for name in "abc":
+        assert outputs.set_changed_aside(out, name) is None
+    put(f"{out}/a", b"2")
+    assert outputs.set_changed_aside(out, "a") == f"a.{storage.sha256(b'2')[:8]}"
+    assert sorted(content(out).values()) == [b"2", b"mine"]
 
 
 def test_a_file_is_replaced_only_by_its_like(out: str) -> None:

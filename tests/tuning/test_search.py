@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.errors import ConfigError, StorageError, TuningError
 from backdrop.config import Budget, find_recipe, read_over
 from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
@@ -126,11 +126,25 @@ def test_a_search_that_lost_files_is_made_again_from_its_trials(
     next(out.glob("trials/005-*.json")).write_text("{")
     again = tune(data, plan, "tiny", str(out), BUDGET, str(whole.space))
     said = capfd.readouterr().err
-    assert f"{out} has no whole schedule.yaml, search.json: made again from its trials" in said
+    assert (
+        f"Making the result in {out} again from its trials: schedule.yaml is missing, search.json has changed" in said
+    )
+    assert len(next(out.glob("search.json.*")).read_text()) == 100, "what was there is kept"
     assert ".json is damaged: the trial runs again" in said
     assert not again.reused
     assert come_to(again.search) == come_to(whole.search)
     assert (out / "schedule.yaml").read_bytes() == (whole.out / "schedule.yaml").read_bytes()
+
+
+def test_a_record_of_another_search_is_refused(whole: Whole, tmp_path: Path) -> None:
+    data, plan = map(str, whole.cars)
+    for content in (b"mine", (whole.out / "trials" / "000-own.json").read_bytes()):
+        record = tmp_path / "search" / "trials" / "000-own.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_bytes(content)
+        with pytest.raises(StorageError, match=r"000-own\.json isn't a record of this search\. Move it"):
+            tune(data, plan, "tiny", str(tmp_path / "search"), BUDGET.model_copy(update={"seed": 1}), str(whole.space))
+        assert record.read_bytes() == content
 
 
 def start(cars: tuple[Path, Path], out: Path | str, space: Path, budget: Budget) -> "subprocess.Popen[bytes]":
@@ -217,7 +231,7 @@ def test_ctrl_c_leaves_what_a_search_needs_to_resume(cars: tuple[Path, Path], sp
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait() != 0
-    own = TrialStore(str(out / "trials")).find(0)
+    own = TrialStore(str(out / "trials"), (out / "key").read_text()).find(0)
     assert own is not None
     assert own.status == "running"
     assert list(out.glob("trials/000-own/fold-0/checkpoints/[0-9]*"))

@@ -12,19 +12,19 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.names import checked_name
-from backdrop.common.places import INVENTORY, PROBE, REMEDY, SYSTEM, Entry, Found, Place, checked_address, find_place
+from backdrop.common.places import INVENTORY, PROBE, REMEDY, SYSTEM, Entry, Place, State, checked_address, find_place
 from backdrop.common.retry import workers
 from backdrop.common.storage import disk_errors, is_remote, sha256, temporary_beside
 from backdrop.common.text import parse_json
 
-Files = Mapping[str, Entry | None]  # None: a file of ours that changes while it's written, known by its name only
+Files = Mapping[str, Entry]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Inventory:
 
     def dump(self) -> bytes:
         """As JSON; equal inventories have equal bytes."""
-        files = {name: entry and [entry.sha256, entry.size] for name, entry in sorted(self.files.items())}
+        files = {name: [entry.sha256, entry.size] for name, entry in sorted(self.files.items())}
         return json.dumps({"step": self.step, "key_file": self.key_file, "files": files}, indent=0).encode()
 
 
@@ -61,11 +61,11 @@ def inspect(address: str | Path, step: str, whole: bool = True) -> Inventory | N
         return None
     if inventory.step != step:
         raise StorageError(f"{place} holds the output of `backdrop {inventory.step}`", REMEDY)
-    found = place.scan() if whole else place.look_up(inventory.files)
-    others = sorted(found.keys() - inventory.files.keys() - {INVENTORY})
+    present = place.scan() if whole else place.look_up(inventory.files)
+    others = sorted(present.keys() - inventory.files.keys() - {INVENTORY})
     if others:
         raise StorageError(f"{place} holds {others[0]}, which `backdrop {step}` didn't write", REMEDY)
-    _require_unchanged(place, inventory.files, found)
+    _require_unchanged(place, inventory.files, present)
     return inventory
 
 
@@ -152,11 +152,11 @@ class Claim:
         Raises:
             StorageError: if one is there that we didn't write, or that has changed since.
         """
-        found, known = self._place.look_up(names), self._inventory.files
+        present, known = self._place.look_up(names), self._inventory.files
         for name in names:
-            if name in found and name not in known:
+            if name in present and name not in known:
                 raise StorageError(f"{self._place}/{name} exists, and Backdrop didn't write it", REMEDY)
-        _require_unchanged(self._place, {name: known[name] for name in names if name in known}, found)
+        _require_unchanged(self._place, {name: known[name] for name in names if name in known}, present)
 
     def record(self, files: Files) -> None:
         """Adds files that are about to be written; a file of ours with other content is removed.
@@ -167,7 +167,7 @@ class Claim:
         self.reserve(*files)
         known = self._inventory.files
         for name, entry in files.items():
-            if name in known and entry is not None and known[name] != entry:
+            if name in known and known[name] != entry:
                 self._place.remove(name)
         self._save({**known, **files})
 
@@ -199,6 +199,49 @@ class Claim:
     def _save(self, files: Files) -> None:
         self._inventory = replace(self._inventory, files=dict(files))
         self._place.write(INVENTORY, self._inventory.dump())
+
+
+def repair(address: str | Path, step: str, needed: Collection[str]) -> list[str]:
+    """Makes a finished output unfinished if files that it needs are missing or have changed, so that its step can run.
+
+    Args:
+        address: the output.
+        step: the step that wrote it; another step's output isn't touched.
+        needed: the files without which the output is of no use.
+
+    Returns:
+        What is wrong with each of them; nothing if the output isn't finished.
+
+    Raises:
+        StorageError: if a file can't be read, renamed or removed.
+    """
+    place = find_place(address)
+    inventory = _read(place)
+    if inventory is None or inventory.step != step or place.read(inventory.key_file) is None:
+        return []
+    present = place.look_up({*inventory.files, *needed})
+    changed = _changed(place, inventory.files, present)
+    if not any(name in changed or name not in present for name in needed):
+        return []
+    kept = {name: _set_aside(place, name) for name in changed}
+    place.remove(inventory.key_file)
+    missing = [f"{name} is missing" for name in needed if name not in present]
+    return missing + [f"{name} has changed (kept as {copy})" for name, copy in kept.items()]
+
+
+def set_changed_aside(address: str | Path, name: str) -> str | None:
+    """Gives a file of ours another name if it has changed, since it may hold somebody's work.
+
+    Returns:
+        The new name; None if the file is missing, unchanged or not ours.
+
+    Raises:
+        StorageError: if it can't be read or renamed.
+    """
+    place = find_place(address)
+    inventory = _read(place)
+    ours = {name: inventory.files[name]} if inventory and name in inventory.files else {}
+    return _set_aside(place, name) if _changed(place, ours, place.look_up(ours)) else None
 
 
 def remove(address: str | Path) -> None:
@@ -272,7 +315,7 @@ def _read(place: Place) -> Inventory | None:
     try:
         values = parse_json(data)
         files = {
-            checked_name(name, f"{place}/{INVENTORY}"): None if entry is None else Entry(str(entry[0]), int(entry[1]))
+            checked_name(name, f"{place}/{INVENTORY}"): Entry(str(entry[0]), int(entry[1]))
             for name, entry in values["files"].items()
         }
         return Inventory(str(values["step"]), str(values["key_file"]), files)
@@ -280,33 +323,35 @@ def _read(place: Place) -> Inventory | None:
         raise StorageError(f"{place}/{INVENTORY} is not an inventory of Backdrop", REMEDY) from error
 
 
-def _require_unchanged(place: Place, files: Files, found: Mapping[str, Found]) -> None:
-    changed = _changed(place, files, found)
+def _set_aside(place: Place, name: str) -> str:
+    return storage.set_aside(f"{place}/{name}").removeprefix(f"{place}/")
+
+
+def _require_unchanged(place: Place, files: Files, present: Mapping[str, State]) -> None:
+    changed = _changed(place, files, present)
     if changed:
         raise StorageError(f"{place}/{changed[0]} has changed since Backdrop wrote it", REMEDY)
 
 
-def _changed(place: Place, files: Files, found: Mapping[str, Found]) -> list[str]:
+def _changed(place: Place, files: Files, present: Mapping[str, State]) -> list[str]:
     """Those of our files that are there with other content, sorted."""
-    sealed_at = found[INVENTORY].changed_at if INVENTORY in found else 0
+    sealed_at = present[INVENTORY].changed_at if INVENTORY in present else 0
 
     def has_changed(name: str) -> bool:
-        entry, state = files[name], found[name]
-        if entry is None:
-            return False
+        entry, state = files[name], present[name]
         if state.size != entry.size:
             return True
         return state.changed_at >= sealed_at and place.entry(name) != entry  # written before the inventory: unchanged
 
-    names = sorted(files.keys() & found.keys())
+    names = sorted(files.keys() & present.keys())
     with workers(s3.THREADS) as pool:
         return [name for name, is_changed in zip(names, pool.map(has_changed, names), strict=True) if is_changed]
 
 
 def _remove_files(place: Place, inventory: Inventory) -> None:
     """Removes the files that haven't changed, the key file first."""
-    found = place.look_up(inventory.files)
-    names = inventory.files.keys() & found.keys() - set(_changed(place, inventory.files, found))
+    present = place.look_up(inventory.files)
+    names = inventory.files.keys() & present.keys() - set(_changed(place, inventory.files, present))
     if inventory.key_file in names:
         place.remove(inventory.key_file)
     with workers(s3.THREADS) as pool:

@@ -32,8 +32,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file that is there: its size in bytes, and when it changed last (any unit)."""
+class State:
+    """A file's size in bytes, and when it changed last (any unit)."""
 
     size: int
     changed_at: float
@@ -48,10 +48,10 @@ class Place(Protocol):
     def first(self) -> str | None:
         """A file that is there, other than a file manager's."""
 
-    def scan(self) -> dict[str, Found]:
+    def scan(self) -> dict[str, State]:
         """All files below it by name, other than a file manager's, with its inventory."""
 
-    def look_up(self, names: Iterable[str]) -> dict[str, Found]:
+    def look_up(self, names: Iterable[str]) -> dict[str, State]:
         """Those of some files that are there, with its inventory."""
 
     def entry(self, name: str) -> Entry:
@@ -96,7 +96,7 @@ class _Folder:
             names = os.listdir(self._root) if self._root.exists() else []  # noqa: PTH208  # faster
             return min((name for name in names if not is_systems(name)), default=None)
 
-    def scan(self) -> dict[str, Found]:
+    def scan(self) -> dict[str, State]:
         inside: list[str] = []
         with disk_errors(self._root):
             for folder, folders, names in os.walk(self._root, onerror=_raise):
@@ -104,17 +104,17 @@ class _Folder:
                 inside += (Path(folder, name).relative_to(self._root).as_posix() for name in (*names, *links))
         return self.look_up(name for name in inside if not is_systems(name))
 
-    def look_up(self, names: Iterable[str]) -> dict[str, Found]:
-        found: dict[str, Found] = {}
+    def look_up(self, names: Iterable[str]) -> dict[str, State]:
+        states: dict[str, State] = {}
         for name in (*names, INVENTORY):
             path = self._root / name
             with disk_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                state = path.lstat()
+                stat = path.lstat()
                 # A file's time is its ctime, which nobody sets. That of the inventory is when it was written: its ctime
                 # changes with its rights, perhaps together with all the files' ctimes.
-                changed_at = state.st_mtime_ns if name == INVENTORY else state.st_ctime_ns
-                found[name] = Found(state.st_size if S_ISREG(state.st_mode) else -1, changed_at)
-        return found
+                changed_at = stat.st_mtime_ns if name == INVENTORY else stat.st_ctime_ns
+                states[name] = State(stat.st_size if S_ISREG(stat.st_mode) else -1, changed_at)
+        return states
 
     def entry(self, name: str) -> Entry:
         with disk_errors(self._root), (self._root / name).open("rb") as file:
@@ -160,20 +160,19 @@ class _Bucket:
     def first(self) -> str | None:
         return next((item.name for item in self._objects()), None)
 
-    def scan(self) -> dict[str, Found]:
-        return {item.name: Found(item.size, item.modified.timestamp()) for item in self._objects()}
+    def scan(self) -> dict[str, State]:
+        return {item.name: State(item.size, item.modified.timestamp()) for item in self._objects()}
 
     def _objects(self) -> Iterator[s3.Object]:
         """All but a file manager's, our lock, and what a killed process left when it tried to write."""
         passed_over = (s3.LOCK, PROBE)
         return (i for i in s3.objects(self._address) if not is_systems(i.name) and i.name not in passed_over)
 
-    def look_up(self, names: Iterable[str]) -> dict[str, Found]:
+    def look_up(self, names: Iterable[str]) -> dict[str, State]:
         wanted = sorted({*names, INVENTORY})
         with workers(s3.THREADS) as pool:
-            heads = pool.map(lambda name: s3.head(f"{self._address}/{name}"), wanted)
-            found = {name: head for name, head in zip(wanted, heads, strict=True) if head}
-        return {name: Found(head.size, head.modified.timestamp()) for name, head in found.items()}
+            heads = zip(wanted, pool.map(lambda name: s3.head(f"{self._address}/{name}"), wanted), strict=True)
+            return {name: State(head.size, head.modified.timestamp()) for name, head in heads if head}
 
     def entry(self, name: str) -> Entry:
         head = s3.head(f"{self._address}/{name}")

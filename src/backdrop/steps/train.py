@@ -1,7 +1,7 @@
 """`train`: one recipe on one fold."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
 from backdrop.common.lock import hold
-from backdrop.common.outputs import Claim, probe
+from backdrop.common.outputs import Claim, probe, repair
 from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
 from backdrop.common.text import parse_json
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from backdrop.training.checkpoint_store import CheckpointStore
     from backdrop.training.distributed import Distributed
 
-FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES)  # of a finished member, with its samples and its record
+NEEDED = (RECIPE, WEIGHTS, METRICS, RECORD)  # of a finished member, which is whole without its pictures
+FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES)  # with its samples and its record
 
 
 class TrainRecord(Record):
@@ -114,10 +115,14 @@ def train(
             probe(target)
         for place in {target, str(folder)} if distributed.is_main else ():
             stack.enter_context(hold(place, STEP))
+        damage: dict[str, list[str]] = {}
         if distributed.is_main:
+            damage = _repair({target, str(folder)}, None if fresh else key)
             _discard(target, folder, store) if fresh else _fetch(target, folder, key)
         distributed.barrier()
         reused = _finished(folder, store, key)
+        for place, faults in damage.items():
+            log(f"{'Copying' if reused else 'Training'} the member in {place} again: {', '.join(faults)}")
         copied = remote and not fresh and storage.exists(f"{target}/{RECORD}")
         claim = claim_member(target) if remote and distributed.is_main and not copied else None
 
@@ -154,6 +159,26 @@ def _follow(
 def _tidy(store: "CheckpointStore") -> None:
     """Removes the checkpoints of a finished member once it is written wherever it belongs."""
     store.clear()
+
+
+def _repair(places: Collection[str], key: str | None) -> dict[str, list[str]]:
+    """Makes a damaged member unfinished, wherever it lies, so that it can be copied or trained again.
+
+    Args:
+        places: the member's folders.
+        key: its content key; None for any member's.
+
+    Returns:
+        What is wrong with each damaged one.
+
+    Raises:
+        MemberError: if another member is there.
+    """
+    for record in (f"{place}/{RECORD}" for place in places):
+        if key and storage.exists(record) and _key(storage.read_bytes(record)) not in (key, None):
+            raise _other(storage.parent(record))
+    damage = {place: repair(place, STEP, NEEDED) for place in places}
+    return {place: faults for place, faults in damage.items() if faults}
 
 
 def _finished(folder: Path, store: "CheckpointStore", key: str) -> bool:

@@ -13,9 +13,9 @@ import yaml
 
 from backdrop import __version__
 from backdrop.common import storage
-from backdrop.common.errors import BackdropError, ConfigError, TuningError
+from backdrop.common.errors import ConfigError, TuningError
 from backdrop.common.lock import hold
-from backdrop.common.outputs import Claim, inspect, probe
+from backdrop.common.outputs import Claim, inspect, probe, repair
 from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
 from backdrop.config import Budget, digest, find_recipe, find_space
@@ -117,7 +117,7 @@ def tune(
     verify(folds, open_dataset(data))
     from backdrop.tuning.search import Plan, run_search  # slow: imports ray
 
-    whole = Plan(photos, f"{target}/{PLAN}", folds.data, chosen, proxy, tried, presets, budget, target)
+    whole = Plan(photos, f"{target}/{PLAN}", folds.data, key, chosen, proxy, tried, presets, budget, target)
     whole.check()
     with nullcontext() if elsewhere else hold(target, STEP):  # elsewhere the job itself holds it
         claim = Claim(target, STEP, RECORD)
@@ -159,15 +159,10 @@ def _finished(target: str, key: str) -> Search | None:
         raise TuningError(what, "Name another --out, or delete it")
     if not storage.exists(f"{target}/{RECORD}"):
         return None
-    lost = [name for name in (SCHEDULE, TRIALS, PAGE) if not storage.exists(f"{target}/{name}")]
-    try:
-        search = read_search(target)
-    except BackdropError:
-        lost.append(RECORD)
-        storage.set_aside(f"{target}/{RECORD}")
-    if not lost:
-        return search
-    log(f"{target} has no whole {', '.join(lost)}: made again from its trials")
+    faults = repair(target, STEP, (SCHEDULE, TRIALS, PAGE, RECORD))
+    if not faults:
+        return read_search(target)
+    log(f"Making the result in {target} again from its trials: {', '.join(faults)}")
     if storage.exists(f"{target}/{JOB}"):
         _name_job(target)  # the one that made it has succeeded, and would not run again
     return None

@@ -12,7 +12,7 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import MemberError, shorten
-from backdrop.common.outputs import Claim
+from backdrop.common.outputs import Claim, set_changed_aside
 from backdrop.common.progress import log, progress, working
 from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
@@ -87,7 +87,7 @@ def train_member(job: FoldJob) -> Member:
     claim = claim_member(job.folder) if job.distributed.is_main else None
     job.store.require()
     job.distributed.barrier()  # no process trains in vain
-    state = fit(job)
+    state = fit(job, claim)
     weights = _weights(state, recipe)
     if not weights:
         what = f"Recipe {recipe.name} on fold {job.fold} has no epoch with a valid Dice"
@@ -136,11 +136,12 @@ class LeftOut:
         return sum(means.values()) / len(means)
 
 
-def fit(job: FoldJob, watch: Watch | None = None) -> State:
+def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None) -> State:
     """Trains to the last epoch, from a checkpoint if there is one. Used by `train` and by a search.
 
     Args:
         job: what to train.
+        claim: the claim on its folder; None if another process writes there.
         watch: called with the rows of all epochs so far, when training starts and after each epoch.
 
     Raises:
@@ -152,7 +153,7 @@ def fit(job: FoldJob, watch: Watch | None = None) -> State:
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
-    trainer = Trainer(recipe, samples, job.judge, job.folder, job.store, job.distributed, watch)
+    trainer = Trainer(recipe, samples, job.judge, claim, job.store, job.distributed, watch)
     return trainer.fit(job.key, network)
 
 
@@ -190,9 +191,10 @@ def claim_member(address: str | Path) -> Claim:
     Raises:
         StorageError: if something else is there, or it can't be written.
     """
+    if kept := set_changed_aside(address, layout.METRICS):
+        log(f"{address}/{layout.METRICS} has changed (kept as {kept}) and is written again")
     claim = Claim(address, layout.STEP, layout.RECORD)
-    claim.record({layout.METRICS: None})
-    claim.reserve(layout.RECIPE, layout.WEIGHTS, layout.RECORD)
+    claim.reserve(layout.METRICS, layout.RECIPE, layout.WEIGHTS, layout.RECORD)
     return claim
 
 

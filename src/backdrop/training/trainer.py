@@ -4,15 +4,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, StorageError, TrainingError
+from backdrop.common.outputs import Claim
 from backdrop.common.progress import log, working
 from backdrop.config import Recipe
 from backdrop.config.loss import BceLog
@@ -45,7 +44,7 @@ class Trainer:
         recipe: what to train.
         samples: what to train on.
         judge: returns the out-of-fold Dice of a network in evaluation mode.
-        folder: the member folder; gets `metrics.jsonl`.
+        claim: writes `metrics.jsonl`; None if another process does.
         store: the checkpoints.
         distributed: the processes that train together.
         watch: called with the rows of all epochs so far, when training starts and after each epoch.
@@ -59,13 +58,13 @@ class Trainer:
         recipe: Recipe,
         samples: Samples,
         judge: Judge,
-        folder: Path,
+        claim: Claim | None,
         store: CheckpointStore,
         distributed: Distributed = ALONE,
         watch: Watch | None = None,
     ) -> None:
         self.recipe, self.samples, self.judge = recipe, samples, judge
-        self.folder, self.store, self.distributed, self.watch = folder, store, distributed, watch
+        self.claim, self.store, self.distributed, self.watch = claim, store, distributed, watch
         if distributed.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
             raise ConfigError("Several processes can't share a batch with loss.over=batch", "Set loss.over=image")
         self.loss: Loss = make_loss(**recipe.loss_options())
@@ -164,11 +163,11 @@ class Trainer:
 
     def _write_metrics(self, state: State) -> None:
         """Writes all rows from the state each time, so that a resumed run leaves no gaps or duplicates."""
-        if not self.distributed.is_main:
+        if not self.claim:
             return
         lines = [json.dumps(row) + "\n" for row in state.progress.history]
         try:
-            storage.write_bytes(self.folder / METRICS, "".join(lines).encode())
+            self.claim.write({METRICS: "".join(lines).encode()})
         except StorageError as error:  # the disk is full, say; the next epoch writes all rows again
             log(f"The metrics were not written; training continues: {error}")
         if self.watch:

@@ -66,7 +66,7 @@ def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: 
     Raises:
         TuningError: if no trial has a Dice.
     """
-    store = TrialStore(spec.store)
+    store = spec.store
     candidates = Candidates(source, store)
     with progress(label, source.total * spec.epochs) as advance:
         recorder = TrialRecorder(store, spec.epochs, candidates.tell, notify, advance)

@@ -25,6 +25,7 @@ class Plan:
         data: the dataset.
         plan: the fold plan's address below `out`.
         digest: of the plan's data.
+        key: the search's key, which its trials' records bear.
         recipe: the recipe as it will be trained.
         proxy: the recipe as the trials train it.
         space: the search space.
@@ -36,6 +37,7 @@ class Plan:
     data: str
     plan: str
     digest: str
+    key: str
     recipe: Recipe
     proxy: Recipe
     space: Space
@@ -45,17 +47,18 @@ class Plan:
 
     def spec(self, phase: str) -> TrialSpec:
         """The settings that the trials of a phase share."""
-        return TrialSpec(self.data, self.plan, self.proxy, self.budget.folds, f"{self.out}/{phase}")
+        return TrialSpec(self.data, self.plan, self.proxy, self.budget.folds, self.key, f"{self.out}/{phase}")
 
     def entries(self) -> list[Entry]:
         """The presets as trials."""
         return [entry(named(i, name), candidate) for i, (name, candidate) in enumerate(self.presets.items())]
 
     def check(self) -> None:
-        """Checks before the search that it has more trials than presets, and that they can be trained.
+        """Checks before the search that it has more trials than presets, and that they can be trained and recorded.
 
         Raises:
-            ConfigError: if not.
+            ConfigError: if it hasn't, or they can't be trained.
+            StorageError: if somebody else's file has the name of a trial's record.
         """
         if self.budget.trials <= len(self.presets):
             presets = count(len(self.presets), "preset")
@@ -64,6 +67,8 @@ class Plan:
         samples = [Random(self.space, self.recipe, [], self.budget.trials, self.budget.seed).give(0, None)]
         for trial in (*self.entries(), *samples):
             trial_recipe(self.spec(TRIALS), trial.override)
+        for phase in (TRIALS, REPEATS):
+            self.spec(phase).store.require()
 
 
 Notify = Callable[[str, Entry, Recipe], None]

@@ -22,7 +22,6 @@ from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.inference.member import CHECKPOINTS, content_key
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.fit import FoldJob, claim_member, fit
-from backdrop.training.trainer import Watch
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, as_row, judged
 
 DICE = "dice"  # what Ray compares
@@ -36,14 +35,20 @@ class TrialSpec:
     """The settings that all trials of a search share.
 
     `plan` is an address that every machine can read; `recipe` is the trials' recipe, at the proxy size and with the
-    budget's epochs; `store` is the address of their records.
+    budget's epochs; `search` is the search's key, `address` where a phase keeps its trials' records.
     """
 
     data: str
     plan: str
     recipe: Recipe
     folds: tuple[int, ...]
-    store: str
+    search: str
+    address: str
+
+    @property
+    def store(self) -> TrialStore:
+        """The trials' records."""
+        return TrialStore(self.address, self.search)
 
     @property
     def epochs(self) -> int:
@@ -82,7 +87,7 @@ def run(config: dict[str, Any], spec: TrialSpec) -> None:
 
     A training error, such as a NaN loss, is a result; any other error is raised, because a retry may succeed.
     """
-    entry, store, report = parse(Entry, config["entry"], "a trial"), TrialStore(spec.store), _Reporter()
+    entry, store, report = parse(Entry, config["entry"], "a trial"), spec.store, _Reporter()
     known = store.read(entry.name) or entry
     try:
         for fold in spec.folds:
@@ -98,14 +103,14 @@ def run(config: dict[str, Any], spec: TrialSpec) -> None:
 
 def _train(spec: TrialSpec, entry: Entry, fold: int, address: str, report: _Reporter) -> None:
     """Trains one fold of a trial, and deletes its checkpoints at the end."""
-    _, plan, digests = _open(spec.data, spec.plan)
+    dataset, plan, digests = _open(spec.data, spec.plan)
     recipe = trial_recipe(spec, entry.override)
     target = f"{address}/fold-{fold}"
     key = content_key(recipe, plan, digests, fold)
     remote = storage.is_remote(target)
     folder = storage.cache_folder() / "trials" / key if remote else Path(target)
     store = _checkpoints(target, folder)
-    claim_member(folder)
+    claim = claim_member(folder)
     store.require()
 
     def watch(history: Sequence[Mapping[str, Any]]) -> None:
@@ -114,7 +119,8 @@ def _train(spec: TrialSpec, entry: Entry, fold: int, address: str, report: _Repo
             report(as_row(fold, row))
 
     try:
-        train_fold(spec, recipe, fold, folder, key, store, watch)
+        torch.set_num_threads(read_count("OMP_NUM_THREADS"))  # Ray sets it to the trial's CPUs
+        fit(FoldJob(dataset, plan, digests, recipe, fold, folder, key, store), claim, watch)
         _clear(target, store)
     finally:
         if remote:  # its checkpoints are in S3
@@ -128,7 +134,7 @@ def sweep(spec: TrialSpec, names: Sequence[str]) -> None:
         StorageError: if it can't be removed.
     """
     for name in names:
-        folder = TrialStore(spec.store).folder(name)
+        folder = spec.store.folder(name)
         remote = storage.is_remote(folder)
         for fold in spec.folds:
             target = f"{folder}/fold-{fold}"
@@ -147,18 +153,6 @@ def _checkpoints(target: str, folder: Path) -> CheckpointStore:
 def _clear(target: str, store: CheckpointStore) -> None:
     store.clear()
     outputs.remove(target)
-
-
-def train_fold(
-    spec: TrialSpec, recipe: Recipe, fold: int, folder: Path, key: str, store: CheckpointStore, watch: Watch
-) -> None:
-    """Trains a recipe on one fold with the same loop as `train`, from the newest checkpoint in the store.
-
-    Args and errors are those of `fit`.
-    """
-    dataset, plan, digests = _open(spec.data, spec.plan)
-    torch.set_num_threads(read_count("OMP_NUM_THREADS"))  # Ray sets it to the trial's CPUs
-    fit(FoldJob(dataset, plan, digests, recipe, fold, folder, key, store), watch)
 
 
 @lru_cache(1)

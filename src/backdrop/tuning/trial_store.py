@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import Field
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError
+from backdrop.common.errors import ConfigError, StorageError
+from backdrop.common.places import REMEDY
 from backdrop.common.progress import log
-from backdrop.common.text import parse_json
+from backdrop.common.text import may_begin, parse_json
 from backdrop.config import Recipe
 from backdrop.config.records import Record, parse
 from backdrop.training.lr_schedules import learning_rate
@@ -57,22 +58,39 @@ class Entry(Record):
 
 
 class TrialStore:
-    """The trials of one phase of a search, in a folder or below an `s3://` prefix."""
+    """The trials of one phase of a search, in a folder or below an `s3://` prefix.
 
-    def __init__(self, address: str) -> None:
+    Each record begins with the search's key. No inventory lists them: they change with every epoch, and a killed search
+    must not lose one.
+    """
+
+    def __init__(self, address: str, search: str) -> None:
         self.address = address
+        self._head = f'{{\n "search": "{search}",'.encode()
+
+    def require(self) -> None:
+        """Makes sure, before the search, that all records are of this search.
+
+        Raises:
+            StorageError: if one isn't, or S3 doesn't answer.
+        """
+        for name in self._names():
+            self.read(name)
 
     def read(self, name: str) -> Entry | None:
         """The trial of that name; None if it hasn't started, or its file is damaged, which is logged and kept.
 
         Raises:
-            StorageError: if S3 doesn't answer.
+            StorageError: if it's another search's or somebody else's, or S3 doesn't answer.
         """
         path = self._path(name)
         if not storage.exists(path):
             return None
+        data = storage.read_bytes(path)
+        if not may_begin(data, self._head):
+            raise StorageError(f"{path} isn't a record of this search", REMEDY)
         try:
-            entry = parse(Entry, parse_json(storage.read_bytes(path)), path)
+            entry = parse(Entry, parse_json(b"{" + data.removeprefix(self._head)), path)
         except (ValueError, ConfigError):
             entry = None
         if entry is None or entry.name != name:  # it becomes a path
@@ -91,7 +109,8 @@ class TrialStore:
         Raises:
             StorageError: if it can't be written.
         """
-        storage.write_bytes(self._path(entry.name), entry.model_dump_json(indent=1).encode())
+        data = self._head + entry.model_dump_json(indent=1).encode().removeprefix(b"{")
+        storage.write_bytes(self._path(entry.name), data)
 
     def folder(self, name: str) -> str:
         """The folder of a trial's checkpoints while it runs."""
