@@ -238,12 +238,6 @@ def read_pair(photo: Photo, digests: Digests) -> tuple[NDArray[np.uint8], Mask]:
     return read_image(photo.image, image_digest), read_mask(photo.mask, digest)
 
 
-def read_chunks(photos: Sequence[Photo], digests: Digests) -> Iterator[list[tuple[NDArray[np.uint8], Mask]]]:
-    """Pairs of all photographs, few enough at a time to be held in memory; raises as `read_image` does."""
-    for start in range(0, len(photos), CHUNK):
-        yield in_threads(lambda photo: read_pair(photo, digests), photos[start : start + CHUNK])
-
-
 def measure(photo: Photo) -> tuple[tuple[str, str], int]:
     """A photograph's digests, and its mask's area in pixels (empty and 0 if it has none).
 

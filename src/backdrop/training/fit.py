@@ -1,6 +1,6 @@
 """Trains one member, from photographs to its finished folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,12 @@ from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import MemberError, shorten
 from backdrop.common.outputs import Claim, set_changed_aside
-from backdrop.common.progress import log, progress, working
+from backdrop.common.progress import log, working
 from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
-from backdrop.data.dataset import Dataset, Digests, read_chunks, read_pair
-from backdrop.data.folds import FoldPlan, Row
-from backdrop.data.masks import binarize, dice
+from backdrop.data.dataset import Dataset, Digests, read_pair
+from backdrop.data.folds import FoldPlan
 from backdrop.data.pseudo_labels import PseudoLabels
-from backdrop.evaluation.metrics import object_means
 from backdrop.evaluation.pictures import curves, panel
 from backdrop.inference import member as layout
 from backdrop.inference.member import Member, MemberRecord, assemble, read_member
@@ -30,6 +28,7 @@ from backdrop.models.cost import parameters
 from backdrop.training.checkpoint import Progress, Weights, save_weights
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.distributed import ALONE, Distributed
+from backdrop.training.judging import LeftOut
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 from backdrop.training.state import State
@@ -68,7 +67,7 @@ class FoldJob:
     distributed: Distributed = ALONE
 
     @property
-    def judge(self) -> "LeftOut":
+    def judge(self) -> LeftOut:
         """The photographs for validation."""
         rows = self.plan.validation(self.fold)
         return LeftOut(self.dataset, rows, self.digests, self.recipe, self.distributed)
@@ -109,33 +108,6 @@ def train_member(job: FoldJob) -> Member:
     return read_member(job.folder)
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """The photographs of the fold that is left out, which validate a network; all processes share the work."""
-
-    dataset: Dataset
-    rows: Sequence[Row]
-    digests: Digests
-    recipe: Recipe
-    distributed: Distributed = ALONE
-
-    def __call__(self, candidate: nn.Module) -> float:
-        """The network's out-of-fold Dice."""
-        return self.mean(self.dices(candidate))
-
-    def dices(self, candidate: nn.Module, lasting: bool = False) -> list[float]:
-        """The Dice of each photograph; `lasting` keeps the progress line on the screen."""
-        shard = self.distributed.shard(self.rows)
-        with progress("judging photographs", len(shard), lasting and self.distributed.is_main) as advance:
-            scores = dices(candidate, self.dataset, shard, self.digests, self.recipe, advance)
-        return self.distributed.gather(scores)
-
-    def mean(self, scores: Sequence[float]) -> float:
-        """The mean over objects, so that each counts the same however many views it has."""
-        means = object_means((row.object, value) for row, value in zip(self.rows, scores, strict=True))
-        return sum(means.values()) / len(means)
-
-
 def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None) -> State:
     """Trains to the last epoch, from a checkpoint if there is one. Used by `train` and by a search.
 
@@ -155,26 +127,6 @@ def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None) -> State:
         load_encoder(network, recipe.pretrained)
     trainer = Trainer(recipe, samples, job.judge, claim, job.store, job.distributed, watch)
     return trainer.fit(job.key, network)
-
-
-def dices(
-    network: nn.Module,
-    dataset: Dataset,
-    rows: Sequence[Row],
-    digests: Digests,
-    recipe: Recipe,
-    advance: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Dice of each photograph at its own size; `advance` is called for each."""
-    scores: list[float] = []
-    for pairs in read_chunks(dataset.select(row.image for row in rows), digests):
-        probabilities = predict_all(
-            network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
-        )
-        for probability, (_, truth) in zip(probabilities, pairs, strict=True):
-            scores.append(dice(binarize(probability), truth))
-            advance()
-    return scores
 
 
 def _weights(state: State, recipe: Recipe) -> Weights:

@@ -13,10 +13,10 @@ import torch
 from backdrop.common.devices import device
 from backdrop.common.errors import TrainingError
 from backdrop.config import Recipe
-from backdrop.data.dataset import Digests, Photo, read_chunks
-from backdrop.inference.predict import predict_all
+from backdrop.data.dataset import Digests, Photo
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
+from backdrop.training.judging import dices
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.state import begin
@@ -85,11 +85,7 @@ def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds:
         training = seen / (_now(target) - start)
         network = state.candidate()
         start = _now(target)
-        for pairs in read_chunks(photos, digests):
-            for probability in predict_all(
-                network, [image for image, _ in pairs], recipe.input, recipe.tta, recipe.legacy.output_align_corners
-            ):
-                probability.cpu()
+        dices(network, photos, digests, recipe)
         judging = len(photos) / (_now(target) - start)
     return Throughput(training, judging, _peak_memory(target), device_name(target))
 
