@@ -6,6 +6,7 @@ from typing import Any
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import BackdropError, DataError, StorageError, TrackingError
+from backdrop.common.progress import working
 from backdrop.common.words import count
 from backdrop.kubeflow.client import connect
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
@@ -31,9 +32,12 @@ def preflight(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -
     """
     for name, check in _checks(values, host, namespace, ray):
         try:
-            yield name, True, check()
+            with working(f"checking {name}"):
+                message = check()
         except BackdropError as error:
             yield name, False, str(error)
+        else:
+            yield name, True, message
 
 
 def _checks(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> Iterator[tuple[str, Check]]:
