@@ -86,7 +86,7 @@ def probe(address: str | Path) -> None:
         StorageError: if they can't.
     """
     find_place(address).require_folder(whole=False)
-    find_place(f"{checked_address(address)}/{PROBE}").probe()
+    find_place(address if is_remote(address) else Path(address, PROBE)).probe()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,14 @@ POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # i
 DIGEST = "sha256"  # metadata key of an object's sha256
 BLOCK = 2**20  # bytes in memory of each download
 MD5 = re.compile(r"[0-9a-f]{32}")
+DENIED = ("AccessDenied", "403")  # error codes; the answer to a HEAD has no body with a code in words
+RIGHTS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject or s3:ListBucket",  # the latter if the object doesn't exist
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+}
 LOCK = ".backdrop.lock"  # the name of a prefix's lock (common/lock.py), which no listing shows
 
 T = TypeVar("T")
@@ -370,9 +378,22 @@ def _errors(address: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, Boto3Error) as error:
-        remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
         cause = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error
+        if right := _missing_right(cause):
+            bucket, _ = split(address)
+            what = f"{address} can't be used: bucket {bucket} denies {right} to the credentials in the environment"
+            raise StorageError(what, "Grant them this right, or use others") from cause
+        remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
         raise StorageError(f"{address}: S3 says: {shorten(error)}", remedy) from cause
+
+
+def _missing_right(error: BaseException) -> str:
+    """The right that a refused call needs; empty if it wasn't refused for want of a right."""
+    from botocore.exceptions import ClientError
+
+    if not isinstance(error, ClientError) or error.response["Error"]["Code"] not in DENIED:
+        return ""
+    return RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
 
 
 def _is_temporary(error: BaseException | None) -> bool:
