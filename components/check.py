@@ -6,10 +6,13 @@ from backdrop.components.image import component
 
 
 @component
-def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "", objects: int = 0) -> str:
+def check(
+    data: str, ensemble: str, objects: int, faults: dsl.Output[dsl.Markdown], config: dsl.Output[dsl.Artifact]
+) -> str:
     """Checks every file of the dataset and returns the dataset's address; an error stops the pipeline.
 
-    `ensemble` is the ensemble's YAML: a file that its recipes can't use is an error, too. `objects` 0 means all.
+    `ensemble` is the ensemble's YAML, which is handed on as `config`: a file that its recipes can't use is an error,
+    too. `objects` 0 means all.
     """
     import sys
     from pathlib import Path
@@ -19,7 +22,8 @@ def check(data: str, faults: dsl.Output[dsl.Markdown], ensemble: str = "", objec
     from backdrop.tracking.webhook import failure_sent
 
     with failure_sent("check"), as_file(ensemble) as path:
-        report = step(data, [path] if ensemble else [], objects or None)
+        report = step(data, [path], objects or None)
+        Path(config.path).write_text(ensemble, encoding="utf-8")
         Path(faults.path).write_text(check_page(report))
         if report.errors:
             sys.exit(check_failure(report))

@@ -8,18 +8,18 @@ from backdrop.components.image import component
 @component
 def evaluate(
     data: str,
+    config: dsl.Input[dsl.Artifact],
     plans: dsl.Input[dsl.Dataset],
     members: list[str],
-    ensemble: str,
     tuned: bool,
     report: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
-) -> None:
-    """Scores the members and their ensemble and writes the report.
+) -> list:
+    """Scores the members and their ensemble, writes the report, and hands the members' addresses on.
 
-    `ensemble` is its YAML; `tuned` says whether the members have schedules of their own.
+    `config` is its YAML; `tuned` says whether the members have schedules of their own.
     """
     from pathlib import Path
 
@@ -28,8 +28,9 @@ def evaluate(
     from backdrop.steps.evaluate import evaluate as step
     from backdrop.tracking.webhook import failure_sent
 
-    with failure_sent("evaluate"), ensemble_file(ensemble, tuned, members) as path:
+    with failure_sent("evaluate"), ensemble_file(config.path, tuned, members) as path:
         evaluation = step(data, plan_paths(plans.path), members, report.path, path)
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))
     Path(page.path).write_bytes(Path(report.path, "index.html").read_bytes())
+    return members

@@ -35,22 +35,32 @@ def as_file(text: str) -> Iterator[str]:
 
 
 @contextmanager
+def recipe_file(ensemble: str, name: str, searched: str = "") -> Iterator[str]:
+    """Path of a temporary file with a recipe's YAML: as a search wrote it, or else as the ensemble's file has it."""
+    from backdrop.config import find_ensemble
+    from backdrop.config.records import dump_yaml
+
+    recipes = {} if searched else {part.resolve().name: part.resolve() for part in find_ensemble(ensemble).parts()}
+    with as_file(searched or dump_yaml(recipes[name])) as path:
+        yield path
+
+
+@contextmanager
 def ensemble_file(ensemble: str, tuned: bool, members: Sequence[str]) -> Iterator[str]:
-    """Path of a temporary file with the ensemble's YAML; if it was tuned, with its members' schedules.
+    """Path of the ensemble's YAML; if it was tuned, of a temporary file with its members' schedules.
 
     The schedules are read from the members: KFP breaks a list of multi-line texts.
     """
-    with as_file(ensemble) as path:
-        if not tuned:
-            yield path
-            return
-        from backdrop.config import find_ensemble
-        from backdrop.config.records import dump_yaml
-        from backdrop.steps.members import open_member
+    if not tuned:
+        yield ensemble
+        return
+    from backdrop.config import find_ensemble
+    from backdrop.config.records import dump_yaml
+    from backdrop.steps.members import open_member
 
-        tuned_ensemble = find_ensemble(path).tuned([open_member(address).recipe for address in members])
-        with as_file(dump_yaml(tuned_ensemble)) as tuned_path:
-            yield tuned_path
+    tuned_ensemble = find_ensemble(ensemble).tuned([open_member(address).recipe for address in members])
+    with as_file(dump_yaml(tuned_ensemble)) as path:
+        yield path
 
 
 def search_figures(search: Search) -> Figures:

@@ -8,24 +8,24 @@ from backdrop.components.image import component
 @component
 def register(
     data: str,
+    config: dsl.Input[dsl.Artifact],
     plans: dsl.Input[dsl.Dataset],
     members: list[str],
     report: dsl.Input[dsl.Artifact],
-    ensemble: str,
     tuned: bool,
     name: str,
     model: dsl.Output[dsl.Model],
 ) -> str:
     """Registers the ensemble as a version of the model, makes it the challenger, and returns the model's name.
 
-    `ensemble` is its YAML; `tuned` says whether the members have schedules of their own.
+    `config` is its YAML; `tuned` says whether the members have schedules of their own.
     """
     from backdrop.components.pages import ensemble_file
     from backdrop.components.plans import plan_paths
     from backdrop.steps.register import register as step
     from backdrop.tracking.webhook import failure_sent
 
-    with failure_sent("register"), ensemble_file(ensemble, tuned, members) as path:
+    with failure_sent("register"), ensemble_file(config.path, tuned, members) as path:
         registration = step(data, plan_paths(plans.path), members, report.path, path, name)
     model.metadata.update(registration.model_dump())
     return registration.name

@@ -7,14 +7,25 @@ from backdrop.components.image import component
 
 @component
 def train(
-    data: str, plan: dsl.Input[dsl.Dataset], recipe: str, fold: int, out: str, metrics: dsl.Output[dsl.Metrics]
+    data: str,
+    config: dsl.Input[dsl.Artifact],
+    plan: dsl.Input[dsl.Dataset],
+    recipe: str,
+    searched: str,
+    fold: int,
+    out: str,
+    metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Trains a member, or reuses a finished one, and returns its address; `recipe` is the recipe's YAML."""
-    from backdrop.components.pages import as_file, member_figures
+    """Trains a member, or reuses a finished one, and returns its address.
+
+    `recipe` is the name of one in the ensemble's YAML, `config`; `searched` is its YAML with the schedule that a search
+    found, or empty.
+    """
+    from backdrop.components.pages import member_figures, recipe_file
     from backdrop.steps.train import train as step
     from backdrop.tracking.webhook import failure_sent
 
-    with failure_sent("train"), as_file(recipe) as path:
+    with failure_sent("train"), recipe_file(config.path, recipe, searched) as path:
         record = step(data, plan.path, path, fold, out)
     metrics.metadata.update(member_figures(record))
     return record.address

@@ -10,6 +10,7 @@ from backdrop.components.image import component
 @component
 def tune(
     data: str,
+    config: dsl.Input[dsl.Artifact],
     plan: dsl.Input[dsl.Dataset],
     recipe: str,
     out: str,
@@ -28,15 +29,15 @@ def tune(
 ) -> str:
     """Searches a schedule, or reuses a finished search, and returns the recipe's YAML with it.
 
-    `budget` is fast or full. With `workers`, it searches on a cluster of that many pods that KubeRay creates, with this
-    image and on these nodes; otherwise in its own pod.
+    `recipe` is the name of one in the ensemble's YAML, `config`. `budget` is fast or full. With `workers`, it searches
+    on a cluster of that many pods that KubeRay creates, with this image and on these nodes; otherwise in its own pod.
     """
     import json
     from contextlib import nullcontext
     from pathlib import Path
 
     from backdrop.common import storage
-    from backdrop.components.pages import as_file, search_figures, search_page
+    from backdrop.components.pages import as_file, recipe_file, search_figures, search_page
     from backdrop.config import BUDGETS, find_recipe, read_over
     from backdrop.config.records import dump_yaml
     from backdrop.steps.tune import PAGE, SCHEDULE, Resources
@@ -46,7 +47,7 @@ def tune(
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
     pods |= {"gpus": int(gpus), "cpu": int(cpu), "node_selector": node_selector, "tolerations": tolerations}
     cluster_file = as_file(json.dumps(pods)) if workers else nullcontext()
-    with failure_sent("tune"), as_file(recipe) as path, cluster_file as cluster:
+    with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster:
         record = step(data, plan.path, path, out, BUDGETS[budget], resources=Resources(cluster=cluster))
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))

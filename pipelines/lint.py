@@ -15,8 +15,10 @@ import yaml
 from backdrop.common.errors import ConfigError, shorten
 from backdrop.config.cluster import SHARED_MEMORY
 from backdrop.config.records import YAML_ERRORS, read_text
+from backdrop.pipelines.size import estimate_size
 
 SHOWN = 5
+DAY_S = 24 * 3600.0
 PACKAGE = "Compile it with `backdrop pipeline compile`"
 GRAPH = {"pipelineInfo", "root", "components", "deploymentSpec"}
 
@@ -126,9 +128,11 @@ def lint(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     for other in others:
         settings |= other["platforms"]["kubernetes"].get("deploymentSpec", {}).get("executors", {})
     tasks = _tasks(graph, settings, graph["root"])
+    size = estimate_size(documents)
     parameters = graph["root"].get("inputDefinitions", {}).get("parameters", {})
     optional = [name for name, about in parameters.items() if about.get("isOptional") and "defaultValue" not in about]
     return [
+        *([size.sentence] if size.is_too_large else []),
         *(f"parameter {name} may be None, which no run can pass: give it a default" for name in optional),
         *(f"task {task.name} {fault}" for task in tasks for check in CHECKS for fault in check(task)),
     ]
@@ -165,6 +169,12 @@ def _undeclared(task: Task) -> Iterator[str]:
     taken |= set(PARAMETER.findall(json.dumps(task.settings)))
     for name in sorted(taken - set(task.parameters)):
         yield f"uses {_plain(name)}, which no graph around it declares: make it an input of the task or a sub-pipeline"
+
+
+def _retried_too_briefly(task: Task) -> Iterator[str]:
+    longest = task.spec.get("retryPolicy", {}).get("backoffMaxDuration", "")
+    if longest and float(longest.removesuffix("s")) < DAY_S:
+        yield f"is stopped {longest} after its first attempt began: give set_retry a longer backoff_max_duration"
 
 
 def _retried_in_loop(task: Task) -> Iterator[str]:
@@ -243,6 +253,7 @@ def _secret(task: Task) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[Task], Iterator[str]], ...] = (
     _undeclared,
+    _retried_too_briefly,
     _retried_in_loop,
     _loop_in_loop,
     _loop_with_output,

@@ -13,8 +13,11 @@ from kfp.dsl.graph_component import GraphComponent
 
 from backdrop import __version__
 from backdrop.common import storage
+from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble
+from backdrop.pipelines.compact import compact
 from backdrop.pipelines.lint import refuse
+from backdrop.pipelines.size import estimate_size
 from backdrop.pipelines.training import Tuned, training
 
 DIGITS = 12
@@ -53,9 +56,13 @@ def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned =
         ray: search on a Ray cluster that KubeRay creates, not in the task's own pod.
 
     Raises:
-        ConfigError: if the ensemble has no such fold, or the linter finds a fault in the package.
+        ConfigError: if the ensemble has no such fold or too many members, or the linter finds a fault in the package.
     """
     documents = _compile(training(ensemble, folds, tuned=tuned, ray=ray))
+    size = estimate_size(documents)
+    if size.is_too_large:
+        remedy = "Train fewer members, or some folds at a time (--folds)"
+        raise ConfigError(f"Ensemble {ensemble.name} has too many members: {size.sentence}", remedy)
     refuse(documents)
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]
@@ -72,4 +79,6 @@ def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         path = Path(folder, "package.yaml")
         Compiler().compile(graph, str(path))
-        return list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # a safe loader
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # a safe loader
+    compact(documents[0], documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
+    return documents

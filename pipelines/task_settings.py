@@ -16,6 +16,9 @@ from backdrop.config.cluster import (
     WEBHOOK_KEYS,
 )
 
+# Argo counts this from the start of the *first* attempt, and stops an attempt that runs when it is over.
+LIFETIME_S = 90 * 24 * 3600
+
 
 @dataclass(frozen=True)
 class GpuPool:
@@ -28,6 +31,10 @@ class GpuPool:
     node_selector: PipelineChannel
     tolerations: PipelineChannel
     retries: int
+
+    def inputs(self) -> dict[str, PipelineChannel]:
+        """The parameters, as a task's or a sub-pipeline's inputs."""
+        return {name: value for name, value in vars(self).items() if name != "retries"}
 
 
 def configure(task: PipelineTask) -> PipelineTask:
@@ -50,5 +57,5 @@ def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:
     kubernetes.add_toleration_json(task, pool.tolerations)
     kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, medium="Memory", size_limit=SHARED_MEMORY_SIZE)
     if pool.retries:
-        task.set_retry(pool.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+        task.set_retry(pool.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{LIFETIME_S}s")
     return task

@@ -1,14 +1,16 @@
-"""The training pipeline of an ensemble: check, split, a train task for each member, evaluate, register, promote.
+"""The training pipeline of an ensemble: check, split, a sub-pipeline for each recipe, evaluate, register, promote.
 
-With `tuned`, a tune task for each recipe runs before its members and gives them their schedule. An ensemble whose
-recipes use several fold schemes has a split task for each, one after another.
+A recipe's sub-pipeline has a train task for each member. Members are unrolled when the graph is built, so that each has
+its own name, retries and node settings. With `tuned`, a tune task for each recipe runs before its members and gives
+them their schedule. An ensemble whose recipes use several fold schemes has a split task for each, one after another.
 
-Members are unrolled when the graph is built, so that each has its own name, retries and node settings.
+`check` hands the ensemble's YAML on as a file: in each task's inputs it would stand in the package again and again.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import itertools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
@@ -55,6 +57,19 @@ class Planned:
         return f"train-{self.name}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What every task reads: the dataset's address, the ensemble's YAML, the folder for work in progress."""
+
+    data: PipelineChannel
+    config: PipelineChannel
+    work: PipelineChannel
+
+    def inputs(self) -> dict[str, PipelineChannel]:
+        """As a task's inputs."""
+        return dict(vars(self))
+
+
 def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Planned]:
     """The members of an ensemble, of all folds or of some; a recipe has as many folds as its own scheme.
 
@@ -94,6 +109,7 @@ def training(
     retries: int = RETRIES,
     tuned: Tuned = "off",
     ray: bool = False,
+    flat: bool = False,
 ) -> GraphComponent:
     """Builds the graph.
 
@@ -103,14 +119,19 @@ def training(
         retries: how often a task on the GPU nodes is retried.
         tuned: the budget of each recipe's schedule search before its training.
         ray: search on a Ray cluster that KubeRay creates, not in the task's own pod.
+        flat: give each task a name that no other has: a local run knows it by nothing else.
 
     Raises:
         ConfigError: if the ensemble has no such fold.
     """
     members = planned(ensemble, folds)
-    config = dump_yaml(ensemble)
+    parts = [list(part) for _, part in itertools.groupby(members, key=lambda member: member.recipe.name)]
+    groups = [members_of_recipe(part, retries, flat) for part in parts]
+    # Kubeflow's database may refuse what isn't ASCII.
+    config = dump_yaml(ensemble, unicode=False)
+    description = ensemble.description.encode("ascii", "backslashreplace").decode()
 
-    @dsl.pipeline(name=f"backdrop-{ensemble.name}", description=ensemble.description)
+    @dsl.pipeline(name=f"backdrop-{ensemble.name}", description=description)
     def graph(
         data: str,
         name: str = ensemble.name,
@@ -142,25 +163,37 @@ def training(
             ray_workers: pods of the Ray cluster for schedule searches, if one is used; each has the GPUs above.
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
-        checked = configure(check(data=data, ensemble=config, objects=objects)).outputs["Output"]
-        splits = _splits(ensemble, checked, objects, name)
+        checking = configure(check(data=data, ensemble=config, objects=objects))
+        source = Source(checking.outputs["Output"], checking.outputs["config"], work)
+        splits = _splits(ensemble, source.data, objects, name)
         plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
         searches = {
-            recipe.name: _tune(recipe, checked, plans[rule], work, tuned, pool, ray_workers if ray else None)
+            recipe.name: _tune(recipe, source, plans[rule], tuned, pool, ray_workers if ray else None).outputs["Output"]
             for recipe, rule in searched(ensemble, tuned)
         }
-        recipes = {name: task.outputs["Output"] for name, task in searches.items()}
-        trained = [
-            configure(on_gpu(_train(member, checked, plans[member.rule], work, recipes), pool)) for member in members
-        ]
-        together = list(splits.values())[-1].outputs["plans"]
-        addresses = [task.outputs["Output"] for task in trained]
-        common = {"data": checked, "plans": together, "members": addresses, "tuned": bool(searches)}
-        report = configure(on_gpu(evaluate(**common, ensemble=config), pool)).outputs["report"]
-        model = configure(register(**common, report=report, ensemble=config, name=name)).outputs["Output"]
+        addresses = []
+        for part, group in zip(parts, groups, strict=True):
+            recipe = part[0].recipe.name
+            task = group(
+                **source.inputs(),
+                plan=plans[part[0].rule],
+                recipe=recipe,
+                searched=searches.get(recipe, ""),
+                **pool.inputs(),
+            )
+            addresses += [task.outputs[output(member)] for member in part]
+        common = {
+            "data": source.data,
+            "config": source.config,
+            "plans": list(splits.values())[-1].outputs["plans"],
+            "tuned": bool(searches),
+        }
+        evaluation = configure(on_gpu(evaluate(**common, members=addresses), pool)).outputs
+        report, judged = evaluation["report"], evaluation["Output"]
+        model = configure(register(**common, members=judged, report=report, name=name)).outputs["Output"]
         # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
-        with dsl.If(promotion == True):  # noqa: E712  # KFP compiles the comparison
-            configure(on_gpu(promote(data=checked, name=model, report=report), pool))
+        with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # KFP compiles the comparison
+            configure(on_gpu(promote(data=source.data, name=model, report=report), pool))
 
     return graph
 
@@ -191,47 +224,74 @@ def _splits(
     return tasks
 
 
-def _train(
-    member: Planned,
-    data: PipelineChannel,
-    plan: PipelineChannel,
-    work: PipelineChannel,
-    tuned: Mapping[str, PipelineChannel],
-) -> PipelineTask:
-    """The train component, named after the member; the step fills in `{key}`."""
-    return _named(train, member.task)(
-        data=data,
-        plan=plan,
-        recipe=tuned.get(member.recipe.name, dump_yaml(member.recipe)),
-        fold=member.fold,
-        out=f"{work}/{member.name}-{{key}}",
-    )
+def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> GraphComponent:
+    """The sub-pipeline that trains a recipe's members side by side, and returns their addresses.
+
+    Args:
+        members: those of one recipe.
+        retries: how often a task is retried.
+        flat: name each task after its recipe, too. Without, the sub-pipelines of recipes with the same folds are the
+            same, and a package has it once.
+    """
+    outputs = NamedTuple("Members", [(output(member), str) for member in members])  # type: ignore[misc]
+
+    @dsl.pipeline(name=f"members-{members[0].recipe.name}")
+    def graph(
+        data: str,
+        config: dsl.Input[dsl.Artifact],
+        plan: dsl.Input[dsl.Dataset],
+        work: str,
+        recipe: str,
+        searched: str,
+        accelerator: str,
+        gpus: str,
+        cpu: str,
+        memory: str,
+        node_selector: dict,
+        tolerations: list,
+    ) -> outputs:
+        pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
+        addresses = []
+        for member in members:
+            task = _named(train, member.task if flat else f"train-{member.fold}")(
+                data=data,
+                config=config,
+                plan=plan,
+                recipe=recipe,
+                searched=searched,
+                fold=member.fold,
+                out=f"{work}/{recipe}-{member.fold}-{{key}}",
+            )
+            addresses.append(configure(on_gpu(task, pool)).outputs["Output"])
+        return outputs(*addresses)
+
+    return graph
+
+
+def output(member: Planned) -> str:
+    """The output of its recipe's sub-pipeline that has the member's address."""
+    return f"fold_{member.fold}"
 
 
 def _tune(
     recipe: Recipe,
-    data: PipelineChannel,
+    source: Source,
     plan: PipelineChannel,
-    work: PipelineChannel,
     budget: Tuned,
     pool: GpuPool,
     workers: PipelineChannel | None,
 ) -> PipelineTask:
     """The tune component, named after the recipe; a task that only watches a Ray cluster takes no GPU."""
     task = _named(tune, f"tune-{recipe.name}")(
-        data=data,
+        data=source.data,
+        config=source.config,
         plan=plan,
-        recipe=dump_yaml(recipe),
-        out=f"{work}/tune-{recipe.name}-{{key}}",
+        recipe=recipe.name,
+        out=f"{source.work}/tune-{recipe.name}-{{key}}",
         budget=budget,
         workers=workers or 0,
         image=IMAGE,
-        accelerator=pool.accelerator,
-        gpus=pool.gpus,
-        cpu=pool.cpu,
-        memory=pool.memory,
-        node_selector=pool.node_selector,
-        tolerations=pool.tolerations,
+        **pool.inputs(),
     )
     return configure(task if workers else on_gpu(task, pool))
 

@@ -20,10 +20,10 @@ from backdrop.components.register import register
 from backdrop.components.split import split
 from backdrop.components.train import train
 from backdrop.components.tune import tune
-from backdrop.config import BUDGETS, find_recipe, find_text
+from backdrop.config import BUDGETS, find_recipe
 from backdrop.config.cluster import Cluster
 from backdrop.config.folds import Rule
-from backdrop.config.records import parse
+from backdrop.config.records import dump_yaml, parse
 from backdrop.data.validation import Fault
 from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.metrics import Estimate, Evaluation, Holdout
@@ -70,6 +70,18 @@ def artifact(tmp_path: Path) -> Callable[[str], dsl.Artifact]:
     return lambda name: dsl.Artifact(name=name, uri=str(tmp_path / name), metadata={})
 
 
+@pytest.fixture
+def config(artifact: Any) -> Callable[[str], dsl.Artifact]:
+    """An ensemble's YAML as `check` hands it on."""
+
+    def write(text: str) -> dsl.Artifact:
+        made: dsl.Artifact = artifact("config.yaml")
+        Path(made.path).write_text(text)
+        return made
+
+    return write
+
+
 def report(*faults: Fault) -> CheckReport:
     return CheckReport(
         data="d", objects=2, images=4, views=("01", "02"), sizes=("64x48",), digest="sha256:0", faults=faults
@@ -81,9 +93,10 @@ def fault(level: Any, file: str = "a|b.jpg") -> Fault:
 
 
 def test_check_passes_the_data_on(stand_in: Any, artifact: Any) -> None:
-    page = artifact("faults")
+    page, handed = artifact("faults"), artifact("config")
     stand_in("check", report(fault("warning")))
-    assert check.python_func("d", page) == "d"
+    assert check.python_func("d", "name: ours\n", 0, page, handed) == "d"
+    assert Path(handed.path).read_text() == "name: ours\n"
     assert "| warning | a\\|b.jpg | is empty | Draw it |" in Path(page.path).read_text()
 
 
@@ -95,9 +108,9 @@ def test_check_takes_the_ensemble_as_text(monkeypatch: pytest.MonkeyPatch, artif
         return report()
 
     monkeypatch.setattr("backdrop.steps.check.check", step)
-    check.python_func("d", artifact("faults"), "name: ours\n", 3)
-    check.python_func("d", artifact("faults"))
-    assert given == ["name: ours\n", 3, None]
+    for objects in (3, 0):
+        check.python_func("d", "name: ours\n", objects, artifact("faults"), artifact("config"))
+    assert given == ["name: ours\n", 3, "name: ours\n", None]
 
 
 def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:
@@ -105,7 +118,7 @@ def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:
     stand_in("check", report(fault("error"), fault("error")))
     expected = r"a\|b.jpg is empty. Draw it. \(the first of 2 errors: see `backdrop check d`\)"
     with pytest.raises(SystemExit, match=expected):
-        check.python_func("d", page)
+        check.python_func("d", "name: ours\n", 0, page, artifact("config"))
     assert "| error |" in Path(page.path).read_text()
 
 
@@ -180,23 +193,26 @@ def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> 
     ]
 
 
-def test_train(stand_in: Any, artifact: Any) -> None:
+@pytest.mark.parametrize("searched", ["", "name: searched"])
+def test_train(searched: str, stand_in: Any, artifact: Any, config: Any) -> None:
     member = MemberRecord(
         key="k", recipe="tiny", fold=1, seed=0, epochs=3, selected_epoch=2, dice=0.9, seconds=5.0, parameters=7,
         resumed_at=(), weights="w", settings="s", version="0", threads=1, processes=1, device="cpu", precision="fp32",
     )  # fmt: skip
     step = stand_in("train", TrainRecord(address="runs:/1/member", member=member, reused=True))
     plan, metrics = artifact("plan"), artifact("metrics")
-    assert train.python_func("d", plan, "name: tiny", 1, "m/{key}", metrics) == "runs:/1/member"
+    ensemble = config("name: two\nmembers: [{recipe: tiny-linknet}, {recipe: tiny, set: {epochs: 7}}]\n")
+    given = ("d", ensemble, plan, "tiny", searched, 1, "m/{key}", metrics)
+    assert train.python_func(*given) == "runs:/1/member"
     assert step.given[:2] == ("d", plan.path)
     assert step.given[3:] == (1, "m/{key}")
-    assert step.texts == ["name: tiny"]
+    assert step.texts == [searched or dump_yaml(find_recipe("tiny", ["epochs=7"]))]
     assert not Path(step.given[2]).exists()
     assert metrics.metadata == {"dice": 0.9, "epochs": 3, "selected_epoch": 2, "seconds": 5.0, "reused": 1}
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune(workers: int, artifact: Any, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, found = tmp_path / "search", Comparison(
         best="001-cosine", preset="000-own", seeds=(1, 2), best_dices=(0.9, 0.9), preset_dices=(0.8, 0.8),
         difference=0.1, low=0.05, high=0.15,
@@ -218,11 +234,11 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("backdrop.steps.tune.tune", step)
     outputs = {name: artifact(name) for name in ("metrics", "summary", "page")}
-    plan, recipe = artifact("plan"), find_text("recipes", "tiny")[0]
+    plan, ensemble = artifact("plan"), config("name: one\nmembers: [{recipe: tiny}]\n")
     pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [])
-    tuned = tune.python_func("d", plan, recipe, str(out), "fast", workers, *pool, **outputs)
+    tuned = tune.python_func("d", ensemble, plan, "tiny", str(out), "fast", workers, *pool, **outputs)
     assert seen["given"] == ("d", plan.path, seen["given"][2], str(out), BUDGETS["fast"])
-    assert seen["recipe"] == recipe
+    assert seen["recipe"] == dump_yaml(find_recipe("tiny"))
     assert yaml.safe_load(tuned)["schedule"][0]["lr"] == 0.5
     assert outputs["metrics"].metadata == {"dice": 0.91, "trials": 1.0, "gain": 0.1, "low": 0.05, "high": 0.15}
     assert "001-cosine beats 000-own" in Path(outputs["summary"].path).read_text()
@@ -234,7 +250,9 @@ def test_tune(workers: int, artifact: Any, tmp_path: Path, monkeypatch: pytest.M
         assert seen["cluster"] is None
 
 
-def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any, plans: Any, tmp_path: Path) -> None:
+def test_a_tuned_ensemble_has_its_members_schedules(
+    stand_in: Any, artifact: Any, config: Any, plans: Any, tmp_path: Path
+) -> None:
     outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
@@ -244,8 +262,8 @@ def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any
     members = [str(write_member(tmp_path / str(fold), found, "k", fold)) for fold in (0, 1)]
     own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
     part = {"recipe": yaml.safe_load(own), "weight": 3}
-    given = yaml.safe_dump({"name": "two", "members": [part, {"recipe": "tiny-linknet"}]})
-    evaluate.python_func("d", plans, members, given, True, **outputs)
+    given = config(yaml.safe_dump({"name": "two", "members": [part, {"recipe": "tiny-linknet"}]}))
+    evaluate.python_func("d", given, plans, members, True, **outputs)
     parts = yaml.safe_load(step.texts[0])["members"]
     assert [(one["recipe"]["name"], one["weight"]) for one in parts] == [("tiny", 0.75), ("tiny-linknet", 0.25)]
     assert parts[0]["recipe"] == found.model_dump(mode="json")
@@ -253,7 +271,7 @@ def test_a_tuned_ensemble_has_its_members_schedules(stand_in: Any, artifact: Any
         other = find_recipe("tiny", [*settings, more])
         stranger = str(write_member(tmp_path / more, other, "k", 0))
         with pytest.raises(ConfigError, match="differs from ensemble two's in more than its schedule"):
-            evaluate.python_func("d", plans, [*members, stranger], given, True, **outputs)
+            evaluate.python_func("d", given, plans, [*members, stranger], True, **outputs)
 
 
 def evaluation() -> Evaluation:
@@ -268,12 +286,12 @@ def evaluation() -> Evaluation:
     )
 
 
-def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
+def test_evaluate(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None:
     outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    evaluate.python_func("d", plans, ["m"], "name: demo", False, **outputs)
+    assert evaluate.python_func("d", config("name: demo"), plans, ["m"], False, **outputs) == ["m"]
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[2:4] == (["m"], outputs["report"].path)
     assert step.texts == ["name: demo"]
@@ -286,7 +304,7 @@ def test_evaluate(stand_in: Any, artifact: Any, plans: Any) -> None:
     assert Path(outputs["page"].path).read_text() == "<p>hello"
 
 
-def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
+def test_register(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None:
     from backdrop.config.records import Record
 
     class Registration(Record):
@@ -297,7 +315,8 @@ def test_register(stand_in: Any, artifact: Any, plans: Any) -> None:
 
     step = stand_in("register", Registration())
     model = artifact("model")
-    found = register.python_func("d", plans, ["m"], artifact("report"), "name: demo", False, "cars", model)
+    given = ("d", config("name: demo"), plans, ["m"], artifact("report"), False, "cars", model)
+    found = register.python_func(*given)
     assert found == "cars"
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[-1] == "cars"

@@ -156,6 +156,11 @@ def number_of_gpus(gpus: int = 1) -> None:
 
 
 @dsl.pipeline
+def stopped_early() -> None:
+    settle(say(text="x")).set_retry(2, backoff_max_duration="600s")
+
+
+@dsl.pipeline
 def secret_name() -> None:
     settle(say(text="x")).set_env_variable("AWS_SECRET_ACCESS_KEY", "hunter2")
 
@@ -199,6 +204,7 @@ BAD = [
     Case(no_tag, "task say has the image localhost:5000/backdrop without a tag"),
     Case(installs, "task greedy installs packages when its pod starts"),
     Case(gpu_only, "task say has a GPU but only a pod's default 64 MiB of /dev/shm"),
+    Case(stopped_early, "task say is stopped 600s after its first attempt began"),
     Case(number_of_gpus, "task say requests a resource by gpus, a number"),
     Case(secret_name, "task say has AWS_SECRET_ACCESS_KEY in plain text"),
     Case(secret_in_address, "task say contains a password or a key in plain text"),
@@ -246,7 +252,7 @@ def part(word: str) -> None:
 @dsl.pipeline
 def good(image: str, text: str = "", memory: str = "1Gi", gpus: str = "1", items: list[str] = ["a"]) -> None:  # noqa: B006
     """Near each trap, and in none."""
-    first = settle(say(text=text)).set_retry(2)
+    first = settle(say(text=text)).set_retry(2, backoff_max_duration="7776000s")
     task = shared_memory(settle(say(text=first.output))).set_accelerator_type("nvidia.com/gpu")
     task.set_accelerator_limit(gpus).set_memory_limit(memory)
     settle(say(text="s3://photos/cars?a@b:c")).set_container_image(image)

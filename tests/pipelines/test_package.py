@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from kfp import components
 from backdrop import __version__
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, find_ensemble, find_recipe
+from backdrop.config.catalog import shipped
 from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, WEBHOOK_KEYS
 from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, build, digest
-from backdrop.pipelines.training import planned, with_overrides
+from backdrop.pipelines.size import MOST, estimate_size
+from backdrop.pipelines.training import planned, training, with_overrides
 
-MEMBERS = [f"train-{recipe}-{fold}" for recipe in ("tiny", "tiny-linknet") for fold in range(3)]
-ALL = ["check", "evaluate", "promote", "register", "split", *MEMBERS]
-ON_GPU = ["evaluate", "promote", *MEMBERS]
+RECIPES = ("tiny", "tiny-linknet")
+MEMBERS = [f"members-{recipe}/train-{fold}" for recipe in RECIPES for fold in range(3)]
+ALL = ["check", "evaluate", "condition-1/promote", "register", "split", *MEMBERS]
+ON_GPU = ["evaluate", "condition-1/promote", *MEMBERS]
 
 
 # A recipe on the ensemble's own folds, and two more on schemes of their own.
@@ -60,41 +64,83 @@ def settings(package: Package) -> dict[str, Any]:
     return document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def tasks_of(graph: dict[str, Any]) -> dict[str, Any]:
-    """Every task that runs a container, also those inside a branch."""
-    dags = [graph["root"]["dag"], *(c["dag"] for c in graph["components"].values() if "dag" in c)]
-    tasks = {name: task for dag in dags for name, task in dag["tasks"].items()}
-    return {
-        name: task for name, task in tasks.items() if "dag" not in graph["components"][task["componentRef"]["name"]]
-    }
+@dataclass(frozen=True)
+class Place:
+    """A task as it runs: in its sub-pipelines, which may be used more than once."""
+
+    task: dict[str, Any]
+    component: dict[str, Any]
+    parents: tuple[dict[str, Any], ...] = ()
+
+    def value(self, name: str) -> Any:
+        """The source of an input, followed out of the sub-pipelines: a constant, or how the root graph names it."""
+        return self._follow("parameters", name, "componentInputParameter")
+
+    def artifact(self, name: str) -> tuple[str, str]:
+        """The task that makes an input artifact, and its name there."""
+        made = self._follow("artifacts", name, "componentInputArtifact")["taskOutputArtifact"]
+        return made["producerTask"], made["outputArtifactKey"]
+
+    def _follow(self, kind: str, name: str, key: str) -> Any:
+        source: Any = None
+        for task in (self.task, *self.parents):
+            source = task["inputs"][kind][name]
+            if key not in source:
+                return source["runtimeValue"]["constant"] if "runtimeValue" in source else source
+            name = source[key]
+        return source
+
+
+def tasks_of(graph: dict[str, Any], part: Any = None, path: str = "", parents: Any = ()) -> dict[str, Place]:
+    """Every task that runs a container, also those inside branches and sub-pipelines."""
+    found = {}
+    for name, task in (part or graph["root"])["dag"]["tasks"].items():
+        component = graph["components"][task["componentRef"]["name"]]
+        if "dag" in component:
+            found |= tasks_of(graph, component, f"{path}{name}/", (task, *parents))
+        else:
+            found[f"{path}{name}"] = Place(task, component, parents)
+    return found
 
 
 def container(graph: dict[str, Any], task: str) -> dict[str, Any]:
-    return graph["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+    return graph["deploymentSpec"]["executors"][tasks_of(graph)[task].component["executorLabel"]]["container"]
+
+
+def settings_of(graph: dict[str, Any], settings: dict[str, Any], task: str) -> dict[str, Any]:
+    return settings[tasks_of(graph)[task].component["executorLabel"]]
 
 
 def test_each_member_has_a_train_task_of_its_own(graph: dict[str, Any]) -> None:
     tasks = tasks_of(graph)
     assert sorted(tasks) == sorted(ALL)
-    for name in MEMBERS:
-        assert tasks[name]["taskInfo"]["name"] == name
-        values = tasks[name]["inputs"]["parameters"]
-        assert f"train-{yaml.safe_load(values['recipe']['runtimeValue']['constant'])['name']}-{name[-1]}" == name
-        assert values["fold"]["runtimeValue"]["constant"] == int(name[-1])
-        assert values["out"]["runtimeValue"]["constant"].endswith(f"/{name.removeprefix('train-')}-{{key}}")
+    for recipe in RECIPES:
+        for fold in range(3):
+            task = tasks[f"members-{recipe}/train-{fold}"]
+            assert task.task["taskInfo"]["name"] == f"train-{fold}"
+            assert (task.value("recipe"), task.value("fold"), task.value("searched")) == (recipe, fold, "")
+            assert task.value("out") == (
+                f"{{{{$.inputs.parameters['pipelinechannel--work']}}}}/"
+                f"{{{{$.inputs.parameters['pipelinechannel--recipe']}}}}-{fold}-{{key}}"
+            )
+            assert task.value("pipelinechannel--recipe") == recipe
+            assert task.artifact("config") == ("check", "config")
+            assert task.artifact("plan") == ("split", "plan")
 
 
 @pytest.mark.parametrize("task", ON_GPU)
 def test_gpu_task_has_its_place(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
     # promote stands in a branch, where pipeline parameters have another name.
-    prefix = "pipelinechannel--" if task == "promote" else ""
+    prefix = "pipelinechannel--" if task.endswith("promote") else ""
     resources = container(graph, task)["resources"]
     assert resources["accelerator"] == {
         "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator']}}",
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
     }
     assert resources["resourceMemoryLimit"] == "{{$.inputs.parameters['pipelinechannel--memory']}}"
-    place = settings[f"exec-{task}"]
+    for name in ("accelerator", "gpus", "cpu", "memory"):
+        assert tasks_of(graph)[task].value(f"pipelinechannel--{name}") == {"componentInputParameter": name}
+    place = settings_of(graph, settings, task)
     assert place["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] == f"{prefix}node_selector"
     assert [entry["tolerationJson"]["componentInputParameter"] for entry in place["tolerations"]] == [
         f"{prefix}tolerations"
@@ -102,9 +148,10 @@ def test_gpu_task_has_its_place(task: str, graph: dict[str, Any], settings: dict
     assert place["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shared-memory"}
     ]
-    policy = tasks_of(graph)[task]["retryPolicy"]
+    policy = tasks_of(graph)[task].task["retryPolicy"]
     assert policy["maxRetryCount"] == 2
     assert policy["backoffDuration"] == "60s"
+    assert float(policy["backoffMaxDuration"].removesuffix("s")) >= 30 * 24 * 3600  # from the first attempt on
 
 
 def test_parameters_and_their_defaults(graph: dict[str, Any]) -> None:
@@ -131,15 +178,15 @@ def test_parameters_and_their_defaults(graph: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("task", ALL)
 def test_every_task_is_no_root_and_uncached(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
-    security = settings[f"exec-{task}"]["securityContext"]
+    security = settings_of(graph, settings, task)["securityContext"]
     assert security["runAsNonRoot"] is True
     assert int(security["runAsUser"]) > 0
-    assert not tasks_of(graph)[task]["cachingOptions"].get("enableCache", False)
+    assert not tasks_of(graph)[task].task["cachingOptions"].get("enableCache", False)
 
 
 @pytest.mark.parametrize("task", ALL)
 def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
-    place = settings[f"exec-{task}"]
+    place = settings_of(graph, settings, task)
     for entry, kind, keys in (
         (place["configMapAsEnv"], "configMap", CONFIG_KEYS),
         (place["secretAsEnv"], "secret", (*SECRET_KEYS, *WEBHOOK_KEYS)),
@@ -177,15 +224,12 @@ def test_every_channel_is_declared_where_it_is_used(graph: dict[str, Any], setti
         for name, task in part["dag"]["tasks"].items():
             inputs = task.get("inputs", {}).get("parameters", {})
             used = {value["componentInputParameter"] for value in inputs.values() if "componentInputParameter" in value}
-            used |= set(
-                re.findall(r"componentInputParameter\": \"([^\"]+)", json.dumps(settings.get(f"exec-{name}", {})))
-            )
+            label = graph["components"][task["componentRef"]["name"]].get("executorLabel", "")
+            used |= set(re.findall(r"componentInputParameter\": \"([^\"]+)", json.dumps(settings.get(label, {}))))
             assert used <= set(declared), name
-            if f"exec-{name}" in graph["deploymentSpec"]["executors"]:
-                placeholders = re.findall(
-                    r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", json.dumps(container(graph, name))
-                )
-                assert set(placeholders) <= set(inputs), name
+            executor = graph["deploymentSpec"]["executors"].get(label, {})
+            placeholders = re.findall(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}", json.dumps(executor))
+            assert set(placeholders) <= set(inputs), name
 
 
 def test_no_trap_that_kfp_springs_silently(graph: dict[str, Any]) -> None:
@@ -201,17 +245,23 @@ def test_no_trap_that_kfp_springs_silently(graph: dict[str, Any]) -> None:
 
 
 def test_all_members_are_judged_together(graph: dict[str, Any]) -> None:
-    for task in ("evaluate", "register"):
-        members = tasks_of(graph)[task]["inputs"]["parameters"]["members"]["runtimeValue"]["constant"]
-        assert members == [f"{{{{$.inputs.parameters['pipelinechannel--{name}-Output']}}}}" for name in MEMBERS]
+    tasks = tasks_of(graph)
+    outputs = [f"members-{recipe}-fold_{fold}" for recipe in RECIPES for fold in range(3)]
+    members = tasks["evaluate"].value("members")
+    assert members == [f"{{{{$.inputs.parameters['pipelinechannel--{output}']}}}}" for output in outputs]
+    for fold in range(3):
+        source = tasks["evaluate"].value(f"pipelinechannel--members-tiny-fold_{fold}")["taskOutputParameter"]
+        assert source == {"producerTask": "members-tiny", "outputParameterKey": f"fold_{fold}"}
+        group = graph["components"]["comp-members-tiny"]["dag"]["outputs"]["parameters"][f"fold_{fold}"]
+        assert group["valueFromParameter"]["producerSubtask"] == f"train-{fold}"
+    judged = tasks["register"].value("members")["taskOutputParameter"]
+    assert judged == {"producerTask": "evaluate", "outputParameterKey": "Output"}
 
 
 def test_the_champions_plan_is_extended(graph: dict[str, Any]) -> None:
-    values = tasks_of(graph)["split"]["inputs"]["parameters"]
-    assert values["extend"]["runtimeValue"]["constant"] == (
-        "models:/{{$.inputs.parameters['pipelinechannel--name']}}@champion"
-    )
-    assert values["folds"]["runtimeValue"]["constant"] == 3
+    split = tasks_of(graph)["split"]
+    assert split.value("extend") == "models:/{{$.inputs.parameters['pipelinechannel--name']}}@champion"
+    assert split.value("folds") == 3
 
 
 def test_each_fold_scheme_has_a_split_task(mixed: Ensemble) -> None:
@@ -220,36 +270,65 @@ def test_each_fold_scheme_has_a_split_task(mixed: Ensemble) -> None:
     tasks = tasks_of(graph)
     words = {}
     for name in ("split", "split-2", "split-3"):
-        values = tasks[name]["inputs"]["parameters"]
-        words[name] = tuple(values[key]["runtimeValue"]["constant"] for key in ("by", "folds", "view", "seed"))
-        assert "@champion" in values["extend"]["runtimeValue"]["constant"]
-        assert settings["executors"][f"exec-{name}"]["securityContext"]["runAsNonRoot"] is True
+        words[name] = tuple(tasks[name].value(key) for key in ("by", "folds", "view", "seed"))
+        assert "@champion" in tasks[name].value("extend")
+        assert settings_of(graph, settings["executors"], name)["securityContext"]["runAsNonRoot"] is True
     assert words == {
         "split": ("area", 2, "", 0),
         "split-2": ("area_rank", 3, "05", 0),
         "split-3": ("random", 4, "", 7),
     }
     # The first takes as many objects as the run is told, the others those of the first.
-    assert "componentInputParameter" in tasks["split"]["inputs"]["parameters"]["objects"]
-    assert tasks["split-2"]["inputs"]["parameters"]["objects"]["runtimeValue"]["constant"] == 0
+    assert tasks["split"].value("objects") == {"componentInputParameter": "objects"}
+    assert tasks["split-2"].value("objects") == 0
 
 
 def test_each_member_is_trained_by_its_own_schemes_plan(mixed: Ensemble) -> None:
-    graph = build(mixed).documents[0]
-    tasks = tasks_of(graph)
-
-    def producer(task: str, artifact: str) -> tuple[str, str]:
-        found = tasks[task]["inputs"]["artifacts"][artifact]["taskOutputArtifact"]
-        return found["producerTask"], found["outputArtifactKey"]
-
+    tasks = tasks_of(build(mixed).documents[0])
     splits = {"tiny": ("split", 2), "tiny-linknet": ("split-2", 3), "shuffled": ("split-3", 4)}
-    trained = {f"train-{recipe}-{fold}": split for recipe, (split, count) in splits.items() for fold in range(count)}
-    assert {name for name in tasks if name.startswith("train-")} == set(trained)
-    assert {name: producer(name, "plan") for name in trained} == {name: (s, "plan") for name, s in trained.items()}
-    assert "artifacts" not in tasks["split"]["inputs"]
-    assert producer("split-2", "before") == ("split", "plans")
-    assert producer("split-3", "before") == ("split-2", "plans")
-    assert {producer(name, "plans") for name in ("evaluate", "register")} == {("split-3", "plans")}
+    trained = {
+        f"members-{recipe}/train-{fold}": split for recipe, (split, count) in splits.items() for fold in range(count)
+    }
+    assert {name for name in tasks if "train-" in name} == set(trained)
+    assert {name: tasks[name].artifact("plan") for name in trained} == {
+        name: (s, "plan") for name, s in trained.items()
+    }
+    assert "artifacts" not in tasks["split"].task["inputs"]
+    assert tasks["split-2"].artifact("before") == ("split", "plans")
+    assert tasks["split-3"].artifact("before") == ("split-2", "plans")
+    assert {tasks[name].artifact("plans") for name in ("evaluate", "register")} == {("split-3", "plans")}
+
+
+def test_names_in_a_local_run_are_different(mixed: Ensemble) -> None:
+    spec = training(mixed, flat=True).pipeline_spec
+    names = [name for one in (spec.root, *spec.components.values()) for name in one.dag.tasks]
+    assert len(set(names)) == len(names)
+    assert {member.task for member in planned(mixed)} < set(names)
+
+
+@pytest.mark.parametrize("name", shipped("ensembles"))
+def test_a_shipped_package_fits(name: str) -> None:
+    documents = build(find_ensemble(name)).documents
+    size = estimate_size(documents)
+    assert size.spec < 250_000
+    assert size.end < 550_000
+    assert json.dumps(documents, ensure_ascii=False).isascii()
+
+
+def large(recipes: int, folds: int) -> Ensemble:
+    own = find_recipe("linknet34-faithful").model_dump(mode="json")
+    parts = [{"recipe": {**own, "name": f"linknet34-{number}"}} for number in range(recipes)]
+    values = {"name": "large", "description": "Größer", "folds": {"count": folds}, "members": parts}
+    return parse(Ensemble, values, "large.yaml")
+
+
+def test_a_package_that_does_not_fit_is_refused() -> None:
+    package = build(large(10, 10))
+    assert estimate_size(package.documents).end < MOST
+    assert package.dump().isascii()
+    assert json.dumps(package.documents, ensure_ascii=False).isascii()
+    with pytest.raises(ConfigError, match=r"Ensemble large has too many members: a run grows to 1,\d\d\d kB"):
+        build(large(20, 10))
 
 
 def test_same_graph_same_bytes(package: Package) -> None:
@@ -276,8 +355,8 @@ def test_digest_does_not_see_the_order() -> None:
 
 def test_some_folds_only() -> None:
     graph = build(find_ensemble("demo"), [2, 0]).documents[0]
-    trained = [name for name in tasks_of(graph) if name.startswith("train-")]
-    assert sorted(trained) == ["train-tiny-0", "train-tiny-2", "train-tiny-linknet-0", "train-tiny-linknet-2"]
+    trained = [name for name in tasks_of(graph) if "train-" in name]
+    assert set(trained) == {f"members-{recipe}/train-{fold}" for recipe in RECIPES for fold in (0, 2)}
 
 
 @pytest.mark.parametrize("key", ["name", "members.0.recipe.name"])
@@ -330,27 +409,29 @@ def tuned(ray: bool) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_members_train_with_the_schedule_that_a_search_found() -> None:
     graph, settings = tuned(ray=False)
     tasks = tasks_of(graph)
-    searches = ["tune-tiny", "tune-tiny-linknet"]
+    searches = [f"tune-{recipe}" for recipe in RECIPES]
     assert sorted(tasks) == sorted([*ALL, *searches])
-    for name in MEMBERS:
-        recipe = tasks[name]["inputs"]["parameters"]["recipe"]["taskOutputParameter"]
-        assert recipe["producerTask"] == f"tune-{name.removeprefix('train-')[:-2]}"
+    for recipe in RECIPES:
+        assert tasks[f"tune-{recipe}"].value("recipe") == recipe
+        for fold in range(3):
+            searched = tasks[f"members-{recipe}/train-{fold}"].value("searched")
+            assert searched["taskOutputParameter"]["producerTask"] == f"tune-{recipe}"
     for name in ("evaluate", "register"):
-        assert tasks[name]["inputs"]["parameters"]["tuned"]["runtimeValue"]["constant"] is True
+        assert tasks[name].value("tuned") is True
     for name in searches:
-        assert tasks[name]["inputs"]["parameters"]["workers"]["runtimeValue"]["constant"] == 0
+        assert tasks[name].value("workers") == 0
         assert "accelerator" in container(graph, name)["resources"]
-        assert settings[f"exec-{name}"]["emptyDirMounts"]
+        assert settings_of(graph, settings, name)["emptyDirMounts"]
 
 
 def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
     graph, settings = tuned(ray=True)
-    task = tasks_of(graph)["tune-tiny"]["inputs"]["parameters"]
-    assert task["workers"]["componentInputParameter"] == "ray_workers"
-    assert task["node_selector"]["componentInputParameter"] == "node_selector"
+    task = tasks_of(graph)["tune-tiny"]
+    assert task.value("workers") == {"componentInputParameter": "ray_workers"}
+    assert task.value("node_selector") == {"componentInputParameter": "node_selector"}
     assert "resources" not in container(graph, "tune-tiny")
-    assert "nodeSelector" not in settings["exec-tune-tiny"]
+    assert "nodeSelector" not in settings_of(graph, settings, "tune-tiny")
 
 
-def test_without_a_search_recipes_stand_in_the_package(graph: dict[str, Any]) -> None:
-    assert tasks_of(graph)["evaluate"]["inputs"]["parameters"]["tuned"]["runtimeValue"]["constant"] is False
+def test_without_a_search_recipes_are_the_ensembles(graph: dict[str, Any]) -> None:
+    assert tasks_of(graph)["evaluate"].value("tuned") is False

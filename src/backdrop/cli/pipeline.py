@@ -36,11 +36,12 @@ def compile_(
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop.common.outputs import require_file, write_file
     from backdrop.pipelines.package import is_package
+    from backdrop.pipelines.size import estimate_size
 
     require_file(out, is_package, "a compiled pipeline")
     package = package_of(ensemble, folds, assignments, tune, ray)
     write_file(out, package.dump(), is_package, "a compiled pipeline")
-    print(f"{package.name} {package.version} is in {out}")
+    print(f"{package.name} {package.version} is in {out}; {estimate_size(package.documents).sentence}")
 
 
 @command(app, "backdrop pipeline lint demo.yaml")

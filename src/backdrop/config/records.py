@@ -49,9 +49,15 @@ def parse_yaml(content: str, source: str) -> dict[str, Any]:
     return value
 
 
-def dump_yaml(record: Record, without: Iterable[str] = ()) -> str:
-    """The record as YAML, with keys in the order of its fields; equal records give equal bytes."""
-    return yaml.safe_dump(record.model_dump(mode="json", exclude=set(without)), sort_keys=False, allow_unicode=True)
+def dump_yaml(record: Record, without: Iterable[str] = (), unicode: bool = True) -> str:
+    """The record as YAML, with keys in the order of its fields; equal records give equal bytes.
+
+    Args:
+        record: what to write.
+        without: fields to leave out.
+        unicode: write other than ASCII characters as they are, not as escapes.
+    """
+    return yaml.safe_dump(record.model_dump(mode="json", exclude=set(without)), sort_keys=False, allow_unicode=unicode)
 
 
 def read_text(address: Path | str, what: str) -> str:

@@ -121,7 +121,7 @@ def own_folder(parent: Path) -> Path:
 
 
 def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], console: Console) -> Mapping[str, Task]:
-    graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned)
+    graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned, flat=True)
     splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
     searches = searched(request.ensemble, request.tuned)
     total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
