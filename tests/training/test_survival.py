@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -254,6 +254,17 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
         subprocess.run(["umount", str(room)], check=True)
 
 
+def after_the_last_epoch(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = trainer.Trainer.fit
+
+    def fit_and_act(*args: object) -> object:
+        state = fit(*args)  # type: ignore[arg-type]
+        act()
+        return state
+
+    monkeypatch.setattr(trainer.Trainer, "fit", fit_and_act)
+
+
 def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
     data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,21 +273,51 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(out)], check=False).returncode:
         pytest.skip("needs the right to mount a small disk")
     try:
-        fit = trainer.Trainer.fit
-
-        def fill(*args: object) -> object:
-            state = fit(*args)  # type: ignore[arg-type]
-            left = shutil.disk_usage(out).free
-            (out / "ballast").write_bytes(bytes(left))
-            return state
-
-        monkeypatch.setattr(trainer.Trainer, "fit", fill)
+        after_the_last_epoch(lambda: (out / "ballast").write_bytes(bytes(shutil.disk_usage(out).free)), monkeypatch)
         with pytest.raises((StorageError, OSError), match="No space left on device"):
             train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING)
         assert not (out / "member.json").exists()
         monkeypatch.undo()
         (out / "ballast").unlink()
         assert train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member.resumed_at
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+
+
+def test_sample_pictures_that_cannot_be_written_fail_no_member(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m"
+    after_the_last_epoch(lambda: (out / "samples").write_text("mine"), monkeypatch)
+    made = train(str(data), str(plan), "tiny", 0, str(out), SMALL)
+    assert "The curves and sample pictures were not written" in capsys.readouterr().err
+    assert read_member(out).record == made.member
+    assert (out / "samples").read_text() == "mine"
+    assert train(str(data), str(plan), "tiny", 0, str(out), SMALL).reused
+
+
+@pytest.mark.parametrize("room", [92 * 2**10, 96 * 2**10, 128 * 2**10])  # the pictures leave nothing, or some, of it
+def test_sample_pictures_that_fill_the_disk_fail_no_member(
+    room: int,
+    data: Path,
+    plan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "m"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(out)], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        after_the_last_epoch(
+            lambda: (out / "ballast").write_bytes(bytes(shutil.disk_usage(out).free - room)), monkeypatch
+        )
+        made = train(str(data), str(plan), "tiny", 0, str(out), SMALL)
+        assert "sample pictures were not written" in (said := capsys.readouterr().err)
+        assert "No space left on device" in said
+        assert read_member(out).record == made.member
+        assert not list(out.glob("samples/*"))
     finally:
         subprocess.run(["umount", str(out)], check=True)
 

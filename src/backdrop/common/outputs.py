@@ -190,11 +190,17 @@ class Claim:
         """Writes the inventory again: files that are older than it are known to be unchanged."""
         self._save(self._inventory.files)
 
+    def remove(self, names: Collection[str]) -> None:
+        """Removes files of ours; what has changed stays."""
+        files = self._inventory.files
+        chosen = {name: files[name] for name in names if name in files}
+        _remove_files(self._place, replace(self._inventory, files=chosen))
+        self._save({name: entry for name, entry in files.items() if name not in chosen})
+
     def clear(self) -> None:
         """Removes our files, but not the claim."""
-        _remove_files(self._place, self._inventory)
+        self.remove(self._inventory.files)
         self._place.tidy()
-        self._save({})
 
     def _save(self, files: Files) -> None:
         self._inventory = replace(self._inventory, files=dict(files))

@@ -1,6 +1,7 @@
 """Trains one member, from photographs to its finished folder."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.devices import device
-from backdrop.common.errors import MemberError, shorten
+from backdrop.common.errors import MemberError, StorageError, shorten
 from backdrop.common.outputs import Claim, set_changed_aside
 from backdrop.common.progress import log, working
 from backdrop.config import Recipe
@@ -98,10 +99,14 @@ def train_member(job: FoldJob) -> Member:
             data = save_weights(weights)
             record = _record(job, state.progress, data, judge.mean(scores))
             claim.write({layout.RECIPE: dump_yaml(recipe).encode(), layout.WEIGHTS: data})
+            pictures: dict[str, bytes] = {}
             try:
-                claim.write(_pictures(job, trained, scores, state.progress))
+                pictures |= _pictures(job, trained, scores, state.progress)
+                claim.write(pictures)
             except Exception as error:  # whatever it is, the member is whole without them
                 log(f"The curves and sample pictures were not written: {shorten(error)}")
+                with suppress(StorageError):
+                    claim.remove(pictures)  # they may take the room that the record needs
             claim.write({layout.RECORD: record.model_dump_json(indent=1).encode()})  # marks the member as finished
             claim.seal()
     job.distributed.barrier()
