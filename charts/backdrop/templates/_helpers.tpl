@@ -238,6 +238,6 @@ volumes:
 {{- fail "There is no tracking server. Set mlflow.enabled=true, or set tracking.uri to the address of yours: --set tracking.uri=https://mlflow.example" -}}
 {{- end -}}
 {{- if and .Values.mlflow.enabled (eq .Values.mlflow.database "external") (not .Values.mlflow.existingSecret) -}}
-{{- fail "mlflow.database is external, but mlflow.existingSecret is empty. Create a Secret with the key MLFLOW_BACKEND_STORE_URI, such as postgresql://USER:PASSWORD@HOST/DATABASE, and set mlflow.existingSecret to its name" -}}
+{{- fail "mlflow.database is external, but mlflow.existingSecret is empty. Create a Secret with the key MLFLOW_BACKEND_STORE_URI, such as postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE, and set mlflow.existingSecret to its name" -}}
 {{- end -}}
 {{- end }}
