@@ -1,13 +1,11 @@
 """A model's history in a real registry: who decides, what a hold keeps, and what a kill leaves."""
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from backdrop.common.errors import GateError, TrackingError
 from backdrop.steps.history import history, verify_history
@@ -17,13 +15,9 @@ from backdrop.steps.promote import override, promote
 from backdrop.steps.release import release
 from backdrop.steps.rollback import rollback
 from backdrop.tracking import history as records
-from backdrop.tracking import tracking_uri
 from backdrop.tracking.client import connect
 from backdrop.tracking.ledger import Entry, State
-from tests.tracking.turmoil import Turmoil
-from tests.tracking.workspace import Workspace
-
-DICES = (0.95, 0.93, 0.97, 0.99)
+from tests.tracking.workspace import Workspace, server_is_thorough
 
 
 @pytest.fixture
@@ -152,6 +146,53 @@ def test_whoever_comes_second_is_told_who_won(tracked: str, workspace: Workspace
     assert len(records.read(name).void) == 1
 
 
+@server_is_thorough
+def test_each_reports_what_it_did_whatever_comes_next(
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, others = records.mirror, list[Callable[[], object]]()
+
+    def mirror_late(model: str) -> State:
+        if others:
+            others.pop(0)()
+        return mirror(model)
+
+    monkeypatch.setattr(records, "mirror", mirror_late)
+    data = str(workspace.data)
+    workspace.register(name, 1, 0.95)
+    promote(data, name)
+    workspace.register(name, 2, 0.97)
+    others += [lambda: None, lambda: hold(name)]  # promote mirrors at its beginning, too
+    assert promote(data, name).outcome == "promoted"
+    release(name)
+    others.append(lambda: release(name))
+    assert hold(name).event == "held"
+    others.append(lambda: override(name, 2, "first"))
+    assert rollback(name).version == 1
+    assert champion(name) == 2
+
+
+@server_is_thorough
+def test_a_long_history_is_read_whole_while_it_grows(
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.register(name, 1, 0.95)
+    override(name, 1, "first")
+    hold(name)
+    monkeypatch.setattr(records, "PAGE", 2)
+    search, meanwhile = MlflowClient.search_model_versions, [lambda: release(name)]
+
+    def search_slowly(client: MlflowClient, *what: Any, **options: Any) -> Any:
+        page = search(client, *what, **options)
+        if meanwhile:
+            meanwhile.pop()()
+        return page
+
+    monkeypatch.setattr(MlflowClient, "search_model_versions", search_slowly)
+    known = records.read(name)
+    assert [link.entry.event for link in known.links] == ["registered", "promoted", "held", "released"]
+
+
 def test_an_altered_history_stops_every_decision(tracked: str, workspace: Workspace, name: str) -> None:
     workspace.register(name, 1, 0.95)
     promote(str(workspace.data), name)
@@ -167,56 +208,3 @@ def test_an_altered_history_stops_every_decision(tracked: str, workspace: Worksp
     assert not verify_history(name)
     client.delete_model_version(book, "2")
     assert verify_history(name) == ("the last entries were deleted or changed",)
-
-
-def check(name: str, deeds: list[dict[str, object]]) -> None:
-    """One champion at all times, a whole chain, and nothing decided twice."""
-    assert not [deed for deed in deeds if deed["code"] not in (0, 2, None)], deeds
-    records.mirror(name)
-    known = records.read(name)
-    state, rejected = State(), set()
-    for link in known.links:
-        entry = link.entry
-        if entry.event != "registered":
-            assert entry.champion == state.champion, "it was decided on another champion than the one that it replaced"
-        if entry.verdict:
-            assert state.hold is None
-            key = (entry.version, entry.evaluation, entry.champion)
-            assert key not in rejected
-            rejected |= {key} if entry.event == "rejected" else set()
-        state = state.after(entry)
-    assert state == known.state
-    assert shown(name).get("champion") == state.champion
-    events = [link.entry for link in known.links]
-    for verb, event in (("override", "promoted"), ("rollback", "rolled back"), ("release", "released")):
-        done = sum(deed["verb"] == verb and deed["code"] == 0 for deed in deeds)
-        made = [entry for entry in events if entry.event == event and not entry.verdict]
-        killed = sum(deed["verb"] == verb and deed["code"] is None for deed in deeds)
-        assert len(made) <= done + killed
-        if verb == "rollback":
-            assert len(made) >= done
-    assert len({version.version for version in connect().search_model_versions(f"name = '{name}'")}) <= len(DICES)
-
-
-def turmoil(workspace: Workspace, name: str, count: int, parallel: int, seed: int) -> list[dict[str, object]]:
-    for number, dice in enumerate(DICES, start=1):
-        workspace.register(name, number, dice)
-    promote(str(workspace.data), name)
-    experiment = workspace.root.name
-    settings = Turmoil(name, workspace, DICES, tracking_uri(), experiment, count, parallel, 0.3, seed)
-    given = json.dumps(asdict(settings), default=str)
-    command = [sys.executable, "-m", "tests.tracking.turmoil", given]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    deeds: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
-    return deeds
-
-
-def test_turmoil_leaves_one_champion_and_a_whole_history(tracked: str, workspace: Workspace, name: str) -> None:
-    check(name, turmoil(workspace, name, count=12, parallel=4, seed=0))
-
-
-@pytest.mark.slow
-def test_two_hundred_decide_at_once(tracked: str, workspace: Workspace, name: str) -> None:
-    check(name, turmoil(workspace, name, count=200, parallel=8, seed=1))

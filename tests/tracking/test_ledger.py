@@ -143,7 +143,8 @@ def test_what_is_no_entry_is_found() -> None:
 @pytest.mark.parametrize("tokens", [{"a"}, {"b", "c"}])
 def test_a_writer_recognizes_its_entry(tokens: set[str]) -> None:
     lines = write([registered(1).model_copy(update={"token": "a"}), registered(2).model_copy(update={"token": "c"})])
-    found = chain(lines).find(tokens)
-    assert found is not None
-    assert found.token in tokens
-    assert chain(lines).find({"d"}) is None
+    own = chain(lines).upto(tokens)
+    assert own is not None
+    assert own.links[-1].entry.token in tokens
+    assert own.links == chain(lines).links[: len(own.links)]
+    assert chain(lines).upto({"d"}) is None

@@ -26,7 +26,7 @@ from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import content_key
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.models import models
-from backdrop.steps.promote import promote
+from backdrop.steps.promote import override, promote
 from backdrop.steps.register import Registration, register
 from backdrop.steps.rollback import rollback
 from backdrop.steps.split import split
@@ -211,6 +211,35 @@ def test_a_killed_registration_is_resumed(
 
 
 @server_is_thorough
+def test_what_a_registration_at_the_same_time_left_is_deleted(
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = put(workspace, name, seed=1, dice=0.95)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    search, hidden = registry.find_versions, list[bool]()
+
+    def search_late(*which: str) -> list[registry.Version]:
+        """At first as before the first one had made its version."""
+        return [] if hidden and hidden.pop() else search(*which)
+
+    for number in (2, 3):
+        hidden[:] = [True]
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "find_versions", search_late)
+            patch.setattr(registry, "_delete_unless_decided", die)
+            with pytest.raises(KeyboardInterrupt):
+                put(workspace, name, seed=1, dice=0.95)
+        assert len(connect().search_model_versions(f"name = '{name}'")) == number
+    override(name, 2, "by hand")
+    again = put(workspace, name, seed=1, dice=0.95)
+    assert (again.version, again.created) == (first.version, False)
+    assert {int(one.version) for one in connect().search_model_versions(f"name = '{name}'")} == {1, 2}
+
+
+@server_is_thorough
 def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     tracked: str, workspace: Workspace, name: str, make_dataset: Callable[..., Path]
 ) -> None:
@@ -367,7 +396,7 @@ def test_an_ensemble_of_several_fold_schemes(
 
 def test_wrong_names_are_reported(tracked: str, name: str) -> None:
     with pytest.raises(TrackingError, match="isn't a valid model name"):
-        registry.find_version("it's", "0")
+        registry.find_versions("it's", "0")
     with pytest.raises(TrackingError, match="isn't a model's address"):
         fetch_version("models:/a b@champion")
     with pytest.raises(TrackingError, match="There is no"):

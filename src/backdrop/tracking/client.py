@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -29,6 +30,8 @@ with warnings.catch_warnings():
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
 ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
+# Databases' words for a second row with the same key; MLflow inserts a new tag without expecting another writer.
+TAKEN = re.compile(r"unique|duplicate", re.IGNORECASE)
 T = TypeVar("T")
 AGAIN = "Check the server and run the same command again: finished work is reused"
 
@@ -190,8 +193,10 @@ def _artifact_location(name: str) -> str | None:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether a retry may succeed: there is no answer, or the server has an internal error."""
+    """Whether a retry may succeed: no answer, an internal error, or a row that another process has just inserted."""
     if isinstance(error, MlflowException):
+        if error.error_code == "BAD_REQUEST" and TAKEN.search(str(error)):
+            return True
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
     elif not isinstance(error, OSError) or error.filename:  # one of our own files
         return False

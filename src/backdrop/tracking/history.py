@@ -32,6 +32,7 @@ SOURCE = "backdrop://history"  # with the name; MLflow requires a source, but no
 ENTRY, DIGEST = "backdrop.entry", "backdrop.entry_digest"
 ANCHOR = "backdrop.history"  # the last entry's digest, on the model itself, so that a shortened history is found
 SINCE, HELD = "backdrop.champion_since", "backdrop.held"
+PAGE = 1000  # entries for each request
 POLICY = RetryPolicy(pause_s=0.2, max_pause_s=10.0, give_up_s=600.0, jitter=True)
 
 
@@ -67,7 +68,7 @@ def record(name: str, propose: Callable[[State], Entry | None]) -> State:
             isn't the one that its caller decided on.
 
     Returns:
-        The state after the entry.
+        The state right after the entry, whatever came later.
 
     Raises:
         TrackingError: if the history was changed by others than Backdrop, or the server is away for ten minutes.
@@ -75,20 +76,20 @@ def record(name: str, propose: Callable[[State], Entry | None]) -> State:
     """
     client, tokens = connect(), set[str]()
 
-    def attempt() -> Entry | None:
+    def attempt() -> tuple[State, Entry | None]:
         while True:
             known = _sound(name, _read(client, name))
-            if own := known.find(tokens):
-                return own
+            if own := known.upto(tokens):
+                return own.state, own.links[-1].entry
             entry = propose(known.state)
             if entry is None:
-                return None
+                return known.state, None
             tokens.add(token := secrets.token_hex(8))
             stamp = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
             _append(client, name, entry.model_copy(update={**stamp, "token": token, "previous": known.head}))
 
-    added = retry(f"The history of {name} can't be written", attempt, POLICY)
-    state = mirror(name)
+    state, added = retry(f"The history of {name} can't be written", attempt, POLICY)
+    mirror(name)
     if added:
         send_decision(name, added)
     return state
@@ -168,7 +169,9 @@ def _read(client: MlflowClient, name: str) -> Chain:
     # The anchor is read first: entries that come later can't be missing then.
     model = find_model(client, name)
     anchor = model.tags.get(ANCHOR, BEGINNING) if model else BEGINNING
-    found = pages(client.search_model_versions, f"name = '{name}{SUFFIX}'", max_results=1000)
+    # MLflow lists the newest first by default: an entry that comes between two pages would move the others.
+    search = {"max_results": PAGE, "order_by": ["version_number ASC"]}
+    found = pages(client.search_model_versions, f"name = '{name}{SUFFIX}'", **search)
     return chain((Line(int(one.version), one.tags.get(ENTRY), one.tags.get(DIGEST)) for one in found), anchor)
 
 

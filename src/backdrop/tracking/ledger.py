@@ -159,10 +159,12 @@ class Chain:
             state = state.after(link.entry)
         return state
 
-    def find(self, tokens: Iterable[str]) -> Entry | None:
-        """The valid entry with one of these tokens; None if there is none."""
+    def upto(self, tokens: Iterable[str]) -> "Chain | None":
+        """The chain as far as the valid entry with one of these tokens; None if there is none."""
         wanted = set(tokens)
-        return next((link.entry for link in self.links if link.entry.token in wanted), None)
+        ends = (number for number, link in enumerate(self.links, start=1) if link.entry.token in wanted)
+        end = next(ends, None)
+        return Chain(self.links[:end]) if end else None
 
 
 def chain(lines: Iterable[Line], anchor: str = BEGINNING) -> Chain:

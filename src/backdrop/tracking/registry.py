@@ -31,7 +31,7 @@ from backdrop.inference.member import RECIPE, read_member
 from backdrop.tracking import history, tracking_uri
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, is_missing, place, server_errors
+from backdrop.tracking.client import connect, is_missing, place, retry, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
 from backdrop.tracking.ledger import Entry, State
 
@@ -86,8 +86,8 @@ def ensemble_digest(folder: Path) -> str:
     return storage.sha256("\n".join([file_digest(folder / CONFIG), *parts]).encode())
 
 
-def find_version(name: str, digest: str) -> Version | None:
-    """The first version of a model with this ensemble digest; None if there is none.
+def find_versions(name: str, digest: str) -> list[Version]:
+    """The versions of a model with this ensemble digest, the first one first; the others were made at the same time.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -96,7 +96,7 @@ def find_version(name: str, digest: str) -> Version | None:
     client = connect()
     with server_errors(f"The versions of {name} can't be searched"):
         versions = [_version(entry) for entry in client.search_model_versions(query)]
-    return min(versions, key=lambda version: version.version, default=None)
+    return sorted(versions, key=lambda version: version.version)
 
 
 def find_alias(name: str, alias: str) -> Version | None:
@@ -164,14 +164,15 @@ def register(name: str, folder: Path, digest: str, evaluation_run: str) -> tuple
     Raises:
         TrackingError: if the server doesn't answer or refuses the name.
     """
-    known = find_version(name, digest)
-    if known:
-        put_back(known, folder)
-    made = None if known else _create_version(name, folder, digest, evaluation_run)
-    first = known or find_version(name, digest) or made
-    assert first is not None  # it was made now, where there was none
-    if made and first.version != made.version:  # another process has registered the same ensemble meanwhile
-        _delete(made)
+    found, made = find_versions(name, digest), None
+    if found:
+        put_back(found[0], folder)
+    else:
+        made = _create_version(name, folder, digest, evaluation_run)
+        found = find_versions(name, digest) or [made]
+    first, *others = found
+    for other in others:
+        _delete_unless_decided(other)
 
     def nominate(state: State) -> Entry | None:
         latest = state.nomination
@@ -202,10 +203,17 @@ def _create_version(name: str, folder: Path, digest: str, evaluation_run: str) -
         return _version(version)
 
 
-def _delete(version: Version) -> None:
+def _delete_unless_decided(version: Version) -> None:
+    """Deletes the second version of an ensemble, of a process that registered it at the same time, and may be dead."""
     client = connect()
+    if version.version in {entry.version for entry in history.read(version.name).state.changes}:
+        return
     with server_errors(f"{version.address}, registered twice, can't be deleted"):
-        client.delete_model_version(version.name, str(version.version))
+        try:
+            client.delete_model_version(version.name, str(version.version))
+        except MlflowException as error:  # the other process has deleted it
+            if not is_missing(error):
+                raise
 
 
 def put_back(version: Version, folder: Path) -> None:
@@ -370,5 +378,5 @@ def _verify(folder: Path, version: Version) -> None:
 
 def _tag(version: Version, key: str, value: str) -> None:
     client = connect()
-    with server_errors(f"{version.address} can't be changed"):
-        client.set_model_version_tag(version.name, str(version.version), key, value)
+    write = partial(client.set_model_version_tag, version.name, str(version.version), key, value)
+    retry(f"{version.address} can't be changed", write, history.POLICY)
