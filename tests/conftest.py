@@ -35,7 +35,7 @@ LONGEST = (
     "steps/test_neighborhood.py",
     "common/test_faults.py",
     "tracking/test_searches.py",
-    "tracking/test_history.py",
+    "tracking/test_turmoil.py",
 )
 # kfp's compiler looks through all loaded modules again and again: it is several times slower once others are loaded.
 COMPILING = ("tests/pipelines", "tests/kubeflow", "tests/cli")

@@ -1,4 +1,4 @@
-"""Many processes that promote, roll back, hold and register at once, some of them killed: `python -m … SETTINGS`.
+"""Many processes that decide about a model and look at it at once, some of them killed: `python -m … SETTINGS`.
 
 They share nothing but the store: each has a working folder and a cache of its own. They are forked from one process
 that has imported everything but not connected to anything, because importing takes longer than what they do.
@@ -15,12 +15,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from backdrop.common.errors import BackdropError
 from backdrop.steps.hold import hold
 from backdrop.steps.promote import override, promote
 from backdrop.steps.release import release
 from backdrop.steps.rollback import rollback
+from backdrop.tracking.registry import find_alias
+from backdrop.tracking.server import is_healthy
 from tests.tracking.workspace import Workspace
 
 REFUSED = 2
@@ -55,7 +58,10 @@ def cause(turmoil: Turmoil) -> list[Deed]:
     chance = random.Random(turmoil.seed)
     running: dict[int, tuple[str, float]] = {}
     deeds: list[Deed] = []
+    port = urlsplit(turmoil.uri).port
     for number in range(turmoil.count):
+        while port and not is_healthy(port):  # an outage shall hit processes in the middle of what they do
+            time.sleep(0.1)
         verb, act = _choose(turmoil, chance)
         end = time.monotonic() + chance.uniform(0, 2.0) if chance.random() < turmoil.killed else float("inf")
         pid = os.fork()
@@ -78,9 +84,15 @@ def _choose(turmoil: Turmoil, chance: random.Random) -> tuple[str, Callable[[], 
         "hold": lambda: hold(name),
         "release": lambda: release(name),
         "register": lambda: turmoil.workspace.register(name, 1 + which, turmoil.dices[which]),
+        "look": lambda: _look(name),
     }
-    verb = chance.choices(list(deeds), [8, 3, 2, 1, 5, 4])[0]
+    verb = chance.choices(list(deeds), [8, 3, 2, 1, 5, 4, 3])[0]
     return verb, deeds[verb]
+
+
+def _look(name: str) -> None:
+    """Looks for the champion, as whoever predicts does."""
+    assert find_alias(name, "champion"), "there is no champion"
 
 
 def _be(turmoil: Turmoil, number: int, act: Callable[[], object]) -> None:

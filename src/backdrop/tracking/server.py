@@ -85,7 +85,7 @@ def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int
 
 def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log_file: Path) -> None:
     start = logged = time.monotonic()
-    while not _is_healthy(port):
+    while not is_healthy(port):
         now = time.monotonic()
         if server.poll() is not None or now - start > START_S:
             raise TrackingError(f"The MLflow server at {HOST}:{port} didn't start", f"See {log_file}")
@@ -95,7 +95,8 @@ def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log_file: 
         time.sleep(0.2)
 
 
-def _is_healthy(port: int) -> bool:
+def is_healthy(port: int) -> bool:
+    """Whether a server answers at this port of 127.0.0.1."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", "/health")
