@@ -45,7 +45,7 @@ def tune(
     from backdrop.tracking.webhook import failure_sent
 
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
-    pods |= {"gpus": int(gpus), "cpu": int(cpu), "node_selector": node_selector, "tolerations": tolerations}
+    pods |= {"gpus": int(gpus), "cpu": cpu, "node_selector": node_selector, "tolerations": tolerations}
     cluster_file = as_file(json.dumps(pods)) if workers else nullcontext()
     with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster:
         record = step(data, plan.path, path, out, BUDGETS[budget], resources=Resources(cluster=cluster))

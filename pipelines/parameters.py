@@ -9,6 +9,7 @@ from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
 from backdrop.config.cluster import Toleration
 from backdrop.config.explain import suggest
+from backdrop.config.quantity import is_quantity
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.pipelines.package import Package
 
@@ -22,11 +23,7 @@ TYPES: Mapping[str, tuple[tuple[type[Any], ...], str]] = {
     "STRUCT": ((dict,), "a mapping"),
 }
 # Kubernetes checks these only when it creates a pod, hours into a run.
-FORMS = {
-    "gpus": (r"\d+", "a whole number"),
-    "cpu": (r"\d+(\.\d+)?|\d+m", "a number of cores such as 4 or 500m"),
-    "memory": (r"\d+(\.\d+)?([KMGTPE]i?|k)?", "a size such as 16Gi"),
-}
+QUANTITIES = {"cpu": "a number of cores such as 4 or 500m", "memory": "a size such as 16Gi"}
 
 
 def read_parameters(path: Path, package: Package) -> dict[str, Any]:
@@ -75,8 +72,10 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
     if isinstance(value, str) and "://" in value and without_credentials(value) != value:
         what = f"{path}: {name} contains credentials, which everybody sees who sees the run"
         raise ConfigError(what, "Put them into the Secret that tasks read")
-    if name in FORMS and not re.fullmatch(FORMS[name][0], str(value)):
-        raise ConfigError(f"{path}: {name} is {value!r}", f"Give {FORMS[name][1]}")
+    if name == "gpus" and not re.fullmatch(r"\d+", value):
+        raise ConfigError(f"{path}: {name} is {value!r}", "Give a whole number")
+    if name in QUANTITIES and not is_quantity(value):
+        raise ConfigError(f"{path}: {name} is {value!r}", f"Give {QUANTITIES[name]}")
     if name == "node_selector":
         for label, text in value.items():
             if not isinstance(text, str):

@@ -8,6 +8,11 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 
 from backdrop.config.cluster import (
     CONFIG_KEYS,
+    LIGHT_CPU,
+    LIGHT_MEMORY,
+    NETWORK,
+    NETWORK_FOLDER,
+    NETWORK_KEYS,
     SECRET_KEYS,
     SETTINGS,
     SHARED_MEMORY,
@@ -43,7 +48,11 @@ def configure(task: PipelineTask) -> PipelineTask:
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
+    kubernetes.use_config_map_as_env(task, NETWORK, {key: key for key in NETWORK_KEYS}, optional=True)
+    kubernetes.use_config_map_as_volume(task, NETWORK, NETWORK_FOLDER, optional=True)
     kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in (*SECRET_KEYS, *WEBHOOK_KEYS)}, optional=True)
+    # Where there is a quota, a pod that requests nothing is refused; on_gpu requests more.
+    task.set_cpu_request(LIGHT_CPU).set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
     return task
 
 

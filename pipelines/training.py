@@ -188,12 +188,12 @@ def training(
             "plans": list(splits.values())[-1].outputs["plans"],
             "tuned": bool(searches),
         }
-        evaluation = configure(on_gpu(evaluate(**common, members=addresses), pool)).outputs
+        evaluation = on_gpu(configure(evaluate(**common, members=addresses)), pool).outputs
         report, judged = evaluation["report"], evaluation["Output"]
         model = configure(register(**common, members=judged, report=report, name=name)).outputs["Output"]
         # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
         with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # KFP compiles the comparison
-            configure(on_gpu(promote(data=source.data, name=model, report=report), pool))
+            on_gpu(configure(promote(data=source.data, name=model, report=report)), pool)
 
     return graph
 
@@ -262,7 +262,7 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
                 fold=member.fold,
                 out=f"{work}/{recipe}-{member.fold}-{{key}}",
             )
-            addresses.append(configure(on_gpu(task, pool)).outputs["Output"])
+            addresses.append(on_gpu(configure(task), pool).outputs["Output"])
         return outputs(*addresses)
 
     return graph
@@ -293,7 +293,8 @@ def _tune(
         image=IMAGE,
         **pool.inputs(),
     )
-    return configure(task if workers else on_gpu(task, pool))
+    task = configure(task)
+    return task if workers else on_gpu(task, pool)
 
 
 def _named(component: PythonComponent, name: str) -> PythonComponent:

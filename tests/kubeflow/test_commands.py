@@ -35,7 +35,7 @@ def test_upload_is_done_once(kfp: FakeKfp, host: str, call: Call) -> None:
     )
     graph, settings = version["pipeline_spec"]  # type: ignore[misc]  # two documents
     assert f"(version {version['display_name']})" in graph["pipelineInfo"]["description"]
-    assert "exec-train-tiny-0" in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert "exec-train" in settings["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert call("upload", *ONE)[1] == out.replace("(new)", "(unchanged)")
     assert call("upload", *ONE, "--set", "epochs=2")[0] == 0
     assert (len(kfp.pipelines), len(kfp.versions)) == (1, 2)

@@ -15,7 +15,7 @@ from backdrop import __version__
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, find_ensemble, find_recipe
 from backdrop.config.catalog import shipped
-from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, WEBHOOK_KEYS
+from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, WEBHOOK_KEYS
 from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, build, digest
 from backdrop.pipelines.size import MOST, estimate_size
@@ -187,14 +187,27 @@ def test_every_task_is_no_root_and_uncached(task: str, graph: dict[str, Any], se
 @pytest.mark.parametrize("task", ALL)
 def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
     place = settings_of(graph, settings, task)
-    for entry, kind, keys in (
-        (place["configMapAsEnv"], "configMap", CONFIG_KEYS),
-        (place["secretAsEnv"], "secret", (*SECRET_KEYS, *WEBHOOK_KEYS)),
+    (settled, network), (secret,) = place["configMapAsEnv"], place["secretAsEnv"]
+    for source, kind, name, keys in (
+        (settled, "configMap", "backdrop", CONFIG_KEYS),
+        (network, "configMap", "backdrop-network", NETWORK_KEYS),
+        (secret, "secret", "backdrop", (*SECRET_KEYS, *WEBHOOK_KEYS)),
     ):
-        assert [source["optional"] for source in entry] == [True]
-        assert {pair["envVar"] for pair in entry[0]["keyToEnv"]} == set(keys)
-        assert entry[0][f"{kind}NameParameter"]["runtimeValue"]["constant"] == "backdrop"
+        assert source["optional"]
+        assert {pair["envVar"] for pair in source["keyToEnv"]} == set(keys)
+        assert source[f"{kind}NameParameter"]["runtimeValue"]["constant"] == name
+    (mounted,) = place["configMapAsVolume"]
+    assert (mounted["mountPath"], mounted["optional"]) == ("/etc/backdrop/network", True)
     assert container(graph, task).get("env", []) == [{"name": "PYTHONUNBUFFERED", "value": "1"}]
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_every_task_has_requests_and_a_limit(task: str, graph: dict[str, Any]) -> None:
+    resources = container(graph, task)["resources"]
+    light = task not in ON_GPU
+    assert (resources["resourceCpuRequest"] == "500m") == light
+    assert (resources["resourceMemoryRequest"] == "2Gi") == light
+    assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"]
 
 
 def test_environment_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +442,7 @@ def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
     task = tasks_of(graph)["tune-tiny"]
     assert task.value("workers") == {"componentInputParameter": "ray_workers"}
     assert task.value("node_selector") == {"componentInputParameter": "node_selector"}
-    assert "resources" not in container(graph, "tune-tiny")
+    assert "accelerator" not in container(graph, "tune-tiny")["resources"]
     assert "nodeSelector" not in settings_of(graph, settings, "tune-tiny")
 
 

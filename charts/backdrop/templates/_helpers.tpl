@@ -187,7 +187,7 @@ containers:
       {{- range $name, $value := include "backdrop.settings" .root | fromYaml }}
       - {name: {{ $name }}, value: {{ $value | quote }}}
       {{- end }}
-      {{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
+      {{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
       - name: {{ . }}
         valueFrom: {secretKeyRef: {name: backdrop, key: {{ . }}, optional: true}}
       {{- end }}

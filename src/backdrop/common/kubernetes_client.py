@@ -11,12 +11,11 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
-from kubernetes.utils.quantity import parse_quantity
 from urllib3.exceptions import HTTPError
 
 from backdrop.common.errors import EndpointError, shorten
 
-__all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "parse_quantity", "pod_namespace"]
+__all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "pod_namespace"]
 
 TIMEOUT_S = 30  # of one request
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

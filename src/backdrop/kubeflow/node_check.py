@@ -5,9 +5,9 @@ from typing import Any
 
 from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
-from backdrop.common.kubernetes_client import parse_quantity
 from backdrop.common.words import count
 from backdrop.config.cluster import Toleration
+from backdrop.config.quantity import parse_quantity
 
 SHOWN = 3  # nodes that an error names
 

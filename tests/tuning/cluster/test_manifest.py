@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from backdrop.common.errors import TuningError
-from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, Cluster
+from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, Cluster
 from backdrop.tuning.cluster.manifest import SPEC, manifest
 
 COMMAND = ["backdrop", "tune", "s3://photos", "--set", "name=a b"]
@@ -23,7 +23,7 @@ FULL = Cluster(
     workers=3,
     accelerator="amd.com/gpu",
     gpus=2,
-    cpu=8,
+    cpu="8",
     memory="64Gi",
     node_selector={"pool": "big"},
     tolerations=[{"key": "big", "operator": "Exists"}],
@@ -111,7 +111,7 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
     assert pod["nodeSelector"] == {"pool": "big"}
     assert pod["tolerations"] == [{"key": "big", "operator": "Exists"}]
     assert pod["serviceAccountName"] == head["serviceAccountName"] == "trainer"
-    (mount,), (volume,) = pod["containers"][0]["volumeMounts"], pod["volumes"]
+    (_, mount), (_, volume) = pod["containers"][0]["volumeMounts"], pod["volumes"]
     assert mount["mountPath"] == "/dev/shm"
     assert volume == {"name": mount["name"], "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}
     assert spec["backoffLimit"] == 0
@@ -139,10 +139,23 @@ def test_settings_come_from_where_the_pipelines_tasks_have_them() -> None:
         variables = {entry["name"]: entry for entry in template["spec"]["containers"][0]["env"]}
         plain = {name: entry["value"] for name, entry in variables.items() if "value" in entry}
         assert plain == {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-        for kind, keys in (("configMapKeyRef", CONFIG_KEYS), ("secretKeyRef", SECRET_KEYS)):
+        for kind, name, keys in (
+            ("configMapKeyRef", "backdrop", CONFIG_KEYS),
+            ("configMapKeyRef", "backdrop-network", NETWORK_KEYS),
+            ("secretKeyRef", "backdrop", SECRET_KEYS),
+        ):
             for key in keys:
-                assert variables[key]["valueFrom"] == {kind: {"name": "backdrop", "key": key, "optional": True}}
-        assert set(variables) == {*plain, *CONFIG_KEYS, *SECRET_KEYS}
+                assert variables[key]["valueFrom"] == {kind: {"name": name, "key": key, "optional": True}}
+        assert set(variables) == {*plain, *CONFIG_KEYS, *NETWORK_KEYS, *SECRET_KEYS}
+
+
+def test_certificates_are_where_a_task_has_them() -> None:
+    for template in pods(manifest(PLAIN, "tune-1", COMMAND)).values():
+        mounts = {entry["name"]: entry for entry in template["spec"]["containers"][0]["volumeMounts"]}
+        assert mounts["network"] == {"name": "network", "mountPath": "/etc/backdrop/network", "readOnly": True}
+        volumes = {entry["name"]: entry for entry in template["spec"]["volumes"]}
+        assert volumes["network"]["configMap"] == {"name": "backdrop-network", "optional": True}
+        assert set(mounts) == set(volumes)
 
 
 def test_it_has_the_pipelines_defaults() -> None:
@@ -153,6 +166,9 @@ def test_it_has_the_pipelines_defaults() -> None:
     for name in ("accelerator", "gpus", "cpu", "memory", "node_selector", "tolerations"):
         value = getattr(PLAIN, name)
         assert inputs[name].default == (str(value) if isinstance(value, int) else value)
+    assert manifest(Cluster(image="i", cpu="300m"), "tune-1", COMMAND)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0][
+        "rayStartParams"
+    ] == {"num-cpus": "1", "num-gpus": "1"}
 
 
 def test_its_digest_is_that_of_the_question() -> None:

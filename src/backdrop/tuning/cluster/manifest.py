@@ -9,7 +9,19 @@ from importlib.metadata import version
 from typing import Any
 
 from backdrop.common.errors import TuningError
-from backdrop.config.cluster import CONFIG_KEYS, SECRET_KEYS, SETTINGS, SHARED_MEMORY, SHARED_MEMORY_SIZE, USER, Cluster
+from backdrop.config.cluster import (
+    CONFIG_KEYS,
+    NETWORK,
+    NETWORK_FOLDER,
+    NETWORK_KEYS,
+    SECRET_KEYS,
+    SETTINGS,
+    SHARED_MEMORY,
+    SHARED_MEMORY_SIZE,
+    USER,
+    Cluster,
+)
+from backdrop.config.quantity import parse_quantity
 from backdrop.tuning.cluster.auth import USAGE
 
 SPEC = "backdrop/spec"  # the annotation with the spec's digest
@@ -64,11 +76,11 @@ def manifest(cluster: Cluster, name: str, command: Sequence[str]) -> dict[str, A
 
 def _workers(cluster: Cluster) -> dict[str, Any]:
     limits = {"memory": cluster.memory} | ({cluster.accelerator: str(cluster.gpus)} if cluster.gpus else {})
-    resources = {"requests": {"cpu": str(cluster.cpu), "memory": cluster.memory}, "limits": limits}
+    resources = {"requests": {"cpu": cluster.cpu, "memory": cluster.memory}, "limits": limits}
     template = _template(cluster, "ray-worker", resources)
     volume = {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_SIZE}}
-    template["spec"]["volumes"] = [volume]
-    template["spec"]["containers"][0]["volumeMounts"] = [{"name": "shared-memory", "mountPath": SHARED_MEMORY}]
+    template["spec"]["volumes"].append(volume)
+    template["spec"]["containers"][0]["volumeMounts"].append({"name": "shared-memory", "mountPath": SHARED_MEMORY})
     template["spec"] |= {"nodeSelector": cluster.node_selector, "tolerations": cluster.tolerations}
     return {
         "groupName": "gpu",
@@ -76,9 +88,14 @@ def _workers(cluster: Cluster) -> dict[str, Any]:
         "minReplicas": cluster.workers,
         "maxReplicas": cluster.workers,
         # Set explicitly: KubeRay would guess them from the limits, by the end of the resource's name.
-        "rayStartParams": {"num-cpus": str(cluster.cpu), "num-gpus": str(cluster.gpus)},
+        "rayStartParams": {"num-cpus": _whole_cores(cluster.cpu), "num-gpus": str(cluster.gpus)},
         "template": template,
     }
+
+
+def _whole_cores(cpu: str) -> str:
+    """The cores that Ray counts: it takes whole ones only."""
+    return str(max(1, int(parse_quantity(cpu))))
 
 
 def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, str]]) -> dict[str, Any]:
@@ -99,8 +116,10 @@ def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, s
                 "env": _environment(),
                 "resources": resources,
                 "securityContext": rights,
+                "volumeMounts": [{"name": "network", "mountPath": NETWORK_FOLDER, "readOnly": True}],
             }
         ],
+        "volumes": [{"name": "network", "configMap": {"name": NETWORK, "optional": True}}],
     }
     if cluster.service_account:
         spec["serviceAccountName"] = cluster.service_account
@@ -108,10 +127,16 @@ def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, s
 
 
 def _environment() -> list[dict[str, Any]]:
-    """The same environment as a pipeline task's: optional keys of the ConfigMap and the Secret."""
+    """The same environment as a pipeline task's: optional keys of ConfigMaps and a Secret."""
     plain = [{"name": name, "value": value} for name, value in ({"PYTHONUNBUFFERED": "1"} | USAGE).items()]
-    kinds = [("configMapKeyRef", key) for key in CONFIG_KEYS] + [("secretKeyRef", key) for key in SECRET_KEYS]
+    sources = (
+        ("configMapKeyRef", SETTINGS, CONFIG_KEYS),
+        ("configMapKeyRef", NETWORK, NETWORK_KEYS),
+        ("secretKeyRef", SETTINGS, SECRET_KEYS),
+    )
     chosen = [
-        {"name": key, "valueFrom": {kind: {"name": SETTINGS, "key": key, "optional": True}}} for kind, key in kinds
+        {"name": key, "valueFrom": {kind: {"name": name, "key": key, "optional": True}}}
+        for kind, name, keys in sources
+        for key in keys
     ]
     return plain + chosen
