@@ -6,7 +6,7 @@ from backdrop.components.image import component
 
 
 # What the pods get comes as a parameter each, not as one struct: kfp puts a run's own values into a struct as text, so
-# that a mapping or a list in it, such as node_selector, is no JSON any more.
+# that a mapping or a list in it, such as node_selector, isn't JSON any more.
 @component
 def tune(
     data: str,

@@ -73,7 +73,7 @@ def test_imports_run_downward_only(path: Path) -> None:
 def test_there_is_no_circle() -> None:
     modules = {dotted(path): path for path in FILES}
     graph = {
-        module: {found for name in imports(path) for found in (name, name.rpartition(".")[0]) if found in modules}
+        module: {parent for name in imports(path) for parent in (name, name.rpartition(".")[0]) if parent in modules}
         for module, path in modules.items()
     }
     # A package that re-exports its own modules is no circle: they don't import it back.

@@ -92,8 +92,8 @@ def installed(built: Built, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.mark.e2e
 def test_the_wheel_works_in_an_empty_folder(installed: Callable[..., str], tmp_path: Path) -> None:
-    where = "import backdrop, backdrop.components as c; print(backdrop.__file__, c.__file__)"
-    assert all(path.startswith(f"{tmp_path / 'venv'}/") for path in installed("python", "-c", where).split())
+    code = "import backdrop, backdrop.components as c; print(backdrop.__file__, c.__file__)"
+    assert all(path.startswith(f"{tmp_path / 'venv'}/") for path in installed("python", "-c", code).split())
     assert "package.yaml" in installed("backdrop", "pipeline", "compile", "tiny")
     assert "14 objects x 2 views" in installed("backdrop", "sample", "photos", "--views", "2", "--size", "96x64")
     said = installed("backdrop", "pipeline", "run", "demo", "--data", "photos", "--set", "epochs=1")

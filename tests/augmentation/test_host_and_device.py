@@ -92,13 +92,13 @@ def test_the_same_seed_epoch_and_sample_give_the_same_bytes_in_any_order(hard: b
 
 def test_another_seed_epoch_or_sample_gives_others() -> None:
     change = {"kind": "affine", "p": 1}
-    found = [
+    changed = [
         make(change, seed=seed)(NOISE, EDGE, epoch, sample)[0].tobytes()
         for seed in (0, 1, 2**40)
         for epoch in range(3)
         for sample in range(3)
     ]
-    assert len(set(found)) == len(found)
+    assert len(set(changed)) == len(changed)
 
 
 class Drawn(Dataset[tuple[Pixels, Pixels]]):
@@ -177,9 +177,9 @@ def test_one_of_takes_exactly_one_whatever_their_own_probability() -> None:
     for sample in range(600):
         image, _ = augmenter(NOISE, EDGE, 0, sample)
         references = {"none": NOISE, "half": NOISE // 2, "flip": NOISE[:, ::-1], "gray": luma[..., None]}
-        found = [name for name, reference in references.items() if (abs(image - reference.astype(float)) <= 1).all()]
-        assert len(found) <= 1
-        counts[found[0] if found else "affine"] += 1
+        equal = [name for name, reference in references.items() if (abs(image - reference.astype(float)) <= 1).all()]
+        assert len(equal) <= 1
+        counts[equal[0] if equal else "affine"] += 1
     assert about(counts.pop("none"), 600, 0.4)
     assert all(about(count, 600, 0.15) for count in counts.values()), counts
 

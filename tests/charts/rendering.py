@@ -35,8 +35,8 @@ def rendered(
     case: str = "defaults", *options: str, release: str = "backdrop", namespace: str = "ml", chart: Path = CHART
 ) -> str:
     """What helm would install, tests and hooks included."""
-    where = ["--namespace", namespace, "--kube-version", KUBERNETES]
-    done = helm("template", release, str(chart), *where, *values_of(case), *options)
+    cluster = ["--namespace", namespace, "--kube-version", KUBERNETES]
+    done = helm("template", release, str(chart), *cluster, *values_of(case), *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -25,8 +25,8 @@ def snapshots() -> dict[Path, str]:
 def stale() -> list[str]:
     """The files that are missing, changed or too many."""
     wanted = snapshots()
-    found = {path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.yaml")}
-    return sorted(str(path.relative_to(FOLDER)) for path in {*wanted, *found} if wanted.get(path) != found.get(path))
+    texts = {path: path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.yaml")}
+    return sorted(str(path.relative_to(FOLDER)) for path in {*wanted, *texts} if wanted.get(path) != texts.get(path))
 
 
 def write() -> None:

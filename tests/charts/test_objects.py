@@ -140,22 +140,22 @@ def test_a_long_name_is_cut() -> None:
 
 
 def test_hooks_come_in_order_and_go() -> None:
-    found = {m["metadata"]["name"].removeprefix("cutouts-"): hook(m) for m in manifests("full") if hook(m)}
-    assert {name: about["hook"] for name, about in found.items()} == {
+    hooks = {m["metadata"]["name"].removeprefix("cutouts-"): hook(m) for m in manifests("full") if hook(m)}
+    assert {name: about["hook"] for name, about in hooks.items()} == {
         "preflight": "post-install,post-upgrade",
         "schedule": "post-install,post-upgrade",
         "unschedule": "pre-delete",
         "test-mlflow": "test",
         "test-status": "test",
     }
-    assert int(found["preflight"]["hook-weight"]) < int(found["schedule"]["hook-weight"])
-    for about in found.values():
+    assert int(hooks["preflight"]["hook-weight"]) < int(hooks["schedule"]["hook-weight"])
+    for about in hooks.values():
         assert about["hook-delete-policy"] == "before-hook-creation,hook-succeeded"
 
 
 def test_a_schedule_that_is_turned_off_is_removed_by_the_upgrade() -> None:
-    found = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("unscheduled") if m["kind"] == "Job"}
-    assert found == {"backdrop-unschedule": "post-upgrade"}
+    hooks = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("unscheduled") if m["kind"] == "Job"}
+    assert hooks == {"backdrop-unschedule": "post-upgrade"}
     # Where no Kubeflow is known there was no schedule.
     assert not [m for m in manifests() if m["kind"] == "Job"]
 

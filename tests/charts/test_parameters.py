@@ -60,8 +60,8 @@ def test_all_parameters_can_be_given(declared: dict[str, Any]) -> None:
 
 
 def test_another_pool() -> None:
-    found = parameters("gpu-pool")
-    assert {name: found[name] for name in GPU} == {
+    rendered = parameters("gpu-pool")
+    assert {name: rendered[name] for name in GPU} == {
         "accelerator": "amd.com/gpu",
         "gpus": "2",
         "cpu": "12",

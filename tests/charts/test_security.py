@@ -97,7 +97,7 @@ def test_only_the_preflight_may_call_kubernetes(case: str) -> None:
 
 def test_rights_are_few() -> None:
     rules = {m["metadata"]["name"]: m["rules"] for m in manifests("full") if m["kind"] in ("Role", "ClusterRole")}
-    everything = [rule for found in rules.values() for rule in found]
+    everything = [rule for of_role in rules.values() for rule in of_role]
     assert not any("*" in rule[key] for rule in everything for key in ("apiGroups", "resources", "verbs"))
     assert rules["ml-cutouts-preflight"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
     assert {rule["apiGroups"][0] for name in ("cutouts", "cutouts-preflight") for rule in rules[name]} == {
@@ -111,9 +111,9 @@ def test_the_cluster_role_can_be_left_out() -> None:
 
 
 def test_token_for_kubeflow_is_for_kubeflow_alone() -> None:
-    found = dict(pods("full"))
+    containers = dict(pods("full"))
     for name in ("cutouts-schedule", "cutouts-unschedule", "cutouts-preflight", "cutouts-test-status"):
-        spec = found[name]["spec"]
+        spec = containers[name]["spec"]
         (token,) = (volume for volume in spec["volumes"] if volume["name"] == "kfp-token")
         (source,) = token["projected"]["sources"]
         assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"

@@ -25,17 +25,17 @@ def differences(node: dict[str, Any], values: Any, path: str = "") -> list[str]:
     node = resolved(node)
     if "properties" not in node or not isinstance(values, dict) or not values:
         return []
-    found = [f"{path}.{key}" for key in node["properties"].keys() ^ values.keys()]
+    differing = [f"{path}.{key}" for key in node["properties"].keys() ^ values.keys()]
     for key in node["properties"].keys() & values.keys():
-        found += differences(node["properties"][key], values[key], f"{path}.{key}")
-    return found
+        differing += differences(node["properties"][key], values[key], f"{path}.{key}")
+    return differing
 
 
 def objects(node: Any) -> list[dict[str, Any]]:
     """Every object schema that names its properties."""
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
     own = [node] if isinstance(node, dict) and isinstance(node.get("properties"), dict) else []
-    return own + [found for child in children for found in objects(child)]
+    return own + [inner for child in children for inner in objects(child)]
 
 
 def test_schema_is_a_schema() -> None:

@@ -213,11 +213,11 @@ def attack(workspace: Path, scratch: Path, server: str, seed: int, command: str,
     if command in SLOW:
         changes.append(_break(folder / SLOW[command], chance, FATAL))
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        kind = "variable" if apart else chance.choice(["file", "file", "variable", "word"])
-        files = [path for word in words for path in _files(folder, word)] if kind == "file" else []
+        target = "variable" if apart else chance.choice(["file", "file", "variable", "word"])
+        files = [path for word in words for path in _files(folder, word)] if target == "file" else []
         if files:
             changes.append(_break(chance.choice(files), chance, MUTATIONS))
-        elif kind == "word" and len(words) > 2:
+        elif target == "word" and len(words) > 2:
             place = chance.randrange(1, len(words))
             before, words[place] = words[place], chance.choice(WORDS)
             changes.append(f"{before} -> {words[place][:50]!r}")

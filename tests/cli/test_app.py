@@ -70,15 +70,15 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_surface_is_frozen() -> None:
     group = typer.main.get_command(app.app)
-    found = {}
+    names = {}
     for name, command in group.commands.items():
         if name == "pipeline":  # test_pipeline.py has its options
             continue
         inner = getattr(command, "commands", None)
         commands = {f"{name} {sub}": one for sub, one in inner.items()} if inner else {name: command}
-        found |= {full: {p.name for p in one.params} - {"help"} for full, one in commands.items()}
-    held_by_test_pipeline = {name for name in found if name.startswith("pipeline ")}
-    assert {name: found[name] for name in found if name not in held_by_test_pipeline} == SURFACE
+        names |= {full: {p.name for p in one.params} - {"help"} for full, one in commands.items()}
+    held_by_test_pipeline = {name for name in names if name.startswith("pipeline ")}
+    assert {name: names[name] for name in names if name not in held_by_test_pipeline} == SURFACE
 
 
 def test_help_is_there_at_once() -> None:

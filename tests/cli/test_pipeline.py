@@ -71,12 +71,12 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_no_option_appears_by_accident() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]  # it is a group
-    found = {
+    options = {
         name: {word for parameter in command.params for word in (*parameter.opts, *parameter.secondary_opts)}
         - {"--help"}
         for name, command in commands.items()
     }
-    assert found == OPTIONS
+    assert options == OPTIONS
 
 
 def test_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,5 +162,5 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_imports_nothing_heavy() -> None:
     heavy = "kfp", "kubernetes", "mlflow", "torch", "cv2", "boto3", "pydantic"
     code = f"import sys, backdrop.cli.app; print([m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -89,7 +89,7 @@ def test_what_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
     path.write_bytes("name: é".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"mine\.yaml can't be read \(it isn't UTF-8 text\)\. Save it as UTF-8"):
         find_recipe(str(path))
-    with pytest.raises(PlanError, match=r"is no fold plan \(it isn't UTF-8 text\)"):
+    with pytest.raises(PlanError, match=r"isn't a fold plan \(it isn't UTF-8 text\)"):
         read_plan(path)
 
 

@@ -169,8 +169,8 @@ def test_a_failed_task_is_sent_to_the_webhook(
 ) -> None:
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(component.python_func).parameters.items():
-        kind = parameter.annotation
-        given[name] = CHOICES.get(name, BY_KIND[kind]) if kind in BY_KIND else artifact(name)
+        annotation = parameter.annotation
+        given[name] = CHOICES.get(name, BY_KIND[annotation]) if annotation in BY_KIND else artifact(name)
     given |= {name: plans for name in given if name in ("plans", "before")}
     with running(Hook()) as hook:
         monkeypatch.setenv("BACKDROP_WEBHOOK_URL", f"http://127.0.0.1:{hook.server_port}/")
@@ -213,12 +213,12 @@ def test_train(searched: str, stand_in: Any, artifact: Any, config: Any) -> None
 
 @pytest.mark.parametrize("workers", [0, 3])
 def test_tune(workers: int, artifact: Any, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, found = tmp_path / "search", Comparison(
+    out, compared = tmp_path / "search", Comparison(
         best="001-cosine", preset="000-own", seeds=(1, 2), best_dices=(0.9, 0.9), preset_dices=(0.8, 0.8),
         difference=0.1, low=0.05, high=0.15,
     )  # fmt: skip
     search = Search(
-        recipe="tiny", space="tiny", data="d", folds=(0,), budget_epochs=6, epochs=32, comparison=found,
+        recipe="tiny", space="tiny", data="d", folds=(0,), budget_epochs=6, epochs=32, comparison=compared,
         trials=(Trial(name="001-cosine", family="cosine", dice=0.91, dices=(0.9, 0.91), status="finished"),),
         chosen="001-cosine",
     )  # fmt: skip
@@ -258,15 +258,15 @@ def test_a_tuned_ensemble_has_its_members_schedules(
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
     settings = ["network.width=2", "network.depth=1", "input.size=16x16", "epochs=3"]
-    found = find_recipe("tiny", [*settings, "schedule.1.lr=5e-3", "optimizer.kind=adam"])
-    members = [str(write_member(tmp_path / str(fold), found, "k", fold)) for fold in (0, 1)]
+    recipe_of_trial = find_recipe("tiny", [*settings, "schedule.1.lr=5e-3", "optimizer.kind=adam"])
+    members = [str(write_member(tmp_path / str(fold), recipe_of_trial, "k", fold)) for fold in (0, 1)]
     own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
     part = {"recipe": yaml.safe_load(own), "weight": 3}
     given = config(yaml.safe_dump({"name": "two", "members": [part, {"recipe": "tiny-linknet"}]}))
     evaluate.python_func("d", given, plans, members, True, **outputs)
     parts = yaml.safe_load(step.texts[0])["members"]
     assert [(one["recipe"]["name"], one["weight"]) for one in parts] == [("tiny", 0.75), ("tiny-linknet", 0.25)]
-    assert parts[0]["recipe"] == found.model_dump(mode="json")
+    assert parts[0]["recipe"] == recipe_of_trial.model_dump(mode="json")
     for more in ("epochs=2", "name=other"):
         other = find_recipe("tiny", [*settings, more])
         stranger = str(write_member(tmp_path / more, other, "k", 0))
@@ -316,8 +316,8 @@ def test_register(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None
     step = stand_in("register", Registration())
     model = artifact("model")
     given = ("d", config("name: demo"), plans, ["m"], artifact("report"), False, "cars", model)
-    found = register.python_func(*given)
-    assert found == "cars"
+    registered = register.python_func(*given)
+    assert registered == "cars"
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[-1] == "cars"
     assert step.texts == ["name: demo"]

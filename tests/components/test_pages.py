@@ -23,9 +23,9 @@ def test_long_list_of_faults_says_that_it_is_cut() -> None:
     faults = tuple(
         Fault(level="warning", file=f"{n}.jpg", what="is odd", remedy="Look") for n in range(SHOWN_FAULTS + 3)
     )
-    found = CheckReport(data="d", objects=1, images=1, views=(), sizes=("1x1",), digest="", faults=faults)
-    assert check_page(found).endswith("… and 3 more.\n")
-    assert "No faults." in check_page(found.model_copy(update={"faults": ()}))
+    report = CheckReport(data="d", objects=1, images=1, views=(), sizes=("1x1",), digest="", faults=faults)
+    assert check_page(report).endswith("… and 3 more.\n")
+    assert "No faults." in check_page(report.model_copy(update={"faults": ()}))
 
 
 def test_promotion_says_so() -> None:
@@ -39,5 +39,5 @@ def test_imported_in_a_task_as_kfp_runs_it() -> None:
     heavy = ("kfp", "mlflow", "torch", "cv2", "numpy")
     code = f"import sys, components.pages; print([name for name in {heavy} if name in sys.modules])"
     environment = {**os.environ, "_KFP_RUNTIME": "true", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

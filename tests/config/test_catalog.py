@@ -79,9 +79,9 @@ def test_every_ensemble_trains_its_parts_and_answers_by_their_shares(
     ],
 )
 def test_the_winners_networks_cost_what_theirs_did(name: str, parameters: int, gigamacs: float) -> None:
-    found = describe(name)
-    assert found.parameters == parameters
-    assert found.macs / 1e9 == pytest.approx(gigamacs, rel=0.005)
+    description = describe(name)
+    assert description.parameters == parameters
+    assert description.macs / 1e9 == pytest.approx(gigamacs, rel=0.005)
 
 
 def test_the_faithful_recipes_have_the_winners_rates() -> None:
@@ -105,8 +105,8 @@ def test_the_winners_ensemble_is_49_networks_at_a_quarter_for_each_family() -> N
     }
     assert [len(weights) for weights in shares.values()] == [6, 1, 1, 1]
     assert [sum(weights) for weights in shares.values()] == pytest.approx([0.25] * 4)
-    found = [(rule.folds, rule.by, rule.view) for _, rule, _ in members]
-    assert found == [
+    rules = [(rule.folds, rule.by, rule.view) for _, rule, _ in members]
+    assert rules == [
         *[(5, "area_rank", None)] * 3,
         *[(5, "area_rank", "05")] * 4,
         (7, "random", None),

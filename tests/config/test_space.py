@@ -36,16 +36,16 @@ class Drawn:
 def test_what_is_drawn_can_be_trained(data: st.DataObject, name: str, epochs: int, budget: int) -> None:
     recipe = find_recipe("tiny", [f"epochs={epochs}"])
     space = find_space(name, recipe)
-    found = draw(space, recipe, Drawn(data))
+    candidate = draw(space, recipe, Drawn(data))
     values = recipe.model_dump(mode="json")
-    whole = parse(Recipe, {**values, **found.override}, "the recipe")
+    whole = parse(Recipe, {**values, **candidate.override}, "the recipe")
     assert sum(phase.epochs for phase in whole.schedule) == epochs
-    trial = parse(Recipe, {**values, **within(found.override, budget), "epochs": budget}, "a trial")
+    trial = parse(Recipe, {**values, **within(candidate.override, budget), "epochs": budget}, "a trial")
     for one in (whole, trial):
         lrs = learning_rates(one.schedule, one.epochs)
         assert len(lrs) == one.epochs
         assert min(lrs) > 0
-        assert max(lrs) <= float(f"{found.values['lr']:.3g}") * (1 + 1e-6)
+        assert max(lrs) <= float(f"{candidate.values['lr']:.3g}") * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", shipped("spaces"))

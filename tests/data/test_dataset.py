@@ -10,9 +10,9 @@ from backdrop.data import dataset
 
 
 def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
-    found = dataset.open_dataset(data)
-    assert list(found.photos) == [f"car{i:02d}_{v:02d}" for i in range(6) for v in (1, 2)]
-    photo = found.photos["car03_02"]
+    listed = dataset.open_dataset(data)
+    assert list(listed.photos) == [f"car{i:02d}_{v:02d}" for i in range(6) for v in (1, 2)]
+    photo = listed.photos["car03_02"]
     assert (photo.object, photo.view) == ("car03", "02")
     assert photo.mask == data / "train_masks" / "car03_02_mask.png"
 

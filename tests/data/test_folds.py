@@ -122,10 +122,10 @@ BINNED = st.lists(st.integers(0, 34), min_size=6, max_size=120).map(
 def test_each_fold_has_its_share_of_every_area_class(areas: dict[str, float], count: int, seed: int) -> None:
     placed = folds.assign(areas, Rule(count, 0, "stratified", seed))
     classes = reference_classes(areas, count)
-    found = Counter((classes[name], fold) for name, fold in placed.items())
+    counts = Counter((classes[name], fold) for name, fold in placed.items())
     for label, size in Counter(classes.values()).items():
         assert size >= count
-        shares = [found[label, fold] for fold in range(count)]
+        shares = [counts[label, fold] for fold in range(count)]
         assert max(shares) - min(shares) <= 1
 
 
@@ -294,7 +294,7 @@ HEAD = "# backdrop-plan v2 data=x\nimage,object,view,area,fold\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hello\n", "is no fold plan"),
+        ("hello\n", "isn't a fold plan"),
         ("# backdrop-plan v2 data=x\nimage,object\n", "columns"),
         ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\na_1,a,1,many,0\n", "damaged"),
         ("# backdrop-plan v2 data=x\nimage,object,view,area,fold\n", "places no object"),

@@ -101,7 +101,7 @@ def test_what_libjpeg_warns_of_is_damage_and_nothing_else_is(capfd: pytest.Captu
     random = np.random.default_rng(0)
     data = saved(scene(100, 150), "JPEG", quality=90)
     scan = data.index(b"\xff\xda") + 14
-    found = 0
+    count = 0
     for _ in range(200):
         changed = bytearray(data)
         changed[int(random.integers(scan, len(data) - 2))] ^= int(random.integers(1, 256))
@@ -111,8 +111,8 @@ def test_what_libjpeg_warns_of_is_damage_and_nothing_else_is(capfd: pytest.Captu
         except DataError:
             damaged = True
         assert damaged == warned_by_libjpeg(bytes(changed), capfd)
-        found += damaged
-    assert found > 50
+        count += damaged
+    assert count > 50
 
 
 def without_checksum(data: bytes) -> bytes:

@@ -171,7 +171,7 @@ def test_a_mask_saved_again_has_the_same_digest(seed: int) -> None:
         saved(Image.fromarray(mask), "PNG"),
         saved(Image.fromarray(mask.astype(np.uint8) * 255), "GIF"),
     ]
-    digests = {mask_digest(found) for found in (read(data).mask for data in ways) if found is not None}
+    digests = {mask_digest(each) for each in (read(data).mask for data in ways) if each is not None}
     assert digests == {mask_digest(mask)}
     other = mask.copy()
     other[tuple(random.integers(0, side) for side in mask.shape)] ^= True

@@ -47,6 +47,6 @@ def test_a_png_holds_the_mask_in_one_bit_per_pixel(mask: np.ndarray) -> None:
 def test_exactly_one_half_is_outside() -> None:
     probability = np.array([[0.0, 0.5], [np.nextafter(np.float32(0.5), np.float32(1)), 1.0]], np.float32)
     for each in (probability, torch.from_numpy(probability)):
-        found = masks.binarize(each)
-        assert found.dtype == bool
-        assert found.tolist() == [[False, False], [True, True]]
+        mask = masks.binarize(each)
+        assert mask.dtype == bool
+        assert mask.tolist() == [[False, False], [True, True]]

@@ -206,8 +206,8 @@ def test_every_file_is_taken_or_named(data: Path) -> None:
     os.mkfifo(train / "car10_01.jpg")
     (train / "untitled").write_bytes((train / "car00_01.jpg").read_bytes())
     report = check(str(data))
-    found = {Path(one.file).name: (one.reason, one.photograph) for one in report.passed_over}
-    assert found == {
+    reasons = {Path(one.file).name: (one.reason, one.photograph) for one in report.passed_over}
+    assert reasons == {
         "car00_01.CR2": (".cr2 files aren't read", False),  # beside its JPEG
         "car09_01.cr3": (".cr3 files aren't read", True),
         "notes.txt": (".txt files aren't read", False),
@@ -230,9 +230,9 @@ def test_every_file_is_taken_or_named(data: Path) -> None:
 def test_other_formats_are_photographs_too(data: Path, suffix: str) -> None:
     path = data / "train" / "car00_01.jpg"
     image = Image.open(path)
-    kind = {".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP"}.get(suffix, "JPEG")
+    file_format = {".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP"}.get(suffix, "JPEG")
     path.unlink()
-    image.save(path.with_suffix(suffix), kind)
+    image.save(path.with_suffix(suffix), file_format)
     assert check(str(data)).faults == ()
 
 

@@ -41,8 +41,8 @@ class Shown:
 
 def blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
-    for found in FENCE.finditer(text):
-        yield Block(page, text.count("\n", 0, found.start()) + 1, found["language"], found["text"])
+    for match in FENCE.finditer(text):
+        yield Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["text"])
 
 
 def prose(page: Path) -> str:
@@ -52,25 +52,25 @@ def prose(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     made: dict[str, int] = {}
-    found = set()
+    slugs = set()
     for title in re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
-        found.add(f"{slug}-{made[slug]}" if slug in made else slug)
+        slugs.add(f"{slug}-{made[slug]}" if slug in made else slug)
         made[slug] = made.get(slug, 0) + 1
-    return found
+    return slugs
 
 
 def links(page: Path) -> list[str]:
     """All links to other files, or to anchors."""
-    found = LINK.findall(INLINE.sub("", prose(page)))
-    return [link for link in found if not re.match(r"[a-z]+:", link)]
+    matches = LINK.findall(INLINE.sub("", prose(page)))
+    return [link for link in matches if not re.match(r"[a-z]+:", link)]
 
 
 def commands(page: Path) -> list[str]:
     """Every `backdrop …` of a page: in fenced blocks, and inline."""
-    found = [line for block in blocks(page) if block.language in ("", "sh") for line in _lines(block.text)]
-    found += [f"{text} {HIDDEN}" for text in INLINE.findall(prose(page))]  # most lack something
-    return [line for line in found if line.startswith("backdrop ")]
+    lines = [line for block in blocks(page) if block.language in ("", "sh") for line in _lines(block.text)]
+    lines += [f"{text} {HIDDEN}" for text in INLINE.findall(prose(page))]  # most lack something
+    return [line for line in lines if line.startswith("backdrop ")]
 
 
 def _lines(text: str) -> Iterator[str]:

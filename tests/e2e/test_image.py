@@ -76,9 +76,11 @@ def test_ray_starts_where_only_tmp_can_be_written(inside: Inside) -> None:
 def test_packages_are_the_pinned_ones(inside: Inside) -> None:
     code = "from importlib.metadata import distributions as d; print(*(f'{p.name}=={p.version}' for p in d()))"
     pinned = {canonical(line) for line in (ROOT / "constraints.txt").read_text().split()}
-    found = {canonical(line) for line in inside("python3", "-c", code).split()}
+    installed = {canonical(line) for line in inside("python3", "-c", code).split()}
     # `pip freeze` never names setuptools, and torch itself pins CUDA where it comes with it.
-    others = {line for line in found - pinned if not line.startswith(("setuptools==", "cuda-", "nvidia-", "triton=="))}
+    others = {
+        line for line in installed - pinned if not line.startswith(("setuptools==", "cuda-", "nvidia-", "triton=="))
+    }
     assert others == {f"backdrop-ml=={__version__}"}
 
 

@@ -67,9 +67,9 @@ def by_hand(case: Case, filled: bool, dropped: bool) -> float:
 
 
 def test_each_operation_is_measured_alone_and_all_together() -> None:
-    found = effects(iter(cases()), [FILL, DROP])
-    assert [effect.operation for effect in found] == ["fill_holes", "drop_small", "all"]
-    for effect, ways in zip(found, [(True, False), (False, True), (True, True)], strict=True):
+    measured = effects(iter(cases()), [FILL, DROP])
+    assert [effect.operation for effect in measured] == ["fill_holes", "drop_small", "all"]
+    for effect, ways in zip(measured, [(True, False), (False, True), (True, True)], strict=True):
         groups = defaultdict(list)
         for one in cases():
             groups[one.row.object].append(by_hand(one, *ways))
@@ -83,10 +83,10 @@ def test_each_operation_is_measured_alone_and_all_together() -> None:
 
 
 def test_what_harms_hurts_and_what_does_nothing_is_no_evidence() -> None:
-    found = effects(cases(), [DropSmall(kind="drop_small", min_area=0), Threshold(kind="threshold", level=0.05)])
-    assert [effect.verdict for effect in found] == ["no evidence", "hurts", "hurts"]
-    assert (found[0].difference, found[0].low, found[0].high, found[0].changed) == (0, 0, 0, 0)
-    assert found[1].changed == found[1].images
+    measured = effects(cases(), [DropSmall(kind="drop_small", min_area=0), Threshold(kind="threshold", level=0.05)])
+    assert [effect.verdict for effect in measured] == ["no evidence", "hurts", "hurts"]
+    assert (measured[0].difference, measured[0].low, measured[0].high, measured[0].changed) == (0, 0, 0, 0)
+    assert measured[1].changed == measured[1].images
 
 
 def test_a_gain_on_few_of_the_objects_may_be_chance() -> None:
@@ -135,8 +135,8 @@ def test_no_photographs_have_no_effect() -> None:
 
 def test_effects_survive_json() -> None:
     words = TypeAdapter(tuple[Effect, ...])
-    found = effects(cases(), [FILL, DROP])
-    assert words.validate_json(words.dump_json(found)) == found
+    measured = effects(cases(), [FILL, DROP])
+    assert words.validate_json(words.dump_json(measured)) == measured
 
 
 # --- Best members -----------------------------------------------------------------------------------------------------
@@ -190,13 +190,13 @@ def test_best_members_are_not_judged_by_what_they_were_chosen_from() -> None:
     asked: list[tuple[int, tuple[str, ...]]] = []
     chosen = choose_best(SCORES, 1, 0.1)
     stream = [doubtful(fold, asked) for fold in (0, 1, 2)]
-    found = effects(stream, [chosen], SCORES)
+    measured = effects(stream, [chosen], SCORES)
     # Fold 0's own photograph speaks for x; without it z is the best. Without fold 1's or 2's, x is.
     assert asked == [(0, ("z",))] * 2 + [(1, ("x",))] * 2 + [(2, ("x",))] * 2
     before = 2 * 50 / 150
-    assert found[0].difference == pytest.approx((1 - before - before - before) / 3)
-    assert found[0] == found[1].model_copy(update={"operation": "best_members"})
-    assert found[0].changed == 3
+    assert measured[0].difference == pytest.approx((1 - before - before - before) / 3)
+    assert measured[0] == measured[1].model_copy(update={"operation": "best_members"})
+    assert measured[0].changed == 3
 
 
 def test_what_is_not_doubtful_is_left_to_all_members() -> None:

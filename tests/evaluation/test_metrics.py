@@ -110,9 +110,9 @@ def test_few_objects_get_a_wider_interval_than_plain_percentiles() -> None:
     values = {f"car{i}": value for i, value in enumerate(np.random.default_rng(3).normal(size=12).tolist())}
     draws = np.random.default_rng(4).choice(list(values.values()), (10_000, 12)).mean(1)
     low, high = np.percentile(draws, [2.5, 97.5])
-    found = bootstrap(values)
-    assert found.low < low
-    assert found.high > high
+    interval = bootstrap(values)
+    assert interval.low < low
+    assert interval.high > high
 
 
 def test_draws_in_many_chunks_are_as_good_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,23 +134,23 @@ def test_summarize_gives_the_figures_of_each_recipe_and_member() -> None:
         score("d_01", 0.81, None, tiny=0.5, big=0.5),
     ]
     alone = {"tiny-0": {"c_01": 0.9, "c_02": 0.8, "d_01": 0.7}, "big-1": {"d_01": 0.5, "c_02": 0.3, "c_01": 0.1}}
-    found = summarize(scores, alone, "m", "p")
-    assert found.oof["tiny"].dice == pytest.approx((0.85 + 0.7) / 2)
-    assert found.oof["tiny"].objects == 2
-    assert found.oof["big"].dice == pytest.approx(0.96)
-    assert found.oof["big"].objects == 1
-    assert found.oof_ensemble is not None
-    assert found.oof_ensemble.dice == pytest.approx((0.97 + 0.94) / 2)
-    ensemble = found.holdout.ensemble
+    evaluation = summarize(scores, alone, "m", "p")
+    assert evaluation.oof["tiny"].dice == pytest.approx((0.85 + 0.7) / 2)
+    assert evaluation.oof["tiny"].objects == 2
+    assert evaluation.oof["big"].dice == pytest.approx(0.96)
+    assert evaluation.oof["big"].objects == 1
+    assert evaluation.oof_ensemble is not None
+    assert evaluation.oof_ensemble.dice == pytest.approx((0.97 + 0.94) / 2)
+    ensemble = evaluation.holdout.ensemble
     assert ensemble is not None
     assert ensemble.dice == pytest.approx((0.91 + 0.81) / 2)
-    assert found.holdout.objects == 2
+    assert evaluation.holdout.objects == 2
     assert ensemble.low is not None
     assert ensemble.high is not None
     assert ensemble.low < ensemble.dice < ensemble.high
-    assert list(found.holdout.members) == ["big-1", "tiny-0"]
-    assert found.holdout.members["tiny-0"] == Estimate(dice=found.holdout.members["tiny-0"].dice, objects=2)
-    assert found.holdout.members["tiny-0"].dice == pytest.approx((0.85 + 0.7) / 2)
+    assert list(evaluation.holdout.members) == ["big-1", "tiny-0"]
+    assert evaluation.holdout.members["tiny-0"] == Estimate(dice=evaluation.holdout.members["tiny-0"].dice, objects=2)
+    assert evaluation.holdout.members["tiny-0"].dice == pytest.approx((0.85 + 0.7) / 2)
 
 
 def test_summarize_without_a_holdout_says_so() -> None:
@@ -160,8 +160,8 @@ def test_summarize_without_a_holdout_says_so() -> None:
 
 
 def test_one_object_has_no_interval() -> None:
-    found = summarize([score("a_01", 0.9, None)], {}, "m", "p").holdout.ensemble
-    assert found == Estimate(dice=0.9, objects=1)
+    estimate = summarize([score("a_01", 0.9, None)], {}, "m", "p").holdout.ensemble
+    assert estimate == Estimate(dice=0.9, objects=1)
 
 
 @pytest.mark.parametrize(

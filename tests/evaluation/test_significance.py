@@ -81,8 +81,8 @@ def test_at_most_one_life_in_twenty_has_a_false_promotion(name: str, steady: boo
 def test_a_gain_of_three_and_a_half_standard_errors_is_promoted_within_four_looks(
     objects: int, share: float, steady: bool
 ) -> None:
-    found = promotions(NOISES["normal"], objects, looks=4, steady=steady, gain=3.5)
-    assert found.any(0).mean() >= share
+    promoted = promotions(NOISES["normal"], objects, looks=4, steady=steady, gain=3.5)
+    assert promoted.any(0).mean() >= share
 
 
 @pytest.mark.parametrize("groups", [3, 16])

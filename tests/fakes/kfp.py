@@ -70,12 +70,12 @@ class FakeKfp:
         parts = urlsplit(address)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         for verb, pattern, act in ROUTES:
-            found = re.fullmatch(f"/apis/v2beta1/{pattern}", parts.path)
-            if verb == method and found:
+            match = re.fullmatch(f"/apis/v2beta1/{pattern}", parts.path)
+            if verb == method and match:
                 if self.token is not None and who != self.token and pattern != "healthz":
                     raise Refused(401, "Request header error: there is no valid user identity")
                 with self.lock:
-                    return act(self, query, body, *found.groups())
+                    return act(self, query, body, *match.groups())
         raise Refused(404, "Not Found")
 
     def list_of(self, table: dict[str, Entry], field: str, query: Entry, **of: str) -> Entry:
@@ -83,14 +83,14 @@ class FakeKfp:
             raise Refused(400, "Invalid input error: a namespace is needed")
         if self.many_users and query.get("namespace"):
             of["namespace"] = query["namespace"]
-        found = [entry for entry in table.values() if all(entry.get(key) == value for key, value in of.items())]
+        entries = [entry for entry in table.values() if all(entry.get(key) == value for key, value in of.items())]
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
-            found = [e for e in found if e[predicate["key"]].lower() == predicate["stringValue"].lower()]
+            entries = [e for e in entries if e[predicate["key"]].lower() == predicate["stringValue"].lower()]
         if query.get("sort_by", "").endswith("desc"):
-            found.sort(key=lambda entry: entry["created_at"], reverse=True)
+            entries.sort(key=lambda entry: entry["created_at"], reverse=True)
         start = int(query.get("page_token") or 0)
-        more = {"next_page_token": str(start + PAGE)} if start + PAGE < len(found) else {}
-        return {field: found[start : start + PAGE], "total_size": len(found), **more}
+        more = {"next_page_token": str(start + PAGE)} if start + PAGE < len(entries) else {}
+        return {field: entries[start : start + PAGE], "total_size": len(entries), **more}
 
     def create_named(self, table: dict[str, Entry], key: str, body: Entry, *unique: str) -> Entry:
         for entry in table.values():
@@ -120,8 +120,8 @@ class FakeKfp:
         self.check_run(body)
         if not 1 <= int(body["max_concurrency"]) <= 10 or len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
             raise Refused(400, "Invalid input error")
-        where = self.experiments[body["experiment_id"]].get("namespace")
-        return self.add(self.schedules, "recurring_run_id", {**body, "namespace": where})
+        namespace = self.experiments[body["experiment_id"]].get("namespace")
+        return self.add(self.schedules, "recurring_run_id", {**body, "namespace": namespace})
 
     def delete_schedule(self, query: Entry, key: str) -> Entry:
         if self.schedules.pop(key, None) is None:
@@ -182,9 +182,9 @@ class Handler(JsonHandler):
                 self.reply(refusal.status, {"message": refusal.message, "code": 0})
 
     def given(self, body: bytes) -> Any:
-        kind = self.headers.get("content-type", "")
-        if kind.startswith("multipart/"):
-            form = email.message_from_bytes(f"content-type: {kind}\r\n\r\n".encode() + body)
+        content_type = self.headers.get("content-type", "")
+        if content_type.startswith("multipart/"):
+            form = email.message_from_bytes(f"content-type: {content_type}\r\n\r\n".encode() + body)
             return form.get_payload()[0].get_payload(decode=True)  # type: ignore[index, union-attr]  # it's multipart
         return json.loads(body) if body else None
 

@@ -118,8 +118,8 @@ class FakeKubernetes(ThreadingHTTPServer):
         """GET of nodes by their labels, or of the kinds of a group."""
         if path == "/api/v1/nodes":
             wanted = [pair.split("=", 1) for pair in query.get("labelSelector", [""])[0].split(",") if pair]
-            found = [n for n in self.nodes if all(n["metadata"]["labels"].get(key) == value for key, value in wanted)]
-            return 200, {"kind": "NodeList", "items": found}
+            labeled = [n for n in self.nodes if all(n["metadata"]["labels"].get(key) == value for key, value in wanted)]
+            return 200, {"kind": "NodeList", "items": labeled}
         if path == "/apis/ray.io/v1" and self.kinds is not None:
             entries = [
                 {"name": kind.lower(), "kind": kind, "namespaced": True, "singularName": "", "verbs": ["get"]}

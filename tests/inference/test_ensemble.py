@@ -245,9 +245,9 @@ def test_operations_are_applied_measured_and_part_of_the_digest(
     best = {"kind": "best_members", "unconfidence_above": 0.0, "recipes": {"01": ["tiny"]}}
     repaired = tmp_path / "repaired.yaml"
     repaired.write_text(dump_yaml(parse(Ensemble, {**values, "postprocessing": [best, level]}, "repaired")))
-    found = {name: evaluate(str(data), str(plan), members, str(tmp_path / f"r-{Path(name).stem}"), name)
+    evaluations = {name: evaluate(str(data), str(plan), members, str(tmp_path / f"r-{Path(name).stem}"), name)
              for name in (config, str(repaired))}  # fmt: skip
-    plain, other = found.values()
+    plain, other = evaluations.values()
     assert plain.model != other.model
     assert plain.repair == ()
     assert [effect.operation for effect in other.repair] == ["best_members", "threshold", "all"]
@@ -274,14 +274,14 @@ def test_images_have_what_the_gates_slices_group_them_by(
     dataset = open_dataset(data)
     objects = sorted({photo.object for photo in dataset.photos.values()})
     (data / "metadata.csv").write_text("id,make\n" + "".join(f"{name},m{i}\n" for i, name in enumerate(objects[1:])))
-    found = evaluate(str(data), str(plan), address, str(tmp_path / "report"), str(path))
+    evaluation = evaluate(str(data), str(plan), address, str(tmp_path / "report"), str(path))
     digests = verify(read_plan(plan), dataset)
     scores = read_scores(tmp_path / "report" / "images.csv")
     assert scores
     for score in scores:
         make = {"make": f"m{objects.index(score.object) - 1}"} if score.object != objects[0] else {}
         assert score.traits == measure_traits(*read_pair(dataset.photos[score.image], digests)) | make
-    assert found.cost == ensemble.prediction_cost(only.recipe)
+    assert evaluation.cost == ensemble.prediction_cost(only.recipe)
 
 
 def test_the_cost_of_a_prediction_counts_every_forward_pass() -> None:

@@ -69,7 +69,7 @@ def sure(mask: np.ndarray) -> np.ndarray:
 def pieces(mask: np.ndarray, neighbors: int) -> list[set[Pixel]]:
     """The connected pieces of a mask, by filling one after another from any of its pixels."""
     left = {(y, x) for y, row in enumerate(mask.tolist()) for x, inside in enumerate(row) if inside}
-    found = []
+    components = []
     while left:
         piece, border = set(), [left.pop()]
         while border:
@@ -79,8 +79,8 @@ def pieces(mask: np.ndarray, neighbors: int) -> list[set[Pixel]]:
                 if (y + dy, x + dx) in left:
                     left.remove((y + dy, x + dx))
                     border.append((y + dy, x + dx))
-        found.append(piece)
-    return found
+        components.append(piece)
+    return components
 
 
 def drawn(shape: tuple[int, ...], piece: set[Pixel]) -> np.ndarray:
@@ -115,9 +115,9 @@ def outline(mask: np.ndarray) -> np.ndarray:
 @given(MAPS)
 def test_without_operations_the_mask_is_above_one_half(probability: np.ndarray) -> None:
     before = probability.copy()
-    found = apply(probability, ())
-    assert found.dtype == bool
-    assert found.tolist() == [[p > 0.5 for p in row] for row in probability.tolist()]
+    repaired = apply(probability, ())
+    assert repaired.dtype == bool
+    assert repaired.tolist() == [[p > 0.5 for p in row] for row in probability.tolist()]
     assert (probability == before).all()
 
 
@@ -141,10 +141,10 @@ def test_enclosed_holes_are_filled_up_to_a_size(mask: np.ndarray, most: int) -> 
 
 @given(MASKS, st.integers(1, 30))
 def test_pieces_below_a_size_are_dropped_but_not_the_largest(mask: np.ndarray, least: int) -> None:
-    found = pieces(mask, 8)
-    largest = max(map(len, found), default=0)
+    labeled = pieces(mask, 8)
+    largest = max(map(len, labeled), default=0)
     expected = np.zeros_like(mask)
-    for piece in found:
+    for piece in labeled:
         if len(piece) >= least or len(piece) == largest:
             expected |= drawn(mask.shape, piece)
     share = min(1.0, (least - 0.5) / mask.size)
@@ -256,20 +256,20 @@ def test_a_roof_in_doubt_becomes_the_hull_of_what_is_above_a_low_level() -> None
     expected = probability > 0.5
     levels = probability[box] > np.float32(55 / 255)
     expected[box] = hull(outline(drawn(levels.shape, max(pieces(levels, 8), key=len))))
-    found = apply(probability, [TOP])
-    assert (found == expected).all()
-    assert found[30:90, 100:160].mean() > 0.95
-    assert not found[60:70, 165:168].any()
+    repaired = apply(probability, [TOP])
+    assert (repaired == expected).all()
+    assert repaired[30:90, 100:160].mean() > 0.95
+    assert not repaired[60:70, 165:168].any()
 
 
 @pytest.mark.parametrize("top", [0, 1, 4, 9, 10, 11, 12])
 @pytest.mark.parametrize("left", [0, 3, 11, WIDTH - 60])
 def test_the_box_ends_where_the_photograph_does(top: int, left: int) -> None:
     probability = van(top, 70, 60, left)
-    found = apply(probability, [TOP])
+    repaired = apply(probability, [TOP])
     expected = probability > 0.2  # roof and body make one rectangle, the hull of itself
-    assert (found == expected).all()
-    assert found[top : top + 70, left : left + 60].all()
+    assert (repaired == expected).all()
+    assert repaired[top : top + 70, left : left + 60].all()
 
 
 @pytest.mark.parametrize(("height", "width", "repaired"), [(43, 42, True), (43, 41, False)])
@@ -329,9 +329,9 @@ def test_operations_follow_one_another() -> None:
     mask[2:7, 2:7] = True
     mask[4, 4] = False
     mask[9, 9] = True
-    found = apply(sure(mask), [fill_holes(0.01), drop_small(0.05)])
-    assert found[4, 4]
-    assert not found[9, 9]
+    repaired = apply(sure(mask), [fill_holes(0.01), drop_small(0.05)])
+    assert repaired[4, 4]
+    assert not repaired[9, 9]
     assert (apply(sure(mask) * np.float32(0.5), [Threshold(kind="threshold", level=0.4), fill_holes(0.01)])[4, 4]).all()
 
 

@@ -113,9 +113,9 @@ def test_integer_weights_keep_proportions_and_never_vanish() -> None:
 def test_padding_is_cropped_again_and_stretching_comes_back_by_pixel_centers() -> None:
     ramp = np.repeat(np.tile(np.linspace(40, 200, 40).astype(np.uint8), (20, 1))[..., None], 3, axis=2)
     for spec in (Input(size="64x32", fit="pad"), Input(size="20x10")):
-        (found,) = predict.predict_all(Brightness(), [ramp], spec)
-        logits = torch.logit(found.double()).numpy()
-        assert found.shape == (20, 40)
+        (probability,) = predict.predict_all(Brightness(), [ramp], spec)
+        logits = torch.logit(probability.double()).numpy()
+        assert probability.shape == (20, 40)
         assert np.allclose(logits[:, 2:-2], ramp[:, 2:-2, 0] / 255, atol=0.01)
 
 
@@ -135,10 +135,10 @@ def test_channels_and_normalization() -> None:
 
 def test_many_photographs_of_many_sizes() -> None:
     images = [np.full((8 + i, 9, 3), 10 * i, np.uint8) for i in range(6)]
-    found = list(predict.predict_all(Brightness(), images, Input(size="8x8")))
-    assert [tuple(one.shape) for one in found] == [(8 + i, 9) for i in range(6)]
+    probabilities = list(predict.predict_all(Brightness(), images, Input(size="8x8")))
+    assert [tuple(one.shape) for one in probabilities] == [(8 + i, 9) for i in range(6)]
     expected = torch.sigmoid(torch.tensor([10 * i / 255 for i in range(6)]))
-    assert [float(one[0, 0]) for one in found] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert [float(one[0, 0]) for one in probabilities] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 # The input: padding, reflection, CLAHE, corners.
@@ -187,8 +187,8 @@ def test_reflection_refuses_a_larger_photograph_too() -> None:
 def test_logits_are_resized_by_centers_or_by_corners(size: tuple[int, int], corners: bool) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (10, 12))
     spec = Input(size="12x10")
-    found = predict.from_output(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec, corners)
-    assert np.allclose(found, bilinear(logits, *size, corners), atol=1e-5)
+    resized = predict.from_output(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec, corners)
+    assert np.allclose(resized, bilinear(logits, *size, corners), atol=1e-5)
 
 
 def clahe_by_hand(luma: NDArray[np.uint8], limit: float, tiles: int) -> NDArray[np.float64]:
@@ -286,9 +286,9 @@ def test_flipped_answers_are_averaged_as_the_recipe_says(hflip: bool, vflip: boo
     logits = [np.flip(network.by_hand(np.flip(image / 255, dims)), dims) for dims in ways]
     expected = sigmoid(np.mean(logits, axis=0)) if average == "logits" else np.mean(sigmoid(np.array(logits)), axis=0)
     tta = Tta(hflip=hflip, vflip=vflip, average=average)
-    (found,) = predict.predict_all(network, [image], Input(size="32x16"), tta)
-    assert found.dtype == torch.float32
-    assert np.allclose(found, expected, atol=1e-6)
+    (probability,) = predict.predict_all(network, [image], Input(size="32x16"), tta)
+    assert probability.dtype == torch.float32
+    assert np.allclose(probability, expected, atol=1e-6)
     assert len(network.sizes) == len(ways)
 
 
@@ -305,10 +305,10 @@ def test_a_mirrored_photograph_has_the_mirrored_answer(spec: Input, axis: int) -
 def test_scales_go_with_the_networks_stride_and_come_back_by_pixel_centers() -> None:
     network, image = Crooked(), noise(48, 64)
     tta = Tta(scales=(0.1, 0.7, 1.0, 1.25), average="probabilities")
-    (found,) = predict.predict_all(network, [image], Input(size="64x48"), tta)
+    (probability,) = predict.predict_all(network, [image], Input(size="64x48"), tta)
     assert network.sizes == [(16, 16), (32, 48), (48, 64), (64, 80)]
     logits = [bilinear(network.by_hand(bilinear(image / 255, *size)), 48, 64) for size in network.sizes]
-    assert np.allclose(found, np.mean(sigmoid(np.array(logits)), axis=0), atol=1e-5)
+    assert np.allclose(probability, np.mean(sigmoid(np.array(logits)), axis=0), atol=1e-5)
 
 
 def test_photographs_of_many_sizes_are_augmented_as_if_each_were_alone() -> None:

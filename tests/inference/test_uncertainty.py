@@ -59,8 +59,8 @@ def test_without_limits_they_are_the_winners(probability: np.ndarray) -> None:
 )
 def test_limits_belong_where_the_formula_has_them(p: float, steps: int, unreliable: int, divisor: int) -> None:
     value = np.float32(p) if not steps else np.nextafter(np.float32(p), np.float32(p + steps))
-    found = np.array([[value, 0.0, 0.5]], np.float32)
-    assert unconfidence(found) == (unreliable + 1) / divisor
+    probability = np.array([[value, 0.0, 0.5]], np.float32)
+    assert unconfidence(probability) == (unreliable + 1) / divisor
 
 
 def test_an_answer_without_background_is_as_doubtful_as_its_pixels_are_many() -> None:

@@ -122,13 +122,13 @@ def test_the_pods_token_is_read_for_each_call(
     file.write_text("first\n")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(file))
     kfp.token = "first"
-    found = connect()
-    assert pipelines_of(found) == []
+    endpoint = connect()
+    assert pipelines_of(endpoint) == []
     kfp.token = "second"  # the kubelet turns it round before the first expires
     with pytest.raises(EndpointError, match="401"):
-        pipelines_of(found)
+        pipelines_of(endpoint)
     file.write_text("second\n")
-    assert pipelines_of(found) == []
+    assert pipelines_of(endpoint) == []
 
 
 def test_pod_token_that_is_named_must_be_there(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +176,8 @@ def test_pages_of_the_ui(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_page_is_read_and_names_are_exact(kfp: FakeKfp, host: str) -> None:
     for name in ("a", "A", "b", "a", "c"):
         kfp.add(kfp.pipelines, "pipeline_id", {"display_name": name})
-    found = connect()
-    assert len(pipelines_of(found)) == 5
-    named = found.named(found.client.list_pipelines, "pipelines", "a", namespace=None)
+    endpoint = connect()
+    assert len(pipelines_of(endpoint)) == 5
+    named = endpoint.named(endpoint.client.list_pipelines, "pipelines", "a", namespace=None)
     assert [entry.display_name for entry in named] == ["a", "a"]
     assert json.dumps(kfp.calls).count("GET pipelines") == 3 + 2

@@ -19,9 +19,9 @@ NAME = "nightly"
 
 def wish(kfp: FakeKfp, version: str = "v1", **changes: object) -> RecurringRun:
     """A schedule of a version, which is brought to the endpoint if need be."""
-    found = [entry for entry in kfp.versions.values() if entry["display_name"] == version]
-    entry = found[0] if found else kfp.add(kfp.versions, "pipeline_version_id", {"display_name": version})
-    published = Published("backdrop-demo", version, "the-pipeline", entry["pipeline_version_id"], new=not found)
+    versions = [entry for entry in kfp.versions.values() if entry["display_name"] == version]
+    entry = versions[0] if versions else kfp.add(kfp.versions, "pipeline_version_id", {"display_name": version})
+    published = Published("backdrop-demo", version, "the-pipeline", entry["pipeline_version_id"], new=not versions)
     experiment = next(iter(kfp.experiments))
     wanted = RecurringRun(NAME, "0 0 3 * * 0", published, experiment, {"data": "s3://photos/cars"})
     return dataclasses.replace(wanted, **changes)  # type: ignore[arg-type]  # its fields
@@ -36,17 +36,17 @@ def held(kfp: FakeKfp) -> list[tuple[str, str]]:
 
 
 def test_created_then_unchanged_then_replaced(kfp: FakeKfp, host: str) -> None:
-    found = connect()
-    assert reconcile(found, wish(kfp)) == "created"
+    endpoint = connect()
+    assert reconcile(endpoint, wish(kfp)) == "created"
     (first,) = kfp.schedules.values()
     assert first["no_catchup"] is True
     assert first["max_concurrency"] == 1
     assert first["runtime_config"]["parameters"] == {"data": "s3://photos/cars"}
     assert first["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * 0"
     kfp.calls.clear()
-    assert reconcile(found, wish(kfp)) == "unchanged"
+    assert reconcile(endpoint, wish(kfp)) == "unchanged"
     assert kfp.calls == ["GET recurringruns"]
-    assert reconcile(found, wish(kfp, "v2")) == "replaced"
+    assert reconcile(endpoint, wish(kfp, "v2")) == "replaced"
     assert held(kfp) == [("v2", "ENABLE")]
     # Without that policy Kubernetes would stop the training that runs just now.
     assert kfp.deleted == [(first["recurring_run_id"], "ORPHAN")]

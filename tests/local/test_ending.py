@@ -20,15 +20,15 @@ COMMAND = (sys.executable, "-m", "backdrop", "pipeline", "run", "tiny", "--folds
 
 def processes_of(folder: Path) -> list[str]:
     """The commands of all processes that name a folder."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:  # it ended meanwhile
             continue
         if str(folder) in command:
-            found.append(command)
-    return found
+            pids.append(command)
+    return pids
 
 
 @pytest.mark.parametrize(

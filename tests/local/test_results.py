@@ -20,11 +20,11 @@ def leave(root: Path, task: str, **artifacts: dict[str, Any]) -> None:
     """Leaves a task's output file: artifacts with their metadata."""
     folder = root / "pipeline" / task
     folder.mkdir(parents=True)
-    found = {
+    results = {
         name: {"artifacts": [{"name": name, "uri": str(folder / name), "metadata": metadata}]}
         for name, metadata in artifacts.items()
     }
-    (folder / "executor_output.json").write_text(json.dumps({"artifacts": found}))
+    (folder / "executor_output.json").write_text(json.dumps({"artifacts": results}))
 
 
 @pytest.fixture

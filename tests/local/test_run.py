@@ -33,9 +33,9 @@ REFUSAL = "backdrop.common.errors.PlanError: Too few objects. Add some."
 
 
 def task(name: str, well: bool | None, last: str = "") -> Task:
-    found = Task(name, began=0.0, well=well)
-    found.take(last)
-    return found
+    made = Task(name, began=0.0, well=well)
+    made.take(last)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def task(name: str, well: bool | None, last: str = "") -> Task:
     ],
 )
 def test_exit_code(tasks: list[Task], code: int) -> None:
-    assert exit_code({found.name: found for found in tasks}) == code
+    assert exit_code({task.name: task for task in tasks}) == code
 
 
 def test_report_is_copied_and_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +186,9 @@ def test_after_a_run_the_folder_alone_is_enough(run: Callable[..., tuple[int, st
         _wait_until_healthy(server, port, here / "ui.log")
         client = MlflowClient(f"http://127.0.0.1:{port}")
         experiment = client.get_experiment_by_name("backdrop")
-        found = client.search_runs([experiment.experiment_id], "tags.`backdrop.kind` = 'member'")
-        assert len(found) == 2
-        assert {entry.path for entry in client.list_artifacts(found[0].info.run_id, "member")} >= {"member/member.json"}
+        runs = client.search_runs([experiment.experiment_id], "tags.`backdrop.kind` = 'member'")
+        assert len(runs) == 2
+        assert {entry.path for entry in client.list_artifacts(runs[0].info.run_id, "member")} >= {"member/member.json"}
         assert client.get_model_version_by_alias("cars", "champion").version == "1"
     finally:
         processes.end(server)
@@ -225,11 +225,11 @@ def test_members_train_with_what_a_search_found(run: Callable[..., tuple[int, st
     code, text = run("tiny-searched", tuned="fast")
     assert code == 0, text
     (search,) = (tmp_path / "work" / "members").glob("tune-tiny-searched-*")
-    found = yaml.safe_load((search / "schedule.yaml").read_text())
+    schedule = yaml.safe_load((search / "schedule.yaml").read_text())
     recipes = [yaml.safe_load(path.read_text()) for path in (tmp_path / "work" / "members").glob("tiny-*/recipe.yaml")]
     assert len(recipes) == 2
     for recipe in recipes:
-        own = find_recipe("tiny", (), found)
+        own = find_recipe("tiny", (), schedule)
         assert recipe["schedule"] == own.model_dump(mode="json")["schedule"]
         assert recipe["optimizer"] == own.model_dump(mode="json")["optimizer"]
     assert "promoted:" in text or "rejected:" in text

@@ -78,8 +78,8 @@ def test_networks_cost_what_the_winners_do(
     assert parameters(network) == numbers
     assert sum(parameters(module) for module in network.modules() if isinstance(module, nn.BatchNorm2d)) == norms
     assert sum(buffer.numel() for buffer in network.buffers()) == buffers
-    found = [macs(network, height, width) / 1e9 for height, width in SIZES]
-    assert found == pytest.approx(cost, rel=0.001)
+    gigamacs = [macs(network, height, width) / 1e9 for height, width in SIZES]
+    assert gigamacs == pytest.approx(cost, rel=0.001)
 
 
 def test_concatenation_costs_three_1x1_convolutions() -> None:
@@ -94,12 +94,12 @@ def test_concatenation_costs_three_1x1_convolutions() -> None:
 
 
 def test_linknet34_is_the_winners() -> None:
-    found = describe("linknet34")
-    assert found.parameters == 21_642_401
-    assert found.macs / 1e9 == pytest.approx(217.3, rel=0.0005)
-    assert found.input == "1920x1280"
+    description = describe("linknet34")
+    assert description.parameters == 21_642_401
+    assert description.macs / 1e9 == pytest.approx(217.3, rel=0.0005)
+    assert description.input == "1920x1280"
     cycle = [1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
-    assert found.learning_rates == (*[1e-4] * 12, *[1e-5] * 11, *(cycle * 3), 1e-4, 1e-4)
+    assert description.learning_rates == (*[1e-4] * 12, *[1e-5] * 11, *(cycle * 3), 1e-4, 1e-4)
 
 
 def test_the_tiny_ones_are_under_a_million() -> None:

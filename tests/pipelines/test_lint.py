@@ -224,9 +224,9 @@ def compiled(graph: GraphComponent) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(("graph", "said"), BAD, ids=[case.graph.name for case in BAD])
 def test_refused(graph: GraphComponent, said: str) -> None:
     documents = compiled(graph)
-    found = lint(documents)
-    assert [line for line in found if line.startswith(said)]
-    assert len({line.split(":")[0] for line in found}) <= 2  # and nothing that isn't so
+    findings = lint(documents)
+    assert [line for line in findings if line.startswith(said)]
+    assert len({line.split(":")[0] for line in findings}) <= 2  # and nothing that isn't so
     with pytest.raises(
         ConfigError, match=rf"^Pipeline {graph.name}: .*{said[:20]}.*Fix the pipeline's code\.$"
     ) as caught:

@@ -225,8 +225,8 @@ def test_nothing_is_installed_when_a_pod_starts(graph: dict[str, Any]) -> None:
 def test_image_is_named_by_the_environment() -> None:
     code = "from components.image import IMAGE; print(IMAGE)"
     environment = {"BACKDROP_IMAGE": "registry.example/backdrop@sha256:1", "PYTHONPATH": ":".join(sys.path)}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "registry.example/backdrop@sha256:1"
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "registry.example/backdrop@sha256:1"
 
 
 def test_every_channel_is_declared_where_it_is_used(graph: dict[str, Any], settings: dict[str, Any]) -> None:

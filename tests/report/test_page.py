@@ -114,8 +114,8 @@ def test_the_same_report_has_the_same_bytes() -> None:
 
 def test_names_are_escaped() -> None:
     evil = '<script>alert("x")</script><!-- /verdict -->'
-    found = scores(name=evil, views=("<b>", "&amp"))
-    html = render(report(found, name=evil))
+    rows = scores(name=evil, views=("<b>", "&amp"))
+    html = render(report(rows, name=evil))
     page = Reader(html)
     assert "script" not in page.tags
     assert page.text.count(evil) >= 5
@@ -207,10 +207,10 @@ def test_a_page_without_a_place_for_a_verdict_is_refused() -> None:
 
 
 def test_the_worst_images_come_first_of_the_holdout() -> None:
-    found = scores()
-    chosen = choose_worst(found[::-1], 3)
-    held = sorted((score.dice, score.image) for score in found if score.fold is None)
-    folded = sorted((score.dice, score.image) for score in found if score.fold is not None)
+    rows = scores()
+    chosen = choose_worst(rows[::-1], 3)
+    held = sorted((score.dice, score.image) for score in rows if score.fold is None)
+    folded = sorted((score.dice, score.image) for score in rows if score.fold is not None)
     assert [(score.dice, score.image) for score in chosen] == held[:3] + folded[:3]
 
 

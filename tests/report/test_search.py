@@ -44,8 +44,8 @@ def trial(index: int, epochs: int, folds: int, presets: int) -> Trial:
 def make_search(count: int = 24, epochs: int = 8, folds: int = 1, presets: int = 2, **changes: Any) -> Search:
     trials = tuple(trial(index, epochs, folds, presets) for index in range(count))
     order = ranked(trials)
-    best = next((found.name for found in order if not found.preset), None)
-    preset = next((found.name for found in order if found.preset), None)
+    best = next((one.name for one in order if not one.preset), None)
+    preset = next((one.name for one in order if one.preset), None)
     seeds, dices = (101, 102, 103), ([0.982, 0.981, 0.983], [0.971, 0.972, 0.97])
     parts: dict[str, Any] = {"recipe": "tiny", "space": "wide", "data": "sha256:abc", "epochs": 40}
     parts |= {"folds": tuple(range(folds)), "budget_epochs": epochs, "trials": trials}
@@ -60,8 +60,8 @@ def section(html: str, title: str) -> str:
 
 def lines(html: str, kind: str) -> dict[str, list[list[tuple[int, int]]]]:
     """The points of each line of a kind, run by run, by the name it says when pointed at."""
-    found = re.findall(rf'<g class="{kind}"><title>(.*?)[ <].*?(?:d="(.*?)"|</g>)', html)
-    return {name: [run_points(run) for run in path.split("M")[1:]] for name, path in found}
+    drawn = re.findall(rf'<g class="{kind}"><title>(.*?)[ <].*?(?:d="(.*?)"|</g>)', html)
+    return {name: [run_points(run) for run in path.split("M")[1:]] for name, path in drawn}
 
 
 def run_points(run: str) -> list[tuple[int, int]]:
@@ -120,15 +120,15 @@ def test_two_hundred_trials_with_long_errors_stay_small() -> None:
 def test_names_are_escaped() -> None:
     evil = '<script>alert("x")</script>&amp;'
     trials = tuple(
-        found.model_copy(
+        trial.model_copy(
             update={
-                "name": found.name + evil,
-                "family": found.family if found.preset else evil,
-                "values": {evil: evil, **found.values} if found.values else {},
+                "name": trial.name + evil,
+                "family": trial.family if trial.preset else evil,
+                "values": {evil: evil, **trial.values} if trial.values else {},
                 "error": evil,
             }
         )
-        for found in make_search().trials
+        for trial in make_search().trials
     )
     comparison = compare(trials[3].name, trials[0].name, (1, 2), (0.9, 0.8), (0.7, 0.75))
     search = make_search(
@@ -167,7 +167,7 @@ def test_without_a_comparison_the_page_says_so() -> None:
 
 def test_where_all_failed_the_page_says_why() -> None:
     dead = {"status": "failed", "dice": None, "dices": (), "error": "no GPU"}
-    trials = tuple(found.model_copy(update=dead) for found in make_search().trials)
+    trials = tuple(one.model_copy(update=dead) for one in make_search().trials)
     page = Reader(render_search(make_search(trials=trials, comparison=None, chosen="")))
     assert "No trial finished with a Dice" in page.text
     assert page.text.count("no GPU") == 24

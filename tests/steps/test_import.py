@@ -168,8 +168,8 @@ def test_soft_masks_need_a_threshold(tmp_path: Path) -> None:
     assert len(record.rows) == 4
     assert record.left_out == []
     for view in ("01", "02"):
-        found = read_mask(tmp_path / "out" / "train_masks" / f"shoe0_{view}_mask.png")
-        assert np.mean(found != scene(0)[1]) < 0.02
+        imported = read_mask(tmp_path / "out" / "train_masks" / f"shoe0_{view}_mask.png")
+        assert np.mean(imported != scene(0)[1]) < 0.02
     for bad in (0, 256):
         with pytest.raises(ConfigError, match="isn't a level"):
             import_photos(str(tmp_path / "in"), str(tmp_path / "out"), ImportOptions(threshold=bad))

@@ -80,7 +80,7 @@ def test_who_may_label_has_trained_on_no_object_of_the_fold(places: list[int], d
     judges = {
         name: EnsembleModel(tuple(Named(m) for m in unseen if name in unseen[m]), {})  # type: ignore[misc]  # names do
         for name in names
-        if any(name in found for found in unseen.values())
+        if any(name in objects for objects in unseen.values())
     }
     groups = {fold: {n for n, place in zip(names, places, strict=True) if place == fold} for fold in set(places)}
     expected = {fold: {m for m in unseen if group <= unseen[m]} for fold, group in groups.items()}
@@ -116,14 +116,14 @@ def test_a_member_trained_on_pseudo_labels_is_another_and_is_judged_as_any(
 ) -> None:
     folder = str(tmp_path / "l")
     label(str(unlabeled), str(plan), members, folder, max_uncertainty=1e9)
-    found = [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"p{k}"), SMALL, folder) for k in (0, 1)]
+    records = [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"p{k}"), SMALL, folder) for k in (0, 1)]
     first = read_member(Path(members[0])).record
-    assert found[0].member.key != first.key
-    assert found[0].member.weights != first.weights
-    assert found[0].member.pseudo.startswith("sha256:")
+    assert records[0].member.key != first.key
+    assert records[0].member.weights != first.weights
+    assert records[0].member.pseudo.startswith("sha256:")
     folds = read_plan(plan)
-    verify_member(read_member(Path(found[0].address)), folds, verify(folds, open_dataset(unlabeled)))
-    evaluation = evaluate(str(unlabeled), str(plan), [one.address for one in found], str(tmp_path / "report"))
+    verify_member(read_member(Path(records[0].address)), folds, verify(folds, open_dataset(unlabeled)))
+    evaluation = evaluate(str(unlabeled), str(plan), [one.address for one in records], str(tmp_path / "report"))
     assert evaluation.holdout.ensemble is not None
 
 

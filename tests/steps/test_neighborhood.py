@@ -144,8 +144,8 @@ class Neighborhood:
     def read(self, name: str) -> bytes | None:
         if self.root.startswith("s3://"):
             client = boto3.client("s3")
-            found = client.list_objects_v2(Bucket="photos", Prefix=name).get("Contents", [])
-            if name not in [entry["Key"] for entry in found]:
+            entries = client.list_objects_v2(Bucket="photos", Prefix=name).get("Contents", [])
+            if name not in [entry["Key"] for entry in entries]:
                 return None
             body: bytes = client.get_object(Bucket="photos", Key=name)["Body"].read()
             return body
@@ -161,10 +161,10 @@ def neighborhood(request: pytest.FixtureRequest, tmp_path: Path) -> Neighborhood
     command, place = request.param
     root = request.getfixturevalue("bucket") if place == "s3" else str(tmp_path / "place")
     chance = random.Random(f"{command} {place}")
-    found = Neighborhood(root, chance)
+    neighbors = Neighborhood(root, chance)
     for _ in range(5):
-        found.add(f"{chance.choice(('', 'photos/', 'out2/', 'checkpoints/'))}{chance.randbytes(4).hex()}.jpg")
-    return found
+        neighbors.add(f"{chance.choice(('', 'photos/', 'out2/', 'checkpoints/'))}{chance.randbytes(4).hex()}.jpg")
+    return neighbors
 
 
 def run_command(words: list[str], environment: Mapping[str, str], log: str) -> None:

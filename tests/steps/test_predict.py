@@ -192,9 +192,9 @@ def test_networks_are_kept_while_there_is_room(model: EnsembleModel, monkeypatch
     size = max((member.folder / "weights.safetensors").stat().st_size for member in model.members)
     for room, kept in ((0, [False, False]), (size, [True, False]), (2 * size, [True, True])):
         monkeypatch.setattr(batch, "MAX_CACHED", room)
-        found = keep_networks(model)
-        assert [member.network() is member.network() for member in found.members] == kept
-        assert found.digest() == model.digest()
+        model_in_memory = keep_networks(model)
+        assert [member.network() is member.network() for member in model_in_memory.members] == kept
+        assert model_in_memory.digest() == model.digest()
 
 
 def test_photographs_that_cannot_be_read_are_reported_and_the_others_predicted(
@@ -356,8 +356,8 @@ def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str
     assert "  new.avif (.avif files aren't read)\n" in said
     assert "  caf\\xe9.jpg (name isn't UTF-8)\n" in said
     assert table(tmp_path / "out" / "failed.csv")[1:] == [["car9_09.jpg", "is not a regular file"]]
-    found = json.loads((tmp_path / "out" / "predict.json").read_text())["passed_over"]
-    assert {one["file"] for one in found if one["photograph"]} == {"new.avif", "caf\\xe9.jpg"}
+    passed_over = json.loads((tmp_path / "out" / "predict.json").read_text())["passed_over"]
+    assert {one["file"] for one in passed_over if one["photograph"]} == {"new.avif", "caf\\xe9.jpg"}
 
 
 def test_photographs_and_masks_can_live_in_s3(

@@ -101,11 +101,11 @@ def test_whoever_comes_second_is_void(entries: list[Entry], data: st.DataObject)
         line(number, row) if isinstance(row, Entry) else Line(number, row.text, row.digest)
         for number, row in enumerate(rows, start=1)
     ]
-    found = chain(numbered)
-    assert found.void == (place + 1,)
-    assert found.faults == ()
-    assert found.state == chain(lines).state
-    assert found.head == chain(lines).head
+    chained = chain(numbered)
+    assert chained.void == (place + 1,)
+    assert chained.faults == ()
+    assert chained.state == chain(lines).state
+    assert chained.head == chain(lines).head
 
 
 @given(ENTRIES, st.data())

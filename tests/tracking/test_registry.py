@@ -67,8 +67,8 @@ def evaluation_runs() -> list[Run]:
 
 
 def champion(name: str) -> int | None:
-    found = find_alias(name, "champion")
-    return found.version if found else None
+    version = find_alias(name, "champion")
+    return version.version if version else None
 
 
 def larger(workspace: Workspace, make_dataset: Callable[..., Path], extend: bool) -> Workspace:
@@ -138,17 +138,17 @@ def test_models_are_listed_with_their_champions(tracked: str, workspace: Workspa
     assert listed() == ListedModel(name=name, versions=1, challenger=1)
     promote(str(workspace.data), name)
     put(workspace, name, seed=2, dice=0.93)
-    found = listed()
-    assert found
+    model = listed()
+    assert model
     metrics = connect().get_run(registry.find_address(f"models:/{name}/1").evaluation_run).data.metrics
-    assert (found.versions, found.champion, found.challenger, found.objects) == (2, 1, 2, HELD)
-    assert found.dice == metrics["holdout_dice"]
-    assert (found.low, found.high) == (metrics["holdout_dice_low"], metrics["holdout_dice_high"])
-    assert abs(datetime.fromisoformat(found.registered) - datetime.now(UTC)) < timedelta(hours=1)
+    assert (model.versions, model.champion, model.challenger, model.objects) == (2, 1, 2, HELD)
+    assert model.dice == metrics["holdout_dice"]
+    assert (model.low, model.high) == (metrics["holdout_dice_low"], metrics["holdout_dice_high"])
+    assert abs(datetime.fromisoformat(model.registered) - datetime.now(UTC)) < timedelta(hours=1)
     assert f"{name}-of-somebody-else" not in {model.name for model in models()}
     line = next(line for line in models_text(models()).splitlines() if line.startswith(f"{name} "))
-    assert line.split()[1:4] == ["1", "2", found.registered[:10]]
-    assert line.endswith(f"{found.dice:.5f} ({found.low:.5f} to {found.high:.5f}, {HELD} objects)")
+    assert line.split()[1:4] == ["1", "2", model.registered[:10]]
+    assert line.endswith(f"{model.dice:.5f} ({model.low:.5f} to {model.high:.5f}, {HELD} objects)")
 
 
 def test_the_evaluation_run_holds_what_was_found(tracked: str, workspace: Workspace, name: str, tmp_path: Path) -> None:
@@ -278,14 +278,14 @@ def test_the_version_loads_without_pickle_and_cuts_out(
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     listening, unpickled = True, []
     sys.addaudithook(
-        lambda event, found: unpickled.append(found) if listening and event == "pickle.find_class" else None
+        lambda event, arguments: unpickled.append(arguments) if listening and event == "pickle.find_class" else None
     )
     model = mlflow.pyfunc.load_model(f"models:/{name}@challenger")
     photo = next(iter(open_dataset(workspace.data).photos.values()))
-    found = model.predict(pd.DataFrame({"image": [photo.image.read_bytes()]}))
+    predictions = model.predict(pd.DataFrame({"image": [photo.image.read_bytes()]}))
     listening = False
     assert unpickled == []
-    mask = cv2.imdecode(np.frombuffer(found["mask"][0], np.uint8), cv2.IMREAD_GRAYSCALE)
+    mask = cv2.imdecode(np.frombuffer(predictions["mask"][0], np.uint8), cv2.IMREAD_GRAYSCALE)
     folder = fetch_version(f"models:/{name}@challenger")
     image = cv2.cvtColor(cv2.imread(str(photo.image)), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(mask > 0, load_ensemble(folder).mask(image))

@@ -51,9 +51,9 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
         assert find_member(KEY) is None  # it isn't finished
         address = run.finish(member)
     assert find_member(KEY) == address == f"runs:/{run.run_id}/member"
-    found = the_run(address)
-    assert (found.info.status, found.info.run_name) == ("FINISHED", "tiny-1")
-    tags = {key: value for key, value in found.data.tags.items() if key.startswith("backdrop.")}
+    tracked_run = the_run(address)
+    assert (tracked_run.info.status, tracked_run.info.run_name) == ("FINISHED", "tiny-1")
+    tags = {key: value for key, value in tracked_run.data.tags.items() if key.startswith("backdrop.")}
     assert abs(time.time() - int(tags.pop("backdrop.heartbeat")) / 1000) < 600
     assert json.loads(tags.pop("backdrop.owner"))["pid"] == os.getpid()
     assert tags == {
@@ -62,8 +62,8 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
         "backdrop.recipe": "tiny",
         "backdrop.fold": "1",
     }
-    assert found.data.params["network.width"] == "2"
-    assert found.data.metrics["selected_dice"] == 0.9
+    assert tracked_run.data.params["network.width"] == "2"
+    assert tracked_run.data.metrics["selected_dice"] == 0.9
     copy = fetch_member(address)
     names = {"member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples/worst-1.png"}
     assert {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} == names
@@ -143,9 +143,9 @@ def test_a_pipelines_run_is_joined(tracked: str, member: Path, monkeypatch: pyte
     with MemberRun(KEY, recipe_of(member), 1) as run:
         run.finish(member)
     assert run.run_id == given.info.run_id
-    found = server.get_run(run.run_id)
-    assert found.info.run_name == "train-task"
-    assert (found.data.params["epochs"], found.data.params["network.width"]) == ("given by the pipeline", "2")
+    stored = server.get_run(run.run_id)
+    assert stored.info.run_name == "train-task"
+    assert (stored.data.params["epochs"], stored.data.params["network.width"]) == ("given by the pipeline", "2")
     assert find_member(KEY) == f"runs:/{run.run_id}/member"
 
 
@@ -196,8 +196,8 @@ def test_two_trainers_of_one_member_have_a_run_each(tracked: str, member: Path) 
 
 def test_members_that_start_at_once_share_one_experiment(tracked: str) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda _: experiment_id(connect()), range(8)))
-    assert len(found) == 1
+        ids = set(pool.map(lambda _: experiment_id(connect()), range(8)))
+    assert len(ids) == 1
 
 
 def test_a_deleted_experiment_is_reported(tracked: str) -> None:
@@ -262,7 +262,7 @@ def test_a_finished_member_of_the_store_is_found_and_fetched_without_mlflow(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == [address, str(fetch_member(address)), "False"]
     search = connect().search_runs([experiment_id(connect())], f"tags.`backdrop.content_key` = '{KEY}'")
-    assert [f"runs:/{found.info.run_id}/member" for found in search] == [address]
+    assert [f"runs:/{listed.info.run_id}/member" for listed in search] == [address]
     connect().delete_run(run.run_id)
     assert find_member(KEY) is None
 

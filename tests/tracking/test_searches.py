@@ -100,15 +100,15 @@ def test_a_server_may_go_and_come(clean: None, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(searches, "POLICY", RetryPolicy(1.0, 1.0))
     with ExitStack() as down:
         down.enter_context(local_server(tmp_path / "mlflow", port))
-        with SearchRuns("b" * 64, recipe, "small") as found:
+        with SearchRuns("b" * 64, recipe, "small") as tracked:
             down.close()
             start = time.monotonic()
             for rows in range(1, 4):
-                found.notify("000-own", entry(rows), recipe)
+                tracked.notify("000-own", entry(rows), recipe)
             assert time.monotonic() - start < 1, "a trial doesn't wait"
-            found.notify("000-own", entry(3, "finished"), recipe)
+            tracked.notify("000-own", entry(3, "finished"), recipe)
             with local_server(tmp_path / "mlflow", port):
-                found.finish(search, {"a.txt": b"a"})
+                tracked.finish(search, {"a.txt": b"a"})
                 (run,) = runs("trial")
                 history = connect().get_metric_history(run.info.run_id, "dice")
                 assert [point.step for point in history] == [0, 1, 2]

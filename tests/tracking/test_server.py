@@ -46,8 +46,8 @@ def test_a_port_in_use_is_reported(mlflow_server: str, tmp_path: Path) -> None:
 def test_asking_whether_tracking_is_on_imports_no_mlflow() -> None:
     code = "import sys, backdrop.tracking as t, backdrop.tracking.server; t.enabled(); print('mlflow' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert found.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert process.stdout.strip() == "False"
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -55,13 +55,13 @@ def cases(draw: st.DrawFn, values: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     target = random.choice(values, (batch, 1, height, width))
     for image in target[:, 0]:
-        kind = random.choice(["noise", "rectangle", "pixel", "flat"], p=[0.3, 0.4, 0.2, 0.1])
+        pattern = random.choice(["noise", "rectangle", "pixel", "flat"], p=[0.3, 0.4, 0.2, 0.1])
         y, x, inside = random.integers(height), random.integers(width), random.integers(2)
-        if kind != "noise":
+        if pattern != "noise":
             image[:] = 1 - inside
-        if kind == "rectangle":
+        if pattern == "rectangle":
             image[y:, x:] = inside
-        if kind == "pixel":
+        if pattern == "pixel":
             image[y, x] = inside
     return Case(random.normal(0, random.choice([0.1, 3, 30]), target.shape), target, random.uniform(0.1, 2, batch))
 
@@ -123,13 +123,13 @@ def boundary(case: Case, band: float, weight: float, profile: str, squared: bool
 def sides(mask: np.ndarray) -> list[tuple[float, float, float, float]]:
     """Sides between a pixel in the mask and one that is not, as top, bottom, left, right; pixel centers are whole."""
     height, width = mask.shape
-    found = [
+    losses = [
         (y - 0.5, y + 0.5, x + 0.5, x + 0.5)
         for y in range(height)
         for x in range(width - 1)
         if mask[y, x] != mask[y, x + 1]
     ]
-    return found + [
+    return losses + [
         (y + 0.5, y + 0.5, x - 0.5, x + 0.5)
         for y in range(height - 1)
         for x in range(width)
@@ -317,11 +317,11 @@ def test_the_weight_falls_linearly_with_the_distance() -> None:
 @given(case=cases(), band=st.floats(0.01, 1), weight=st.floats(1, 9))
 def test_weights_agree_with_every_pixels_distance_to_every_side(case: Case, band: float, weight: float) -> None:
     mask = case.tensors[1] > 0.5
-    found = boundary_weights(mask, band, weight, "distance")
+    weights = boundary_weights(mask, band, weight, "distance")
     expected = [distance_map(image, band, weight) for image in mask[:, 0].numpy()]
-    assert np.allclose(found[:, 0], expected, rtol=0, atol=1e-5)
-    assert float(found.min()) >= 1
-    assert float(found.max()) <= weight
+    assert np.allclose(weights[:, 0], expected, rtol=0, atol=1e-5)
+    assert float(weights.min()) >= 1
+    assert float(weights.max()) <= weight
     flat = boundary_weights(torch.zeros_like(mask), band, weight, "distance")
     assert (flat == 1).all()
 
@@ -332,8 +332,8 @@ def test_weights_of_a_larger_photograph(profile: Literal["distance", "box"], exp
     mask = np.hypot(y - 19, (x - 20) / 1.3) < 12
     mask[0, 0] = mask[5:9, 40:] = True  # a pixel is less than a hundredth of a box of 13
     mask[18, 20] = False
-    found = boundary_weights(torch.tensor(mask)[None, None], 0.3, 3, profile)
-    assert np.allclose(found, expected(mask, 0.3, 3), rtol=0, atol=1e-5)
+    weights = boundary_weights(torch.tensor(mask)[None, None], 0.3, 3, profile)
+    assert np.allclose(weights, expected(mask, 0.3, 3), rtol=0, atol=1e-5)
 
 
 # The recipe's words.

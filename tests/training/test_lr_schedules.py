@@ -101,8 +101,8 @@ def test_a_plateau_is_torchs(dices: list[float], patience: int, factor: float, b
     epochs = before + len(dices)
     seen = [0.9] * before + dices
     for i, dice in enumerate(dices):
-        found = learning_rate(phases, epochs, before + i, seen[: before + i])
-        assert found == pytest.approx(theirs.optimizer.param_groups[0]["lr"])
+        rate = learning_rate(phases, epochs, before + i, seen[: before + i])
+        assert rate == pytest.approx(theirs.optimizer.param_groups[0]["lr"])
         theirs.step(dice)
 
 
@@ -288,12 +288,12 @@ def test_no_rate_of_a_cycle_vanishes_while_there_is_an_epoch_for_each(
 ) -> None:
     rates = [float(i + 1) for i in range(len(parts))]
     phases = make({"kind": "cycle", "epochs": rounds * sum(parts), "lrs": rates, "lengths": parts})
-    found = learning_rates(phases, epochs)
+    actual = learning_rates(phases, epochs)
     starts = [0, *(end + 1 for end in cycle_ends(phases, epochs))]
     assert len(starts) - 1 == max(1, min(rounds, epochs // len(parts)))
     for start, stop in pairwise(starts):
-        assert found[start:stop] == sorted(found[start:stop])
-        assert epochs < len(parts) or set(found[start:stop]) == set(rates)
+        assert actual[start:stop] == sorted(actual[start:stop])
+        assert epochs < len(parts) or set(actual[start:stop]) == set(rates)
 
 
 def _named(phase: Phase) -> list[float]:

@@ -99,11 +99,11 @@ def test_torchvisions_files_fill_encoders(
     torch.save(weights, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
     network = uninitialized(**options)
     load_encoder(network, source(tmp_path / "weights.pth"))
-    found = network.encoder.state_dict()
-    assert {key: tuple(value.shape) for key, value in found.items()} == {
+    loaded = network.encoder.state_dict()
+    assert {key: tuple(value.shape) for key, value in loaded.items()} == {
         k: v for k, v in shapes.items() if not is_head(k)
     }
-    assert all(torch.equal(value, weights[key]) for key, value in found.items())
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
 
 
 def test_files_from_before_batches_were_counted_fill_encoders(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_files_from_before_batches_were_counted_fill_encoders(tmp_path: Path) ->
     torch.save(weights, tmp_path / "weights.pth")
     network = uninitialized(kind="linknet")
     load_encoder(network, source(tmp_path / "weights.pth"))
-    found = network.encoder.state_dict()
-    assert all(torch.equal(found[key], value) for key, value in weights.items() if not is_head(key))
+    loaded = network.encoder.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items() if not is_head(key))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])

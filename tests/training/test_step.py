@@ -60,8 +60,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_images() -> None:
     model = network()
     expected = make_loss("bce_dice")(model(joined(batches).images), joined(batches).targets, None)
     optimizer = make_optimizer(model, "sgd", 0.0, 0.0)
-    found = train_step(model, optimizer, make_loss("bce_dice"), batches, None)
-    assert float(found) == pytest.approx(float(expected.detach()))
+    loss = train_step(model, optimizer, make_loss("bce_dice"), batches, None)
+    assert float(loss) == pytest.approx(float(expected.detach()))
 
 
 def test_clipping_bounds_the_gradient() -> None:

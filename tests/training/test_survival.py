@@ -159,9 +159,9 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(
     older, newest = checkpoints(out)
     count = 0
     for what in damages(newest):
-        found = CheckpointStore(out / "checkpoints").read()
-        assert found is not None
-        assert found.progress.step == int(older.name.split("-")[1]), what
+        checkpoint = CheckpointStore(out / "checkpoints").read()
+        assert checkpoint is not None
+        assert checkpoint.progress.step == int(older.name.split("-")[1]), what
         assert f"{newest} is damaged" in capsys.readouterr().err, what
         count += 1
     assert count >= 20

@@ -38,10 +38,10 @@ def ray_folder() -> Iterator[Path]:
 
 def _end_users_of(folder: Path) -> list[int]:
     """Kills whatever was started with a path below it; what there was."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if str(folder).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-                os.kill(found[-1], signal.SIGKILL)
-    return found
+                pids.append(int(path.parent.name))
+                os.kill(pids[-1], signal.SIGKILL)
+    return pids

@@ -62,9 +62,9 @@ def test_equal_values_on_one_side_leave_the_others_interval() -> None:
 
 def test_nearly_equal_values_are_compared_too() -> None:
     close = math.nextafter(0.9, 1)
-    found = against([0.9, close], [0.9, 0.9])
-    assert 0 < found.high < 1e-14
-    assert found.low < 0
+    comparison = against([0.9, close], [0.9, 0.9])
+    assert 0 < comparison.high < 1e-14
+    assert comparison.low < 0
 
 
 def test_one_seed_says_nothing_of_the_noise() -> None:

@@ -112,23 +112,23 @@ def _renamed(fault: Fault, path: Path, values: Any) -> tuple[str, str] | None:
 
 
 def _sentence(record: type[BaseModel], fault: Fault, path: Path) -> tuple[str, str]:
-    place, context, kind = _dotted(path), fault.get("ctx", {}), fault["type"]
-    if kind == "extra_forbidden":
+    place, context, fault_type = _dotted(path), fault.get("ctx", {}), fault["type"]
+    if fault_type == "extra_forbidden":
         return f"unknown key {shorten(place)}", suggest(str(path[-1]), _keys_at(record, fault["loc"][:-1]))
-    if kind == "missing":
+    if fault_type == "missing":
         return f"key {place} is missing", f"Add {path[-1]}"
-    if kind == "union_tag_not_found":
+    if fault_type == "union_tag_not_found":
         return f"key {place}.kind is missing", f"Add kind to {place}"
-    if kind in ("union_tag_invalid", "literal_error"):
+    if fault_type in ("union_tag_invalid", "literal_error"):
         word, inner = (str(context["tag"]), ".kind") if "tag" in context else (str(fault["input"]), "")
         known = re.findall(r"'([^']*)'", context.get("expected_tags") or context["expected"])
         return f"{place}{inner} can't be {shorten(word)}", suggest(word, known)
-    if kind == "value_error":
+    if fault_type == "value_error":
         what, _, remedy = str(context["error"]).partition("; ")
         return f"{place}: {what}" if place else what, f"{remedy[:1].upper()}{remedy[1:]}" or f"Change {place}"
-    if kind == "string_pattern_mismatch":
+    if fault_type == "string_pattern_mismatch":
         return f"{place} can't be {shorten(fault['input'])}", EXAMPLES[context["pattern"]]
-    name = next((name for name in REMEDIES if kind == name or kind.startswith(f"{name}_")), None)
+    name = next((name for name in REMEDIES if fault_type == name or fault_type.startswith(f"{name}_")), None)
     if name is None:
         return f"{place}: {shorten(fault['msg'])}", f"Change {place}"
     return f"{place} can't be {shorten(fault['input'])}", REMEDIES[name].format(**context)

@@ -1,4 +1,4 @@
-"""Reads image files: their kind, their size before anything is decoded, and their pixels.
+"""Reads image files: their format, their size before anything is decoded, and their pixels.
 
 A file is judged by decoding it, never by its name or its last bytes: phones append a video to a photograph, cameras and
 cards pad it, and all of that is fine. Damage is what a decoder complains about.
@@ -43,13 +43,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that we don
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own errors name the file
 
 
-def kind_of(data: bytes) -> str:
+def format_of(data: bytes) -> str:
     """`jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp`, `heic`, `lfs` (a Git LFS pointer), or empty for anything else."""
     starts = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", LFS: "lfs"}
     starts |= {b"II*\0": "tiff", b"MM\0*": "tiff"}
-    for start, kind in starts.items():
+    for start, name in starts.items():
         if data.startswith(start):
-            return kind
+            return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return "heic" if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS else ""
@@ -84,11 +84,11 @@ def decoded(data: bytes, name: object) -> Iterator[Pixels]:
 
     Blocks that run side by side wait for each other where their photographs would be too large together.
     """
-    kind, pixels = _open(data, name)
+    file_format, pixels = _open(data, name)
     decoders = {"jpeg": _decode_jpeg, "heic": _decode_heic, "png": _opencv}
     with _room.take(pixels):
         with _readable(name):
-            image = np.ascontiguousarray(decoders.get(kind, _decode_other)(data))
+            image = np.ascontiguousarray(decoders.get(file_format, _decode_other)(data))
         del data  # may be as large as the image
         yield image
 
@@ -99,16 +99,16 @@ def decode_levels(data: bytes, name: object) -> Levels:
     Raises:
         DataError: as `decode_photo`.
     """
-    kind, pixels = _open(data, name)
-    if kind in ("jpeg", "heic"):
+    file_format, pixels = _open(data, name)
+    if file_format in ("jpeg", "heic"):
         return decode_photo(data, name)
     with _room.take(pixels), _readable(name):
-        return _png_levels(data) if kind == "png" else _turned_levels(data)
+        return _png_levels(data) if file_format == "png" else _turned_levels(data)
 
 
 def orientation_of(data: bytes) -> int:
     """The EXIF orientation 1..8 of a readable image; 1 for HEIC, whose decoder applies it."""
-    return 1 if kind_of(data) == "heic" else _orientation(_pillow(data))
+    return 1 if format_of(data) == "heic" else _orientation(_pillow(data))
 
 
 def turn(image: Any, orientation: int) -> Any:
@@ -135,17 +135,17 @@ def find_gif_damage(data: bytes) -> str:
 
 def _open(data: bytes, name: object) -> tuple[str, int]:
     """Kind and number of pixels of an image, after checking that it may be decoded."""
-    kind = kind_of(data)
-    if kind == "lfs":
+    file_format = format_of(data)
+    if file_format == "lfs":
         raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
-    if kind == "png" and (damage := _png_damage(data)):
+    if file_format == "png" and (damage := _png_damage(data)):
         raise DataError(f"{name} {damage}", COPY_AGAIN)
     with _readable(name):
-        width, height = _heif(data).size if kind == "heic" else _pillow(data).size
+        width, height = _heif(data).size if file_format == "heic" else _pillow(data).size
     if width * height > max_pixels():
         what = f"{name} has {width}x{height} pixels, more than the {max_pixels():,} that are decoded"
         raise DataError(what, "Scale it down, or set BACKDROP_MAX_PIXELS")
-    return kind, width * height
+    return file_format, width * height
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backdrop.common.words import count
 from backdrop.config.records import Record
-from backdrop.data.formats import kind_of
+from backdrop.data.formats import format_of
 
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
 IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", ".heif"}
@@ -104,6 +104,6 @@ def _is_image(path: Path) -> bool:
         return path.is_file()
     try:
         with path.open("rb") as file:
-            return kind_of(file.read(64)) not in ("", "lfs")
+            return format_of(file.read(64)) not in ("", "lfs")
     except OSError:
         return False

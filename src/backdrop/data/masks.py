@@ -23,8 +23,8 @@ def binarize(probability: "NDArray[np.floating[Any]] | Mask | Tensor") -> Mask:
 
     A tensor is compared on its device, and only the mask is copied from there.
     """
-    found = probability > HALF
-    return found if isinstance(found, np.ndarray) else found.cpu().numpy()
+    mask = probability > HALF
+    return mask if isinstance(mask, np.ndarray) else mask.cpu().numpy()
 
 
 def encode_png(mask: Mask) -> bytes:

@@ -13,7 +13,7 @@ from backdrop.common.errors import DataError
 from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, in_threads, read_file
-from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, kind_of
+from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of
 from backdrop.data.listing import NOT_UTF8, printable
 from backdrop.data.mask_files import MaskFile, interpret
 
@@ -93,7 +93,7 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
     except DataError as error:
         return Look(photo, [*faults, _fault(photo.mask, error)], size, thumbnail, (digest, ""), 0)
     faults += _mask_faults(photo.mask, file, size)
-    if kind_of(data) == "gif" and (damage := find_gif_damage(data)):
+    if format_of(data) == "gif" and (damage := find_gif_damage(data)):
         faults.append(_error(photo.mask, damage, "Copy it again from where it came, or draw it again"))
     mask_digest = "" if file.mask is None else masks.mask_digest(file.mask)
     area = 0 if file.mask is None else int(file.mask.sum())
@@ -114,8 +114,8 @@ def _mask_faults(path: Path, file: MaskFile, size: str | None) -> list[Fault]:
     if file.mask is None:
         return [*faults, _error(path, file.trouble, file.remedy)]
     if file.mask.all() or not file.mask.any():
-        kind = "full" if file.mask.all() else "empty"
-        return [*faults, _error(path, f"is {kind}", "Draw the mask again or remove the pair")]
+        extent = "full" if file.mask.all() else "empty"
+        return [*faults, _error(path, f"is {extent}", "Draw the mask again or remove the pair")]
     return [*faults, *(_warning(path, what, remedy) for what, remedy in file.notes)]
 
 

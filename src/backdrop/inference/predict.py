@@ -56,14 +56,14 @@ class Answer:
         if self.spec.fit != "stretch" or pixels * len(self.logits) <= PIECE:
             whole = [from_output(each, self.height, self.width, self.spec, self.align_corners) for each in self.logits]
             return _average(whole, self.tta)[start:stop]
-        found = self.logits[0].new_empty(stop - start, self.width)
+        probability = self.logits[0].new_empty(stop - start, self.width)
         step = max(1, PIECE // 8 // self.width // len(self.logits))
         for top in range(start, stop, step):
             piece = range(top, min(top + step, stop))
-            found[top - start : piece.stop - start] = _average(
+            probability[top - start : piece.stop - start] = _average(
                 [self._rows(each, piece) for each in self.logits], self.tta
             )
-        return found
+        return probability
 
     def _rows(self, logits: Tensor, rows: range) -> Tensor:
         """Some rows (N, W) of logits that are resized as in `from_output`."""

@@ -86,8 +86,8 @@ def training(search: Search) -> str:
         if trial.preset or kind == "best" or trial.name == search.chosen:
             ends.append((points[-1], trial.name, kind))
     lines.sort(key=lambda line: LAYERS.index(line.kind))
-    under, kind = upright_axis(scale, TALL) + _epochs(search, length), "labeled" + " crowded" * (len(begun) > CROWD)
-    return chart(lines, TALL, "Dice over epochs of every trial", under, end_labels(ends, TALL), kind)
+    under, classes = upright_axis(scale, TALL) + _epochs(search, length), "labeled" + " crowded" * (len(begun) > CROWD)
+    return chart(lines, TALL, "Dice over epochs of every trial", under, end_labels(ends, TALL), classes)
 
 
 def _dice_scale(dices: Sequence[float]) -> Scale:

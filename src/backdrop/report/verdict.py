@@ -72,15 +72,15 @@ def _ends(part: Slice) -> tuple[float, float]:
 
 
 def _slice(part: Slice, scale: Scale) -> str:
-    kind = "worse" if part.worse else ""
-    return _row(_name(part), part.objects, (part.difference, *_ends(part)), part.p_value, scale, kind)
+    mark = "worse" if part.worse else ""
+    return _row(_name(part), part.objects, (part.difference, *_ends(part)), part.p_value, scale, mark)
 
 
 def _row(
-    name: str, objects: int, change: tuple[float, float, float], p: float | None, scale: Scale, kind: str = ""
+    name: str, objects: int, change: tuple[float, float, float], p: float | None, scale: Scale, mark: str = ""
 ) -> str:
     mean, low, high = change
     spread = f"{low:+.5f} to {high:+.5f}" if objects > 1 else ""
     chance = "" if p is None else f"{p:.2g}"
     cells = f"<td>{escape(name)}</td><td>{objects}</td><td>{mean:+.5f}</td><td>{spread}</td><td>{chance}</td>"
-    return f'<tr class="{kind}">{cells}<td>{interval(low, mean, high, scale, zero=True)}</td></tr>'
+    return f'<tr class="{mark}">{cells}<td>{interval(low, mean, high, scale, zero=True)}</td></tr>'

@@ -90,19 +90,19 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
     checked_address(out)
     _require_apart(source, out)
     inspect(out, STEP)
-    found = find_sources(root, masks, options.labels)
-    names = name_photos([one.name for one in found.photos], options.pattern)
-    duplicates = [ImportRow(source=str(path), note=note) for path, note in found.duplicates.items()]
+    sources = find_sources(root, masks, options.labels)
+    names = name_photos([one.name for one in sources.photos], options.pattern)
+    duplicates = [ImportRow(source=str(path), note=note) for path, note in sources.duplicates.items()]
     if dry_run:
-        rows = _rows(found.photos, names, options, root, None)
+        rows = _rows(sources.photos, names, options, root, None)
     else:
         require(out, STEP)
         with hold(out, STEP, "OUT", beside=True), output_folder(out, STEP, TABLE) as folder:
-            rows = _rows(found.photos, names, options, root, folder)
+            rows = _rows(sources.photos, names, options, root, folder)
             _require_one(source, rows)
             (folder / TABLE).write_bytes(_dump([*rows, *duplicates]))
     _require_one(source, rows)
-    return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(found.passed_over))
+    return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(sources.passed_over))
 
 
 def _mask_place(masks: str | None) -> Path | None:

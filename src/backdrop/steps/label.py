@@ -91,15 +91,15 @@ def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, E
     Raises:
         MemberError: if a fold has none.
     """
-    found = {}
+    labelers = {}
     for fold in plan.folds:
         models = [judges.get(name) for name, place in plan.assignment().items() if place == fold]
         names = set.intersection(*({m.name for m in one.members} if one else set() for one in models))
         first = models[0]
         if not names or first is None:
             raise MemberError(f"No member may label for fold {fold}: each has trained on it", "Name one of that fold")
-        found[fold] = replace(first, members=tuple(m for m in first.members if m.name in names))
-    return found
+        labelers[fold] = replace(first, members=tuple(m for m in first.members if m.name in names))
+    return labelers
 
 
 def _check(dataset: Dataset, plan: FoldPlan) -> None:

@@ -81,7 +81,7 @@ class Case:
             if made:
                 return None
             raise history.overtaken(self.name, state)
-        # Judging the same again, after a rollback and a release, is no look.
+        # Judging the same again, after a rollback and a release, isn't a look.
         again = made.verdict.look if made and made.verdict else None
         verdict = self.verdict(again - 1 if again else state.looks(self.holdout))
         return Entry(

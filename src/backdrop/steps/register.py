@@ -101,7 +101,7 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
     """The evaluation, after verifying that it is of this ensemble and these plans."""
     for name in (PAGE, METRICS, IMAGES):
         if not (folder / name).is_file():
-            raise StorageError(f"{folder} is no report (no {name})", "Make one with `backdrop evaluate`")
+            raise StorageError(f"{folder} isn't a report (it has no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))
     require_scores(folder / IMAGES, evaluation)
     scored = {(score.image, score.fold, score.area) for score in read_scores(folder / IMAGES)}

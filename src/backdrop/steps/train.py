@@ -189,11 +189,11 @@ def _finished(folder: Path, store: "CheckpointStore", key: str) -> bool:
     """
     finished = (folder / RECORD).is_file()
     if finished:
-        found = _key(storage.read_bytes(folder / RECORD))
+        known = _key(storage.read_bytes(folder / RECORD))
     else:
         checkpoint = store.read()
-        found = checkpoint.progress.key if checkpoint else key
-    if found != key:
+        known = checkpoint.progress.key if checkpoint else key
+    if known != key:
         raise _other(folder)
     return finished
 

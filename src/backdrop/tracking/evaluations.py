@@ -196,8 +196,8 @@ def _log_values(client: MlflowClient, run: Run, tags: dict[str, str], findings: 
     )
     digest = findings.data_digest.removeprefix("sha256:")[:DATASET_DIGEST]
     source = json.dumps({"uri": findings.data})
-    kind = "s3" if storage.is_remote(findings.data) else "local"
-    client.log_inputs(run.info.run_id, [DatasetInput(Dataset("dataset", digest, kind, source))])
+    source_type = "s3" if storage.is_remote(findings.data) else "local"
+    client.log_inputs(run.info.run_id, [DatasetInput(Dataset("dataset", digest, source_type, source))])
 
 
 def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:

@@ -171,8 +171,8 @@ def _read(client: MlflowClient, name: str) -> Chain:
     anchor = model.tags.get(ANCHOR, BEGINNING) if model else BEGINNING
     # MLflow lists the newest first by default: an entry that comes between two pages would move the others.
     search = {"max_results": PAGE, "order_by": ["version_number ASC"]}
-    found = pages(client.search_model_versions, f"name = '{name}{SUFFIX}'", **search)
-    return chain((Line(int(one.version), one.tags.get(ENTRY), one.tags.get(DIGEST)) for one in found), anchor)
+    versions = pages(client.search_model_versions, f"name = '{name}{SUFFIX}'", **search)
+    return chain((Line(int(one.version), one.tags.get(ENTRY), one.tags.get(DIGEST)) for one in versions), anchor)
 
 
 def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:

@@ -140,8 +140,8 @@ def _runs(key: str) -> Sequence[StoredRun]:
         return runs
     from backdrop.tracking.client import connect, find_runs
 
-    found = find_runs(connect(), f"tags.`{KEY}` = '{key}'")
-    return [StoredRun(run.info.run_id, run.info.status, run.info.artifact_uri) for run in found]
+    stored = find_runs(connect(), f"tags.`{KEY}` = '{key}'")
+    return [StoredRun(run.info.run_id, run.info.status, run.info.artifact_uri) for run in stored]
 
 
 def _look_up(key: str) -> Sequence[StoredRun]:

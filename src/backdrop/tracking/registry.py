@@ -122,10 +122,10 @@ def find_number(name: str, number: int) -> Version:
     Raises:
         TrackingError: if there is none, or the server doesn't answer.
     """
-    found = find_address(f"models:/{name}/{number}")
-    if found is None:
+    version = find_address(f"models:/{name}/{number}")
+    if version is None:
         raise TrackingError(f"There is no models:/{name}/{number}, or it was deleted", f"See `backdrop history {name}`")
-    return found
+    return version
 
 
 def find_address(address: str) -> Version | None:

@@ -35,9 +35,9 @@ RAY = str(Path(sys.executable).with_name("ray"))
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     while True:
-        with ray_folder() as folder, head(folder) as found:
-            if found:
-                yield found
+        with ray_folder() as folder, head(folder) as dashboard:
+            if dashboard:
+                yield dashboard
                 return
         # Ray gives its own processes half a minute, whatever the machine has to do.
 
@@ -65,8 +65,8 @@ def head(folder: Path) -> Iterator[str | None]:
         return None
 
     try:
-        found = until(answer)
-        yield None if found == "too slow" else found
+        answered = until(answer)
+        yield None if answered == "too slow" else answered
     finally:
         process.terminate()
         process.wait()

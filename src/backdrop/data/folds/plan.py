@@ -145,17 +145,17 @@ def read_plan(address: str | Path) -> FoldPlan:
 
     Raises:
         StorageError: if the file can't be read.
-        PlanError: if it is no plan, or a row can't be right, such as one that puts an object into a second fold.
+        PlanError: if it isn't a plan, or a row can't be right, such as one that puts an object into a second fold.
     """
     remedy = "Make one with `backdrop split`"
     try:
         head, body = text.split_title(text.decode(storage.read_bytes(address)))
     except ValueError as error:
-        raise PlanError(f"{address} is no fold plan ({error})", remedy) from error
+        raise PlanError(f"{address} isn't a fold plan ({error})", remedy) from error
     if head.startswith(OLD_HEADER):
         raise PlanError(f"{address} was made by an older version of Backdrop (its first line says v1)", remedy)
     if not head.startswith(HEADER):
-        raise PlanError(f"{address} is no fold plan", remedy)
+        raise PlanError(f"{address} isn't a fold plan", remedy)
     try:
         _, lines = text.read_table(body, COLUMNS, line=2)
         rows = {line: _row(line, *values) for line, values in lines}
@@ -172,7 +172,7 @@ def read_plans(addresses: str | Sequence[str]) -> list[FoldPlan]:
 
     Raises:
         StorageError: if a file can't be read.
-        PlanError: if one is no plan, or they are of different data, or hold out different objects.
+        PlanError: if one isn't a plan, or they are of different data, or hold out different objects.
     """
     names = [addresses] if isinstance(addresses, str) else addresses
     plans = [read_plan(name) for name in names]
@@ -193,10 +193,10 @@ def verify(plan: FoldPlan, dataset: Dataset) -> Digests:
         DataError: if a photograph or its mask is missing.
     """
     digests = content_digests(dataset.select(row.image for row in plan.rows))
-    found = dataset_digest(digests)
-    if found != plan.data:
+    digest = dataset_digest(digests)
+    if digest != plan.data:
         raise PlanError(
-            f"The plan was made for data {plan.data[:19]}…, but {dataset.root} is {found[:19]}…",
+            f"The plan was made for data {plan.data[:19]}…, but {dataset.root} is {digest[:19]}…",
             "Make a new plan with `backdrop split`, with --extend to keep every object's place",
         )
     return digests

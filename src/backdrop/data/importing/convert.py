@@ -7,7 +7,7 @@ import numpy as np
 
 from backdrop.common.errors import DataError
 from backdrop.data.dataset import read_file
-from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, kind_of, orientation_of, turn
+from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, format_of, orientation_of, turn
 from backdrop.data.importing.annotations import Outlines
 from backdrop.data.importing.sources import Mask as MaskSource
 from backdrop.data.importing.sources import Source, shown
@@ -42,17 +42,17 @@ def convert(source: Source, threshold: int | None) -> Pair:
             fit the photograph.
     """
     data, name = read_file(source.file), printable(source.file)
-    image, kind = decode_photo(data, name), kind_of(data)
-    alpha = _alpha(data, name) if kind in ("png", "webp", "tiff") else None
+    image, file_format = decode_photo(data, name), format_of(data)
+    alpha = _alpha(data, name) if file_format in ("png", "webp", "tiff") else None
     if source.mask is not None:
         mask = _fit(_read(source.mask, threshold), image, orientation_of(data), shown(source.mask))
-        return Pair(*_kept(data, kind, image, alpha is not None), mask, shown(source.mask))
+        return Pair(*_kept(data, file_format, image, alpha is not None), mask, shown(source.mask))
     if alpha is None:
-        return Pair(*_kept(data, kind, image, False), None, "")
+        return Pair(*_kept(data, file_format, image, False), None, "")
     if not _has_background(image, alpha):
         raise DataError(f"{name} is cut out already", "Put the photograph with its background beside it")
     mask = _two_levels(alpha, threshold, name)
-    return Pair(*_kept(data, kind, image, True), mask, f"alpha channel of {name}")
+    return Pair(*_kept(data, file_format, image, True), mask, f"alpha channel of {name}")
 
 
 def encode_mask(mask: Mask) -> bytes:
@@ -60,12 +60,12 @@ def encode_mask(mask: Mask) -> bytes:
     return bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1])
 
 
-def _kept(data: bytes, kind: str, image: Pixels, has_alpha: bool) -> tuple[bytes, str]:
+def _kept(data: bytes, file_format: str, image: Pixels, has_alpha: bool) -> tuple[bytes, str]:
     """The bytes unchanged if training can read them, else encoded again: HEIC as JPEG, other formats as PNG."""
-    if kind in KEPT and not has_alpha:
-        return data, KEPT[kind]
+    if file_format in KEPT and not has_alpha:
+        return data, KEPT[file_format]
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    if kind == "heic":
+    if file_format == "heic":
         options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         return bytes(cv2.imencode(".jpg", bgr, options)[1]), ".jpg"

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from backdrop.common.errors import DataError
 from backdrop.data.dataset import read_file
-from backdrop.data.formats import decode_levels, kind_of
+from backdrop.data.formats import decode_levels, format_of
 from backdrop.data.importing.annotations import Outlines, read_annotations
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
@@ -59,18 +59,18 @@ def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sou
     Raises:
         DataError: if annotations can't be read, or it isn't clear which photograph a mask belongs to.
     """
-    found = Sources()
-    files = [file for file in _walk(root, found.passed_over) if masks is None or not _within(file, masks)]
-    drawn = _Masks(root, [] if masks is None else list(_walk(masks, found.passed_over)), masks, labels)
-    drawn.read([file for file in files if file.suffix.lower() == ".json"], found.passed_over)
+    sources = Sources()
+    files = [file for file in _walk(root, sources.passed_over) if masks is None or not _within(file, masks)]
+    drawn = _Masks(root, [] if masks is None else list(_walk(masks, sources.passed_over)), masks, labels)
+    drawn.read([file for file in files if file.suffix.lower() == ".json"], sources.passed_over)
     groups: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
         if file.suffix.lower() != ".json":
             groups.setdefault((file.parent, _base(file)), []).append(file)
     for group in groups.values():
-        _sort(root, group, drawn, found)
-    found.passed_over += drawn.unused()
-    return found
+        _sort(root, group, drawn, sources)
+    sources.passed_over += drawn.unused()
+    return sources
 
 
 def _walk(folder: Path, passed_over: list[PassedOver]) -> Iterator[Path]:
@@ -95,7 +95,7 @@ def _base(file: Path) -> str:
     return MASK_ENDING.sub("", normalized(file.stem)).lower()
 
 
-def _sort(root: Path, group: list[Path], drawn: "_Masks", found: Sources) -> None:
+def _sort(root: Path, group: list[Path], drawn: "_Masks", sources: Sources) -> None:
     """Sorts files of one name into the photograph, its mask and its duplicates."""
     named = [file for file in group if MASK_ENDING.search(normalized(file.stem))]
     masks = named + [file for file in group if file not in named and file.suffix.lower() == ".gif"]
@@ -103,13 +103,13 @@ def _sort(root: Path, group: list[Path], drawn: "_Masks", found: Sources) -> Non
         masks = [file for file in group if _looks_like_mask(file)] if len(group) > 1 or masks else []
     photos = [file for file in group if file not in masks]
     if not photos:
-        found.passed_over += [_alone(file, "mask without a photograph") for file in masks]
+        sources.passed_over += [_alone(file, "mask without a photograph") for file in masks]
         return
     photos.sort(key=lambda file: (file.suffix.lower() not in JPEG_SUFFIXES, file.suffix.lower() != ".png", file.name))
     name = _seen_from(root, photos[0])
-    found.photos.append(Source(name, photos[0], drawn.of(name) or (masks[0] if masks else None)))
-    found.passed_over += [_alone(file, f"another mask of {name}") for file in masks[1:]]
-    found.duplicates |= {_seen_from(root, file): SAME.format(name) for file in photos[1:]}
+    sources.photos.append(Source(name, photos[0], drawn.of(name) or (masks[0] if masks else None)))
+    sources.passed_over += [_alone(file, f"another mask of {name}") for file in masks[1:]]
+    sources.duplicates |= {_seen_from(root, file): SAME.format(name) for file in photos[1:]}
 
 
 def _alone(file: Path, reason: str) -> PassedOver:
@@ -122,7 +122,7 @@ def _looks_like_mask(file: Path) -> bool:
         return False
     try:
         data = read_file(file)
-        if kind_of(data) not in ("png", "gif", "webp", "tiff", "bmp"):
+        if format_of(data) not in ("png", "gif", "webp", "tiff", "bmp"):
             return False
         levels = decode_levels(data, printable(file))
     except DataError:
