@@ -1,4 +1,4 @@
-"""Cars by their numbers: body style, dimensions in meters, color."""
+"""Parameters of cars: body style, dimensions in meters, color."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ CHROME = (190.0, 192.0, 196.0)
 
 @dataclass(frozen=True)
 class Car:
-    """One object: a body style with its own dimensions (meters; `cowl` to `end` are shares of the length)."""
+    """One car: a body style with dimensions of its own, in meters; `cowl` to `end` are shares of its length."""
 
     style: str
     length: float
@@ -23,11 +23,11 @@ class Car:
     height: float
     clearance: float
     wheel: float  # radius
-    hood: float  # height of the bonnet at the windscreen
-    deck: float  # height of the boot or the tail's shoulder
-    cowl: float  # foot of the windscreen
-    roof: float  # head of the windscreen
-    back: float  # head of the rear window
+    hood: float  # height of the hood at the windshield
+    deck: float  # height of the trunk or the tail's shoulder
+    cowl: float  # foot of the windshield
+    roof: float  # top of the windshield
+    back: float  # top of the rear window
     end: float  # foot of the rear window
     glazed: float  # where the side windows end
     tumblehome: float  # how far the sides lean in, meters per meter
@@ -65,13 +65,13 @@ COLORS: dict[str, Color] = {
     "green": (34, 66, 50),
     "sky": (96, 140, 176),
 }
-# Most cars are white, black or gray; the others share what is left.
+# Most cars are white, black or gray; the other colors share the rest.
 SHARES = (0.28, 0.14, 0.12, 0.10, *[0.06] * 6)
 ALWAYS = {1: ("van", "white"), 3: ("coupe", "black")}  # the two hardest: white on the wall, black in its own shadow
 
 
 def object_name(seed: int, index: int) -> str:
-    """Name of object number `index`: 12 hex digits, never the same for two indices below 2**48."""
+    """The name of object number `index`: 12 hex digits, different for all indices below 2**48."""
     start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:6], "big")
     number = (start + index) % 2**48
     for factor in (0x9E3779B97F4B, 0xD1B54A32D193):  # odd factors and xor-shifts are one-to-one
@@ -81,7 +81,7 @@ def object_name(seed: int, index: int) -> str:
 
 
 def draw_car(seed: int, index: int) -> Car:
-    """Parameters of object number `index`; number 1 is always a white van and number 3 a black coupe."""
+    """Draws the parameters of object number `index`; 1 is always a white van, and 3 a black coupe."""
     rng, (block, place) = np.random.default_rng([seed, index]), divmod(index, len(STYLES))
     styles = np.random.default_rng([seed, block]).permutation(list(STYLES))  # each style once in every block
     style, paint = ALWAYS.get(index, (str(styles[place]), str(rng.choice(list(COLORS), p=SHARES))))

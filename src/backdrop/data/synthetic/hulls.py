@@ -1,4 +1,4 @@
-"""Surfaces: lofted hulls for body and cabin, and the patches and rods that are painted.
+"""Surfaces: lofted hulls for body and cabin, and patches and rods, which are painted.
 
 Car frame: meters; x points from the center to the nose, y to the side, z up from the floor.
 """
@@ -34,7 +34,7 @@ Part = Patch | Rod
 
 @dataclass(frozen=True)
 class Hull:
-    """A loft: at each station along the car one half section, mirrored; its surface is addressed by (x, v).
+    """A loft: one half section at each station along the car, mirrored. A point on it is (x, v).
 
     x is the distance behind the nose; v runs from 0 (foot of the section) to 1 (top center), negative on the far side.
     """
@@ -82,7 +82,7 @@ class Hull:
         return np.asarray(np.interp(share, flank[:, 2], flank[:, 0]))
 
     def grid(self, x0: float, x1: float, v0: float, v1: float, n: int, m: int) -> Floats:
-        """A rectangle of the surface as an n x m grid of points, denser towards the ends of x."""
+        """A rectangle of the surface as an n x m grid of points, denser toward the ends of x."""
         t = 0.5 - 0.5 * np.cos(np.linspace(0, np.pi, n))
         return self.at((x0 + (x1 - x0) * t)[:, None], np.linspace(v0, v1, m)[None])
 

@@ -38,7 +38,7 @@ def _hub(car: Car, axle: float, side: int) -> Floats:
     return np.array([car.length / 2 - axle, side * (car.width / 2 - 0.035), car.wheel])
 
 
-def _tyre(car: Car, axle: float, side: int) -> list[Part]:
+def _tire(car: Car, axle: float, side: int) -> list[Part]:
     """The tread and the inner face: what shows under the car."""
     hub, inward = _hub(car, axle, side), np.array([0, -0.2 * side, 0])
     middle = hub + inward / 2
@@ -49,7 +49,7 @@ def _tyre(car: Car, axle: float, side: int) -> list[Part]:
 
 
 def _wheel(car: Car, axle: float, side: int) -> list[Part]:
-    """The outer face: arch, tyre, rim, spokes."""
+    """The outer face: arch, tire, rim, spokes."""
     hub, r = _hub(car, axle, side), car.wheel
     parts: list[Part] = [Patch(_ring(hub, r, 0), RUBBER), Patch(_ring(hub, 0.72 * r, 0), (42, 42, 44))]
     parts.append(Patch(_ring(hub, 0.73 * r, 0.65 * r), car.rim, 0.6))
@@ -127,7 +127,7 @@ def _panel(
 
 
 def _nose(car: Car, body: Hull) -> list[Part]:
-    """Bumper, intake, grille, headlamps, number plate."""
+    """Bumper, intake, grille, headlamps, license plate."""
     floor, top, w = car.clearance, car.hood - 0.24, car.width / 2
     middle = floor + 0.44 * (car.hood - floor)
     parts = [_panel(body, True, 0.78 * w, floor + 0.04, middle - 0.03, DARK)] if car.cladding else []
@@ -146,7 +146,7 @@ def _nose(car: Car, body: Hull) -> list[Part]:
 
 
 def _tail(car: Car, body: Hull) -> list[Part]:
-    """Bumper, lid, lamps, number plate."""
+    """Bumper, lid, lamps, license plate."""
     floor, w = car.clearance, car.width / 2
     middle = floor + 0.44 * (car.deck - floor)
     line = _mix(car.color, DARK, 0.7)
@@ -165,7 +165,7 @@ def _tail(car: Car, body: Hull) -> list[Part]:
 
 
 def _glass(car: Car, cabin: Hull) -> list[Part]:
-    """Windscreen, rear window, side windows with their pillars."""
+    """Windshield, rear window, side windows with their pillars."""
     length, parts = car.length, []
     x0, x1 = car.cowl * length, car.end * length
     head, back = car.roof * length, car.back * length
@@ -250,7 +250,7 @@ def all_parts(car: Car, angle: float) -> list[Part]:
     near = [side for side in (-1, 1) if side * beside > car.width / 2]
     far = [side for side in (-1, 1) if side not in near]
     parts = [p for side in far for p in _mirror(car, side)]
-    parts += [p for side in (*far, *near) for axle in _axles(car) for p in _tyre(car, axle, side)]
+    parts += [p for side in (*far, *near) for axle in _axles(car) for p in _tire(car, axle, side)]
     parts += [_under(car), Patch(body.grid(0, car.length, -1, 1, 110, 81), car.color, 0.8)]
     parts += _decals(car, body, near, ahead > car.length / 2, -ahead > car.length / 2)
     parts += [*_bed(car, body), *(whip if ahead < 0 else [])]

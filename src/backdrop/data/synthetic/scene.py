@@ -1,4 +1,4 @@
-"""Camera, paint, room and shadow: from a car to a photograph and its mask."""
+"""Camera, paint, room and shadow: turns a car into a photograph and its mask."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,10 @@ LETTERING = "BACKDROP"
 
 @dataclass(frozen=True)
 class Camera:
-    """A level camera with a raised lens: uprights stay upright. Room frame: meters right, away, up."""
+    """A level camera with a raised lens, so that vertical lines stay vertical.
+
+    Room frame: meters to the right, away from the camera, and up.
+    """
 
     focal: float  # pixels
     center: tuple[float, float]  # pixels, where the optical axis meets the picture
@@ -32,19 +35,19 @@ class Camera:
 
 
 def _camera(width: int, height: int) -> Camera:
-    focal = min(1.68 * height, 1.12 * width)  # whatever the shape of the picture, the longest car fits
+    focal = min(1.68 * height, 1.12 * width)  # the longest car fits into a picture of any shape
     return Camera(focal, (0.5 * width, 0.5 * height - 0.1 * focal))
 
 
 def _place(points: Floats, angle: float) -> Floats:
-    """From the car frame to the room frame, the turntable turned by `angle`."""
+    """Converts points from the car frame to the room frame, with the turntable turned by `angle`."""
     c, s = np.cos(angle), np.sin(angle)
     x, y, z = np.moveaxis(points, -1, 0)
     return np.stack([y * c - x * s, DISTANCE - x * c - y * s, z], axis=-1)
 
 
 def _shade(patch: Patch, centers: Floats, normals: Floats, toward: Floats) -> Floats:
-    """Colors of faces under a bright ceiling, a white wall and a gray floor, all seen in the lacquer."""
+    """Colors of faces below a bright ceiling; the paint reflects it, a white wall and a gray floor."""
     facing = np.clip((normals * toward).sum(-1), 0, 1)
     mirrored = 2 * facing * normals[..., 2] - toward[..., 2]  # height of the reflected ray
     room = np.interp(mirrored, [-0.6, -0.12, 0.02, 0.2, 0.5, 0.62, 0.8, 1], [110, 135, 70, 205, 225, 255, 255, 225])
@@ -55,7 +58,7 @@ def _shade(patch: Patch, centers: Floats, normals: Floats, toward: Floats) -> Fl
 
 
 def _faces(patch: Patch, angle: float, camera: Camera) -> tuple[Floats, Floats]:
-    """The visible quadrilaterals of a patch, far ones first: pixels F42 and colors F3."""
+    """The visible quadrilaterals of a patch, the farthest first: pixels (F, 4, 2) and colors (F, 3)."""
     p = _place(patch.points, angle)
     normals = np.cross(p[1:, 1:] - p[:-1, :-1], p[1:, :-1] - p[:-1, 1:])
     corners = np.stack([p[:-1, :-1], p[1:, :-1], p[1:, 1:], p[:-1, 1:]], axis=2)
@@ -71,7 +74,7 @@ def _faces(patch: Patch, angle: float, camera: Camera) -> tuple[Floats, Floats]:
 
 
 def _paint(canvas: NDArray[np.uint8], parts: list[Part], angle: float, camera: Camera, fine: int) -> None:
-    """Paint parts on an RGBA canvas, `fine` times as large as the picture; A becomes 255 wherever there is car."""
+    """Paints parts on an RGBA canvas, `fine` times as large as the picture; alpha is 255 where the car is."""
     for part in parts:
         if isinstance(part, Rod):
             p = _place(part.points, angle)
@@ -87,7 +90,7 @@ def _paint(canvas: NDArray[np.uint8], parts: list[Part], angle: float, camera: C
 
 
 def _wall(camera: Camera, width: int) -> tuple[Floats, Floats]:
-    """For each column of pixels: the wall's distance from the camera (along its axis) and its bearing from the disc."""
+    """For each column of pixels, the wall's distance along the camera's axis, and its bearing from the turntable."""
     slope = (np.arange(width) + 0.5 - camera.center[0]) / camera.focal
     root = np.sqrt(DISTANCE**2 - (1 + slope**2) * (DISTANCE**2 - WALL**2))
     away = (DISTANCE + root) / (1 + slope**2)
@@ -95,7 +98,7 @@ def _wall(camera: Camera, width: int) -> tuple[Floats, Floats]:
 
 
 def _lettering() -> NDArray[np.uint8]:
-    """The word on the wall, cut to its ink, 0 to 255."""
+    """The word on the wall, cropped to its ink, 0..255."""
     strip = np.zeros((400, 4000), np.uint8)
     cv2.putText(strip, LETTERING, (60, 300), cv2.FONT_HERSHEY_SIMPLEX, 8, (255,), 20, cv2.LINE_AA)
     x, y, w, h = cv2.boundingRect(strip)
@@ -104,7 +107,7 @@ def _lettering() -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=2)
 def _room(width: int, height: int, seed: int) -> NDArray[np.float32]:
-    """The empty studio (HW3): wall, letters, floor, turntable."""
+    """The empty studio (H, W, 3): wall, letters, floor, turntable."""
     camera, rng = _camera(width, height), np.random.default_rng([seed])
     away, bearing = _wall(camera, width)
     rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
@@ -126,7 +129,7 @@ def _room(width: int, height: int, seed: int) -> NDArray[np.float32]:
 
 
 def _turntable(room: NDArray[np.float32], camera: Camera) -> None:
-    """Draw the disc's edge and its joints."""
+    """Draws the edge and the joints of the turntable's disc."""
     a = np.linspace(0, 2 * np.pi, 181)
     circle = np.stack([DISC * np.cos(a), DISTANCE + DISC * np.sin(a), np.zeros_like(a)], axis=-1)
     hub = np.array([0, DISTANCE, 0])
@@ -137,7 +140,7 @@ def _turntable(room: NDArray[np.float32], camera: Camera) -> None:
 
 
 def _shadow(car: Car, angle: float, camera: Camera, width: int, height: int) -> NDArray[np.float32]:
-    """Share of light that reaches the floor (HW): a wide soft shadow and a dark one of contact."""
+    """The share of light that reaches the floor (H, W): a wide soft shadow, and a dark one below the car."""
     small = max(1, round(width / 480))
     light = np.ones((-(-height // small), -(-width // small)), np.float32)
     a = np.linspace(0, 2 * np.pi, 65)
@@ -155,15 +158,15 @@ def _shadow(car: Car, angle: float, camera: Camera, width: int, height: int) -> 
 def render(
     car: Car, view: int, views: int, width: int, height: int, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Photograph view 1..views of a car.
+    """Photographs one view of a car.
 
     Args:
-        car: What to photograph.
-        view: Which view; view 1 shows the nose, the turntable makes one full turn over all views.
-        views: Number of views.
-        width: Width of the picture in pixels.
-        height: Height in pixels; the car fits between 1:1 and 2:1.
-        seed: Decides on the room and the noise.
+        car: what to photograph.
+        view: its number, from 1 to `views`; view 1 shows the nose, and all views together are one full turn.
+        views: the number of views.
+        width: the picture's width in pixels.
+        height: its height in pixels; the car fits into pictures of 1:1 to 2:1.
+        seed: determines the room and the noise.
 
     Returns:
         The RGB photograph (H, W, 3) and the mask of the car (H, W), without its shadow.
