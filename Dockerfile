@@ -13,7 +13,7 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt wheel[s] ./
 RUN python3 -c 'import tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-extras = (project["optional-dependencies"][extra] for extra in ("heic", "pipelines", "s3", "tuning")); \
+extras = (project["optional-dependencies"][extra] for extra in ("heic", "pipelines", "s3", "signing", "tuning")); \
 print(*sum(extras, project["dependencies"]), sep="\n")' > requirements.txt \
     && /opt/pip/bin/pip --python /opt/venv --no-cache-dir install --find-links . \
         --constraint constraints.txt --requirement requirements.txt \

@@ -42,15 +42,19 @@ class GpuPool:
         return {name: value for name, value in vars(self).items() if name != "retries"}
 
 
-def configure(task: PipelineTask) -> PipelineTask:
-    """Settings of every task: not root, an environment from the cluster, and no KFP cache, which misses changes."""
+def configure(task: PipelineTask, *secrets: str) -> PipelineTask:
+    """Settings of every task: not root, an environment from the cluster, and no KFP cache, which misses changes.
+
+    `secrets` are further keys of the cluster's Secret, which other tasks have no use for.
+    """
     task.set_caching_options(False)
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
     kubernetes.use_config_map_as_env(task, NETWORK, {key: key for key in NETWORK_KEYS}, optional=True)
     kubernetes.use_config_map_as_volume(task, NETWORK, NETWORK_FOLDER, optional=True)
-    kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in (*SECRET_KEYS, *WEBHOOK_KEYS)}, optional=True)
+    keys = (*SECRET_KEYS, *WEBHOOK_KEYS, *secrets)
+    kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in keys}, optional=True)
     # Where there is a quota, a pod that requests nothing is refused; on_gpu requests more.
     task.set_cpu_request(LIGHT_CPU).set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
     return task

@@ -29,7 +29,7 @@ from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.catalog import change_recipe
-from backdrop.config.cluster import NODE_SELECTOR, RETRIES, TOLERATIONS
+from backdrop.config.cluster import NODE_SELECTOR, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml
 from backdrop.pipelines.task_settings import GpuPool, configure, on_gpu
@@ -190,10 +190,11 @@ def training(
         }
         evaluation = on_gpu(configure(evaluate(**common, members=addresses)), pool).outputs
         report, judged = evaluation["report"], evaluation["Output"]
-        model = configure(register(**common, members=judged, report=report, name=name)).outputs["Output"]
+        registered = register(**common, members=judged, report=report, name=name)
+        model = configure(registered, SIGNING_KEY, TRUSTED_KEY).outputs["Output"]
         # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
         with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # KFP compiles the comparison
-            on_gpu(configure(promote(data=source.data, name=model, report=report)), pool)
+            on_gpu(configure(promote(data=source.data, name=model, report=report), TRUSTED_KEY), pool)
 
     return graph
 

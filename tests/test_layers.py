@@ -30,6 +30,7 @@ RANK = {folder: rank for rank, row in enumerate(reversed(LAYERS)) for folder in 
 # Who may import what is heavy or optional.
 HEAVY = {
     "mlflow": {"tracking"},
+    "model_signing": {"tracking"},
     "kfp": {"pipelines", "components", "kubeflow", "local"},
     "ray": {"tuning"},
     "optuna": {"tuning"},

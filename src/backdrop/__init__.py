@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from backdrop.steps.split import split
     from backdrop.steps.train import train
     from backdrop.steps.tune import tune
+    from backdrop.steps.verify import verify
 
 __all__ = [
     "BackdropError",
@@ -48,6 +49,7 @@ __all__ = [
     "split",
     "train",
     "tune",
+    "verify",
 ]
 
 __version__ = "0.1.0"

@@ -59,6 +59,7 @@ COMMANDS: dict[str, str] = {
     "hold": "hold cars --reason campaign",
     "release": "release cars",
     "history": "history cars --json --verify",
+    "verify": "verify cars",
     "models": "models --json",
     "reap": "reap --idle-minutes 1",
     "recipes ls": "recipes ls",
@@ -81,7 +82,18 @@ COMMANDS: dict[str, str] = {
     "pipeline preflight": "pipeline preflight --params params.yaml --ray",
 }
 # Those that need MLflow's store, Kubeflow's client or Ray, which take seconds to import.
-REGISTRY = ("register", "promote", "promote override", "rollback", "hold", "release", "history", "models", "reap")
+REGISTRY = (
+    "register",
+    "promote",
+    "promote override",
+    "rollback",
+    "hold",
+    "release",
+    "history",
+    "verify",
+    "models",
+    "reap",
+)
 HEAVY = ("predict model", *REGISTRY, "tune", "tune cluster")
 LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.startswith("pipeline"))
 # What takes long when it works is always given one of these files broken beyond use.

@@ -35,6 +35,7 @@ SURFACE = {
     "hold": {"model", "reason"},
     "release": {"model", "reason"},
     "history": {"model", "as_json", "verify"},
+    "verify": {"model"},
     "models": {"as_json"},
     "reap": {"idle_minutes"},
     "recipes ls": set(),

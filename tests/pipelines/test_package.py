@@ -15,7 +15,7 @@ from backdrop import __version__
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, find_ensemble, find_recipe
 from backdrop.config.catalog import shipped
-from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, WEBHOOK_KEYS
+from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, SIGNING_KEY, TRUSTED_KEY, WEBHOOK_KEYS
 from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, build, digest
 from backdrop.pipelines.size import MOST, estimate_size
@@ -184,6 +184,10 @@ def test_every_task_is_no_root_and_uncached(task: str, graph: dict[str, Any], se
     assert not tasks_of(graph)[task].task["cachingOptions"].get("enableCache", False)
 
 
+# Only the task that registers has the private key.
+SIGNING = {"register": (SIGNING_KEY, TRUSTED_KEY), "condition-1/promote": (TRUSTED_KEY,)}
+
+
 @pytest.mark.parametrize("task", ALL)
 def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
     place = settings_of(graph, settings, task)
@@ -191,7 +195,7 @@ def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings
     for source, kind, name, keys in (
         (settled, "configMap", "backdrop", CONFIG_KEYS),
         (network, "configMap", "backdrop-network", NETWORK_KEYS),
-        (secret, "secret", "backdrop", (*SECRET_KEYS, *WEBHOOK_KEYS)),
+        (secret, "secret", "backdrop", (*SECRET_KEYS, *WEBHOOK_KEYS, *SIGNING.get(task, ()))),
     ):
         assert source["optional"]
         assert {pair["envVar"] for pair in source["keyToEnv"]} == set(keys)
@@ -211,7 +215,7 @@ def test_every_task_has_requests_and_a_limit(task: str, graph: dict[str, Any]) -
 
 
 def test_environment_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in (*CONFIG_KEYS, *SECRET_KEYS, *WEBHOOK_KEYS):
+    for key in (*CONFIG_KEYS, *SECRET_KEYS, *WEBHOOK_KEYS, SIGNING_KEY, TRUSTED_KEY):
         monkeypatch.setenv(key, "no-one-may-read-this")
     assert b"no-one-may-read-this" not in build(find_ensemble("tiny")).dump()
 

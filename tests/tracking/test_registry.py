@@ -36,6 +36,7 @@ from backdrop.tracking.members import run_of
 from backdrop.tracking.model_list import ListedModel
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from backdrop.tracking.runs import MemberRun
+from backdrop.tracking.version_files import ensemble_digest
 from tests.tracking.workspace import HELD, Workspace, server_is_thorough, write_member
 
 
@@ -172,6 +173,12 @@ def test_the_evaluation_run_holds_what_was_found(tracked: str, workspace: Worksp
     assert json.loads(client.get_model_version(name, "1").tags["backdrop.verdict"])["reasons"] == verdict["reasons"]
 
 
+def test_members_that_are_given_as_folders_are_children_too(tracked: str, workspace: Workspace, name: str) -> None:
+    runs = [run_of(address) for address in track(workspace, seed=1)]
+    made = put(workspace, name, seed=1, dice=0.95)
+    assert {connect().get_run(run).data.tags["mlflow.parentRunId"] for run in runs} == {made.run_id}
+
+
 def test_members_keep_the_parent_that_they_have(tracked: str, workspace: Workspace, name: str) -> None:
     members = track(workspace, seed=1)
     connect().set_tag(run_of(members[0]), "mlflow.parentRunId", "pipeline")
@@ -289,7 +296,7 @@ def test_the_version_loads_without_pickle_and_cuts_out(
     folder = fetch_version(f"models:/{name}@challenger")
     image = cv2.cvtColor(cv2.imread(str(photo.image)), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(mask > 0, load_ensemble(folder).mask(image))
-    assert registry.ensemble_digest(folder) == folder.name
+    assert ensemble_digest(folder) == folder.name
     with pytest.raises(MlflowException, match="not a readable image"):
         model.predict(pd.DataFrame({"image": [b"nothing"]}))
 

@@ -15,7 +15,7 @@ from backdrop.common.errors import MemberError, TrackingError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
-from backdrop.tracking import client, metrics_uploader
+from backdrop.tracking import client, metrics_uploader, provenance, tracking_uri
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import fetch_member, find_member, run_of
@@ -68,6 +68,58 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
     names = {"member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples/worst-1.png"}
     assert {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} == names
     assert (copy / "weights.safetensors").read_bytes() == (member / "weights.safetensors").read_bytes()
+
+
+def git(*words: str) -> str:
+    nobody = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.com")
+    return subprocess.run(["git", *nobody, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_run_says_what_made_it(tracked: str, member: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDROP_ACTOR", "ada@laptop")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri())
+    commits = {}
+    for folder in (tmp_path / "plain", tmp_path / "checkout"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        if folder.name == "checkout":
+            git("init", "--quiet")
+            git("commit", "--quiet", "--allow-empty", "--message", "empty")
+        provenance._commit.cache_clear()
+        with MemberRun(KEY, recipe_of(member), 1, fresh=True) as run:
+            found = the_run(run.finish(member))
+        tags = found.data.tags
+        assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("backdrop train", "LOCAL")
+        assert tags["mlflow.user"] == found.info.user_id == "ada@laptop"
+        commits[folder.name] = tags.get("mlflow.source.git.commit")
+    provenance._commit.cache_clear()
+    assert commits == {"plain": None, "checkout": git("rev-parse", "HEAD")}
+
+
+def usage(run_id: str) -> set[str]:
+    return {key for key in connect().get_run(run_id).data.metrics if key.startswith("system/")}
+
+
+def test_a_run_shows_how_busy_the_machine_was(tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        run.follow(member / "metrics.jsonl")
+        deadline = time.monotonic() + 60
+        while not usage(run.run_id) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run.finish(member)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= usage(run.run_id)
+    for switch in (
+        lambda: monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false"),
+        lambda: monkeypatch.setitem(sys.modules, "psutil", None),  # as if it weren't installed
+    ):
+        with monkeypatch.context():
+            switch()
+            with MemberRun(KEY, recipe_of(member), 1, fresh=True) as run:
+                run.follow(member / "metrics.jsonl")
+                assert not [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+                run.finish(member)
 
 
 def test_a_replay_adds_no_point_twice(tracked: str, member: Path) -> None:

@@ -115,6 +115,7 @@ class Workspace:
         evaluation = summarize(scores, {"tiny-0": held, "tiny-1": held}, model.digest(), plans)
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
         (folder / "images.csv").write_bytes(dump_scores(scores))
+        (folder / "worst.jpg").write_bytes(b"picture")
         (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))
         return folder
 

@@ -29,6 +29,7 @@ BUG = "This is a bug in Backdrop"
 # The optional libraries, and the extra that brings each.
 EXTRAS = {
     "mlflow": "tracking",
+    "model_signing": "signing",
     "kfp": "pipelines",
     "kfp.kubernetes": "pipelines",
     "docker": "pipelines",

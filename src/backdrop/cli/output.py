@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from backdrop.steps.check import CheckReport
     from backdrop.steps.estimate import CostEstimate
     from backdrop.steps.import_ import ImportRecord
+    from backdrop.steps.verify import Verification
     from backdrop.tracking.ledger import Entry
     from backdrop.tracking.model_list import ListedModel
     from backdrop.tuning.results import Search
@@ -125,6 +126,19 @@ def history_text(entries: "Sequence[Entry]") -> str:
         what = f"version {entry.version} {entry.event} by {entry.actor}{reason}"
         lines.append(f"{number:4}  {when:%Y-%m-%d %H:%M}  {what}")
     return os.linesep.join(lines)
+
+
+def verification_text(found: "Verification") -> str:
+    """What of a version is as it was written."""
+    when = datetime.fromisoformat(found.time).astimezone()
+    return os.linesep.join(
+        [
+            found.address,
+            f"files      {found.files}, as {found.actor} registered them on {when:%Y-%m-%d %H:%M}",
+            f"history    {count(found.entries, 'entry', 'entries')}, none changed or missing",
+            f"signature  {found.signature}",
+        ]
+    )
 
 
 def search_text(search: "Search") -> str:

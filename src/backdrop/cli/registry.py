@@ -133,6 +133,22 @@ def history(
         print(history_text(entries) or f"{model} has no history")
 
 
+@command(app, "backdrop verify cars")
+def verify(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="NAME (its champion), NAME@ALIAS or NAME/VERSION of a model.")
+    ],
+) -> None:
+    """Check that a version is what was registered.
+
+    Every file, the model's history and, with BACKDROP_TRUSTED_KEY, the signature.
+    """
+    from backdrop.cli.output import verification_text
+    from backdrop.steps.verify import verify as step
+
+    print(verification_text(step(model)))
+
+
 @command(app, "backdrop models")
 def models(as_json: Json = False) -> None:
     """List the registered models and their champions.

@@ -76,7 +76,7 @@ def _given() -> Iterator[str]:
     """The values of variables for secrets, and the credentials in the addresses of variables and arguments."""
     arguments = [argument.partition("=")[2] or argument for argument in sys.argv[1:]]
     for name, value in [*os.environ.items(), *(("", argument) for argument in arguments)]:
-        if SECRET.search(name):
+        if SECRET.search(name) or "PRIVATE KEY-----" in value or "pin-value=" in value:
             yield value
         if "@" in value:
             scheme, credentials, _ = _parts(value)

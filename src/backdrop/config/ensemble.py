@@ -116,10 +116,14 @@ class Gate(Record):
 
 
 class Ensemble(Record):
-    """The recipes of an ensemble with their folds and weights, its post-processing, and its gate."""
+    """The recipes of an ensemble with their folds and weights, its post-processing, and its gate.
+
+    `license` is the model's, as its card is to show it.
+    """
 
     name: str = Field(pattern=NAME)
     description: str = ""
+    license: str = ""
     folds: Folds = Folds()
     members: Annotated[tuple[Item, ...], Field(min_length=1)]
     postprocessing: Operations = ()

@@ -1,4 +1,4 @@
-"""What is known of the objects: the dataset's `metadata.csv`."""
+"""What is known of the objects and the dataset: its `metadata.csv` and its license."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from backdrop.common.errors import DataError, shorten
 from backdrop.data.listing import normalized
 
 METADATA = "metadata.csv"
+LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 NAMES = ("id", "object")  # the first column, as Kaggle calls it or as we do
 REMEDY = "Correct it, or gate.slices of the ensemble"
 
@@ -42,6 +43,22 @@ def read_metadata(root: Path, columns: Sequence[str]) -> dict[str, dict[str, str
         values = dict(zip(header, row, strict=True))
         found[key] = {name: values[name] for name in columns if values[name]}
     return found
+
+
+def read_license(data: str) -> str:
+    """The first line of the dataset's file `LICENSE`, `LICENSE.txt` or `LICENSE.md`; empty without one.
+
+    Args:
+        data: the dataset, a folder or `s3://` prefix.
+
+    Raises:
+        StorageError: if it can't be read.
+    """
+    for name in LICENSES:
+        if storage.exists(f"{data}/{name}"):
+            words = storage.read_bytes(f"{data}/{name}").decode(errors="replace").split("\n")
+            return next((line.strip(" #\r") for line in words if line.strip(" #\r")), "")
+    return ""
 
 
 def _read(table: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

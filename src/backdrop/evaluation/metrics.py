@@ -28,6 +28,8 @@ from backdrop.data.masks import Mask
 PAGE = "index.html"
 METRICS = "metrics.json"
 IMAGES = "images.csv"
+WORST = "worst.jpg"
+WORST_SHOWN = 3  # photographs in it
 COLUMNS = ["image", "object", "view", "area", "fold"]
 DICE = "dice"
 CONFIDENCE = 0.95

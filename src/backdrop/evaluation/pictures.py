@@ -64,16 +64,26 @@ def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mas
 
 
 def data_uri(picture: Image, limit_bytes: int) -> str:
-    """A picture as a `data:` URI: a JPEG of the best quality within `limit_bytes`.
+    """A picture as a `data:` URI of at most `limit_bytes`, with a JPEG as `encode_jpeg` makes it."""
+    head = "data:image/jpeg;base64,"
+    data = encode_jpeg(picture, (limit_bytes - len(head)) // 4 * 3)
+    return f"{head}{base64.b64encode(data).decode()}"
 
-    If quality 50 is still too large, the picture is scaled down.
-    """
+
+def stack(pictures: Sequence[Image]) -> Image:
+    """Pictures of one width below each other; narrower ones get a margin on the right."""
+    width = max(picture.shape[1] for picture in pictures)
+    margins = [np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0)), constant_values=GRAY[0]) for one in pictures]
+    return _beside(margins, 0)
+
+
+def encode_jpeg(picture: Image, limit_bytes: int) -> bytes:
+    """A JPEG of the best quality within `limit_bytes`; if quality 50 is still too large, the picture is scaled down."""
     while True:
         for quality in (88, 80, 70, 60, 50):
             _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-            address = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
-            if len(address) <= limit_bytes or max(picture.shape[:2]) < 64:
-                return address
+            if len(data) <= limit_bytes or max(picture.shape[:2]) < 64:
+                return data.tobytes()
         picture = resize(picture, max(1, picture.shape[0] * 3 // 4), max(1, picture.shape[1] * 3 // 4))
 
 

@@ -15,6 +15,8 @@ from backdrop.evaluation.metrics import (
     IMAGES,
     METRICS,
     PAGE,
+    WORST,
+    WORST_SHOWN,
     Effect,
     Evaluation,
     Score,
@@ -22,7 +24,7 @@ from backdrop.evaluation.metrics import (
     dump_scores,
     summarize,
 )
-from backdrop.evaluation.pictures import panel
+from backdrop.evaluation.pictures import encode_jpeg, panel, stack
 from backdrop.evaluation.scoring import Judges, judges, score
 from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.member import Member
@@ -30,6 +32,7 @@ from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, ren
 from backdrop.steps.members import open_member
 
 STEP = "evaluate"
+WORST_BYTES = 200_000
 
 
 @working("evaluating")
@@ -43,7 +46,7 @@ def evaluate(
         data: the dataset.
         plan: the members' fold plan; several if members have different plans, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
-        out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph).
+        out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph) and `worst.jpg`.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
             equal weights.
 
@@ -69,6 +72,7 @@ def evaluate(
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scores))
+        (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     return evaluation
 

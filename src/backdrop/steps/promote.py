@@ -19,7 +19,7 @@ from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import CONFIG, load_ensemble
 from backdrop.tracking import evaluations, history, registry
 from backdrop.tracking.ledger import Entry, State
-from backdrop.tracking.registry import Version
+from backdrop.tracking.version_files import Version, check_files
 
 SAME = "it is the champion already"
 ITSELF = "the challenger is the champion already; the same model is not better than itself"
@@ -155,7 +155,7 @@ def override(name: str, version: int, reason: str) -> Version:
     if not reason.strip():
         raise GateError("An override needs a reason", "Give it with --reason")
     chosen = registry.find_number(name, version)
-    registry.check_files(chosen)
+    check_files(chosen)
 
     def appoint(state: State) -> Entry | None:
         if state.champion == version:
@@ -168,7 +168,7 @@ def override(name: str, version: int, reason: str) -> Version:
 
 def _open(data: str, name: str, challenger: Version, state: State) -> Case:
     """Gathers what the gate needs; runs the champion on the holdout if its scores aren't recorded."""
-    registry.check_files(challenger)
+    check_files(challenger)
     champion = registry.find_number(name, state.champion) if state.champion else None
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan = read_plan(folder / PLAN)

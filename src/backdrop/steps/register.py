@@ -12,14 +12,29 @@ from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, verify
+from backdrop.data.metadata import read_license
 from backdrop.evaluation.ablation import ALL
-from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Evaluation, read_scores, require_scores
+from backdrop.evaluation.metrics import (
+    IMAGES,
+    METRICS,
+    PAGE,
+    WORST,
+    WORST_SHOWN,
+    Evaluation,
+    Score,
+    read_scores,
+    require_scores,
+)
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import EnsembleModel, gather, write_ensemble
-from backdrop.inference.member import verify_member
+from backdrop.inference.member import Member, verify_member
+from backdrop.report import choose_worst
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
+from backdrop.tracking.members import find_run
+from backdrop.tracking.model_card import Facts
+from backdrop.tracking.version_files import ENSEMBLE, ensemble_digest
 
 
 class Registration(Record):
@@ -65,6 +80,8 @@ def register(
     digests = verify(own, open_dataset(data))
     _verify(model, config, plans, digests)
     pages = storage.local_folder(report)
+    evaluation = _read_report(pages, list(plans.values()), digests, model)
+    facts = _facts(config, own, evaluation, read_scores(pages / IMAGES), len(opened))
     findings = Findings(
         config=config,
         members={member.name: address for member, address in zip(opened, members, strict=True)},
@@ -72,10 +89,12 @@ def register(
         data=data,
         data_digest=own.data,
         report=pages,
-        evaluation=_read_report(pages, list(plans.values()), digests, model),
+        evaluation=evaluation,
+        facts=facts.model_copy(update={"data_license": read_license(data)}),
+        runs=[run for member, address in zip(opened, members, strict=True) if (run := _run(member, address))],
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / registry.ENSEMBLE
+        folder = Path(scratch) / ENSEMBLE
         write_ensemble(folder, config, model.members)
         return _register(name, folder, findings)
 
@@ -99,7 +118,7 @@ def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan
 
 def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Evaluation:
     """The evaluation, after verifying that it is of this ensemble and these plans."""
-    for name in (PAGE, METRICS, IMAGES):
+    for name in (PAGE, METRICS, IMAGES, WORST):
         if not (folder / name).is_file():
             raise StorageError(f"{folder} isn't a report (it has no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))
@@ -117,8 +136,34 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
     return evaluation
 
 
+def _facts(config: Ensemble, plan: FoldPlan, evaluation: Evaluation, scores: Sequence[Score], members: int) -> Facts:
+    """What the version's card says."""
+    held, score = plan.holdout, evaluation.holdout.ensemble
+    return Facts(
+        ensemble=config.name,
+        description=config.description,
+        license=config.license,
+        members=members,
+        data=plan.data,
+        objects=len({row.object for row in plan.rows}),
+        photographs=len(plan.rows),
+        holdout_objects=len({row.object for row in held}),
+        holdout_photographs=len(held),
+        dice=score.dice if score else None,
+        low=score.low if score else None,
+        high=score.high if score else None,
+        worst={one.image: one.dice for one in choose_worst(scores)[:WORST_SHOWN]},
+    )
+
+
+def _run(member: Member, address: str) -> str | None:
+    """The address of a member's run; None if MLflow has none."""
+    return address if address.startswith("runs:/") else find_run(member.record.key)
+
+
 def _register(name: str, folder: Path, findings: Findings) -> Registration:
-    digest = registry.ensemble_digest(folder)
+    digest = ensemble_digest(folder)
     run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
-    version, created = registry.register(name, folder, digest, run_id)
+    facts = findings.facts.model_copy(update={"evaluation": run_id})
+    version, created = registry.register(name, folder, digest, facts)
     return Registration(name=name, version=version.version, created=created, run_id=run_id)

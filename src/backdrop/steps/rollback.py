@@ -6,7 +6,7 @@ from backdrop.common.errors import TrackingError
 from backdrop.common.progress import working
 from backdrop.tracking import history, registry
 from backdrop.tracking.ledger import Entry, State
-from backdrop.tracking.registry import Version
+from backdrop.tracking.version_files import Version, check_files
 
 
 @working("rolling back")
@@ -29,7 +29,7 @@ def rollback(name: str, to: str = "", reason: str = "") -> Version:
 
     def choose(state: State) -> Entry | None:
         number = _target(name, to, state)
-        registry.check_files(registry.find_number(name, number))
+        check_files(registry.find_number(name, number))
         return Entry(event="rolled back", version=number, champion=state.champion, reason=reason)
 
     state = history.decide(name, choose)

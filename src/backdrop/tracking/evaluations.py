@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,14 @@ from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import dump_yaml, parse, parse_yaml
 from backdrop.evaluation.gate import Verdict
-from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, Estimate, Evaluation, require_scores
+from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, WORST, Estimate, Evaluation, require_scores
 from backdrop.inference.ensemble import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, find_runs, server_errors
 from backdrop.tracking.members import run_of
+from backdrop.tracking.model_card import Facts, evaluation_card
 from backdrop.tracking.runs import KIND, PARENT, OpenRun, flatten
 
 DIGEST = "backdrop.digest"
@@ -33,6 +34,7 @@ MEMBERS = "members.json"
 REPORT = "report"
 FILES = "backdrop.files"  # JSON: the sizes in bytes of the files that never change, by name
 VERDICT = "verdict.json"
+NOTE = "mlflow.note.content"  # a run's description
 DATASET_DIGEST = 36  # characters, MLflow's maximum
 
 
@@ -48,6 +50,8 @@ class Findings:
         data_digest: the digest of the data in the plans.
         report: the folder that `evaluate` wrote.
         evaluation: the content of its `metrics.json`.
+        facts: what the card says, without the run.
+        runs: the addresses of the members that are in MLflow; their runs become children of the evaluation's.
     """
 
     config: Ensemble
@@ -57,6 +61,8 @@ class Findings:
     data_digest: str
     report: Path
     evaluation: Evaluation
+    facts: Facts
+    runs: Sequence[str]
 
 
 def find_evaluation(digest: str, plans: Mapping[str, bytes]) -> str | None:
@@ -94,11 +100,10 @@ def log_evaluation(digest: str, findings: Findings) -> str:
     tags = _tags(digest, findings)
     query = f"{_filter(digest, tags[PLAN_DIGEST])} and attributes.status != 'FINISHED'"
     with OpenRun(findings.config.name, tags, query) as run, server_errors("The evaluation's run can't be written"):
-        _log_values(run.client, run.run, tags, findings)
+        _log_values(run.client, run.run, run.tags, findings)
         _log_files(run.client, run.run_id, findings)
-        for address in findings.members.values():
-            if address.startswith("runs:/"):
-                _adopt(run.client, run.run_id, run_of(address))
+        for address in findings.runs:
+            _adopt(run.client, run.run_id, run_of(address))
         run.close()
         return run.run_id
 
@@ -188,11 +193,12 @@ def _tags(digest: str, findings: Findings) -> dict[str, str]:
 def _log_values(client: MlflowClient, run: Run, tags: dict[str, str], findings: Findings) -> None:
     """Logs tags, parameters, metrics and the dataset; metrics have the run's start as time, so a retry adds nothing."""
     values = flatten(findings.config.model_dump(mode="json"))
+    card = evaluation_card(findings.facts.model_copy(update={"evaluation": run.info.run_id}))
     client.log_batch(
         run.info.run_id,
         metrics=[Metric(key, value, run.info.start_time, 0) for key, value in _metrics(findings.evaluation)],
         params=[Param(key, value) for key, value in values if key not in run.data.params],
-        tags=[RunTag(key, value) for key, value in tags.items()],
+        tags=[RunTag(key, value) for key, value in {**tags, NOTE: card}.items()],
     )
     digest = findings.data_digest.removeprefix("sha256:")[:DATASET_DIGEST]
     source = json.dumps({"uri": findings.data})
@@ -221,13 +227,13 @@ def _estimate(name: str, estimate: Estimate | None) -> Iterator[tuple[str, float
 
 
 def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
-    for name in (PAGE, METRICS, IMAGES):
+    for name in (PAGE, METRICS, IMAGES, WORST):
         client.log_artifact(run_id, str(findings.report / name), REPORT)
     members = f"{json.dumps(dict(findings.members), indent=2)}\n".encode()
     texts = {**findings.plans, CONFIG: dump_yaml(findings.config).encode(), MEMBERS: members}
     for name, data in texts.items():
         client.log_text(run_id, data.decode(), name)
-    sizes = {f"{REPORT}/{name}": (findings.report / name).stat().st_size for name in (METRICS, IMAGES)}
+    sizes = {f"{REPORT}/{name}": (findings.report / name).stat().st_size for name in (METRICS, IMAGES, WORST)}
     sizes |= {name: len(data) for name, data in texts.items()}
     client.set_tag(run_id, FILES, json.dumps(sizes))
 

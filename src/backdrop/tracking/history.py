@@ -12,17 +12,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import RegisteredModel
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
-from backdrop.common.errors import GateError, TrackingError
+from backdrop.common.errors import GateError, TrackingError, shorten
 from backdrop.common.owner import actor
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy
 from backdrop.common.storage import sha256
 from backdrop.tracking.client import connect, is_missing, place, retry, server_errors
 from backdrop.tracking.ledger import BEGINNING, Chain, Entry, Line, State, chain
+from backdrop.tracking.model_card import Facts, model_card, plain, version_card
 from backdrop.tracking.webhook import send_decision
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -33,6 +34,7 @@ ENTRY, DIGEST = "backdrop.entry", "backdrop.entry_digest"
 ANCHOR = "backdrop.history"  # the last entry's digest, on the model itself, so that a shortened history is found
 SINCE, HELD = "backdrop.champion_since", "backdrop.held"
 PAGE = 1000  # entries for each request
+OUTCOME = "outcome"  # a version's tag, which MLflow's list can filter by
 POLICY = RetryPolicy(pause_s=0.2, max_pause_s=10.0, give_up_s=600.0, jitter=True)
 
 
@@ -204,8 +206,8 @@ def _append(client: MlflowClient, name: str, entry: Entry) -> None:
 
 def _sentence(entry: Entry) -> str:
     """An entry in a sentence, in Markdown."""
-    reason = f": {entry.reason}" if entry.reason else ""
-    return f"Version {entry.version} **{entry.event}** by {entry.actor} at {entry.time[:19]}Z{reason}"
+    reason = f": {plain(entry.reason)}" if entry.reason else ""
+    return f"Version {entry.version} **{entry.event}** by {plain(entry.actor)} at {entry.time[:19]}Z{reason}"
 
 
 def _mirror(client: MlflowClient, model: RegisteredModel, known: Chain) -> bool:
@@ -223,12 +225,43 @@ def _mirror(client: MlflowClient, model: RegisteredModel, known: Chain) -> bool:
     tags = {
         ANCHOR: known.head,
         SINCE: state.changes[-1].time if state.changes else "",
-        HELD: f"since {state.hold.time} by {state.hold.actor}: {state.hold.reason}" if state.hold else "",
+        HELD: shorten(f"since {state.hold.time} by {state.hold.actor}: {state.hold.reason}") if state.hold else "",
     }
     for key, value in tags.items():
         if model.tags.get(key, "") != value:
             client.set_registered_model_tag(name, key, value)
             changed = True
+    return _describe(client, model, state) or changed
+
+
+def _describe(client: MlflowClient, model: RegisteredModel, state: State) -> bool:
+    """Writes the cards of a model and its versions, and the versions' outcomes, where they differ; whether any did."""
+    found = pages(client.search_model_versions, f"name = '{model.name}'", max_results=1000)
+    versions = {int(one.version): one for one in found if int(one.version) in state.outcomes}
+    facts = {number: known for number, one in versions.items() if (known := Facts.read(one.tags))}
+    changed = False
+    for number, known in facts.items():
+        changed = _describe_version(client, versions[number], known, state) or changed
+    card = model_card(model.name, facts, state)
+    if state.outcomes and model.description != card:
+        client.update_registered_model(model.name, card)
+        changed = True
+    return changed
+
+
+def _describe_version(client: MlflowClient, version: ModelVersion, facts: Facts, state: State) -> bool:
+    name, number, changed = version.name, int(version.version), False
+    card, outcome = version_card(name, number, facts, state), state.outcomes[number]
+    try:
+        if version.tags.get(OUTCOME) != outcome:
+            client.set_model_version_tag(name, str(number), OUTCOME, outcome)
+            changed = True
+        if version.description != card:
+            client.update_model_version(name, str(number), card)
+            changed = True
+    except MlflowException as error:
+        if not is_missing(error):
+            raise  # else it was deleted meanwhile
     return changed
 
 

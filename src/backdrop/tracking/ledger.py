@@ -17,6 +17,7 @@ from backdrop.config.records import Record
 from backdrop.evaluation.gate import Verdict
 
 Event = Literal["registered", "promoted", "rejected", "rolled back", "held", "released"]
+Outcome = Literal["registered", "promoted", "rejected", "replaced", "rolled back"]
 BEGINNING = ""  # the digest before the first entry
 
 
@@ -30,7 +31,8 @@ class Entry(Record):
         reason: given by a person, or by the gate in a few words.
         evaluation: the id of the run with the version's scores.
         holdout: names the holdout of a comparison. A holdout that grows keeps its name.
-        digests: sha256 of what it rests on, such as `ensemble`, `files`, `data` and `scores`.
+        digests: sha256 of what it rests on, such as `ensemble`, `data` and `scores`. `files`, of a `registered` entry,
+            is that of the list of the version's files.
         verdict: the gate's, without its slices; None if a person decided.
         actor: the person or machine that wrote it.
         time: when, in ISO 8601 with the offset from UTC, by the writer's clock.
@@ -79,8 +81,10 @@ class State:
         changes: the entries that changed the champion, in order.
         nomination: the last `registered` entry, which the gate judges next; None if there is none.
         hold: the entry since which only people change the champion; None if it isn't held.
-        versions: the version of each ensemble by its digest.
-        evaluations: the id of the run with each version's scores.
+        registered: the last `registered` entry of each version.
+        outcomes: what became of each version: the champion's is `promoted`, and that of one that nobody has judged yet
+            `registered`.
+        decided: the entry that each version's outcome follows from.
         judged: the entries with a verdict, in order.
     """
 
@@ -88,8 +92,9 @@ class State:
     changes: tuple[Entry, ...] = ()
     nomination: Entry | None = None
     hold: Entry | None = None
-    versions: Mapping[str, int] = field(default_factory=dict)
-    evaluations: Mapping[int, str] = field(default_factory=dict)
+    registered: Mapping[int, Entry] = field(default_factory=dict)
+    outcomes: Mapping[int, Outcome] = field(default_factory=dict)
+    decided: Mapping[int, Entry] = field(default_factory=dict)
     judged: tuple[Entry, ...] = ()
 
     @property
@@ -124,8 +129,7 @@ class State:
         changed = dict(self.__dict__)
         if entry.event == "registered":
             changed["nomination"] = entry
-            changed["versions"] = {**self.versions, entry.digests["ensemble"]: entry.version}
-            changed["evaluations"] = {**self.evaluations, entry.version: entry.evaluation}
+            changed["registered"] = {**self.registered, entry.version: entry}
         if entry.event in ("promoted", "rolled back"):
             changed["champion"] = entry.version
             changed["changes"] = (*self.changes, entry)
@@ -135,7 +139,21 @@ class State:
             changed["hold"] = None
         if entry.verdict:
             changed["judged"] = (*self.judged, entry)
+        outcomes = self._outcomes(entry)
+        changed["outcomes"] = {**self.outcomes, **outcomes}
+        changed["decided"] = {**self.decided, **dict.fromkeys(outcomes, entry)}
         return State(**changed)
+
+    def _outcomes(self, entry: Entry) -> dict[int, Outcome]:
+        """The outcomes that an entry changes."""
+        if entry.event == "registered" and entry.version not in self.outcomes:
+            return {entry.version: "registered"}
+        if entry.event == "rejected":
+            return {entry.version: "rejected"}
+        if entry.event not in ("promoted", "rolled back"):
+            return {}
+        gone: Outcome = "replaced" if entry.event == "promoted" else "rolled back"
+        return {**({entry.champion: gone} if entry.champion else {}), entry.version: "promoted"}
 
 
 @dataclass(frozen=True)

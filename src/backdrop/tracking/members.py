@@ -73,6 +73,15 @@ def find_member(key: str) -> str | None:
     return None
 
 
+def find_run(key: str) -> str | None:
+    """The address of the newest finished run with this content key, whose files aren't examined; None if there is none.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    return next((run.address for run in _runs(key) if run.status == "FINISHED"), None)
+
+
 def member_address(run_id: str) -> str:
     """The address of a run's member."""
     return f"runs:/{run_id}/{ARTIFACT}"

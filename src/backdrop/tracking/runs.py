@@ -18,11 +18,13 @@ from backdrop.inference.member import METRICS, Member, read_member
 from backdrop.tracking.client import connect, experiment_id, find_runs, ping, retry, server_errors
 from backdrop.tracking.members import KEY, member_address, upload_member
 from backdrop.tracking.metrics_uploader import HEARTBEAT, OWNER, MetricsUploader, heartbeat, owner
+from backdrop.tracking.provenance import provenance
+from backdrop.tracking.system_metrics import SystemMetrics
 
 KIND = "backdrop.kind"
 PARENT = "mlflow.parentRunId"
 RUN_ID = "MLFLOW_RUN_ID"  # set by a pipeline that has created the run
-CLOSE_S = 5.0  # for calls in progress when training ends
+CLOSE_S, USAGE_S = 5.0, 1.0  # for calls in progress when training ends; those of system metrics may get lost
 SILENT_S = 120.0  # a running run without a heartbeat for longer has lost its process
 VALUE = 500  # characters of a parameter's value; MLflow refuses very long ones
 
@@ -71,11 +73,13 @@ def _is_free(run: Run) -> bool:
 class OpenRun:
     """An open run: `with OpenRun(name, tags, query) as run: …; run.close()`.
 
-    If the block ends without `close`, the run is marked as failed, or after Ctrl-C as killed, if the server answers.
+    `tags` has a `KIND`. If the block ends without `close`, the run is marked as failed, or after Ctrl-C as killed, if
+    the server answers.
     """
 
     def __init__(self, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> None:
-        self._name, self._tags, self._query, self._join = name, dict(tags), query, join
+        self.tags = {**tags, **provenance(tags[KIND])}
+        self._name, self._query, self._join = name, query, join
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -85,7 +89,7 @@ class OpenRun:
             TrackingError: if the server doesn't answer.
         """
         self.client = connect()
-        self.run = open_run(self.client, self._name, self._tags, self._query, self._join)
+        self.run = open_run(self.client, self._name, self.tags, self._query, self._join)
         self.run_id = str(self.run.info.run_id)
         return self
 
@@ -130,6 +134,7 @@ class MemberRun(OpenRun):
         super().__init__(f"{recipe.name}-{fold}", tags, "" if fresh else query)
         self._recipe = recipe
         self._follower: MetricsUploader | None = None
+        self._usage = SystemMetrics()
 
     def __enter__(self) -> Self:
         """Opens the run.
@@ -140,7 +145,7 @@ class MemberRun(OpenRun):
         super().__enter__()
         known = self.run.data.params
         params = [Param(*pair) for pair in flatten(self._recipe.model_dump(mode="json")) if pair[0] not in known]
-        tags = {**self._tags, OWNER: owner(), HEARTBEAT: heartbeat()}
+        tags = {**self.tags, OWNER: owner(), HEARTBEAT: heartbeat()}
         with server_errors("The member's run can't be opened"):
             self.client.log_batch(self.run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
         return self
@@ -152,6 +157,7 @@ class MemberRun(OpenRun):
             return
         self._follower = MetricsUploader(self.client, self.run_id, metrics)
         self._follower.start()
+        self._usage.start(self.run_id)
 
     def finish(self, folder: Path) -> str:
         """Uploads the finished member and the missing points; retries for minutes while the server is away.
@@ -176,6 +182,7 @@ class MemberRun(OpenRun):
         def upload() -> None:
             upload_member(self.client, self.run_id, folder)
 
+        self._usage.stop(USAGE_S)
         retry(f"Member {folder} is finished, but can't be uploaded", upload)
         uploader.close(CLOSE_S)
         retry(f"Member {folder} is uploaded, but its run can't be closed", close)
@@ -186,6 +193,7 @@ class MemberRun(OpenRun):
     ) -> None:
         """Closes what isn't finished, and ends the thread that sends metrics."""
         if self._follower and not self._closed:
+            self._usage.stop(USAGE_S)
             self._follower.close(CLOSE_S)
         super().__exit__(kind, error, trace)
 

@@ -16,6 +16,7 @@ from backdrop.common.retry import repeat
 from backdrop.config import Recipe
 from backdrop.tracking.client import retry
 from backdrop.tracking.metrics_uploader import BEAT_S, HEARTBEAT, POLICY, heartbeat
+from backdrop.tracking.provenance import provenance
 from backdrop.tracking.runs import KIND, PARENT, OpenRun, flatten, open_run
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import Entry
@@ -172,4 +173,9 @@ class SearchRuns(OpenRun):
 def _opening(kind: str, tags: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """The tags of a new run, and the filter that finds it again, by its first tag and its kind."""
     key = next(iter(tags))
-    return {KIND: kind, HEARTBEAT: heartbeat(), **tags}, f"tags.`{key}` = '{tags[key]}' and tags.`{KIND}` = '{kind}'"
+    return {
+        KIND: kind,
+        HEARTBEAT: heartbeat(),
+        **provenance(kind),
+        **tags,
+    }, f"tags.`{key}` = '{tags[key]}' and tags.`{KIND}` = '{kind}'"
