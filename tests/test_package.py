@@ -32,8 +32,11 @@ def run(*command: str | Path, folder: Path, env: dict[str, str] | None = None) -
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Built from a copy, so that nothing of an earlier build's `build/` gets in."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    return build(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
+
+
+def build(source: Path, out: Path) -> Built:
+    """Builds from a copy, so that nothing of an earlier build's `build/` gets in."""
     for name in SOURCES:
         path = ROOT / name
         if path.is_dir():
