@@ -62,6 +62,7 @@ def test_the_state_follows_from_the_entries() -> None:
     state = state.after(Entry(event="released", version=1, champion=1))
     assert state.hold is None
     assert state.versions == {"e1": 1, "e2": 2, "e3": 3}
+    assert state.outcomes == {1: "promoted", 2: "rejected", 3: "rolled back"}
 
 
 def test_a_look_is_a_comparison_and_counts_once() -> None:

@@ -53,7 +53,7 @@ def verify(model: str) -> Verification:
     entry = known.state.registered.get(version.version)
     if entry is None:
         raise TrackingError(f"The history of {name} doesn't know {version.address}", "Register it with Backdrop")
-    count, faults, signed = examine(version, entry.digests["files"])
+    count, faults, signed = examine(version, entry.digests.get("files", ""))
     if version.digest != entry.digests["ensemble"]:
         faults = [*faults, "its ensemble's digest was changed"]
     if faults:
