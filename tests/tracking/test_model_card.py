@@ -14,7 +14,7 @@ from backdrop.steps.rollback import rollback
 from backdrop.tracking import tracking_uri
 from backdrop.tracking.client import connect
 from backdrop.tracking.model_card import LONGEST, plain
-from tests.tracking.workspace import HELD, Workspace
+from tests.tracking.workspace import HELD, Workspace, server_is_thorough
 
 
 @pytest.fixture
@@ -34,6 +34,7 @@ def card(name: str, version: int | None = None) -> str:
     return str(text.description)
 
 
+@server_is_thorough
 def test_the_cards_follow_the_history(name: str, workspace: Workspace) -> None:
     data = str(workspace.data)
     (workspace.data / "LICENSE").write_text("\n# CC0 1.0 Universal\nmore\n")

@@ -15,7 +15,7 @@ from backdrop.steps.promote import override, promote
 from backdrop.steps.rollback import rollback
 from backdrop.steps.verify import verify
 from backdrop.tracking import tracking_uri
-from tests.tracking.workspace import Workspace
+from tests.tracking.workspace import Workspace, server_is_thorough
 
 
 def make_keys(folder: Path, kind: str) -> tuple[Path, Path]:
@@ -37,6 +37,7 @@ def name(tracked: str, tmp_path: Path) -> str:
     return f"model-{tmp_path.name}"
 
 
+@server_is_thorough
 def test_only_what_is_signed_with_the_key_is_used(
     name: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
