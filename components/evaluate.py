@@ -23,13 +23,15 @@ def evaluate(
     """
     from pathlib import Path
 
+    from backdrop.common.watch import watched
     from backdrop.components.pages import ensemble_file, evaluation_figures, evaluation_page
     from backdrop.components.plans import plan_paths
     from backdrop.steps.evaluate import evaluate as step
     from backdrop.tracking.webhook import failure_sent
 
     with failure_sent("evaluate"), ensemble_file(config.path, tuned, members) as path:
-        evaluation = step(data, plan_paths(plans.path), members, report.path, path)
+        paths = plan_paths(plans.path)
+        evaluation = watched("evaluate", lambda: step(data, paths, members, report.path, path))
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))
     Path(page.path).write_bytes(Path(report.path, "index.html").read_bytes())

@@ -22,6 +22,7 @@ def predict(
     """
     from contextlib import nullcontext
 
+    from backdrop.common.watch import watched
     from backdrop.components.pages import as_file
     from backdrop.config.explain import as_choice
     from backdrop.steps.predict import Format
@@ -30,6 +31,7 @@ def predict(
 
     chosen = as_choice("format", format, Format)
     with failure_sent("predict"), as_file(ensemble) if ensemble else nullcontext() as path:
-        record = step(images, out, members, model or None, path, chosen, sample_submission or None)
+        given = (images, out, members, model or None, path, chosen, sample_submission or None)
+        record = watched("predict", lambda: step(*given))
     metrics.metadata.update(images=record.images, failed=record.failed)
     return out

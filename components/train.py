@@ -21,11 +21,12 @@ def train(
     `recipe` is the name of one in the ensemble's YAML, `config`; `searched` is its YAML with the schedule that a search
     found, or empty.
     """
+    from backdrop.common.watch import watched
     from backdrop.components.pages import member_figures, recipe_file
     from backdrop.steps.train import train as step
     from backdrop.tracking.webhook import failure_sent
 
     with failure_sent("train"), recipe_file(config.path, recipe, searched) as path:
-        record = step(data, plan.path, path, fold, out)
+        record = watched("train", lambda: step(data, plan.path, path, fold, out))
     metrics.metadata.update(member_figures(record))
     return record.address

@@ -37,6 +37,7 @@ def tune(
     from pathlib import Path
 
     from backdrop.common import storage
+    from backdrop.common.watch import watched
     from backdrop.components.pages import as_file, recipe_file, search_figures, search_page
     from backdrop.config import BUDGETS, find_recipe, read_over
     from backdrop.config.records import dump_yaml
@@ -48,7 +49,8 @@ def tune(
     pods |= {"gpus": int(gpus), "cpu": cpu, "node_selector": node_selector, "tolerations": tolerations}
     cluster_file = as_file(json.dumps(pods)) if workers else nullcontext()
     with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster:
-        record = step(data, plan.path, path, out, BUDGETS[budget], resources=Resources(cluster=cluster))
+        resources = Resources(cluster=cluster)
+        record = watched("tune", lambda: step(data, plan.path, path, out, BUDGETS[budget], resources=resources))
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))
     Path(summary.path).write_text(search_page(record.search))

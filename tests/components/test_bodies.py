@@ -38,6 +38,12 @@ from tests.fakes.http import Hook, running
 from tests.tracking.workspace import write_member
 
 
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps run in this process, so that the tests see how they were called."""
+    monkeypatch.setattr("backdrop.common.watch.watched", lambda _task, work: work())
+
+
 class Step:
     """Stands in for a step: notes how it was called, reads the YAML that it was given, returns what it shall."""
 

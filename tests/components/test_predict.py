@@ -13,6 +13,12 @@ from tests.tracking.workspace import write_member
 RECIPE = find_recipe("tiny", ["input.size=16x16", "network.width=2", "network.depth=1"])
 
 
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps run in this process, so that the tests see how they were called."""
+    monkeypatch.setattr("backdrop.common.watch.watched", lambda _task, work: work())
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> str:
     for index in range(2):

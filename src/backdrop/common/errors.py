@@ -70,6 +70,12 @@ class GateError(BackdropError):
     """A promotion that can't be judged (as opposed to one that is rejected)."""
 
 
+class ProcessError(BackdropError):
+    """Work that dies whenever it is started."""
+
+    exit_code = 1
+
+
 class EndpointError(BackdropError):
     """An API of Kubeflow or Kubernetes that can't be reached, or rejects a request."""
 
