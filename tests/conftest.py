@@ -52,6 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command prints doesn't depend on how busy the machine is; tests of heartbeats set a pace of their own."""
+    monkeypatch.setattr("backdrop.common.progress.HEARTBEAT_S", 1e6)
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests leave nothing in the cache of whoever runs them, and make no MLflow store where they run."""
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
