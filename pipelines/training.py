@@ -234,7 +234,7 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
         flat: name each task after its recipe, too. Without, the sub-pipelines of recipes with the same folds are the
             same, and a package has it once.
     """
-    outputs = NamedTuple("Members", [(output(member), str) for member in members])  # type: ignore[misc]
+    outputs = NamedTuple("Members", [(output(member), str) for member in members])  # type: ignore[misc]  # one for each member
 
     @dsl.pipeline(name=f"members-{members[0].recipe.name}")
     def graph(

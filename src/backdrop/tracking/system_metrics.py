@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
-SAMPLE_S, SAMPLES = 10, 3  # a point is the mean of so many samples
+SAMPLE_S, SAMPLES = 10, 3  # a point is the mean of SAMPLES samples
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # it also says when all is well
 
