@@ -1,7 +1,9 @@
 """Small things that many tests need."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +64,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Tests leave nothing in the cache of whoever runs them, and make no MLflow store where they run."""
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("BACKDROP_TRACKING", "off")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """Makes a new folder that is a disk of this size (as `mount` takes it) while the block lasts."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def draw_pair(folder: Path, stem: str, seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from backdrop.common import outputs, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.outputs import INVENTORY, Claim, output_folder
+from tests.conftest import small_disk
 
 KEY = "key.json"
 
@@ -215,14 +215,9 @@ def test_trying_leaves_nothing(tmp_path: Path, bucket: str) -> None:
 def full(tmp_path: Path) -> Iterator[Path]:
     """A small disk that is full."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    try:
+    with small_disk(disk, "64k"):
         (disk / "ballast").write_bytes(bytes(40_000))
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_full_disk_is_noticed_before_the_work(full: Path) -> None:

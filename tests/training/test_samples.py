@@ -13,7 +13,7 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError, TrainingError
 from backdrop.data import cache as decoded
 from backdrop.data.cache import open_cache
-from tests.conftest import SMALL
+from tests.conftest import SMALL, small_disk
 from tests.training.test_fit import samples
 
 FITS = ["input.fit=stretch", "input={size: 96x64, fit: pad}", "input={size: 96x64, fit: reflect, clahe: true}"]
@@ -123,11 +123,7 @@ def test_little_room_means_no_cache_unless_it_was_asked_for(
 def test_a_full_disk_is_reported(
     data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "full").mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path / "full")]
-    if subprocess.run(command, check=False).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    try:
+    with small_disk(tmp_path / "full", "64k"):
         monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "full"))
         (tmp_path / "full" / "ballast").write_bytes(bytes(50_000))
         with pytest.raises(StorageError, match="No space left on device"):
@@ -136,8 +132,6 @@ def test_a_full_disk_is_reported(
         assert samples(data, plan).decoded.folder is None
         assert "Photographs are decoded again in each epoch: " in capsys.readouterr().err
         assert all(np.load(path) is not None for path in files())
-    finally:
-        subprocess.run(["umount", str(tmp_path / "full")], check=True)
 
 
 WORKERS = """

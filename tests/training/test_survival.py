@@ -25,7 +25,7 @@ from backdrop.training.checkpoint import pieces
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.samples import Samples
 from backdrop.training.step import Batch
-from tests.conftest import SMALL
+from tests.conftest import SMALL, small_disk
 
 # Three epochs of all that has a memory: momentum, a running mean, replayed batches, several batches a step, cycles.
 EVERYTHING = (
@@ -237,10 +237,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
 ) -> None:
     whole = train(str(data), str(plan), "tiny", 0, str(tmp_path / "whole"), EVERYTHING).member
     out, room = tmp_path / "m", tmp_path / "full"
-    room.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(room)], check=False).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    try:
+    with small_disk(room, "64k"):
         out.mkdir()
         (out / "checkpoints").symlink_to(room)
         (room / "ballast").write_bytes(b"x" * 60_000)
@@ -250,8 +247,6 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
         assert "No space left on device" in said
         assert full.weights == whole.weights
         assert not [path for path in room.rglob("*") if path.name not in ("ballast", "index.json")]
-    finally:
-        subprocess.run(["umount", str(room)], check=True)
 
 
 def after_the_last_epoch(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,10 +264,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
     data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "m"
-    out.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(out)], check=False).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    try:
+    with small_disk(out, "4m"):
         after_the_last_epoch(lambda: (out / "ballast").write_bytes(bytes(shutil.disk_usage(out).free)), monkeypatch)
         with pytest.raises((StorageError, OSError), match="No space left on device"):
             train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING)
@@ -280,8 +272,6 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
         monkeypatch.undo()
         (out / "ballast").unlink()
         assert train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member.resumed_at
-    finally:
-        subprocess.run(["umount", str(out)], check=True)
 
 
 def test_sample_pictures_that_cannot_be_written_fail_no_member(
@@ -306,10 +296,7 @@ def test_sample_pictures_that_fill_the_disk_fail_no_member(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "m"
-    out.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(out)], check=False).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    try:
+    with small_disk(out, "4m"):
         after_the_last_epoch(
             lambda: (out / "ballast").write_bytes(bytes(shutil.disk_usage(out).free - room)), monkeypatch
         )
@@ -318,8 +305,6 @@ def test_sample_pictures_that_fill_the_disk_fail_no_member(
         assert "No space left on device" in said
         assert read_member(out).record == made.member
         assert not list(out.glob("samples/*"))
-    finally:
-        subprocess.run(["umount", str(out)], check=True)
 
 
 class Poisoned(Samples):
