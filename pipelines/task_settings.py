@@ -1,5 +1,6 @@
 """A task's settings on a cluster: its user, its environment and the GPU nodes. Local runs ignore them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kfp import kubernetes
@@ -17,6 +18,7 @@ from backdrop.config.cluster import (
     SETTINGS,
     SHARED_MEMORY,
     SHARED_MEMORY_SIZE,
+    TASK_PREFIX,
     USER,
     WEBHOOK_KEYS,
 )
@@ -50,14 +52,19 @@ def configure(task: PipelineTask, *secrets: str) -> PipelineTask:
     task.set_caching_options(False)
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-    kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
-    kubernetes.use_config_map_as_env(task, NETWORK, {key: key for key in NETWORK_KEYS}, optional=True)
+    kubernetes.use_config_map_as_env(task, SETTINGS, _variables(CONFIG_KEYS), optional=True)
+    kubernetes.use_config_map_as_env(task, NETWORK, _variables(NETWORK_KEYS), optional=True)
     kubernetes.use_config_map_as_volume(task, NETWORK, NETWORK_FOLDER, optional=True)
-    keys = (*SECRET_KEYS, *WEBHOOK_KEYS, *secrets)
-    kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in keys}, optional=True)
+    keys = _variables([*SECRET_KEYS, *WEBHOOK_KEYS, *secrets])
+    kubernetes.use_secret_as_env(task, SETTINGS, keys, optional=True)
     # Where there is a quota, a pod that requests nothing is refused; on_gpu requests more.
     task.set_cpu_request(LIGHT_CPU).set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
     return task
+
+
+def _variables(keys: Sequence[str]) -> dict[str, str]:
+    """A task's environment variable for each key of a ConfigMap or Secret."""
+    return {key: f"{TASK_PREFIX}{key}" if key.startswith("AWS_") else key for key in keys}
 
 
 def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:

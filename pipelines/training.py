@@ -29,7 +29,7 @@ from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.catalog import change_recipe
-from backdrop.config.cluster import NODE_SELECTOR, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
+from backdrop.config.cluster import NODE_SELECTOR, PIPELINE, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml
 from backdrop.pipelines.task_settings import GpuPool, configure, on_gpu
@@ -131,7 +131,7 @@ def training(
     config = dump_yaml(ensemble, unicode=False)
     description = ensemble.description.encode("ascii", "backslashreplace").decode()
 
-    @dsl.pipeline(name=f"backdrop-{ensemble.name}", description=description)
+    @dsl.pipeline(name=f"{PIPELINE}{ensemble.name}", description=description)
     def graph(
         data: str,
         name: str = ensemble.name,

@@ -56,6 +56,7 @@ class FakeKfp:
         self.experiments: dict[str, Entry] = {}
         self.runs: dict[str, Entry] = {}
         self.schedules: dict[str, Entry] = {}
+        self.logs: dict[tuple[str, str], str] = {}  # by run and pod
         self.deleted: list[tuple[str, str]] = []
         self.lock = threading.RLock()
         if not many_users:
@@ -68,6 +69,10 @@ class FakeKfp:
 
     def answer(self, method: str, address: str, who: str, body: Any) -> Any:
         parts = urlsplit(address)
+        if match := re.fullmatch(f"/apis/v1alpha1/runs/{ID}/nodes/{ID}/log", parts.path):
+            if (match[1], match[2]) not in self.logs:
+                raise Refused(500, "pod not found")
+            return self.logs[match[1], match[2]].encode()
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         for verb, pattern, act in ROUTES:
             match = re.fullmatch(f"/apis/v2beta1/{pattern}", parts.path)
@@ -114,6 +119,8 @@ class FakeKfp:
 
     def create_run(self, body: Entry) -> Entry:
         self.check_run(body)
+        namespace = self.experiments[body["experiment_id"]].get("namespace")
+        body = {**body, "namespace": namespace}
         return self.add(self.runs, "run_id", {**body, "state": "PENDING"})
 
     def create_schedule(self, body: Entry) -> Entry:
@@ -153,8 +160,9 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     (
         "GET",
         "runs",
-        lambda kfp, q, _b: kfp.list_of(kfp.runs, "runs", q, experiment_id=q["experiment_id"]),
+        lambda kfp, q, _b: kfp.list_of(kfp.runs, "runs", q),
     ),
+    ("GET", f"runs/{ID}", lambda kfp, _q, _b, key: entry_of(kfp.runs, key)),
     ("POST", "runs", lambda kfp, _q, b: kfp.create_run(b)),
     ("GET", "recurringruns", lambda kfp, q, _b: kfp.list_of(kfp.schedules, "recurringRuns", q)),
     ("POST", "recurringruns", lambda kfp, _q, b: kfp.create_schedule(b)),

@@ -188,16 +188,63 @@ def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     assert call("status")[1] == "".join(
         f"{name}: paused, at {CRON}, backdrop-tiny {version}\n  no runs yet\n" for name in ("nightly", "weekly")
     )
-    for day, state in ((1, "FAILED"), (2, "SUCCEEDED")):
+    nightly, weekly, _ = sorted(kfp.schedules.values(), key=lambda entry: str(entry["display_name"]))[:3]
+    nightly, weekly = (entry["recurring_run_id"] for entry in (nightly, weekly))
+    started = [(1, "FAILED", "replaced"), (2, "SUCCEEDED", weekly), (3, "SUCCEEDED", nightly), (4, "RUNNING", None)]
+    for day, state, by in started:
         call("submit", *given)
-        list(kfp.runs.values())[-1].update(state=state, created_at=f"2026-11-{day:02}T03:00:00Z")
+        run = list(kfp.runs.values())[-1]
+        run.update(state=state, created_at=f"2026-11-{day:02}T03:00:00Z", recurring_run_id=by)
+    call("submit", "demo", "--folds", "0", "--params", params)
+    list(kfp.runs.values())[-1].update(created_at="2026-11-05T03:00:00Z")
     other = {**list(kfp.runs.values())[-1], "pipeline_version_reference": None}
     kfp.add(kfp.runs, "run_id", other)
-    failed, succeeded, _ = kfp.runs
+    failed, succeeded, of_nightly, running, demo, _ = kfp.runs
     assert call("status", "--name", "weekly")[1].splitlines()[1:] == [
         f"  2026-11-02 03:00 UTC  SUCCEEDED  {host}/#/runs/details/{succeeded}",
         f"  2026-11-01 03:00 UTC  FAILED     {host}/#/runs/details/{failed}",
     ]
+    lines = call("status")[1].splitlines()
+    assert f"  2026-11-03 03:00 UTC  SUCCEEDED  {host}/#/runs/details/{of_nightly}" in lines[:3]
+    assert lines[-4:] == [
+        "backdrop-demo, by hand:",
+        f"  2026-11-05 03:00 UTC  PENDING    {host}/#/runs/details/{demo}",
+        "backdrop-tiny, by hand:",
+        f"  2026-11-04 03:00 UTC  RUNNING    {host}/#/runs/details/{running}",
+    ]
+
+
+def node(name: str, state: str, *children: str) -> dict[str, object]:
+    """A task of a run, as Kubeflow lists it: each node of Argo's, named by its pod."""
+    pods = [{"pod_name": child} for child in children]
+    return {"task_id": f"id-{name}", "display_name": name.rstrip("0123456789") or name, "state": state,
+            "pod_name": name, "child_tasks": pods}  # fmt: skip
+
+
+def test_status_names_the_task_that_failed(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    call("submit", *ONE, "--params", params)
+    run = only(kfp.runs)
+    run["state"] = "FAILED"
+    tasks = [
+        node("run", "FAILED", "check", "members-tiny"),
+        node("check", "SUCCEEDED", "executor1"),
+        node("executor1", "SUCCEEDED"),
+        node("members-tiny", "FAILED", "train-a", "train-b"),
+        node("train-a", "FAILED", "executor2"),
+        node("executor2", "FAILED"),
+        node("train-b", "FAILED", "executor3"),
+        {**node("executor3", "FAILED"), "error": {"code": 2, "message": "Error (exit code 1)"}},
+    ]
+    run["run_details"] = {"task_details": tasks}
+    log = "Got executor_input\nerror: an earlier one\nepoch 1/2\nerror: Loss is NaN at step 5\nfix: Lower lr\n"
+    kfp.logs[str(run["run_id"]), "executor2"] = log
+    lines = call("status")[1].splitlines()
+    assert lines[-2:] == [
+        "    members-tiny/train-a: Loss is NaN at step 5. Lower lr.",
+        "    members-tiny/train-b: Error (exit code 1)",
+    ]
+    run["run_details"] = None
+    assert "FAILED" in call("status")[1].splitlines()[-1]
 
 
 def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:

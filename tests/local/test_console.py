@@ -94,7 +94,8 @@ def test_own_error_is_one_line() -> None:
         for line in (
             "Traceback (most recent call last):",
             "  …",
-            "backdrop.common.errors.PlanError: Too few [objects]. Add some.",
+            "error: Too few [objects]",
+            "fix: Add some",
         ):
             shown.printed("split", line)
         shown.finished("split", False)

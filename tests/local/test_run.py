@@ -29,12 +29,13 @@ from backdrop.steps.rollback import rollback
 from backdrop.tracking.server import _wait_until_healthy
 from tests.conftest import SMALL
 
-REFUSAL = "backdrop.common.errors.PlanError: Too few objects. Add some."
+REFUSAL = "error: Too few objects\nfix: Add some"
 
 
 def task(name: str, well: bool | None, last: str = "") -> Task:
     made = Task(name, began=0.0, well=well)
-    made.take(last)
+    for line in last.split("\n"):
+        made.take(line)
     return made
 
 
@@ -42,7 +43,7 @@ def task(name: str, well: bool | None, last: str = "") -> Task:
     ("tasks", "code"),
     [
         ([task("check", True), task("train-tiny-0", True)], 0),
-        ([task("check", False, "a.jpg is empty. Draw it.")], 1),
+        ([task("check", False, "error: a.jpg is empty. Draw it.")], 1),
         ([task("check", True), task("split", False, REFUSAL)], 2),
         ([task("check", True), task("split", True), task("split-2", False, REFUSAL)], 2),
         ([task("check", True), task("train-tiny-0", False, REFUSAL)], 1),

@@ -198,7 +198,9 @@ def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings
         (secret, "secret", "backdrop", (*SECRET_KEYS, *WEBHOOK_KEYS, *SIGNING.get(task, ()))),
     ):
         assert source["optional"]
-        assert {pair["envVar"] for pair in source["keyToEnv"]} == set(keys)
+        assert {pair[f"{kind}Key"]: pair["envVar"] for pair in source["keyToEnv"]} == {
+            key: f"BACKDROP_{key}" if key.startswith("AWS_") else key for key in keys
+        }
         assert source[f"{kind}NameParameter"]["runtimeValue"]["constant"] == name
     (mounted,) = place["configMapAsVolume"]
     assert (mounted["mountPath"], mounted["optional"]) == ("/etc/backdrop/network", True)
@@ -330,6 +332,12 @@ def test_a_shipped_package_fits(name: str) -> None:
     assert size.spec < 250_000
     assert size.end < 550_000
     assert json.dumps(documents, ensure_ascii=False).isascii()
+    assert not has_aws(documents)
+
+
+def has_aws(documents: Any) -> bool:
+    """Whether a task has a variable that Kubeflow's launcher in the same container reads as well."""
+    return bool(re.search(r'"(name|envVar)": "AWS_', json.dumps(documents)))
 
 
 def large(recipes: int, folds: int) -> Ensemble:
@@ -448,6 +456,7 @@ def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
     assert task.value("node_selector") == {"componentInputParameter": "node_selector"}
     assert "accelerator" not in container(graph, "tune-tiny")["resources"]
     assert "nodeSelector" not in settings_of(graph, settings, "tune-tiny")
+    assert not has_aws([graph, settings])
 
 
 def test_without_a_search_recipes_are_the_ensembles(graph: dict[str, Any]) -> None:

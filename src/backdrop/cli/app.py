@@ -13,7 +13,7 @@ import typer
 from backdrop import __version__
 from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
 from backdrop.common.environment import check_files
-from backdrop.common.errors import BackdropError, shorten
+from backdrop.common.errors import BackdropError, explain
 from backdrop.common.progress import waiting
 from backdrop.common.redact import redact
 
@@ -24,19 +24,7 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(ensembles.app, name="ensembles")
 app.add_typer(pipeline.app, name="pipeline")
 
-BUG = "This is a bug in Backdrop"
-
-# The optional libraries, and the extra that brings each.
-EXTRAS = {
-    "mlflow": "tracking",
-    "model_signing": "signing",
-    "kfp": "pipelines",
-    "kfp.kubernetes": "pipelines",
-    "docker": "pipelines",
-    "ray": "tuning",
-    "optuna": "tuning",
-    "kubernetes": "tuning",
-}
+BUG = "Please report it with what `backdrop --debug …` prints"
 
 
 def main() -> None:
@@ -74,19 +62,8 @@ def guard(command: Callable[[], object]) -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        print(f"error: {' '.join(_line(error).splitlines())}", file=sys.stderr)
+        print(f"error: {' '.join(str(explain(error, BUG)).splitlines())}", file=sys.stderr)
         sys.exit(BackdropError.exit_code)
-
-
-def _line(error: Exception) -> str:
-    """What to tell the user about an error; one that we didn't foresee is a bug, ours or a library's."""
-    if isinstance(error, BackdropError):
-        return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        return f"{error.name} isn't installed. Run: pip install 'backdrop-ml[{EXTRAS[error.name]}]'."
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{shorten(error.filename)}: {error.strerror}. Check the path, its permissions and the free space."
-    return f"{BUG} ({type(error).__name__}: {shorten(error)}). Please report it with what `backdrop --debug …` prints."
 
 
 def _version(wanted: bool) -> None:

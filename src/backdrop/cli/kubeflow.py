@@ -123,7 +123,10 @@ def status(
     host: Host = "",
     namespace: Namespace = "",
 ) -> None:
-    """List recurring runs with their versions and last runs."""
+    """List recurring runs and the last runs of every ensemble.
+
+    Shows which task of a failed run failed, and why.
+    """
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.status import overview
 

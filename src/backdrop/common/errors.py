@@ -4,9 +4,24 @@ Each says what is wrong (naming the file or key) and what to do about it. The co
 exits with `exit_code`. Any other exception is a bug.
 """
 
+from collections.abc import Sequence
+
 from backdrop.common.redact import redact
 
+ERROR, FIX = "error: ", "fix: "  # begin the lines that say what is wrong and what to do
 SHOWN = 300  # maximum characters of a foreign message
+
+# The optional libraries, and the extra that brings each.
+EXTRAS = {
+    "mlflow": "tracking",
+    "model_signing": "signing",
+    "kfp": "pipelines",
+    "kfp.kubernetes": "pipelines",
+    "docker": "pipelines",
+    "ray": "tuning",
+    "optuna": "tuning",
+    "kubernetes": "tuning",
+}
 
 
 class BackdropError(Exception):
@@ -80,15 +95,41 @@ class EndpointError(BackdropError):
     """An API of Kubeflow or Kubernetes that can't be reached, or rejects a request."""
 
 
+def explain(error: Exception, report: str) -> BackdropError:
+    """Any error as one of ours; one that we didn't foresee is a bug, ours or a library's.
+
+    Args:
+        error: what was raised.
+        report: the remedy for a bug.
+    """
+    if isinstance(error, BackdropError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return BackdropError(f"{error.name} isn't installed", f"Run: pip install 'backdrop-ml[{EXTRAS[error.name]}]'")
+    if isinstance(error, OSError) and error.filename is not None:
+        what = f"{shorten(error.filename)}: {error.strerror}"
+        return BackdropError(what, "Check the path, its permissions and the free space")
+    return BackdropError(f"This is a bug in Backdrop ({type(error).__name__}: {shorten(error)})", report)
+
+
 def shorten(message: object) -> str:
     """A foreign message on one line, without passwords, truncated."""
     text = " ".join(redact(str(message)).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+def last_error(lines: Sequence[str]) -> str:
+    """The last error in a task's log, `error: what` and maybe `fix: remedy`, as a sentence; empty if there is none."""
+    for number in reversed(range(len(lines))):
+        if lines[number].startswith(ERROR):
+            what, fix = lines[number].removeprefix(ERROR), "".join(lines[number + 1 : number + 2])
+            return str(BackdropError(what, fix.removeprefix(FIX))) if fix.startswith(FIX) else what
+    return ""
+
+
 def cause(message: str | None) -> str:
     """Our own error message in the tail of a log from Ray, or else its last line."""
     lines = [line for line in (message or "").splitlines() if line.strip()]
     # Ray's line about the command may come last.
-    ours = [line for line in lines if line.startswith("error: ")]
+    ours = [line for line in lines if line.startswith(ERROR)]
     return shorten((ours or lines or ["no message"])[-1])

@@ -8,6 +8,7 @@ from backdrop.config.network import Count
 from backdrop.config.quantity import Quantity
 from backdrop.config.records import Record
 
+PIPELINE = "backdrop-"  # before the ensemble's name, in a pipeline's
 # An optional ConfigMap and an optional Secret of this name set the pods' environment.
 SETTINGS = "backdrop"
 CONFIG_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
@@ -19,6 +20,8 @@ SECRET_KEYS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
 )
+# Kubeflow's launcher runs in a task's container and reads AWS_… for Kubeflow's own store, so there ours have a prefix.
+TASK_PREFIX = "BACKDROP_"
 # In the same Secret, but for the pipeline's tasks only: no other pod decides anything.
 WEBHOOK_KEYS = ("BACKDROP_WEBHOOK_URL", "BACKDROP_WEBHOOK_SECRET")
 # An optional ConfigMap of yours, for company networks: these keys set the pods' environment, and each key is a file in

@@ -1,4 +1,4 @@
-"""Shows Backdrop's recurring runs on Kubeflow: their pinned versions and the state of their last runs."""
+"""Shows Backdrop's recurring runs on Kubeflow, their pinned versions, and the last runs of every ensemble."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,38 +7,84 @@ from typing import Any
 from kfp_server_api import ApiException, RecurringRunMode, V2beta1RecurringRun
 
 from backdrop.common.errors import EndpointError
+from backdrop.config.cluster import PIPELINE
 from backdrop.config.explain import suggest
 from backdrop.kubeflow.client import Endpoint
+from backdrop.kubeflow.failure import failures
 from backdrop.kubeflow.recurring_runs import ours
 
-RUNS = 5  # shown for each recurring run
+RUNS = 5  # shown for each recurring run, and for each ensemble's others
+SEEN = 1000  # runs of the server, of all pipelines, that are looked through
 
 
 def overview(endpoint: Endpoint, name: str = "") -> list[str]:
-    """Lines about Backdrop's recurring runs, of one name or all, each with the last runs of its pipeline.
+    """Lines about Backdrop's recurring runs, of one name or all, and with no name about other runs.
+
+    Each run that failed is followed by its failed tasks.
 
     Raises:
         EndpointError: if there is none of that name, or the endpoint doesn't answer.
     """
     with endpoint.errors():
-        entries = ours(endpoint)
+        entries = sorted(ours(endpoint), key=lambda entry: entry.display_name)
         known = {entry.display_name for entry in entries}
         if name and name not in known:
             remedy = suggest(name, known) if known else "Create it with `backdrop pipeline schedule`"
             raise EndpointError(f"Backdrop has no recurring run {name} on Kubeflow at {endpoint.host}", remedy)
-        chosen = sorted((entry for entry in entries if name in ("", entry.display_name)), key=lambda e: e.display_name)
-        return [line for entry in chosen for line in _lines(endpoint, entry)] or ["no recurring runs"]
+        pipelines = _pipelines(endpoint)
+        runs = [run for run in _newest(endpoint) if _pipeline(run) in pipelines]
+        lines = [] if entries else ["no recurring runs"]
+        for entry in entries:
+            if name in ("", entry.display_name):
+                lines.append(_head(endpoint, entry))
+                lines += _lines(endpoint, _started_by(entry, entries, runs)) or ["  no runs yet"]
+        for pipeline_id, pipeline in sorted(pipelines.items(), key=lambda pair: pair[1]):
+            others = [run for run in runs if _pipeline(run) == pipeline_id and not run.recurring_run_id]
+            if others and not name:
+                lines += [f"{pipeline}, by hand:", *_lines(endpoint, others)]
+        return lines
 
 
-def _lines(endpoint: Endpoint, entry: V2beta1RecurringRun) -> Iterator[str]:
+def _head(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
     state = "paused" if entry.mode == RecurringRunMode.DISABLE else "on"
-    yield f"{entry.display_name}: {state}, at {entry.trigger.cron_schedule.cron}, {_version(endpoint, entry)}"
-    runs = _runs(endpoint, entry)
-    for run in runs:
+    return f"{entry.display_name}: {state}, at {entry.trigger.cron_schedule.cron}, {_version(endpoint, entry)}"
+
+
+def _lines(endpoint: Endpoint, runs: list[Any]) -> list[str]:
+    lines = []
+    for run in runs[:RUNS]:
         page = endpoint.page(f"runs/details/{run.run_id}")
-        yield f"  {run.created_at:%Y-%m-%d %H:%M} UTC  {run.state or 'PENDING':9}  {page}"
-    if not runs:
-        yield "  no runs yet"
+        lines.append(f"  {run.created_at:%Y-%m-%d %H:%M} UTC  {run.state or 'PENDING':9}  {page}")
+        if run.state == "FAILED":
+            lines += [f"    {line}" for line in failures(endpoint, run.run_id)]
+    return lines
+
+
+def _started_by(entry: V2beta1RecurringRun, entries: list[V2beta1RecurringRun], runs: list[Any]) -> list[Any]:
+    """The runs that it started, or one that it replaced: of the same pipeline and experiment, and gone now."""
+    others = {other.recurring_run_id for other in entries} - {entry.recurring_run_id}
+    home = (entry.pipeline_version_reference.pipeline_id, entry.experiment_id)
+    started = [run for run in runs if run.recurring_run_id and run.recurring_run_id not in others]
+    return [
+        run
+        for run in started
+        if run.recurring_run_id == entry.recurring_run_id or (_pipeline(run), run.experiment_id) == home
+    ]
+
+
+def _newest(endpoint: Endpoint) -> Iterator[Any]:
+    listing, namespace = endpoint.client.list_runs, {"namespace": endpoint.namespace}
+    return islice(endpoint.every(listing, "runs", sort_by="created_at desc", **namespace), SEEN)
+
+
+def _pipelines(endpoint: Endpoint) -> dict[str, str]:
+    """The names of Backdrop's pipelines, by their ids."""
+    every = endpoint.every(endpoint.client.list_pipelines, "pipelines", namespace=endpoint.namespace)
+    return {one.pipeline_id: one.display_name for one in every if one.display_name.startswith(PIPELINE)}
+
+
+def _pipeline(run: Any) -> str:
+    return str(run.pipeline_version_reference.pipeline_id) if run.pipeline_version_reference else ""
 
 
 def _version(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
@@ -51,13 +97,3 @@ def _version(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
         return f"version {pinned.pipeline_version_id}, which has been deleted: every run will fail"
     pipeline = endpoint.client.get_pipeline(pinned.pipeline_id)
     return f"{pipeline.display_name} {version.display_name}"
-
-
-def _runs(endpoint: Endpoint, entry: V2beta1RecurringRun) -> list[Any]:
-    """The newest runs of the same pipeline, those of recurring runs that this one replaced included."""
-    pipeline = entry.pipeline_version_reference.pipeline_id
-    newest = endpoint.every(
-        endpoint.client.list_runs, "runs", experiment_id=entry.experiment_id, sort_by="created_at desc"
-    )
-    references = ((run, run.pipeline_version_reference) for run in newest)
-    return list(islice((run for run, version in references if version and version.pipeline_id == pipeline), RUNS))

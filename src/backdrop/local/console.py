@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from backdrop.common.errors import FIX, last_error
 from backdrop.common.progress import clock, duration, last_line, waiting
 
 HEARTBEAT_S = 10.0  # without a terminal, at least this long between two lines of progress
@@ -19,7 +20,6 @@ PROGRESS = re.compile(r"^[\w -]+ (\d+/\d+\b|\(\d+:\d\d)")  # printed by common.p
 EPOCH = re.compile(r"^epoch \d+/\d+\b")
 JUDGED = re.compile(r"^judging photographs (\d+)/\1 in ([\d:]+)")
 ETA = re.compile(r" *ETA ([\d:]+)$")
-ERROR = re.compile(r"^backdrop\.common\.errors\.\w+: (.+)$")
 KFP = "[KFP Executor "
 LAST_LINES = 5
 
@@ -77,8 +77,8 @@ class Task:
 
     @property
     def error(self) -> str | None:
-        """The message of a BackdropError, without its traceback."""
-        return next((match[1] for line in reversed(self.last) if (match := ERROR.match(line))), None)
+        """The message of the error that ended it; None if it has no remedy, as a check's faults."""
+        return last_error(list(self.last)) if self.last and self.last[-1].startswith(FIX) else None
 
 
 class Screen:

@@ -1,0 +1,64 @@
+"""Runs a task in its container: our environment before Kubeflow's executor, and the reason in plain words after it.
+
+`python3 -m backdrop.components.task kfp.dsl.executor_main …` is what a component's container runs.
+"""
+
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+from backdrop.common.errors import ERROR, FIX, BackdropError, explain
+from backdrop.common.redact import redact
+from backdrop.config.cluster import TASK_PREFIX
+
+# Kubernetes shows what is written here as the reason of a container's end, and so does Kubeflow's UI.
+TERMINATION_LOG = Path("/dev/termination-log")
+BUG = "Please report it with the traceback above"
+
+
+def main() -> None:
+    """Runs the module that the first argument names, with the other arguments.
+
+    If it fails, the last lines of the log are `error: what` and, with a remedy, `fix: remedy`.
+
+    Raises:
+        SystemExit: with the error's exit code, as on the command line.
+    """
+    take_settings()
+    module = sys.argv.pop(1)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stopped:
+        if isinstance(stopped.code, str):
+            sys.exit(_say(1, f"{ERROR}{stopped.code}"))
+        raise
+    except Exception as error:
+        if not isinstance(error, BackdropError):
+            print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        ours = explain(error, BUG)
+        sys.exit(_say(ours.exit_code, f"{ERROR}{ours.what}", f"{FIX}{ours.remedy}"))
+
+
+def take_settings() -> None:
+    """Renames `BACKDROP_AWS_…` to `AWS_…` for this process and its children.
+
+    Kubeflow's launcher runs in the same container and reads `AWS_…` too, but for Kubeflow's own store.
+    """
+    for name in [name for name in os.environ if name.startswith(f"{TASK_PREFIX}AWS_")]:
+        os.environ[name.removeprefix(TASK_PREFIX)] = os.environ.pop(name)
+
+
+def _say(code: int, *lines: str) -> int:
+    """Prints each line as one, also for Kubernetes, and returns the exit code."""
+    lines = tuple(" ".join(redact(line).split()) for line in lines)
+    sys.stdout.flush()
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    if TERMINATION_LOG.exists():
+        TERMINATION_LOG.write_text(". ".join(lines), encoding="utf-8")
+    return code
+
+
+if __name__ == "__main__":
+    main()
