@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from backdrop.common.environment import (
     FILES,
     LOOPBACK,
-    bypass_proxy_on_loopback,
+    bypass_proxy,
+    certificates,
     check_files,
     check_header,
     environment,
+    proxy_for,
     read_count,
 )
 from backdrop.common.errors import ConfigError
@@ -45,19 +47,44 @@ def test_hosts_that_need_no_proxy_stay_and_this_machine_joins_them(
 ) -> None:
     spellings = {"no_proxy": " , ".join(lower) or None, "NO_PROXY": ",".join(upper) or None}
     with environment(**{proxy: "http://127.0.0.1:9"}, **spellings):
-        bypass_proxy_on_loopback()
+        bypass_proxy()
         before = os.environ["no_proxy"]
         assert set(before.split(",")) == {*lower, *upper, *LOOPBACK}
         assert os.environ["NO_PROXY"] == before
-        bypass_proxy_on_loopback()
+        bypass_proxy()
         assert os.environ["no_proxy"] == before
 
 
 def test_without_a_proxy_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
-    bypass_proxy_on_loopback()
+    bypass_proxy()
     assert not [name for name in os.environ if name.lower().endswith("_proxy")]
+
+
+def test_in_a_pod_no_proxy_is_asked_for_the_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 10.96.0.10\nsearch ml.svc.corp.local svc.corp.local corp.local\n")
+    monkeypatch.setattr("backdrop.common.environment.RESOLVER", tmp_path / "resolv.conf")
+    proxy = "http://proxy.example:3128"
+    pod = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "KUBERNETES_SERVICE_HOST": "fd00::1"}
+    with environment(no_proxy=None, NO_PROXY="10.0.0.0/8", **pod):
+        bypass_proxy()
+        assert os.environ["no_proxy"] == "10.0.0.0/8,127.0.0.1,localhost,::1,fd00::1,.svc,.svc.corp.local"
+        for direct in ("mlflow.ml.svc:5000", "minio.minio.svc.corp.local", "[fd00::1]:443", "10.1.2.3", "localhost"):
+            assert proxy_for(f"http://{direct}/") is None, direct
+        assert proxy_for("https://s3.example") == proxy_for("http://mlflow.corp.local") == proxy
+        monkeypatch.setattr("backdrop.common.environment.RESOLVER", tmp_path / "none")
+        bypass_proxy()
+        assert proxy_for("http://mlflow.ml.svc:5000") is None
+
+
+def test_certificates_are_those_of_the_environment() -> None:
+    with environment(REQUESTS_CA_BUNDLE=None, SSL_CERT_FILE=None):
+        assert certificates() is None
+        with environment(SSL_CERT_FILE="/b.crt"):
+            assert certificates() == "/b.crt"
+            with environment(REQUESTS_CA_BUNDLE="/a.crt"):
+                assert certificates() == "/a.crt"
 
 
 def test_a_dead_proxy_is_not_asked_for_a_server_on_this_machine(bucket: str) -> None:

@@ -13,7 +13,8 @@ from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
 from backdrop.kubeflow import client as endpoint
 from backdrop.kubeflow.client import connect
-from tests.fakes.kfp import FakeKfp, Refused, serving
+from tests.fakes.http import company_certificate, running
+from tests.fakes.kfp import FakeKfp, Refused, Server, serving
 
 
 def refuse(status: int | None, message: str = "") -> None:
@@ -29,6 +30,24 @@ def pipelines_of(found: endpoint.Endpoint) -> list[object]:
 def test_version(version: str, told: str) -> None:
     with serving(FakeKfp(version)) as host:
         assert connect(host).version == told
+
+
+def test_a_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks like a server that is asked for another's name."""
+    with serving(FakeKfp()) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        assert connect("http://kubeflow.example:8888").version == "2.17.0"
+
+
+def test_certificates_of_a_company_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, bundle = company_certificate(tmp_path)
+    with running(Server(FakeKfp())) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        host = f"https://127.0.0.1:{server.server_port}"
+        with pytest.raises(EndpointError, match="CERTIFICATE_VERIFY_FAILED"):
+            connect(host)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+        assert connect(host).version == "2.17.0"
 
 
 def test_the_uis_own_answer_is_understood() -> None:

@@ -193,3 +193,13 @@ def test_no_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     with pytest.raises(EndpointError, match=r"^Kubernetes at http://127.* doesn't answer"):
         check_rayjobs()
+
+
+def test_kubernetes_is_asked_by_the_environments_proxy(
+    kubernetes: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (tmp_path / "kubeconfig").read_text()
+    (tmp_path / "kubeconfig").write_text(text.replace("http://127.0.0.1", "http://kubernetes.example"))
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{kubernetes.server_port}")
+    kubernetes.add_node("cpu-a")
+    assert check_nodes({}, {}, []).startswith("1 of 1 node")

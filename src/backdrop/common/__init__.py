@@ -1,5 +1,5 @@
 """Used by every layer: errors, local and S3 storage, progress, processes, devices."""
 
-from backdrop.common.environment import bypass_proxy_on_loopback
+from backdrop.common.environment import bypass_proxy
 
-bypass_proxy_on_loopback()  # everything of ours that talks to a server imports this package first
+bypass_proxy()  # everything of ours that talks to a server imports this package first

@@ -1,10 +1,11 @@
-"""Environment variables: set for a block, and kept from sending this machine's own traffic through a proxy."""
+"""Environment variables: set for a block, and those of company networks, a proxy and certificates."""
 
 import contextlib
 import os
 import re
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from backdrop.common.errors import ConfigError, shorten
 
@@ -17,6 +18,8 @@ FILES = (
 PRINTABLE = re.compile("[!-~]+")
 DIGITS = 18  # of a number that libraries take
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KUBERNETES_HOST = "KUBERNETES_SERVICE_HOST"  # set in every pod
+RESOLVER = Path("/etc/resolv.conf")
 
 
 @contextlib.contextmanager
@@ -73,17 +76,46 @@ def check_files() -> None:
                     raise ConfigError(f"{name} names a pipe, {path}", "Save its content in a file")
 
 
-def bypass_proxy_on_loopback() -> None:
-    """Adds this machine's own addresses to `no_proxy`, for this process and its children, where a proxy is set.
+def bypass_proxy() -> None:
+    """Adds addresses that no proxy can reach to `no_proxy`, for this process and its children, where a proxy is set.
 
-    No proxy can reach a server that listens on 127.0.0.1 here. Libraries read one spelling of the variable or the
-    other, so both get all hosts of both.
+    They are this machine's own, and in a pod the names of the cluster's Services and the address of its API. Libraries
+    read one spelling of the variable or the other, so both get all hosts of both.
     """
     names = ("no_proxy", "NO_PROXY")
     if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
         hosts = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
         for name in names:
-            os.environ[name] = ",".join(dict.fromkeys(host for host in (*hosts, *LOOPBACK) if host))
+            os.environ[name] = ",".join(dict.fromkeys(host for host in (*hosts, *LOOPBACK, *_cluster_hosts()) if host))
+
+
+def proxy_for(address: str) -> str | None:
+    """The proxy that the environment names for a URL; None for a direct connection.
+
+    For clients that don't read these variables themselves.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy: str | None = select_proxy(address, get_environ_proxies(address))
+    return proxy
+
+
+def certificates() -> str | None:
+    """The environment's file of trusted certificates; None for the public ones.
+
+    For clients that don't read these variables themselves.
+    """
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or None
+
+
+def _cluster_hosts() -> list[str]:
+    """In a pod, the API's address and the suffixes of Services' names; the resolver knows the cluster's domain."""
+    if not (api := os.environ.get(KUBERNETES_HOST)):
+        return []
+    with contextlib.suppress(OSError):
+        words = RESOLVER.read_text(encoding="utf-8").split()
+        return [api, ".svc", *(f".{word}" for word in words if word.startswith("svc."))]
+    return [api, ".svc"]
 
 
 def _set(values: dict[str, str | None]) -> None:

@@ -13,6 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
+from backdrop.common.environment import certificates, proxy_for
 from backdrop.common.errors import EndpointError, shorten
 
 __all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "pod_namespace"]
@@ -126,6 +127,8 @@ def connect() -> Iterator[Kubernetes]:
     except ConfigException:
         with _kubeconfig_errors():
             config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
+    settings.proxy = settings.proxy or proxy_for(settings.host)
+    settings.ssl_ca_cert = settings.ssl_ca_cert or certificates()
     with client.ApiClient(settings) as api:
         yield Kubernetes(settings.host, api)
 

@@ -17,7 +17,7 @@ import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 from kfp_server_api import ApiClient, ApiException
 
-from backdrop.common.environment import check_header
+from backdrop.common.environment import certificates, check_header, proxy_for
 from backdrop.common.errors import EndpointError, shorten
 from backdrop.common.kubernetes_client import pod_namespace
 from backdrop.common.redact import ENCODE, is_http, is_misread, without_credentials
@@ -71,12 +71,15 @@ class Endpoint:
 
 
 class _Client(kfp.Client):
-    """kfp's client, without its file in the home directory, without requests in the constructor, with timeouts."""
+    """kfp's client, without its file in the home directory, without requests in the constructor, with timeouts.
+
+    Unlike other libraries, kfp ignores the environment's proxy and certificates.
+    """
 
     def __init__(self, host: str, **credentials: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that it works with KFP 2 only
-            super().__init__(host=host, **credentials)
+            super().__init__(host=host, proxy=proxy_for(host), ssl_ca_cert=certificates(), **credentials)
         _set_timeout(self._run_api.api_client)
 
     def _load_context_setting_or_default(self) -> None:
