@@ -211,8 +211,8 @@ def _cached(task: Task) -> Iterator[str]:
 
 def _maybe_root(task: Task) -> Iterator[str]:
     context = task.settings.get("securityContext", {})
-    if task.container and not (context.get("runAsNonRoot") and int(context.get("runAsUser", 0)) > 0):
-        yield "may run as root: call set_security_context with a user and run_as_non_root"
+    if task.container and not (context.get("runAsNonRoot") and int(context.get("runAsUser", 1)) > 0):
+        yield "may run as root: call set_security_context with run_as_non_root"
 
 
 def _vague_image(task: Task) -> Iterator[str]:

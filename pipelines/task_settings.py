@@ -1,4 +1,4 @@
-"""A task's settings on a cluster: its user, its environment and the GPU nodes. Local runs ignore them."""
+"""A task's settings on a cluster: never root, its environment and the GPU nodes. Local runs ignore them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from backdrop.config.cluster import (
     SHARED_MEMORY,
     SHARED_MEMORY_SIZE,
     TASK_PREFIX,
-    USER,
     WEBHOOK_KEYS,
 )
 
@@ -51,7 +50,8 @@ def configure(task: PipelineTask, *secrets: str) -> PipelineTask:
     """
     task.set_caching_options(False)
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
-    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    # No user: it is the image's, or one that the cluster assigns, as OpenShift does.
+    kubernetes.set_security_context(task, run_as_non_root=True)
     kubernetes.use_config_map_as_env(task, SETTINGS, _variables(CONFIG_KEYS), optional=True)
     kubernetes.use_config_map_as_env(task, NETWORK, _variables(NETWORK_KEYS), optional=True)
     kubernetes.use_config_map_as_volume(task, NETWORK, NETWORK_FOLDER, optional=True)

@@ -30,7 +30,6 @@ NETWORK, NETWORK_FOLDER = "backdrop-network", "/etc/backdrop/network"
 NETWORK_KEYS = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE")
 # Further keys of the Secret, for the tasks that sign versions and those that use them.
 SIGNING_KEY, TRUSTED_KEY = "BACKDROP_SIGNING_KEY", "BACKDROP_TRUSTED_KEY"
-USER = 1000  # of the image; with a numeric user, Kubernetes can check that it isn't root
 # A pod's default of 64 MiB is too small for data loader workers.
 SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", "8Gi"  # noqa: S108  # not a temporary file
 RETRIES = 2

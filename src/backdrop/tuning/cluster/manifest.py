@@ -18,7 +18,6 @@ from backdrop.config.cluster import (
     SETTINGS,
     SHARED_MEMORY,
     SHARED_MEMORY_SIZE,
-    USER,
     Cluster,
 )
 from backdrop.config.quantity import parse_quantity
@@ -99,14 +98,15 @@ def _whole_cores(cpu: str) -> str:
 
 
 def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """A pod template for Pod Security level "restricted"; KubeRay adds a container with the same security context."""
+    """A pod template for Pod Security level "restricted"; KubeRay adds a container with the same security context.
+
+    The user is the image's, or one that the cluster assigns.
+    """
     rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     spec = {
         "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
