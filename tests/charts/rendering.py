@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "backdrop"
 CASES = ["defaults", *sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").iterdir())]
 KUBERNETES = "1.36"
+LIVE = "apiregistration.k8s.io/v1"  # every cluster has it, and `helm template` alone doesn't know it
 HELM = shutil.which("helm", path=f"{ROOT / '.tools'}{os.pathsep}{os.environ.get('PATH', '')}")
 ABSENT = "helm isn't installed: run .ci/helm, or put it on the PATH"
 
@@ -32,10 +33,15 @@ def values_of(case: str) -> list[str]:
 
 @cache
 def rendered(
-    case: str = "defaults", *options: str, release: str = "backdrop", namespace: str = "ml", chart: Path = CHART
+    case: str = "defaults",
+    *options: str,
+    release: str = "backdrop",
+    namespace: str = "ml",
+    chart: Path = CHART,
+    live: bool = True,
 ) -> str:
-    """What helm would install, tests and hooks included."""
-    cluster = ["--namespace", namespace, "--kube-version", KUBERNETES]
+    """What helm would install, tests and hooks included; if not `live`, what `helm template` gives."""
+    cluster = ["--namespace", namespace, "--kube-version", KUBERNETES, *(("--api-versions", LIVE) if live else ())]
     done = helm("template", release, str(chart), *cluster, *values_of(case), *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,6 +63,11 @@ def pods(case: str) -> Iterator[tuple[str, Manifest]]:
             yield manifest["metadata"]["name"], manifest["spec"]["template"]
         elif manifest["kind"] == "Pod":
             yield manifest["metadata"]["name"], manifest
+
+
+def environment(container: Manifest) -> dict[str, str]:
+    """The variables that have a value of their own."""
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
 
 
 def containers(pod: Manifest) -> list[Manifest]:

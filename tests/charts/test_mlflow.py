@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.rendering import containers, named
+from tests.charts.rendering import containers, environment, named
 from tests.fakes.http import free_port
 
 pytestmark = pytest.mark.e2e
@@ -23,14 +23,14 @@ NAMES = ["backdrop-mlflow", "backdrop-mlflow.ml", "backdrop-mlflow.ml.svc", "bac
 
 def started(container: dict[str, Any], volume: Path) -> "subprocess.Popen[bytes]":
     """Runs a container's command here, with its folders below `volume`, and nothing else in its environment."""
-    env = {entry["name"]: entry["value"].replace("/mlflow", f"{volume}/mlflow", 1) for entry in container["env"]}
+    env = {name: value.replace("/mlflow", f"{volume}/mlflow", 1) for name, value in environment(container).items()}
     env |= {"HOME": str(volume), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [re.sub(r"\$\((\w+)\)", lambda found: env[found[1]], word) for word in container["command"]]
     return subprocess.Popen(command, env=env, cwd="/")
 
 
-def answer(port: int, path: str, host: str) -> int:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+def answer(port: int, path: str, host: str, address: str = "127.0.0.1") -> int:
+    with closing(http.client.HTTPConnection(address, port, timeout=120)) as connection:
         connection.request("GET", path, headers={"Host": host})
         with connection.getresponse() as response:
             return response.status
@@ -67,6 +67,11 @@ def test_it_answers_to_its_names(name: str, port: int) -> None:
     assert answer(port, API, f"{name}:{port}") == answer(port, API, name) == 200
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6 here")
+def test_it_listens_on_ipv6_too(port: int) -> None:
+    assert answer(port, "/health", "localhost", "::1") == 200
+
+
 @pytest.mark.parametrize("name", ["evil.example", "backdrop-mlflow.evil.example", "backdrop-mlflow.other", "10.0.0.1"])
 def test_it_answers_to_no_others(name: str, port: int) -> None:
     assert answer(port, API, f"{name}:{port}") == answer(port, API, name) == 403
@@ -79,7 +84,7 @@ def test_the_pipelines_address_is_one_of_its_names(port: int) -> None:
 
 def test_another_host_can_be_let_in() -> None:
     (_, server) = containers(named("Deployment", "cutouts-mlflow", "full")["spec"]["template"])
-    (hosts,) = (entry["value"] for entry in server["env"] if entry["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS")
+    hosts = environment(server)["MLFLOW_SERVER_ALLOWED_HOSTS"]
     assert hosts.split(",")[-1] == "mlflow.example"
     assert "*" not in hosts
 
@@ -90,6 +95,7 @@ def test_helms_own_test_finds_a_server_that_refuses(port: int) -> None:
     (_, *command) = pod["spec"]["containers"][0]["command"]
     for host, well in (("localhost", True), ("0.0.0.0", False)):
         env = {**os.environ, "MLFLOW_TRACKING_URI": f"http://{host}:{port}"}
-        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "backdrop", *command], env=env, capture_output=True, text=True)
         assert (done.returncode == 0) == well, done.stdout + done.stderr
         assert well or "Invalid Host header" in done.stderr
+        assert well or len(done.stderr.splitlines()) == 1

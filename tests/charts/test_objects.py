@@ -97,9 +97,9 @@ def test_digest_goes_before_tag() -> None:
 def test_whatever_a_pod_names_is_there(case: str) -> None:
     made = identities(case)
     for _, pod in pods(case):
-        assert ("ServiceAccount", pod["spec"]["serviceAccountName"]) in made
+        assert case == "shared-account" or ("ServiceAccount", pod["spec"]["serviceAccountName"]) in made
         for volume in pod["spec"]["volumes"]:
-            if "configMap" in volume:
+            if "configMap" in volume and not volume["configMap"].get("optional"):
                 assert ("ConfigMap", volume["configMap"]["name"]) in made
             if "persistentVolumeClaim" in volume:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in made
@@ -137,6 +137,71 @@ def test_releases_of_one_name_in_two_namespaces_share_nothing() -> None:
 def test_a_long_name_is_cut() -> None:
     names = {name for _, name in identities("full", "--set", "fullnameOverride=", release="r" * 53)}
     assert max(map(len, names)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("release", "prefix"),
+    [
+        ("my.release.v2", "my-release-v2-backdrop"),
+        ("7cars", "backdrop-7cars"),
+        ("2026.backdrop", "backdrop-2026-backdrop"),
+        ("a" * 42 + "-" * 7 + "b", "a" * 42),
+        ("studio", "studio-backdrop"),
+    ],
+)
+def test_a_releases_name_makes_names_that_kubernetes_takes(release: str, prefix: str) -> None:
+    made = identities("scheduled", release=release) - {SETTINGS}
+    assert all(re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name) for _, name in made)
+    assert ("Service", f"{prefix}-mlflow") in made
+
+
+def test_accounts_of_yours_are_used_and_not_made() -> None:
+    found = manifests("shared-account")
+    assert {pod["spec"]["serviceAccountName"] for _, pod in pods("shared-account")} == {"default-editor"}
+    assert "ServiceAccount" not in {m["kind"] for m in found}
+    subjects = [subject for m in found for subject in m.get("subjects", [])]
+    assert {subject["name"] for subject in subjects} == {"default-editor"}
+
+
+def test_an_account_has_the_name_that_you_give_it() -> None:
+    named("ServiceAccount", "studio", "scheduled", "--set", "serviceAccount.name=studio")
+    named(
+        "ServiceAccount",
+        "studio-preflight",
+        "shared-account",
+        "--set",
+        "serviceAccount.create=true,serviceAccount.name=studio",
+    )
+
+
+def test_every_pod_is_placed_and_annotated_as_the_values_say() -> None:
+    for _, pod in pods("full"):
+        spec = pod["spec"]
+        assert pod["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
+        assert spec["priorityClassName"] == "system"
+        assert spec["topologySpreadConstraints"][0]["maxSkew"] == 1
+        assert "podAntiAffinity" in spec["affinity"]
+
+
+def test_without_a_cluster_no_two_jobs_fight() -> None:
+    """`helm template | kubectl apply` runs all Jobs at once, and again after the next change."""
+    for case in CASES:
+        about = {"case": case, "live": False}
+        jobs = [m for m in manifests(**about) if m["kind"] == "Job"]
+        names = [job["metadata"]["name"].rpartition("-")[2] for job in jobs]
+        assert not {"schedule", "unschedule"} <= {*names}
+        assert ("schedule" in names) == ("schedule" in {name.rpartition("-")[2] for name, _ in pods(case)})
+        assert all(job["spec"]["ttlSecondsAfterFinished"] for job in jobs)
+        assert not [m for m in manifests(**about) if m["kind"] == "Pod"]
+    assert [m["metadata"]["name"] for m in manifests("unscheduled", live=False) if m["kind"] == "Job"] == [
+        "backdrop-unschedule"
+    ]
+
+
+def test_a_job_that_fails_stays_in_a_cluster() -> None:
+    jobs = [m for m in manifests("full") if m["kind"] == "Job"]
+    assert len(jobs) == 3
+    assert not any("ttlSecondsAfterFinished" in job["spec"] for job in jobs)
 
 
 def test_hooks_come_in_order_and_go() -> None:
@@ -178,6 +243,17 @@ def test_a_volume_is_made_if_it_is_needed(values: str, volume: bool) -> None:
     claims = [m for m in manifests("defaults", "--set", values) if m["kind"] == "PersistentVolumeClaim"]
     assert len(claims) == volume
     assert all(claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for claim in claims)
+
+
+def test_a_volume_without_a_class() -> None:
+    claims = {
+        given: named(
+            "PersistentVolumeClaim", "backdrop-mlflow", "defaults", "--set", f"mlflow.volume.storageClass={given}"
+        )
+        for given in ("", "-", "fast")
+    }
+    classes = {given: claim["spec"].get("storageClassName") for given, claim in claims.items()}
+    assert classes == {"": None, "-": "", "fast": "fast"}
 
 
 def test_a_claim_of_yours_is_mounted() -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from backdrop.config.cluster import NODE_SELECTOR
 from tests.charts.rendering import Manifest, manifests, named
+from tests.charts.rendering import environment as variables
 from tests.fakes.kfp import FakeKfp, serving
 
 pytestmark = pytest.mark.e2e
@@ -46,7 +47,7 @@ def run(kfp: FakeKfp, tmp_path: Path) -> Iterator[Run]:
             return [sys.executable, "-m", "backdrop", *(word.replace("/etc/backdrop", str(tmp_path)) for word in words)]
 
         def environment(manifest: Manifest) -> dict[str, str]:
-            env = {entry["name"]: entry["value"] for entry in container(manifest)["env"] if "value" in entry}
+            env = variables(container(manifest))
             own = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
             return {**env, **own, "KF_PIPELINES_SA_TOKEN_PATH": str(tmp_path / "token")}
 
@@ -100,6 +101,6 @@ def test_no_other_job_knows_the_keys() -> None:
     secrets = {
         manifest["metadata"]["name"]
         for manifest in manifests("full")
-        if manifest["kind"] in ("Job", "Pod") and any("valueFrom" in entry for entry in container(manifest)["env"])
+        if manifest["kind"] in ("Job", "Pod") and "secretKeyRef" in str(container(manifest)["env"])
     }
     assert secrets == {"cutouts-preflight", "cutouts-test-mlflow"}

@@ -4,19 +4,21 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.charts.rendering import CASES, Manifest, containers, manifests, named, pods
+from backdrop.config.cluster import NETWORK, NETWORK_FOLDER, NETWORK_KEYS
+from tests.charts.rendering import CASES, Manifest, containers, manifests, named, pods, rendered
 
 pytestmark = pytest.mark.e2e
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
 
 
-def violations(pod: Manifest) -> Iterator[str]:
-    """What `restricted` forbids, and what this project asks for beyond it."""
+def violations(pod: Manifest, assigned: tuple[int | None, ...] = (1000, 1000)) -> Iterator[str]:
+    """What `restricted` forbids, and what this project asks for beyond it; `assigned` are the user and the group."""
     spec = pod["spec"]
     if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         yield "host"
@@ -26,11 +28,11 @@ def violations(pod: Manifest) -> Iterator[str]:
         yield "service links"  # a Service named mlflow would set MLFLOW_PORT
     for container in containers(pod):
         context = container.get("securityContext", {})
+        user = {**spec.get("securityContext", {}), **context}
+        if assigned != (user.get("runAsUser"), user.get("runAsGroup")):
+            yield "user"
         for level in (spec.get("securityContext", {}), context):
-            if level.get("runAsNonRoot") is not True or (level.get("runAsUser"), level.get("runAsGroup")) != (
-                1000,
-                1000,
-            ):
+            if level.get("runAsNonRoot") is not True:
                 yield "user"
             if level.get("seccompProfile") != {"type": "RuntimeDefault"}:
                 yield "seccomp"
@@ -50,7 +52,12 @@ def violations(pod: Manifest) -> Iterator[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_pod_is_restricted(case: str) -> None:
-    assert {name: found for name, pod in pods(case) if (found := list(violations(pod)))} == {}
+    assigned = (None, None) if case == "openshift" else (1000, 1000)  # there the cluster does it
+    assert {name: found for name, pod in pods(case) if (found := list(violations(pod, assigned)))} == {}
+
+
+def test_openshift_assigns_users_and_groups() -> None:
+    assert not re.search("runAsUser|runAsGroup|fsGroup:", rendered("openshift"))
 
 
 def forget(*path: Any) -> Callable[[Manifest], None]:
@@ -89,9 +96,9 @@ def test_what_is_forgotten_is_found(change: Callable[[Manifest], None], found: s
 @pytest.mark.parametrize("case", CASES)
 def test_only_the_preflight_may_call_kubernetes(case: str) -> None:
     may = {name for name, pod in pods(case) if pod["spec"]["automountServiceAccountToken"]}
-    assert may <= {"cutouts-preflight"}
+    assert all(name.endswith("-preflight") for name in may)
     accounts = [manifest for manifest in manifests(case) if manifest["kind"] == "ServiceAccount"]
-    assert accounts
+    assert accounts or case == "shared-account"
     assert not any(account["automountServiceAccountToken"] for account in accounts)
 
 
@@ -154,8 +161,66 @@ def test_no_pod_talks_to_whom_it_likes(case: str) -> None:
         assert any(set(spec["policyTypes"]) == {"Ingress", "Egress"} and len(spec) == 2 for spec in mine), name
         allowed = [port["port"] for spec in mine for rule in spec.get("egress", []) for port in rule["ports"]]
         assert 53 in allowed
-        assert (6443 in allowed) == (name == "cutouts-preflight")
-        assert (8888 in allowed) == ("mlflow" not in pod["metadata"]["labels"]["app.kubernetes.io/component"])
+        assert (6443 in allowed) == name.endswith("-preflight")
+        job = pod["metadata"]["labels"]["app.kubernetes.io/component"] != "mlflow"
+        assert (8888 in allowed) == (job and "ml-pipeline" in rendered(case))
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "namespace"),
+    [
+        ("http://minio.minio.svc:9000", 9000, "minio"),
+        ("http://minio-0.minio.store.svc.cluster.local.:9000", 9000, "store"),
+        ("https://minio.tenant.svc", None, "tenant"),  # its pods listen on another port
+        ("http://minio:9000", 9000, ""),  # a Service of this namespace
+        ("http://minio.store:9000", 9000, None),
+        ("https://s3.example", 443, None),
+        ("http://s3.svc.example:9000/path", 9000, None),
+        ("http://10.0.0.7", 80, None),
+        ("http://[fd00::7]:9000", 9000, None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "policies"), [("kfp.endpoint", ["jobs"]), ("s3.endpoint", ["jobs", "mlflow"]), ("tracking.uri", ["jobs"])]
+)
+def test_policies_follow_the_addresses(
+    key: str, policies: list[str], url: str, port: int | None, namespace: str | None
+) -> None:
+    case = "external-mlflow" if key == "tracking.uri" else "defaults"
+    service = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    wanted: dict[str, Any] = {} if namespace is None else {"to": [service if namespace else {"podSelector": {}}]}
+    wanted |= {"ports": [{"protocol": "TCP", "port": port}]} if port else {}
+    for policy in policies:
+        before, after = (
+            named("NetworkPolicy", f"backdrop-{policy}", case, *only, "--set", f"{key}={address}")["spec"]["egress"]
+            for only in [("--set-json", "networkPolicy.outside=[]")]
+            for address in ("http://elsewhere.example:1", url)
+        )
+        assert [rule for rule in after if rule not in before] == [wanted]
+
+
+def test_dns_is_kubernetes_and_openshifts() -> None:
+    first, second, *_ = named("NetworkPolicy", "backdrop-mlflow")["spec"]["egress"]
+    for rule, namespace, port in ((first, "kube-system", 53), (second, "openshift-dns", 5353)):
+        assert rule["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]
+        assert rule["ports"] == [{"protocol": protocol, "port": port} for protocol in ("UDP", "TCP")]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_has_the_companys_network(case: str) -> None:
+    """The same ConfigMap, keys and folder as the pipeline's tasks."""
+    for _, pod in pods(case):
+        (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "network")
+        assert volume["configMap"] == {"name": NETWORK, "optional": True}
+        for container in containers(pod):
+            variables = {entry["name"]: entry for entry in container["env"]}
+            for key in NETWORK_KEYS:
+                entry = variables["NETWORK_NO_PROXY" if key == "NO_PROXY" else key]
+                assert entry["valueFrom"]["configMapKeyRef"] == {"name": NETWORK, "key": key, "optional": True}
+            hosts = variables["NO_PROXY"]["value"].split(",")
+            assert {"localhost", "127.0.0.1", "::1", ".svc", ".svc.cluster.local", "$(NETWORK_NO_PROXY)"} == {*hosts}
+            mount = {"name": "network", "mountPath": NETWORK_FOLDER, "readOnly": True}
+            assert mount in container["volumeMounts"]
 
 
 def test_a_policy_is_not_for_pods_of_the_pipeline() -> None:

@@ -1,10 +1,24 @@
-{{/* Prefix of every object's name; short enough for the suffixes. */}}
+{{/*
+Prefix of every object's name; short enough for the suffixes. A release's name may have dots and begin with a digit, a
+Service's may not.
+*/}}
 {{- define "backdrop.fullname" -}}
 {{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
 {{- if contains .Chart.Name .Release.Name -}}
 {{- $name = .Release.Name -}}
 {{- end -}}
-{{- .Values.fullnameOverride | default $name | trunc 48 | trimSuffix "-" -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- $name = printf "%s-%s" .Chart.Name .Release.Name -}}
+{{- end -}}
+{{- .Values.fullnameOverride | default $name | lower | replace "." "-" | replace "_" "-" | trunc 48 | regexFind "^.*[a-z0-9]" -}}
+{{- end }}
+
+{{/*
+Not empty if Helm, or a tool that runs its hooks, talks to a cluster. `helm template` alone knows no API of this group,
+which every cluster has: there all objects are applied at once, so that only one of two opposite Jobs may be rendered.
+*/}}
+{{- define "backdrop.live" -}}
+{{- if .Capabilities.APIVersions.Has "apiregistration.k8s.io/v1" }}true{{ end -}}
 {{- end }}
 
 {{/* Labels that select every pod of the release, and no pod of the pipeline. */}}
@@ -34,6 +48,25 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- with .root.Values.podLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Service account of the Jobs and `helm test`. */}}
+{{- define "backdrop.account" -}}
+{{- with .Values.serviceAccount -}}
+{{ .name | default (.create | ternary (include "backdrop.fullname" $) "default") }}
+{{- end -}}
+{{- end }}
+
+{{/* Service account of the preflight Job: one of its own, because it may list nodes, or that of the other Jobs. */}}
+{{- define "backdrop.preflightAccount" -}}
+{{ include "backdrop.account" . }}{{ if .Values.serviceAccount.create }}-preflight{{ end }}
+{{- end }}
+
+{{/* Service account of MLflow. */}}
+{{- define "backdrop.mlflowAccount" -}}
+{{- with .Values.mlflow.serviceAccount -}}
+{{ .name | default (.create | ternary (printf "%s-mlflow" (include "backdrop.fullname" $)) "default") }}
+{{- end -}}
 {{- end }}
 
 {{/* A hook that is deleted when it succeeds, and whose log `helm` prints. Takes a dict: on, weight. */}}
@@ -124,29 +157,45 @@ params.yaml: |
 {{- end }}
 {{- end }}
 
-{{/* Pod Security "restricted", for a pod; fsGroup lets the user write to volumes. */}}
-{{- define "backdrop.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 1000
-runAsGroup: 1000
-fsGroup: 1000
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{/*
+Egress to the server of a URL. Takes a dict: root, url. A Service is known by its namespace; its pods listen on another
+port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other name can't be in a policy, but its port can.
+*/}}
+{{- define "backdrop.egressTo" -}}
+{{- with .url -}}
+{{- $url := urlParse . -}}
+{{- $host := trimSuffix "." $url.hostname -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "https" | ternary "443" "80") -}}
+{{- $service := trimSuffix (printf ".%s" $.root.Values.clusterDomain) $host -}}
+{{- $inside := or (hasSuffix ".svc" $service) (not (regexMatch "[.:]" $service)) -}}
+{{- $ports := printf "[{protocol: TCP, port: %s}]" $port -}}
+{{- if not $inside -}}
+- ports: {{ $ports }}
+{{- else -}}
+{{- if hasSuffix ".svc" $service -}}
+- to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ index (splitList "." $service | reverse) 1 }}}}}]
+{{- else -}}
+- to: [{podSelector: {}}]
+{{- end -}}
+{{- if not (has $port (list "80" "443")) }}
+  ports: {{ $ports }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
-{{/* Pod Security "restricted", for a container. */}}
-{{- define "backdrop.containerSecurity" -}}
-allowPrivilegeEscalation: false
-capabilities: {drop: [ALL]}
-privileged: false
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: 1000
-runAsGroup: 1000
-seccompProfile: {type: RuntimeDefault}
+{{/* A company's proxy and certificates, from the ConfigMap that the pipeline's tasks read too. No proxy reaches a Service. */}}
+{{- define "backdrop.networkEnv" -}}
+- name: NETWORK_NO_PROXY
+  valueFrom: {configMapKeyRef: {name: backdrop-network, key: NO_PROXY, optional: true}}
+- {name: NO_PROXY, value: "localhost,127.0.0.1,::1,.svc,.svc.{{ .Values.clusterDomain }},$(NETWORK_NO_PROXY)"}
+{{- range list "HTTP_PROXY" "HTTPS_PROXY" "REQUESTS_CA_BUNDLE" "SSL_CERT_FILE" "AWS_CA_BUNDLE" }}
+- name: {{ . }}
+  valueFrom: {configMapKeyRef: {name: backdrop-network, key: {{ . }}, optional: true}}
+{{- end }}
 {{- end }}
 
-{{/* A pod's nodes and pull secrets. Service links would set variables such as MLFLOW_PORT, which MLflow reads. */}}
+{{/* Where a pod runs, and its pull secrets. Service links would set variables such as MLFLOW_PORT, which MLflow reads. */}}
 {{- define "backdrop.place" -}}
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
@@ -157,6 +206,15 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
@@ -171,7 +229,7 @@ restartPolicy: Never
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ .kubernetes | default false }}
 {{ include "backdrop.place" .root }}
-securityContext: {{- include "backdrop.podSecurity" . | nindent 2 }}
+securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 containers:
   - name: backdrop
     image: {{ $image | quote }}
@@ -183,6 +241,7 @@ containers:
       - {name: BACKDROP_IMAGE, value: {{ $image | quote }}}
       - {name: KF_PIPELINES_ENDPOINT, value: {{ .root.Values.kfp.endpoint | quote }}}
       - {name: KF_PIPELINES_SA_TOKEN_PATH, value: /var/run/secrets/kubeflow/pipelines/token}
+      {{- include "backdrop.networkEnv" .root | nindent 6 }}
       {{- if .tracking }}
       {{- range $name, $value := include "backdrop.settings" .root | fromYaml }}
       - {name: {{ $name }}, value: {{ $value | quote }}}
@@ -193,16 +252,19 @@ containers:
       {{- end }}
       {{- end }}
     resources: {{- toYaml .root.Values.jobs.resources | nindent 6 }}
-    securityContext: {{- include "backdrop.containerSecurity" . | nindent 6 }}
+    securityContext: {{- toYaml .root.Values.securityContext | nindent 6 }}
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
       - {name: kfp-token, mountPath: /var/run/secrets/kubeflow/pipelines, readOnly: true}
       {{- if .files }}
       - {name: files, mountPath: /etc/backdrop, readOnly: true}
       {{- end }}
+      - {name: network, mountPath: /etc/backdrop/network, readOnly: true}
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 1Gi}
+  - name: network
+    configMap: {name: backdrop-network, optional: true}
   - name: kfp-token
     projected:
       sources:
