@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from backdrop.common import s3
-from backdrop.common.errors import BackdropError, EndpointError, TrackingError
+from backdrop.common import s3, storage
+from backdrop.common.errors import BackdropError, EndpointError, StorageError, TrackingError
+from backdrop.config import find_ensemble
 from backdrop.config.cluster import Toleration
+from backdrop.config.network import MIRROR
 from backdrop.kubeflow import preflight
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
+from tests.fakes.http import Hook, running
 from tests.fakes.kfp import FakeKfp
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
 
@@ -203,3 +206,35 @@ def test_kubernetes_is_asked_by_the_environments_proxy(
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{kubernetes.server_port}")
     kubernetes.add_node("cpu-a")
     assert check_nodes({}, {}, []).startswith("1 of 1 node")
+
+
+def test_pretrained_weights_are_looked_for_where_members_read_them(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MIRROR, "s3://photos/weights")
+    compact = find_ensemble("compact")
+    bucket.put_object(Bucket="photos", Key="weights/resnet34-b627a593.pth", Body=b"weights")
+    with pytest.raises(StorageError, match=r"^s3://photos/weights/vgg11-8a719046\.pth doesn't exist\. Copy the file"):
+        preflight.check_weights(compact)
+    bucket.put_object(Bucket="photos", Key="weights/vgg11-8a719046.pth", Body=b"weights")
+    assert preflight.check_weights(compact) == "2 files of pretrained weights can be read"
+    assert preflight.check_weights(find_ensemble("tiny")) == "no encoder is pretrained"
+
+
+def test_an_ensemble_has_its_weights_checked_and_a_wrong_one_is_refused(
+    kfp: FakeKfp, params: str, kubernetes: FakeKubernetes, bucket: Any, call: Call, mlflow: str
+) -> None:
+    _, out, _ = call("preflight", "--params", params, "--ensemble", "tiny")
+    assert "ok     weights  no encoder is pretrained" in out.splitlines()
+    code, out, err = call("preflight", "--params", params, "--ensemble", "tinny")
+    assert (code, out) == (2, "")
+    assert "tinny" in err
+
+
+def test_a_url_is_asked_whether_its_file_is_there() -> None:
+    with running(Hook()) as server:
+        here = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        with pytest.raises(StorageError, match="HTTP Error 501"):
+            storage.exists(here)
+    with pytest.raises(StorageError, match="Connection refused"):
+        storage.exists(here)

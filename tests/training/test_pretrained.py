@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.config import Pretrained
+from backdrop.config.network import MIRROR
 from backdrop.models import build
 from backdrop.models.resnet import ResNet
 from backdrop.training.pretrained import load_encoder
@@ -114,6 +115,22 @@ def test_files_from_before_batches_were_counted_fill_encoders(tmp_path: Path) ->
     load_encoder(network, source(tmp_path / "weights.pth"))
     loaded = network.encoder.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in weights.items() if not is_head(key))
+
+
+@pytest.mark.parametrize("mirror", ["{bucket}/weights/", "{folder}"])
+def test_a_mirror_replaces_every_url_and_no_other_address(
+    mirror: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MIRROR, mirror.format(bucket=bucket, folder=tmp_path))
+    network, donor = build("linknet", encoder="resnet18", width=8), ResNet("resnet18", 8)
+    save_file(donor.state_dict(), tmp_path / "resnet18.safetensors")
+    own = source(tmp_path / "resnet18.safetensors")
+    storage.write_bytes(f"{bucket}/weights/resnet18.safetensors", (tmp_path / "resnet18.safetensors").read_bytes())
+    load_encoder(network, own.model_copy(update={"address": "https://nowhere.invalid/models/resnet18.safetensors"}))
+    assert all(torch.equal(value, donor.state_dict()[key]) for key, value in network.encoder.state_dict().items())
+    assert own.source == own.address
+    for mine in ("s3://other/resnet18.pth", "weights/resnet18.pth"):
+        assert Pretrained(address=mine, sha256=own.sha256).source == mine
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])

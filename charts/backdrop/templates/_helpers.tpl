@@ -96,6 +96,9 @@ AWS_ENDPOINT_URL: {{ . | quote }}
 {{- with .Values.s3.region }}
 AWS_DEFAULT_REGION: {{ . | quote }}
 {{- end }}
+{{- with .Values.pretrained.mirror }}
+BACKDROP_PRETRAINED_MIRROR: {{ . | quote }}
+{{- end }}
 {{- end }}
 
 {{/* MLflow's address: the chart's own server, or an existing one. */}}

@@ -138,6 +138,9 @@ def status(
 def preflight(
     params: Params,
     ray: Annotated[bool, typer.Option("--ray", help="Check for KubeRay too.")] = False,
+    ensemble: Annotated[
+        str, typer.Option("--ensemble", metavar="ENSEMBLE", help="Check its pretrained weights too.")
+    ] = "",
     host: Host = "",
     namespace: Namespace = "",
 ) -> None:
@@ -145,13 +148,14 @@ def preflight(
 
     Exit code 1 if something is missing.
     """
+    from backdrop.config import find_ensemble
     from backdrop.kubeflow.preflight import preflight as look
     from backdrop.pipelines.parameters import read_parameters, with_defaults
 
     package = package_of(ANY, "", [], "off", False)
     values = with_defaults(read_parameters(params, package), package)
     failed = False
-    for what, passed, message in look(values, host, namespace, ray):
+    for what, passed, message in look(values, host, namespace, ray, find_ensemble(ensemble) if ensemble else None):
         print(f"{'ok' if passed else 'FAILED':6} {what:8} {message}", flush=True)
         failed |= not passed
     raise typer.Exit(1 if failed else 0)

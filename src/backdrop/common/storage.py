@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from backdrop.common import s3
 from backdrop.common.errors import StorageError, shorten
@@ -32,6 +33,11 @@ OWN = ".backdrop."  # what is beside an output while it's written, or hidden in 
 def is_remote(address: str | Path) -> bool:
     """Whether the address is in S3."""
     return str(address).startswith("s3://")
+
+
+def is_url(address: str | Path) -> bool:
+    """Whether the address is an `https://` or `http://` one."""
+    return str(address).startswith(("https://", "http://"))
 
 
 def absolute(address: str) -> str:
@@ -70,7 +76,7 @@ def read_bytes(address: str | Path) -> bytes:
     """
     if is_remote(address):
         return s3.read(str(address))
-    if str(address).startswith(("https://", "http://")):
+    if is_url(address):
         return _download_url(str(address))
     path = Path(address)
     try:
@@ -149,11 +155,13 @@ def set_aside(address: str) -> str:
 
 
 def exists(address: str | Path) -> bool:
-    """Whether the file exists.
+    """Whether the file exists: a path, an `s3://` or an `https://` address.
 
     Raises:
-        StorageError: if S3 doesn't answer.
+        StorageError: if S3 or the URL's server doesn't answer.
     """
+    if is_url(address):
+        return _url_exists(str(address))
     return s3.metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
 
 
@@ -286,12 +294,29 @@ def _alone_in(folder: str) -> Iterator[bool]:
 
 
 def _download_url(address: str) -> bytes:
+    with _opened(urllib.request.Request(address)) as answer:  # noqa: S310  # the scheme was checked
+        body: bytes = answer.read()
+        return body
+
+
+def _url_exists(address: str) -> bool:
+    try:
+        with _opened(urllib.request.Request(address, method="HEAD")):  # noqa: S310  # as above
+            return True
+    except StorageError as error:
+        if getattr(error.__cause__, "code", None) == 404:
+            return False
+        raise
+
+
+@contextlib.contextmanager
+def _opened(request: urllib.request.Request) -> Iterator[Any]:
+    address = request.full_url
     if (bare := without_credentials(address)) != address:
         raise StorageError(f"The address {bare} contains credentials", "Download the file, and name the copy")
     try:
-        with urllib.request.urlopen(address, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # the scheme was checked
-            body: bytes = answer.read()
-            return body
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # as above
+            yield answer
     except (OSError, http.client.HTTPException) as error:
         what = f"{address} can't be read ({shorten(error)})"
         raise StorageError(what, "Check the address, or download the file") from error

@@ -4,14 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from backdrop.config.network import Count
+from backdrop.config.network import MIRROR, Count
 from backdrop.config.quantity import Quantity
 from backdrop.config.records import Record
 
 PIPELINE = "backdrop-"  # before the ensemble's name, in a pipeline's
 # An optional ConfigMap and an optional Secret of this name set the pods' environment.
 SETTINGS = "backdrop"
-CONFIG_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+CONFIG_KEYS = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"),
+    MIRROR,
+)
 SECRET_KEYS = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",

@@ -1,5 +1,6 @@
 """The network, and how a photograph becomes its input."""
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -9,6 +10,7 @@ from backdrop.common.redact import without_credentials
 from backdrop.config.patterns import SHA256, SIZE
 from backdrop.config.records import Record
 
+MIRROR = "BACKDROP_PRETRAINED_MIRROR"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -85,6 +87,13 @@ class Pretrained(Record):
         if "://" in address and without_credentials(address) != address:
             raise ValueError("it contains credentials; use an address without any, or download the file")
         return address
+
+    @property
+    def source(self) -> str:
+        """Where to read the file: its address, or its name in BACKDROP_PRETRAINED_MIRROR if the address is a URL."""
+        mirror = os.environ.get(MIRROR, "").rstrip("/")
+        is_url = self.address.startswith(("https://", "http://"))
+        return f"{mirror}/{self.address.rpartition('/')[2]}" if mirror and is_url else self.address
 
 
 class Input(Record):

@@ -8,6 +8,8 @@ from backdrop.common import s3, storage
 from backdrop.common.errors import BackdropError, DataError, StorageError, TrackingError
 from backdrop.common.progress import working
 from backdrop.common.words import count
+from backdrop.config import Ensemble
+from backdrop.config.network import MIRROR
 from backdrop.kubeflow.client import connect
 from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
 from backdrop.pipelines.parameters import tolerations_of
@@ -18,7 +20,9 @@ from backdrop.tracking.client import server_errors
 Check = Callable[[], str]
 
 
-def preflight(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> Iterator[tuple[str, bool, str]]:
+def preflight(
+    values: Mapping[str, Any], host: str, namespace: str, ray: bool, ensemble: Ensemble | None = None
+) -> Iterator[tuple[str, bool, str]]:
     """Runs the checks one after another.
 
     Args:
@@ -26,11 +30,12 @@ def preflight(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -
         host: Kubeflow's address; from the environment if empty.
         namespace: Kubeflow's; from the environment or the pod if empty.
         ray: whether the run needs KubeRay.
+        ensemble: what the run trains; None leaves out what only its recipes need.
 
     Yields:
         The name of each check, whether it passed, and a sentence about it.
     """
-    for name, check in _checks(values, host, namespace, ray):
+    for name, check in _checks(values, host, namespace, ray, ensemble):
         try:
             with working(f"checking {name}"):
                 message = check()
@@ -40,12 +45,16 @@ def preflight(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -
             yield name, True, message
 
 
-def _checks(values: Mapping[str, Any], host: str, namespace: str, ray: bool) -> Iterator[tuple[str, Check]]:
+def _checks(
+    values: Mapping[str, Any], host: str, namespace: str, ray: bool, ensemble: Ensemble | None
+) -> Iterator[tuple[str, Check]]:
     yield "kubeflow", lambda: check_kubeflow(host, namespace)
     yield "mlflow", check_mlflow
     yield "data", lambda: check_data(values["data"])
     if storage.is_remote(values["work"]):  # a local folder is the pod's own
         yield "work", lambda: check_work(values["work"])
+    if ensemble:
+        yield "weights", lambda: check_weights(ensemble)
     yield "nodes", lambda: _check_pool(values)
     if ray:
         yield "ray", check_rayjobs
@@ -94,6 +103,20 @@ def check_data(data: str) -> str:
         raise DataError(f"{data} has no photographs in train/", "Give the folder or prefix that contains train/")
     storage.read_bytes(f"{folder}/{names[0]}")
     return f"{count(len(names), 'file')} in {folder}"
+
+
+def check_weights(ensemble: Ensemble) -> str:
+    """Checks that the pretrained weights of an ensemble's encoders are where its members will read them.
+
+    Raises:
+        StorageError: if a file isn't there, or its server doesn't answer.
+    """
+    encoders = [recipe.pretrained for part in ensemble.parts() if (recipe := part.resolve()).pretrained]
+    sources = dict.fromkeys(encoder.source for encoder in encoders if encoder)
+    for source in sources:
+        if not storage.exists(source):
+            raise StorageError(f"{source} doesn't exist", f"Copy the file there, or fix {MIRROR}")
+    return f"{count(len(sources), 'file')} of pretrained weights can be read" if sources else "no encoder is pretrained"
 
 
 def check_work(work: str) -> str:

@@ -28,20 +28,21 @@ def load_encoder(network: nn.Module, source: Pretrained) -> None:
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
-        what = f"{source.address} doesn't fit the encoder ({shorten(error)})"
+        what = f"{source.source} doesn't fit the encoder ({shorten(error)})"
         raise ConfigError(what, "Set pretrained.address to weights of this encoder") from error
 
 
 def _read(source: Pretrained) -> dict[str, Tensor]:
-    data = storage.read_bytes(source.address)
+    address = source.source
+    data = storage.read_bytes(address)
     digest = storage.sha256(data)
     if not digest.startswith(source.sha256):
-        raise ConfigError(f"{source.address} has sha256 {digest}, not {source.sha256}", "Fix pretrained.sha256")
+        raise ConfigError(f"{address} has sha256 {digest}, not {source.sha256}", "Fix pretrained.sha256")
     try:
         if data[8:9] == b"{":  # safetensors starts with a length and JSON; torch's formats don't
             return load(data)
         return dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:  # each format has its own errors
         raise ConfigError(
-            f"{source.address} is not a file of weights ({shorten(error)})", "Use safetensors or torch.save"
+            f"{address} is not a file of weights ({shorten(error)})", "Use safetensors or torch.save"
         ) from error
