@@ -57,6 +57,8 @@ COMMANDS = [
     ["pipeline", "submit", "tiny", "--host", "http://127.0.0.1:9", "--params", YAML],
     ["pipeline", "preflight", "--host", A, "--params", YAML],
     ["pipeline", "status", "--host", A],
+    ["pipeline", A],
+    [A],
 ]
 ADDRESSES = ("MLFLOW_TRACKING_URI", "KF_PIPELINES_ENDPOINT", "RAY_ADDRESS", "AWS_ENDPOINT_URL")
 

@@ -16,6 +16,7 @@ from backdrop.steps.split import split
 from backdrop.steps.train import train
 from backdrop.training.checkpoint_store import CheckpointStore
 from tests.conftest import SMALL
+from tests.fakes.http import silent
 from tests.fakes.proxy import faulty
 
 
@@ -91,8 +92,42 @@ def test_what_was_altered_there_is_refused(port: int, monkeypatch: pytest.Monkey
 def test_a_server_that_is_away_is_a_clear_error(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.01, 0.01, attempts=2))
     use(monkeypatch, "http://127.0.0.1:9")
-    with pytest.raises(StorageError, match="s3://photos/a: S3 says: Could not connect"):
+    with pytest.raises(
+        StorageError, match=r"s3://photos/a: S3 at http://127.0.0.1:9 doesn't answer \(Could not connect\)\. Check AWS"
+    ):
         storage.read_bytes("s3://photos/a")
+
+
+def test_a_server_that_never_answers_is_given_up(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s3.POLICY.give_up_s + 2 * s3.READ_TIMEOUT_S < 90
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.5))
+    with silent() as port:
+        use(monkeypatch, f"http://127.0.0.1:{port}")
+        for call in (storage.list_files, storage.read_bytes, storage.exists, lambda a: storage.write_bytes(a, b"x")):
+            start = time.monotonic()
+            with pytest.raises(StorageError, match=rf"^s3://photos/a: S3 at http://127.0.0.1:{port} doesn't answer"):
+                call("s3://photos/a")
+            assert time.monotonic() - start < 10
+
+
+def test_a_server_of_credentials_that_never_answers_is_given_up(
+    s3_address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.2)
+    (tmp_path / "token").write_text("token")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/trainer")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    with silent() as port:
+        use(monkeypatch, f"http://127.0.0.1:{port}")
+        with pytest.raises(StorageError, match=rf"^S3 can't be used .*Read timeout .*127.0.0.1:{port}"):
+            storage.list_files("s3://photos/a")
+
+
+def test_a_slow_line_gets_time_to_send_a_large_object(s3_address: str) -> None:
+    assert s3.client(uploads=True).meta.config.read_timeout >= 60
 
 
 OFTEN = (*SMALL, "epochs=30", "schedule=[{kind: constant, epochs: 1, lr: 1e-2}]", "checkpoint.every_steps=1")

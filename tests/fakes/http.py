@@ -1,4 +1,4 @@
-"""Small servers of this machine: free ports, a server that runs while a block lasts, TLS, JSON, a webhook."""
+"""Small servers of this machine: free ports, one that never answers, TLS, JSON, a webhook."""
 
 import contextlib
 import ipaddress
@@ -44,6 +44,13 @@ def running(server: Server) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[int]:
+    """The port of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system accepts, and nobody reads
+        yield int(listener.getsockname()[1])
 
 
 def company_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:

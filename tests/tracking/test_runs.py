@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
-from tests.fakes.http import free_port
+from tests.fakes.http import free_port, silent
 from tests.tracking.workspace import START_MS, metrics_line, write_member
 
 KEY = "c" * 64
@@ -278,9 +277,17 @@ def test_a_missing_server_is_reported_within_seconds(clean: None, monkeypatch: p
 
 def test_a_server_that_hangs_counts_as_down(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ANSWER_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    with silent() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         with pytest.raises(TrackingError, match="doesn't answer"):
+            find_member(KEY)
+
+
+def test_so_does_a_server_of_models_that_hangs(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "ANSWER_S", 0.2)
+    with silent() as port:
+        monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{port}")
+        with pytest.raises(TrackingError, match=rf":{port} doesn't answer .* or fix MLFLOW_REGISTRY_URI"):
             find_member(KEY)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from backdrop.common.errors import TuningError
+from backdrop.tuning import ray_runner
 from backdrop.tuning.ray_runner import cluster
-from tests.fakes.http import free_port
+from tests.fakes.http import free_port, silent
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,14 @@ def test_a_cluster_that_is_not_there(address: str, died: bool, trace: Path, monk
         pass
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 60  # Ray alone asks for thirteen minutes
+
+
+def test_what_never_answers_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_runner, "CONNECT_S", 0.2)
+    with silent() as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(TuningError, match=rf"no Ray cluster at RAY_ADDRESS=127.0.0.1:{port} \(timed"), cluster():
+            pass
 
 
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

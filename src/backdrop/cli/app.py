@@ -12,12 +12,15 @@ import typer
 
 from backdrop import __version__
 from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
+from backdrop.cli.command import Group
 from backdrop.common.environment import check_files
 from backdrop.common.errors import BackdropError, explain
 from backdrop.common.progress import waiting
 from backdrop.common.redact import redact
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 for _group in (data, training, inference, registry):
     app.add_typer(_group.app)
 app.add_typer(recipes.app, name="recipes")

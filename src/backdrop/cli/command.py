@@ -1,16 +1,37 @@
 """Declares commands: their help names arguments as the docs do, and ends with an example."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import redact
 
 Body = TypeVar("Body", bound=Callable[..., None])
 MEMBERS = "--members"
+
+
+@contextmanager
+def _redacted() -> Iterator[None]:
+    """Typer quotes what it can't use, which may be an address with a password."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            vars(error).update(message=redact(message))
+        raise
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Finds the command that the first word names."""
+        with _redacted():
+            return super().resolve_command(ctx, args)
 
 
 class Command(TyperCommand):
@@ -50,12 +71,8 @@ class Command(TyperCommand):
                     formatter.write_dl(rows)
 
     def _parse(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
+        with _redacted():
             rest = super().parse_args(ctx, args)
-        except Exception as error:  # typer quotes what it can't use, which may be an address with a password
-            if isinstance(message := getattr(error, "message", None), str):
-                vars(error).update(message=redact(message))
-            raise
         out = str(ctx.params.get("out") or "")
         if "://" in out and not out.startswith("s3://"):
             raise ConfigError(f"{out} can't be written", "Name a path or an s3:// address")

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from backdrop.cli import kubeflow
-from backdrop.cli.command import command
+from backdrop.cli.command import Group, command
 from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
 
-app = typer.Typer(no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
 app.add_typer(kubeflow.app)
 
 

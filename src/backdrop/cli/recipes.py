@@ -3,10 +3,10 @@
 import typer
 
 from backdrop.cli.catalog import copy_text, list_shipped, show_text
-from backdrop.cli.command import command
+from backdrop.cli.command import Group, command
 from backdrop.cli.options import Json, NewYaml, Recipe, Set
 
-app = typer.Typer(no_args_is_help=True, help="List, show, copy, check and describe recipes.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="List, show, copy, check and describe recipes.")
 
 
 @command(app, "backdrop recipes ls")

@@ -18,7 +18,8 @@ from backdrop.common.errors import EndpointError, shorten
 
 __all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "pod_namespace"]
 
-TIMEOUT_S = 30  # of one request
+TIMEOUT_S = (5.0, 20.0)  # to connect, and to read, in one attempt; Kubernetes' client ignores a single float
+RETRIES = 2  # of a request without an answer; urllib3 makes no pause
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -51,7 +52,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Kubernetes:
-    """An API server. Every method raises ApiError if the server rejects the call or has no response in 30 seconds."""
+    """An API server. Every method raises ApiError if the server rejects the call, or doesn't answer within a minute."""
 
     host: str
     api: client.ApiClient
@@ -122,6 +123,7 @@ def connect() -> Iterator[Kubernetes]:
         EndpointError: if no cluster is configured.
     """
     settings = client.Configuration()
+    settings.retries = RETRIES
     try:
         config.load_incluster_config(client_configuration=settings)
     except ConfigException:

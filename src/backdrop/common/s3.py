@@ -8,7 +8,7 @@ import hashlib
 import http
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
@@ -23,11 +23,15 @@ from backdrop.common.retry import RetryPolicy, retry, workers
 
 THREADS = 8
 CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 20
-POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, attempts=5, jitter=True)  # in addition to boto3's own retries
+READ_TIMEOUT_S = 15  # without a byte
+UPLOAD_TIMEOUT_S = 60  # a slow line is still sending what the system has already taken
+LARGE = 2**20  # bytes of an object that a slow line sends for seconds
+POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, give_up_s=45.0, jitter=True)
+UNREACHABLE_S = 15.0  # the policy's `give_up_s` if nothing accepts connections: most often the address is wrong
 DIGEST = "sha256"  # metadata key of an object's sha256
 BLOCK = 2**20  # bytes in memory of each download
 MD5 = re.compile(r"[0-9a-f]{32}")
+ENDPOINT = re.compile(r" (on|to the|from) endpoint URL: .*", re.DOTALL)  # in boto3's messages
 DENIED = ("AccessDenied", "403")  # error codes; the answer to a HEAD has no body with a code in words
 RIGHTS = {
     "ListObjectsV2": "s3:ListBucket",
@@ -84,7 +88,8 @@ def write(address: str, data: bytes) -> None:
     """
     bucket, key = split(address)
     metadata = {DIGEST: hashlib.sha256(data).hexdigest()}
-    _with_retries(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
+    sender = client(uploads=True) if len(data) > LARGE else client()
+    _with_retries(address, lambda: sender.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def upload(path: Path, address: str) -> bool:
     if (metadata(address) or {}).get(DIGEST) == digest:
         return False
     extra = {"Metadata": {DIGEST: digest}}
-    _with_retries(address, lambda: client().upload_file(str(path), bucket, key, ExtraArgs=extra))
+    _with_retries(address, lambda: client(uploads=True).upload_file(str(path), bucket, key, ExtraArgs=extra))
     return True
 
 
@@ -321,29 +326,42 @@ def split(address: str) -> tuple[str, str]:
 
 
 @cache
-def client() -> Any:
+def client(uploads: bool = False) -> Any:
     """The S3 client, shared by threads.
+
+    A server that accepts connections and never answers ends a call after 15 seconds, and its retries after 75. Uploads
+    are more patient, with retries of each part; they begin only after the server has answered another call.
+
+    Args:
+        uploads: whether it is for uploads of large objects.
 
     Raises:
         StorageError: if boto3 isn't installed, or can't use its settings.
     """
     try:
         import boto3
+        import botocore.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise StorageError("s3:// needs boto3, which isn't installed", "Run pip install 'backdrop-ml[s3]'") from error
-    # Checksums only where required: many S3-compatible servers don't support the newer ones.
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 5},
+    limits = Config(
+        retries={"mode": "standard", "total_max_attempts": 3},
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
+    )
+    # Checksums only where required: many S3-compatible servers don't support the newer ones.
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 3 if uploads else 1},  # `_with_retries` has more
+        read_timeout=UPLOAD_TIMEOUT_S if uploads else READ_TIMEOUT_S,
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"},
     )
     try:
-        session = boto3.Session()
+        core = botocore.session.Session()
+        core.set_default_client_config(limits)  # for servers that give out credentials too
+        session = boto3.Session(botocore_session=core)
         if credentials := session.get_credentials():
             keys = credentials.get_frozen_credentials()
             check_header("AWS_ACCESS_KEY_ID", keys.access_key)
@@ -367,7 +385,11 @@ def _with_retries(address: str, call: Callable[[], T]) -> T:
         with _errors(address):
             return call()
 
-    return retry(call_once, POLICY, lambda error: isinstance(error, StorageError) and _is_temporary(error.__cause__))
+    def connect_and_call() -> T:
+        policy = replace(POLICY, give_up_s=min(POLICY.give_up_s, UNREACHABLE_S))
+        return retry(call_once, policy, lambda error: _is_unreachable(error.__cause__))
+
+    return retry(connect_and_call, POLICY, lambda error: _is_temporary(error.__cause__))
 
 
 @contextlib.contextmanager
@@ -383,6 +405,10 @@ def _errors(address: str) -> Iterator[None]:
             bucket, _ = split(address)
             what = f"{address} can't be used: bucket {bucket} denies {right} to the credentials in the environment"
             raise StorageError(what, "Grant them this right, or use others") from cause
+        if _is_unreachable(cause) or _is_silent(cause):
+            endpoint = without_credentials(client().meta.endpoint_url)
+            what = f"{address}: S3 at {endpoint} doesn't answer ({shorten(ENDPOINT.sub('', str(cause)))})"
+            raise StorageError(what, "Check AWS_ENDPOINT_URL, and that the server runs") from cause
         remedy = "Check the address, AWS_ENDPOINT_URL and the credentials in the environment"
         raise StorageError(f"{address}: S3 says: {shorten(error)}", remedy) from cause
 
@@ -391,7 +417,7 @@ def _missing_right(error: BaseException) -> str:
     """The right that a refused call needs; empty if it wasn't refused for want of a right."""
     from botocore.exceptions import ClientError
 
-    if not isinstance(error, ClientError) or error.response["Error"]["Code"] not in DENIED:
+    if not isinstance(error, ClientError) or _code(error) not in DENIED:
         return ""
     return RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
 
@@ -399,16 +425,38 @@ def _missing_right(error: BaseException) -> str:
 def _is_temporary(error: BaseException | None) -> bool:
     """Whether a retry may help: S3 is overloaded or failing, or the connection broke."""
     from boto3.exceptions import RetriesExceededError
-    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+    from botocore.exceptions import IncompleteReadError, ResponseStreamingError
 
-    broken = HTTPClientError | IncompleteReadError | ResponseStreamingError | RetriesExceededError
-    return isinstance(error, broken) or _status(error) >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+    broken = IncompleteReadError | ResponseStreamingError | RetriesExceededError
+    busy = _status(error) == http.HTTPStatus.TOO_MANY_REQUESTS or _code(error) == "RequestTimeout"
+    failing = _status(error) >= http.HTTPStatus.INTERNAL_SERVER_ERROR
+    return _is_silent(error) or isinstance(error, broken) or busy or failing
+
+
+def _is_silent(error: BaseException | None) -> bool:
+    """Whether S3 accepted the connection, but the answer didn't come, or broke off."""
+    from botocore.exceptions import HTTPClientError
+
+    return isinstance(error, HTTPClientError)
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether no connection could be made: nothing listens there, or the name is unknown."""
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError
+
+    return isinstance(error, ConnectTimeoutError | EndpointConnectionError | ProxyConnectionError)
 
 
 def _status(error: BaseException | None) -> int:
     """The HTTP status of S3's response; 0 if there is none."""
     response = getattr(error, "response", None)
     return int(response["ResponseMetadata"]["HTTPStatusCode"]) if isinstance(response, dict) else 0
+
+
+def _code(error: BaseException | None) -> str:
+    """The error code in S3's response; empty if there is none."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 def _lower_keys(values: dict[str, str]) -> dict[str, str]:

@@ -29,7 +29,8 @@ NAMESPACE = "KFP_NAMESPACE"
 TOKEN = "KFP_EXISTING_TOKEN"  # noqa: S105  # the variable's name
 
 MINIMUM = (2, 17)  # older backends silently drop the GPU limit
-TIMEOUT_S = (10.0, 60.0)  # to connect, and to read; urllib3 tries reads four times
+TIMEOUT_S = (10.0, 60.0)  # to connect, and to read; urllib3 tries four times
+FIRST_TIMEOUT_S = (5.0, 20.0)  # the same for the first call, which tells whether anything answers
 PAGE = 100
 
 # It warns about each retry; we report one error when all of them have failed.
@@ -158,7 +159,8 @@ def _credentials() -> dict[str, Any]:
 def _ask_health(client: kfp.Client, host: str) -> bytes:
     """The raw response body: kfp's own record of it leaves out the version."""
     try:
-        answer: bytes = client.healthzs.healthz_service_get_healthz(_preload_content=False).data
+        options = {"_preload_content": False, "_request_timeout": FIRST_TIMEOUT_S}
+        answer: bytes = client.healthzs.healthz_service_get_healthz(**options).data
         return answer
     except ApiException as error:
         if error.status != 404:

@@ -27,6 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
     import mlflow.pyfunc  # noqa: F401  # only so that it warns here
 
+REGISTRY = "MLFLOW_REGISTRY_URI"  # of another server for the models; MLflow reads it
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
 ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
@@ -51,10 +52,12 @@ def connect() -> MlflowClient:
         prepare(path)
     elif is_misread(uri):
         raise TrackingError(f"The password in {URI} ({shown}) can't be read", ENCODE)
-    if is_server(uri):
+    servers = {os.environ.get(REGISTRY, ""): REGISTRY, uri: URI}
+    for address in filter(is_server, servers):
         check_header(TOKEN, os.environ.get(TOKEN))
-        with server_errors(f"MLflow at {without_credentials(uri)} doesn't answer", f"Start the server or fix {URI}"):
-            ping()
+        what = f"MLflow at {without_credentials(address)} doesn't answer"
+        with server_errors(what, f"Start the server or fix {servers[address]}"):
+            ping(address)
     try:
         return MlflowClient(uri)
     except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
@@ -137,15 +140,18 @@ def find_runs(client: MlflowClient, query: str) -> list[Run]:
         return list(client.search_runs([experiment], query, order_by=["attributes.start_time DESC"]))
 
 
-def ping() -> None:
+def ping(uri: str = "") -> None:
     """Checks that the server answers within seconds; MLflow's client would wait minutes for a server that hangs.
 
     A store on this machine needs no check.
 
+    Args:
+        uri: its address; by default that of the runs.
+
     Raises:
         MlflowException: if it doesn't answer.
     """
-    uri = tracking_uri()
+    uri = uri or tracking_uri()
     if not is_server(uri):
         return
     credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]  # mlflow left it untyped

@@ -31,6 +31,7 @@ OBJECT_STORE = 100 * 2**20  # bytes; small, because trials don't pass data to ea
 PRESET = "preset"
 AUTO, LOCAL = "auto", "local"  # Ray's own words for RAY_ADDRESS
 CONNECT_S = 10.0
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # an HTTP/2 client's first words
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints tracebacks; our errors say the same in a line
@@ -144,8 +145,10 @@ def _join(address: str) -> None:
         if address == AUTO:
             address = canonicalize_bootstrap_address_or_die(AUTO)
             host, _, port = address.rpartition(":")
-        # Ray itself would ask a cluster that has died for thirteen minutes.
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        # Ray itself would ask a cluster that has died, or a server that never answers, for thirteen minutes.
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+            connection.sendall(HELLO)
+            connection.recv(1)
         ray.init(address, **QUIET)
     except Exception as error:  # Ray raises no narrower type
         raise TuningError(f"There is no Ray cluster at RAY_ADDRESS={bare} ({shorten(error)})", remedy) from error

@@ -21,7 +21,7 @@ from backdrop.common.retry import RetryPolicy
 from backdrop.config import Budget
 from backdrop.steps.tune import tune
 from backdrop.tuning.cluster import jobs
-from tests.fakes.http import free_ports
+from tests.fakes.http import free_ports, silent
 from tests.fakes.proxy import wire_to
 from tests.tuning.machine import ray_folder, until
 
@@ -244,6 +244,12 @@ def test_without_a_token_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_unreachable_cluster_is_reported(address: str) -> None:
     with pytest.raises(TuningError, match=r"gives no valid answer .* Check that it runs, and that RAY_ADDRESS"):
         jobs.run(address, "far", ["true"], {})
+
+
+def test_a_cluster_that_never_answers_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "TIMEOUT_S", (0.2, 0.2))
+    with silent() as port, pytest.raises(TuningError, match=rf"^Ray at http://127.0.0.1:{port} gives no .*timed out"):
+        jobs.run(f"http://127.0.0.1:{port}", "tune-1", ["true"], {})
 
 
 @pytest.mark.parametrize("address", ["head:6379", "ray://head:10001", "auto"])

@@ -14,6 +14,7 @@ from backdrop.common.errors import EndpointError, TuningError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster import kuberay
+from tests.fakes.http import silent
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes, refusal
 
 CLUSTER = Cluster(image="registry.example/backdrop:1")
@@ -200,6 +201,20 @@ def test_one_that_stays_away_is_an_error(fake: FakeKubernetes, monkeypatch: pyte
     fake.server_close()
     with pytest.raises(TuningError, match=r"^Kubernetes doesn't answer \(.*\). Run the same command again"):
         run()
+
+
+def test_one_that_never_answers_is_an_error(
+    fake: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert max(kubernetes_client.TIMEOUT_S) * (1 + kubernetes_client.RETRIES) < 90
+    monkeypatch.setattr(kubernetes_client, "TIMEOUT_S", (0.1, 0.1))
+    monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.5))
+    with silent() as port:
+        kubeconfig = (tmp_path / "kubeconfig").read_text()
+        (tmp_path / "kubeconfig").write_text(kubeconfig.replace(str(fake.server_port), str(port)))
+        with pytest.raises(TuningError, match=r"^Kubernetes doesn't answer \(.*timed out"):
+            run()
+    assert "Kubernetes doesn't answer" in capsys.readouterr().err  # said once, when it begins to wait
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from backdrop.common.redact import ENCODE, is_http, is_misread, without_credenti
 from backdrop.common.retry import RetryPolicy, retry, trying
 from backdrop.tuning.cluster.auth import USAGE, cluster_token
 
+TIMEOUT_S = (10.0, 30.0)  # to connect, and for each answer
 SILENCE_S = 60.0  # after this long without a log line we reconnect, because the connection may be dead
 POLICY = RetryPolicy(pause_s=5.0, max_pause_s=5.0, give_up_s=600.0)
 SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY|USERNAME", re.IGNORECASE)
@@ -56,7 +57,7 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
         )
     _refuse_secrets(environment)
     with _errors_at(address):
-        client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {cluster_token()}"})
+        client = _Client(address, headers={"Authorization": f"Bearer {cluster_token()}"})
         job, status = _latest(client, name)
         if status == "SUCCEEDED":
             return log(f"Ray job {job} at {address} has already succeeded")
@@ -69,6 +70,13 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
             stop = f"RAY_AUTH_MODE=token ray job stop {job} --address {address}"
             log(f"Ray job {job} keeps running. Run the same command to follow it, or stop it with `{stop}`.")
             raise
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, with a timeout: its own waits forever for a server that doesn't answer."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> Any:
+        return super()._do_request(*arguments, timeout=TIMEOUT_S, **options)
 
 
 def _refuse_secrets(environment: Mapping[str, str]) -> None:
