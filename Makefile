@@ -9,6 +9,8 @@ BASE ?= python:3.11-slim
 # A file's tests stay on one worker, so that what they share is made once; tests/conftest.py puts the longest files first.
 # Three workers keep two cores busy: tests wait almost half of their time for servers, Ray and retries.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# Their many processes compile our modules once, whatever the shell says.
+TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 COVERAGE_OPTIONS := --cov --cov-report=term --cov-fail-under=90
 
 .DEFAULT_GOAL := help
@@ -31,11 +33,11 @@ demo: setup ## Make a sample dataset and run the whole pipeline on it; again: tr
 	cd $(DEMO) && ../$(BIN)/backdrop pipeline run demo --data data --work .
 
 test: setup ## Run the tests (a few minutes on two cores, no network); COVERAGE=1 also measures what they reach
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not (thorough or slow or e2e)' $(WORKERS) \
+	$(TESTING) $(BIN)/python -m pytest -m 'not (thorough or slow or e2e)' $(WORKERS) \
 		$(if $(COVERAGE),$(COVERAGE_OPTIONS))
 
 test-thorough: setup ## Run the tests that try the same in more settings, and those of tens of seconds (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m thorough $(WORKERS)
+	$(TESTING) $(BIN)/python -m pytest -m thorough $(WORKERS)
 
 test-slow: setup ## Run the tests that take minutes each, or need Docker, helm or a browser (hours)
 	$(BIN)/python -m pytest -m 'slow or e2e'
