@@ -12,6 +12,7 @@ def evaluate(
     plans: dsl.Input[dsl.Dataset],
     members: list[str],
     tuned: bool,
+    name: str,
     report: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
@@ -19,7 +20,8 @@ def evaluate(
 ) -> list:
     """Scores the members and their ensemble, writes the report, and hands the members' addresses on.
 
-    `config` is its YAML; `tuned` says whether the members have schedules of their own.
+    `config` is its YAML; `tuned` says whether the members have schedules of their own. The champion of model `name` is
+    judged, too, so that `promote` needs no GPU.
     """
     from pathlib import Path
 
@@ -31,7 +33,7 @@ def evaluate(
 
     with failure_sent("evaluate"), ensemble_file(config.path, tuned, members) as path:
         paths = plan_paths(plans.path)
-        evaluation = watched("evaluate", lambda: step(data, paths, members, report.path, path))
+        evaluation = watched("evaluate", lambda: step(data, paths, members, report.path, path, name))
     metrics.metadata.update(evaluation_figures(evaluation))
     Path(summary.path).write_text(evaluation_page(evaluation))
     Path(page.path).write_bytes(Path(report.path, "index.html").read_bytes())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backdrop.evaluation.gate import Verdict
     from backdrop.evaluation.metrics import Estimate, Evaluation
     from backdrop.steps.check import CheckReport
+    from backdrop.steps.plan import PlanRecord
     from backdrop.steps.train import TrainRecord
     from backdrop.tuning.results import Search
 
@@ -97,6 +98,23 @@ def check_failure(report: CheckReport) -> str:
     errors = len(report.errors)
     rest = f" (the first of {errors} errors: see `backdrop check {report.data}`)" if errors > 1 else ""
     return f"{first.file} {first.what}. {first.remedy}.{rest}"
+
+
+def plan_page(record: PlanRecord, name: str) -> str:
+    """What a run has to make, or that there is nothing to be done."""
+    if record.missing:
+        found = "".join(f"- {member}: Dice {one.dice:.5f}\n" for member, one in record.members.items())
+        missing = "".join(f"- {task}\n" for task in record.missing)
+        return f"# {count(len(record.missing), 'part')} to make\n\n{missing}" + (
+            f"\nFound:\n\n{found}" if found else ""
+        )
+    version = record.registration.version if record.registration else None
+    champion = f"models:/{name}/{record.champion}" if record.champion else "none"
+    return (
+        "# Nothing to do\n\nEverything that this run would make exists: "
+        f"{count(len(record.members), 'member')}, their evaluation, models:/{name}/{version} and its verdict. "
+        f"The champion is {champion}.\n"
+    )
 
 
 def member_figures(record: TrainRecord) -> Figures:

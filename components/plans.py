@@ -1,20 +1,17 @@
-"""An ensemble's fold plans as one artifact: a folder with a file for each, the ensemble's own first.
+"""An ensemble's fold plans as one artifact: a folder with a file for each fold scheme, the ensemble's own first."""
 
-KFP can't pass artifacts of several tasks to one component, so each split task passes on the earlier plans and its own.
-"""
-
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
+
+from backdrop.config import find_ensemble
 
 
 def plan_paths(folder: str) -> list[str]:
-    """The plans in a folder, in the order in which they were added."""
+    """The plans in a folder, in the order of the ensemble's fold schemes."""
     return [str(path) for path in sorted(Path(folder).iterdir())]
 
 
-def pass_on(before: Sequence[str], plan: str, folder: str) -> None:
-    """Writes the earlier plans and then this one to the folder."""
-    Path(folder).mkdir(parents=True)
-    for number, path in enumerate([*before, plan]):
-        shutil.copyfile(path, Path(folder, f"{number:03}.csv"))
+def recipe_plan(folder: str, ensemble: str, recipe: str) -> str:
+    """The plan by which a recipe's members are trained; `ensemble` is the path of the ensemble's YAML."""
+    config = find_ensemble(ensemble)
+    rule = next(config.rule(part) for part in config.parts() if part.resolve().name == recipe)
+    return plan_paths(folder)[list(config.plans()).index(rule)]

@@ -14,17 +14,19 @@ def promote(
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> str:
-    """Lets the gate decide whether the challenger becomes the champion, and returns the outcome."""
+    """Lets the gate decide whether the challenger becomes the champion, and returns the outcome.
+
+    It runs no networks: `evaluate` has judged the champion, too. If there is another one by now, it stays.
+    """
     from pathlib import Path
 
-    from backdrop.common.watch import watched
     from backdrop.components.pages import verdict_figures, verdict_page
     from backdrop.report import with_verdict
     from backdrop.steps.promote import promote as step
     from backdrop.tracking.webhook import failure_sent
 
     with failure_sent("promote"):
-        verdict = watched("promote", lambda: step(data, name))
+        verdict = step(data, name, predict=False)
     metrics.metadata.update(verdict_figures(verdict))
     summary.metadata.update(outcome=verdict.outcome, summary=verdict.summary, reasons=list(verdict.reasons))
     Path(summary.path).write_text(verdict_page(verdict))

@@ -9,24 +9,31 @@ from backdrop.components.image import component
 def train(
     data: str,
     config: dsl.Input[dsl.Artifact],
-    plan: dsl.Input[dsl.Dataset],
+    plans: dsl.Input[dsl.Dataset],
     recipe: str,
     searched: str,
     fold: int,
     out: str,
+    missing: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Trains a member, or reuses a finished one, and returns its address.
 
     `recipe` is the name of one in the ensemble's YAML, `config`; `searched` is its YAML with the schedule that a search
-    found, or empty.
+    found, or empty. A member that isn't among the `missing` tasks was found by `plan` and has no GPU: it isn't trained.
     """
     from backdrop.common.watch import watched
     from backdrop.components.pages import member_figures, recipe_file
+    from backdrop.components.plans import recipe_plan
+    from backdrop.steps.train import reuse
     from backdrop.steps.train import train as step
     from backdrop.tracking.webhook import failure_sent
 
     with failure_sent("train"), recipe_file(config.path, recipe, searched) as path:
-        record = watched("train", lambda: step(data, plan.path, path, fold, out))
+        plan = recipe_plan(plans.path, config.path, recipe)
+        if f"train-{recipe}-{fold}" in missing.split(", "):
+            record = watched("train", lambda: step(data, plan, path, fold, out))
+        else:
+            record = reuse(data, plan, path, fold)
     metrics.metadata.update(member_figures(record))
     return record.address

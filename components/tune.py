@@ -11,10 +11,11 @@ from backdrop.components.image import component
 def tune(
     data: str,
     config: dsl.Input[dsl.Artifact],
-    plan: dsl.Input[dsl.Dataset],
+    plans: dsl.Input[dsl.Dataset],
     recipe: str,
     out: str,
     budget: str,
+    missing: str,
     workers: int,
     image: str,
     accelerator: str,
@@ -31,6 +32,7 @@ def tune(
 
     `recipe` is the name of one in the ensemble's YAML, `config`. `budget` is fast or full. With `workers`, it searches
     on a cluster of that many pods that KubeRay creates, with this image and on these nodes; otherwise in its own pod.
+    A search that isn't among the `missing` tasks was found by `plan`, and isn't made.
     """
     import json
     from contextlib import nullcontext
@@ -39,9 +41,10 @@ def tune(
     from backdrop.common import storage
     from backdrop.common.watch import watched
     from backdrop.components.pages import as_file, recipe_file, search_figures, search_page
+    from backdrop.components.plans import recipe_plan
     from backdrop.config import BUDGETS, find_recipe, read_over
     from backdrop.config.records import dump_yaml
-    from backdrop.steps.tune import PAGE, SCHEDULE, Resources
+    from backdrop.steps.tune import PAGE, SCHEDULE, Resources, reuse
     from backdrop.steps.tune import tune as step
     from backdrop.tracking.webhook import failure_sent
 
@@ -49,8 +52,11 @@ def tune(
     pods |= {"gpus": int(gpus), "cpu": cpu, "node_selector": node_selector, "tolerations": tolerations}
     cluster_file = as_file(json.dumps(pods)) if workers else nullcontext()
     with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster:
-        resources = Resources(cluster=cluster)
-        record = watched("tune", lambda: step(data, plan.path, path, out, BUDGETS[budget], resources=resources))
+        plan, resources = recipe_plan(plans.path, config.path, recipe), Resources(cluster=cluster)
+        if f"tune-{recipe}" in missing.split(", "):
+            record = watched("tune", lambda: step(data, plan, path, out, BUDGETS[budget], resources=resources))
+        else:
+            record = reuse(plan, path, out, BUDGETS[budget])
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))
     Path(summary.path).write_text(search_page(record.search))

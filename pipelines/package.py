@@ -15,7 +15,7 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble
-from backdrop.pipelines.compact import compact
+from backdrop.pipelines.compact import compact, name_alike
 from backdrop.pipelines.lint import refuse
 from backdrop.pipelines.size import estimate_size
 from backdrop.pipelines.training import Tuned, training
@@ -79,6 +79,6 @@ def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         path = Path(folder, "package.yaml")
         Compiler().compile(graph, str(path))
-        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=LOADER))  # a safe loader
+        documents = list(yaml.load_all(name_alike(path.read_text(encoding="utf-8")), Loader=LOADER))  # a safe loader
     compact(documents[0], documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
     return documents

@@ -1,93 +1,66 @@
-"""The training pipeline of an ensemble: check, split, a sub-pipeline for each recipe, evaluate, register, promote.
+"""The training pipeline of an ensemble: check, plan, a sub-pipeline for each recipe, evaluate, register, promote.
 
 A recipe's sub-pipeline has a train task for each member. Members are unrolled when the graph is built, so that each has
 its own name, retries and node settings. With `tuned`, a tune task for each recipe runs before its members and gives
-them their schedule. An ensemble whose recipes use several fold schemes has a split task for each, one after another.
+them their schedule.
+
+`plan` finds out what is missing. If nothing is, the run ends there; else it gives each task that may need a GPU its
+resources, so that what exists already is only looked up, on any node.
 
 `check` hands the ensemble's YAML on as a file: in each task's inputs it would stand in the package again and again.
 """
 
 import dataclasses
+import inspect
 import itertools
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
 from kfp.dsl.graph_component import GraphComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.python_component import PythonComponent
+from kfp.dsl.structures import OutputSpec
 
-from backdrop.common.errors import ConfigError
 from backdrop.components.check import check
 from backdrop.components.evaluate import evaluate
 from backdrop.components.image import IMAGE
+from backdrop.components.places import GPUS, SHARED, Groups, place_outputs
+from backdrop.components.plan import plan
 from backdrop.components.promote import promote
 from backdrop.components.register import register
-from backdrop.components.split import split
 from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import Ensemble, Part, Recipe
 from backdrop.config.catalog import change_recipe
 from backdrop.config.cluster import NODE_SELECTOR, PIPELINE, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
-from backdrop.config.folds import Rule
+from backdrop.config.planned import Planned, planned
 from backdrop.config.records import dump_yaml
 from backdrop.pipelines.task_settings import GpuPool, configure, on_gpu
 
 Tuned = Literal["off", "fast", "full"]
 RAY_WORKERS = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A member that the pipeline trains; `rule` is the fold scheme of its recipe."""
-
-    recipe: Recipe
-    fold: int
-    rule: Rule
-
-    @property
-    def name(self) -> str:
-        """`<recipe>-<fold>`."""
-        return f"{self.recipe.name}-{self.fold}"
-
-    @property
-    def task(self) -> str:
-        """Its task's name."""
-        return f"train-{self.name}"
+SEARCH = "tune-{recipe}-{key}"  # a search's folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What every task reads: the dataset's address, the ensemble's YAML, the folder for work in progress."""
+    """What tasks read: the dataset's address, the ensemble's YAML, its fold plans, and what is missing."""
 
     data: PipelineChannel
     config: PipelineChannel
-    work: PipelineChannel
+    plans: PipelineChannel
+    missing: PipelineChannel
 
     def inputs(self) -> dict[str, PipelineChannel]:
         """As a task's inputs."""
         return dict(vars(self))
 
 
-def planned(ensemble: Ensemble, folds: Sequence[int] | None = None) -> list[Planned]:
-    """The members of an ensemble, of all folds or of some; a recipe has as many folds as its own scheme.
-
-    Raises:
-        ConfigError: if none of its schemes has such a fold.
-    """
-    rules = [(part.resolve(), ensemble.rule(part)) for part in ensemble.parts()]
-    known = range(max(rule.folds for _, rule in rules))
-    for fold in folds or ():
-        if fold not in known:
-            raise ConfigError(f"Ensemble {ensemble.name} has no fold {fold}", f"Its folds are 0 to {len(known) - 1}")
-    chosen = sorted(set(folds)) if folds else known
-    return [Planned(recipe, fold, rule) for recipe, rule in rules for fold in chosen if fold < rule.folds]
-
-
-def searched(ensemble: Ensemble, tuned: Tuned) -> list[tuple[Recipe, Rule]]:
-    """The recipes whose schedule is searched, each with its fold scheme."""
-    return [] if tuned == "off" else [(part.resolve(), ensemble.rule(part)) for part in ensemble.parts()]
+def searched(ensemble: Ensemble, tuned: Tuned) -> list[Recipe]:
+    """The recipes whose schedule is searched."""
+    return [] if tuned == "off" else [part.resolve() for part in ensemble.parts()]
 
 
 def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
@@ -126,7 +99,11 @@ def training(
     """
     members = planned(ensemble, folds)
     parts = [list(part) for _, part in itertools.groupby(members, key=lambda member: member.recipe.name)]
-    groups = [members_of_recipe(part, retries, flat) for part in parts]
+    subpipelines = [members_of_recipe(part, retries, flat) for part in parts]
+    searches = searched(ensemble, tuned)
+    # Only these may need a GPU: with Ray, a search's task watches other pods.
+    searchers = [] if ray else [[f"tune-{recipe.name}"] for recipe in searches]
+    groups = [*searchers, *([member.task for member in part] for part in parts)]
     # Kubeflow's database may refuse what isn't ASCII.
     config = dump_yaml(ensemble, unicode=False)
     description = ensemble.description.encode("ascii", "backslashreplace").decode()
@@ -164,65 +141,75 @@ def training(
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checking = configure(check(data=data, ensemble=config, objects=objects))
-        source = Source(checking.outputs["Output"], checking.outputs["config"], work)
-        splits = _splits(ensemble, source.data, objects, name)
-        plans = {rule: task.outputs["plan"] for rule, task in splits.items()}
-        searches = {
-            recipe.name: _tune(recipe, source, plans[rule], tuned, pool, ray_workers if ray else None).outputs["Output"]
-            for recipe, rule in searched(ensemble, tuned)
-        }
-        addresses = []
-        for part, group in zip(parts, groups, strict=True):
-            recipe = part[0].recipe.name
-            task = group(
-                **source.inputs(),
-                plan=plans[part[0].rule],
-                recipe=recipe,
-                searched=searches.get(recipe, ""),
-                **pool.inputs(),
-            )
-            addresses += [task.outputs[output(member)] for member in part]
-        common = {
-            "data": source.data,
-            "config": source.config,
-            "plans": list(splits.values())[-1].outputs["plans"],
-            "tuned": bool(searches),
-        }
-        evaluation = on_gpu(configure(evaluate(**common, members=addresses)), pool).outputs
-        report, judged = evaluation["report"], evaluation["Output"]
-        registered = register(**common, members=judged, report=report, name=name)
-        model = configure(registered, SIGNING_KEY, TRUSTED_KEY).outputs["Output"]
+        planning = configure(
+            _with_places(groups)(
+                data=checking.outputs["Output"],
+                config=checking.outputs["config"],
+                name=name,
+                searches=f"{work}/{SEARCH}",
+                objects=objects,
+                folds=sorted(set(folds or ())),
+                tuned=tuned,
+                promotion=promotion,
+                groups=groups,
+                gpus=gpus,
+                cpu=cpu,
+                memory=memory,
+                node_selector=node_selector,
+            ),
+            TRUSTED_KEY,
+        ).outputs
+        places = _places(groups, pool, planning)
+        source = Source(checking.outputs["Output"], checking.outputs["config"], planning["plans"], planning["missing"])
         # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
-        with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # KFP compiles the comparison
-            on_gpu(configure(promote(data=source.data, name=model, report=report), TRUSTED_KEY), pool)
+        with dsl.If(planning["Output"] == True, name="work"):  # noqa: E712  # KFP compiles the comparison
+            found = {}
+            for search in searches:
+                task = _tune(search, source, work, tuned, pool, None if ray else places, ray_workers)
+                found[search.name] = task.outputs["Output"]
+            addresses = []
+            for part, subpipeline in zip(parts, subpipelines, strict=True):
+                recipe = part[0].recipe.name
+                members_task = subpipeline(
+                    **source.inputs(),
+                    work=work,
+                    recipe=recipe,
+                    searched=found.get(recipe, ""),
+                    **{name: value for name, value in places[part[0].task].inputs().items() if name != GPUS},
+                    **{f"{GPUS}_{member.fold}": places[member.task].gpus for member in part},
+                )
+                addresses += [members_task.outputs[output(member)] for member in part]
+            common = {"data": source.data, "config": source.config, "plans": source.plans, "tuned": bool(searches)}
+            judging = evaluate(**common, members=addresses, name=name)
+            evaluation = on_gpu(configure(judging, TRUSTED_KEY), pool).outputs
+            report, judged = evaluation["report"], evaluation["Output"]
+            registered = register(**common, members=judged, report=report, name=name)
+            model = configure(registered, SIGNING_KEY, TRUSTED_KEY).outputs["Output"]
+            with dsl.If(promotion == True, name="promotion"):  # noqa: E712
+                configure(promote(data=source.data, name=model, report=report), TRUSTED_KEY)
 
     return graph
 
 
-def _splits(
-    ensemble: Ensemble, data: PipelineChannel, objects: PipelineChannel, name: PipelineChannel
-) -> dict[Rule, PipelineTask]:
-    """A split task for each fold scheme, the ensemble's own first; each passes on the plans before its own.
+def _with_places(groups: Groups) -> PythonComponent:
+    """The plan component, with outputs that say where each task is placed."""
+    spec = plan.component_spec
+    outputs = {name: OutputSpec("String" if kind is str else "Dict") for name, kind in place_outputs(groups).items()}
+    return PythonComponent(dataclasses.replace(spec, outputs={**(spec.outputs or {}), **outputs}), plan.python_func)
 
-    They extend the champion's plans: its holdout must stay the holdout, or the two can't be compared.
-    """
-    tasks: dict[Rule, PipelineTask] = {}
-    before: dict[str, PipelineChannel] = {}
-    for rule in ensemble.plans():
-        task = split(
-            data=data,
-            folds=rule.folds,
-            holdout=rule.holdout,
-            by=rule.by,
-            view=rule.view or "",
-            seed=rule.seed,
-            objects=0 if before else objects,
-            extend=f"models:/{name}@champion",
-            **before,
+
+def _places(groups: Groups, pool: GpuPool, planning: Mapping[str, PipelineChannel]) -> dict[str, GpuPool]:
+    """Each task's place, by its name."""
+    numbers = itertools.count()
+    return {
+        task: dataclasses.replace(
+            pool,
+            gpus=planning[f"{GPUS}_{number}"],
+            **{name: planning[f"{name}_{group}"] for name in SHARED},
         )
-        tasks[rule] = configure(task)
-        before = {"before": task.outputs["plans"]}
-    return tasks
+        for group, tasks in enumerate(groups)
+        for task, number in zip(tasks, numbers, strict=False)
+    }
 
 
 def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> GraphComponent:
@@ -235,38 +222,40 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
             same, and a package has it once.
     """
     outputs = NamedTuple("Members", [(output(member), str) for member in members])  # type: ignore[misc]  # one for each member
+    names = [f"{GPUS}_{member.fold}" for member in members]
 
-    @dsl.pipeline(name=f"members-{members[0].recipe.name}")
     def graph(
         data: str,
         config: dsl.Input[dsl.Artifact],
-        plan: dsl.Input[dsl.Dataset],
+        plans: dsl.Input[dsl.Dataset],
+        missing: str,
         work: str,
         recipe: str,
         searched: str,
         accelerator: str,
-        gpus: str,
         cpu: str,
         memory: str,
         node_selector: dict,
         tolerations: list,
+        *gpus: PipelineChannel,
     ) -> outputs:
-        pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         addresses = []
-        for member in members:
+        for member, own in zip(members, gpus, strict=True):
             task = _named(train, member.task if flat else f"train-{member.fold}")(
                 data=data,
                 config=config,
-                plan=plan,
+                plans=plans,
                 recipe=recipe,
                 searched=searched,
                 fold=member.fold,
                 out=f"{work}/{recipe}-{member.fold}-{{key}}",
+                missing=missing,
             )
+            pool = GpuPool(accelerator, own, cpu, memory, node_selector, tolerations, retries)
             addresses.append(on_gpu(configure(task), pool).outputs["Output"])
         return outputs(*addresses)
 
-    return graph
+    return dsl.pipeline(name=f"members-{members[0].recipe.name}")(_with_parameters(graph, names))
 
 
 def output(member: Planned) -> str:
@@ -277,26 +266,37 @@ def output(member: Planned) -> str:
 def _tune(
     recipe: Recipe,
     source: Source,
-    plan: PipelineChannel,
+    work: PipelineChannel,
     budget: Tuned,
     pool: GpuPool,
-    workers: PipelineChannel | None,
+    places: Mapping[str, GpuPool] | None,
+    workers: PipelineChannel,
 ) -> PipelineTask:
-    """The tune component, named after the recipe; a task that only watches a Ray cluster takes no GPU."""
-    task = _named(tune, f"tune-{recipe.name}")(
-        data=source.data,
-        config=source.config,
-        plan=plan,
+    """The tune component, named after the recipe.
+
+    Without `places`, it searches on a Ray cluster of `workers` pods in the pool, and only watches, which takes no GPU.
+    """
+    name = f"tune-{recipe.name}"
+    task = _named(tune, name)(
+        **source.inputs(),
         recipe=recipe.name,
-        out=f"{source.work}/tune-{recipe.name}-{{key}}",
+        out=f"{work}/{SEARCH.replace('{recipe}', recipe.name)}",
         budget=budget,
-        workers=workers or 0,
+        workers=0 if places else workers,
         image=IMAGE,
         **pool.inputs(),
     )
-    task = configure(task)
-    return task if workers else on_gpu(task, pool)
+    return on_gpu(configure(task), places[name]) if places else configure(task)
 
 
 def _named(component: PythonComponent, name: str) -> PythonComponent:
     return PythonComponent(dataclasses.replace(component.component_spec, name=name), component.python_func)
+
+
+def _with_parameters(graph: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """The function with a parameter for each of the names instead of its `*`: KFP reads signatures."""
+    signature = inspect.signature(graph)
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_POSITIONAL]
+    more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str) for name in names]
+    graph.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]  # any function has it
+    return graph

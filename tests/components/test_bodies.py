@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from backdrop.components.split import split
 from kfp import dsl
 
 from backdrop.common.errors import BackdropError, ConfigError
@@ -17,7 +18,6 @@ from backdrop.components.evaluate import evaluate
 from backdrop.components.predict import predict
 from backdrop.components.promote import promote
 from backdrop.components.register import register
-from backdrop.components.split import split
 from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import BUDGETS, find_recipe

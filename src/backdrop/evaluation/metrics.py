@@ -29,6 +29,7 @@ PAGE = "index.html"
 METRICS = "metrics.json"
 IMAGES = "images.csv"
 WORST = "worst.jpg"
+CHAMPION = "champion.csv"
 WORST_SHOWN = 3  # photographs in it
 COLUMNS = ["image", "object", "view", "area", "fold"]
 DICE = "dice"
@@ -105,12 +106,20 @@ class Effect(Record):
     verdict: Literal["helps", "hurts", "no evidence"]
 
 
+class Opponent(Record):
+    """A champion that was judged beside the ensemble: its digest, and the sha256 of its scores, `champion.csv`."""
+
+    digest: str
+    scores: str
+
+
 class Evaluation(Record):
     """`metrics.json`: out-of-fold Dice of each recipe and of all together, and Dice on the holdout.
 
     `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
     its plans, and `scores` that of `images.csv`. `cost` is the number of multiply-accumulates of its networks for one
-    photograph; None if it isn't known. `repair` has the effect of each operation out of fold.
+    photograph; None if it isn't known. `repair` has the effect of each operation out of fold. `champion` is a champion
+    whose networks were run on the holdout, too, because no scores of it were recorded.
     """
 
     model: str
@@ -121,6 +130,7 @@ class Evaluation(Record):
     oof_ensemble: Estimate | None
     holdout: Holdout
     repair: tuple[Effect, ...] = ()
+    champion: Opponent | None = None
 
 
 def object_means(values: Iterable[tuple[str, float]]) -> dict[str, float]:
@@ -266,13 +276,17 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
     return table.getvalue().encode()
 
 
-def require_scores(images: Path, evaluation: Evaluation) -> None:
-    """Makes sure that an `images.csv` is the one that was written with its `metrics.json`.
+def require_scores(images: Path, digest: str) -> None:
+    """Makes sure that a file of scores is the one that was written with its `metrics.json`.
+
+    Args:
+        images: `images.csv`, or `champion.csv`.
+        digest: its sha256 by `metrics.json`.
 
     Raises:
         StorageError: if it isn't, or can't be read.
     """
-    if storage.sha256(storage.read_bytes(images)) != evaluation.scores:
+    if storage.sha256(storage.read_bytes(images)) != digest:
         raise StorageError(f"{images} has changed since it was written with {METRICS}", "Run `backdrop evaluate` again")
 
 

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backdrop.config.planned import Planned
 from backdrop.local.console import Task
-from backdrop.pipelines.training import Planned
 
 EVALUATE = "evaluate"
 

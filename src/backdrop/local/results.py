@@ -10,8 +10,8 @@ from rich.table import Table
 
 from backdrop.common.progress import duration
 from backdrop.common.words import count
+from backdrop.config.planned import Planned
 from backdrop.local.console import Task
-from backdrop.pipelines.training import Planned
 
 OUTPUT = "executor_output.json"
 
@@ -30,6 +30,11 @@ class Outputs:
         """An output artifact's file, if the task wrote it."""
         uri = self._artifact(task, artifact).get("uri")
         return Path(uri) if uri and Path(uri).is_file() else None
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the run ended after `plan`, because nothing was missing."""
+        return self.metadata("plan", "summary").get("missing") == []
 
     def _artifact(self, task: str, artifact: str) -> Mapping[str, Any]:
         entry = self.tasks.get(task, {}).get("artifacts", {}).get(artifact, {})
@@ -52,13 +57,27 @@ def members_table(members: Sequence[Planned], tasks: Mapping[str, Task], outputs
 
 def summary(outputs: Outputs) -> list[str]:
     """Lines with the ensemble's Dice, its version in the registry, and the verdict with its reasons, if any."""
+    if outputs.is_unchanged:
+        return _unchanged(outputs.metadata("plan", "summary"))
     metrics = outputs.metadata("evaluate", "metrics")
     return [*_dice(metrics), *_model(outputs.metadata("register", "model")), *_verdict(outputs)]
+
+
+def _unchanged(plan: Mapping[str, Any]) -> list[str]:
+    registration, champion = plan["registration"], plan["champion"]
+    what = f"models:/{registration['name']}/{champion:.0f} is the champion" if champion else "there is no champion"
+    return [
+        *_model({**registration, "created": False}),
+        f"Verdict    unchanged: everything that this run would make exists already; {what}",
+    ]
 
 
 def _member(member: Planned, tasks: Mapping[str, Task], outputs: Outputs) -> tuple[str, str, str]:
     task = tasks.get(member.task)
     metrics = outputs.metadata(member.task, "metrics")
+    if task is None and outputs.is_unchanged:
+        found = outputs.metadata("plan", "summary")["members"][member.name]
+        return f"{found['epochs']:.0f}", f"{found['dice']:.5f}", "reused"
     if task is None or not task.well or not metrics:
         return "", "", "not run" if task is None else "FAILED"
     time = "reused" if metrics["reused"] else duration(metrics["seconds"])

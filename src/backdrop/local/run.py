@@ -21,6 +21,7 @@ from backdrop.common.outputs import output_folder, require
 from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
+from backdrop.config.planned import Planned, planned
 from backdrop.evaluation.metrics import PAGE
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
@@ -28,14 +29,14 @@ from backdrop.local.forecast import Forecast
 from backdrop.local.logs import TaskLogs
 from backdrop.local.results import Outputs, members_table, read_outputs, summary
 from backdrop.local.subprocess_runner import process_runner
-from backdrop.pipelines.training import Planned, Tuned, planned, searched, training
+from backdrop.pipelines.training import Tuned, searched, training
 from backdrop.tracking import DATABASE, INSTALL, SWITCH, URI, enabled, sqlite_path, tracking_uri
 from backdrop.tracking.server import store_server
 from backdrop.tracking.store import artifact_folder, prepare
 
 SOURCE = Path(__file__).resolve().parents[2]
 STEP, REPORT = "pipeline run", "report"
-BESIDE_MEMBERS = ("check", "evaluate", "register")
+BESIDE_MEMBERS = ("check", "plan", "evaluate", "register")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _run_alone(request: Request, members: Sequence[Planned], console: Console) -
     with _tracking(request, logs, console) as artifacts:
         tasks = _run(request, root, logs, artifacts, console)
     outputs = read_outputs(root)
-    if any(member.task in tasks for member in members):
+    if any(member.task in tasks for member in members) or outputs.is_unchanged:
         console.print(members_table(members, tasks, outputs))
     for line in (*summary(outputs), *_pages(request, outputs), *_failures(tasks, logs)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -93,9 +94,9 @@ def _run_alone(request: Request, members: Sequence[Planned], console: Console) -
 
 
 def exit_code(tasks: Mapping[str, Task]) -> int:
-    """0 if every task succeeded, 2 if a check or split task refused its input, 1 otherwise."""
+    """0 if every task succeeded, 2 if check or plan refused its input, 1 otherwise."""
     failed = [task for task in tasks.values() if not task.well]
-    if any(task.name.startswith(("check", "split")) and task.error for task in failed):
+    if any(task.name in ("check", "plan") and task.error for task in failed):
         return 2
     return 1 if failed or not tasks else 0
 
@@ -122,9 +123,8 @@ def own_folder(parent: Path) -> Path:
 
 def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], console: Console) -> Mapping[str, Task]:
     graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned, flat=True)
-    splits, members = request.ensemble.plans(), planned(request.ensemble, request.folds)
-    searches = searched(request.ensemble, request.tuned)
-    total = len(splits) + len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
+    members, searches = planned(request.ensemble, request.folds), searched(request.ensemble, request.tuned)
+    total = len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
     data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
     work = (request.work / "members").resolve()
     runner = docker_runner(data, [work, *artifacts], request.work) if request.containers else process_runner()
@@ -185,12 +185,11 @@ def _quiet() -> Iterator[None]:
 
 def _pages(request: Request, outputs: Outputs) -> list[str]:
     """Lines with the paths of the report, which is copied to the work folder, and of MLflow."""
-    page = outputs.path("promote", "page") or outputs.path("evaluate", "page")
-    lines = []
+    page, target = outputs.path("promote", "page") or outputs.path("evaluate", "page"), request.work / REPORT / PAGE
     if page is not None:
         with output_folder(request.work / REPORT, STEP, PAGE) as folder:
             (folder / PAGE).write_bytes(page.read_bytes())
-        lines.append(f"Report     {request.work / REPORT / PAGE}")
+    lines = [f"Report     {target}"] if page or (outputs.is_unchanged and target.is_file()) else []
     return [*lines, f"MLflow     {_mlflow()}"]
 
 

@@ -6,12 +6,14 @@ from dataclasses import replace
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
+from backdrop.common.storage import sha256
 from backdrop.config import find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
-from backdrop.data.folds import plans_digest, read_plans, verify
+from backdrop.data.folds import FoldPlan, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.metrics import (
+    CHAMPION,
     IMAGES,
     METRICS,
     PAGE,
@@ -19,6 +21,7 @@ from backdrop.evaluation.metrics import (
     WORST_SHOWN,
     Effect,
     Evaluation,
+    Opponent,
     Score,
     dump_evaluation,
     dump_scores,
@@ -38,7 +41,12 @@ WORST_BYTES = 200_000
 @working("evaluating")
 @alone(STEP)
 def evaluate(
-    data: str, plan: str | Sequence[str], members: Sequence[str], out: str, ensemble: str | None = None
+    data: str,
+    plan: str | Sequence[str],
+    members: Sequence[str],
+    out: str,
+    ensemble: str | None = None,
+    model: str | None = None,
 ) -> Evaluation:
     """Scores the members and their ensemble on every photograph that they didn't train on, at its original size.
 
@@ -49,32 +57,51 @@ def evaluate(
         out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph) and `worst.jpg`.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
             equal weights.
+        model: a registered model. Its champion's networks are run on the holdout, too, unless MLflow has its scores
+            there: `promote` then needs no GPU. They are in `champion.csv`.
 
     Raises:
         MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data.
         PlanError: if a plan belongs to other data, or has another holdout than the first.
         DataError: if a photograph can't be read, or `metadata.csv` lacks what the ensemble's gate groups by.
         StorageError: if something else is at `out`, or it can't be written.
+        TrackingError: with `model`, if MLflow can't be reached, or the champion's files were lost or changed.
     """
     config = find_ensemble(ensemble) if ensemble else None
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
     digests = verify(plans[0], dataset)
-    model = gather([open_member(address) for address in members], config)
-    who = judges(plans, digests, model)
+    network = gather([open_member(address) for address in members], config)
+    who = judges(plans, digests, network)
     scored = score(dataset, who, digests)
     scores = [_with_metadata(score, metadata) for score in scored.scores]
-    added = {"cost": model.cost(), "repair": _effects(dataset, digests, who, scores)}
-    evaluation = summarize(scores, scored.members, model.digest(), plans_digest(plans)).model_copy(update=added)
+    opponent, rivals = _champion(data, plans[0], model) if model else (None, b"")
+    added = {"cost": network.cost(), "repair": _effects(dataset, digests, who, scores), "champion": opponent}
+    evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scores)
-    page = render(Report(name, plans[0].data, evaluation, scores, _summaries(model, evaluation), worst))
+    page = render(Report(name, plans[0].data, evaluation, scores, _summaries(network, evaluation), worst))
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scores))
         (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
+        if opponent:
+            (folder / CHAMPION).write_bytes(rivals)
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     return evaluation
+
+
+def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Opponent | None, bytes]:
+    """The champion's scores on the holdout as a file's content; none if promote needs none or MLflow has them."""
+    from backdrop.steps.champion import known_objects, predict_scores, recorded_scores  # slow: imports mlflow
+    from backdrop.tracking import registry
+
+    champion = registry.find_alias(model, "champion")
+    if champion is None or known_objects(plan, champion) or recorded_scores(plan, champion) is not None:
+        return None, b""
+    with working(f"judging the champion, version {champion.version}"):
+        scores = dump_scores(predict_scores(data, plan, champion))
+    return Opponent(digest=champion.digest, scores=sha256(scores)), scores
 
 
 def _with_metadata(score: Score, metadata: Mapping[str, dict[str, str]]) -> Score:

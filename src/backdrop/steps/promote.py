@@ -11,12 +11,11 @@ from backdrop.common.words import count
 from backdrop.config import Ensemble, Gate
 from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
-from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import FoldPlan, dump_plan, read_plan, verify
+from backdrop.data.folds import FoldPlan, dump_plan, read_plan
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
 from backdrop.evaluation.metrics import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
-from backdrop.evaluation.scoring import score_holdout
-from backdrop.inference.ensemble import CONFIG, load_ensemble
+from backdrop.inference.ensemble import CONFIG
+from backdrop.steps.champion import known_objects, predict_scores, recorded_scores
 from backdrop.tracking import evaluations, history, registry
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.version_files import Version, check_files
@@ -25,6 +24,8 @@ SAME = "it is the champion already"
 ITSELF = "the challenger is the champion already; the same model is not better than itself"
 SLICES = 100  # kept with a verdict, those with the largest loss
 IS_HELD = "the champion is held"
+IS_LATER = "another champion reigns since the evaluation"
+LATER = "has become the champion since the evaluation, which judged another one; the next run judges again"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Case:
 
 
 @working("judging the challenger")
-def promote(data: str, name: str) -> Verdict:
+def promote(data: str, name: str, predict: bool = True) -> Verdict:
     """Judges a model's challenger by the gate of its ensemble, and makes it the champion if it passes.
 
     Both are judged on the holdout of the challenger's plan: the champion by its recorded scores if they are of the
@@ -113,6 +114,8 @@ def promote(data: str, name: str) -> Verdict:
     Args:
         data: the dataset that the challenger was evaluated on.
         name: the registered model.
+        predict: whether networks may be run. Without, a champion that `evaluate` has not judged, because it is the
+            champion only since then, stays: the next run of the pipeline judges again.
 
     Raises:
         GateError: if there is no challenger, or the champion changed while it was judged.
@@ -128,9 +131,16 @@ def promote(data: str, name: str) -> Verdict:
         _publish(challenger, state.changes[-1].verdict)
         return _unchanged(challenger, SAME, ITSELF)
     made = state.decision(challenger.version, challenger.evaluation_run, state.champion)
-    if not state.hold and not _is_rejected(made):
-        case = _open(data, name, challenger, state)
-        state = history.record(name, case.decide)
+    if not is_decided(challenger.version, challenger.evaluation_run, state):
+        case = _open(data, name, challenger, state, predict)
+        if case is None:
+            return _unchanged(challenger, IS_LATER, f"models:/{name}/{state.champion} {LATER}")
+        try:
+            state = history.record(name, case.decide)
+        except GateError as error:
+            if predict:
+                raise
+            return _unchanged(challenger, IS_LATER, f"{error.what}; the next run judges again")
         made = state.decision(challenger.version, challenger.evaluation_run, case.replaces)
     if state.hold:
         return _unchanged(challenger, IS_HELD, _held(name, state.hold))
@@ -138,6 +148,18 @@ def promote(data: str, name: str) -> Verdict:
     assert made.verdict is not None
     _publish(challenger, made.verdict)
     return made.verdict
+
+
+def is_decided(challenger: int, evaluation: str, state: State) -> bool:
+    """Whether the gate has nothing to decide about a version: it is the champion, held off, or rejected.
+
+    Args:
+        challenger: the version.
+        evaluation: the run of its evaluation.
+        state: the present one.
+    """
+    made = state.decision(challenger, evaluation, state.champion)
+    return state.champion == challenger or state.hold is not None or _is_rejected(made)
 
 
 def override(name: str, version: int, reason: str) -> Version:
@@ -166,20 +188,26 @@ def override(name: str, version: int, reason: str) -> Version:
     return chosen
 
 
-def _open(data: str, name: str, challenger: Version, state: State) -> Case:
-    """Gathers what the gate needs; runs the champion on the holdout if its scores aren't recorded."""
+def _open(data: str, name: str, challenger: Version, state: State, predict: bool) -> Case | None:
+    """Gathers what the gate needs; if the champion's scores aren't recorded, runs it, or returns None."""
     check_files(challenger)
     champion = registry.find_number(name, state.champion) if state.champion else None
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan = read_plan(folder / PLAN)
-    leak = _known(plan, champion) if champion else []
+    leak = known_objects(plan, champion) if champion else []
+    old_scores = None
+    if champion and not leak:
+        old_scores = recorded_scores(plan, champion, challenger.evaluation_run)
+        if old_scores is None and not predict:
+            return None
+        old_scores = old_scores or predict_scores(data, plan, champion)
     return Case(
         name=name,
         challenger=challenger,
         champion=champion,
         plan=plan,
         scores=read_scores(folder / IMAGES),
-        old_scores=_champion_scores(data, plan, champion) if champion and not leak else None,
+        old_scores=old_scores,
         unfair=_leak(leak) if leak else None,
         gate=_gate(folder),
         holdout=_holdout(plan, state),
@@ -221,32 +249,12 @@ def _held(name: str, hold: Entry) -> str:
     return f"{hold.actor} has held version {hold.version} since {hold.time}{reason}; `backdrop release {name}` ends it"
 
 
-def _known(plan: FoldPlan, champion: Version) -> list[str]:
-    """Objects of the plan's holdout on which the champion's members trained or chose their epochs."""
-    places = _plan(champion).assignment()
-    return sorted({row.object for row in plan.holdout if places.get(row.object) is not None})
-
-
 def _leak(objects: Sequence[str]) -> str:
     return (
         f"the champion's folds hold {count(len(objects), 'object')} of the challenger's holdout, such as {objects[0]}, "
         f"so that comparing the two would not be fair; split with --extend models:/NAME@champion to keep every object's"
         f" place"
     )
-
-
-def _champion_scores(data: str, plan: FoldPlan, champion: Version) -> Sequence[Score]:
-    """The champion's scores on the plan's holdout: recorded ones of the same photographs, else new ones."""
-    recorded = _plan(champion)
-    if recorded.data == plan.data and recorded.holdout == plan.holdout:
-        return read_scores(evaluations.fetch_evaluation(champion.evaluation_run) / IMAGES)
-    dataset = open_dataset(data)
-    model = load_ensemble(registry.fetch_version(champion.address))
-    return score_holdout(dataset, plan, verify(plan, dataset), model)
-
-
-def _plan(version: Version) -> FoldPlan:
-    return read_plan(evaluations.fetch_evaluation(version.evaluation_run) / PLAN)
 
 
 def _gate(folder: Path) -> Gate:

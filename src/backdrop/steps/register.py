@@ -9,12 +9,13 @@ from backdrop.common.errors import ConfigError, MemberError, PlanError, StorageE
 from backdrop.common.progress import working
 from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.folds import PLAN
-from backdrop.config.records import Record, parse, parse_yaml, read_text
+from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_license
 from backdrop.evaluation.ablation import ALL
 from backdrop.evaluation.metrics import (
+    CHAMPION,
     IMAGES,
     METRICS,
     PAGE,
@@ -34,7 +35,7 @@ from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
 from backdrop.tracking.members import find_run
 from backdrop.tracking.model_card import Facts
-from backdrop.tracking.version_files import ENSEMBLE, ensemble_digest
+from backdrop.tracking.version_files import ENSEMBLE, ensemble_digest, is_whole, members_digest
 
 
 class Registration(Record):
@@ -99,6 +100,29 @@ def register(
         return _register(name, folder, findings)
 
 
+def find_registration(
+    plan: Sequence[str], members: Sequence[Member], ensemble: Ensemble, name: str
+) -> Registration | None:
+    """The registration that `register` would find whole for these members; None if there is none.
+
+    Args:
+        plan: as for `register`.
+        members: all of the ensemble's.
+        ensemble: resolved, with the schedules that its members were trained by.
+        name: the registered model.
+
+    Raises:
+        TrackingError: if MLflow can't be reached.
+    """
+    plans = {file: dump_plan(one) for file, one in _match(read_plans(plan), ensemble).items()}
+    digest = members_digest(storage.sha256(dump_yaml(ensemble).encode()), gather(members, ensemble).members)
+    run_id = evaluations.find_evaluation(digest, plans)
+    versions = registry.find_versions(name, digest) if run_id else []
+    if not run_id or not versions or versions[0].evaluation_run != run_id or not is_whole(versions[0]):
+        return None
+    return Registration(name=name, version=versions[0].version, created=False, run_id=run_id)
+
+
 def _match(plans: Sequence[FoldPlan], config: Ensemble) -> dict[str, FoldPlan]:
     """The plans by their file names in the ensemble."""
     names = list(config.plans().values())
@@ -122,7 +146,9 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
         if not (folder / name).is_file():
             raise StorageError(f"{folder} isn't a report (it has no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))
-    require_scores(folder / IMAGES, evaluation)
+    require_scores(folder / IMAGES, evaluation.scores)
+    if evaluation.champion:
+        require_scores(folder / CHAMPION, evaluation.champion.scores)
     scored = {(score.image, score.fold, score.area) for score in read_scores(folder / IMAGES)}
     due = {(row.image, row.fold, row.area) for row in judges(plans, digests, model)}
     if scored != due or (evaluation.model, evaluation.plans) != (model.digest(), plans_digest(plans)):
@@ -164,6 +190,8 @@ def _run(member: Member, address: str) -> str | None:
 def _register(name: str, folder: Path, findings: Findings) -> Registration:
     digest = ensemble_digest(folder)
     run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
+    if findings.evaluation.champion:
+        evaluations.log_champion_scores(run_id, findings.evaluation.champion.digest, findings.report / CHAMPION)
     facts = findings.facts.model_copy(update={"evaluation": run_id})
     version, created = registry.register(name, folder, digest, facts)
     return Registration(name=name, version=version.version, created=created, run_id=run_id)

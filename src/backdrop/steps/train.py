@@ -142,6 +142,28 @@ def train(
         return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
 
 
+def reuse(data: str, plan: str, recipe: str, fold: int) -> TrainRecord:
+    """The finished member that `train` would reuse: never trains.
+
+    Args:
+        data: the dataset.
+        plan: its fold plan.
+        recipe: a shipped recipe's name, or a YAML file's path.
+        fold: the fold to leave out.
+
+    Raises:
+        MemberError: if there is none in MLflow.
+        PlanError: if the plan belongs to other data, or has no such fold.
+        TrackingError: if MLflow can't be reached.
+    """
+    chosen, folds = find_recipe(recipe), read_plan(plan)
+    known = find_member(content_key(chosen, folds, verify(folds, open_dataset(data)), fold))
+    if known is None:
+        what = f"Member {chosen.name}-{fold} was in MLflow when this run was planned, and isn't any more"
+        raise MemberError(what, "Start the run again: it trains the member")
+    return TrainRecord(address=known, member=open_member(known).record, reused=True)
+
+
 def _follow(
     work: Callable[[], Member], identity: tuple[str, Recipe, int, bool], folder: Path, distributed: "Distributed"
 ) -> str:

@@ -18,12 +18,12 @@ from backdrop.common.lock import hold
 from backdrop.common.outputs import Claim, inspect, probe, repair
 from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
-from backdrop.config import Budget, digest, find_recipe, find_space
+from backdrop.config import Budget, Recipe, Space, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
 from backdrop.config.space import preset
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import dump_plan, read_plan, verify
+from backdrop.data.folds import FoldPlan, dump_plan, read_plan, verify
 from backdrop.report import render_search
 from backdrop.tracking import enabled
 from backdrop.tuning.results import Search, dump_trials
@@ -65,6 +65,18 @@ class TuneRecord(Record):
     reused: bool
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is searched: the recipe, the one that trials train, space, fold plan, the search's key and folder."""
+
+    recipe: Recipe
+    proxy: Recipe
+    space: Space
+    folds: FoldPlan
+    key: str
+    target: str
+
+
 @working("searching")
 def tune(
     data: str,
@@ -96,17 +108,9 @@ def tune(
         TuningError: if `out` holds another search, or no trial reaches a Dice.
         StorageError: if `out` can't be written, or another process searches there.
     """
-    chosen = find_recipe(recipe)
-    tried = find_space(space, chosen)
-    settings = [f"{key}={json.dumps(value)}" for key, value in tried.set.items()]
-    proxy = find_recipe(recipe, [*settings, *overrides, f"epochs={budget.epochs}"])
-    presets = {"own": preset(chosen), **{one.name: preset(one) for one in map(find_recipe, tried.presets)}}
-    folds = read_plan(plan)
-    for fold in budget.folds:
-        folds.validation(fold)
-    parts = [digest(chosen), digest(proxy), tried.model_dump_json(), budget.model_dump_json(), __version__]
-    key = storage.sha256(json.dumps([*parts, storage.sha256(dump_plan(folds))]).encode())
-    target, photos = storage.absolute(checked_address(out.replace("{key}", key[:12]))), storage.absolute(data)
+    asked = _ask(plan, recipe, out, budget, space, overrides)
+    chosen, tried, folds, key, target = asked.recipe, asked.space, asked.folds, asked.key, asked.target
+    photos = storage.absolute(data)
     if found := _finished(target, key):
         return TuneRecord(out=target, search=found, reused=True)
 
@@ -117,7 +121,9 @@ def tune(
     verify(folds, open_dataset(data))
     from backdrop.tuning.search import Plan, run_search  # slow: imports ray
 
-    whole = Plan(photos, f"{target}/{PLAN}", folds.data, key, chosen, proxy, tried, presets, budget, target)
+    own = preset(chosen)
+    presets = {"own": own, **{one.name: preset(one) for one in map(find_recipe, tried.presets)}}
+    whole = Plan(photos, f"{target}/{PLAN}", folds.data, key, chosen, asked.proxy, tried, presets, budget, target)
     whole.check()
     with nullcontext() if elsewhere else hold(target, STEP):  # elsewhere the job itself holds it
         claim = Claim(target, STEP, RECORD)
@@ -136,6 +142,32 @@ def tune(
         return TuneRecord(out=target, search=search, reused=False)
 
 
+def find_search(plan: str, recipe: str, out: str, budget: Budget) -> TuneRecord | None:
+    """The finished search that `tune` would return; None if there is none.
+
+    Raises:
+        ConfigError: if the recipe or its space isn't valid.
+        PlanError: if the plan has no such fold.
+        TuningError: if `out` holds another search.
+    """
+    asked = _ask(plan, recipe, out, budget)
+    found = _finished(asked.target, asked.key)
+    return TuneRecord(out=asked.target, search=found, reused=True) if found else None
+
+
+def reuse(plan: str, recipe: str, out: str, budget: Budget) -> TuneRecord:
+    """The finished search that `tune` would return: never searches.
+
+    Raises:
+        TuningError: if there is none.
+    """
+    found = find_search(plan, recipe, out, budget)
+    if found is None:
+        what = f"The search in {out} was finished when this run was planned, and isn't there any more"
+        raise TuningError(what, "Start the run again: it searches again")
+    return found
+
+
 def read_search(out: str) -> Search:
     """Reads the result of a finished search.
 
@@ -144,6 +176,21 @@ def read_search(out: str) -> Search:
     """
     text = storage.read_bytes(f"{out}/{RECORD}").decode()
     return parse(Search, parse_yaml(text, RECORD), f"{out}/{RECORD}")
+
+
+def _ask(
+    plan: str, recipe: str, out: str, budget: Budget, space: str | None = None, overrides: Sequence[str] = ()
+) -> _Asked:
+    chosen = find_recipe(recipe)
+    tried = find_space(space, chosen)
+    settings = [f"{key}={json.dumps(value)}" for key, value in tried.set.items()]
+    proxy = find_recipe(recipe, [*settings, *overrides, f"epochs={budget.epochs}"])
+    folds = read_plan(plan)
+    for fold in budget.folds:
+        folds.validation(fold)
+    parts = [digest(chosen), digest(proxy), tried.model_dump_json(), budget.model_dump_json(), __version__]
+    key = storage.sha256(json.dumps([*parts, storage.sha256(dump_plan(folds))]).encode())
+    return _Asked(chosen, proxy, tried, folds, key, storage.absolute(checked_address(out.replace("{key}", key[:12]))))
 
 
 def _finished(target: str, key: str) -> Search | None:

@@ -18,7 +18,17 @@ from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import dump_yaml, parse, parse_yaml
 from backdrop.evaluation.gate import Verdict
-from backdrop.evaluation.metrics import IMAGES, METRICS, PAGE, WORST, Estimate, Evaluation, require_scores
+from backdrop.evaluation.metrics import (
+    IMAGES,
+    METRICS,
+    PAGE,
+    WORST,
+    Estimate,
+    Evaluation,
+    Score,
+    read_scores,
+    require_scores,
+)
 from backdrop.inference.ensemble import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.artifacts import file_sizes
@@ -34,6 +44,7 @@ MEMBERS = "members.json"
 REPORT = "report"
 FILES = "backdrop.files"  # JSON: the sizes in bytes of the files that never change, by name
 VERDICT = "verdict.json"
+CHAMPIONS, CHAMPION_SCORES = "champions", "backdrop.champion"  # a folder, and the beginning of tags
 NOTE = "mlflow.note.content"  # a run's description
 DATASET_DIGEST = 36  # characters, MLflow's maximum
 
@@ -154,10 +165,46 @@ def _require_unchanged(folder: Path, run_id: str) -> None:
     """
     try:
         text = (folder / METRICS).read_text(encoding="utf-8")
-        require_scores(folder / IMAGES, parse(Evaluation, parse_yaml(text, METRICS), METRICS))
+        require_scores(folder / IMAGES, parse(Evaluation, parse_yaml(text, METRICS), METRICS).scores)
     except BackdropError as error:
         what = f"{REPORT}/{IMAGES} of evaluation run {run_id} doesn't belong to its {METRICS} ({shorten(error)})"
         raise TrackingError(what, "Run `backdrop evaluate` and `backdrop register` again") from error
+
+
+def log_champion_scores(run_id: str, champion: str, path: Path) -> None:
+    """Adds a champion's scores on an evaluation's holdout, which may be those of a later champion each time.
+
+    Args:
+        run_id: of the evaluation.
+        champion: the digest of the champion's ensemble.
+        path: the scores, as `dump_scores` writes them.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client, name = connect(), _champion(champion)
+    with server_errors("The champion's scores can't be written"):
+        client.log_text(run_id, path.read_text(encoding="utf-8"), f"{CHAMPIONS}/{name}.csv")
+        client.set_tag(run_id, f"{CHAMPION_SCORES}.{name}", storage.sha256(path.read_bytes()))  # marks them as whole
+
+
+def find_champion_scores(run_id: str, champion: str) -> list[Score] | None:
+    """A champion's scores on an evaluation's holdout; None if they weren't added, or were lost or changed since.
+
+    Raises:
+        TrackingError: if the server doesn't answer.
+    """
+    client, name = connect(), _champion(champion)
+    with server_errors("The champion's scores can't be read"), tempfile.TemporaryDirectory() as scratch:
+        digest = client.get_run(run_id).data.tags.get(f"{CHAMPION_SCORES}.{name}")
+        if not digest or f"{CHAMPIONS}/{name}.csv" not in {e.path for e in client.list_artifacts(run_id, CHAMPIONS)}:
+            return None
+        path = Path(client.download_artifacts(run_id, f"{CHAMPIONS}/{name}.csv", scratch))
+        return read_scores(path) if storage.sha256(path.read_bytes()) == digest else None
+
+
+def _champion(digest: str) -> str:
+    return digest[:16]
 
 
 def find_verdict(run_id: str) -> Verdict | None:

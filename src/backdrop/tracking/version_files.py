@@ -30,7 +30,7 @@ from backdrop.common.text import parse_json
 from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
 from backdrop.inference.ensemble import CONFIG, MEMBERS
-from backdrop.inference.member import RECIPE, read_member
+from backdrop.inference.member import RECIPE, Member, read_member
 from backdrop.tracking import history, signing, tracking_uri
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
@@ -84,8 +84,13 @@ def ensemble_digest(folder: Path) -> str:
         DataError: if `ensemble.yaml` is missing.
     """
     members = [read_member(member) for member in sorted((folder / MEMBERS).iterdir())]
+    return members_digest(file_digest(folder / CONFIG), members)
+
+
+def members_digest(config: str, members: Sequence[Member]) -> str:
+    """The digest that an ensemble of these members has in a folder, where `config` is that of its `ensemble.yaml`."""
     parts = sorted(f"{m.record.key} {file_digest(m.folder / RECIPE)} {m.record.weights}" for m in members)
-    return storage.sha256("\n".join([file_digest(folder / CONFIG), *parts]).encode())
+    return storage.sha256("\n".join([config, *parts]).encode())
 
 
 def upload(client: MlflowClient, model: LoggedModel, folder: Path) -> dict[str, str]:
@@ -152,10 +157,19 @@ def check_files(version: Version) -> None:
     Raises:
         TrackingError: if it hasn't, if they aren't, or if it doesn't answer.
     """
-    if _total(_sizes(connect(), version)) != version.size:
+    if not is_whole(version):
         raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
     if signing.trusted_key():
         fetch(version)
+
+
+def is_whole(version: Version) -> bool:
+    """Whether MLflow still has a version's files, by their size.
+
+    Raises:
+        TrackingError: if it doesn't answer.
+    """
+    return _total(_sizes(connect(), version)) == version.size
 
 
 def fetch(version: Version) -> Path:

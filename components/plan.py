@@ -1,0 +1,51 @@
+"""`plan` as a component: on a CPU it splits the data, and decides what there is to do and where."""
+
+from kfp import dsl
+
+from backdrop.components.image import component
+
+
+# The outputs of `components/places.py` come on top of these: their number is the ensemble's.
+@component
+def plan(
+    data: str,
+    config: dsl.Input[dsl.Artifact],
+    name: str,
+    searches: str,
+    objects: int,
+    folds: list,
+    tuned: str,
+    promotion: bool,
+    groups: list,
+    gpus: str,
+    cpu: str,
+    memory: str,
+    node_selector: dict,
+    plans: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
+    missing: dsl.OutputPath(str),  # type: ignore[valid-type]  # KFP's way to name an output's file
+) -> bool:
+    """Makes the fold plans, and returns whether anything is missing; `missing` names it.
+
+    `config` is the ensemble's YAML; `objects` 0 and empty `folds` mean all; `searches` is where searches write.
+    `groups` are the tasks that may need a GPU, by their sub-pipelines; what follows is what such a task gets.
+    """
+    from pathlib import Path
+
+    from backdrop.components.pages import plan_page
+    from backdrop.components.places import write_places
+    from backdrop.config import BUDGETS
+    from backdrop.steps.plan import Run
+    from backdrop.steps.plan import plan as step
+    from backdrop.tracking.webhook import failure_sent
+
+    chosen = [int(fold) for fold in folds]
+    run = Run(data, config.path, name, objects or None, chosen or None, BUDGETS.get(tuned), searches, promotion)
+    with failure_sent("plan"):
+        record = step(run, plans.path)
+    plans.metadata["data"] = record.data
+    summary.metadata.update(record.model_dump(mode="json"))
+    Path(summary.path).write_text(plan_page(record, name))
+    Path(missing).write_text(", ".join(record.missing))
+    write_places(Path(missing).parent, groups, record.missing, gpus, (cpu, memory, node_selector))
+    return bool(record.missing)

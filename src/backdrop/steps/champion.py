@@ -1,0 +1,52 @@
+"""The champion's scores on a challenger's holdout: recorded ones, or new ones by its networks."""
+
+from collections.abc import Sequence
+
+from backdrop.config.folds import PLAN
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import FoldPlan, read_plan, verify
+from backdrop.evaluation.metrics import IMAGES, Score, read_scores
+from backdrop.evaluation.scoring import score_holdout
+from backdrop.inference.ensemble import load_ensemble
+from backdrop.tracking import evaluations, registry
+from backdrop.tracking.version_files import Version
+
+
+def recorded_scores(plan: FoldPlan, champion: Version, evaluation_run: str | None = None) -> Sequence[Score] | None:
+    """The champion's recorded scores on a plan's holdout; None if there are none of the same photographs.
+
+    Args:
+        plan: the challenger's.
+        champion: the version.
+        evaluation_run: the challenger's evaluation, which may have judged the champion, too.
+
+    Raises:
+        TrackingError: if MLflow has lost files of the champion's evaluation, or the server doesn't answer.
+    """
+    own = plan_of(champion)
+    if own.data == plan.data and own.holdout == plan.holdout:
+        return read_scores(evaluations.fetch_evaluation(champion.evaluation_run) / IMAGES)
+    return evaluations.find_champion_scores(evaluation_run, champion.digest) if evaluation_run else None
+
+
+def predict_scores(data: str, plan: FoldPlan, champion: Version) -> Sequence[Score]:
+    """Runs the champion's networks on a plan's holdout.
+
+    Raises:
+        TrackingError: if the version's files were lost or changed, or aren't signed as they must be.
+        PlanError: if `data` isn't what the plan was made for.
+        DataError: if a photograph can't be read.
+    """
+    dataset = open_dataset(data)
+    return score_holdout(dataset, plan, verify(plan, dataset), load_ensemble(registry.fetch_version(champion.address)))
+
+
+def known_objects(plan: FoldPlan, champion: Version) -> list[str]:
+    """Objects of the plan's holdout on which the champion's members trained or chose their epochs."""
+    places = plan_of(champion).assignment()
+    return sorted({row.object for row in plan.holdout if places.get(row.object) is not None})
+
+
+def plan_of(version: Version) -> FoldPlan:
+    """The fold plan by which a version was evaluated, the ensemble's own."""
+    return read_plan(evaluations.fetch_evaluation(version.evaluation_run) / PLAN)
