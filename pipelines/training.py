@@ -222,8 +222,9 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
             same, and a package has it once.
     """
     outputs = NamedTuple("Members", [(output(member), str) for member in members])  # type: ignore[misc]  # one for each member
-    names = [f"{GPUS}_{member.fold}" for member in members]
 
+    @dsl.pipeline(name=f"members-{members[0].recipe.name}")
+    @_with_parameters([f"{GPUS}_{member.fold}" for member in members])
     def graph(
         data: str,
         config: dsl.Input[dsl.Artifact],
@@ -255,7 +256,7 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
             addresses.append(on_gpu(configure(task), pool).outputs["Output"])
         return outputs(*addresses)
 
-    return dsl.pipeline(name=f"members-{members[0].recipe.name}")(_with_parameters(graph, names))
+    return graph
 
 
 def output(member: Planned) -> str:
@@ -293,10 +294,15 @@ def _named(component: PythonComponent, name: str) -> PythonComponent:
     return PythonComponent(dataclasses.replace(component.component_spec, name=name), component.python_func)
 
 
-def _with_parameters(graph: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """The function with a parameter for each of the names instead of its `*`: KFP reads signatures."""
-    signature = inspect.signature(graph)
-    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_POSITIONAL]
-    more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str) for name in names]
-    graph.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]  # any function has it
-    return graph
+def _with_parameters(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a function a parameter for each of the names instead of its `*`: KFP reads signatures."""
+
+    def change(graph: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(graph)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_POSITIONAL]
+        more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str) for name in names]
+        signature = signature.replace(parameters=[*own, *more])
+        graph.__signature__ = signature  # type: ignore[attr-defined]  # a function has it once it is set
+        return graph
+
+    return change

@@ -2,19 +2,20 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
-from backdrop.components.split import split
 from kfp import dsl
 
-from backdrop.common.errors import BackdropError, ConfigError
+from backdrop.common.errors import BackdropError, ConfigError, TuningError
 from backdrop.components.check import check
 from backdrop.components.evaluate import evaluate
+from backdrop.components.places import place_outputs
+from backdrop.components.plan import plan
 from backdrop.components.predict import predict
 from backdrop.components.promote import promote
 from backdrop.components.register import register
@@ -22,7 +23,6 @@ from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import BUDGETS, find_recipe
 from backdrop.config.cluster import Cluster
-from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse
 from backdrop.data.validation import Fault
 from backdrop.evaluation.gate import Verdict
@@ -30,7 +30,8 @@ from backdrop.evaluation.metrics import Estimate, Evaluation, Holdout
 from backdrop.inference.member import MemberRecord
 from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport
-from backdrop.steps.split import SplitRecord
+from backdrop.steps.plan import FoundMember, PlanRecord, Run
+from backdrop.steps.register import Registration
 from backdrop.steps.train import TrainRecord
 from backdrop.steps.tune import Resources, TuneRecord
 from backdrop.tuning.results import Comparison, Search, Trial
@@ -128,17 +129,9 @@ def test_check_stops_at_an_error(stand_in: Any, artifact: Any) -> None:
     assert "| error |" in Path(page.path).read_text()
 
 
-class SplitStep(Step):
-    """Writes a plan as the step does: what the next task is handed is read from it."""
-
-    def __call__(self, *given: Any) -> Any:
-        Path(given[1]).write_text(f"plan of {given[2].folds} folds")
-        return super().__call__(*given)
-
-
 @pytest.fixture
 def plans(tmp_path: Path) -> dsl.Artifact:
-    """Two plans as the split tasks hand them on."""
+    """Two plans as `plan` hands them on."""
     folder = tmp_path / "handed"
     folder.mkdir()
     for name in ("001.csv", "000.csv"):
@@ -146,17 +139,61 @@ def plans(tmp_path: Path) -> dsl.Artifact:
     return dsl.Artifact(name="plans", uri=str(folder), metadata={})
 
 
+FOUND = {"tiny-0": FoundMember(address="runs:/1/member", epochs=8, dice=0.9)}
+GROUPS = [["train-tiny-0", "train-tiny-1"], ["train-other-0"]]
+POOL = ("2", "8", "32Gi", {"gpu": "yes"})
+
+
+def planned_run(*missing: str) -> PlanRecord:
+    registration = None if missing else Registration(name="cars", version=3, created=False, run_id="r")
+    return PlanRecord(data="sha256:1", members=FOUND, registration=registration, champion=3, missing=missing)
+
+
 @pytest.mark.parametrize(("objects", "taken"), [(0, None), (7, 7)])
-def test_split(objects: int, taken: int | None, stand_in: Any, artifact: Any) -> None:
-    plan, plans = artifact("plan"), artifact("plans")
-    step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
-    split.python_func("d", 3, 0.15, "area", "", 0, objects, "models:/x@champion", plan, plans)
-    assert step.given == ("d", plan.path, Rule(3, 0.15, "area", 0), taken, "models:/x@champion", None)
-    assert plan.metadata == {"data": "sha256:1"}
-    assert [path.read_text() for path in Path(plans.path).iterdir()] == ["plan of 3 folds"]
+@pytest.mark.parametrize(("tuned", "budget"), [("off", None), ("fast", BUDGETS["fast"])])
+def test_plan(
+    objects: int,
+    taken: Any,
+    tuned: str,
+    budget: Any,
+    artifact: Any,
+    config: Any,
+    monkeypatch: Any,
+    tmp_path: Path,
+) -> None:
+    step = Step(planned_run("train-tiny-1", "evaluation", "verdict"))
+    monkeypatch.setattr("backdrop.steps.plan.plan", step)
+    plans, page, ensemble = artifact("plans"), artifact("summary"), config("name: one")
+    given = ("d", ensemble, "cars", "w/{recipe}", objects, [1.0], tuned, True, GROUPS, *POOL)
+    assert plan.python_func(*given, plans, page, str(tmp_path / "missing")) is True
+    assert step.given == (Run("d", ensemble.path, "cars", taken, [1], budget, "w/{recipe}", True), plans.path)
+    assert plans.metadata == {"data": "sha256:1"}
+    assert (tmp_path / "missing").read_text() == "train-tiny-1, evaluation, verdict"
+    text = Path(page.path).read_text()
+    assert text.startswith("# 3 parts to make\n\n- train-tiny-1\n- evaluation\n- verdict\n")
+    assert "- tiny-0: Dice 0.90000" in text
 
 
-BODIES = [check, split, tune, train, evaluate, register, promote, predict]
+def test_only_tasks_with_work_get_a_gpu(artifact: Any, config: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    def places(*missing: str) -> dict[str, str]:
+        monkeypatch.setattr("backdrop.steps.plan.plan", Step(planned_run(*missing)))
+        given = ("d", config("name: one"), "cars", "w", 0, [], "off", True, GROUPS, *POOL)
+        works = plan.python_func(*given, artifact("plans"), artifact("summary"), str(tmp_path / "missing"))
+        assert works is bool(missing)
+        return {name: (tmp_path / name).read_text() for name in place_outputs(GROUPS)}
+
+    assert places("train-tiny-1", "evaluation") == {
+        "gpus_0": "0", "gpus_1": "2", "gpus_2": "0",
+        "cpu_0": "8", "memory_0": "32Gi", "node_selector_0": '{"gpu": "yes"}',
+        "cpu_1": "500m", "memory_1": "2Gi", "node_selector_1": "{}",
+    }  # fmt: skip
+    unchanged = places()
+    assert {unchanged[f"gpus_{task}"] for task in range(3)} == {"0"}
+    assert {unchanged[f"node_selector_{group}"] for group in range(2)} == {"{}"}
+    assert "models:/cars/3 and its verdict" in Path(artifact("summary").path).read_text()
+
+
+BODIES = [check, plan, tune, train, evaluate, register, promote, predict]
 BY_KIND: dict[Any, Any] = {str: "", int: 1, float: 0.2, bool: False, dict: {}, list: [], list[str]: []}
 CHOICES = {
     "data": "missing",
@@ -175,9 +212,9 @@ def test_a_failed_task_is_sent_to_the_webhook(
 ) -> None:
     given: dict[str, Any] = {}
     for name, parameter in inspect.signature(component.python_func).parameters.items():
-        annotation = parameter.annotation
+        annotation = parameter.annotation if isinstance(parameter.annotation, Hashable) else None
         given[name] = CHOICES.get(name, BY_KIND[annotation]) if annotation in BY_KIND else artifact(name)
-    given |= {name: plans for name in given if name in ("plans", "before")}
+    given |= {name: plans for name in given if name == "plans"}
     with running(Hook()) as hook:
         monkeypatch.setenv("BACKDROP_WEBHOOK_URL", f"http://127.0.0.1:{hook.server_port}/")
         with pytest.raises(BackdropError) as raised:
@@ -187,38 +224,36 @@ def test_a_failed_task_is_sent_to_the_webhook(
     assert message["reason"] == str(raised.value)
 
 
-def test_split_of_a_further_scheme(stand_in: Any, artifact: Any, plans: Any) -> None:
-    plan, together = artifact("plan"), artifact("plans")
-    step = stand_in("split", SplitStep(SplitRecord(data="sha256:1", objects={"0": 2}, areas={"0": 9.0})))
-    split.python_func("d", 4, 0.15, "area_rank", "05", 0, 0, "models:/x@champion", plan, together, plans)
-    assert (step.given[2].view, step.given[-1]) == ("05", f"{plans.path}/000.csv")
-    assert [path.read_text() for path in sorted(Path(together.path).iterdir())] == [
-        "000.csv",
-        "001.csv",
-        "plan of 4 folds",
-    ]
-
-
 @pytest.mark.parametrize("searched", ["", "name: searched"])
-def test_train(searched: str, stand_in: Any, artifact: Any, config: Any) -> None:
+@pytest.mark.parametrize("missing", ["train-tiny-1", "train-tiny-linknet-1, train-tiny-0, evaluation"])
+def test_train(
+    searched: str, missing: str, stand_in: Any, plans: Any, artifact: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     member = MemberRecord(
         key="k", recipe="tiny", fold=1, seed=0, epochs=3, selected_epoch=2, dice=0.9, seconds=5.0, parameters=7,
         resumed_at=(), weights="w", settings="s", version="0", threads=1, processes=1, device="cpu", precision="fp32",
     )  # fmt: skip
-    step = stand_in("train", TrainRecord(address="runs:/1/member", member=member, reused=True))
-    plan, metrics = artifact("plan"), artifact("metrics")
-    ensemble = config("name: two\nmembers: [{recipe: tiny-linknet}, {recipe: tiny, set: {epochs: 7}}]\n")
-    given = ("d", ensemble, plan, "tiny", searched, 1, "m/{key}", metrics)
+    record = TrainRecord(address="runs:/1/member", member=member, reused=True)
+    step, reused = stand_in("train", record), Step(record)
+    monkeypatch.setattr(sys.modules["backdrop.steps.train"], "reuse", reused, raising=False)
+    metrics = artifact("metrics")
+    parts = "[{recipe: tiny-linknet}, {recipe: tiny, set: {epochs: 7}, folds: {count: 4}}]"
+    ensemble = config(f"name: two\nmembers: {parts}\n")
+    given = ("d", ensemble, plans, "tiny", searched, 1, "m/{key}", missing, metrics)
     assert train.python_func(*given) == "runs:/1/member"
-    assert step.given[:2] == ("d", plan.path)
-    assert step.given[3:] == (1, "m/{key}")
+    due = missing == "train-tiny-1"  # what `plan` has found is never trained: its task has no GPU
+    asked, other = (step, reused) if due else (reused, step)
+    assert not other.given
+    step = asked
+    assert step.given[:2] == ("d", f"{plans.path}/001.csv")
+    assert step.given[3:] == ((1, "m/{key}") if due else (1,))
     assert step.texts == [searched or dump_yaml(find_recipe("tiny", ["epochs=7"]))]
     assert not Path(step.given[2]).exists()
     assert metrics.metadata == {"dice": 0.9, "epochs": 3, "selected_epoch": 2, "seconds": 5.0, "reused": 1}
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_tune(workers: int, artifact: Any, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune(workers: int, plans: Any, artifact: Any, config: Any, tmp_path: Path, monkeypatch: Any) -> None:
     out, compared = tmp_path / "search", Comparison(
         best="001-cosine", preset="000-own", seeds=(1, 2), best_dices=(0.9, 0.9), preset_dices=(0.8, 0.8),
         difference=0.1, low=0.05, high=0.15,
@@ -240,10 +275,11 @@ def test_tune(workers: int, artifact: Any, config: Any, tmp_path: Path, monkeypa
 
     monkeypatch.setattr("backdrop.steps.tune.tune", step)
     outputs = {name: artifact(name) for name in ("metrics", "summary", "page")}
-    plan, ensemble = artifact("plan"), config("name: one\nmembers: [{recipe: tiny}]\n")
+    ensemble = config("name: one\nmembers: [{recipe: tiny}]\n")
     pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [])
-    tuned = tune.python_func("d", ensemble, plan, "tiny", str(out), "fast", workers, *pool, **outputs)
-    assert seen["given"] == ("d", plan.path, seen["given"][2], str(out), BUDGETS["fast"])
+    where = ("d", ensemble, plans, "tiny", str(out), "fast")
+    tuned = tune.python_func(*where, "tune-tiny, verdict", workers, *pool, **outputs)
+    assert seen["given"] == ("d", f"{plans.path}/000.csv", seen["given"][2], str(out), BUDGETS["fast"])
     assert seen["recipe"] == dump_yaml(find_recipe("tiny"))
     assert yaml.safe_load(tuned)["schedule"][0]["lr"] == 0.5
     assert outputs["metrics"].metadata == {"dice": 0.91, "trials": 1.0, "gain": 0.1, "low": 0.05, "high": 0.15}
@@ -254,6 +290,9 @@ def test_tune(workers: int, artifact: Any, config: Any, tmp_path: Path, monkeypa
         assert (made.workers, made.gpus, made.node_selector) == (3, 1, {"a": "b"})
     else:
         assert seen["cluster"] is None
+    monkeypatch.setattr("backdrop.steps.tune.find_search", lambda *_: None)
+    with pytest.raises(TuningError, match="was finished when this run was planned, and isn't there any more"):
+        tune.python_func(*where, "train-tiny-0", workers, *pool, **outputs)
 
 
 def test_a_tuned_ensemble_has_its_members_schedules(
@@ -269,7 +308,7 @@ def test_a_tuned_ensemble_has_its_members_schedules(
     own = yaml.safe_dump(find_recipe("tiny", settings).model_dump(mode="json"))
     part = {"recipe": yaml.safe_load(own), "weight": 3}
     given = config(yaml.safe_dump({"name": "two", "members": [part, {"recipe": "tiny-linknet"}]}))
-    evaluate.python_func("d", given, plans, members, True, **outputs)
+    evaluate.python_func("d", given, plans, members, True, "cars", **outputs)
     parts = yaml.safe_load(step.texts[0])["members"]
     assert [(one["recipe"]["name"], one["weight"]) for one in parts] == [("tiny", 0.75), ("tiny-linknet", 0.25)]
     assert parts[0]["recipe"] == recipe_of_trial.model_dump(mode="json")
@@ -277,7 +316,7 @@ def test_a_tuned_ensemble_has_its_members_schedules(
         other = find_recipe("tiny", [*settings, more])
         stranger = str(write_member(tmp_path / more, other, "k", 0))
         with pytest.raises(ConfigError, match="differs from ensemble two's in more than its schedule"):
-            evaluate.python_func("d", given, plans, [*members, stranger], True, **outputs)
+            evaluate.python_func("d", given, plans, [*members, stranger], True, "cars", **outputs)
 
 
 def evaluation() -> Evaluation:
@@ -297,9 +336,10 @@ def test_evaluate(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
-    assert evaluate.python_func("d", config("name: demo"), plans, ["m"], False, **outputs) == ["m"]
+    assert evaluate.python_func("d", config("name: demo"), plans, ["m"], False, "cars", **outputs) == ["m"]
     assert step.given[1] == [f"{plans.path}/000.csv", f"{plans.path}/001.csv"]
     assert step.given[2:4] == (["m"], outputs["report"].path)
+    assert step.given[-1] == "cars"  # whose champion is judged, too
     assert step.texts == ["name: demo"]
     assert outputs["metrics"].metadata == {
         "oof_tiny": 0.97, "holdout": 0.99, "holdout_low": 0.98, "holdout_high": 0.995, "objects": 3
@@ -330,7 +370,7 @@ def test_register(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None
     assert model.metadata == {"name": "cars", "version": 4, "created": True, "run_id": "r"}
 
 
-def test_promote(stand_in: Any, artifact: Any) -> None:
+def test_promote(artifact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reports, outputs = artifact("report"), {name: artifact(name) for name in ("metrics", "summary", "page")}
     Path(reports.path).mkdir()
     Path(reports.path, "index.html").write_text(f"<p>{verdict_section(None)}")
@@ -343,9 +383,15 @@ def test_promote(stand_in: Any, artifact: Any) -> None:
         low=-0.1,
         high=0.1,
     )
-    step = stand_in("promote", verdict)
+    asked: dict[str, Any] = {}
+
+    def step(data: str, name: str, predict: bool) -> Verdict:
+        asked.update(data=data, name=name, predict=predict)
+        return verdict
+
+    monkeypatch.setattr("backdrop.steps.promote.promote", step)
     assert promote.python_func("d", "cars", reports, **outputs) == "rejected"
-    assert step.given == ("d", "cars")
+    assert asked == {"data": "d", "name": "cars", "predict": False}  # it has no GPU
     assert outputs["metrics"].metadata == {"promoted": 0.0, "objects": 3.0, "difference": 0.0, "low": -0.1, "high": 0.1}
     assert outputs["summary"].metadata == {
         "outcome": "rejected",

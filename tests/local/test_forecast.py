@@ -3,12 +3,12 @@
 import pytest
 
 from backdrop.config import find_ensemble
+from backdrop.config.planned import planned
 from backdrop.local.console import Task
 from backdrop.local.forecast import Forecast
-from backdrop.pipelines.training import planned
 
 MEMBERS = planned(find_ensemble("tiny"), [0, 1, 2])
-TOTAL = len(MEMBERS) + 5  # check, split, evaluate, register, promote
+TOTAL = len(MEMBERS) + 5  # check, plan, evaluate, register, promote
 HOLDOUT = MEMBERS[0].rule.holdout * MEMBERS[0].rule.folds / (1 - MEMBERS[0].rule.holdout)
 NOW = 1000.0
 
@@ -25,7 +25,7 @@ def forecast(*tasks: Task, total: int = TOTAL, twice: bool = False) -> float | N
     return Forecast(MEMBERS, total, twice)({task.name: task for task in tasks}, NOW)
 
 
-BEGUN = (ended("check", 4.0), ended("split", 6.0))
+BEGUN = (ended("check", 4.0), ended("plan", 6.0))
 
 
 def test_nothing_is_known_before_a_member_has_trained() -> None:

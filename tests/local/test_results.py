@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from backdrop.config import find_ensemble
+from backdrop.config.planned import planned
 from backdrop.local.console import Task
 from backdrop.local.results import members_table, read_outputs, summary
-from backdrop.pipelines.training import planned
 
 BELOW = "below gate.minimum_dice; there is no champion yet"
 

@@ -44,8 +44,7 @@ def task(name: str, well: bool | None, last: str = "") -> Task:
     [
         ([task("check", True), task("train-tiny-0", True)], 0),
         ([task("check", False, "error: a.jpg is empty. Draw it.")], 1),
-        ([task("check", True), task("split", False, REFUSAL)], 2),
-        ([task("check", True), task("split", True), task("split-2", False, REFUSAL)], 2),
+        ([task("check", True), task("plan", False, REFUSAL)], 2),
         ([task("check", True), task("train-tiny-0", False, REFUSAL)], 1),
         ([task("check", True), task("train-tiny-0", None)], 1),
         ([], 1),
@@ -145,7 +144,7 @@ def test_failed_member_does_not_stop_the_others(
     assert "KFP" not in capfd.readouterr().out
     logs = {path.name for path in (tmp_path / "work" / "logs").rglob("*.log")}
     trained = {f"train-{name}-{fold}.log" for name in ("sound", "broken") for fold in "01"}
-    assert logs == {"check.log", "split.log"} | trained
+    assert logs == {"check.log", "plan.log"} | trained
 
 
 @pytest.mark.e2e
@@ -160,8 +159,10 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
     assert text.count("reused") == 2
     assert "models:/cars/1 (unchanged)" in text
     assert "unchanged: it is the champion already" in text
+    assert "Nothing was missing" in text
+    assert [line.split()[1] for line in text.splitlines() if "done in" in line] == ["check", "plan"]
     assert b"Promoted" in first
-    assert b"Champion, unchanged" in (tmp_path / "work" / "report" / "index.html").read_bytes()
+    assert (tmp_path / "work" / "report" / "index.html").read_bytes() == first
 
 
 @pytest.mark.e2e
@@ -210,9 +211,9 @@ def test_two_fold_schemes_and_a_second_run_on_more_objects(
         text = io.StringIO()
         request = Request(find_ensemble(str(config)), str(make_dataset(objects)), "cars", tmp_path / "work")
         assert run_here(request, Console(file=text, width=100)) == 0, text.getvalue()
-        assert "[11/11] promote" in text.getvalue()
+        assert "[10/10] promote" in text.getvalue()
         assert "reused" not in text.getvalue()
-        (folder,) = max((tmp_path / "work" / "runs").iterdir()).rglob("split-2/plans")
+        (folder,) = max((tmp_path / "work" / "runs").iterdir()).rglob("plan/plans")
         plans.append(read_plans([str(path) for path in sorted(folder.iterdir())]))
     for old, new in zip(*plans, strict=True):
         assert old.assignment().items() <= new.assignment().items()

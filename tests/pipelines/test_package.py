@@ -14,18 +14,22 @@ from kfp import components
 
 from backdrop import __version__
 from backdrop.common.errors import ConfigError
+from backdrop.components.places import place_outputs
 from backdrop.config import Ensemble, find_ensemble, find_recipe
 from backdrop.config.catalog import shipped
 from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, SIGNING_KEY, TRUSTED_KEY, WEBHOOK_KEYS
+from backdrop.config.planned import planned
 from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, build, digest
 from backdrop.pipelines.size import MOST, estimate_size
-from backdrop.pipelines.training import planned, training, with_overrides
+from backdrop.pipelines.training import training, with_overrides
 
 RECIPES = ("tiny", "tiny-linknet")
-MEMBERS = [f"members-{recipe}/train-{fold}" for recipe in RECIPES for fold in range(3)]
-ALL = ["check", "evaluate", "condition-1/promote", "register", "split", *MEMBERS]
-ON_GPU = ["evaluate", "condition-1/promote", *MEMBERS]
+WORK = "condition-1"  # KFP's name of the branch for what is missing
+MEMBERS = [f"{WORK}/members-{recipe}/train-{fold}" for recipe in RECIPES for fold in range(3)]
+EVALUATE, REGISTER, PROMOTE = f"{WORK}/evaluate", f"{WORK}/register", f"{WORK}/condition-2/promote"
+ALL = ["check", "plan", EVALUATE, REGISTER, PROMOTE, *MEMBERS]
+ON_GPU = [EVALUATE, *MEMBERS]
 
 
 # A recipe on the ensemble's own folds, and two more on schemes of their own.
@@ -104,6 +108,10 @@ def tasks_of(graph: dict[str, Any], part: Any = None, path: str = "", parents: A
     return found
 
 
+def output_of(task: str, name: str) -> dict[str, Any]:
+    return {"taskOutputParameter": {"producerTask": task, "outputParameterKey": name}}
+
+
 def container(graph: dict[str, Any], task: str) -> dict[str, Any]:
     return graph["deploymentSpec"]["executors"][tasks_of(graph)[task].component["executorLabel"]]["container"]
 
@@ -117,7 +125,7 @@ def test_each_member_has_a_train_task_of_its_own(graph: dict[str, Any]) -> None:
     assert sorted(tasks) == sorted(ALL)
     for recipe in RECIPES:
         for fold in range(3):
-            task = tasks[f"members-{recipe}/train-{fold}"]
+            task = tasks[f"{WORK}/members-{recipe}/train-{fold}"]
             assert task.task["taskInfo"]["name"] == f"train-{fold}"
             assert (task.value("recipe"), task.value("fold"), task.value("searched")) == (recipe, fold, "")
             assert task.value("out") == (
@@ -126,21 +134,30 @@ def test_each_member_has_a_train_task_of_its_own(graph: dict[str, Any]) -> None:
             )
             assert task.value("pipelinechannel--recipe") == recipe
             assert task.artifact("config") == ("check", "config")
-            assert task.artifact("plan") == ("split", "plan")
+            assert task.artifact("plans") == ("plan", "plans")
+            assert task.value("missing") == output_of("plan", "missing")
 
 
 @pytest.mark.parametrize("task", ON_GPU)
 def test_gpu_task_has_its_place(task: str, graph: dict[str, Any], settings: dict[str, Any]) -> None:
-    # promote stands in a branch, where pipeline parameters have another name.
-    prefix = "pipelinechannel--" if task.endswith("promote") else ""
+    # evaluate stands in a branch, where pipeline parameters have another name.
+    prefix = "pipelinechannel--" if task == EVALUATE else ""
     resources = container(graph, task)["resources"]
     assert resources["accelerator"] == {
         "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator']}}",
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
     }
     assert resources["resourceMemoryLimit"] == "{{$.inputs.parameters['pipelinechannel--memory']}}"
-    for name in ("accelerator", "gpus", "cpu", "memory"):
-        assert tasks_of(graph)[task].value(f"pipelinechannel--{name}") == {"componentInputParameter": name}
+    own = tasks_of(graph)[task]
+    assert own.value("pipelinechannel--accelerator") == {"componentInputParameter": "accelerator"}
+    number, group = (MEMBERS.index(task), MEMBERS.index(task) // 3) if task in MEMBERS else (0, 0)
+    for name, output in (("gpus", f"gpus_{number}"), ("cpu", f"cpu_{group}"), ("memory", f"memory_{group}")):
+        source = output_of("plan", output) if task in MEMBERS else {"componentInputParameter": name}
+        assert own.value(f"pipelinechannel--{name}") == source
+    if task in MEMBERS:
+        assert own.parents[0]["inputs"]["parameters"]["node_selector"] == {
+            "componentInputParameter": f"pipelinechannel--plan-node_selector_{group}"
+        }
     place = settings_of(graph, settings, task)
     assert place["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"] == f"{prefix}node_selector"
     assert [entry["tolerationJson"]["componentInputParameter"] for entry in place["tolerations"]] == [
@@ -188,7 +205,7 @@ def test_every_task_is_no_root_and_uncached(task: str, graph: dict[str, Any], se
 
 
 # Only the task that registers has the private key.
-SIGNING = {"register": (SIGNING_KEY, TRUSTED_KEY), "condition-1/promote": (TRUSTED_KEY,)}
+SIGNING = dict.fromkeys(("plan", EVALUATE, PROMOTE), (TRUSTED_KEY,)) | {REGISTER: (SIGNING_KEY, TRUSTED_KEY)}
 
 
 @pytest.mark.parametrize("task", ALL)
@@ -269,56 +286,74 @@ def test_no_trap_that_kfp_springs_silently(graph: dict[str, Any]) -> None:
 def test_all_members_are_judged_together(graph: dict[str, Any]) -> None:
     tasks = tasks_of(graph)
     outputs = [f"members-{recipe}-fold_{fold}" for recipe in RECIPES for fold in range(3)]
-    members = tasks["evaluate"].value("members")
+    members = tasks[EVALUATE].value("members")
     assert members == [f"{{{{$.inputs.parameters['pipelinechannel--{output}']}}}}" for output in outputs]
     for fold in range(3):
-        source = tasks["evaluate"].value(f"pipelinechannel--members-tiny-fold_{fold}")["taskOutputParameter"]
+        source = tasks[EVALUATE].value(f"pipelinechannel--members-tiny-fold_{fold}")["taskOutputParameter"]
         assert source == {"producerTask": "members-tiny", "outputParameterKey": f"fold_{fold}"}
         group = graph["components"]["comp-members-tiny"]["dag"]["outputs"]["parameters"][f"fold_{fold}"]
         assert group["valueFromParameter"]["producerSubtask"] == f"train-{fold}"
-    judged = tasks["register"].value("members")["taskOutputParameter"]
+    judged = tasks[REGISTER].value("members")["taskOutputParameter"]
     assert judged == {"producerTask": "evaluate", "outputParameterKey": "Output"}
 
 
-def test_the_champions_plan_is_extended(graph: dict[str, Any]) -> None:
-    split = tasks_of(graph)["split"]
-    assert split.value("extend") == "models:/{{$.inputs.parameters['pipelinechannel--name']}}@champion"
-    assert split.value("folds") == 3
+def test_work_begins_only_if_something_is_missing(graph: dict[str, Any]) -> None:
+    tasks = graph["root"]["dag"]["tasks"]
+    assert sorted(tasks) == ["check", WORK, "plan"]
+    assert tasks[WORK]["taskInfo"]["name"] == "work"
+    assert tasks[WORK]["triggerPolicy"]["condition"] == (
+        "inputs.parameter_values['pipelinechannel--plan-Output'] == true"
+    )
+    assert tasks[WORK]["inputs"]["parameters"]["pipelinechannel--plan-Output"] == output_of("plan", "Output")
+    inner = graph["components"]["comp-condition-1"]["dag"]["tasks"]
+    branches = {task["taskInfo"]["name"] for task in inner.values() if "triggerPolicy" in task}
+    assert branches == {"promotion"}  # a branch for each member would skip what evaluate waits for
 
 
-def test_each_fold_scheme_has_a_split_task(mixed: Ensemble) -> None:
-    package = build(mixed)
-    graph, settings = package.documents[0], package.documents[1]["platforms"]["kubernetes"]["deploymentSpec"]
-    tasks = tasks_of(graph)
-    words = {}
-    for name in ("split", "split-2", "split-3"):
-        words[name] = tuple(tasks[name].value(key) for key in ("by", "folds", "view", "seed"))
-        assert "@champion" in tasks[name].value("extend")
-        assert settings_of(graph, settings["executors"], name)["securityContext"]["runAsNonRoot"] is True
-    assert words == {
-        "split": ("area", 2, "", 0),
-        "split-2": ("area_rank", 3, "05", 0),
-        "split-3": ("random", 4, "", 7),
+def test_before_the_work_nothing_asks_for_a_gpu(graph: dict[str, Any], settings: dict[str, Any]) -> None:
+    """An unchanged run ends after these two tasks, and a champion is only compared by what was predicted before."""
+    for task in ("check", "plan", REGISTER, PROMOTE):
+        assert "accelerator" not in container(graph, task)["resources"]
+        assert "nodeSelector" not in settings_of(graph, settings, task)
+        assert "tolerations" not in settings_of(graph, settings, task)
+
+
+def test_plan_knows_the_run(graph: dict[str, Any]) -> None:
+    plan = tasks_of(graph)["plan"]
+    for name in ("objects", "promotion", "name", "gpus", "cpu", "memory", "node_selector"):
+        assert plan.value(name) == {"componentInputParameter": name}
+    assert plan.value("groups") == [[f"train-{recipe}-{fold}" for fold in range(3)] for recipe in RECIPES]
+    assert (plan.value("tuned"), plan.value("folds")) == ("off", [])
+    assert plan.artifact("config") == ("check", "config")
+    outputs = graph["components"]["comp-plan"]["outputDefinitions"]["parameters"]
+    kinds = {name: entry["parameterType"] for name, entry in outputs.items()}
+    assert kinds.pop("Output") == "BOOLEAN"
+    assert {name: kind for name, kind in kinds.items() if kind != "STRING"} == {
+        "node_selector_0": "STRUCT",
+        "node_selector_1": "STRUCT",
     }
-    # The first takes as many objects as the run is told, the others those of the first.
-    assert tasks["split"].value("objects") == {"componentInputParameter": "objects"}
-    assert tasks["split-2"].value("objects") == 0
+    assert set(kinds) == {"missing", *place_outputs(plan.value("groups"))}
 
 
-def test_each_member_is_trained_by_its_own_schemes_plan(mixed: Ensemble) -> None:
+def test_a_search_that_exists_takes_no_gpu() -> None:
+    tasks = tasks_of(build(find_ensemble("demo"), tuned="fast").documents[0])
+    groups = tasks["plan"].value("groups")
+    assert groups[:2] == [["tune-tiny"], ["tune-tiny-linknet"]]
+    for number, recipe in enumerate(RECIPES):
+        for name in ("gpus", "cpu", "memory"):
+            channel = f"pipelinechannel--plan-{name}_{number}"
+            assert tasks[f"{WORK}/tune-{recipe}"].value(channel) == output_of("plan", f"{name}_{number}")
+        first = tasks[f"{WORK}/members-{recipe}/train-0"].value("pipelinechannel--gpus")
+        assert first == output_of("plan", f"gpus_{2 + 3 * number}")
+    on_ray = tasks_of(build(find_ensemble("demo"), tuned="fast", ray=True).documents[0])
+    assert on_ray["plan"].value("groups") == groups[2:]
+
+
+def test_plan_makes_the_plan_of_each_scheme(mixed: Ensemble) -> None:
     tasks = tasks_of(build(mixed).documents[0])
-    splits = {"tiny": ("split", 2), "tiny-linknet": ("split-2", 3), "shuffled": ("split-3", 4)}
-    trained = {
-        f"members-{recipe}/train-{fold}": split for recipe, (split, count) in splits.items() for fold in range(count)
-    }
-    assert {name for name in tasks if "train-" in name} == set(trained)
-    assert {name: tasks[name].artifact("plan") for name in trained} == {
-        name: (s, "plan") for name, s in trained.items()
-    }
-    assert "artifacts" not in tasks["split"].task["inputs"]
-    assert tasks["split-2"].artifact("before") == ("split", "plans")
-    assert tasks["split-3"].artifact("before") == ("split-2", "plans")
-    assert {tasks[name].artifact("plans") for name in ("evaluate", "register")} == {("split-3", "plans")}
+    members = [name for name in tasks if "train-" in name]
+    assert len(members) == 2 + 3 + 4
+    assert {tasks[name].artifact("plans") for name in (*members, EVALUATE, REGISTER)} == {("plan", "plans")}
 
 
 def test_names_in_a_local_run_are_different(mixed: Ensemble) -> None:
@@ -332,8 +367,8 @@ def test_names_in_a_local_run_are_different(mixed: Ensemble) -> None:
 def test_a_shipped_package_fits(name: str) -> None:
     documents = build(find_ensemble(name)).documents
     size = estimate_size(documents)
-    assert size.spec < 250_000
-    assert size.end < 550_000
+    assert size.spec < 260_000
+    assert size.end < 560_000
     assert json.dumps(documents, ensure_ascii=False).isascii()
     assert not has_aws(documents)
 
@@ -384,7 +419,7 @@ def test_digest_does_not_see_the_order() -> None:
 def test_some_folds_only() -> None:
     graph = build(find_ensemble("demo"), [2, 0]).documents[0]
     trained = [name for name in tasks_of(graph) if "train-" in name]
-    assert set(trained) == {f"members-{recipe}/train-{fold}" for recipe in RECIPES for fold in (0, 2)}
+    assert set(trained) == {f"{WORK}/members-{recipe}/train-{fold}" for recipe in RECIPES for fold in (0, 2)}
 
 
 @pytest.mark.parametrize("key", ["name", "members.0.recipe.name"])
@@ -437,14 +472,14 @@ def tuned(ray: bool) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_members_train_with_the_schedule_that_a_search_found() -> None:
     graph, settings = tuned(ray=False)
     tasks = tasks_of(graph)
-    searches = [f"tune-{recipe}" for recipe in RECIPES]
+    searches = [f"{WORK}/tune-{recipe}" for recipe in RECIPES]
     assert sorted(tasks) == sorted([*ALL, *searches])
     for recipe in RECIPES:
-        assert tasks[f"tune-{recipe}"].value("recipe") == recipe
+        assert tasks[f"{WORK}/tune-{recipe}"].value("recipe") == recipe
         for fold in range(3):
-            searched = tasks[f"members-{recipe}/train-{fold}"].value("searched")
+            searched = tasks[f"{WORK}/members-{recipe}/train-{fold}"].value("searched")
             assert searched["taskOutputParameter"]["producerTask"] == f"tune-{recipe}"
-    for name in ("evaluate", "register"):
+    for name in (EVALUATE, REGISTER):
         assert tasks[name].value("tuned") is True
     for name in searches:
         assert tasks[name].value("workers") == 0
@@ -454,13 +489,13 @@ def test_members_train_with_the_schedule_that_a_search_found() -> None:
 
 def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
     graph, settings = tuned(ray=True)
-    task = tasks_of(graph)["tune-tiny"]
+    task = tasks_of(graph)[f"{WORK}/tune-tiny"]
     assert task.value("workers") == {"componentInputParameter": "ray_workers"}
     assert task.value("node_selector") == {"componentInputParameter": "node_selector"}
-    assert "accelerator" not in container(graph, "tune-tiny")["resources"]
-    assert "nodeSelector" not in settings_of(graph, settings, "tune-tiny")
+    assert "accelerator" not in container(graph, f"{WORK}/tune-tiny")["resources"]
+    assert "nodeSelector" not in settings_of(graph, settings, f"{WORK}/tune-tiny")
     assert not has_aws([graph, settings])
 
 
 def test_without_a_search_recipes_are_the_ensembles(graph: dict[str, Any]) -> None:
-    assert tasks_of(graph)["evaluate"].value("tuned") is False
+    assert tasks_of(graph)[EVALUATE].value("tuned") is False

@@ -19,6 +19,9 @@ def evaluate(
     members: Members,
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Report: index.html, metrics.json, images.csv.")],
     ensemble: Weights = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Judge this model's champion, too, so that promote needn't.")
+    ] = None,
 ) -> None:
     """Judge members and their ensemble.
 
@@ -26,7 +29,7 @@ def evaluate(
     """
     from backdrop.steps.evaluate import evaluate as step
 
-    evaluation = step(data, plan, members, out, ensemble)
+    evaluation = step(data, plan, members, out, ensemble, model)
     for recipe, score in evaluation.oof.items():
         print(f"out of fold  {recipe:20} Dice {score.dice:.5f} on {count(score.objects, 'object')}")
     held = evaluation.holdout.ensemble

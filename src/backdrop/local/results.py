@@ -65,10 +65,14 @@ def summary(outputs: Outputs) -> list[str]:
 
 def _unchanged(plan: Mapping[str, Any]) -> list[str]:
     registration, champion = plan["registration"], plan["champion"]
-    what = f"models:/{registration['name']}/{champion:.0f} is the champion" if champion else "there is no champion"
+    if champion == registration["version"]:
+        what = "it is the champion already"
+    else:
+        what = f"models:/{registration['name']}/{champion:.0f} is the champion" if champion else "there is no champion"
     return [
-        *_model({**registration, "created": False}),
-        f"Verdict    unchanged: everything that this run would make exists already; {what}",
+        *_model(registration),
+        f"Verdict    unchanged: {what}",
+        f"           Nothing was missing: {count(len(plan['members']), 'member')}, evaluation, version and verdict",
     ]
 
 
