@@ -12,12 +12,23 @@ import pytest
 
 from backdrop.common import storage
 from backdrop.components import task
+from backdrop.components.places import place_outputs
 from backdrop.config import find_ensemble
 from backdrop.pipelines.package import build
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-CHECK = {"ensemble": "name: tiny\nmembers: [{recipe: tiny}]\n", "objects": 0}
-SPLIT = {"folds": 2, "holdout": 0.15, "by": "area", "view": "", "seed": 0, "objects": 0, "extend": "models:/x@champion"}
+CHECK: dict[str, Any] = {"ensemble": "name: tiny\nmembers: [{recipe: tiny}]\n", "objects": 0}
+GROUPS = [["train-tiny-0"]]
+PLAN = {
+    "name": "x",
+    "searches": "none",
+    "objects": 0,
+    "folds": [0],
+    "tuned": "off",
+    "promotion": True,
+    "groups": GROUPS,
+}
+POOL = {"gpus": "1", "cpu": "4", "memory": "16Gi", "node_selector": {"gpu": "yes"}}
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +41,16 @@ def executors() -> dict[str, Any]:
 def run(executors: dict[str, Any], tmp_path: Path) -> Run:
     """Runs a task of the package with these inputs, as Kubeflow's launcher does."""
 
-    def call(name: str, outputs: tuple[str, ...], environment: dict[str, str] | None = None, **inputs: Any) -> Any:
+    def call(name: str, outputs: tuple[str, ...], environment: dict[str, str] | None = None, /, **inputs: Any) -> Any:
         container = executors[f"exec-{name}"]["container"]
+        config = {"name": "config", "uri": str(tmp_path / "config.yaml")}
+        Path(config["uri"]).write_text(CHECK["ensemble"])
+        more = place_outputs(GROUPS) if name == "plan" else {}
         kinds = {output: {"artifacts": [{"name": output, "uri": str(tmp_path / output)}]} for output in outputs}
         given = {
-            "inputs": {"parameterValues": inputs},
+            "inputs": {"parameterValues": inputs, "artifacts": {"config": {"artifacts": [config]}}},
             "outputs": {
-                "parameters": {"Output": {"outputFile": str(tmp_path / "output")}},
+                "parameters": {key: {"outputFile": str(tmp_path / key)} for key in ("Output", "missing", *more)},
                 "artifacts": kinds,
                 "outputFile": str(tmp_path / "outputs.json"),
             },
@@ -50,13 +64,23 @@ def run(executors: dict[str, Any], tmp_path: Path) -> Run:
 
 
 def test_a_refusal_ends_in_what_is_wrong_and_what_to_do(run: Run, tmp_path: Path) -> None:
-    done = run("split", ("plan", "plans"), data=str(tmp_path / "none"), **SPLIT)
+    done = run("plan", ("plans", "summary"), data=str(tmp_path / "none"), **PLAN, **POOL)
     assert done.returncode == 2
     assert done.stdout.splitlines()[-2:] == [
         f"error: {tmp_path}/none is not a folder",
         "fix: Check the path",
     ]
     assert "Traceback" not in done.stdout
+
+
+def test_plan_leaves_what_kubeflow_places_tasks_by(run: Run, data: Path, tmp_path: Path) -> None:
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    done = run("plan", ("plans", "summary"), store, data=str(data), **PLAN, **POOL)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "outputs.json").read_text())["parameterValues"]["Output"] is True
+    assert (tmp_path / "missing").read_text() == "train-tiny-0, evaluation, verdict"
+    values = {name: (tmp_path / name).read_text() for name in place_outputs(GROUPS)}
+    assert values == {"gpus_0": "1", "cpu_0": "4", "memory_0": "16Gi", "node_selector_0": '{"gpu": "yes"}'}
 
 
 def test_faults_of_the_data_end_in_the_first(run: Run, data: Path) -> None:
@@ -69,7 +93,7 @@ def test_faults_of_the_data_end_in_the_first(run: Run, data: Path) -> None:
 
 
 def test_a_bug_ends_in_its_traceback_and_a_request(run: Run, tmp_path: Path) -> None:
-    done = run("split", ("plan", "plans"), data=str(tmp_path))
+    done = run("plan", ("plans", "summary"), data=str(tmp_path))
     assert done.returncode == 2
     assert "Traceback (most recent call last)" in done.stdout
     what, fix = done.stdout.splitlines()[-2:]
