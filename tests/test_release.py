@@ -61,6 +61,33 @@ def test_refusals(release: Callable[..., str], given: dict[str, str], message: s
     assert release(**given).startswith(f"error: {message}")
 
 
+def test_what_is_pushed_is_signed_by_its_digest(tmp_path: Path) -> None:
+    """With programs that only say what docker and helm say."""
+    digests = {"docker": "a" * 64, "helm": "b" * 64}
+    for name in ("docker", "helm", "cosign"):
+        says = f"echo '1.2.3: digest: sha256:{digests.get(name)} size: 3' {'>&2' if name == 'helm' else ''}"
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{says}\n')
+        (tmp_path / name).chmod(0o755)
+    image = "ghcr.io/backdrop-ml/backdrop"
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HELM": "helm", "BACKDROP_IMAGE": f"{image}:1.2.3", "VERSION": "1.2.3"}
+    subprocess.run([ROOT / ".ci" / "publish"], env=env, check=True, capture_output=True)
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"docker push {image}:1.2.3",
+        f"cosign sign --yes {image}@sha256:{digests['docker']}",
+        "helm push dist/backdrop-1.2.3.tgz oci://ghcr.io/backdrop-ml/charts",
+        f"cosign sign --yes ghcr.io/backdrop-ml/charts/backdrop@sha256:{digests['helm']}",
+    ]
+
+
+def test_a_push_that_fails_signs_nothing(tmp_path: Path) -> None:
+    for name, code in (("docker", 1), ("helm", 0), ("cosign", 0)):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name}" >> {tmp_path}/calls\nexit {code}\n')
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HELM": "helm", "BACKDROP_IMAGE": "a.example/b:1", "VERSION": "1"}
+    assert subprocess.run([ROOT / ".ci" / "publish"], env=env, capture_output=True).returncode != 0
+    assert (tmp_path / "calls").read_text().splitlines() == ["docker"]
+
+
 def test_make_names_the_image_as_the_components_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKDROP_IMAGE", "")
     shown = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

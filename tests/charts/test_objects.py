@@ -82,6 +82,23 @@ def test_versions_are_those_of_the_package() -> None:
     assert values["mlflow"]["image"]["tag"] == f"v{pinned[1]}-full"
 
 
+def test_artifact_hub_shows_what_is_rendered() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    notes = {key.removeprefix("artifacthub.io/"): yaml.safe_load(text) for key, text in chart["annotations"].items()}
+    images = {container["image"] for _, pod in pods("scheduled") for container in containers(pod)}
+    assert {entry["image"] for entry in notes["images"]} == images
+    kinds = {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert {entry["kind"] for entry in notes["changes"]} <= kinds
+    assert notes["license"] == "Apache-2.0"
+    assert chart["maintainers"]
+    main = f"{chart['home']}/blob/main/"
+    links = [entry["url"] for entry in notes["links"]]
+    files = [link.removeprefix(main) for link in links if link.startswith(main)]
+    files.append(chart["icon"].partition("/main/")[2])
+    assert len(files) == 2
+    assert all((ROOT / file).is_file() for file in files)
+
+
 def test_digest_goes_before_tag() -> None:
     digest = "sha256:" + "a" * 64
     options = ("--set", f"image.tag=1.2.3,image.digest={digest}", "--set", f"mlflow.image.digest={digest}")
