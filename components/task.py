@@ -44,8 +44,11 @@ def main() -> None:
 def take_settings() -> None:
     """Renames `BACKDROP_AWS_…` to `AWS_…` for this process and its children.
 
-    Kubeflow's launcher runs in the same container and reads `AWS_…` too, but for Kubeflow's own store.
+    Kubeflow's launcher runs in the same container and reads `AWS_…` too, but for Kubeflow's own store. The experiment
+    of Kubeflow's MLflow plugin, which comes with a run, isn't ours either: it's where that run is.
     """
+    if os.environ.get("MLFLOW_RUN_ID"):
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     for name in [name for name in os.environ if name.startswith(f"{TASK_PREFIX}AWS_")]:
         os.environ[name.removeprefix(TASK_PREFIX)] = os.environ.pop(name)
 

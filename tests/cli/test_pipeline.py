@@ -15,7 +15,8 @@ from backdrop.cli.pipeline import app
 OPTIONS = {
     "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune", "--ray"},
     "lint": {"package"},
-    "preflight": {"--params", "--ray", "--host", "--namespace"},
+    "heal": {"run", "--host", "--namespace"},
+    "preflight": {"--params", "--ray", "--ensemble", "--host", "--namespace"},
     "run": {
         "ensemble",
         "--data",

@@ -47,6 +47,7 @@ class FakeKubernetes(ThreadingHTTPServer):
         self.nodes: list[dict[str, Any]] = []
         self.kinds: list[str] | None = None
         self.refuses = 0
+        self.config_maps: dict[tuple[str, str], dict[str, str]] = {}  # that one may read, by namespace and name
         self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self.statuses: list[dict[str, Any] | Callable[[], None]] = []
         self.faults: list[Answer | None] = []
@@ -120,6 +121,10 @@ class FakeKubernetes(ThreadingHTTPServer):
             wanted = [pair.split("=", 1) for pair in query.get("labelSelector", [""])[0].split(",") if pair]
             labeled = [n for n in self.nodes if all(n["metadata"]["labels"].get(key) == value for key, value in wanted)]
             return 200, {"kind": "NodeList", "items": labeled}
+        if match := re.fullmatch("/api/v1/namespaces/([^/]+)/configmaps/([^/]+)", path):
+            if match.groups() in self.config_maps:
+                return 200, {"kind": "ConfigMap", "data": self.config_maps[match[1], match[2]]}
+            return refusal(403, "Forbidden", f"cannot get resource configmaps in the namespace {match[1]}")
         if path == "/apis/ray.io/v1" and self.kinds is not None:
             entries = [
                 {"name": kind.lower(), "kind": kind, "namespaced": True, "singularName": "", "verbs": ["get"]}

@@ -247,6 +247,36 @@ def test_status_names_the_task_that_failed(kfp: FakeKfp, host: str, params: str,
     assert "FAILED" in call("status")[1].splitlines()[-1]
 
 
+def test_heal(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    call("submit", *ONE, "--params", params, "--service-account", "trainer")
+    lost = only(kfp.runs)
+    for state in ("PENDING", "RUNNING", "SUCCEEDED"):
+        lost["state"] = state
+        code, _, err = call("heal", str(lost["run_id"]))
+        assert (code, len(kfp.runs)) == (2, 1)
+        assert f"Run {lost['run_id']} is {state}. Wait for its end" in err
+    lost["state"] = "FAILED"
+    code, out, err = call("heal", str(lost["run_id"]))
+    assert (code, err) == (0, "")
+    again = list(kfp.runs.values())[-1]
+    assert f"run {lost['run_id']} has started again as {again['run_id']}\n" in out
+    for key in ("display_name", "experiment_id", "pipeline_version_reference", "runtime_config", "service_account"):
+        assert again[key] == lost[key]
+    code, _, err = call("heal", str(lost["run_id"]))
+    assert (code, len(kfp.runs)) == (2, 2)
+    assert f"has been started again as {again['run_id']}, which is PENDING. Wait for its end." in err
+    again["state"] = "FAILED"
+    assert call("heal", str(again["run_id"]))[0] == 0
+
+
+def test_heal_refuses_what_it_cannot_start(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    assert "has no run nowhere. Take its id from `backdrop pipeline status`." in call("heal", "nowhere")[2]
+    call("submit", *ONE, "--params", params)
+    run = only(kfp.runs)
+    run.update(state="FAILED", pipeline_version_reference=None)
+    assert "has no pipeline version to run again" in call("heal", str(run["run_id"]))[2]
+
+
 def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
     gone, _ = kfp.versions.popitem()

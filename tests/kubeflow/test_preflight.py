@@ -13,11 +13,13 @@ from backdrop.config import find_ensemble
 from backdrop.config.cluster import Toleration
 from backdrop.config.network import MIRROR
 from backdrop.kubeflow import preflight
-from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
+from backdrop.kubeflow.node_check import check_nodes, check_rayjobs, check_retries
 from tests.fakes.http import Hook, running
 from tests.fakes.kfp import FakeKfp
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
 
+# As Kubeflow Pipelines 2.17 sets Argo up.
+KFPS = "spec: {templateDefaults: {retryStrategy: {retryPolicy: OnError}}}"
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 SELECTOR = {"nvidia.com/gpu.present": "true"}
 NEEDS = {"nvidia.com/gpu": "1", "cpu": "4", "memory": "16Gi"}
@@ -53,6 +55,7 @@ def test_all_is_well(
     put_photo(bucket)
     kubernetes.add_node("gpu-a", [GPU], gpu="4")
     kubernetes.kinds = ["RayCluster", "RayJob"]
+    kubernetes.config_maps["kubeflow", "workflow-controller-configmap"] = {"workflowDefaults": KFPS}
     code, out, err = call("preflight", "--params", params, "--ray")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
@@ -62,9 +65,30 @@ def test_all_is_well(
         "ok     work     s3://photos/work can be written, read and deleted",
         "ok     nodes    1 of 1 node with the labels nvidia.com/gpu.present=true can offer "
         "1 of nvidia.com/gpu, 4 of cpu, 16Gi of memory",
+        "ok     retries  Argo tries again pods that are lost; containers that die aren't, so tasks start "
+        "their own work again (OnError)",
         "ok     ray      ray.io/v1 RayJob is installed",
     ]
     assert [entry["Key"] for entry in bucket.list_objects_v2(Bucket="photos")["Contents"]] == ["cars/train/car1_01.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"workflowDefaults": KFPS.replace("OnError", "Always")},
+            "pods that are lost and containers that die (Always)",
+        ),
+        ({}, "Argo tries again containers that die; pods that are lost may not be: start what is lost again with"),
+        ({"workflowDefaults": "spec: [1]"}, "(OnFailure)"),
+        ({"workflowDefaults": "{"}, "(OnFailure)"),
+        (None, "which losses Argo tries again isn't known: Kubernetes at"),
+    ],
+)
+def test_retries(settings: dict[str, str] | None, message: str, kubernetes: FakeKubernetes) -> None:
+    if settings is not None:
+        kubernetes.config_maps["kubeflow", "workflow-controller-configmap"] = settings
+    assert message in check_retries()
 
 
 def test_nothing_is_well(
@@ -76,7 +100,9 @@ def test_nothing_is_well(
     lines = out.splitlines()
     assert (code, err) == (1, "")
     assert [line.split()[:2] for line in lines] == [
-        ["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes", "ray")
+        *(["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes")),
+        ["ok", "retries"],
+        ["FAILED", "ray"],
     ]
     assert lines[0].endswith("No Kubeflow endpoint is set. Give --host, or set KF_PIPELINES_ENDPOINT.")
     assert lines[1].endswith("MLFLOW_TRACKING_URI isn't a server's address. Set it to the address that pods use.")
@@ -85,13 +111,30 @@ def test_nothing_is_well(
     assert lines[4].endswith(
         "No node has the labels nvidia.com/gpu.present=true. Fix node_selector, or add a node to the pool."
     )
-    assert lines[5].endswith("Kubernetes has no ray.io/v1 RayJob. Install the KubeRay operator and its CRDs.")
+    assert lines[6].endswith("Kubernetes has no ray.io/v1 RayJob. Install the KubeRay operator and its CRDs.")
+
+
+def test_an_ensemble_that_the_data_cannot_be_split_for(
+    host: str, params: str, call: Call, data: Path, tmp_path: Path
+) -> None:
+    Path(params).write_text(f"data: {data}\n")
+    for count, view, message in (
+        (3, "02", "ok     split    6 objects can be split by the schemes of ensemble ours"),
+        (3, "05", "FAILED split    Object car00 has no photograph of view 05. Name a view that all objects have."),
+        (7, "02", "FAILED split    6 objects, 1 of them held out, don't fill 7 folds. Ask for fewer folds."),
+    ):
+        ensemble = tmp_path / "ours.yaml"
+        folds = f'{{count: {count}, by: area_rank, view: "{view}"}}'
+        ensemble.write_text(f"name: ours\nfolds: {folds}\nmembers: [{{recipe: tiny}}]\n")
+        lines = call("preflight", "--ensemble", str(ensemble), "--params", params)[1].splitlines()
+        assert lines[3] == message
+    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", "split", "weights", "nodes", "retries"]
 
 
 def test_only_what_a_run_needs_is_looked_at(host: str, params: str, call: Call, data: Path) -> None:
     Path(params).write_text(f"data: {data}\n")
     lines = call("preflight", "--params", params)[1].splitlines()
-    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", "nodes"]
+    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", "nodes", "retries"]
     assert lines[2] == f"ok     data     12 files in {data}/train"
 
 

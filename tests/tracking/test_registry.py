@@ -186,15 +186,16 @@ def test_members_keep_the_parent_that_they_have(tracked: str, workspace: Workspa
     assert connect().get_run(run_of(members[0])).data.tags["mlflow.parentRunId"] == "pipeline"
 
 
-def test_a_pipelines_run_becomes_the_evaluation(
+def test_a_pipelines_run_is_the_evaluations_parent(
     tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect()
     given = client.create_run(experiment_id(client), run_name="register-task").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    assert put(workspace, name, seed=1, dice=0.95).run_id == given
+    run_id = put(workspace, name, seed=1, dice=0.95).run_id
+    assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == given
     monkeypatch.setenv("MLFLOW_RUN_ID", client.create_run(experiment_id(client)).info.run_id)
-    assert put(workspace, name, seed=1, dice=0.95).run_id == given  # the next one finds it
+    assert put(workspace, name, seed=1, dice=0.95).run_id == run_id  # the next one finds it
 
 
 def test_a_killed_registration_is_resumed(

@@ -4,7 +4,9 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
-from tests.fakes.http import free_port, silent
+from tests.fakes.http import JsonHandler, free_port, running, silent
 from tests.tracking.workspace import START_MS, metrics_line, write_member
 
 KEY = "c" * 64
@@ -186,27 +188,55 @@ def test_the_server_may_go_and_come(clean: None, member: Path, tmp_path: Path, m
             assert [step for step, *_ in points(run.run_id)] == [0, 1, 2]
 
 
-def test_a_pipelines_run_is_joined(tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", ["RUNNING", "FINISHED"])
+def test_a_pipelines_run_is_the_parent(
+    status: str, tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = connect()
-    given = server.create_run(experiment_id(server), run_name="train-task", tags={"mlflow.parentRunId": "p"})
-    server.log_param(given.info.run_id, "epochs", "given by the pipeline")
-    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
+    elsewhere = server.create_experiment(f"kubeflow-{uuid.uuid4().hex}")
+    given = server.create_run(elsewhere, run_name="train-task").info.run_id
+    server.update_run(given, status)
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
     with MemberRun(KEY, recipe_of(member), 1) as run:
         run.finish(member)
-    assert run.run_id == given.info.run_id
-    stored = server.get_run(run.run_id)
-    assert stored.info.run_name == "train-task"
-    assert (stored.data.params["epochs"], stored.data.params["network.width"]) == ("given by the pipeline", "2")
+    assert server.get_run(run.run_id).data.tags["mlflow.parentRunId"] == given
     assert find_member(KEY) == f"runs:/{run.run_id}/member"
+    theirs = server.get_run(given)
+    assert (theirs.info.status, theirs.data.params, theirs.data.metrics) == (status, {}, {})
 
 
-def test_a_finished_run_is_not_joined(tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_another_server_is_not_the_parent(tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with MemberRun(KEY, recipe_of(member), 1) as run:
-        run.finish(member)
-    monkeypatch.setenv("MLFLOW_RUN_ID", run.run_id)
-    with pytest.raises(TrackingError, match=f"Run {run.run_id}, which MLFLOW_RUN_ID names, is finished. Unset"):
-        MemberRun(KEY, recipe_of(member), 1).__enter__()
-    assert connect().get_run(run.run_id).info.status == "FINISHED"
+        assert "mlflow.parentRunId" not in connect().get_run(run.run_id).data.tags
+
+
+class Answering(JsonHandler):
+    """As MLflow answers a search for experiments."""
+
+    def do_POST(self) -> None:  # noqa: N802  # http.server's name
+        self.body()
+        self.reply(200, {"experiments": []})
+
+
+def test_a_pod_waits_for_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(client, "POLICY", RetryPolicy(0.1, 0.1, give_up_s=60.0))
+    with pytest.raises(TrackingError, match="doesn't answer"):
+        connect()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(TrackingError, match="doesn't answer"):
+        connect(wait=False)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(connect)
+        time.sleep(0.5)
+        with running(ThreadingHTTPServer(("127.0.0.1", port), Answering)):
+            assert waiting.result().search_experiments() == []
+    assert "doesn't answer yet" in capfd.readouterr().err
 
 
 FIRST = """

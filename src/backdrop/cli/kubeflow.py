@@ -134,12 +134,31 @@ def status(
         print(line)
 
 
+@command(app, "backdrop pipeline heal 4cc9b90d-0a3b-4d3c-9f46-6d2f0c5c1a11")
+def heal(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, as `status` shows it.")],
+    host: Host = "",
+    namespace: Namespace = "",
+) -> None:
+    """Start a failed run again.
+
+    It has the same version and parameters. Finished members are reused.
+    """
+    from backdrop.kubeflow import publish
+    from backdrop.kubeflow.client import connect
+
+    endpoint = connect(host, namespace)
+    again = publish.heal(endpoint, run)
+    print(f"run {run} has started again as {again}")
+    print(f"See {endpoint.page(f'runs/details/{again}')}, or run: backdrop pipeline status")
+
+
 @command(app, "backdrop pipeline preflight --params params.yaml")
 def preflight(
     params: Params,
     ray: Annotated[bool, typer.Option("--ray", help="Check for KubeRay too.")] = False,
     ensemble: Annotated[
-        str, typer.Option("--ensemble", metavar="ENSEMBLE", help="Check its pretrained weights too.")
+        str, typer.Option("--ensemble", metavar="ENSEMBLE", help="Check its weights and fold schemes too.")
     ] = "",
     host: Host = "",
     namespace: Namespace = "",

@@ -64,6 +64,12 @@ class Kubernetes:
             listing = client.CoreV1Api(self.api).list_node(label_selector=selector, _request_timeout=TIMEOUT_S)
             return list(listing.items)
 
+    def config_map(self, namespace: str, name: str) -> dict[str, str]:
+        """The keys of a ConfigMap and their texts."""
+        with self._errors(f"read the ConfigMap {name} in namespace {namespace}"):
+            found = client.CoreV1Api(self.api).read_namespaced_config_map(name, namespace, _request_timeout=TIMEOUT_S)
+            return dict(found.data or {})
+
     def kinds(self, group: str, version: str) -> set[str]:
         """The kinds of objects in an API group; none if the group doesn't exist."""
         try:

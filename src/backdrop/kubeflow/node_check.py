@@ -1,7 +1,10 @@
-"""Asks Kubernetes' API whether a task's pod fits on one of the GPU nodes."""
+"""Asks Kubernetes' API whether a task's pod fits on one of the GPU nodes, and what happens if it is lost there."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
@@ -10,6 +13,16 @@ from backdrop.config.cluster import Toleration
 from backdrop.config.quantity import parse_quantity
 
 SHOWN = 3  # nodes that an error names
+# Argo's settings, where Kubeflow Pipelines installs it, and its words for which ends of a pod are tried again.
+ARGO_NAMESPACE, ARGO_SETTINGS = "kubeflow", "workflow-controller-configmap"
+HEAL = "start what is lost again with `backdrop pipeline heal`"
+RETRIED = {
+    "Always": "tries again pods that are lost and containers that die",
+    "OnError": "tries again pods that are lost; containers that die aren't, so tasks start their own work again",
+    "OnFailure": f"tries again containers that die; pods that are lost may not be: {HEAL}",
+    "OnTransientError": f"tries again neither pods that are lost nor containers that die: {HEAL}",
+}
+DEFAULT_POLICY = "OnFailure"
 
 
 def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
@@ -52,6 +65,27 @@ def check_rayjobs() -> str:
         if "RayJob" not in kubernetes.kinds("ray.io", "v1"):
             raise EndpointError("Kubernetes has no ray.io/v1 RayJob", "Install the KubeRay operator and its CRDs")
     return "ray.io/v1 RayJob is installed"
+
+
+def check_retries() -> str:
+    """Says which losses Argo makes up for; it is no fault if we may not read that."""
+    try:
+        with kubernetes_client.connect() as kubernetes:
+            settings = kubernetes.config_map(ARGO_NAMESPACE, ARGO_SETTINGS)
+    except EndpointError as error:
+        return f"which losses Argo tries again isn't known: {error.what}"
+    policy = _policy(settings)
+    return f"Argo {RETRIED.get(policy, f'has the retryPolicy {policy}')} ({policy})"
+
+
+def _policy(settings: Mapping[str, str]) -> str:
+    """The retryPolicy of templates that name none, as all of Kubeflow's."""
+    found: Any = {}
+    with contextlib.suppress(yaml.YAMLError):
+        found = yaml.safe_load(settings.get("workflowDefaults") or "")
+    for key in ("spec", "templateDefaults", "retryStrategy", "retryPolicy"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return str(found or DEFAULT_POLICY)
 
 
 def _obstacle(node: Any, needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:

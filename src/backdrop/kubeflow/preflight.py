@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from backdrop.common import s3, storage
@@ -10,8 +11,10 @@ from backdrop.common.progress import working
 from backdrop.common.words import count
 from backdrop.config import Ensemble
 from backdrop.config.network import MIRROR
+from backdrop.data.folds.plan import check_rules
+from backdrop.data.listing import IMAGE_SUFFIXES
 from backdrop.kubeflow.client import connect
-from backdrop.kubeflow.node_check import check_nodes, check_rayjobs
+from backdrop.kubeflow.node_check import check_nodes, check_rayjobs, check_retries
 from backdrop.pipelines.parameters import tolerations_of
 from backdrop.tracking import URI, is_server, tracking_uri
 from backdrop.tracking.client import connect as connect_mlflow
@@ -30,7 +33,7 @@ def preflight(
         host: Kubeflow's address; from the environment if empty.
         namespace: Kubeflow's; from the environment or the pod if empty.
         ray: whether the run needs KubeRay.
-        ensemble: what the run trains; None leaves out what only its recipes need.
+        ensemble: what the run trains; None leaves out what only its recipes and fold schemes need.
 
     Yields:
         The name of each check, whether it passed, and a sentence about it.
@@ -54,8 +57,10 @@ def _checks(
     if storage.is_remote(values["work"]):  # a local folder is the pod's own
         yield "work", lambda: check_work(values["work"])
     if ensemble:
+        yield "split", lambda: check_split(values["data"], ensemble, values["objects"])
         yield "weights", lambda: check_weights(ensemble)
     yield "nodes", lambda: _check_pool(values)
+    yield "retries", check_retries
     if ray:
         yield "ray", check_rayjobs
 
@@ -82,7 +87,7 @@ def check_mlflow() -> str:
     """
     if not is_server(tracking_uri()):
         raise TrackingError(f"{URI} isn't a server's address", "Set it to the address that pods use")
-    client = connect_mlflow()
+    client = connect_mlflow(wait=False)
     with server_errors("MLflow can't list its experiments", "Check its permissions and its --allowed-hosts"):
         client.search_experiments(max_results=1)
     return "MLflow answers"
@@ -117,6 +122,25 @@ def check_weights(ensemble: Ensemble) -> str:
         if not storage.exists(source):
             raise StorageError(f"{source} doesn't exist", f"Copy the file there, or fix {MIRROR}")
     return f"{count(len(sources), 'file')} of pretrained weights can be read" if sources else "no encoder is pretrained"
+
+
+def check_split(data: str, ensemble: Ensemble, objects: int = 0) -> str:
+    """Checks that the objects can be split by each of the ensemble's fold schemes, as far as names say.
+
+    Args:
+        data: the dataset.
+        ensemble: with the schemes.
+        objects: only this number of objects, the first by name; 0 for all.
+
+    Raises:
+        PlanError: if they can't.
+        StorageError: if the photographs can't be listed.
+    """
+    paths = map(Path, storage.list_files(f"{data.rstrip('/')}/train"))
+    stems = [path.stem for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    names = sorted({stem.rpartition("_")[0] for stem in stems})[: objects or None]
+    check_rules([stem for stem in stems if stem.rpartition("_")[0] in names], ensemble.plans())
+    return f"{count(len(names), 'object')} can be split by the schemes of ensemble {ensemble.name}"
 
 
 def check_work(work: str) -> str:

@@ -1,6 +1,7 @@
 """Connects to the MLflow server or store, finds its experiment, and turns MLflow's errors into ours."""
 
 import contextlib
+import functools
 import os
 import re
 import warnings
@@ -28,6 +29,7 @@ with warnings.catch_warnings():
     import mlflow.pyfunc  # noqa: F401  # only so that it warns here
 
 REGISTRY = "MLFLOW_REGISTRY_URI"  # of another server for the models; MLflow reads it
+POD = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in each pod
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
 ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
@@ -37,8 +39,12 @@ T = TypeVar("T")
 AGAIN = "Check the server and run the same command again: finished work is reused"
 
 
-def connect() -> MlflowClient:
+def connect(wait: bool | None = None) -> MlflowClient:
     """A client of the server or store that the environment names, or else of the current folder's store.
+
+    Args:
+        wait: whether to wait ten minutes for a server that is away; by default in a pod, where servers move between
+            nodes and nobody is there to start the work again.
 
     Raises:
         TrackingError: if tracking is off, MLflow can't use the address, or the server doesn't answer within seconds.
@@ -56,8 +62,11 @@ def connect() -> MlflowClient:
     for address in filter(is_server, servers):
         check_header(TOKEN, os.environ.get(TOKEN))
         what = f"MLflow at {without_credentials(address)} doesn't answer"
-        with server_errors(what, f"Start the server or fix {servers[address]}"):
-            ping(address)
+        if wait if wait is not None else POD in os.environ:
+            retry(what, functools.partial(ping, address))
+        else:
+            with server_errors(what, f"Start the server or fix {servers[address]}"):
+                ping(address)
     try:
         return MlflowClient(uri)
     except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
@@ -100,7 +109,7 @@ def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) ->
         return act()
 
     try:
-        return wait_for(attempt, policy, _is_transient, trying(f"{what} yet", policy, _words))
+        return wait_for(attempt, policy, is_transient, trying(f"{what} yet", policy, _words))
     except (MlflowException, OSError) as error:
         raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
 
@@ -198,7 +207,7 @@ def _artifact_location(name: str) -> str | None:
     return str(artifact_folder(path) / quote(name, safe="")) if path else None
 
 
-def _is_transient(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether a retry may succeed: no answer, an internal error, or a row that another process has just inserted."""
     if isinstance(error, MlflowException):
         if error.error_code == "BAD_REQUEST" and TAKEN.search(str(error)):

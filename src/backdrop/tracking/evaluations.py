@@ -96,7 +96,7 @@ def find_evaluation(digest: str, plans: Mapping[str, bytes]) -> str | None:
 def log_evaluation(digest: str, findings: Findings) -> str:
     """Writes the evaluation run, and makes it the parent of members' runs that have no parent.
 
-    It resumes a run that a killed call left, or joins one that a pipeline created (`MLFLOW_RUN_ID`).
+    It resumes a run that a killed call left.
 
     Args:
         digest: the ensemble's.

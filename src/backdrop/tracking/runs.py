@@ -9,13 +9,14 @@ from typing import Any, Self
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from backdrop.common.errors import TrackingError
 from backdrop.common.owner import parse_owner
 from backdrop.common.progress import log
 from backdrop.config import Recipe
 from backdrop.inference.member import METRICS, Member, read_member
-from backdrop.tracking.client import connect, experiment_id, find_runs, ping, retry, server_errors
+from backdrop.tracking.client import connect, experiment_id, find_runs, is_transient, ping, retry, server_errors
 from backdrop.tracking.members import KEY, member_address, upload_member
 from backdrop.tracking.metrics_uploader import HEARTBEAT, OWNER, MetricsUploader, heartbeat, owner
 from backdrop.tracking.provenance import provenance
@@ -23,42 +24,46 @@ from backdrop.tracking.system_metrics import SystemMetrics
 
 KIND = "backdrop.kind"
 PARENT = "mlflow.parentRunId"
-RUN_ID = "MLFLOW_RUN_ID"  # set by a pipeline that has created the run
+RUN_ID = "MLFLOW_RUN_ID"  # set by whoever has opened a run around us, as Kubeflow's MLflow plugin does
 CLOSE_S, USAGE_S = 5.0, 1.0  # for calls in progress when training ends; those of system metrics may get lost
 SILENT_S = 120.0  # a running run without a heartbeat for longer has lost its process
 VALUE = 500  # characters of a parameter's value; MLflow refuses very long ones
 
 
-def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> Run:
+def open_run(client: MlflowClient, name: str, tags: Mapping[str, str], query: str) -> Run:
     """Reopens the newest run that the query finds and no living process writes to, or creates a new one.
+
+    A run that `MLFLOW_RUN_ID` names becomes the parent of a new one, if this server knows it. It isn't ours to write
+    to: a member in it would never be found again.
 
     Args:
         client: the server's or store's.
         name: of a new run.
         tags: of a new run.
         query: MLflow's filter for a run that an earlier process left; empty for a new run in any case.
-        join: whether to use the run that a pipeline has created (`MLFLOW_RUN_ID`), if any.
 
     Raises:
-        TrackingError: if the server doesn't answer, or the pipeline's run is finished.
+        TrackingError: if the server doesn't answer.
     """
     signs = {OWNER: owner(), HEARTBEAT: heartbeat()}
     with server_errors(f"The run of {name} can't be opened"):
-        if join and os.environ.get(RUN_ID):
-            return _join(client, os.environ[RUN_ID])
         for run in filter(_is_free, find_runs(client, query) if query else []):
             client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in signs.items()])
             if run.info.status != "FINISHED":  # a finished one stays so
                 client.update_run(run.info.run_id, status="RUNNING")
             return run
-        return client.create_run(experiment_id(client), tags={**tags, **signs}, run_name=name)
+        return client.create_run(experiment_id(client), tags={**_parent(client), **tags, **signs}, run_name=name)
 
 
-def _join(client: MlflowClient, run_id: str) -> Run:
-    run = client.get_run(run_id)
-    if run.info.status == "FINISHED":
-        raise TrackingError(f"Run {run_id}, which {RUN_ID} names, is finished", f"Unset {RUN_ID}, or name another run")
-    return run
+def _parent(client: MlflowClient) -> dict[str, str]:
+    """The tag that names the run around ours, if this server knows that run."""
+    run_id = os.environ.get(RUN_ID)
+    try:
+        return {PARENT: str(client.get_run(run_id).info.run_id)} if run_id else {}
+    except MlflowException as error:
+        if is_transient(error):
+            raise
+        return {}
 
 
 def _is_free(run: Run) -> bool:
@@ -77,9 +82,9 @@ class OpenRun:
     the server answers.
     """
 
-    def __init__(self, name: str, tags: Mapping[str, str], query: str, join: bool = True) -> None:
+    def __init__(self, name: str, tags: Mapping[str, str], query: str) -> None:
         self.tags = {**tags, **provenance(tags[KIND])}
-        self._name, self._query, self._join = name, query, join
+        self._name, self._query = name, query
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -89,7 +94,7 @@ class OpenRun:
             TrackingError: if the server doesn't answer.
         """
         self.client = connect()
-        self.run = open_run(self.client, self._name, self.tags, self._query, self._join)
+        self.run = open_run(self.client, self._name, self.tags, self._query)
         self.run_id = str(self.run.info.run_id)
         return self
 
@@ -123,8 +128,8 @@ class OpenRun:
 class MemberRun(OpenRun):
     """A member's run: `with MemberRun(key, recipe, fold) as run: …; run.finish(folder)`.
 
-    It resumes a run that a killed training of the same member left, or joins one that a pipeline created. While another
-    process trains the same member, each has its own run. With `fresh` it never resumes, so that the new member's run is
+    It resumes a run that a killed training of the same member left. While another process trains the same member, each
+    has its own run. With `fresh` it never resumes, so that the new member's run is
     the newest.
     """
 

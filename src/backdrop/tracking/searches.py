@@ -46,7 +46,7 @@ class SearchRuns(OpenRun):
     def __init__(self, key: str, recipe: Recipe, space: str) -> None:
         tags = {SEARCH: key, "backdrop.recipe": recipe.name, "backdrop.space": space}
         new_tags, query = _opening("search", tags)
-        super().__init__(f"{recipe.name}-search", new_tags, f"{query} and attributes.status != 'FINISHED'", join=False)
+        super().__init__(f"{recipe.name}-search", new_tags, f"{query} and attributes.status != 'FINISHED'")
         self._key = key
         self._news: dict[str, tuple[Entry, Recipe]] = {}
         self._sent: dict[str, Sent] = {}
@@ -141,7 +141,7 @@ class SearchRuns(OpenRun):
     def _begin(self, name: str, entry: Entry, recipe: Recipe) -> Sent:
         tags = {TRIAL: f"{self._key}/{name}", PARENT: self.run_id, "backdrop.family": entry.family}
         new_tags, query = _opening("trial", tags)
-        run = open_run(self.client, name, new_tags, f"{query} and tags.`{PARENT}` = '{self.run_id}'", join=False)
+        run = open_run(self.client, name, new_tags, f"{query} and tags.`{PARENT}` = '{self.run_id}'")
         values = [Param(key, str(value)) for key, value in entry.values.items()]
         params = [*values, *(Param(*pair) for pair in flatten(recipe.model_dump(mode="json")))]
         new = [param for param in params if param.key not in run.data.params]

@@ -96,6 +96,22 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
     return _placed(FoldPlan(data, rows), rule, old.assignment() if old else {})
 
 
+def check_rules(stems: Iterable[str], rules: Iterable[Rule]) -> None:
+    """Checks that photographs can be split by rules, as far as their names say: no mask is needed.
+
+    Args:
+        stems: the photographs', `<object>_<view>`.
+        rules: the fold schemes.
+
+    Raises:
+        PlanError: if there are fewer objects than folds, or one lacks a rule's view.
+    """
+    rows = [Row(stem, *stem.rpartition("_")[::2], 0, None) for stem in stems]
+    for rule in rules:
+        # Ranked by area, whatever the rule: other schemes draw by areas that aren't known yet.
+        assign(_object_areas(rows, rule.view), replace(rule, by="area_rank"))
+
+
 def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
     """A plan of the same objects with the same holdout, but other folds.
 
