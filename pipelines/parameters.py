@@ -24,6 +24,9 @@ TYPES: Mapping[str, tuple[tuple[type[Any], ...], str]] = {
 }
 # Kubernetes checks these only when it creates a pod, hours into a run.
 QUANTITIES = {"cpu": "a number of cores such as 4 or 500m", "memory": "a size such as 16Gi"}
+RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-A-Za-z0-9_.]+")
+LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+MINIMUM = {"objects": 0, "ray_workers": 1}
 
 
 def read_parameters(path: Path, package: Package) -> dict[str, Any]:
@@ -76,10 +79,21 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
         raise ConfigError(f"{path}: {name} is {value!r}", "Give a whole number")
     if name in QUANTITIES and not is_quantity(value):
         raise ConfigError(f"{path}: {name} is {value!r}", f"Give {QUANTITIES[name]}")
+    if name in MINIMUM and value < MINIMUM[name]:
+        raise ConfigError(f"{path}: {name} is {value}", f"Give at least {MINIMUM[name]}")
+    if name == "accelerator" and not RESOURCE.fullmatch(value):
+        raise ConfigError(f"{path}: {name} is {value!r}", "Give a resource's whole name, such as nvidia.com/gpu")
     if name == "node_selector":
-        for label, text in value.items():
-            if not isinstance(text, str):
-                remedy = f'Put it in quotes: "{str(text).lower()}"'
-                raise ConfigError(f"{path}: node_selector: {label} is {text!r}, not text", remedy)
+        _check_labels(path, value)
     if name == "tolerations":
         tolerations_of(str(path), value)
+
+
+def _check_labels(path: Path, labels: Mapping[str, Any]) -> None:
+    for label, text in labels.items():
+        if not isinstance(text, str):
+            remedy = f'Put it in quotes: "{str(text).lower()}"'
+            raise ConfigError(f"{path}: node_selector: {label} is {text!r}, not text", remedy)
+        if not LABEL.fullmatch(text):
+            remedy = "A label's value has letters, digits and -_. between them, at most 63"
+            raise ConfigError(f"{path}: node_selector: {label} is {text!r}", remedy)
