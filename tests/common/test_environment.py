@@ -78,13 +78,16 @@ def test_in_a_pod_no_proxy_is_asked_for_the_cluster(monkeypatch: pytest.MonkeyPa
         assert proxy_for("http://mlflow.ml.svc:5000") is None
 
 
-def test_certificates_are_those_of_the_environment() -> None:
+def test_certificates_are_those_of_the_environment(tmp_path: Path) -> None:
+    first, second = (str(tmp_path / name) for name in ("a.crt", "b.crt"))
+    Path(first).touch()
+    Path(second).touch()
     with environment(REQUESTS_CA_BUNDLE=None, SSL_CERT_FILE=None):
         assert certificates() is None
-        with environment(SSL_CERT_FILE="/b.crt"):
-            assert certificates() == "/b.crt"
-            with environment(REQUESTS_CA_BUNDLE="/a.crt"):
-                assert certificates() == "/a.crt"
+        with environment(SSL_CERT_FILE=second):
+            assert certificates() == second
+            with environment(REQUESTS_CA_BUNDLE=first):
+                assert certificates() == first
 
 
 def test_a_dead_proxy_is_not_asked_for_a_server_on_this_machine(bucket: str) -> None:

@@ -5,15 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+from base64 import b64decode
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from backdrop.common import kubernetes_client
-from backdrop.common.errors import EndpointError
+from backdrop.common.errors import ConfigError, EndpointError
 from backdrop.kubeflow import client as endpoint
 from backdrop.kubeflow.client import connect
-from tests.fakes.http import company_certificate, running, silent
+from tests.fakes.http import JsonHandler, company_certificate, running, silent
 from tests.fakes.kfp import FakeKfp, Refused, Server, serving
 
 
@@ -39,11 +41,63 @@ def test_a_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         assert connect("http://kubeflow.example:8888").version == "2.17.0"
 
 
+def test_a_proxy_is_told_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(Login()) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"me:p%40ss@127.0.0.1:{proxy.server_port}")
+        with pytest.raises(EndpointError, match=r"refuses the request \(407"):
+            connect("http://kubeflow.example:8888")
+        assert b64decode(proxy.logins[0].removeprefix("Basic ")) == b"me:p@ss"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        (
+            "socks5://127.0.0.1:9",
+            "The proxy socks5://127.0.0.1:9 isn't an http address. Fix HTTP_PROXY and HTTPS_PROXY.",
+        ),
+        ("ftp://me:secret@127.0.0.1:9", "The proxy ftp://127.0.0.1:9 isn't an http address. Fix HTTP_PROXY and"),
+    ],
+)
+def test_a_proxy_that_is_none(proxy: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(ConfigError) as caught:
+        connect("http://kubeflow.example:8888")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_bundle_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.crt")
+    with pytest.raises(ConfigError, match=r"^/nowhere\.crt, named by SSL_CERT_FILE, isn't a file. Name a file of"):
+        connect("https://kubeflow.example")
+
+
+class Login(ThreadingHTTPServer):
+    """A proxy that keeps who asks, and lets nobody through."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), LoginHandler)
+        self.logins: list[str] = []
+
+
+class LoginHandler(JsonHandler):
+    server: Login
+
+    def refuse(self) -> None:
+        self.server.logins.append(self.headers.get("proxy-authorization", ""))
+        self.reply(407, {"message": "who?"})
+
+    do_GET = refuse  # noqa: N815  # http.server's name
+
+
 def test_certificates_of_a_company_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context, bundle = company_certificate(tmp_path)
     with running(Server(FakeKfp())) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         host = f"https://127.0.0.1:{server.server_port}"
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
         with pytest.raises(EndpointError, match="CERTIFICATE_VERIFY_FAILED"):
             connect(host)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))

@@ -6,8 +6,11 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from backdrop.common.errors import ConfigError, shorten
+from backdrop.common.redact import is_http, is_misread, without_credentials
 
 # Variables that name files which libraries read.
 FILES = (
@@ -89,23 +92,54 @@ def bypass_proxy() -> None:
             os.environ[name] = ",".join(dict.fromkeys(host for host in (*hosts, *LOOPBACK, *_cluster_hosts()) if host))
 
 
-def proxy_for(address: str) -> str | None:
-    """The proxy that the environment names for a URL; None for a direct connection.
+def use_network(settings: Any, address: str) -> None:
+    """Sets the environment's proxy and certificates in a generated client's configuration, which ignores them.
 
-    For clients that don't read these variables themselves.
+    Args:
+        settings: a Configuration of Kubernetes' or of Kubeflow Pipelines' client.
+        address: the server's URL.
+
+    Raises:
+        ConfigError: if the proxy's address can't be used.
     """
+    proxy = proxy_for(address)
+    if proxy and not settings.proxy:
+        bare = without_credentials(proxy)
+        if is_misread(proxy) or not is_http(bare):
+            raise ConfigError(f"The proxy {bare} isn't an http address", "Fix HTTP_PROXY and HTTPS_PROXY")
+        settings.proxy, settings.proxy_headers = proxy, _proxy_login(proxy)
+    settings.ssl_ca_cert = settings.ssl_ca_cert or certificates()
+
+
+def proxy_for(address: str) -> str | None:
+    """The proxy that the environment names for a URL; None for a direct connection."""
     from requests.utils import get_environ_proxies, select_proxy
 
     proxy: str | None = select_proxy(address, get_environ_proxies(address))
-    return proxy
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def certificates() -> str | None:
     """The environment's file of trusted certificates; None for the public ones.
 
-    For clients that don't read these variables themselves.
+    Raises:
+        ConfigError: if it isn't a file.
     """
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or None
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            if not Path(path).is_file():
+                raise ConfigError(f"{path}, named by {name}, isn't a file", "Name a file of certificates")
+            return path
+    return None
+
+
+def _proxy_login(proxy: str) -> dict[str, str]:
+    """The header that tells a proxy who asks; empty if its address has no name."""
+    from urllib3.util import make_headers
+
+    parts = urlsplit(proxy)
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return dict(make_headers(proxy_basic_auth=login)) if parts.username else {}
 
 
 def _cluster_hosts() -> list[str]:

@@ -13,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from backdrop.common.environment import certificates, proxy_for
+from backdrop.common.environment import use_network
 from backdrop.common.errors import EndpointError, shorten
 
 __all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "pod_namespace"]
@@ -127,6 +127,7 @@ def connect() -> Iterator[Kubernetes]:
 
     Raises:
         EndpointError: if no cluster is configured.
+        ConfigError: if the environment's proxy or certificates can't be used.
     """
     settings = client.Configuration()
     settings.retries = RETRIES
@@ -135,8 +136,7 @@ def connect() -> Iterator[Kubernetes]:
     except ConfigException:
         with _kubeconfig_errors():
             config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
-    settings.proxy = settings.proxy or proxy_for(settings.host)
-    settings.ssl_ca_cert = settings.ssl_ca_cert or certificates()
+    use_network(settings, settings.host)
     with client.ApiClient(settings) as api:
         yield Kubernetes(settings.host, api)
 

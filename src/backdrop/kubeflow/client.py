@@ -17,7 +17,7 @@ import urllib3
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH, ServiceAccountTokenVolumeCredentials
 from kfp_server_api import ApiClient, ApiException
 
-from backdrop.common.environment import certificates, check_header, proxy_for
+from backdrop.common.environment import check_header, use_network
 from backdrop.common.errors import EndpointError, shorten
 from backdrop.common.kubernetes_client import pod_namespace
 from backdrop.common.redact import ENCODE, is_http, is_misread, without_credentials
@@ -80,8 +80,13 @@ class _Client(kfp.Client):
     def __init__(self, host: str, **credentials: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # that it works with KFP 2 only
-            super().__init__(host=host, proxy=proxy_for(host), ssl_ca_cert=certificates(), **credentials)
+            super().__init__(host=host, **credentials)
         _set_timeout(self._run_api.api_client)
+
+    def _load_config(self, *arguments: Any) -> Any:
+        config = super()._load_config(*arguments)
+        use_network(config, config.host)
+        return config
 
     def _load_context_setting_or_default(self) -> None:
         self._context_setting = {"namespace": "any"}  # without it the constructor polls the server for 25 seconds
@@ -100,6 +105,7 @@ def connect(host: str = "", namespace: str = "") -> Endpoint:
 
     Raises:
         EndpointError: if no address is set, nothing answers, it isn't KFP or is too old, or it refuses the token.
+        ConfigError: if the environment's proxy or certificates can't be used.
     """
     host = (host or os.environ.get(HOST, "")).rstrip("/")
     if not host:
