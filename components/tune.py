@@ -24,6 +24,7 @@ def tune(
     memory: str,
     node_selector: dict,
     tolerations: list,
+    cluster: dict,
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
@@ -31,7 +32,8 @@ def tune(
     """Searches a schedule, or reuses a finished search, and returns the recipe's YAML with it.
 
     `recipe` is the name of one in the ensemble's YAML, `config`. `budget` is fast or full. With `workers`, it searches
-    on a cluster of that many pods that KubeRay creates, with this image and on these nodes; otherwise in its own pod.
+    on a cluster of that many pods that KubeRay creates, with this image, on these nodes and with what `cluster` says
+    beside; otherwise in its own pod.
     A search that isn't among the `missing` tasks was found by `plan`, and isn't made.
     """
     import json
@@ -50,9 +52,9 @@ def tune(
 
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
     pods |= {"gpus": int(gpus), "cpu": cpu, "node_selector": node_selector, "tolerations": tolerations}
-    cluster_file = as_file(json.dumps(pods)) if workers else nullcontext()
-    with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster:
-        plan, resources = recipe_plan(plans.path, config.path, recipe), Resources(cluster=cluster)
+    cluster_file = as_file(json.dumps(cluster | pods)) if workers else nullcontext()
+    with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster_path:
+        plan, resources = recipe_plan(plans.path, config.path, recipe), Resources(cluster=cluster_path)
         if f"tune-{recipe}" in missing.split(", "):
             record = watched("tune", lambda: step(data, plan, path, out, BUDGETS[budget], resources=resources))
         else:

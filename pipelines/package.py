@@ -1,8 +1,8 @@
 """Compiles a pipeline: the same graph gives the same YAML, and its version changes with the graph."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble
+from backdrop.config.cluster import RETRIES
 from backdrop.pipelines.compact import compact, name_alike
 from backdrop.pipelines.lint import refuse
 from backdrop.pipelines.size import estimate_size
@@ -24,6 +25,22 @@ DIGITS = 12
 COMPILED = ", compiled by `backdrop pipeline compile`"  # ends a package's first line
 # libyaml's, if PyYAML has it: without it a large ensemble's package takes seconds to read.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Settings of a package's pods that KFP takes only when compiling.
+
+    Attributes:
+        labels: of every task's pod, such as Kueue's `kueue.x-k8s.io/queue-name`.
+        retries: how often Argo tries a task on the GPU nodes again.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    retries: int = RETRIES
+
+
+PODS = Pods()
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,13 @@ def is_package(data: bytes) -> bool:
     return head.startswith(b"# ") and head.endswith(COMPILED.encode())
 
 
-def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned = "off", ray: bool = False) -> Package:
+def build(
+    ensemble: Ensemble,
+    folds: Sequence[int] | None = None,
+    tuned: Tuned = "off",
+    ray: bool = False,
+    pods: Pods = PODS,
+) -> Package:
     """Compiles an ensemble's training pipeline.
 
     Args:
@@ -54,11 +77,15 @@ def build(ensemble: Ensemble, folds: Sequence[int] | None = None, tuned: Tuned =
         folds: only the members of these folds; None for all.
         tuned: the budget of each recipe's schedule search.
         ray: search on a Ray cluster that KubeRay creates, not in the task's own pod.
+        pods: what KFP can't take when a run starts.
 
     Raises:
         ConfigError: if the ensemble has no such fold or too many members, or the linter finds a fault in the package.
     """
-    documents = _compile(training(ensemble, folds, tuned=tuned, ray=ray))
+    documents = _compile(training(ensemble, folds, pods.retries, tuned, ray))
+    if pods.labels:
+        for settings in _settings(documents).values():
+            settings["podMetadata"] = {"labels": dict(pods.labels)}
     size = estimate_size(documents)
     if size.is_too_large:
         remedy = "Train fewer members, or some folds at a time (--folds)"
@@ -80,5 +107,11 @@ def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
         path = Path(folder, "package.yaml")
         Compiler().compile(graph, str(path))
         documents = list(yaml.load_all(name_alike(path.read_text(encoding="utf-8")), Loader=LOADER))  # a safe loader
-    compact(documents[0], documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
+    compact(documents[0], _settings(documents))
     return documents
+
+
+def _settings(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The Kubernetes settings of a package's executors, by their labels."""
+    settings: dict[str, Any] = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return settings

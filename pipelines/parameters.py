@@ -7,7 +7,8 @@ from typing import Any
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
-from backdrop.config.cluster import Toleration
+from backdrop.components.image import IMAGE
+from backdrop.config.cluster import Cluster, Toleration
 from backdrop.config.explain import suggest
 from backdrop.config.quantity import is_quantity
 from backdrop.config.records import parse, parse_yaml, read_text
@@ -21,6 +22,15 @@ TYPES: Mapping[str, tuple[tuple[type[Any], ...], str]] = {
     "NUMBER_DOUBLE": ((int, float), "a number"),
     "LIST": ((list,), "a list"),
     "STRUCT": ((dict,), "a mapping"),
+}
+# A Ray cluster's settings that a run has elsewhere.
+OWN = {
+    "image": "the cluster has the tasks' image",
+    "workers": "it is the parameter ray_workers",
+    **{
+        key: f"it is the parameter {key}, of GPU tasks too"
+        for key in ("accelerator", "gpus", "cpu", "memory", "node_selector", "tolerations")
+    },
 }
 # Kubernetes checks these only when it creates a pod, hours into a run.
 QUANTITIES = {"cpu": "a number of cores such as 4 or 500m", "memory": "a size such as 16Gi"}
@@ -84,16 +94,25 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
     if name == "accelerator" and not RESOURCE.fullmatch(value):
         raise ConfigError(f"{path}: {name} is {value!r}", "Give a resource's whole name, such as nvidia.com/gpu")
     if name == "node_selector":
-        _check_labels(path, value)
+        _check_labels(f"{path}: node_selector", value)
     if name == "tolerations":
         tolerations_of(str(path), value)
+    if name == "ray_cluster":
+        _check_cluster(path, value)
 
 
-def _check_labels(path: Path, labels: Mapping[str, Any]) -> None:
+def _check_cluster(path: Path, settings: Mapping[str, Any]) -> None:
+    for key in settings:
+        if key in OWN:
+            raise ConfigError(f"{path}: ray_cluster has {key}", f"Take it out: {OWN[key]}")
+    made = parse(Cluster, {"image": IMAGE, **settings}, f"{path}: ray_cluster")
+    _check_labels(f"{path}: ray_cluster: labels", made.labels)
+
+
+def _check_labels(source: str, labels: Mapping[str, Any]) -> None:
     for label, text in labels.items():
         if not isinstance(text, str):
-            remedy = f'Put it in quotes: "{str(text).lower()}"'
-            raise ConfigError(f"{path}: node_selector: {label} is {text!r}, not text", remedy)
+            raise ConfigError(f"{source}: {label} is {text!r}, not text", f'Put it in quotes: "{str(text).lower()}"')
         if not LABEL.fullmatch(text):
             remedy = "A label's value has letters, digits and -_. between them, at most 63"
-            raise ConfigError(f"{path}: node_selector: {label} is {text!r}", remedy)
+            raise ConfigError(f"{source}: {label} is {text!r}", remedy)

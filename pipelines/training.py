@@ -122,6 +122,7 @@ def training(
         node_selector: dict[str, str] = NODE_SELECTOR,
         tolerations: list[dict[str, str]] = TOLERATIONS,
         ray_workers: int = RAY_WORKERS,
+        ray_cluster: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
     ) -> None:
         """Trains, judges and promotes the ensemble.
 
@@ -138,6 +139,7 @@ def training(
             node_selector: labels of the GPU nodes.
             tolerations: tolerations of the GPU nodes' taints.
             ray_workers: pods of the Ray cluster for schedule searches, if one is used; each has the GPUs above.
+            ray_cluster: that cluster's further settings, as in a cluster's YAML: head_memory, labels and so on.
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checking = configure(check(data=data, ensemble=config, objects=objects))
@@ -165,7 +167,7 @@ def training(
         with dsl.If(planning["Output"] == True, name="work"):  # noqa: E712  # KFP compiles the comparison
             found = {}
             for search in searches:
-                task = _tune(search, source, work, tuned, pool, None if ray else places, ray_workers)
+                task = _tune(search, source, work, tuned, pool, None if ray else places, ray_workers, ray_cluster)
                 found[search.name] = task.outputs["Output"]
             addresses = []
             for part, subpipeline in zip(parts, subpipelines, strict=True):
@@ -272,10 +274,12 @@ def _tune(
     pool: GpuPool,
     places: Mapping[str, GpuPool] | None,
     workers: PipelineChannel,
+    cluster: PipelineChannel,
 ) -> PipelineTask:
     """The tune component, named after the recipe.
 
-    Without `places`, it searches on a Ray cluster of `workers` pods in the pool, and only watches, which takes no GPU.
+    Without `places`, it searches on a Ray cluster of `workers` pods in the pool, with what `cluster` says beside, and
+    only watches, which takes no GPU.
     """
     name = f"tune-{recipe.name}"
     task = _named(tune, name)(
@@ -284,6 +288,7 @@ def _tune(
         out=f"{work}/{SEARCH.replace('{recipe}', recipe.name)}",
         budget=budget,
         workers=0 if places else workers,
+        cluster={} if places else cluster,
         image=IMAGE,
         **pool.inputs(),
     )

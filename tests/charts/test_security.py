@@ -106,7 +106,11 @@ def test_rights_are_few() -> None:
     rules = {m["metadata"]["name"]: m["rules"] for m in manifests("full") if m["kind"] in ("Role", "ClusterRole")}
     everything = [rule for of_role in rules.values() for rule in of_role]
     assert not any("*" in rule[key] for rule in everything for key in ("apiGroups", "resources", "verbs"))
-    assert rules["ml-cutouts-preflight"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    argo = {"resources": ["configmaps"], "resourceNames": ["workflow-controller-configmap"], "verbs": ["get"]}
+    assert rules["ml-cutouts-preflight"] == [
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]},
+        {"apiGroups": [""], **argo},
+    ]
     assert {rule["apiGroups"][0] for name in ("cutouts", "cutouts-preflight") for rule in rules[name]} == {
         "pipelines.kubeflow.org"
     }

@@ -12,8 +12,9 @@ from typer.main import get_command
 from backdrop.cli.app import main
 from backdrop.cli.pipeline import app
 
+PACKAGE = ("--folds", "--set", "--tune", "--ray", "--label", "--retries")
 OPTIONS = {
-    "compile": {"ensemble", "-o", "--out", "--folds", "--set", "--tune", "--ray"},
+    "compile": {"ensemble", "-o", "--out", *PACKAGE},
     "lint": {"package"},
     "heal": {"run", "--host", "--namespace"},
     "preflight": {"--params", "--ray", "--ensemble", "--host", "--namespace"},
@@ -41,10 +42,7 @@ OPTIONS = {
         "--service-account",
         "--host",
         "--namespace",
-        "--folds",
-        "--set",
-        "--tune",
-        "--ray",
+        *PACKAGE,
     },
     "status": {"--name", "--host", "--namespace"},
     "submit": {
@@ -54,12 +52,9 @@ OPTIONS = {
         "--service-account",
         "--host",
         "--namespace",
-        "--folds",
-        "--set",
-        "--tune",
-        "--ray",
+        *PACKAGE,
     },
-    "upload": {"ensemble", "--host", "--namespace", "--folds", "--set", "--tune", "--ray"},
+    "upload": {"ensemble", "--host", "--namespace", *PACKAGE},
 }
 
 

@@ -276,7 +276,7 @@ def test_tune(workers: int, plans: Any, artifact: Any, config: Any, tmp_path: Pa
     monkeypatch.setattr("backdrop.steps.tune.tune", step)
     outputs = {name: artifact(name) for name in ("metrics", "summary", "page")}
     ensemble = config("name: one\nmembers: [{recipe: tiny}]\n")
-    pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [])
+    pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [], {"head_cpu": "1"})
     where = ("d", ensemble, plans, "tiny", str(out), "fast")
     tuned = tune.python_func(*where, "tune-tiny, verdict", workers, *pool, **outputs)
     assert seen["given"] == ("d", f"{plans.path}/000.csv", seen["given"][2], str(out), BUDGETS["fast"])
@@ -287,7 +287,7 @@ def test_tune(workers: int, plans: Any, artifact: Any, config: Any, tmp_path: Pa
     assert Path(outputs["page"].path).read_text() == "<p>hello"
     if workers:
         made = parse(Cluster, yaml.safe_load(seen["cluster"]), "cluster")
-        assert (made.workers, made.gpus, made.node_selector) == (3, 1, {"a": "b"})
+        assert (made.workers, made.gpus, made.node_selector, made.head_cpu) == (3, 1, {"a": "b"}, "1")
     else:
         assert seen["cluster"] is None
     monkeypatch.setattr("backdrop.steps.tune.find_search", lambda *_: None)

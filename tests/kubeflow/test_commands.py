@@ -136,6 +136,7 @@ def test_schedule(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
         (["schedule", "--name", "weekly"], "A recurring run needs ENSEMBLE, --cron and --params"),
         (["schedule", "tiny", "--name", "w", "--cron", "0 3 * * 0", "--params", "x"], "has 5 fields, not 6"),
         (["submit", "tiny", "--params", "/no/such"], "Parameters /no/such can't be read"),
+        (["upload", "tiny", "--label", "queue name=a"], "--label queue name=a isn't a label. Write KEY=VALUE"),
         (["upload", "tinny"], "There is no ensemble tinny. Did you mean tiny?"),
     ],
 )

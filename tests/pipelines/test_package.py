@@ -20,7 +20,7 @@ from backdrop.config.catalog import shipped
 from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, SIGNING_KEY, TRUSTED_KEY, WEBHOOK_KEYS
 from backdrop.config.planned import planned
 from backdrop.config.records import override, parse
-from backdrop.pipelines.package import Package, build, digest
+from backdrop.pipelines.package import Package, Pods, build, digest
 from backdrop.pipelines.size import MOST, estimate_size
 from backdrop.pipelines.training import training, with_overrides
 
@@ -188,6 +188,7 @@ def test_parameters_and_their_defaults(graph: dict[str, Any]) -> None:
         "node_selector": {"nvidia.com/gpu.present": "true"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "ray_workers": 2,
+        "ray_cluster": {},
     }
     assert [name for name, entry in inputs.items() if not entry.get("isOptional")] == ["data"]
     # The backend reads a number as empty text where a resource is asked for.
@@ -404,6 +405,20 @@ def test_kfp_reads_what_we_write(package: Package) -> None:
     assert "data" in loaded.required_inputs
 
 
+def test_labels_and_retries_are_the_packages_own() -> None:
+    pods = Pods({"kueue.x-k8s.io/queue-name": "vision"}, retries=5)
+    made = build(find_ensemble("tiny"), [0], pods=pods)
+    graph, settings = made.documents[0], made.documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(settings) == set(graph["deploymentSpec"]["executors"])
+    for executor in settings.values():
+        assert executor["podMetadata"] == {"labels": {"kueue.x-k8s.io/queue-name": "vision"}}
+    retried = [
+        place.task["retryPolicy"]["maxRetryCount"] for place in tasks_of(graph).values() if "retryPolicy" in place.task
+    ]
+    assert set(retried) == {5}
+    assert made.version != build(find_ensemble("tiny"), [0]).version
+
+
 def test_version_changes_with_the_recipe(package: Package) -> None:
     other = build(with_overrides(find_ensemble("demo"), ["epochs=11"]))
     assert other.name == package.name == "backdrop-demo"
@@ -491,6 +506,7 @@ def test_a_task_that_watches_a_ray_cluster_takes_no_gpu() -> None:
     graph, settings = tuned(ray=True)
     task = tasks_of(graph)[f"{WORK}/tune-tiny"]
     assert task.value("workers") == {"componentInputParameter": "ray_workers"}
+    assert task.value("cluster") == {"componentInputParameter": "ray_cluster"}
     assert task.value("node_selector") == {"componentInputParameter": "node_selector"}
     assert "accelerator" not in container(graph, f"{WORK}/tune-tiny")["resources"]
     assert "nodeSelector" not in settings_of(graph, settings, f"{WORK}/tune-tiny")

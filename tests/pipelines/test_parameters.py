@@ -22,6 +22,7 @@ node_selector: {pool: gpu, nvidia.com/gpu.present: "true"}
 tolerations:
   - {key: nvidia.com/gpu, operator: Exists}
   - {key: team, value: vision, effect: NoExecute, tolerationSeconds: 60}
+ray_cluster: {head_memory: 4Gi, labels: {kueue.x-k8s.io/queue-name: vision}, retries: 1}
 """
 
 
@@ -35,7 +36,8 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
     path.write_text(WHOLE)
     given = read_parameters(path, package)
     assert set(given) == {
-        *("data", "name", "objects", "promotion", "gpus", "cpu", "memory", "node_selector", "tolerations")
+        *("data", "name", "objects", "promotion", "gpus", "cpu", "memory", "node_selector", "tolerations"),
+        "ray_cluster",
     }
     full = with_defaults(given, package)
     assert full["accelerator"] == "nvidia.com/gpu"
@@ -47,6 +49,13 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
     ("text", "message"),
     [
         ("name: cars", "key data is missing. Add data."),
+        ("data: d\nray_cluster: {labels: {a: 1}}", "ray_cluster: labels.a"),
+        ("data: d\nray_cluster: {head_memroy: 4Gi}", "Did you mean head_memory?"),
+        ("data: d\nray_cluster: {head_cpu: four}", "ray_cluster: head_cpu"),
+        (
+            "data: d\nray_cluster: {memory: 4Gi}",
+            "ray_cluster has memory. Take it out: it is the parameter memory, of GPU",
+        ),
         ("data: [", "is not valid YAML"),
         ("- data", "is not a mapping"),
         ("data: x\nnode_selektor: {}", "unknown key node_selektor. Did you mean node_selector?"),

@@ -154,6 +154,7 @@ params.yaml: |
   promotion: {{ .promotion }}
   {{- end }}
   ray_workers: {{ int .Values.tuning.workers }}
+  ray_cluster: {{ .Values.tuning.cluster | toJson }}
   {{- include "backdrop.gpuNodePool" . | nindent 2 }}
 {{- with .Values.pipeline.files }}
 {{ toYaml . }}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
+from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, package_of
 from backdrop.common.errors import ConfigError
 
 app = typer.Typer()
@@ -31,6 +31,8 @@ def upload(
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
     ray: Ray = False,
+    labels: Labels = [],  # noqa: B006  # typer's way, and never changed
+    retries: Retries = None,
 ) -> None:
     """Upload an ensemble's training pipeline to Kubeflow.
 
@@ -39,7 +41,7 @@ def upload(
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.publish import publish
 
-    package = package_of(ensemble, folds, assignments, tune, ray)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
     published = publish(connect(host, namespace), package)
     print(f"pipeline {published.name} is {published.pipeline_id}")
     print(f"version {published.version} is {published.version_id} ({'new' if published.new else 'unchanged'})")
@@ -57,13 +59,15 @@ def submit(
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
     ray: Ray = False,
+    labels: Labels = [],  # noqa: B006  # typer's way, and never changed
+    retries: Retries = None,
 ) -> None:
     """Start one run of the training pipeline on Kubeflow."""
     from backdrop.kubeflow import publish
     from backdrop.kubeflow.client import connect
     from backdrop.pipelines.parameters import read_parameters
 
-    package = package_of(ensemble, folds, assignments, tune, ray)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)
@@ -91,6 +95,8 @@ def schedule(
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
     ray: Ray = False,
+    labels: Labels = [],  # noqa: B006  # typer's way, and never changed
+    retries: Retries = None,
 ) -> None:
     """Create or update a recurring run on Kubeflow."""
     from backdrop.kubeflow import publish, recurring_runs
@@ -105,7 +111,7 @@ def schedule(
     if not (ensemble and cron and params):
         raise ConfigError("A recurring run needs ENSEMBLE, --cron and --params", "Give all three, or --remove")
     cron = check_cron(cron)
-    package = package_of(ensemble, folds, assignments, tune, ray)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)

@@ -1,9 +1,13 @@
 """Options that several commands share."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from backdrop.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from backdrop.pipelines.package import Package
@@ -47,19 +51,45 @@ Ray = Annotated[bool, typer.Option("--ray", help="Search on a Ray cluster that K
 Assignments = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe: epochs=2. Repeatable.")
 ]
+Labels = Annotated[
+    list[str], typer.Option("--label", metavar="KEY=VALUE", help="Label of every task's pod. Repeatable.")
+]
+Retries = Annotated[
+    int | None, typer.Option("--retries", min=0, metavar="N", help="How often to retry a lost GPU task. Default: 2.")
+]
+# As Kubernetes takes them; the part before a slash is a domain.
+LABEL = re.compile(r"((?:[a-z0-9.-]{1,253}/)?\w(?:[\w.-]{0,61}\w)?)=(\w(?:[\w.-]{0,61}\w)?)?", re.ASCII)
 
 
-def package_of(ensemble: str, folds: str, assignments: list[str], tune: str, ray: bool) -> "Package":
+def package_of(
+    ensemble: str,
+    folds: str,
+    assignments: list[str],
+    tune: str,
+    ray: bool,
+    labels: Sequence[str] = (),
+    retries: int | None = None,
+) -> "Package":
     """Compiles the package that the options describe.
 
     Raises:
-        ConfigError: if there is no such ensemble, fold, key or budget.
+        ConfigError: if there is no such ensemble, fold, key or budget, or Kubernetes wouldn't take a label.
     """
     from backdrop.config import find_ensemble
+    from backdrop.config.cluster import RETRIES
     from backdrop.config.explain import as_choice
     from backdrop.config.folds import as_folds
-    from backdrop.pipelines.package import build
+    from backdrop.pipelines.package import Pods, build
     from backdrop.pipelines.training import Tuned, with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    return build(chosen, as_folds(folds) or None, as_choice("--tune", tune, Tuned), ray)
+    pods = Pods(dict(map(_label, labels)), RETRIES if retries is None else retries)
+    return build(chosen, as_folds(folds) or None, as_choice("--tune", tune, Tuned), ray, pods)
+
+
+def _label(text: str) -> tuple[str, str]:
+    match = LABEL.fullmatch(text)
+    if match is None:
+        remedy = "Write KEY=VALUE, each of at most 63 letters, digits, '-', '_' and '.'"
+        raise ConfigError(f"--label {text} isn't a label", remedy)
+    return match[1], match[2] or ""

@@ -9,7 +9,7 @@ import typer
 
 from backdrop.cli import kubeflow
 from backdrop.cli.command import Group, command
-from backdrop.cli.options import Assignments, EnsembleName, FoldList, Ray, Tune, package_of
+from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, package_of
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
 app.add_typer(kubeflow.app)
@@ -32,6 +32,8 @@ def compile_(
     assignments: Assignments = [],  # noqa: B006  # typer's way, and never changed
     tune: Tune = "off",
     ray: Ray = False,
+    labels: Labels = [],  # noqa: B006  # typer's way, and never changed
+    retries: Retries = None,
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop.common.outputs import require_file, write_file
@@ -39,7 +41,7 @@ def compile_(
     from backdrop.pipelines.size import estimate_size
 
     require_file(out, is_package, "a compiled pipeline")
-    package = package_of(ensemble, folds, assignments, tune, ray)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
     write_file(out, package.dump(), is_package, "a compiled pipeline")
     print(f"{package.name} {package.version} is in {out}; {estimate_size(package.documents).sentence}")
 

@@ -54,8 +54,14 @@ class Cluster(Record):
         gpus: GPUs per worker; 0 for none.
         cpu: CPU cores that each worker requests, such as 4 or 300m.
         memory: memory limit of each worker, /dev/shm included.
+        storage: disk that each worker requests and may fill, for its copy of the dataset; empty to leave it open.
         node_selector: labels of the workers' nodes.
         tolerations: tolerations of the workers.
+        affinity: affinity of the workers, as in a pod.
+        head_cpu: CPU cores that the head requests.
+        head_memory: memory limit of the head.
+        labels: labels of the job and of all pods, such as Kueue's `kueue.x-k8s.io/queue-name`.
+        priority_class: priority class of all pods; empty for the cluster's default.
         service_account: service account of all pods; empty for the namespace's default.
         retries: how often to create a new cluster after a failure.
         deadline_s: time limit of the job in seconds, retries included; None for no limit.
@@ -68,8 +74,14 @@ class Cluster(Record):
     gpus: Annotated[int, Field(ge=0)] = 1
     cpu: Quantity = "4"
     memory: Quantity = "16Gi"
+    storage: Quantity | Literal[""] = ""
     node_selector: dict[str, str] = NODE_SELECTOR
     tolerations: list[dict[str, str]] = TOLERATIONS
+    affinity: dict[str, Any] = Field(default_factory=dict)
+    head_cpu: Quantity = "2"
+    head_memory: Quantity = "8Gi"
+    labels: dict[str, str] = Field(default_factory=dict)
+    priority_class: str = ""
     service_account: str = ""
     retries: Annotated[int, Field(ge=0)] = RETRIES
     deadline_s: Count | None = None

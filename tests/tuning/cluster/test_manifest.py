@@ -25,6 +25,12 @@ FULL = Cluster(
     gpus=2,
     cpu="8",
     memory="64Gi",
+    storage="200Gi",
+    affinity={"nodeAffinity": {}},
+    head_cpu="1",
+    head_memory="4Gi",
+    labels={"kueue.x-k8s.io/queue-name": "vision"},
+    priority_class="batch",
     node_selector={"pool": "big"},
     tolerations=[{"key": "big", "operator": "Exists"}],
     service_account="trainer",
@@ -100,14 +106,27 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
     assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
     head = pods(job)["head"]["spec"]
     assert not {"nodeSelector", "tolerations"} & set(head)
-    assert set(head["containers"][0]["resources"]["limits"]) == {"memory"}
+    assert head["containers"][0]["resources"] == {
+        "requests": {"cpu": "1", "memory": "4Gi"},
+        "limits": {"memory": "4Gi"},
+    }
+    assert pods(manifest(PLAIN, "tune-1", COMMAND))["head"]["spec"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "2", "memory": "8Gi"},
+        "limits": {"memory": "8Gi"},
+    }
+    for labeled in (job, *pods(job).values()):
+        assert labeled["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "vision"
+        assert labeled["metadata"]["labels"]["app.kubernetes.io/part-of"] == "backdrop"
+    assert [one["spec"]["priorityClassName"] for one in pods(job).values()] == ["batch", "batch"]
     assert [workers[key] for key in ("replicas", "minReplicas", "maxReplicas")] == [3, 3, 3]
     assert workers["rayStartParams"] == {"num-cpus": "8", "num-gpus": "2"}
     pod = workers["template"]["spec"]
     assert pod["containers"][0]["resources"] == {
-        "requests": {"cpu": "8", "memory": "64Gi"},
-        "limits": {"memory": "64Gi", "amd.com/gpu": "2"},
+        "requests": {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "200Gi"},
+        "limits": {"memory": "64Gi", "ephemeral-storage": "200Gi", "amd.com/gpu": "2"},
     }
+    assert pod["affinity"] == {"nodeAffinity": {}}
+    assert "affinity" not in head
     assert pod["nodeSelector"] == {"pool": "big"}
     assert pod["tolerations"] == [{"key": "big", "operator": "Exists"}]
     assert pod["serviceAccountName"] == head["serviceAccountName"] == "trainer"

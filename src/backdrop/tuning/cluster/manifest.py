@@ -27,8 +27,6 @@ SPEC = "backdrop/spec"  # the annotation with the spec's digest
 NAME = re.compile("[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # KubeRay derives a Service's name from it
 # Not app.kubernetes.io/name: KubeRay's Services find their pods by it.
 LABELS = {"app.kubernetes.io/part-of": "backdrop", "app.kubernetes.io/component": "tune"}
-# The head runs the command, but no trials.
-HEAD = {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
 KEEP_S = 60  # a finished RayJob is kept this long, so that we see its end before the operator deletes it
 
 
@@ -62,25 +60,35 @@ def manifest(cluster: Cluster, name: str, command: Sequence[str]) -> dict[str, A
         "rayClusterSpec": {
             "rayVersion": version("ray"),
             "authOptions": {"mode": "token"},
-            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": _template(cluster, "ray-head", HEAD)},
+            "headGroupSpec": _head(cluster),
             "workerGroupSpecs": [_workers(cluster)],
         },
     }
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-    metadata = {"name": name, "labels": LABELS, "annotations": {SPEC: digest}}
+    metadata = {"name": name, "labels": {**cluster.labels, **LABELS}, "annotations": {SPEC: digest}}
     if cluster.namespace:
         metadata["namespace"] = cluster.namespace
     return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
 
 
+def _head(cluster: Cluster) -> dict[str, Any]:
+    """The head runs the command, but no trials."""
+    memory = {"memory": cluster.head_memory}
+    resources = {"requests": {"cpu": cluster.head_cpu, **memory}, "limits": memory}
+    return {"rayStartParams": {"num-cpus": "0"}, "template": _template(cluster, "ray-head", resources)}
+
+
 def _workers(cluster: Cluster) -> dict[str, Any]:
-    limits = {"memory": cluster.memory} | ({cluster.accelerator: str(cluster.gpus)} if cluster.gpus else {})
-    resources = {"requests": {"cpu": cluster.cpu, "memory": cluster.memory}, "limits": limits}
+    both = {"memory": cluster.memory} | ({"ephemeral-storage": cluster.storage} if cluster.storage else {})
+    limits = both | ({cluster.accelerator: str(cluster.gpus)} if cluster.gpus else {})
+    resources = {"requests": {"cpu": cluster.cpu, **both}, "limits": limits}
     template = _template(cluster, "ray-worker", resources)
     volume = {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_SIZE}}
     template["spec"]["volumes"].append(volume)
     template["spec"]["containers"][0]["volumeMounts"].append({"name": "shared-memory", "mountPath": SHARED_MEMORY})
     template["spec"] |= {"nodeSelector": cluster.node_selector, "tolerations": cluster.tolerations}
+    if cluster.affinity:
+        template["spec"]["affinity"] = cluster.affinity
     return {
         "groupName": "gpu",
         "replicas": cluster.workers,
@@ -123,7 +131,9 @@ def _template(cluster: Cluster, container: str, resources: dict[str, dict[str, s
     }
     if cluster.service_account:
         spec["serviceAccountName"] = cluster.service_account
-    return {"metadata": {"labels": LABELS}, "spec": spec}
+    if cluster.priority_class:
+        spec["priorityClassName"] = cluster.priority_class
+    return {"metadata": {"labels": {**cluster.labels, **LABELS}}, "spec": spec}
 
 
 def _environment() -> list[dict[str, Any]]:
