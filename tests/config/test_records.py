@@ -41,6 +41,11 @@ def test_overrides_leave_the_original_alone() -> None:
             r"unknown key schedule\.0\.lrs\. Did you mean lr\?",
         ),
         (["epochs=0"], r"^--set epochs=0: epochs can't be 0\. Write at least 1\.$"),
+        (["epochs=9223372036854775808"], r"epochs can't be 9223372036854775808\. Write at most 100000\.$"),
+        (["network.depth=9223372036854775808"], r"network\.depth can't be 9.*\. Write at most 12\.$"),
+        (["network.width=9223372036854775808"], r"network\.width can't be 9.*\. Write at most 4096\.$"),
+        (["snapshots=9223372036854775808"], r"snapshots can't be 9.*\. Write at most 1000\.$"),
+        (["input.size=4096000x4096000"], r"input\.size can't be 4096000x4096000\. Write it as WxH"),
         (["input.size=12x"], r"^--set input\.size=12x: input\.size can't be .*Write it as WxH, such as 768x512"),
         (
             ["input.size=100x96"],
@@ -120,6 +125,8 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
     twice = {"name": "x", "members": [{"recipe": "tiny"}, {"recipe": "tiny"}]}
     with pytest.raises(ConfigError, match="has recipe tiny twice"):
         records.parse(Ensemble, twice, "x").resolve()
+    with pytest.raises(ConfigError, match=r"folds\.count can't be 9.*\. Write at most 1000\."):
+        records.parse(Ensemble, {"name": "x", "folds": {"count": 2**63}, "members": [{"recipe": "tiny"}]}, "x")
     with pytest.raises(ConfigError, match=r"folds\.count can't be 1\. Write at least 2\."):
         records.parse(Ensemble, {"name": "x", "folds": {"count": 1}, "members": [{"recipe": "tiny"}]}, "x")
 

@@ -84,7 +84,7 @@ class Cluster(Record):
     priority_class: str = ""
     service_account: str = ""
     retries: Annotated[int, Field(ge=0)] = RETRIES
-    deadline_s: Count | None = None
+    deadline_s: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
 
 
 class Toleration(Record):

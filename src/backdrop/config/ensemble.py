@@ -23,7 +23,7 @@ NO_SLICES = ("", "image", "object", "fold", "dice")  # columns of images.csv tha
 class Scheme(Record):
     """How objects are split into folds; the keys are the options of `backdrop split`."""
 
-    count: Annotated[int, Field(ge=2)] = 5
+    count: Annotated[int, Field(ge=2, le=1000)] = 5
     by: By = "area"
     view: str | None = None
     seed: int = 0

@@ -13,7 +13,8 @@ from backdrop.config.records import Record
 MIRROR = "BACKDROP_PRETRAINED_MIRROR"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]  # far beyond any use: a typo must not take all memory
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class UNet(Record):
@@ -23,10 +24,10 @@ class UNet(Record):
     """
 
     kind: Literal["unet"]
-    width: Count = 32
-    depth: Count = 5
+    width: Width = 32
+    depth: Annotated[int, Field(ge=1, le=12)] = 5
     max_channels: Count | None = None
-    up_convolutions: Count = 2
+    up_convolutions: Annotated[int, Field(ge=1, le=16)] = 2
     bias: bool = False
 
     @property
@@ -43,7 +44,7 @@ class LinkNet(Record):
 
     kind: Literal["linknet"]
     encoder: Literal["resnet18", "resnet34"] = "resnet34"
-    width: Annotated[int, Field(ge=4)] = 64
+    width: Annotated[int, Field(ge=4, le=4096)] = 64
     skip: Literal["add", "concat"] = "add"
 
     @property
@@ -59,8 +60,8 @@ class VggUNet(Record):
     """
 
     kind: Literal["vgg_unet"]
-    width: Count = 32
-    encoder_width: Count = 64
+    width: Width = 32
+    encoder_width: Width = 64
 
     @property
     def stride(self) -> int:
@@ -129,7 +130,7 @@ class Tta(Record):
 
     hflip: bool = False
     vflip: bool = False
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=16)], ...], Field(min_length=1, max_length=100)] = (1.0,)
     average: Literal["logits", "probabilities"] = "logits"
 
 

@@ -1,7 +1,7 @@
 """Patterns of valid text, and the remedies for invalid text."""
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,118}$"  # a pipeline's name, `backdrop-NAME`, has at most 128 characters in KFP
-SIZE = r"^[1-9]\d*x[1-9]\d*$"
+SIZE = r"^[1-9]\d{0,4}x[1-9]\d{0,4}$"
 SHA256 = r"^[0-9a-f]{8,64}$"
 
 EXAMPLES = {

@@ -37,7 +37,7 @@ class Checkpoints(Record):
     """When a checkpoint is due: `every_s` seconds or `every_steps` steps after the last one, whichever comes first."""
 
     every_s: Positive = 60.0
-    every_steps: Count | None = None
+    every_steps: Annotated[int, Field(ge=1)] | None = None
 
 
 class Loading(Record):
@@ -49,7 +49,7 @@ class Loading(Record):
     """
 
     cache: Literal["auto", "disk", "device", "none"] = "auto"
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0, le=1000)] | None = None
 
 
 class Recipe(Record):
@@ -79,7 +79,7 @@ class Recipe(Record):
     augmentation: tuple[Change, ...] = (HFlip(kind="hflip"),)
     replay_every: Count | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    snapshots: Count | None = None
+    snapshots: Annotated[int, Field(ge=1, le=1000)] | None = None
     pseudo_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     tta: Tta = Tta()
     seed: Annotated[int, Field(ge=0)] = 0

@@ -240,11 +240,11 @@ class Budget(Record):
     """
 
     trials: Count = 16
-    epochs: Annotated[int, Field(ge=2)] = 6
+    epochs: Annotated[int, Field(ge=2, le=100_000)] = 6
     folds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     searcher: Literal["tpe", "random"] = "tpe"
     scheduler: Literal["asha", "none"] = "asha"
-    repeats: Annotated[int, Field(ge=0)] = 3
+    repeats: Annotated[int, Field(ge=0, le=1000)] = 3
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -24,7 +24,8 @@ from backdrop.data.synthetic import draw_car, object_name, render
 STEP = "sample"
 RECORD = "sample.json"
 JPEG_QUALITY = 90
-MIN_SIDE = 64
+MIN_SIDE, MAX_SIDE = 64, 16_384
+MAX_PHOTOGRAPHS = 1_000_000
 
 
 class SampleRecord(Record):
@@ -48,16 +49,17 @@ def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", 
         seed: random seed of the cars.
 
     Raises:
-        ConfigError: if a number is too small.
+        ConfigError: if a number is too small or too large.
         DataError: if another sample stands there.
         StorageError: if something else stands there, or it can't be written.
     """
     width, height = parse_size(size)
     record = SampleRecord(objects=objects, views=views, size=size, seed=seed)
-    if objects < 1 or views < 1 or min(width, height) < MIN_SIDE:
+    small = min(objects, views) < 1 or min(width, height) < MIN_SIDE
+    if small or objects * views > MAX_PHOTOGRAPHS or max(width, height) > MAX_SIDE:
         raise ConfigError(
             f"{count(objects, 'object')} with {count(views, 'view')} at {size} can't be drawn",
-            "The minimum is 1 object, 1 view, 64x64",
+            f"The minimum is 1 object, 1 view, 64x64; the maximum is {MAX_PHOTOGRAPHS:,} photographs of 16384x16384",
         )
     if _stands_there(out, record):
         return record
