@@ -3,15 +3,10 @@
 Afterward every foreign byte is there, and the same command works, or refuses in one line.
 """
 
-import multiprocessing
-import os
 import random
 import shutil
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import boto3
@@ -22,13 +17,8 @@ from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.steps.train import train
 from tests.conftest import SMALL, SPACE, draw_dataset, draw_pair
+from tests.steps.command_process import start
 
-# A server that has imported all that commands need forks a process for each, which takes no time.
-SERVER = multiprocessing.get_context("forkserver")
-PRELOADED = ("train", "evaluate", "label", "predict", "sample", "import_", "split")
-SERVER.set_forkserver_preload(
-    [*(f"backdrop.steps.{name}" for name in PRELOADED), "backdrop.training.fit", "backdrop.pipelines.package", "boto3"]
-)
 TRAINED = ("epochs=6", *SMALL[1:], "checkpoint.every_steps=1", "loading.workers=0")
 
 # What each command writes; others' files have these names too.
@@ -165,25 +155,6 @@ def neighborhood(request: pytest.FixtureRequest, tmp_path: Path) -> Neighborhood
     for _ in range(5):
         neighbors.add(f"{chance.choice(('', 'photos/', 'out2/', 'checkpoints/'))}{chance.randbytes(4).hex()}.jpg")
     return neighbors
-
-
-def run_command(words: list[str], environment: Mapping[str, str], log: str) -> None:
-    """A command in a process of its own, as if a shell had started it."""
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["backdrop", *words]
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
-    from backdrop.cli.app import main
-
-    main()
-
-
-def start(words: list[str], log: Path) -> BaseProcess:
-    process = SERVER.Process(target=run_command, args=(words, dict(os.environ), str(log)))
-    process.start()
-    return process
 
 
 def finish(words: list[str], log: Path) -> int:
