@@ -3,6 +3,7 @@
 `python3 -m backdrop.components.task kfp.dsl.executor_main …` is what a component's container runs.
 """
 
+import contextlib
 import os
 import runpy
 import sys
@@ -58,8 +59,9 @@ def _say(code: int, *lines: str) -> int:
     lines = tuple(" ".join(redact(line).split()) for line in lines)
     sys.stdout.flush()
     print(*lines, sep="\n", file=sys.stderr, flush=True)
-    if TERMINATION_LOG.exists():
-        TERMINATION_LOG.write_text(". ".join(lines), encoding="utf-8")
+    with contextlib.suppress(OSError):  # the log has the lines anyhow
+        if TERMINATION_LOG.exists():
+            TERMINATION_LOG.write_text(". ".join(lines), encoding="utf-8")
     return code
 
 

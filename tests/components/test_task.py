@@ -111,6 +111,17 @@ def test_the_store_of_the_data_is_not_kubeflows(run: Run, bucket: str, data: Pat
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("plugin", [True, False])
+def test_the_experiment_of_kubeflows_mlflow_plugin_is_not_ours(plugin: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32 if plugin else "")
+    monkeypatch.setenv("BACKDROP_AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_REGION", "kubeflow")
+    task.take_settings()
+    assert os.environ.get("MLFLOW_EXPERIMENT_ID") == (None if plugin else "7")
+    assert (os.environ["AWS_REGION"], os.environ.get("BACKDROP_AWS_REGION")) == ("eu-central-1", None)
+
+
 def test_kubernetes_and_so_kubeflows_page_show_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "termination-log"
     log.touch()

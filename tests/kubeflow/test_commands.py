@@ -218,7 +218,7 @@ def test_status(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
 def node(name: str, state: str, *children: str) -> dict[str, object]:
     """A task of a run, as Kubeflow lists it: each node of Argo's, named by its pod."""
     pods = [{"pod_name": child} for child in children]
-    return {"task_id": f"id-{name}", "display_name": name.rstrip("0123456789") or name, "state": state,
+    return {"task_id": f"id-{name}", "display_name": name.rstrip("-0123456789"), "state": state,
             "pod_name": name, "child_tasks": pods}  # fmt: skip
 
 
@@ -228,17 +228,17 @@ def test_status_names_the_task_that_failed(kfp: FakeKfp, host: str, params: str,
     run["state"] = "FAILED"
     tasks = [
         node("run", "FAILED", "check", "members-tiny"),
-        node("check", "SUCCEEDED", "executor1"),
-        node("executor1", "SUCCEEDED"),
+        node("check", "SUCCEEDED", "executor-1"),
+        node("executor-1", "SUCCEEDED"),
         node("members-tiny", "FAILED", "train-a", "train-b"),
-        node("train-a", "FAILED", "executor2"),
-        node("executor2", "FAILED"),
-        node("train-b", "FAILED", "executor3"),
-        {**node("executor3", "FAILED"), "error": {"code": 2, "message": "Error (exit code 1)"}},
+        node("train-a", "FAILED", "executor-2"),
+        node("executor-2", "FAILED"),
+        node("train-b", "FAILED", "executor-3"),
+        {**node("executor-3", "FAILED"), "error": {"code": 2, "message": "Error (exit code 1)"}},
     ]
     run["run_details"] = {"task_details": tasks}
     log = "Got executor_input\nerror: an earlier one\nepoch 1/2\nerror: Loss is NaN at step 5\nfix: Lower lr\n"
-    kfp.logs[str(run["run_id"]), "executor2"] = log
+    kfp.logs[str(run["run_id"]), "executor-system-container-impl-2"] = log
     lines = call("status")[1].splitlines()
     assert lines[-2:] == [
         "    members-tiny/train-a: Loss is NaN at step 5. Lower lr.",

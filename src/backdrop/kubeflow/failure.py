@@ -14,6 +14,7 @@ from backdrop.kubeflow.client import TIMEOUT_S, Endpoint
 LOG = "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log"
 TAIL = 100  # lines of a log; the error is in its last ones
 ATTEMPT = re.compile(r"\(\d+\)$")
+NODE_NUMBER, TEMPLATE = re.compile(r"(-\d+)$"), r"-system-container-impl\1"
 POD = "executor"  # KFP's name for a task's pod, inside the node that is named after the task
 
 
@@ -56,9 +57,18 @@ def _name(task: Any, parents: dict[str, Any]) -> str:
 
 def _reason(endpoint: Endpoint, run_id: str, task: Any) -> str:
     """The error in the task's log; or else what Kubeflow says about it."""
-    said = last_error(_log(endpoint, run_id, task.pod_name or task.task_id))
+    said = next(filter(None, (last_error(_log(endpoint, run_id, name)) for name in _log_names(task))), "")
     errors = [task.error, *(state.error for state in reversed(task.state_history or []))]
     return shorten(said or next((error.message for error in errors if error), "") or "see its log")
+
+
+def _log_names(task: Any) -> list[str]:
+    """What a task's log may be known by: its node's id where logs are archived, else the pod's name.
+
+    Argo makes the one of the other by putting in the template's name.
+    """
+    known = [name for name in (task.pod_name, task.task_id) if name]
+    return list(dict.fromkeys(form for name in known for form in (name, NODE_NUMBER.sub(TEMPLATE, name))))
 
 
 def _log(endpoint: Endpoint, run_id: str, node_id: str) -> list[str]:
