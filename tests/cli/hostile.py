@@ -79,6 +79,7 @@ COMMANDS: dict[str, str] = {
     "pipeline submit": "pipeline submit ensemble.yaml --params params.yaml",
     "pipeline schedule": "pipeline schedule ensemble.yaml --name weekly --cron 0_0_3_*_*_0 --params params.yaml",
     "pipeline status": "pipeline status",
+    "pipeline heal": "pipeline heal 4cc9b90d",
     "pipeline preflight": "pipeline preflight --params params.yaml --ray",
 }
 # Those that need MLflow's store, Kubeflow's client or Ray, which take seconds to import.

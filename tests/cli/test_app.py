@@ -28,7 +28,7 @@ SURFACE = {
     },
     "label": {"data", "plan", "members", "out", "ensemble", "max_uncertainty"},
     "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},
-    "evaluate": {"data", "plan", "members", "out", "ensemble"},
+    "evaluate": {"data", "plan", "members", "out", "ensemble", "model"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name", "override", "version", "reason"},
     "rollback": {"model", "name", "to", "reason"},

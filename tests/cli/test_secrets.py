@@ -57,6 +57,7 @@ COMMANDS = [
     ["pipeline", "submit", "tiny", "--host", "http://127.0.0.1:9", "--params", YAML],
     ["pipeline", "preflight", "--host", A, "--params", YAML],
     ["pipeline", "status", "--host", A],
+    ["pipeline", "heal", A, "--host", A],
     ["pipeline", A],
     [A],
 ]
