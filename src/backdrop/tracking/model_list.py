@@ -43,7 +43,7 @@ def list_models() -> Iterator[ListedModel]:
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    client = connect()
+    client = connect(wait=False)
     with server_errors("The registered models can't be listed"):
         for model in history.pages(client.search_registered_models, order_by=["name"]):
             if not NAME.fullmatch(model.name):
