@@ -4,10 +4,13 @@ import contextlib
 import gc
 import inspect
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -130,6 +133,34 @@ def plan(data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "plan.csv"
     path.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, 0.15, "area", 0))))
     return path
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tuple[str, ...]], str]:
+    """Trains a member of a fold of `data` and `plan`, once for all tests of a worker."""
+    from backdrop.steps.train import train  # loads torch
+
+    folder = tmp_path_factory.mktemp("trained")
+    data, plan = draw_dataset(folder / "data", 6, 2), folder / "plan.csv"
+    plan.write_bytes(dump_plan(make_plan(open_dataset(data), Rule(2, 0.15, "area", 0))))
+
+    @cache
+    def member(fold: int, overrides: tuple[str, ...]) -> str:
+        return train(str(data), str(plan), "tiny", fold, tempfile.mkdtemp(dir=folder), overrides).address
+
+    return member
+
+
+@pytest.fixture
+def trained_pair(
+    _trained_once: Callable[[int, tuple[str, ...]], str], tmp_path: Path
+) -> Callable[[tuple[str, ...]], list[str]]:
+    """Gives a tiny member with these overrides for each fold of `plan`, trained on `data`, in folders of the test."""
+
+    def make(overrides: tuple[str, ...]) -> list[str]:
+        return [str(shutil.copytree(_trained_once(k, overrides), tmp_path / f"m{k}")) for k in (0, 1)]
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,9 @@ def test_folds_are_balanced_by_area(squashed: Dataset, holdout: float, spread: f
     assert all(len(folds) == 1 for folds in places.values())
 
 
-@pytest.mark.parametrize(("folder", "count"), [("full", 224), ("squashed-512", 2720)])
+@pytest.mark.parametrize(
+    ("folder", "count"), [("full", 224), pytest.param("squashed-512", 2720, marks=pytest.mark.thorough)]
+)
 def test_every_mask_survives_run_length_encoding(folder: str, count: int) -> None:
     photos = list(open_dataset(Path(str(FOLDER)) / folder).photos.values())
     assert len(photos) == count

@@ -1,5 +1,6 @@
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from backdrop.steps.evaluate import evaluate
 from backdrop.steps.members import open_member
 from backdrop.steps.register import register
 from backdrop.steps.split import split
-from backdrop.steps.train import train
 from tests.conftest import SMALL
 from tests.tracking.workspace import write_member
 
@@ -32,9 +32,9 @@ SET = dict(item.split("=") for item in SMALL)
 
 
 @pytest.fixture
-def members(data: Path, plan: Path, tmp_path: Path) -> list[str]:
+def members(trained_pair: Callable[[tuple[str, ...]], list[str]]) -> list[str]:
     """A member of each fold."""
-    return [train(str(data), str(plan), "tiny", fold, str(tmp_path / f"m{fold}"), SMALL).address for fold in (0, 1)]
+    return trained_pair(SMALL)
 
 
 @pytest.fixture

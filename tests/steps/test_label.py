@@ -41,9 +41,9 @@ def unlabeled(data: Path) -> Path:
 
 
 @pytest.fixture
-def members(unlabeled: Path, plan: Path, tmp_path: Path) -> list[str]:
+def members(trained_pair: Callable[[tuple[str, ...]], list[str]]) -> list[str]:
     """One member for each of the two folds."""
-    return [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"m{k}"), LONGER).address for k in (0, 1)]
+    return trained_pair(LONGER)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -33,6 +33,7 @@ def shown(name: str) -> dict[str, int]:
     return {alias: int(number) for alias, number in connect().get_registered_model(name).aliases.items()}
 
 
+@server_is_thorough
 def test_a_champion_that_was_rolled_back_to_is_held(tracked: str, workspace: Workspace, name: str) -> None:
     data = str(workspace.data)
     for seed, dice in ((1, 0.95), (2, 0.97)):
@@ -66,6 +67,7 @@ def test_a_champion_that_was_rolled_back_to_is_held(tracked: str, workspace: Wor
     assert not verify_history(name)
 
 
+@server_is_thorough
 def test_people_decide_too(tracked: str, workspace: Workspace, name: str) -> None:
     data = str(workspace.data)
     workspace.register(name, 1, 0.95)
@@ -94,6 +96,7 @@ def test_people_decide_too(tracked: str, workspace: Workspace, name: str) -> Non
     assert all(entry.actor and entry.time for entry in history(name))
 
 
+@server_is_thorough
 def test_an_unchanged_run_is_no_look(tracked: str, workspace: Workspace, name: str) -> None:
     data = str(workspace.data)
     workspace.register(name, 1, 0.95)
