@@ -12,10 +12,12 @@ from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
 STEPS = ("train", "evaluate", "label", "predict", "sample", "import_", "split")
+# What torch imports when it trains or counts operations, and what a member's pictures need.
+LATE = ("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "matplotlib.backends.backend_agg")
 SERVER.set_forkserver_preload(
     [
         *(f"backdrop.steps.{name}" for name in STEPS),
-        *("backdrop.cli.app", "backdrop.training.fit", "backdrop.pipelines.package", "boto3"),
+        *("backdrop.cli.app", "backdrop.training.fit", "backdrop.pipelines.package", "boto3", *LATE),
     ]
 )
 
