@@ -18,6 +18,9 @@ from backdrop.tuning.trial_store import Entry, Row
 from tests.fakes.http import free_port
 from tests.tracking.workspace import server_is_thorough
 
+# Where Ray's own processes took too long to start, they are started again, and Ray forgets the first ones.
+pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")
+
 BUDGET = Budget(trials=4, epochs=2, searcher="random", repeats=2)
 
 
