@@ -50,3 +50,11 @@ def test_exactly_one_half_is_outside() -> None:
         mask = masks.binarize(each)
         assert mask.dtype == bool
         assert mask.tolist() == [[False, False], [True, True]]
+
+
+@given(ANY_MASK)
+def test_a_packed_mask_unpacks_to_itself(mask: np.ndarray) -> None:
+    packed = masks.PackedMask.of(mask)
+    assert packed.bits.nbytes <= mask.size // 8 + 1
+    assert packed.unpack().dtype == bool
+    assert np.array_equal(packed.unpack(), mask)

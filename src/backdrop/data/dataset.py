@@ -19,7 +19,7 @@ from backdrop.common import storage
 from backdrop.common.errors import DataError
 from backdrop.common.progress import progress
 from backdrop.config.records import Record
-from backdrop.data.formats import decode_levels, decoded
+from backdrop.data.formats import decoded, decoded_levels
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
@@ -209,7 +209,8 @@ def read_mask_file(path: Path) -> MaskFile:
     Raises:
         DataError: if the file is missing, damaged, too large, or no image.
     """
-    return interpret(decode_levels(read_file(path), printable(path)))
+    with decoded_levels(read_file(path), printable(path)) as levels:
+        return interpret(levels)
 
 
 def read_mask(path: Path, digest: str | None = None) -> Mask:
@@ -233,9 +234,17 @@ def read_mask(path: Path, digest: str | None = None) -> Mask:
 
 def read_pair(photo: Photo, digests: Digests) -> tuple[NDArray[np.uint8], Mask]:
     """A photograph (H, W, 3) RGB and its mask (H, W), both verified; raises as `read_image` and `read_mask` do."""
+    with opened_pair(photo, digests) as pair:
+        return pair
+
+
+@contextmanager
+def opened_pair(photo: Photo, digests: Digests) -> Iterator[tuple[NDArray[np.uint8], Mask]]:
+    """Like `read_pair`, for pixels that are needed only inside the block, as `opened_image`."""
     image_digest, digest = digests[photo.stem]
     assert photo.mask is not None  # Dataset.select has checked it
-    return read_image(photo.image, image_digest), read_mask(photo.mask, digest)
+    with opened_image(photo.image, image_digest) as image:
+        yield image, read_mask(photo.mask, digest)
 
 
 def measure(photo: Photo) -> tuple[tuple[str, str], int]:

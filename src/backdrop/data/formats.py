@@ -99,11 +99,23 @@ def decode_levels(data: bytes, name: object) -> Levels:
     Raises:
         DataError: as `decode_photo`.
     """
+    with decoded_levels(data, name) as levels:
+        return levels
+
+
+@contextlib.contextmanager
+def decoded_levels(data: bytes, name: object) -> Iterator[Levels]:
+    """Like `decode_levels`, for levels that are needed only inside the block; like `decoded`, it may wait."""
     file_format, pixels = _open(data, name)
     if file_format in ("jpeg", "heic"):
-        return decode_photo(data, name)
-    with _room.take(pixels), _readable(name):
-        return _png_levels(data) if file_format == "png" else _turned_levels(data)
+        with decoded(data, name) as image:
+            yield image
+        return
+    with _room.take(pixels):
+        with _readable(name):
+            levels = _png_levels(data) if file_format == "png" else _turned_levels(data)
+        del data
+        yield levels
 
 
 def orientation_of(data: bytes) -> int:
@@ -165,20 +177,28 @@ def _readable(name: object) -> Iterator[None]:
 
 
 class _Room:
-    """Limits images that are decoded at the same time: together they have at most as many pixels as one may have."""
+    """Limits images that are decoded at the same time: together they have at most as many pixels as one may have.
+
+    A thread that has room already, as for a photograph whose mask it reads, gets more at once: if it waited, two such
+    threads could wait for each other.
+    """
 
     def __init__(self) -> None:
         self._taken = 0
         self._changed = threading.Condition()
+        self._thread = threading.local()
 
     @contextlib.contextmanager
     def take(self, pixels: int) -> Iterator[None]:
+        inside = getattr(self._thread, "inside", False)
         with self._changed:
-            self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= max_pixels())
+            self._changed.wait_for(lambda: inside or not self._taken or self._taken + pixels <= max_pixels())
             self._taken += pixels
+        self._thread.inside = True
         try:
             yield
         finally:
+            self._thread.inside = inside
             with self._changed:
                 self._taken -= pixels
                 self._changed.notify_all()

@@ -4,6 +4,7 @@ Shapes are (height, width); sizes in text are WxH.
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -57,6 +58,25 @@ def dice(prediction: Mask, truth: Mask) -> float:
     overlap = Overlap()
     overlap.add(prediction, truth)
     return overlap.dice()
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask in an eighth of its memory."""
+
+    bits: NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: Mask) -> "PackedMask":
+        """Packs a mask (H, W)."""
+        height, width = mask.shape
+        return cls(np.packbits(mask), (height, width))
+
+    def unpack(self) -> Mask:
+        """The mask (H, W)."""
+        height, width = self.shape
+        return np.unpackbits(self.bits, count=height * width).view(bool).reshape(self.shape)
 
 
 def mask_digest(mask: Mask) -> str:

@@ -25,6 +25,7 @@ TEXT = 0.48  # OpenCV font scale of the captions
 # Okabe and Ito's vermilion and blue (lightened), distinguishable by color-blind people.
 MISSING, SURPLUS = (226, 84, 12), (24, 142, 255)
 INK, PAPER, GRAY = (225, 228, 232), (27, 30, 34), (128, 128, 128)
+PIECE = 10_000_000  # pixels that are computed on at a time
 CLOSE_UP = 8  # a close-up shows this part of the width
 PERFECT = 1e-5  # 1 - Dice below this is drawn as this
 DICE_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
@@ -135,7 +136,12 @@ def _fit(image: Image, height: int) -> Image:
 
 
 def _gray(levels: NDArray[Any], height: int) -> Image:
-    return np.repeat(_fit(np.clip(levels * 255.0, 0, 255).astype(np.uint8), height)[..., None], 3, axis=2)
+    gray = np.empty(levels.shape, np.uint8)
+    step = max(1, PIECE // levels.shape[1])
+    for top in range(0, len(levels), step):
+        rows = slice(top, top + step)
+        gray[rows] = np.clip(levels[rows] * 255.0, 0, 255)
+    return np.repeat(_fit(gray, height)[..., None], 3, axis=2)
 
 
 def _error(image: Image, missing: Mask, surplus: Mask, height: int) -> Image:
@@ -150,7 +156,13 @@ def _error(image: Image, missing: Mask, surplus: Mask, height: int) -> Image:
 
 
 def _close_up(errors: Mask) -> tuple[slice, slice]:
-    """The part of the image, of the same aspect ratio, with the most errors; the center if there are none."""
+    """The part of the image, of the same aspect ratio, with the most errors; the center if there are none.
+
+    In a very large image only some rows and columns are looked at.
+    """
+    if (step := math.isqrt(errors.size // PIECE)) > 1:
+        rows, columns = _close_up(errors[::step, ::step])
+        return slice(rows.start * step, rows.stop * step), slice(columns.start * step, columns.stop * step)
     height, width = (max(1, side // CLOSE_UP) for side in errors.shape)
     # Sums over every window, from the corners of the summed-area table.
     total = cv2.integral(errors.astype(np.uint8))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from backdrop.common.errors import MemberError, PlanError
 from backdrop.common.progress import progress
 from backdrop.data import masks
-from backdrop.data.dataset import Dataset, Digests, read_pair
+from backdrop.data.dataset import Dataset, Digests, opened_pair
 from backdrop.data.folds import FoldPlan, Row
-from backdrop.data.masks import Mask, Overlap
+from backdrop.data.masks import Overlap, PackedMask
 from backdrop.evaluation.metrics import Score, measure_traits
 from backdrop.inference.batch import chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, blocks, member_answers
@@ -27,8 +27,8 @@ class Scored:
 
 # The members that may score each photograph.
 Judges = dict[Row, EnsembleModel]
-# A photograph's place, its truth (H, W), and its traits.
-Known = tuple[Row, Mask, dict[str, str]]
+# A photograph's place, its truth, and its traits.
+Known = tuple[Row, PackedMask, dict[str, str]]
 
 
 def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Judges:
@@ -102,9 +102,8 @@ def _judge(
     """Each photograph's score, and its Dice by each member alone."""
 
     def prepare(row: Row) -> tuple[Photograph, Known]:
-        photo = dataset.photos[row.image]
-        image, truth = read_pair(photo, digests)
-        return model.prepare(image), (row, truth, measure_traits(image, truth))
+        with opened_pair(dataset.photos[row.image], digests) as (image, truth):
+            return model.prepare(image), (row, PackedMask.of(truth), measure_traits(image, truth))
 
     dataset.select(row.image for row in rows)  # raises if a mask is missing
     recipes = {member.record.recipe for member in model.members}
@@ -116,6 +115,7 @@ def _judge_chunk(
     model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[Known]
 ) -> Iterator[tuple[Score, dict[str, float]]]:
     names = [member.record.recipe for member in model.members]
+    truths = [truth.unpack() for _, truth, _ in known]
     outcomes = [model.outcome(photo) for photo in photos]
     alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
@@ -127,13 +127,13 @@ def _judge_chunk(
                 probability = answer.probability(rows)
                 means[i].add(probability, weight)
                 recipe_means[i][member.record.recipe].add(probability, 1)
-                alone[i][member.name].add(masks.binarize(probability), known[i][1][rows])
-        for i, (_, truth, _) in enumerate(known):
+                alone[i][member.name].add(masks.binarize(probability), truths[i][rows])
+        for i, truth in enumerate(truths):
             outcomes[i].take(rows, means[i])
             for name, mean in recipe_means[i].items():
                 by_recipe[i][name].add(mean.mask(), truth[rows])
-    for i, (row, truth, traits) in enumerate(known):
+    for i, (row, _, traits) in enumerate(known):
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
-        dice = masks.dice(model.cut(outcomes[i], row.view), truth)
+        dice = masks.dice(model.cut(outcomes[i], row.view), truths[i])
         score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
         yield score, {name: overlap.dice() for name, overlap in alone[i].items()}
