@@ -5,6 +5,7 @@ DEMO := demo
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/backdrop/__init__.py)
 SOURCE ?= https://github.com/backdrop-ml/backdrop
 IMAGE ?= $(or $(BACKDROP_IMAGE),ghcr.io/backdrop-ml/backdrop:$(VERSION))
+CPU_IMAGE ?= $(or $(BACKDROP_CPU_IMAGE),ghcr.io/backdrop-ml/backdrop-cpu:$(VERSION))
 BASE ?= python:3.11-slim
 # A file's tests stay on one worker, so that what they share is made once; tests/conftest.py puts the longest files first.
 # Three workers keep two cores busy: tests wait almost half of their time for servers, Ray and retries.
@@ -12,6 +13,9 @@ WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 # Their many processes compile our modules once, whatever the shell says.
 TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 COVERAGE_OPTIONS := --cov --cov-report=term --cov-fail-under=90
+
+BUILD = --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_NO_INDEX \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE=$(SOURCE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-thorough test-slow check generate verify wheels image release constraints clean
@@ -62,12 +66,12 @@ wheels: setup ## Download into wheels/ what the image installs; then `make image
 		'.[heic,pipelines,s3,signing,tuning]' 'setuptools>=77'
 	rm wheels/backdrop_ml-*
 
-image: ## Build the container image (variables: IMAGE, BASE, SOURCE, PIP_EXTRA_INDEX_URL, PIP_NO_INDEX)
-	docker build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_NO_INDEX \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) .
+image: ## Build both images (variables: IMAGE, CPU_IMAGE, BASE, SOURCE, CPU_INDEX, PIP_EXTRA_INDEX_URL, PIP_NO_INDEX)
+	docker build --target cpu --tag $(CPU_IMAGE) --build-arg CPU_INDEX $(BUILD) .
+	docker build --target cuda --tag $(IMAGE) $(BUILD) .
 
 release: setup ## Image, wheel, chart, pipeline packages and SBOM of one version, in dist/
-	BACKDROP_IMAGE=$(IMAGE) VERSION=$(VERSION) .ci/release
+	BACKDROP_IMAGE=$(IMAGE) BACKDROP_CPU_IMAGE=$(CPU_IMAGE) VERSION=$(VERSION) .ci/release
 
 constraints: ## Pin what is installed now (after an upgrade in .venv)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt

@@ -2,11 +2,11 @@
 
 from kfp import dsl
 
-from backdrop.components.image import component
+from backdrop.components.image import cpu_component
 
 
 # The outputs of `components/places.py` come on top of these: their number is the ensemble's.
-@component
+@cpu_component
 def plan(
     data: str,
     config: dsl.Input[dsl.Artifact],

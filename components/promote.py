@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from backdrop.components.image import component
+from backdrop.components.image import cpu_component
 
 
-@component
+@cpu_component
 def promote(
     data: str,
     name: str,

@@ -68,12 +68,15 @@ def test_what_is_pushed_is_signed_by_its_digest(tmp_path: Path) -> None:
         says = f"echo '1.2.3: digest: sha256:{digests.get(name)} size: 3' {'>&2' if name == 'helm' else ''}"
         (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n{says}\n')
         (tmp_path / name).chmod(0o755)
-    image = "ghcr.io/backdrop-ml/backdrop"
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HELM": "helm", "BACKDROP_IMAGE": f"{image}:1.2.3", "VERSION": "1.2.3"}
+    image, cpu = (f"ghcr.io/backdrop-ml/{name}" for name in ("backdrop", "backdrop-cpu"))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HELM": "helm", "VERSION": "1.2.3"}
+    env |= {"BACKDROP_IMAGE": f"{image}:1.2.3", "BACKDROP_CPU_IMAGE": f"{cpu}:1.2.3"}
     subprocess.run([ROOT / ".ci" / "publish"], env=env, check=True, capture_output=True)
     assert (tmp_path / "calls").read_text().splitlines() == [
         f"docker push {image}:1.2.3",
         f"cosign sign --yes {image}@sha256:{digests['docker']}",
+        f"docker push {cpu}:1.2.3",
+        f"cosign sign --yes {cpu}@sha256:{digests['docker']}",
         "helm push dist/backdrop-1.2.3.tgz oci://ghcr.io/backdrop-ml/charts",
         f"cosign sign --yes ghcr.io/backdrop-ml/charts/backdrop@sha256:{digests['helm']}",
     ]
@@ -84,16 +87,20 @@ def test_a_push_that_fails_signs_nothing(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f'#!/bin/sh\necho "{name}" >> {tmp_path}/calls\nexit {code}\n')
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HELM": "helm", "BACKDROP_IMAGE": "a.example/b:1", "VERSION": "1"}
+    env["BACKDROP_CPU_IMAGE"] = "a.example/c:1"
     assert subprocess.run([ROOT / ".ci" / "publish"], env=env, capture_output=True).returncode != 0
     assert (tmp_path / "calls").read_text().splitlines() == ["docker"]
 
 
 def test_make_names_the_image_as_the_components_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BACKDROP_IMAGE", "")
+    for name in ("BACKDROP_IMAGE", "BACKDROP_CPU_IMAGE"):
+        monkeypatch.setenv(name, "")
     shown = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    name = re.search(r"--tag (\S+)", shown)
-    assert name is not None
-    assert name[1] == f"ghcr.io/backdrop-ml/backdrop:{__version__}"
+    targets = dict(re.findall(r"--target (\S+) --tag (\S+)", shown))
+    assert targets == {
+        "cuda": f"ghcr.io/backdrop-ml/backdrop:{__version__}",
+        "cpu": f"ghcr.io/backdrop-ml/backdrop-cpu:{__version__}",
+    }
     assert f"VERSION={__version__}" in shown
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("src/backdrop", "components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
 MOST_PARAMETERS = 8
 # A framework calls what these decorate: typer a command, KFP a component's body and a graph.
-CALLED_BY_A_FRAMEWORK = ("command", "component", "dsl.pipeline")
+CALLED_BY_A_FRAMEWORK = ("command", "component", "cpu_component", "dsl.pipeline")
 # Where attributes begin: the frameworks' own hooks do what __init__ does elsewhere.
 BEGINNINGS = ("__init__", "__enter__", "load_context", "_load_context_setting_or_default")
 

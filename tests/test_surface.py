@@ -12,8 +12,8 @@ import pytest
 import backdrop
 
 STEPS = [path.stem for path in (Path(backdrop.__file__).parent / "steps").glob("*.py")]
-# `backdrop.models` are the networks; what `members` has is no verb.
-NO_EXPORT = {"__init__", "members", "models"}
+# `backdrop.models` are the networks; what `champion` and `members` have is no verb.
+NO_EXPORT = {"__init__", "champion", "members", "models"}
 IMPORT = {"import_": "import_photos"}  # Python has the step's own name for itself
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backdrop.steps.hold import hold
     from backdrop.steps.import_ import import_photos
     from backdrop.steps.label import label
+    from backdrop.steps.plan import plan
     from backdrop.steps.predict import predict
     from backdrop.steps.promote import promote
     from backdrop.steps.reap import reap
@@ -39,6 +40,7 @@ __all__ = [
     "hold",
     "import_photos",
     "label",
+    "plan",
     "predict",
     "promote",
     "reap",

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from backdrop import __version__
+from backdrop.components.image import IMAGE
 from tests.charts.rendering import (
     CASES,
     CHART,
@@ -86,7 +87,7 @@ def test_artifact_hub_shows_what_is_rendered() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     notes = {key.removeprefix("artifacthub.io/"): yaml.safe_load(text) for key, text in chart["annotations"].items()}
     images = {container["image"] for _, pod in pods("scheduled") for container in containers(pod)}
-    assert {entry["image"] for entry in notes["images"]} == images
+    assert {entry["image"] for entry in notes["images"]} == {*images, IMAGE}  # the tasks' own, too
     kinds = {"added", "changed", "deprecated", "removed", "fixed", "security"}
     assert {entry["kind"] for entry in notes["changes"]} <= kinds
     assert notes["license"] == "Apache-2.0"
@@ -101,13 +102,13 @@ def test_artifact_hub_shows_what_is_rendered() -> None:
 
 def test_digest_goes_before_tag() -> None:
     digest = "sha256:" + "a" * 64
-    options = ("--set", f"image.tag=1.2.3,image.digest={digest}", "--set", f"mlflow.image.digest={digest}")
+    both = f"image.tag=1.2.3,image.digest={digest},image.cpu.tag=1.2.3,image.cpu.digest={digest}"
+    options = ("--set", both, "--set", f"mlflow.image.digest={digest}")
     images = set(re.findall(r"image: \"(.+)\"", rendered("scheduled", *options)))
-    assert images == {f"ghcr.io/backdrop-ml/backdrop@{digest}", f"ghcr.io/mlflow/mlflow@{digest}"}
-    # The tasks run in the image that compiles them.
-    assert f'{{name: BACKDROP_IMAGE, value: "ghcr.io/backdrop-ml/backdrop@{digest}"}}' in rendered(
-        "scheduled", *options
-    )
+    assert images == {f"ghcr.io/backdrop-ml/backdrop-cpu@{digest}", f"ghcr.io/mlflow/mlflow@{digest}"}
+    # What compiles the tasks names both images.
+    for name, image in (("BACKDROP_IMAGE", "backdrop"), ("BACKDROP_CPU_IMAGE", "backdrop-cpu")):
+        assert f'{{name: {name}, value: "ghcr.io/backdrop-ml/{image}@{digest}"}}' in rendered("scheduled", *options)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,7 +8,7 @@ import yaml
 from typer.main import get_command
 
 from backdrop.cli.pipeline import app
-from backdrop.components.image import IMAGE
+from backdrop.components.image import CPU_IMAGE
 from backdrop.config import find_ensemble
 from backdrop.config.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS
 from backdrop.pipelines.package import build
@@ -106,7 +106,7 @@ def test_preflight_and_test_see_what_tasks_see() -> None:
 
 def test_image_is_the_components() -> None:
     image = dict(pods("scheduled"))["backdrop-schedule"]["spec"]["containers"][0]["image"]
-    assert image == IMAGE
+    assert image == CPU_IMAGE
 
 
 @pytest.mark.parametrize("case", CASES)

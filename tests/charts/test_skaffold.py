@@ -2,18 +2,19 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from backdrop.components.image import IMAGE
+from backdrop.components.image import CPU_IMAGE, IMAGE
 from tests.charts.rendering import ROOT, rendered
 
 SCHEMAS = os.environ.get("BACKDROP_SCHEMAS")
 CONFIG = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
-(ARTIFACT,) = CONFIG["build"]["artifacts"]
+ARTIFACTS = CONFIG["build"]["artifacts"]
 (RELEASE,) = CONFIG["deploy"]["helm"]["releases"]
 
 
@@ -26,7 +27,9 @@ def test_form() -> None:
 
 
 def test_what_it_names_is_there() -> None:
-    assert ARTIFACT["image"] == IMAGE.rpartition(":")[0]
+    assert [one["image"] for one in ARTIFACTS] == [image.rpartition(":")[0] for image in (IMAGE, CPU_IMAGE)]
+    targets = re.findall(r"^FROM \S+ AS (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {one["docker"]["target"] for one in ARTIFACTS} == {"cuda", "cpu"} <= set(targets)
     assert (ROOT / RELEASE["chartPath"] / "Chart.yaml").is_file()
     patches = [patch for profile in CONFIG["profiles"] for patch in profile.get("patches", [])]
     assert [patch["path"] for patch in patches] == ["/deploy/helm/releases/0/valuesFiles"]
@@ -37,11 +40,12 @@ def test_what_it_names_is_there() -> None:
 @pytest.mark.parametrize("digest", ["", "sha256:" + "0" * 64])
 def test_the_built_image_is_installed(digest: str) -> None:
     built = {"REPO": "registry.example/team/backdrop", "TAG": "9f2c", "DIGEST": digest}
+    built |= {"REPO2": "registry.example/team/backdrop-cpu", "TAG2": "8e1b", "DIGEST2": digest}
     values = [
         f"{key}={built[template.removeprefix('{{.IMAGE_').removesuffix('}}')]}"
         for key, template in RELEASE["setValueTemplates"].items()
     ]
-    wanted = f"registry.example/team/backdrop{f'@{digest}' if digest else ':9f2c'}"
+    wanted = f"registry.example/team/backdrop-cpu{f'@{digest}' if digest else ':8e1b'}"
     assert f'image: "{wanted}"' in rendered("laptop", *(part for value in values for part in ("--set", value)))
 
 

@@ -1,4 +1,4 @@
-"""The image as a strict cluster runs it: nobody's user, no capabilities, nothing to write but /tmp."""
+"""The images as a strict cluster runs them: nobody's user, no capabilities, nothing to write but /tmp."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import docker
 import pytest
 
 from backdrop import __version__
-from backdrop.components.image import IMAGE
+from backdrop.components.image import CPU_IMAGE, IMAGE
 
 pytestmark = pytest.mark.e2e
 
@@ -25,12 +25,17 @@ SETTINGS = {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED",
 Inside = Callable[..., str]
 
 
+@pytest.fixture(params=[IMAGE, CPU_IMAGE], ids=["cuda", "cpu"])
+def image(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def inside(engine: docker.DockerClient) -> Inside:
+def inside(engine: docker.DockerClient, image: str) -> Inside:
     """Runs a command in the image and gives what it printed; fails if it fails."""
 
     def call(*command: str, **options: object) -> str:
-        return engine.containers.run(IMAGE, list(command), remove=True, stderr=True, **STRICT | options).decode()
+        return engine.containers.run(image, list(command), remove=True, stderr=True, **STRICT | options).decode()
 
     return call
 
@@ -51,9 +56,18 @@ def test_commands(inside: Inside, command: list[str], said: str) -> None:
     assert said in inside(*command)
 
 
-def test_every_library_is_there(inside: Inside) -> None:
-    names = "boto3, backdrop.components.train, backdrop.local.run, kfp.kubernetes, kubernetes, mlflow.pyfunc, optuna"
-    assert inside("python3", "-c", f"import ray.tune, {names}; print('all')").endswith("all\n")
+def test_every_library_is_there(inside: Inside, image: str) -> None:
+    names = (
+        "boto3, backdrop.components.train, backdrop.local.run, kfp.kubernetes, kubernetes, mlflow.pyfunc, model_signing"
+    )
+    more = ", optuna, ray.tune" if image == IMAGE else ""
+    assert inside("python3", "-c", f"import {names}{more}; print('all')").endswith("all\n")
+
+
+def test_the_one_for_cpus_is_small(engine: docker.DockerClient) -> None:
+    assert engine.images.get(CPU_IMAGE).attrs["Size"] < 1.9e9
+    listed = engine.containers.run(CPU_IMAGE, ["ls", "/opt/venv/lib/python3.11/site-packages"], remove=True).decode()
+    assert not {"nvidia", "optuna", "ray", "triton"} & set(listed.split())
 
 
 def test_another_user_may_run_it_too(inside: Inside) -> None:
@@ -68,6 +82,7 @@ def test_photographs_are_checked_where_only_tmp_can_be_written(inside: Inside) -
     assert "0 errors" in text
 
 
+@pytest.mark.parametrize("image", [IMAGE], ids=["cuda"])
 def test_ray_starts_where_only_tmp_can_be_written(inside: Inside) -> None:
     code = "import ray; ray.init(address='local', num_cpus=1); print(ray.get(ray.remote(lambda: 'done').remote()))"
     assert "done" in inside("python3", "-c", code)
@@ -89,18 +104,18 @@ def canonical(requirement: str) -> str:
     return requirement.lower().replace("_", "-").partition("+")[0]
 
 
-def test_nothing_is_inside_that_does_not_belong_there(inside: Inside, engine: docker.DockerClient) -> None:
+def test_nothing_is_inside_that_does_not_belong_there(inside: Inside, engine: docker.DockerClient, image: str) -> None:
     assert set(inside("ls", "-A", "/app").split()) == OWN
     assert inside("find", "/", "-xdev", "(", "-name", "torch-*.whl", "-o", "-name", ".git", ")", user="0") == ""
     assert inside("find", "/app", "/opt", "-name", "tests") == ""
-    config = engine.images.get(IMAGE).attrs["Config"]
+    config = engine.images.get(image).attrs["Config"]
     settings = {line.partition("=")[0] for line in config["Env"]}
     assert settings >= SETTINGS
     assert not {name for name in settings if "KEY" in name or "TOKEN" in name or "PASSWORD" in name}
 
 
-def test_labels(engine: docker.DockerClient) -> None:
-    labels = engine.images.get(IMAGE).labels
+def test_labels(engine: docker.DockerClient, image: str) -> None:
+    labels = engine.images.get(image).labels
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["org.opencontainers.image.version"] == __version__
     assert len(labels["org.opencontainers.image.revision"]) == 40

@@ -244,16 +244,23 @@ def test_environment_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_installed_when_a_pod_starts(graph: dict[str, Any]) -> None:
-    images = {container(graph, task)["image"] for task in ALL}
-    assert images == {f"ghcr.io/backdrop-ml/backdrop:{__version__}"}
+    cuda, cpu = (f"ghcr.io/backdrop-ml/{name}:{__version__}" for name in ("backdrop", "backdrop-cpu"))
+    images = {task: container(graph, task)["image"] for task in ALL}
+    assert images == {task: cuda if task in ON_GPU else cpu for task in ALL}
     assert not any("pip install" in part for task in ALL for part in container(graph, task)["command"])
 
 
 def test_image_is_named_by_the_environment() -> None:
-    code = "from components.image import IMAGE; print(IMAGE)"
-    environment = {"BACKDROP_IMAGE": "registry.example/backdrop@sha256:1", "PYTHONPATH": ":".join(sys.path)}
-    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert process.stdout.strip() == "registry.example/backdrop@sha256:1"
+    own, cpu = (
+        {"BACKDROP_IMAGE": "registry.example/backdrop@sha256:1"},
+        {"BACKDROP_CPU_IMAGE": "registry.example/cpu:1"},
+    )
+    code = "from components.image import CPU_IMAGE, IMAGE; print(IMAGE, CPU_IMAGE)"
+    for given, expected in ((own, "registry.example/backdrop@sha256:1"), (own | cpu, "registry.example/cpu:1")):
+        environment = {**given, "PYTHONPATH": ":".join(sys.path)}
+        command = [sys.executable, "-c", code]
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert process.stdout.split() == ["registry.example/backdrop@sha256:1", expected]
 
 
 def test_every_channel_is_declared_where_it_is_used(graph: dict[str, Any], settings: dict[str, Any]) -> None:

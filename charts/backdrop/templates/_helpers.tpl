@@ -229,6 +229,7 @@ of the pipeline's tasks; kubernetes (optional), true for a token of the Kubernet
 */}}
 {{- define "backdrop.jobPod" -}}
 {{- $image := include "backdrop.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) -}}
+{{- $cpu := include "backdrop.image" (dict "image" .root.Values.image.cpu "tag" .root.Chart.AppVersion) -}}
 restartPolicy: Never
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ .kubernetes | default false }}
@@ -236,13 +237,14 @@ automountServiceAccountToken: {{ .kubernetes | default false }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 containers:
   - name: backdrop
-    image: {{ $image | quote }}
+    image: {{ $cpu | quote }}
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     command: {{ .command | toJson }}
     env:
       - {name: HOME, value: /tmp}
-      # The tasks' image, for Jobs that compile the pipeline.
+      # The tasks' images, for Jobs that compile the pipeline.
       - {name: BACKDROP_IMAGE, value: {{ $image | quote }}}
+      - {name: BACKDROP_CPU_IMAGE, value: {{ $cpu | quote }}}
       - {name: KF_PIPELINES_ENDPOINT, value: {{ .root.Values.kfp.endpoint | quote }}}
       - {name: KF_PIPELINES_SA_TOKEN_PATH, value: /var/run/secrets/kubeflow/pipelines/token}
       {{- include "backdrop.networkEnv" .root | nindent 6 }}

@@ -16,7 +16,7 @@ from kfp.local import docker_task_handler
 from backdrop.common import storage
 from backdrop.common.errors import DockerError, shorten
 from backdrop.common.progress import log
-from backdrop.components.image import IMAGE
+from backdrop.components.image import CPU_IMAGE, IMAGE
 from backdrop.config.cluster import SHARED_MEMORY_SIZE
 
 LABEL = "backdrop.work"  # of each container: its run's work folder
@@ -77,24 +77,26 @@ def find_docker() -> dict[str, Any]:
     """Docker's description of itself.
 
     Raises:
-        DockerError: if Docker doesn't answer or doesn't have the image.
+        DockerError: if Docker doesn't answer or doesn't have the images.
     """
     try:
-        client = docker.from_env()
-        try:
-            client.images.get(IMAGE)
+        with contextlib.closing(docker.from_env()) as client:
+            for image in (IMAGE, CPU_IMAGE):
+                _require(client, image)
             return dict(client.info())
-        finally:
-            client.close()
-    except ImageNotFound as error:
-        raise DockerError(
-            f"Docker has no image {IMAGE}", "Build it with `make image`, pull it, or set BACKDROP_IMAGE to another"
-        ) from error
     except (DockerException, OSError, ValueError) as error:  # ValueError: DOCKER_HOST isn't an address
         raise DockerError(
             f"Docker doesn't answer ({shorten(error)})",
             "Start it and check that `docker info` works, or leave out --runner docker",
         ) from error
+
+
+def _require(client: docker.DockerClient, image: str) -> None:
+    try:
+        client.images.get(image)
+    except ImageNotFound as error:
+        remedy = "Build it with `make image`, pull it, or set BACKDROP_IMAGE to another"
+        raise DockerError(f"Docker has no image {image}", remedy) from error
 
 
 def run_container(
