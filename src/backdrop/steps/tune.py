@@ -119,10 +119,10 @@ def tune(
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
     elsewhere = _elsewhere(target, resources.cluster)
     verify(folds, open_dataset(data))
-    from backdrop.tuning.search import Plan, run_search  # slow: imports ray
-
     own = preset(chosen)
     presets = {"own": own, **{one.name: preset(one) for one in map(find_recipe, tried.presets)}}
+    from backdrop.tuning.search import Plan, run_search  # slow: imports ray
+
     whole = Plan(photos, f"{target}/{PLAN}", folds.data, key, chosen, asked.proxy, tried, presets, budget, target)
     whole.check()
     with nullcontext() if elsewhere else hold(target, STEP):  # elsewhere the job itself holds it
