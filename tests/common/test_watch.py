@@ -106,7 +106,7 @@ watched("train", work)
     task.kill()
     task.wait()
     ended = time.monotonic()
-    while Path(f"/proc/{pid.read_text()}").exists() and time.monotonic() - ended < 15:
+    while Path(f"/proc/{pid.read_text()}").exists() and time.monotonic() - ended < 120:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid.read_text()}").exists()
 

@@ -36,7 +36,7 @@ def processes_of(folder: Path) -> list[str]:
     [
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.thorough),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.thorough),
-        (signal.SIGKILL, -signal.SIGKILL),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.thorough),
     ],
 )
 def test_nothing_is_left(

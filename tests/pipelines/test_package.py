@@ -255,12 +255,14 @@ def test_image_is_named_by_the_environment() -> None:
         {"BACKDROP_IMAGE": "registry.example/backdrop@sha256:1"},
         {"BACKDROP_CPU_IMAGE": "registry.example/cpu:1"},
     )
-    code = "from components.image import CPU_IMAGE, IMAGE; print(IMAGE, CPU_IMAGE)"
-    for given, expected in ((own, "registry.example/backdrop@sha256:1"), (own | cpu, "registry.example/cpu:1")):
-        environment = {**given, "PYTHONPATH": ":".join(sys.path)}
-        command = [sys.executable, "-c", code]
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert process.stdout.split() == ["registry.example/backdrop@sha256:1", expected]
+    code = (
+        "import importlib, os; from components import image; print(image.IMAGE, image.CPU_IMAGE); "
+        f"os.environ.update({cpu}); print(importlib.reload(image).CPU_IMAGE)"
+    )
+    command, environment = [sys.executable, "-c", code], {**own, "PYTHONPATH": ":".join(sys.path)}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    names = ["registry.example/backdrop@sha256:1", "registry.example/backdrop@sha256:1", "registry.example/cpu:1"]
+    assert process.stdout.split() == names
 
 
 def test_every_channel_is_declared_where_it_is_used(graph: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -371,7 +373,13 @@ def test_names_in_a_local_run_are_different(mixed: Ensemble) -> None:
     assert {member.task for member in planned(mixed)} < set(names)
 
 
-@pytest.mark.parametrize("name", shipped("ensembles"))
+VARIANT = "best-overfitting-interview"  # of best-overfitting: as large, and as long to compile
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.thorough] * (name == VARIANT)) for name in shipped("ensembles")],
+)
 def test_a_shipped_package_fits(name: str) -> None:
     documents = build(find_ensemble(name)).documents
     size = estimate_size(documents)
@@ -393,7 +401,17 @@ def large(recipes: int, folds: int) -> Ensemble:
     return parse(Ensemble, values, "large.yaml")
 
 
-def test_a_package_that_does_not_fit_is_refused() -> None:
+def test_a_package_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = estimate_size(build(find_ensemble("tiny")).documents)
+    monkeypatch.setattr("backdrop.pipelines.size.MOST", size.end)
+    build(find_ensemble("tiny"))
+    monkeypatch.setattr("backdrop.pipelines.size.MOST", size.end - 1000)  # the version in it comes later
+    with pytest.raises(ConfigError, match=r"Ensemble tiny has too many members: a run grows to 1\d\d kB"):
+        build(find_ensemble("tiny"))
+
+
+@pytest.mark.thorough
+def test_a_hundred_members_fit_and_two_hundred_do_not() -> None:
     package = build(large(10, 10))
     assert estimate_size(package.documents).end < MOST
     assert package.dump().isascii()

@@ -113,6 +113,7 @@ def test_an_unchanged_run_is_no_look(tracked: str, workspace: Workspace, name: s
     assert records.read(name).state.looks(holdout) == 2
 
 
+@server_is_thorough
 def test_a_kill_before_the_aliases_are_set_is_put_right(
     tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def entry(rows: int, status: str = "running") -> Entry:
     return Entry(name="000-own", family="preset", override={}, rows=made, status=status)
 
 
+@server_is_thorough
 def test_a_killed_searchs_runs_are_joined_and_no_point_is_there_twice(tracked: str) -> None:
     recipe = find_recipe("tiny")
     first = SearchRuns("k" * 64, recipe, "small")

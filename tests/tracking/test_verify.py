@@ -18,7 +18,7 @@ from backdrop.steps.verify import verify
 from backdrop.tracking import history
 from backdrop.tracking.client import connect
 from backdrop.tracking.registry import find_number
-from tests.tracking.workspace import Workspace
+from tests.tracking.workspace import Workspace, server_is_thorough
 
 ARTIFACTS = Callable[[str], Path]
 
@@ -101,6 +101,7 @@ def test_many_changes_of_bytes_are_found(name: str, folder: Path) -> None:
     find_all(name, folder, rounds=200)
 
 
+@server_is_thorough
 def test_what_was_changed_is_missing_or_was_added_is_found(name: str, folder: Path) -> None:
     find_all(name, folder, rounds=4)
     for path in (folder / "MLmodel", folder / "files.json", next(folder.rglob("weights.safetensors"))):
