@@ -126,6 +126,19 @@ def test_a_claim_that_was_killed_while_it_wrote_goes_on(out: str) -> None:
     assert content(out) == {"a": b"2"}
 
 
+def test_repair_leaves_a_key_file_that_others_put_there(out: str) -> None:
+    """A killed step had not written its own yet."""
+    Claim(out, "train", KEY).write({"a": b"ours"})
+    storage.write_bytes(f"{out}/{KEY}", b"theirs")
+    assert outputs.repair(out, "train", ("a", "b", KEY)) == []
+    assert storage.read_bytes(f"{out}/{KEY}") == b"theirs"
+    outputs.find_place(out).remove(KEY)
+    Claim(out, "train", KEY).record({KEY: outputs.Entry(storage.sha256(b"ours"), 4)})
+    storage.write_bytes(f"{out}/{KEY}", b"theirs")
+    assert outputs.repair(out, "train", ("a", "b", KEY)) == []
+    assert storage.read_bytes(f"{out}/{KEY}") == b"theirs"
+
+
 def test_a_damaged_output_becomes_unfinished_and_what_changed_is_kept(out: str) -> None:
     def repair(step: str = "train") -> list[str]:
         return outputs.repair(out, step, ("a", "b", KEY))

@@ -29,16 +29,18 @@ Files = Mapping[str, Entry]
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a step wrote. An output without its key file is unfinished."""
+    """What a step wrote, or is about to write, until it is sealed. An output without its key file is unfinished."""
 
     step: str
     key_file: str
     files: Files = field(default_factory=dict)
+    sealed: bool = False
 
     def dump(self) -> bytes:
         """As JSON; equal inventories have equal bytes."""
         files = {name: [entry.sha256, entry.size] for name, entry in sorted(self.files.items())}
-        return json.dumps({"step": self.step, "key_file": self.key_file, "files": files}, indent=0).encode()
+        values = {"step": self.step, "key_file": self.key_file, "sealed": self.sealed, "files": files}
+        return json.dumps(values, indent=0).encode()
 
 
 def inspect(address: str | Path, step: str, whole: bool = True) -> Inventory | None:
@@ -106,7 +108,7 @@ def output_folder(address: str | Path, step: str, key_file: str) -> Iterator[Pat
     with disk_errors(target), temporary_beside(target) as temporary:
         temporary.mkdir()
         yield temporary
-        (temporary / INVENTORY).write_bytes(Inventory(step, key_file, _entries(temporary)).dump())
+        (temporary / INVENTORY).write_bytes(Inventory(step, key_file, _entries(temporary), sealed=True).dump())
         if is_remote(address):
             copy_output(temporary, str(address))
         else:
@@ -144,7 +146,7 @@ class Claim:
         self._place = find_place(address)
         self._inventory = inspect(address, step, whole=False) or Inventory(step, key_file)
         probe(self.address)
-        self._save(self._inventory.files)
+        self._save(self._inventory.files, self._inventory.sealed)
 
     def reserve(self, *names: str) -> None:
         """Makes sure, before any work, that files may be written.
@@ -169,7 +171,7 @@ class Claim:
         for name, entry in files.items():
             if name in known and known[name] != entry:
                 self._place.remove(name)
-        self._save({**known, **files})
+        self._save({**known, **files}, sealed=False)
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Records files, and writes each atomically, in order; raises as `record`, or if one can't be written."""
@@ -188,22 +190,22 @@ class Claim:
 
     def seal(self) -> None:
         """Writes the inventory again: files that are older than it are known to be unchanged."""
-        self._save(self._inventory.files)
+        self._save(self._inventory.files, sealed=True)
 
     def remove(self, names: Collection[str]) -> None:
         """Removes files of ours; what has changed stays."""
         files = self._inventory.files
         chosen = {name: files[name] for name in names if name in files}
         _remove_files(self._place, replace(self._inventory, files=chosen))
-        self._save({name: entry for name, entry in files.items() if name not in chosen})
+        self._save({name: entry for name, entry in files.items() if name not in chosen}, self._inventory.sealed)
 
     def clear(self) -> None:
         """Removes our files, but not the claim."""
         self.remove(self._inventory.files)
         self._place.tidy()
 
-    def _save(self, files: Files) -> None:
-        self._inventory = replace(self._inventory, files=dict(files))
+    def _save(self, files: Files, sealed: bool) -> None:
+        self._inventory = replace(self._inventory, files=dict(files), sealed=sealed)
         self._place.write(INVENTORY, self._inventory.dump())
 
 
@@ -223,10 +225,14 @@ def repair(address: str | Path, step: str, needed: Collection[str]) -> list[str]
     """
     place = find_place(address)
     inventory = _read(place)
-    if inventory is None or inventory.step != step or place.read(inventory.key_file) is None:
+    if inventory is None or inventory.step != step or inventory.key_file not in inventory.files:
+        return []  # a key file that isn't in it is somebody else's
+    if place.read(inventory.key_file) is None:
         return []
     present = place.look_up({*inventory.files, *needed})
     changed = _changed(place, inventory.files, present)
+    if inventory.key_file in changed and not inventory.sealed:
+        return []  # ours was about to be written: this one, too, is somebody else's
     if not any(name in changed or name not in present for name in needed):
         return []
     kept = {name: _set_aside(place, name) for name in changed}
@@ -324,7 +330,7 @@ def _read(place: Place) -> Inventory | None:
             checked_name(name, f"{place}/{INVENTORY}"): Entry(str(entry[0]), int(entry[1]))
             for name, entry in values["files"].items()
         }
-        return Inventory(str(values["step"]), str(values["key_file"]), files)
+        return Inventory(str(values["step"]), str(values["key_file"]), files, bool(values["sealed"]))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise StorageError(f"{place}/{INVENTORY} is not an inventory of Backdrop", REMEDY) from error
 
@@ -392,6 +398,6 @@ def _replace_prefix(address: str, old: Inventory | None, new: Inventory, source:
     if old is not None and old.files != new.files:
         same = {name for name, entry in old.files.items() if new.files.get(name) == entry} - {old.key_file}
         _remove_files(place, replace(old, files={name: old.files[name] for name in old.files if name not in same}))
-    place.write(INVENTORY, new.dump())
+    place.write(INVENTORY, replace(new, sealed=False).dump())
     storage.upload_folder(source, address, new.key_file, sorted(new.files))
     place.write(INVENTORY, new.dump())  # later than all files, by which they are known as unchanged
