@@ -11,7 +11,7 @@ from backdrop.config.folds import Rule
 from backdrop.config.planned import planned
 from backdrop.config.records import Record, dump_yaml
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import read_plan, verify
+from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.inference.member import Member, content_key
 from backdrop.steps.members import open_member
 from backdrop.steps.promote import is_decided
@@ -94,8 +94,9 @@ def plan(run: Run, out: str) -> PlanRecord:
     """
     ensemble = find_ensemble(run.ensemble)
     paths = _split(run, ensemble, out)
+    plans = {rule: read_plan(path) for rule, path in paths.items()}
     recipes = _recipes(run, ensemble, paths)
-    addresses = _addresses(run, ensemble, paths, recipes)
+    addresses = _addresses(run, ensemble, plans, recipes)
     missing = [f"tune-{name}" for name, recipe in recipes.items() if recipe is None]
     missing += [member.task for member in planned(ensemble, run.folds) if member.name not in addresses]
     members = {name: open_member(address) for name, address in addresses.items()}
@@ -106,7 +107,7 @@ def plan(run: Run, out: str) -> PlanRecord:
     if run.promotion and not (registration and is_decided(registration.version, registration.run_id, state)):
         missing.append(VERDICT)
     return PlanRecord(
-        data=read_plan(paths[ensemble.rule()]).data,
+        data=plans[ensemble.rule()].data,
         members={name: _found_member(addresses[name], member) for name, member in members.items()},
         registration=registration,
         champion=state.champion,
@@ -143,10 +144,9 @@ def _recipes(run: Run, ensemble: Ensemble, paths: Mapping[Rule, str]) -> dict[st
 
 
 def _addresses(
-    run: Run, ensemble: Ensemble, paths: Mapping[Rule, str], recipes: Mapping[str, Recipe | None]
+    run: Run, ensemble: Ensemble, plans: Mapping[Rule, FoldPlan], recipes: Mapping[str, Recipe | None]
 ) -> dict[str, str]:
     """The addresses of the finished members, by their names."""
-    plans = {rule: read_plan(path) for rule, path in paths.items()}
     digests = verify(plans[ensemble.rule()], open_dataset(run.data))
     found = {}
     for member in planned(ensemble, run.folds):
