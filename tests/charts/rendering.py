@@ -61,6 +61,8 @@ def pods(case: str) -> Iterator[tuple[str, Manifest]]:
     for manifest in manifests(case):
         if manifest["kind"] in ("Deployment", "Job"):
             yield manifest["metadata"]["name"], manifest["spec"]["template"]
+        elif manifest["kind"] == "CronJob":
+            yield manifest["metadata"]["name"], manifest["spec"]["jobTemplate"]["spec"]["template"]
         elif manifest["kind"] == "Pod":
             yield manifest["metadata"]["name"], manifest
 

@@ -1,4 +1,4 @@
-"""What the chart renders, kept as files: `python -m tests.charts.snapshots` writes them anew, `--check` compares."""
+"""What the chart renders, kept as files: `python -m tests.charts.snapshots` writes them again, `--check` compares."""
 
 import re
 import sys

@@ -55,7 +55,9 @@ def run(kfp: FakeKfp, tmp_path: Path) -> Iterator[Run]:
 
 
 def container(manifest: Manifest) -> Manifest:
-    spec = manifest["spec"]["template"]["spec"] if manifest["kind"] == "Job" else manifest["spec"]
+    spec = manifest["spec"]
+    while "containers" not in spec:
+        spec = (spec.get("jobTemplate") or spec["template"])["spec"]
     found: Manifest = spec["containers"][0]
     return found
 
@@ -69,6 +71,7 @@ def test_the_schedule_comes_changes_and_goes(kfp: FakeKfp, run: Run) -> None:
     assert parameters["data"] == "s3://photos/cars"
     assert parameters["node_selector"] == NODE_SELECTOR
     assert run("Pod", "test-status").returncode == 0
+    assert run("CronJob", "heal").stdout == "backdrop: has no runs yet\n"
 
     assert "unchanged" in run("Job", "schedule").stdout
     assert "replaced" in run("Job", "schedule", "--set", "gpu.nodePool.gpus=2,schedule.paused=true").stdout

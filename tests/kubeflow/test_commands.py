@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -276,6 +277,47 @@ def test_heal_refuses_what_it_cannot_start(kfp: FakeKfp, host: str, params: str,
     run = only(kfp.runs)
     run.update(state="FAILED", pipeline_version_reference=None)
     assert "has no pipeline version to run again" in call("heal", str(run["run_id"]))[2]
+
+
+def fail(kfp: FakeKfp, run: dict[str, Any], error: str = "") -> None:
+    """Ends a run with a failed task; without an error of its own, its pod was lost."""
+    run.update(state="FAILED", run_details={"task_details": [node("train-1", "FAILED")]})
+    if error:
+        kfp.logs[str(run["run_id"]), "train-1"] = f"epoch 1/2\nerror: {error}\nfix: Lower lr\n"
+
+
+def test_a_schedules_lost_run_is_healed_twice(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    assert call("heal", "--name", "weekly")[1] == "weekly: has no runs yet\n"
+    call("submit", *ONE, "--params", params)
+    run = only(kfp.runs)
+    run.update(state="RUNNING", recurring_run_id=next(iter(kfp.schedules)), created_at="2026-11-01T03:00:00Z")
+    assert call("heal", "--name", "weekly")[1] == f"weekly: run {run['run_id']} is RUNNING\n"
+    for starts in (2, 3):
+        fail(kfp, run)
+        code, out, _ = call("heal", "--name", "weekly")
+        again = list(kfp.runs.values())[-1]
+        assert (code, len(kfp.runs)) == (0, starts)
+        assert out == f"weekly: run {run['run_id']} lost pods and has started again as {again['run_id']}\n"
+        assert again["display_name"] == run["display_name"]
+        assert call("heal", "--name", "weekly")[1] == f"weekly: run {again['run_id']} is PENDING\n"
+        run = again
+        run["created_at"] = f"2026-11-0{starts}T03:00:00Z"
+    fail(kfp, run)
+    assert call("heal", "--name", "weekly")[1] == f"weekly: run {run['run_id']} was the last of 3 starts\n"
+    assert len(kfp.runs) == 3
+
+
+def test_a_schedules_run_with_an_error_of_its_own_is_left(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    call("submit", *ONE, "--params", params)
+    run = only(kfp.runs)
+    run["recurring_run_id"] = next(iter(kfp.schedules))
+    fail(kfp, run, "Loss is NaN at step 5")
+    code, out, _ = call("heal", "--name", "weekly")
+    assert (code, len(kfp.runs)) == (0, 1)
+    assert "has an error that another start won't change: train: Loss is NaN at step 5. Lower lr." in out
+    assert "Give one of RUN and --name" in call("heal")[2]
 
 
 def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:

@@ -142,7 +142,10 @@ def status(
 
 @command(app, "backdrop pipeline heal 4cc9b90d-0a3b-4d3c-9f46-6d2f0c5c1a11")
 def heal(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, as `status` shows it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, as `status` shows it.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Instead, a recurring run's last run, if it lost pods.")
+    ] = "",
     host: Host = "",
     namespace: Namespace = "",
 ) -> None:
@@ -150,11 +153,16 @@ def heal(
 
     It has the same version and parameters. Finished members are reused.
     """
-    from backdrop.kubeflow import publish
     from backdrop.kubeflow.client import connect
+    from backdrop.kubeflow.heal import heal, heal_last
 
+    if bool(run) == bool(name):
+        raise ConfigError("Either a run or a recurring run must be named", "Give one of RUN and --name")
     endpoint = connect(host, namespace)
-    again = publish.heal(endpoint, run)
+    if name:
+        print(f"{name}: {heal_last(endpoint, name)}")
+        return
+    again = heal(endpoint, run)
     print(f"run {run} has started again as {again}")
     print(f"See {endpoint.page(f'runs/details/{again}')}, or run: backdrop pipeline status")
 

@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kfp_server_api import ApiException
@@ -18,16 +19,31 @@ NODE_NUMBER, TEMPLATE = re.compile(r"(-\d+)$"), r"-system-container-impl\1"
 POD = "executor"  # KFP's name for a task's pod, inside the node that is named after the task
 
 
-def failures(endpoint: Endpoint, run_id: str) -> list[str]:
-    """The tasks of a run that failed, a line each: the task's name within its sub-pipelines, and its log's error."""
+@dataclass(frozen=True)
+class Failure:
+    """A task that failed, by its name within its sub-pipelines, and why.
+
+    `own` says whether the reason is the error in its log: a task without one lost its pod before it could write it.
+    """
+
+    task: str
+    reason: str
+    own: bool
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.reason}"
+
+
+def failures(endpoint: Endpoint, run_id: str) -> list[Failure]:
+    """The tasks of a run that failed."""
     with endpoint.errors():
         details = endpoint.client.get_run(run_id).run_details
         tasks = (details.task_details if details else None) or []
         parents = dict(_parents(tasks))
         failed = [task for task in tasks if task.state == "FAILED"]
         inner = {id(parents[task.task_id]) for task in failed if task.task_id in parents}
-        lines = {_name(task, parents): _reason(endpoint, run_id, task) for task in failed if id(task) not in inner}
-    return [f"{name}: {reason}" for name, reason in lines.items()]  # of a task's attempts, the last
+        found = [_failure(endpoint, run_id, task, parents) for task in failed if id(task) not in inner]
+    return list({failure.task: failure for failure in found}.values())  # of a task's attempts, the last
 
 
 def _parents(tasks: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -55,11 +71,12 @@ def _name(task: Any, parents: dict[str, Any]) -> str:
     return "/".join(reversed(names)) or POD
 
 
-def _reason(endpoint: Endpoint, run_id: str, task: Any) -> str:
-    """The error in the task's log; or else what Kubeflow says about it."""
-    said = next(filter(None, (last_error(_log(endpoint, run_id, name)) for name in _log_names(task))), "")
-    errors = [task.error, *(state.error for state in reversed(task.state_history or []))]
-    return shorten(said or next((error.message for error in errors if error), "") or "see its log")
+def _failure(endpoint: Endpoint, run_id: str, task: Any, parents: dict[str, Any]) -> Failure:
+    """With the error in the task's log, or else what Kubeflow says about it."""
+    error = next(filter(None, (last_error(_log(endpoint, run_id, name)) for name in _log_names(task))), "")
+    said = [task.error, *(state.error for state in reversed(task.state_history or []))]
+    reason = error or next((one.message for one in said if one), "") or "see its log"
+    return Failure(_name(task, parents), shorten(reason), bool(error))
 
 
 def _log_names(task: Any) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from kfp_server_api import ApiException, V2beta1Pipeline
+from kfp_server_api import V2beta1Pipeline
 
 from backdrop.common.errors import EndpointError
 from backdrop.config.explain import suggest
@@ -15,8 +15,6 @@ from backdrop.kubeflow.client import Endpoint, get_or_create, silent
 from backdrop.pipelines.package import Package
 
 DEFAULT_EXPERIMENT = "Default"  # KFP's own
-FAILED = ("FAILED", "CANCELED")
-ENDED = (*FAILED, "SUCCEEDED", "SKIPPED")
 
 
 @dataclass(frozen=True)
@@ -73,55 +71,6 @@ def submit(
             service_account=service_account or None,
         )
     return str(run.run_id)
-
-
-def heal(endpoint: Endpoint, run_id: str) -> str:
-    """Starts a run that failed or was stopped again, with the same version, parameters and name.
-
-    Whatever it finished is reused, because steps find it by its content.
-
-    Returns:
-        The new run's id.
-
-    Raises:
-        EndpointError: if there is no such run, it hasn't failed, it isn't a run of a version, or one of its name is
-            going; or if the endpoint doesn't answer or refuses the request.
-    """
-    client = endpoint.client
-    with endpoint.errors(), silent():
-        run = _run(endpoint, run_id)
-        version, settings = run.pipeline_version_reference, run.runtime_config
-        if run.state not in FAILED:
-            what = f"Run {run_id} is {run.state or 'PENDING'}"
-            raise EndpointError(what, "Wait for its end; only a run that failed or was stopped can be healed")
-        if not version:
-            remedy = "Start it with `backdrop pipeline submit`"
-            raise EndpointError(f"Run {run_id} has no pipeline version to run again", remedy)
-        same = endpoint.named(client.list_runs, "runs", run.display_name, experiment_id=run.experiment_id)
-        for other in same:
-            if other.state not in ENDED:
-                what = f"Run {run_id} has been started again as {other.run_id}, which is {other.state or 'PENDING'}"
-                raise EndpointError(what, "Wait for its end")
-        again = client.run_pipeline(
-            run.experiment_id,
-            run.display_name,
-            params=settings.parameters if settings else None,
-            pipeline_id=version.pipeline_id,
-            version_id=version.pipeline_version_id,
-            pipeline_root=(settings.pipeline_root if settings else None) or None,
-            service_account=run.service_account or None,
-        )
-    return str(again.run_id)
-
-
-def _run(endpoint: Endpoint, run_id: str) -> Any:
-    try:
-        return endpoint.client.get_run(run_id)
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        what = f"Kubeflow at {endpoint.host} has no run {run_id}"
-        raise EndpointError(what, "Take its id from `backdrop pipeline status`") from error
 
 
 def experiment_id(endpoint: Endpoint, name: str = "") -> str:

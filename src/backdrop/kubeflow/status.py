@@ -26,11 +26,7 @@ def overview(endpoint: Endpoint, name: str = "") -> list[str]:
         EndpointError: if there is none of that name, or the endpoint doesn't answer.
     """
     with endpoint.errors():
-        entries = sorted(ours(endpoint), key=lambda entry: entry.display_name)
-        known = {entry.display_name for entry in entries}
-        if name and name not in known:
-            remedy = suggest(name, known) if known else "Create it with `backdrop pipeline schedule`"
-            raise EndpointError(f"Backdrop has no recurring run {name} on Kubeflow at {endpoint.host}", remedy)
+        entries = _entries(endpoint, name)
         pipelines = _pipelines(endpoint)
         runs = [run for run in _newest(endpoint) if _pipeline(run) in pipelines]
         lines = [] if entries else ["no recurring runs"]
@@ -45,6 +41,27 @@ def overview(endpoint: Endpoint, name: str = "") -> list[str]:
         return lines
 
 
+def last_run_of(endpoint: Endpoint, name: str) -> Any | None:
+    """The newest run that a recurring run started, if there is one.
+
+    Raises:
+        EndpointError: if there is no recurring run of that name.
+    """
+    entries = _entries(endpoint, name)
+    (entry,) = (entry for entry in entries if entry.display_name == name)
+    return next(iter(_started_by(entry, entries, list(_newest(endpoint)))), None)
+
+
+def _entries(endpoint: Endpoint, name: str) -> list[V2beta1RecurringRun]:
+    """All of Backdrop's recurring runs; one of that name must be among them, if it is given."""
+    entries = sorted(ours(endpoint), key=lambda entry: entry.display_name)
+    known = {entry.display_name for entry in entries}
+    if name and name not in known:
+        remedy = suggest(name, known) if known else "Create it with `backdrop pipeline schedule`"
+        raise EndpointError(f"Backdrop has no recurring run {name} on Kubeflow at {endpoint.host}", remedy)
+    return entries
+
+
 def _head(endpoint: Endpoint, entry: V2beta1RecurringRun) -> str:
     state = "paused" if entry.mode == RecurringRunMode.DISABLE else "on"
     return f"{entry.display_name}: {state}, at {entry.trigger.cron_schedule.cron}, {_version(endpoint, entry)}"
@@ -56,7 +73,7 @@ def _lines(endpoint: Endpoint, runs: list[Any]) -> list[str]:
         page = endpoint.page(f"runs/details/{run.run_id}")
         lines.append(f"  {run.created_at:%Y-%m-%d %H:%M} UTC  {run.state or 'PENDING':9}  {page}")
         if run.state == "FAILED":
-            lines += [f"    {line}" for line in failures(endpoint, run.run_id)]
+            lines += [f"    {failure}" for failure in failures(endpoint, run.run_id)]
     return lines
 
 
