@@ -171,6 +171,28 @@ def render(
     Returns:
         The RGB photograph (H, W, 3) and the mask of the car (H, W), without its shadow.
     """
+    photo, _, cover = render_layer(car, view, views, width, height, seed)
+    return photo, cover >= 0.5
+
+
+def render_layer(
+    car: Car, view: int, views: int, width: int, height: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Photographs one view of a car, and tells which share of each pixel is the car.
+
+    Args:
+        car: as for `render`, like all others.
+        view: from 1 to `views`.
+        views: the number of views.
+        width: in pixels.
+        height: in pixels.
+        seed: determines the room and the noise.
+
+    Returns:
+        The RGB photograph (H, W, 3); the car alone (H, W, 3), 0..255, already multiplied by its share of the pixel and
+        with the photograph's light and noise; and that share (H, W), 0..1. The car before another background is
+        `car + (1 - share) * background`.
+    """
     angle = 2 * np.pi * (view - 1) / views
     fine = max(2, min(4, round(1500 / width)))
     canvas = np.zeros((height * fine, width * fine, 4), np.uint8)
@@ -181,5 +203,7 @@ def render(
     photo = room * (1 - cover) + layer[..., :3]
     rng = np.random.default_rng([seed, car.index, view])
     gain = rng.normal(1, 0.004, 3).astype(np.float32) * np.float32(rng.normal(1, 0.02))
-    photo = photo * gain + 2.2 * rng.standard_normal(photo.shape, np.float32)
-    return np.clip(photo, 0, 255).astype(np.uint8), cover[..., 0] >= 0.5
+    noise = 2.2 * rng.standard_normal(photo.shape, np.float32)
+    photo = photo * gain + noise
+    alone = np.asarray(layer[..., :3] * gain + noise * cover, np.float32)
+    return np.clip(photo, 0, 255).astype(np.uint8), alone, np.asarray(cover[..., 0], np.float32)
