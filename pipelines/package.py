@@ -15,7 +15,7 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble
-from backdrop.config.cluster import RETRIES
+from backdrop.config.cluster import RETRIES, VOLUME_FOLDER
 from backdrop.pipelines.compact import compact, name_alike
 from backdrop.pipelines.lint import refuse
 from backdrop.pipelines.size import estimate_size
@@ -34,10 +34,18 @@ class Pods:
     Attributes:
         labels: of every task's pod, such as Kueue's `kueue.x-k8s.io/queue-name`.
         retries: how often Argo tries a task on the GPU nodes again.
+        volume: a claim that is mounted in every task's pod; none if empty.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     retries: int = RETRIES
+    volume: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """What the package says of each executor, as KFP writes it."""
+        labeled = {"podMetadata": {"labels": dict(self.labels)}} if self.labels else {}
+        claim = {"constant": self.volume, "pvcNameParameter": {"runtimeValue": {"constant": self.volume}}}
+        return labeled | ({"pvcMount": [{**claim, "mountPath": VOLUME_FOLDER}]} if self.volume else {})
 
 
 PODS = Pods()
@@ -83,9 +91,8 @@ def build(
         ConfigError: if the ensemble has no such fold or too many members, or the linter finds a fault in the package.
     """
     documents = _compile(training(ensemble, folds, pods.retries, tuned, ray))
-    if pods.labels:
-        for settings in _settings(documents).values():
-            settings["podMetadata"] = {"labels": dict(pods.labels)}
+    for settings in _settings(documents).values():
+        settings.update(pods.settings())
     size = estimate_size(documents)
     if size.is_too_large:
         remedy = "Train fewer members, or some folds at a time (--folds)"

@@ -10,7 +10,7 @@ from typer.main import get_command
 from backdrop.cli.pipeline import app
 from backdrop.components.image import CPU_IMAGE
 from backdrop.config import find_ensemble
-from backdrop.config.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS
+from backdrop.config.cluster import CONFIG_KEYS, NODE_SELECTOR, SECRET_KEYS, SETTINGS, TOLERATIONS, VOLUME_FOLDER
 from backdrop.pipelines.package import build
 from tests.charts.rendering import CASES, CHART, containers, manifests, named, pods
 
@@ -116,6 +116,17 @@ def test_commands_are_those_of_the_pipelines(case: str) -> None:
             if container["command"][:2] == ["backdrop", "pipeline"]:
                 verb, *arguments = container["command"][2:]
                 COMMANDS[verb].make_context(verb, arguments)  # raises if it doesn't know one
+
+
+def test_a_volume_is_mounted_where_tasks_and_preflight_look() -> None:
+    options = ("--set", "pipeline.volume=studio,pipeline.data=/mnt/backdrop/photos,preflight.enabled=true")
+    schedule, preflight = (
+        named("Job", f"backdrop-{name}", "scheduled", *options)["spec"]["template"]["spec"]
+        for name in ("schedule", "preflight")
+    )
+    assert "--volume studio" in " ".join(schedule["containers"][0]["command"])
+    assert {"name": "volume", "persistentVolumeClaim": {"claimName": "studio"}} in preflight["volumes"]
+    assert {"name": "volume", "mountPath": VOLUME_FOLDER} in preflight["containers"][0]["volumeMounts"]
 
 
 def test_the_recurring_run_is_named_as_the_release() -> None:

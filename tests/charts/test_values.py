@@ -141,6 +141,10 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
             "schedule.serviceAccount is empty. Set it to the account of the",
         ),
         (
+            "tuning.ray=true,pipeline.work=s3://a/b,schedule.serviceAccount=a,pipeline.volume=studio",
+            "a Ray cluster's pods don't have the volume. Leave one of them out",
+        ),
+        (
             "mlflow.database=external",
             "mlflow.existingSecret is empty. Create a Secret with the key MLFLOW",
         ),

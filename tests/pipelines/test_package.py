@@ -10,14 +10,23 @@ from typing import Any
 
 import pytest
 import yaml
-from kfp import components
+from kfp import components, dsl, kubernetes
+from kfp.compiler import Compiler
 
 from backdrop import __version__
 from backdrop.common.errors import ConfigError
 from backdrop.components.places import place_outputs
 from backdrop.config import Ensemble, find_ensemble, find_recipe
 from backdrop.config.catalog import shipped
-from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, SIGNING_KEY, TRUSTED_KEY, WEBHOOK_KEYS
+from backdrop.config.cluster import (
+    CONFIG_KEYS,
+    NETWORK_KEYS,
+    SECRET_KEYS,
+    SIGNING_KEY,
+    TRUSTED_KEY,
+    VOLUME_FOLDER,
+    WEBHOOK_KEYS,
+)
 from backdrop.config.planned import planned
 from backdrop.config.records import override, parse
 from backdrop.pipelines.package import Package, Pods, build, digest
@@ -442,6 +451,24 @@ def test_labels_and_retries_are_the_packages_own() -> None:
     ]
     assert set(retried) == {5}
     assert made.version != build(find_ensemble("tiny"), [0]).version
+
+
+def test_a_volume_is_mounted_in_every_pod_as_kfp_does_it(tmp_path: Path) -> None:
+    made = build(find_ensemble("tiny"), [0], pods=Pods(volume="studio"))
+    settings = made.documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+    @dsl.component(base_image="backdrop")
+    def task() -> None: ...
+
+    @dsl.pipeline
+    def graph() -> None:
+        kubernetes.mount_pvc(task(), "studio", VOLUME_FOLDER)
+
+    Compiler().compile(graph, str(tmp_path / "package.yaml"))
+    _, theirs = yaml.safe_load_all((tmp_path / "package.yaml").read_text())
+    wanted = theirs["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-task"]["pvcMount"]
+    assert set(settings) == set(made.documents[0]["deploymentSpec"]["executors"])
+    assert all(executor["pvcMount"] == wanted for executor in settings.values())
 
 
 def test_version_changes_with_the_recipe(package: Package) -> None:

@@ -266,6 +266,9 @@ containers:
       - {name: files, mountPath: /etc/backdrop, readOnly: true}
       {{- end }}
       - {name: network, mountPath: /etc/backdrop/network, readOnly: true}
+      {{- if .volume }}
+      - {name: volume, mountPath: /mnt/backdrop}
+      {{- end }}
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 1Gi}
@@ -278,6 +281,10 @@ volumes:
   {{- with .files }}
   - name: files
     configMap: {name: {{ . }}}
+  {{- end }}
+  {{- with .volume }}
+  - name: volume
+    persistentVolumeClaim: {claimName: {{ . }}}
   {{- end }}
 {{- end }}
 
@@ -295,6 +302,9 @@ volumes:
 {{- end -}}
 {{- if and .Values.tuning.ray (not .Values.schedule.serviceAccount) -}}
 {{- fail "tuning.ray is true, but schedule.serviceAccount is empty. Set it to the account of the tasks' pods, such as default-editor, so that they may create RayJobs" -}}
+{{- end -}}
+{{- if and .Values.pipeline.volume .Values.tuning.ray -}}
+{{- fail "pipeline.volume is set and tuning.ray is true, but a Ray cluster's pods don't have the volume. Leave one of them out" -}}
 {{- end -}}
 {{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
 {{- fail (printf "schedule.cron is %q, but it needs six fields. Start with the seconds: 0 0 2 * * 0 is Sundays at 2:00" .Values.schedule.cron) -}}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, package_of
+from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, Volume, package_of
 from backdrop.common.errors import ConfigError
 
 app = typer.Typer()
@@ -33,6 +33,7 @@ def upload(
     ray: Ray = False,
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
+    volume: Volume = "",
 ) -> None:
     """Upload an ensemble's training pipeline to Kubeflow.
 
@@ -41,7 +42,7 @@ def upload(
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.publish import publish
 
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
     published = publish(connect(host, namespace), package)
     print(f"pipeline {published.name} is {published.pipeline_id}")
     print(f"version {published.version} is {published.version_id} ({'new' if published.new else 'unchanged'})")
@@ -61,13 +62,14 @@ def submit(
     ray: Ray = False,
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
+    volume: Volume = "",
 ) -> None:
     """Start one run of the training pipeline on Kubeflow."""
     from backdrop.kubeflow import publish
     from backdrop.kubeflow.client import connect
     from backdrop.pipelines.parameters import read_parameters
 
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)
@@ -97,6 +99,7 @@ def schedule(
     ray: Ray = False,
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
+    volume: Volume = "",
 ) -> None:
     """Create or update a recurring run on Kubeflow."""
     from backdrop.kubeflow import publish, recurring_runs
@@ -111,7 +114,7 @@ def schedule(
     if not (ensemble and cron and params):
         raise ConfigError("A recurring run needs ENSEMBLE, --cron and --params", "Give all three, or --remove")
     cron = check_cron(cron)
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)

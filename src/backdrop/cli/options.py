@@ -57,8 +57,12 @@ Labels = Annotated[
 Retries = Annotated[
     int | None, typer.Option("--retries", min=0, metavar="N", help="How often to retry a lost GPU task. Default: 2.")
 ]
+Volume = Annotated[
+    str, typer.Option("--volume", metavar="CLAIM", help="Mount this volume claim at /mnt/backdrop in every task's pod.")
+]
 # As Kubernetes takes them; the part before a slash is a domain.
 LABEL = re.compile(r"((?:[a-z0-9.-]{1,253}/)?\w(?:[\w.-]{0,61}\w)?)=(\w(?:[\w.-]{0,61}\w)?)?", re.ASCII)
+CLAIM = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 def package_of(
@@ -69,11 +73,12 @@ def package_of(
     ray: bool,
     labels: Sequence[str] = (),
     retries: int | None = None,
+    volume: str = "",
 ) -> "Package":
     """Compiles the package that the options describe.
 
     Raises:
-        ConfigError: if there is no such ensemble, fold, key or budget, or Kubernetes wouldn't take a label.
+        ConfigError: if there is no such ensemble, fold, key or budget, or Kubernetes wouldn't take a label or a claim.
     """
     from backdrop.config import find_ensemble
     from backdrop.config.cluster import RETRIES
@@ -83,7 +88,11 @@ def package_of(
     from backdrop.pipelines.training import Tuned, with_overrides
 
     chosen = with_overrides(find_ensemble(ensemble), assignments)
-    pods = Pods(dict(map(_label, labels)), RETRIES if retries is None else retries)
+    if volume and not CLAIM.fullmatch(volume):
+        raise ConfigError(f"--volume {volume} isn't a claim's name", "Take it from `kubectl get pvc`")
+    if volume and ray:
+        raise ConfigError("A Ray cluster's pods don't have --volume", "Leave --ray or --volume out")
+    pods = Pods(dict(map(_label, labels)), RETRIES if retries is None else retries, volume)
     return build(chosen, as_folds(folds) or None, as_choice("--tune", tune, Tuned), ray, pods)
 
 

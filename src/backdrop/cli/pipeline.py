@@ -9,7 +9,7 @@ import typer
 
 from backdrop.cli import kubeflow
 from backdrop.cli.command import Group, command
-from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, package_of
+from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, Volume, package_of
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
 app.add_typer(kubeflow.app)
@@ -34,6 +34,7 @@ def compile_(
     ray: Ray = False,
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
+    volume: Volume = "",
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop.common.outputs import require_file, write_file
@@ -41,7 +42,7 @@ def compile_(
     from backdrop.pipelines.size import estimate_size
 
     require_file(out, is_package, "a compiled pipeline")
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries)
+    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
     write_file(out, package.dump(), is_package, "a compiled pipeline")
     print(f"{package.name} {package.version} is in {out}; {estimate_size(package.documents).sentence}")
 

@@ -35,6 +35,8 @@ NETWORK_KEYS = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "
 SIGNING_KEY, TRUSTED_KEY = "BACKDROP_SIGNING_KEY", "BACKDROP_TRUSTED_KEY"
 # A pod's default of 64 MiB is too small for data loader workers.
 SHARED_MEMORY, SHARED_MEMORY_SIZE = "/dev/shm", "8Gi"  # noqa: S108  # not a temporary file
+# Where a volume of yours is mounted, so that a dataset or work can be in it.
+VOLUME_FOLDER = "/mnt/backdrop"
 RETRIES = 2
 # Of a task that runs no network: `register` was measured at 440 MB, `check` at 350 MB for each process.
 LIGHT_CPU, LIGHT_MEMORY = "500m", "2Gi"
