@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "backdrop"
 # From the top down; folders of one row don't import each other, except the two rows of what runs networks.
 LAYERS = [
     "cli",
-    "kubeflow local",
+    "kubeflow local serving",
     "pipelines",
     "components",
     "steps",
@@ -37,6 +37,8 @@ HEAVY = {
     "kubernetes": {"common"},
     "typer": {"cli"},
     "fastapi": {"serving"},
+    "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
 }
 FILES = sorted(path for folder in RANK for path in (SOURCE / folder).rglob("*.py"))
 

@@ -38,6 +38,7 @@ SURFACE = {
     "verify": {"model"},
     "models": {"as_json"},
     "reap": {"idle_minutes"},
+    "serve": {"model", "host", "port", "tokens", "max_requests", "max_megabytes", "timeout"},
     "recipes ls": set(),
     "recipes show": {"recipe"},
     "recipes cp": {"recipe", "out"},

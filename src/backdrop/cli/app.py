@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from backdrop import __version__
-from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, training
+from backdrop.cli import data, ensembles, inference, pipeline, recipes, registry, serving, training
 from backdrop.cli.command import Group
 from backdrop.common.environment import check_files
 from backdrop.common.errors import BackdropError, explain
@@ -21,7 +21,7 @@ from backdrop.common.redact import redact
 app = typer.Typer(
     cls=Group, no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
-for _group in (data, training, inference, registry):
+for _group in (data, training, inference, registry, serving):
     app.add_typer(_group.app)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(ensembles.app, name="ensembles")

@@ -21,6 +21,9 @@ EXTRAS = {
     "ray": "tuning",
     "optuna": "tuning",
     "kubernetes": "tuning",
+    "fastapi": "serving",
+    "uvicorn": "serving",
+    "prometheus_client": "serving",
 }
 
 
@@ -51,6 +54,10 @@ class ConfigError(BackdropError):
 
 class DataError(BackdropError):
     """A dataset, an image or a mask that can't be used as it is."""
+
+
+class TooLargeError(DataError):
+    """An image with more pixels than are decoded."""
 
 
 class PlanError(BackdropError):

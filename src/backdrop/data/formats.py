@@ -6,6 +6,7 @@ cards pad it, and all of that is fine. Damage is what a decoder complains about.
 
 import contextlib
 import io
+import re
 import struct
 import threading
 import warnings
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backdrop.common.environment import read_count
-from backdrop.common.errors import DataError
+from backdrop.common.errors import DataError, TooLargeError
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
+MAX_SCANS = 100  # of a progressive JPEG; programs that write them make about ten
 STRIP = 2**24  # pixels that are copied at a time
 LFS = b"version https://git-lfs"
 # The brands of ISO media files that are HEIC photographs.
@@ -33,6 +35,9 @@ HARMLESS = (
     *("subsampling", "JPEG process", "data precision", "color conversion", "arithmetic coding"),
     *("JFIF revision", "Adobe color transform", "bad ICC marker", "Invalid SOS parameters for sequential"),
 )
+# In a JPEG's scan, what begins the next segment: 0xff isn't followed by zero, a restart marker or padding there.
+SEGMENT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 
 Pixels = NDArray[np.uint8]
@@ -84,7 +89,7 @@ def decoded(data: bytes, name: object) -> Iterator[Pixels]:
 
     Blocks that run side by side wait for each other where their photographs would be too large together.
     """
-    file_format, pixels = _open(data, name)
+    file_format, pixels = examine(data, name)
     decoders = {"jpeg": _decode_jpeg, "heic": _decode_heic, "png": _opencv}
     with _room.take(pixels):
         with _readable(name):
@@ -106,7 +111,7 @@ def decode_levels(data: bytes, name: object) -> Levels:
 @contextlib.contextmanager
 def decoded_levels(data: bytes, name: object) -> Iterator[Levels]:
     """Like `decode_levels`, for levels that are needed only inside the block; like `decoded`, it may wait."""
-    file_format, pixels = _open(data, name)
+    file_format, pixels = examine(data, name)
     if file_format in ("jpeg", "heic"):
         with decoded(data, name) as image:
             yield image
@@ -145,8 +150,13 @@ def find_gif_damage(data: bytes) -> str:
     return "is damaged inside"
 
 
-def _open(data: bytes, name: object) -> tuple[str, int]:
-    """Kind and number of pixels of an image, after checking that it may be decoded."""
+def examine(data: bytes, name: object) -> tuple[str, int]:
+    """The format (see `format_of`) and number of pixels of an image, from its header; nothing is decoded.
+
+    Raises:
+        TooLargeError: if it has more pixels than are decoded.
+        DataError: if it isn't a readable image, or is visibly damaged.
+    """
     file_format = format_of(data)
     if file_format == "lfs":
         raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
@@ -156,7 +166,9 @@ def _open(data: bytes, name: object) -> tuple[str, int]:
         width, height = _heif(data).size if file_format == "heic" else _pillow(data).size
     if width * height > max_pixels():
         what = f"{name} has {width}x{height} pixels, more than the {max_pixels():,} that are decoded"
-        raise DataError(what, "Scale it down, or set BACKDROP_MAX_PIXELS")
+        raise TooLargeError(what, "Scale it down, or set BACKDROP_MAX_PIXELS")
+    if file_format == "jpeg" and (scans := _count_scans(data)) > MAX_SCANS:
+        raise DataError(f"{name} has {scans:,} scans or more, and each takes time", "Save it again as a JPEG")
     return file_format, width * height
 
 
@@ -170,7 +182,17 @@ def _readable(name: object) -> Iterator[None]:
     except ModuleNotFoundError as error:
         what = f"{name} is a HEIC photograph, and {error.name} isn't installed"
         raise DataError(what, "pip install 'backdrop-ml[heic]', or export it as JPEG") from error
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, Warning, struct.error, cv2.error) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        Warning,
+        struct.error,
+        cv2.error,
+    ) as error:
         truncated = "truncated" in str(error)
         what = f"{name} is truncated" if truncated else f"{name} is not a readable image"
         raise DataError(what, COPY_AGAIN) from error
@@ -262,6 +284,18 @@ def _jpeg_damage(data: bytes, warning: str) -> str:
         if not data[end - count : end].strip(b"\0\xff"):
             return ""
     return f"is damaged inside ({warning})"
+
+
+def _count_scans(data: bytes) -> int:
+    """The scans of a JPEG, as far as its segments can be followed; at most one more than are allowed."""
+    scans, start = 0, 2
+    while scans <= MAX_SCANS and (found := SEGMENT.search(data, start)):
+        marker, start = data[found.start() + 1], found.end()
+        if marker == END_OF_IMAGE:
+            break
+        scans += marker == START_OF_SCAN
+        start += int.from_bytes(data[start : start + 2])
+    return scans
 
 
 def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> Pixels:

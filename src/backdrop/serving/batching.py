@@ -1,0 +1,136 @@
+"""Predicts photographs of concurrent requests together, in bounded memory."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from backdrop.common.errors import BackdropError
+from backdrop.data.dataset import in_threads
+from backdrop.data.formats import decode_photo
+from backdrop.inference.batch import PIXELS, Image
+from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph
+from backdrop.inference.predict import BATCH
+from backdrop.inference.uncertainty import unconfidence
+from backdrop.serving.champion import Champion
+from backdrop.serving.problems import not_ready
+
+WORKERS = 2  # one decodes and encodes while the other's networks run
+
+# Encodes a picture from a photograph (H, W, 3), the members' outcome and their model.
+Make = Callable[[Image, Outcome, EnsembleModel], bytes]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture, the address of the version that made it, and the photograph's unconfidence."""
+
+    data: bytes
+    model: str
+    unconfidence: float
+
+
+@dataclass(eq=False)
+class Job:
+    """A photograph to predict: a file of `pixels` pixels, how to make its picture, and who waits for it."""
+
+    data: bytes
+    pixels: int
+    make: Make
+    result: Future[Picture] = field(default_factory=Future)
+
+
+class Batcher:
+    """Takes jobs from a queue, as many at a time as networks see together.
+
+    Its memory is bounded: at most two batches are decoded at once, each of four photographs that have together as many
+    pixels as `backdrop predict` holds, or of one larger photograph. Files that wait are as they came.
+
+    Args:
+        champion: the model.
+        observe: called with the number of photographs of each batch.
+    """
+
+    def __init__(self, champion: Champion, observe: Callable[[int], None]) -> None:
+        self._champion, self._observe = champion, observe
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._networks = threading.Lock()
+        self._closing = False
+
+    def start(self) -> None:
+        """Starts its threads."""
+        for _ in range(WORKERS):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        """Lets its threads end when the queue is empty."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def submit(self, job: Job) -> "Future[Picture]":
+        """Queues a job; a cancelled one is skipped if it hasn't begun."""
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.result
+
+    def _run(self) -> None:
+        while jobs := self._take():
+            try:
+                self._predict([job for job in jobs if job.result.set_running_or_notify_cancel()])
+            except Exception as error:  # an error of ours for all: each request answers it
+                for job in jobs:
+                    if not job.result.done():
+                        job.result.set_exception(error)
+
+    def _take(self) -> list[Job]:
+        """The jobs of the next batch; none when it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closing)
+            jobs: list[Job] = []
+            while self._jobs and len(jobs) < BATCH:
+                if jobs and sum(job.pixels for job in (*jobs, self._jobs[0])) > PIXELS:
+                    break
+                jobs.append(self._jobs.popleft())
+            if self._jobs:
+                self._changed.notify()
+            return jobs
+
+    def _predict(self, jobs: list[Job]) -> None:
+        served = self._champion.current
+        if served is None:
+            raise not_ready(self._champion.address)
+        model = served.model
+        decoded = in_threads(lambda job: _decode(job, model), jobs)
+        usable = [(job, *photo) for job, photo in zip(jobs, decoded, strict=True) if photo]
+        if not usable:
+            return
+        self._observe(len(usable))
+        with self._networks:
+            outcomes = list(model.outcomes([photo for _, _, photo in usable], with_probability=True))
+
+        def finish(index: int) -> None:
+            job, image, _ = usable[index]
+            outcome = outcomes[index]
+            assert outcome.probability is not None
+            try:
+                data = job.make(image, outcome, model)
+            except BackdropError as error:
+                job.result.set_exception(error)
+            else:
+                job.result.set_result(Picture(data, served.address, unconfidence(outcome.probability)))
+
+        in_threads(finish, range(len(usable)))
+
+
+def _decode(job: Job, model: EnsembleModel) -> tuple[Image, Photograph] | None:
+    """The photograph and what the networks need of it; None if it can't be used, which its request answers."""
+    try:
+        image = decode_photo(job.data, "The photograph")
+        return image, model.prepare(image)
+    except BackdropError as error:
+        job.result.set_exception(error)
+        return None

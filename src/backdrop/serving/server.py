@@ -1,0 +1,116 @@
+"""Runs the service in this process until it is told to stop."""
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from backdrop.common.environment import check_header
+from backdrop.common.errors import ConfigError
+from backdrop.common.progress import log, waiting
+from backdrop.data.formats import max_pixels
+from backdrop.serving.app import create_app
+from backdrop.serving.champion import Champion
+from backdrop.serving.gate import Gate, Limits
+
+TOKEN = "BACKDROP_SERVE_TOKEN"  # noqa: S105  # the variable's name
+MIN_TOKEN = 16  # characters
+MAX_PIXELS = "64000000"  # of a photograph, unless BACKDROP_MAX_PIXELS says otherwise: phones have 50 million
+
+
+def serve(model: str, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None) -> None:
+    """Serves a registered model over HTTP until SIGTERM or Ctrl-C; then it finishes what it has begun.
+
+    Args:
+        model: such as `models:/cars@champion`, which is followed, or `models:/cars/3`.
+        host: the address to listen at.
+        port: to listen at; 0 for a free one, which is printed.
+        limits: what it accepts; by default anyone's requests.
+
+    Raises:
+        ConfigError: if it can't listen there, or BACKDROP_MAX_PIXELS isn't a number.
+        TrackingError: if the model's address is malformed.
+    """
+    os.environ.setdefault("BACKDROP_MAX_PIXELS", MAX_PIXELS)
+    max_pixels()
+    limits = limits or Limits()
+    server = make_server(Champion(model), limits)
+    with _listen(host, port) as listener, waiting(""):
+        at = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        log(f"{model} at http://{at}/ ({'with' if limits.tokens else 'without'} tokens)")
+        server.run([listener])
+
+
+def make_server(champion: Champion, limits: Limits) -> uvicorn.Server:
+    """The server of a model, for `run` with a listening socket."""
+    app, gate = create_app(champion, limits)
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,  # for who sends a second signal: after the first, the gate has waited already
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    return _Server(config, gate)
+
+
+def read_tokens(path: Path | None) -> Sequence[str]:
+    """The tokens that requests may bear: those of BACKDROP_SERVE_TOKEN, and the lines of a file.
+
+    Args:
+        path: the file; None for none.
+
+    Raises:
+        ConfigError: if a token is short or can't be sent in a header, the file has none, or it can't be read.
+    """
+    tokens = os.environ.get(TOKEN, "").split()
+    sources = [TOKEN] * len(tokens)
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").split()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} can't be read as text", "Name a file with one token a line") from error
+        if not lines:
+            raise ConfigError(f"{path} has no token", "Write one a line")
+        tokens, sources = [*tokens, *lines], [*sources, *[str(path)] * len(lines)]
+    for token, source in zip(tokens, sources, strict=True):
+        check_header(source, token)
+        if len(token) < MIN_TOKEN:
+            what = f"A token of {source} has fewer than {MIN_TOKEN} characters"
+            raise ConfigError(what, "Make one with `openssl rand -hex 32`")
+    return tokens
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{host}:{port} can't be listened at ({error})", "Choose others by --host and --port"
+        ) from error
+
+
+class _Server(uvicorn.Server):
+    """At the first signal it refuses new requests, and ends after the last one under way; a second ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
+        super().__init__(config)
+        self._gate = gate
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._gate.stopping:
+            super().handle_exit(sig, frame)
+        self._gate.stopping = True
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or (self._gate.stopping and not self._gate.inside)
