@@ -27,7 +27,10 @@ SURFACE = {
         *("repeats", "parallel", "seed", "cluster", "overrides"),
     },
     "label": {"data", "plan", "members", "out", "ensemble", "max_uncertainty"},
-    "predict": {"images", "out", "members", "model", "ensemble", "format", "sample_submission"},
+    "predict": {
+        *("inputs", "out", "members", "model", "ensemble", "format", "sample_submission"),
+        *("background", "crop", "type"),
+    },
     "evaluate": {"data", "plan", "members", "out", "ensemble", "model"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name", "override", "version", "reason"},

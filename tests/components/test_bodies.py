@@ -202,7 +202,7 @@ CHOICES = {
     "budget": "fast",
     "gpus": "1",
     "cpu": "4",
-    "format": "png",
+    "format": "mask",
 }
 
 

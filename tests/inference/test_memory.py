@@ -18,10 +18,13 @@ RUN = """
 import sys
 from pathlib import Path
 import torch
+from backdrop.data.photographs import Source
 from backdrop.inference import batch, ensemble, predict
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import read_member
-scale, member, photos = int(sys.argv[1]), Path(sys.argv[2]), sorted(Path(sys.argv[3]).iterdir())
+scale, member, photos = int(sys.argv[1]), Path(sys.argv[2]), [
+    Source(path, path.name) for path in sorted(Path(sys.argv[3]).iterdir())
+]
 batch.PIXELS, batch.LARGE, ensemble.BLOCK, predict.PIECE = (
     value // scale for value in (batch.PIXELS, batch.LARGE, ensemble.BLOCK, predict.PIECE)
 )

@@ -25,6 +25,7 @@ from backdrop.config.records import dump_yaml, parse
 from backdrop.data.dataset import open_dataset, read_image, read_mask
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.data.masks import Mask
+from backdrop.data.photographs import Source
 from backdrop.data.rle import decode_rle
 from backdrop.inference import batch
 from backdrop.inference.batch import cut_out, keep_networks
@@ -114,7 +115,7 @@ def by_hand(photo: Path, model: EnsembleModel, level: float = 0.5) -> Mask:
 def test_each_photograph_gets_its_mask_at_its_own_size(
     photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path
 ) -> None:
-    record = predict(str(photos), str(tmp_path / "out"), members)
+    record = predict(str(photos), str(tmp_path / "out"), members, format="mask")
     assert (record.images, record.failed, record.model) == (10, 0, model.digest())
     assert json.loads((tmp_path / "out" / "predict.json").read_text()) == record.model_dump(mode="json")
     assert len(content(tmp_path / "out")) == 11
@@ -134,7 +135,7 @@ def test_an_ensemble_s_post_processing_is_part_of_it(
     for level in levels:
         values = {"name": "strict", "members": parts, "postprocessing": [{"kind": "threshold", "level": level}]}
         (tmp_path / f"{level}.yaml").write_text(dump_yaml(parse(Ensemble, values, "strict")))
-        predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / f"{level}.yaml"))
+        predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / f"{level}.yaml"), format="mask")
         for photo in photos.iterdir():
             mask = read_mask(tmp_path / "out" / f"{photo.stem}.png")
             assert np.array_equal(mask, by_hand(photo, model, level))
@@ -144,10 +145,10 @@ def test_an_ensemble_s_post_processing_is_part_of_it(
 
 
 def test_all_formats_say_the_same(photos: Path, members: list[str], tmp_path: Path) -> None:
-    for kind in ("png", "rle", "submission"):
+    for kind in ("mask", "rle", "submission"):
         predict(str(photos), str(tmp_path / kind), members, format=kind)
     names = sorted(photo.name for photo in photos.iterdir())
-    masks = {name: read_mask(tmp_path / "png" / f"{Path(name).stem}.png") for name in names}
+    masks = {name: read_mask(tmp_path / "mask" / f"{Path(name).stem}.png") for name in names}
     submission = table(tmp_path / "submission" / "submission.csv.gz")
     assert submission == [["img", "rle_mask"], *([name, runs_by_hand(masks[name])] for name in names)]
     runs = table(tmp_path / "rle" / "masks.csv")
@@ -182,7 +183,7 @@ def test_memory_is_bounded(photos: Path, model: EnsembleModel, monkeypatch: pyte
     for pixels in (1, 22_000, 2**30):
         monkeypatch.setattr(batch, "PIXELS", pixels)
         seen.clear()
-        assert len(cut_out(watched, sorted(photos.iterdir()))) == 10
+        assert len(cut_out(watched, [Source(path, path.name) for path in sorted(photos.iterdir())])) == 10
         assert all(sum(chunk) <= pixels or len(chunk) <= BATCH for chunk in seen)
         assert all(len(chunk) % BATCH == 0 for chunk in seen[:-1])
         assert [len(chunk) for chunk in seen] == {1: [4, 4, 2], 22_000: [8, 2], 2**30: [10]}[pixels]
@@ -201,7 +202,7 @@ def test_photographs_that_cannot_be_read_are_reported_and_the_others_predicted(
     photos: Path, members: list[str], tmp_path: Path
 ) -> None:
     reasons = spoil(photos)
-    record = predict(str(photos), str(tmp_path / "png"), members)
+    record = predict(str(photos), str(tmp_path / "png"), members, format="mask")
     assert (record.images, record.failed) == (14, 4)
     failed = table(tmp_path / "png" / "failed.csv")
     assert failed == [["image", "reason"], *([name, reasons[name]] for name in sorted(reasons))]
@@ -216,7 +217,7 @@ def test_photographs_that_cannot_be_read_are_reported_and_the_others_predicted(
 def test_a_photograph_that_does_not_fit_a_recipe_is_reported(photos: Path, tmp_path: Path) -> None:
     recipe = find_recipe("tiny", ["input.size=64x48", "input.fit=pad", "network.width=2", "network.depth=1"])
     member = write_member(tmp_path / "member", recipe, "k" * 64, 0)
-    record = predict(str(photos), str(tmp_path / "out"), [str(member)])
+    record = predict(str(photos), str(tmp_path / "out"), [str(member)], format="mask")
     assert record.failed == 3
     reason = "is 70x30 and doesn't fit into input.size 64x48 of recipe tiny"
     assert table(tmp_path / "out" / "failed.csv")[1:] == [[f"car{n}_01.jpg", reason] for n in (2, 5, 8)]
@@ -227,13 +228,13 @@ import os, signal, sys
 from backdrop.inference import batch
 from backdrop.steps.predict import predict
 batch.CHUNK, real, calls = 4, batch.cut_out, []
-def cut_out(model, photos):
+def cut_out(model, photos, finish):
     calls.append(photos)
     if len(calls) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(model, photos)
+    return real(model, photos, finish)
 batch.cut_out = cut_out
-predict(sys.argv[1], sys.argv[2], sys.argv[3:])
+predict(sys.argv[1], sys.argv[2], sys.argv[3:], format="mask")
 """
 
 
@@ -242,9 +243,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the photographs that networks see, few by few."""
     real, seen = batch.cut_out, []
 
-    def cut_out(model: EnsembleModel, photos: Sequence[Path]) -> list[batch.Cutout]:
+    def cut_out(model: EnsembleModel, photos: Sequence[Source], finish: batch.Finish) -> list[batch.Cutout]:
         seen.append([photo.name for photo in photos])
-        return real(model, photos)
+        return real(model, photos, finish)
 
     monkeypatch.setattr(batch, "CHUNK", 4)
     monkeypatch.setattr(batch, "cut_out", cut_out)
@@ -258,10 +259,10 @@ def test_a_killed_run_resumes(photos: Path, members: list[str], tmp_path: Path, 
     assert not out.exists()
     parts = sorted(partial.iterdir())
     assert len(parts) == 2
-    predict(str(photos), str(out), members)
+    predict(str(photos), str(out), members, format="mask")
     assert watch == [["car8_01.jpg", "car9_01.jpg"]]
     assert not partial.exists()
-    predict(str(photos), str(tmp_path / "whole"), members)
+    predict(str(photos), str(tmp_path / "whole"), members, format="mask")
     assert content(out) == content(tmp_path / "whole")
 
 
@@ -270,18 +271,18 @@ def test_only_the_same_work_is_resumed(
 ) -> None:
     out, partial = tmp_path / "out", tmp_path / "out.partial"
     monkeypatch.setattr(batch.PredictionStore, "clear", lambda store: None)
-    predict(str(photos), str(out), members)
+    predict(str(photos), str(out), members, format="mask")
     assert len(watch) == len(list(partial.iterdir())) == 3
     predict(str(photos), str(out), members, format="rle")
     assert len(watch) == 3
     (photos / "car5_01.jpg").write_bytes((photos / "car0_01.jpg").read_bytes())
-    predict(str(photos), str(out), members)
+    predict(str(photos), str(out), members, format="mask")
     assert [few[0] for few in watch[3:]] == ["car4_01.jpg"]
-    predict(str(photos), str(out), members[:1])
+    predict(str(photos), str(out), members[:1], format="mask")
     assert len(watch) == 7
     for part in partial.iterdir():
         part.write_bytes(part.read_bytes()[:-5])
-    predict(str(photos), str(out), members[:1])
+    predict(str(photos), str(out), members[:1], format="mask")
     assert len(watch) == 10
 
 
@@ -303,9 +304,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     refused(MemberError, "Either members or a model must be named", images, out, members, champion)
     refused(ConfigError, "@champion has its own ensemble", images, out, [], champion, "tiny")
     refused(MemberError, "is not a finished member", images, out, [images])
-    refused(DataError, "new has no photographs. Name the folder", str(photos.parent), out, members)
+    (tmp_path / "none").mkdir()
+    refused(DataError, "none has no photographs. Name the folder", str(tmp_path / "none"), out, members)
     refused(DataError, r"a_01\.jpg and .*a_01\.png have one stem", str(tmp_path / "twice"), out, members)
-    refused(StorageError, "nowhere is not a folder", str(tmp_path / "nowhere"), out, members)
+    refused(StorageError, "nowhere doesn't exist", str(tmp_path / "nowhere"), out, members)
     refused(ConfigError, "no use without --format submission", images, out, members, sample_submission=sample)
     given = {"format": "submission", "sample_submission": sample}
     refused(DataError, r"sample\.csv names 1 image that you don't have: lost_01\.jpg", images, out, members, **given)
@@ -322,7 +324,7 @@ def run(*arguments: object, code: int = 0) -> str:
 
 def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ("predict", photos, "--out", out, "--members", *members)
+    command = ("predict", photos, "--out", out, "--format", "mask", "--members", *members)
     assert run(*command) == f"{out}: masks of 10 photographs\n"
     alone = ("predict", photos, "--out", tmp_path / "alone", "--members", members[0])
     run(*alone)
@@ -341,7 +343,7 @@ def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str
     for name in ("car0_01.CR2", "notes.txt"):  # a raw file beside its JPEG is no loss
         (photos / name).write_bytes(b"x")
     os.mkfifo(photos / "pipe")
-    command = ("predict", photos, "--out", tmp_path / "out", "--members", members[0])
+    command = ("predict", photos, "--out", tmp_path / "out", "--format", "mask", "--members", members[0])
     said = run(*command)
     assert "3 files passed over: .cr2 (1), .txt (1), not a regular file (1)\n" in said
     assert "  notes.txt (.txt files aren't read)\n" in said
@@ -367,8 +369,8 @@ def test_photographs_and_masks_can_live_in_s3(
     tmp_path: Path,
 ) -> None:
     storage.upload_folder(photos, f"{bucket}/cars/test", "")
-    predict(f"{bucket}/cars/test", f"{bucket}/masks", members)
-    predict(str(photos), str(tmp_path / "here"), members)
+    predict(f"{bucket}/cars/test", f"{bucket}/masks", members, format="mask")
+    predict(str(photos), str(tmp_path / "here"), members, format="mask")
     written = storage.local_folder(f"{bucket}/masks")
     assert content(written) == content(tmp_path / "here")
     assert not (tmp_path / "cache" / "predicting").exists()

@@ -12,6 +12,7 @@ from backdrop.common.redact import redact
 
 Body = TypeVar("Body", bound=Callable[..., None])
 MEMBERS = "--members"
+BRACES = str.maketrans("", "", "{}")
 
 
 @contextmanager
@@ -54,7 +55,7 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The words of the usage line after the command's name."""
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [piece.translate(BRACES) for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the sections of arguments and options."""

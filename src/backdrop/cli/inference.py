@@ -1,13 +1,19 @@
 """Commands that use members: evaluation and prediction."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backdrop.cli.command import command
 from backdrop.cli.options import Data, Members, Plans, Weights
 from backdrop.cli.output import passed_over_text
+from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
+
+if TYPE_CHECKING:
+    from backdrop.inference.compose import PictureOptions
+    from backdrop.steps.predict import Format
 
 app = typer.Typer()
 
@@ -39,36 +45,72 @@ def evaluate(
     print(f"{out}/index.html")
 
 
-@command(app, "backdrop predict new-photos --model models:/cars@champion --out masks")
+@command(app, "backdrop predict photos --model models:/cars@champion --out cut-outs")
 def predict(
-    images: Annotated[
-        str, typer.Argument(metavar="IMAGES", help="Folder or s3:// prefix that holds the photographs themselves.")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Files, folders, patterns, s3:// addresses; or - for one photograph on stdin."
+        ),
     ],
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for the masks.")],
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Folder for the results.")] = None,
     members: Members = [],  # noqa: B006  # typer wants the default itself and never changes it
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")] = None,
     ensemble: Annotated[
         str | None, typer.Option(metavar="ENSEMBLE", help="Weights and post-processing, for --members.")
     ] = None,
-    format: Annotated[str, typer.Option(metavar="FORMAT", help="png, rle or submission.")] = "png",  # noqa: A002  # the option's name
+    format: Annotated[  # noqa: A002  # the option's name
+        str, typer.Option(metavar="FORMAT", help="cutout, mask, alpha, rle or submission.")
+    ] = "cutout",
+    background: Annotated[
+        str | None, typer.Option(metavar="COLOR|FILE", help="#rrggbb, a CSS color's name, or a picture.")
+    ] = None,
+    crop: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Crop to the product, with this margin of its longer side.")
+    ] = None,
+    type: Annotated[str, typer.Option(metavar="TYPE", help="Cut-outs are png, webp or jpeg files.")] = "png",  # noqa: A002  # as above
     sample_submission: Annotated[
         str | None, typer.Option(metavar="CSV", help="Kaggle's sample: your photographs must be those that it lists.")
     ] = None,
 ) -> None:
     """Cut out new photographs.
 
-    By a registered model or by members. Exit code 1 if a photograph has no mask.
+    By a registered model or by members. Exit code 1 if a photograph failed.
     """
     from backdrop.config.explain import as_choice
-    from backdrop.steps.predict import Format
+    from backdrop.inference.compose import PictureOptions, PictureType
+    from backdrop.steps.predict import Format, read_background
     from backdrop.steps.predict import predict as step
 
     chosen = as_choice("--format", format, Format)
-    record = step(images, out, members, model, ensemble, chosen, sample_submission)
-    print(f"{out}: masks of {count(record.images - record.failed, 'photograph')}")
+    behind = None if background is None else read_background(background)
+    options = PictureOptions(as_choice("--type", type, PictureType), behind, crop)
+    if inputs == ["-"]:
+        if out is not None or sample_submission is not None:
+            raise ConfigError("The picture of - goes to standard output", "Leave --out and --sample-submission out")
+        _predict_stdin(members, model, ensemble, chosen, options)
+        return
+    if out is None:
+        raise ConfigError("The folder for the results is missing", "Name it with --out")
+    record = step(inputs, out, members, model, ensemble, chosen, sample_submission, options)
+    print(f"{out}: {_results(record.format)} of {count(record.images - record.failed, 'photograph')}")
     if record.failed:
         empty = "; the submission has empty masks for them" if record.format == "submission" else ""
         print(f"{count(record.failed, 'photograph')} failed{empty}: see {out}/failed.csv")
     if record.passed_over:
         print(passed_over_text(record.passed_over))
     raise typer.Exit(1 if record.missed else 0)
+
+
+def _results(chosen: str) -> str:
+    return {"cutout": "cut-outs", "alpha": "alpha"}.get(chosen, "masks")
+
+
+def _predict_stdin(
+    members: list[str], model: str | None, ensemble: str | None, chosen: "Format", options: "PictureOptions"
+) -> None:
+    """Reads a photograph from standard input, and writes its picture to standard output."""
+    from backdrop.steps.predict import predict_one
+
+    picture = predict_one(sys.stdin.buffer.read(), members, model, ensemble, chosen, options)
+    sys.stdout.buffer.write(picture)

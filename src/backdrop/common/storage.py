@@ -219,6 +219,20 @@ def local_folder(address: str | Path) -> Path:
     return folder
 
 
+def local_file(address: str) -> Path:
+    """A cached copy of an S3 object, with its name.
+
+    Raises:
+        StorageError: if the object doesn't exist, or S3 doesn't answer.
+    """
+    data = read_bytes(address)
+    name = checked_name(address.rpartition("/")[2], address)
+    copy = cache_folder() / "objects" / sha256(data) / name
+    if _size(copy) != len(data):
+        write_bytes(copy, data)
+    return copy
+
+
 def _size(path: Path) -> int | None:
     """A file's size in bytes; None if there is no file."""
     try:

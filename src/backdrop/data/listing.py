@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,36 @@ def list_images(folder: Path, suffixes: set[str]) -> Listing:
         folder: the folder that directly contains the images.
         suffixes: of the files to take, in lower case.
     """
+    return sort_out(sorted(folder.iterdir()) if folder.is_dir() else [], suffixes)
+
+
+def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) -> Listing:
+    """Lists a folder and its subfolders, but neither hidden ones nor symbolic links to folders.
+
+    Args:
+        folder: the folder.
+        suffixes: of the files to take, in lower case.
+        skipped: absolute paths of subfolders to leave out.
+    """
+    inside = [path for path in sorted(folder.iterdir()) if path.absolute() not in skipped]
+    subfolders = [path for path in inside if _is_subfolder(path, suffixes)]
+    listing = sort_out([path for path in inside if path not in subfolders], suffixes)
+    for subfolder in subfolders:
+        below = list_tree(subfolder, suffixes, skipped)
+        listing = Listing(listing.images + below.images, listing.passed_over + below.passed_over)
+    return listing
+
+
+def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
+    """Whether to look into a path; a folder that is named like an image is reported as one that can't be read."""
+    named_so = path.name.startswith(".") or path.suffix.lower() in suffixes or not is_utf8(path)
+    return path.is_dir() and not path.is_symlink() and not named_so
+
+
+def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
+    """Lists files as `list_images` does, whatever folders they are in."""
     images, others = [], []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in paths:
         if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
             continue
         passed = _reason(path, suffixes)
@@ -56,8 +84,11 @@ def list_images(folder: Path, suffixes: set[str]) -> Listing:
         else:
             others.append(passed)
     # A raw file or a video beside a photograph of the same name isn't missed.
-    stems = {path.stem for path in images}
-    kept = [one.model_copy(update={"photograph": False}) if Path(one.file).stem in stems else one for one in others]
+    stems = {path.with_suffix("") for path in images}
+    kept = [
+        one.model_copy(update={"photograph": False}) if Path(one.file).with_suffix("") in stems else one
+        for one in others
+    ]
     return Listing(tuple(images), tuple(kept))
 
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
@@ -20,8 +21,11 @@ from backdrop.common.devices import device
 from backdrop.common.errors import DataError
 from backdrop.config.records import Record
 from backdrop.data.dataset import CHUNK, file_digest, in_threads, opened_image
+from backdrop.data.masks import Mask
+from backdrop.data.photographs import Source
 from backdrop.data.rle import encode_rle
-from backdrop.inference.ensemble import EnsembleModel, Photograph
+from backdrop.inference.compose import Pictures
+from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph
 from backdrop.inference.member import WEIGHTS, Member
 from backdrop.inference.predict import BATCH
 
@@ -31,17 +35,23 @@ AHEAD = 2 * BATCH  # photographs that are decoded at once
 MAX_CACHED = 2**31  # bytes of networks that stay in memory without a GPU; with one, a third of its free memory
 
 Image = NDArray[np.uint8]
+Finish = Callable[[Source, Outcome, Mask], "Cutout"]
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 class Cutout(Record):
-    """A photograph's mask, run-length encoded, at the photograph's size; or the reason for its `failure`."""
+    """A photograph's mask, run-length encoded, at the photograph's size; or the reason for its `failure`.
+
+    If pictures are drawn, `picture` is the picture's path in the store, and `digest` its sha256; `rle` is empty then.
+    """
 
     image: str
     height: int = 0
     width: int = 0
     rle: str = ""
+    picture: str = ""
+    digest: str = ""
     failure: str = ""
 
 
@@ -52,27 +62,59 @@ CUTOUTS = TypeAdapter(list[Cutout])
 class PredictionStore:
     """Finished masks of many photographs: one file in `folder` per chunk, so that a killed run can resume.
 
-    A file's name is the digest of Backdrop's version, the ensemble, and the photographs' names and bytes, so results of
-    another ensemble or of a changed photograph are never reused.
+    A file's name is the digest of Backdrop's version, the ensemble, the pictures' options, and the photographs' names
+    and bytes, so results of another ensemble or of a changed photograph are never reused. Pictures are in a folder
+    beside the file, which is written after them.
     """
 
     folder: Path
+    pictures: Pictures | None = None
     parts: list[Path] = field(default_factory=list)
 
-    def cut_out(self, model: EnsembleModel, photos: Sequence[Path]) -> Iterator[Cutout]:
-        """The photographs' masks as from `cut_out`, chunk by chunk; finished chunks are read from files."""
+    def cut_out(self, model: EnsembleModel, photos: Sequence[Source]) -> Iterator[Cutout]:
+        """The photographs' masks or pictures, in order, chunk by chunk; finished chunks are read from files."""
         for start in range(0, len(photos), CHUNK):
             chunk = photos[start : start + CHUNK]
-            part = self.folder / f"{_key(model, chunk)}.json"
+            part = self.folder / f"{_key(model, chunk, self.pictures)}.json"
             self.parts.append(part)
-            yield from _read_part(part) or _cut_out_to(part, model, chunk)
+            yield from self._read(part) or self._cut_out_to(part, model, chunk)
 
     def clear(self) -> None:
         """Removes the files of this run."""
         for part in self.parts:
             part.unlink(missing_ok=True)
+            shutil.rmtree(part.with_suffix(""), ignore_errors=True)
         with contextlib.suppress(OSError):  # it contains another run's files
             self.folder.rmdir()
+
+    def _read(self, part: Path) -> list[Cutout]:
+        """The results of an earlier run; none if a file is missing or damaged."""
+        try:
+            cutouts = CUTOUTS.validate_json(part.read_bytes())
+            whole = all(file_digest(self.folder / one.picture) == one.digest for one in cutouts if one.picture)
+        except (OSError, ValueError, DataError):
+            return []
+        return cutouts if whole else []
+
+    def _cut_out_to(self, part: Path, model: EnsembleModel, photos: Sequence[Source]) -> list[Cutout]:
+        finish = encode if self.pictures is None else partial(self._draw, self.pictures, part.stem)
+        cutouts = cut_out(model, photos, finish)
+        storage.write_bytes(part, CUTOUTS.dump_json(cutouts))
+        return cutouts
+
+    def _draw(self, pictures: Pictures, chunk: str, source: Source, outcome: Outcome, mask: Mask) -> Cutout:
+        """Writes a photograph's picture. It is decoded again, because those of a chunk wouldn't fit in memory."""
+        height, width = mask.shape
+        with opened_image(source.path) as image:
+            if image.shape[:2] != mask.shape:
+                raise DataError(f"{source.path} changed while it was predicted", "Run the command again")
+            assert outcome.probability is not None
+            data = pictures.draw(image, outcome.probability, mask)
+        path = f"{chunk}/{PurePosixPath(source.name).with_suffix(pictures.suffix)}"
+        with storage.disk_errors(self.folder / path):
+            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / path).write_bytes(data)
+        return Cutout(image=source.name, height=height, width=width, picture=path, digest=storage.sha256(data))
 
 
 class _CachedMember(Member):
@@ -98,15 +140,26 @@ def keep_networks(model: EnsembleModel) -> EnsembleModel:
     return replace(model, members=tuple(members))
 
 
-def cut_out(model: EnsembleModel, photos: Sequence[Path]) -> list[Cutout]:
+def encode(source: Source, outcome: Outcome, mask: Mask) -> Cutout:  # noqa: ARG001  # a `Finish`
+    """A photograph's mask as run lengths."""
+    height, width = mask.shape
+    return Cutout(image=source.name, height=height, width=width, rle=encode_rle(mask))
+
+
+def cut_out(model: EnsembleModel, photos: Sequence[Source], finish: Finish = encode) -> list[Cutout]:
     """The photographs' masks, in order of their names.
 
     A photograph that can't be read, or doesn't fit a recipe's input, gets a failure instead of a mask. Chunk sizes
     don't change the result: networks always see the same batches.
+
+    Args:
+        model: the ensemble.
+        photos: the photographs.
+        finish: makes a record of a photograph's outcome and mask. Unless it is `encode`, it gets the probability, too.
     """
     failed: list[Cutout] = []
     usable = _usable(lazily(partial(_prepare, model), photos), failed)
-    cutouts = [cutout for chunk in chunks(usable) for cutout in _cut_chunk(model, chunk)]
+    cutouts = [cutout for chunk in chunks(usable) for cutout in _cut_chunk(model, chunk, finish)]
     return sorted([*cutouts, *failed], key=lambda cutout: cutout.image)
 
 
@@ -149,49 +202,41 @@ def _batches(items: Iterable[tuple[Photograph, T]], sums: int) -> Iterator[list[
         yield batch
 
 
-def _key(model: EnsembleModel, photos: Sequence[Path]) -> str:
+def _key(model: EnsembleModel, photos: Sequence[Source], pictures: Pictures | None) -> str:
     names = [photo.name for photo in photos]
-    parts = [__version__, model.digest(), names, in_threads(_digest, photos)]
+    parts = [__version__, model.digest(), names, in_threads(_digest, photos), pictures and pictures.digest()]
     return storage.sha256(json.dumps(parts).encode())
 
 
-def _digest(photo: Path) -> str:
+def _digest(photo: Source) -> str:
     try:
-        return file_digest(photo)
+        return file_digest(photo.path)
     except DataError:  # reported later as a failure
         return ""
 
 
-def _read_part(part: Path) -> list[Cutout]:
-    """The results of an earlier run; none if the file is missing or damaged."""
+def _prepare(model: EnsembleModel, source: Source) -> tuple[Source, Photograph | str]:
+    """A photograph, and what the networks need of it, or the reason why it can't be used."""
     try:
-        return CUTOUTS.validate_json(part.read_bytes())
-    except (OSError, ValueError):
-        return []
-
-
-def _cut_out_to(part: Path, model: EnsembleModel, photos: Sequence[Path]) -> list[Cutout]:
-    cutouts = cut_out(model, photos)
-    storage.write_bytes(part, CUTOUTS.dump_json(cutouts))
-    return cutouts
-
-
-def _prepare(model: EnsembleModel, photo: Path) -> tuple[str, Photograph | str]:
-    """A photograph's name, and what the networks need of it, or the reason why it can't be used."""
-    try:
-        with opened_image(photo) as image:
-            return photo.name, _misfit(model, image) or model.prepare(image)
+        with opened_image(source.path) as image:
+            return source, _misfit(model, image) or model.prepare(image)
     except DataError as error:
-        return photo.name, error.what.removeprefix(f"{photo} ")
+        return source, _reason(source, error)
 
 
-def _usable(photos: Iterable[tuple[str, Photograph | str]], failed: list[Cutout]) -> Iterator[tuple[Photograph, str]]:
-    """The usable photographs with their names; the others are added to `failed`."""
-    for name, photo in photos:
+def _reason(source: Source, error: DataError) -> str:
+    return error.what.removeprefix(f"{source.path} ")
+
+
+def _usable(
+    photos: Iterable[tuple[Source, Photograph | str]], failed: list[Cutout]
+) -> Iterator[tuple[Photograph, Source]]:
+    """The usable photographs; the others are added to `failed`."""
+    for source, photo in photos:
         if isinstance(photo, str):
-            failed.append(Cutout(image=name, failure=photo))
+            failed.append(Cutout(image=source.name, failure=photo))
         else:
-            yield photo, name
+            yield photo, source
 
 
 def _misfit(model: EnsembleModel, image: Image) -> str:
@@ -207,9 +252,11 @@ def _pixels(items: Sequence[tuple[Photograph, object]]) -> int:
     return sum(photo.pixels for photo, _ in items)
 
 
-def _cut_chunk(model: EnsembleModel, chunk: Sequence[tuple[Photograph, str]]) -> Iterator[Cutout]:
-    outcomes = model.outcomes([photo for photo, _ in chunk])
-    for (photo, name), outcome in zip(chunk, outcomes, strict=True):
-        view = Path(name).stem.rpartition("_")[2]
-        rle = encode_rle(model.cut(outcome, view))
-        yield Cutout(image=name, height=photo.height, width=photo.width, rle=rle)
+def _cut_chunk(model: EnsembleModel, chunk: Sequence[tuple[Photograph, Source]], finish: Finish) -> Iterator[Cutout]:
+    outcomes = model.outcomes([photo for photo, _ in chunk], with_probability=finish is not encode)
+    for (_, source), outcome in zip(chunk, outcomes, strict=True):
+        view = PurePosixPath(source.name).stem.rpartition("_")[2]
+        try:
+            yield finish(source, outcome, model.cut(outcome, view))
+        except DataError as error:
+            yield Cutout(image=source.name, failure=_reason(source, error))

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from backdrop.common.errors import ConfigError, DataError
-from backdrop.inference.alpha import Matte
+from backdrop.common.storage import sha256
+from backdrop.data.masks import Mask, encode_png
+from backdrop.inference.alpha import Matte, make_matte
 
 PictureType = Literal["png", "webp", "jpeg"]
+PictureKind = Literal["cutout", "alpha", "mask"]
 SUFFIXES: dict[PictureType, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 MAX_SIDE: dict[PictureType, int] = {"png": 2**31 - 1, "webp": 16_383, "jpeg": 65_500}  # of the file formats
 STRIP = 2**22  # pixels that are mixed at a time
@@ -51,6 +54,48 @@ class PictureOptions:
             raise ConfigError("JPEG has no transparency", "Name a background, or use png or webp")
         if self.crop is not None and not 0 <= self.crop <= MAX_MARGIN:
             raise ConfigError(f"The margin must be 0 to {MAX_MARGIN} percent, not {self.crop:g}", "Use another margin")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures to draw of photographs.
+
+    Attributes:
+        kind: cut-outs; or their alpha, (H, W) 0..255, which the options don't concern; or masks, (H, W) of one bit.
+        options: of cut-outs.
+    """
+
+    kind: PictureKind = "cutout"
+    options: PictureOptions = PictureOptions()
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the files."""
+        return SUFFIXES[self.options.type]
+
+    def digest(self) -> str:
+        """sha256 of all that determines a picture, but for its photograph."""
+        options, behind = self.options, self.options.background
+        pixels = behind if behind is None or isinstance(behind, tuple) else (behind.shape, sha256(behind.tobytes()))
+        return sha256(repr((self.kind, options.type, options.crop, pixels)).encode())
+
+    def draw(self, image: Image, probability: NDArray[np.float32], mask: Mask) -> bytes:
+        """A photograph's picture, as a file.
+
+        Args:
+            image: the photograph (H, W, 3) RGB.
+            probability: the networks' mean (H, W), 0..1.
+            mask: the mask (H, W) after post-processing.
+
+        Raises:
+            DataError: if a side is longer than the format allows.
+        """
+        if self.kind == "mask":
+            return encode_png(mask)
+        matte = make_matte(image, probability, mask)
+        if self.kind == "alpha":
+            return encode(matte.alpha, "png")
+        return encode(compose(matte, self.options), self.options.type)
 
 
 def parse_color(text: str) -> Color:

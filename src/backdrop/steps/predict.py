@@ -1,23 +1,28 @@
-"""`predict`: an ensemble's masks of new photographs, as pictures, run lengths or a submission."""
+"""`predict`: an ensemble's cut-outs or masks of new photographs: pictures, run lengths or a submission."""
 
 import contextlib
 import csv
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, DataError, MemberError
+from backdrop.common.errors import ConfigError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
-from backdrop.data.listing import IMAGE_SUFFIXES, PassedOver, list_images, normalized, printable, summarize
+from backdrop.data.formats import decode_photo
+from backdrop.data.listing import PassedOver
 from backdrop.data.masks import encode_png
+from backdrop.data.photographs import Source, find_photographs
 from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
+from backdrop.inference.compose import Color, Image, PictureKind, PictureOptions, Pictures, parse_color
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission
 from backdrop.steps.members import open_member
@@ -28,13 +33,14 @@ RUNS = "masks.csv"
 SUBMISSION = "submission.csv.gz"
 FAILED = "failed.csv"
 
-Format = Literal["png", "rle", "submission"]
+Format = Literal["cutout", "mask", "alpha", "rle", "submission"]
+PLAIN = PictureOptions()
 
 
 class PredictRecord(Record):
     """`predict.json`: the ensemble's digest, the format, and the numbers of all photographs and of failed ones.
 
-    `passed_over` are the other files of the folder, by name.
+    `passed_over` are the other files of the inputs, by name.
     """
 
     model: str
@@ -52,41 +58,49 @@ class PredictRecord(Record):
 @working("predicting")
 @alone(STEP)
 def predict(
-    images: str,
+    images: str | Sequence[str],
     out: str,
     members: Sequence[str] = (),
     model: str | None = None,
     ensemble: str | None = None,
-    format: Format = "png",  # noqa: A002  # the option's name, here as everywhere
+    format: Format = "cutout",  # noqa: A002  # the option's name, here as everywhere
     sample_submission: str | None = None,
+    options: PictureOptions = PLAIN,
 ) -> PredictRecord:
-    """Cuts out every photograph in a folder, at its own size; a killed run resumes.
+    """Cuts out every photograph, at its own size; a killed run resumes.
 
     Args:
-        images: the folder or `s3://` prefix that directly contains the photographs, such as a dataset's `test`.
-        out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the masks.
+        images: files, folders (with their subfolders), patterns, `s3://` objects or prefixes; one or several.
+        out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the results. It isn't
+            searched for photographs.
         members: addresses of the ensemble's members.
         model: instead of members, a registered model's address, such as `models:/NAME@champion`.
         ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights and the post-processing.
-        format: `png` (`<stem>.png` each, 0 and 255), `rle` (`masks.csv`) or `submission` (`submission.csv.gz`, where
-            a failed photograph has an empty mask, because Kaggle refuses a file with a missing row).
+        format: `cutout` (a picture each, transparent or before a background), `mask` (a PNG each, 0 and 255), `alpha`
+            (a PNG each, 0 to 255), `rle` (`masks.csv`) or `submission` (`submission.csv.gz`, where a failed photograph
+            has an empty mask, because Kaggle refuses a file with a missing row). A picture has its photograph's name
+            and relative folder.
         sample_submission: Kaggle's, to verify that the photographs are exactly those that it lists.
+        options: how cut-outs are shown and saved.
 
     Raises:
-        DataError: if there are no photographs, or others than the sample submission lists.
+        DataError: if there are no photographs, two with one name, or others than the sample submission lists.
         MemberError: if neither or both of members and model are given, or a member isn't complete.
         ConfigError: if the ensemble isn't valid, or an option can't be used with the others.
         TrackingError: if MLflow can't be reached or has no such model.
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
-    photos, passed_over = _list(images)
+    pictures = _pictures(format, options)
+    partial_folder = _unfinished(out)
+    inputs = [images] if isinstance(images, str) else images
+    photos, passed_over = find_photographs(inputs, [Path(out).absolute(), partial_folder.absolute()])
     if sample_submission is not None:
         _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
-    store = PredictionStore(_unfinished(out))
+    store = PredictionStore(partial_folder, pictures)
     with output_folder(out, STEP, RECORD) as folder:
-        with _writer(folder, format) as write, progress("predicting photographs", len(photos)) as advance:
+        with _writer(store, folder, format) as write, progress("predicting photographs", len(photos)) as advance:
             for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:
                     failed.append(cutout)
@@ -106,22 +120,62 @@ def predict(
     return record
 
 
-def _list(images: str) -> tuple[list[Path], tuple[PassedOver, ...]]:
-    """The photographs of a folder by name, and its other files."""
-    listing = list_images(storage.local_folder(images), IMAGE_SUFFIXES)
-    if not listing.images:
-        others = summarize(listing.passed_over)
-        remedy = "Name the folder that they lie in, such as DATA/test" + (f" ({others})" if others else "")
-        raise DataError(f"{printable(images)} has no photographs", remedy)
-    stems: dict[str, Path] = {}
-    for photo in listing.images:
-        if stems.setdefault(normalized(photo.stem), photo) != photo:
-            raise DataError(f"{stems[normalized(photo.stem)]} and {photo} have one stem", "Keep one of them")
-    by_name = tuple(one.model_copy(update={"file": Path(one.file).name}) for one in listing.passed_over)
-    return list(listing.images), by_name
+@working("predicting")
+def predict_one(
+    data: bytes,
+    members: Sequence[str] = (),
+    model: str | None = None,
+    ensemble: str | None = None,
+    format: Format = "cutout",  # noqa: A002  # as above
+    options: PictureOptions = PLAIN,
+) -> bytes:
+    """The picture of one photograph; the parameters are those of `predict`, but for `data`, the photograph's file.
+
+    Raises:
+        DataError: if it isn't a photograph that can be read.
+        ConfigError: if the format isn't a picture's; otherwise as `predict`.
+        MemberError: as `predict`.
+        TrackingError: as `predict`.
+        StorageError: as `predict`.
+    """
+    _pictures(format, options)
+    if format in ("rle", "submission"):
+        raise ConfigError(f"{format} is not a picture", "Use cutout, mask or alpha, or write to a folder with --out")
+    image = decode_photo(data, "The photograph")
+    chosen = _open(members, model, ensemble)
+    (outcome,) = chosen.outcomes([chosen.prepare(image)], with_probability=True)
+    assert outcome.probability is not None
+    kind: PictureKind = "alpha" if format == "alpha" else "mask" if format == "mask" else "cutout"
+    return Pictures(kind, options).draw(image, outcome.probability, chosen.cut(outcome, ""))
 
 
-def _check(photos: Sequence[Path], format: Format, sample: str) -> None:  # noqa: A002  # as above
+def read_background(text: str) -> Color | Image:
+    """The background that `--background` names: a color, or the picture (H, W, 3) RGB in a file.
+
+    Raises:
+        ConfigError: if it is neither a color nor a file.
+        DataError: if it isn't a picture that can be read.
+        StorageError: if it can't be read.
+    """
+    if storage.is_remote(text) or storage.is_url(text) or Path(text).exists():
+        return decode_photo(storage.read_bytes(text), text)
+    try:
+        return parse_color(text)
+    except ConfigError as error:
+        raise ConfigError(f"{text} is neither a color nor a file", error.remedy) from error
+
+
+def _pictures(format: Format, options: PictureOptions) -> Pictures | None:  # noqa: A002  # as above
+    """The pictures that a format draws into the store; masks are drawn from run lengths."""
+    given = options.type != PLAIN.type or options.background is not None or options.crop is not None
+    if format != "cutout" and given:
+        raise ConfigError(f"--background, --crop and --type are of no use with --format {format}", "Leave them out")
+    if format == "cutout":
+        return Pictures("cutout", options)
+    return Pictures("alpha") if format == "alpha" else None
+
+
+def _check(photos: Sequence[Source], format: Format, sample: str) -> None:  # noqa: A002  # as above
     if format != "submission":
         raise ConfigError("--sample-submission is of no use without --format submission", "Leave one out, or add one")
     check_names([photo.name for photo in photos], sample)
@@ -145,21 +199,38 @@ def _unfinished(out: str) -> Path:
 
 
 @contextlib.contextmanager
-def _writer(folder: Path, format: Format) -> Iterator[Callable[[Cutout], object]]:  # noqa: A002  # as above
-    """Yields a function that writes one photograph's mask."""
+def _writer(store: PredictionStore, folder: Path, format: Format) -> Iterator[Callable[[Cutout], object]]:  # noqa: A002  # as above
+    """Yields a function that writes one photograph's result."""
     if format == "submission":
         with open_submission(folder / SUBMISSION) as write_row:
             yield lambda cutout: write_row(cutout.image, cutout.rle)
     elif format == "rle":
         with _table(folder / RUNS, ["stem", "height", "width", "rle"]) as write:
-            yield lambda cutout: write([Path(cutout.image).stem, cutout.height, cutout.width, cutout.rle])
+            yield lambda cutout: write([_stem(cutout), cutout.height, cutout.width, cutout.rle])
     else:
-        yield partial(_write_png, folder)
+        yield partial(_write_mask if format == "mask" else partial(_link_picture, store), folder)
 
 
-def _write_png(folder: Path, cutout: Cutout) -> None:
+def _stem(cutout: Cutout) -> str:
+    """A photograph's name without its suffix, but with its folder."""
+    return str(PurePosixPath(cutout.image).with_suffix(""))
+
+
+def _write_mask(folder: Path, cutout: Cutout) -> None:
     mask = decode_rle(cutout.rle, cutout.height, cutout.width)
-    (folder / f"{Path(cutout.image).stem}.png").write_bytes(encode_png(mask))
+    path = folder / f"{_stem(cutout)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(mask))
+
+
+def _link_picture(store: PredictionStore, folder: Path, cutout: Cutout) -> None:
+    """Puts a finished picture into the output; it stays in the store, too, until the output is whole."""
+    path = folder / f"{_stem(cutout)}{Path(cutout.picture).suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(store.folder / cutout.picture, path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(store.folder / cutout.picture, path)
 
 
 def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:

@@ -1,0 +1,110 @@
+"""Finds the photographs that a command's inputs name: files, folders, patterns and `s3://` addresses."""
+
+import glob
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from backdrop.common import s3, storage
+from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.data.listing import (
+    IMAGE_SUFFIXES,
+    Listing,
+    PassedOver,
+    list_tree,
+    normalized,
+    printable,
+    sort_out,
+    summarize,
+)
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph's file, and its name in outputs: a relative path with `/` between folders."""
+
+    path: Path
+    name: str
+
+
+def find_photographs(inputs: Sequence[str], skipped: Collection[Path]) -> tuple[list[Source], tuple[PassedOver, ...]]:
+    """The photographs by name, and the other files.
+
+    A photograph's name is its path below the folder or prefix that was named, or below a pattern's folder.
+
+    Args:
+        inputs: files, folders, patterns such as `photos/**/*_01.jpg`, `s3://` objects and prefixes.
+        skipped: absolute paths of folders not to look into.
+
+    Raises:
+        ConfigError: if an input is `-`.
+        DataError: if there are no photographs, or two would have outputs of one name.
+        StorageError: if an input doesn't exist or can't be read.
+    """
+    sources: dict[str, Source] = {}
+    passed_over: dict[str, PassedOver] = {}
+    for one in inputs:
+        root, listing = _list(one, skipped)
+        passed_over |= {other.file: _below(root, other) for other in listing.passed_over}
+        for source in _sources(root, listing):
+            _add(source, sources)
+    if not sources:
+        others = summarize(passed_over.values())
+        remedy = "Name the folder that they lie in, such as DATA/test" + (f" ({others})" if others else "")
+        raise DataError(f"{printable(', '.join(inputs))} has no photographs", remedy)
+    return sorted(sources.values(), key=lambda source: source.name), tuple(passed_over.values())
+
+
+def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
+    """The folder below which an input's photographs have their names, and its files."""
+    if address == STDIN:
+        raise ConfigError("- stands for one photograph on standard input", "Name it alone, and leave --out out")
+    path = Path(address)
+    if storage.is_remote(address):
+        is_object = not address.endswith("/") and "/" in address.removeprefix("s3://") and s3.head(address) is not None
+        path = storage.local_file(address) if is_object else storage.local_folder(address)
+    try:
+        if path.is_dir():
+            return path, list_tree(path, IMAGE_SUFFIXES, skipped)
+        if path.exists():
+            return path.parent, Listing((path,), ())  # whatever its name says
+        return _expand(address, skipped)
+    except OSError as error:
+        what = f"{printable(error.filename or address)} can't be read ({error.strerror})"
+        raise StorageError(what, "Check path and permissions") from error
+
+
+def _expand(pattern: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
+    parts = Path(pattern).parts
+    plain = next((place for place, part in enumerate(parts) if glob.has_magic(part)), None)
+    if plain is None:
+        raise StorageError(f"{printable(pattern)} doesn't exist", "Check the path")
+    root = Path(*parts[:plain])
+    paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # no hidden files
+    if not paths:
+        raise StorageError(f"No file matches {printable(pattern)}", "Check the pattern, and put it in quotes")
+    folders = [path for path in paths if path.is_dir()]
+    listing = sort_out([path for path in paths if path not in folders], IMAGE_SUFFIXES)
+    for folder in folders:
+        if folder.absolute() not in skipped:
+            below = list_tree(folder, IMAGE_SUFFIXES, skipped)
+            listing = Listing(listing.images + below.images, listing.passed_over + below.passed_over)
+    return root, listing
+
+
+def _sources(root: Path, listing: Listing) -> Iterable[Source]:
+    return (Source(path, path.relative_to(root).as_posix()) for path in listing.images)
+
+
+def _below(root: Path, one: PassedOver) -> PassedOver:
+    return one.model_copy(update={"file": str(Path(one.file).relative_to(printable(root)))})
+
+
+def _add(source: Source, sources: dict[str, Source]) -> None:
+    """Adds a photograph; the same one may come twice, but no other whose output would have the same name."""
+    stem = normalized(str(PurePosixPath(source.name).with_suffix("")))
+    other = sources.setdefault(stem, source)
+    if other.path.absolute() != source.path.absolute():
+        raise DataError(f"{other.path} and {source.path} have one stem", "Keep one of them, or predict them separately")
