@@ -1,7 +1,7 @@
 """Predicts a photograph's probability at its own size, and averages many networks exactly.
 
-A member computes in float; its probability is then rounded once to 2^-24 and summed in int64 with integer
-weights, so that the mean is the same to the last bit whatever the order or sharding of members.
+A member computes in float; its probability is then rounded once to 2^-24 and summed with integer weights in float64,
+where whole numbers below 2^53 are exact, so that the mean is the same to the last bit whatever the order of members.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +23,7 @@ PIECE = 40_000_000  # pixels of a photograph, once for each test-time augmentati
 ONE = 2**24
 PLAIN = Tta()
 WEIGHT_ONE = 2**20
+EXACT = 2**53  # float64 represents every whole number up to here
 
 
 def from_output(logits: Tensor, height: int, width: int, spec: Input, align_corners: bool = False) -> Tensor:
@@ -39,7 +40,10 @@ def from_output(logits: Tensor, height: int, width: int, spec: Input, align_corn
 
 @dataclass(frozen=True)
 class Answer:
-    """A network's answer to one photograph: logits (1, 1, h, w) for each test-time augmentation, and its own size."""
+    """A network's answer to one photograph: logits (1, 1, h, w), and the photograph's own size.
+
+    There are logits for each test-time augmentation, or their mean if it can be taken before they are resized.
+    """
 
     logits: Sequence[Tensor]
     height: int
@@ -103,6 +107,8 @@ def answers(
         stacked = np.stack(inputs[start : start + BATCH])
         batch = normalize(torch.from_numpy(stacked).to(device), spec)
         outputs = [output.float() for output in _outputs(network, batch, tta)]
+        if tta.average == "logits" and not align_corners:  # the winners resized first, which `legacy` keeps to the bit
+            outputs = [torch.stack(outputs).mean(dim=0)] if len(outputs) > 1 else outputs
         for i, (height, width) in enumerate(sizes[start : start + BATCH]):
             yield Answer([output[i : i + 1] for output in outputs], height, width, spec, tta, align_corners)
 
@@ -142,6 +148,8 @@ def _outputs(network: nn.Module, batch: Tensor, tta: Tta) -> Iterator[Tensor]:
 
 def _average(outputs: Sequence[Tensor], tta: Tta) -> Tensor:
     """The probability (H, W) from one photograph's logits (H, W) of all test-time augmentations."""
+    if len(outputs) == 1:
+        return outputs[0].sigmoid()
     stacked = torch.stack(list(outputs))
     if tta.average == "logits":
         return stacked.mean(dim=0).sigmoid_()
@@ -159,8 +167,8 @@ def _resize(batch: Tensor, size: Sequence[int], align_corners: bool = False) -> 
 
 
 def quantize(probability: Tensor) -> Tensor:
-    """A probability in units of 2^-24, int64. Exact: float32 represents every integer up to 2^24."""
-    return (probability * ONE).round().long()
+    """A probability as whole units of 2^-24. Exact: float32 represents every whole number up to 2^24."""
+    return (probability * ONE).round_()
 
 
 def integer_weights(weights: Sequence[float]) -> list[int]:
@@ -179,19 +187,20 @@ class Mean:
     def add(self, probability: Tensor, weight: int) -> None:
         """Adds a member's probability (H, W) with an integer weight."""
         if self.total is None:
-            self.total = torch.zeros_like(probability, dtype=torch.int64)
+            self.total = torch.zeros_like(probability, dtype=torch.float64)
         step = max(1, PIECE // 8 // probability.shape[1])
         for top in range(0, len(probability), step):
             rows = slice(top, top + step)
             self.total[rows].add_(quantize(probability[rows]), alpha=weight)
         self.weight += weight
+        assert self.weight * ONE <= EXACT
 
     def probability(self) -> NDArray[np.float32]:
         """The mean (H, W), 0..1."""
         assert self.total is not None
-        return (self.total.double() / (self.weight * ONE)).float().cpu().numpy()
+        return (self.total / (self.weight * ONE)).float().cpu().numpy()
 
     def mask(self) -> masks.Mask:
-        """Where the mean exceeds one half, (H, W); exact, on integers."""
+        """Where the mean exceeds one half, (H, W); exact, on whole numbers."""
         assert self.total is not None
         return (self.total > self.weight * (ONE // 2)).cpu().numpy()
