@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from backdrop.inference.uncertainty import unconfidence
+from backdrop.inference.uncertainty import uncertain_regions, unconfidence
 
 LIMITS = [0.25, 0.3, 0.5, 0.8, 0.9, 1.0]
 # The limits as float32 knows them, what is just below and just above each, and anything else.
@@ -66,3 +66,25 @@ def test_limits_belong_where_the_formula_has_them(p: float, steps: int, unreliab
 def test_an_answer_without_background_is_as_doubtful_as_its_pixels_are_many() -> None:
     assert unconfidence(np.full((3, 4), 0.5, np.float32)) == 12
     assert unconfidence(np.full((3, 4), 0.95, np.float32)) == 0
+
+
+def test_regions_are_what_is_uncertain_beside_the_outline() -> None:
+    probability = np.zeros((800, 1200), np.float32)
+    probability[200:600, 200:1000] = 1
+    probability[198:202, 200:1000] = 0.5  # the outline
+    probability[310:330, 310:350] = 0.6
+    probability[220:230, 800:810] = 0.4
+    assert uncertain_regions(probability) == [(310, 310, 40, 20), (800, 220, 10, 10)]
+    assert uncertain_regions(np.ones((5, 5), np.float32)) == []
+
+
+def test_a_long_region_is_cut_up_and_only_the_largest_are_named() -> None:
+    probability = np.zeros((800, 1200), np.float32)
+    probability[10:30, 100:500] = 0.5
+    assert uncertain_regions(probability) == [
+        (151, 10, 149, 20),
+        (301, 10, 149, 20),
+        (100, 10, 50, 20),
+        (451, 10, 49, 20),
+    ]
+    assert len(uncertain_regions(np.full((800, 1200), 0.5, np.float32))) == 20

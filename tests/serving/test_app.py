@@ -286,6 +286,16 @@ def test_a_request_is_one_line_of_json_without_its_secrets(
     assert entry["received"] == len(png)
 
 
+def test_the_page_is_small_and_of_one_piece(service: Service) -> None:
+    reply = service.get("/")
+    assert reply.status == 200
+    assert len(reply.body) < 100_000
+    assert not re.search(rb"(?:src|href)=.?(?:https?:)?//", reply.body)
+    policy = reply.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+
+
 def test_metrics_count_requests_and_name_no_path_of_strangers(service: Service, png: bytes) -> None:
     service.post("/v1/mask", png)
     service.get("/secret-path")

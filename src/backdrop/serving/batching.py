@@ -2,42 +2,41 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from backdrop.common.errors import BackdropError
+from backdrop.common.errors import BackdropError, DataError
 from backdrop.data.dataset import in_threads
 from backdrop.data.formats import decode_photo
 from backdrop.inference.batch import PIXELS, Image
-from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph
+from backdrop.inference.compose import Pictures
+from backdrop.inference.ensemble import EnsembleModel, Photograph
 from backdrop.inference.predict import BATCH
-from backdrop.inference.uncertainty import unconfidence
+from backdrop.inference.uncertainty import Box, uncertain_regions, unconfidence
 from backdrop.serving.champion import Champion
 from backdrop.serving.problems import not_ready
 
 WORKERS = 2  # one decodes and encodes while the other's networks run
 
-# Encodes a picture from a photograph (H, W, 3), the members' outcome and their model.
-Make = Callable[[Image, Outcome, EnsembleModel], bytes]
-
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture, the address of the version that made it, and the photograph's unconfidence."""
+    """An encoded picture, the address of the version that made it, and how doubtful the photograph is."""
 
     data: bytes
     model: str
     unconfidence: float
+    regions: Sequence[Box]
 
 
 @dataclass(eq=False)
 class Job:
-    """A photograph to predict: a file of `pixels` pixels, how to make its picture, and who waits for it."""
+    """A photograph to predict: a file of `pixels` pixels, the picture to draw of it, and who waits for that."""
 
     data: bytes
     pixels: int
-    make: Make
+    pictures: Pictures
     result: Future[Picture] = field(default_factory=Future)
 
 
@@ -117,11 +116,12 @@ class Batcher:
             outcome = outcomes[index]
             assert outcome.probability is not None
             try:
-                data = job.make(image, outcome, model)
-            except BackdropError as error:
-                job.result.set_exception(error)
+                data = job.pictures.draw(image, outcome.probability, model.cut(outcome, ""))
+            except DataError as error:
+                job.result.set_exception(DataError(f"The picture {error.what}", error.remedy))
             else:
-                job.result.set_result(Picture(data, served.address, unconfidence(outcome.probability)))
+                doubt = unconfidence(outcome.probability), uncertain_regions(outcome.probability)
+                job.result.set_result(Picture(data, served.address, *doubt))
 
         in_threads(finish, range(len(usable)))
 
