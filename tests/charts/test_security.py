@@ -166,7 +166,7 @@ def test_no_pod_talks_to_whom_it_likes(case: str) -> None:
         allowed = [port["port"] for spec in mine for rule in spec.get("egress", []) for port in rule["ports"]]
         assert 53 in allowed
         assert (6443 in allowed) == name.endswith("-preflight")
-        job = pod["metadata"]["labels"]["app.kubernetes.io/component"] != "mlflow"
+        job = pod["metadata"]["labels"]["app.kubernetes.io/component"] not in ("mlflow", "serving")
         assert (8888 in allowed) == (job and "ml-pipeline" in rendered(case))
 
 

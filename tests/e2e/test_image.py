@@ -58,7 +58,8 @@ def test_commands(inside: Inside, command: list[str], said: str) -> None:
 
 def test_every_library_is_there(inside: Inside, image: str) -> None:
     names = (
-        "boto3, backdrop.components.train, backdrop.local.run, kfp.kubernetes, kubernetes, mlflow.pyfunc, model_signing"
+        "boto3, backdrop.components.train, backdrop.local.run, backdrop.serving.server, "
+        "kfp.kubernetes, kubernetes, mlflow.pyfunc, model_signing"
     )
     more = ", optuna, ray.tune" if image == IMAGE else ""
     assert inside("python3", "-c", f"import {names}{more}; print('all')").endswith("all\n")

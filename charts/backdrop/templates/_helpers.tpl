@@ -69,6 +69,18 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end -}}
 {{- end }}
 
+{{/* Service account of serving. */}}
+{{- define "backdrop.servingAccount" -}}
+{{- with .Values.serving.serviceAccount -}}
+{{ .name | default (.create | ternary (printf "%s-serving" (include "backdrop.fullname" $)) "default") }}
+{{- end -}}
+{{- end }}
+
+{{/* The address of the model that is served. */}}
+{{- define "backdrop.servedModel" -}}
+{{ .Values.serving.model | default (printf "models:/%s@champion" (.Values.pipeline.model | default .Values.pipeline.ensemble)) }}
+{{- end }}
+
 {{/* A hook that is deleted when it succeeds, and whose log `helm` prints. Takes a dict: on, weight. */}}
 {{- define "backdrop.hook" -}}
 helm.sh/hook: {{ .on }}
@@ -188,6 +200,16 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 {{- end -}}
 {{- end }}
 
+{{/* Egress to the chart's own MLflow server, if there is one. */}}
+{{- define "backdrop.egressToMlflow" -}}
+{{- if .Values.mlflow.enabled -}}
+- to:
+    - podSelector:
+        matchLabels: {{- include "backdrop.selector" (dict "root" . "component" "mlflow") | nindent 10 }}
+  ports: [{protocol: TCP, port: {{ .Values.mlflow.port }}}]
+{{- end -}}
+{{- end }}
+
 {{/* A company's proxy and certificates, from the ConfigMap that the pipeline's tasks read too. No proxy reaches a Service. */}}
 {{- define "backdrop.networkEnv" -}}
 - name: NETWORK_NO_PROXY
@@ -196,6 +218,17 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 {{- range list "HTTP_PROXY" "HTTPS_PROXY" "REQUESTS_CA_BUNDLE" "SSL_CERT_FILE" "AWS_CA_BUNDLE" }}
 - name: {{ . }}
   valueFrom: {configMapKeyRef: {name: backdrop-network, key: {{ . }}, optional: true}}
+{{- end }}
+{{- end }}
+
+{{/* The settings of the pipeline's tasks, and the keys that they get from the Secret `backdrop`. */}}
+{{- define "backdrop.trackingEnv" -}}
+{{- range $name, $value := include "backdrop.settings" . | fromYaml }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: backdrop, key: {{ . }}, optional: true}}
 {{- end }}
 {{- end }}
 
@@ -249,13 +282,7 @@ containers:
       - {name: KF_PIPELINES_SA_TOKEN_PATH, value: /var/run/secrets/kubeflow/pipelines/token}
       {{- include "backdrop.networkEnv" .root | nindent 6 }}
       {{- if .tracking }}
-      {{- range $name, $value := include "backdrop.settings" .root | fromYaml }}
-      - {name: {{ $name }}, value: {{ $value | quote }}}
-      {{- end }}
-      {{- range list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
-      - name: {{ . }}
-        valueFrom: {secretKeyRef: {name: backdrop, key: {{ . }}, optional: true}}
-      {{- end }}
+      {{- include "backdrop.trackingEnv" .root | trim | nindent 6 }}
       {{- end }}
     resources: {{- toYaml .root.Values.jobs.resources | nindent 6 }}
     securityContext: {{- toYaml .root.Values.securityContext | nindent 6 }}
@@ -308,6 +335,9 @@ volumes:
 {{- end -}}
 {{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
 {{- fail (printf "schedule.cron is %q, but it needs six fields. Start with the seconds: 0 0 2 * * 0 is Sundays at 2:00" .Values.schedule.cron) -}}
+{{- end -}}
+{{- if and .Values.serving.enabled (contains "/" .Values.pipeline.ensemble) (not (or .Values.serving.model .Values.pipeline.model)) -}}
+{{- fail "serving.enabled is true, but nothing names the model. Set pipeline.model, or serving.model: --set serving.model=models:/NAME@champion" -}}
 {{- end -}}
 {{- if and .Values.mlflow.enabled .Values.tracking.uri -}}
 {{- fail "tracking.uri names a server, but mlflow.enabled would start another. Set mlflow.enabled=false, or leave tracking.uri empty" -}}

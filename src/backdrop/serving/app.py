@@ -108,7 +108,7 @@ def _add_operations(api: FastAPI, champion: Champion, gate: Gate, metrics: Metri
     async def readyz() -> JSONResponse:
         """Whether it takes photographs, which version it serves, and whether the registry answers."""
         current = champion.current
-        registry = "away" if champion.trouble else "answers"
+        registry = "answers" if champion.followed else "away"
         body = {"model": current.address if current else None, "registry": registry, "stopping": gate.stopping}
         return JSONResponse(body, 200 if current and not gate.stopping else 503)
 
@@ -119,7 +119,7 @@ def _add_operations(api: FastAPI, champion: Champion, gate: Gate, metrics: Metri
         metrics.inside.set(gate.inside)
         metrics.version.set(int(current.address.rpartition("/")[2]) if current else 0)
         metrics.switches.set(champion.switches)
-        metrics.following.set(not champion.trouble)
+        metrics.following.set(champion.followed)
         return PlainTextResponse(metrics.text())
 
 

@@ -1,6 +1,8 @@
 """The model that is served: the version at an address, followed as the registry changes."""
 
+import math
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from backdrop.tracking.registry import find_address, parse_address
 from backdrop.tracking.version_files import fetch
 
 POLICY = RetryPolicy(pause_s=10.0, max_pause_s=30.0)
+STALE_S = 60.0  # in a pod, a look waits ten minutes for a server that is away
 BLANK = np.zeros((16, 16, 3), np.uint8)  # a photograph that a new version is tried on
 
 
@@ -36,7 +39,7 @@ class Champion:
         address: what is followed.
         current: what to predict with; None until the first version is loaded.
         switches: how often another version took over.
-        trouble: why the last look at the registry failed; empty if it succeeded.
+        trouble: why the last look at the registry failed; empty if it didn't.
     """
 
     def __init__(self, address: str) -> None:
@@ -44,7 +47,8 @@ class Champion:
         self.address = address
         self.current: Served | None = None
         self.switches = 0
-        self.trouble = "not asked yet"
+        self.trouble = ""
+        self._answered = -math.inf  # when the registry answered last
         self._closing = threading.Event()
 
     def start(self) -> None:
@@ -54,6 +58,11 @@ class Champion:
     def close(self) -> None:
         """Stops following."""
         self._closing.set()
+
+    @property
+    def followed(self) -> bool:
+        """Whether the registry has answered within the last minute, and with something that could be used."""
+        return not self.trouble and time.monotonic() - self._answered < STALE_S
 
     def look(self) -> None:
         """Loads the version at the address, unless it is loaded already.
@@ -72,6 +81,7 @@ class Champion:
 
     def _look(self) -> None:
         version = find_address(self.address)
+        self._answered = time.monotonic()
         if version is None:
             raise TrackingError(f"There is no {self.address} in {place()}", "List the models with `backdrop models`")
         if self.current and self.current.address == version.address:

@@ -36,7 +36,7 @@ class Metrics:
         self.version = self._gauge("backdrop_model_version", "Number of the version that is served; 0 for none.")
         self.switches = self._gauge("backdrop_model_switches", "How often another version took over.")
         self.following = self._gauge(
-            "backdrop_registry_followed", "1 if the last look at the registry succeeded, else 0."
+            "backdrop_registry_followed", "1 if the registry has answered within a minute, else 0."
         )
 
     def _gauge(self, name: str, about: str) -> Gauge:

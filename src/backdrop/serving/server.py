@@ -93,7 +93,8 @@ def read_tokens(path: Path | None) -> Sequence[str]:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"{host}:{port} can't be listened at ({error})", "Choose others by --host and --port"
