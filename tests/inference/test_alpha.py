@@ -34,10 +34,10 @@ class Scene:
 
 @cache
 def scene(index: int = 5, view: int = 3, width: int = 768, height: int = 512) -> Scene:
-    """The mean is as of networks that see half the pixels, and place the outline a little wrong."""
+    """The mean is as of networks that see half the pixels, and place the outline a pixel too far right and too low."""
     photo, car, share = render_layer(draw_car(0, index), view, 8, width, height, 0)
     small = cv2.resize(share, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    shifted = cv2.warpAffine(small, np.array([[1, 0, 0.3], [0, 1, 0.3]]), (width // 2, height // 2))
+    shifted = cv2.warpAffine(small, np.array([[1, 0, 0.5], [0, 1, 0.5]]), (width // 2, height // 2))
     mean = cv2.resize(cv2.GaussianBlur(shifted, (0, 0), 0.8), (width, height))
     return Scene(photo, car, share, np.clip(mean, 0, 1).astype(np.float32))
 
@@ -64,7 +64,7 @@ def hard(given: Scene) -> Matte:
 def test_it_composes_better_than_the_mask(index: int, view: int, ground: str) -> None:
     given = scene(index, view)
     matte = make_matte(given.photo, given.mean, given.mask)
-    assert error(given, matte, GROUNDS[ground]) < 0.9 * error(given, hard(given), GROUNDS[ground])
+    assert error(given, matte, GROUNDS[ground]) < 0.7 * error(given, hard(given), GROUNDS[ground])
 
 
 def test_alpha_is_partial_near_the_outline_only() -> None:
@@ -151,4 +151,4 @@ def test_it_is_fast() -> None:
     given = scene(5, 3, 1918, 1280)
     start = time.process_time()
     make_matte(given.photo, given.mean, given.mask)
-    assert time.process_time() - start < 0.5  # about 0.1 when the machine is idle
+    assert time.process_time() - start < 0.8  # about 0.15 when the machine is idle
