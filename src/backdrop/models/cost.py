@@ -15,7 +15,8 @@ def parameters(network: nn.Module) -> int:
 def macs(network: nn.Module, height: int, width: int) -> int:
     """Multiply-accumulates of convolutions and transposed convolutions for one image, without computing any.
 
-    A transposed convolution counts by its input's pixels, a convolution by its output's.
+    A transposed convolution counts by its input's pixels, a convolution by its output's. What passes through the
+    network is a batch of no image: on torch's meta device, convolutions would import its compiler, which takes seconds.
     """
     total = 0
 
@@ -25,9 +26,9 @@ def macs(network: nn.Module, height: int, width: int) -> int:
         pixels = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
         total += weight.numel() * pixels.shape[-2] * pixels.shape[-1]
 
-    network = copy.deepcopy(network).to("meta").eval()
+    network = copy.deepcopy(network).to_empty(device="cpu").eval()
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_hook(count)
-    network(torch.zeros(1, 3, height, width, device="meta"))
+    network(torch.empty(0, 3, height, width, device="cpu"))
     return total
