@@ -26,7 +26,10 @@ def macs(network: nn.Module, height: int, width: int) -> int:
         pixels = inputs[0] if isinstance(module, nn.ConvTranspose2d) else output
         total += weight.numel() * pixels.shape[-2] * pixels.shape[-1]
 
-    network = copy.deepcopy(network).to_empty(device="cpu").eval()
+    network = copy.deepcopy(network).eval()
+    state = network.state_dict()
+    weights = {name: torch.empty(value.shape, dtype=value.dtype, device="cpu") for name, value in state.items()}
+    network.load_state_dict(weights, assign=True)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.register_forward_hook(count)

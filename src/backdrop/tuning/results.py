@@ -8,7 +8,7 @@ from statistics import fmean, variance
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from scipy import stats
+from scipy import special
 
 from backdrop.common.words import count
 from backdrop.config.records import Record
@@ -147,7 +147,7 @@ def _reach(*samples: Sequence[float]) -> float:
     if total == 0:
         return 0.0
     shares = ((error / total) ** 2 / (len(sample) - 1) for error, sample in zip(errors, samples, strict=True))
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, 1 / sum(shares))) * math.sqrt(total)
+    return float(special.stdtrit(1 / sum(shares), (1 + CONFIDENCE) / 2)) * math.sqrt(total)
 
 
 def dump_trials(trials: Sequence[Trial]) -> bytes:
