@@ -97,13 +97,14 @@ def faulty(port: int, share: float, seed: int = 0, silence_s: float = 2.0) -> It
 
 
 class Wire(socketserver.ThreadingTCPServer):
-    """Forwards each connection to `port` of this machine."""
+    """Forwards each connection from port `at` of this machine (0: a free one) to `port`, which it names as the host."""
 
-    daemon_threads = True
+    daemon_threads = allow_reuse_address = True
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Line)
+    def __init__(self, port: int, at: int = 0) -> None:
+        super().__init__(("127.0.0.1", at), _Line)
         self.target = port
+        self.hosts = tuple(f"\r\nHost: 127.0.0.1:{end}\r\n".encode() for end in (self.server_address[1], port))
         self.lines: set[_Line] = set()
 
     @property
@@ -139,7 +140,7 @@ class _Line(socketserver.BaseRequestHandler):
         with suppress(OSError):
             while data := source.recv(65536):
                 if not self.dead:
-                    target.sendall(data)
+                    target.sendall(data.replace(*self.server.hosts))
         self.close()
 
     def close(self) -> None:
@@ -149,9 +150,9 @@ class _Line(socketserver.BaseRequestHandler):
 
 
 @contextmanager
-def wire_to(port: int) -> Iterator[Wire]:
+def wire_to(port: int, at: int = 0) -> Iterator[Wire]:
     """Runs the wire while the block lasts."""
-    with running(Wire(port)) as wire:
+    with running(Wire(port, at)) as wire:
         try:
             yield wire
         finally:

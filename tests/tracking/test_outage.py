@@ -1,8 +1,10 @@
 """The server goes away and comes back, or a training goes and never does."""
 
+import functools
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from backdrop.tracking.server import local_server
 from backdrop.training import trainer
 from tests.conftest import SMALL
 from tests.fakes.http import free_port
+from tests.fakes.proxy import wire_to
 
 HOUR_MS = 3_600_000
 
@@ -62,22 +65,30 @@ class Steps:
 
 
 def train_through_an_outage(
-    steps: Steps, data: Path, plan: Path, folder: Path, epochs: int, before_s: float, away_s: float
+    serve: Callable[[int], AbstractContextManager[object]],
+    steps: Steps,
+    data: Path,
+    plan: Path,
+    folder: Path,
+    epochs: int,
+    before_s: float,
+    away_s: float,
 ) -> None:
-    """Trains, while the server stops after a while and comes back later; every point must be there, once."""
+    """Trains, while what serves at a port stops after a while and comes back; every point must be there, once."""
     port = free_port()
     with pytest.MonkeyPatch.context() as environment, ExitStack() as server:
-        environment.setenv("MLFLOW_TRACKING_URI", server.enter_context(local_server(folder / "mlflow", port)))
+        environment.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        server.enter_context(serve(port))
 
         def outage() -> None:
-            while not steps.took:
+            while not steps.took and steps.phase == "before":
                 time.sleep(0.01)
             time.sleep(before_s)
             server.close()
             steps.phase = "away"
             time.sleep(away_s)
             steps.phase = "starting"
-            server.enter_context(local_server(folder / "mlflow", port))
+            server.enter_context(serve(port))
 
         thread = threading.Thread(target=outage)
         thread.start()
@@ -85,6 +96,7 @@ def train_through_an_outage(
         try:
             record = train(str(data), str(plan), "tiny", 0, str(folder / "member"), overrides)
         finally:
+            steps.phase = "over"
             thread.join()
         run = connect().get_run(run_of(record.address))
         assert run.info.status == "FINISHED"
@@ -96,11 +108,13 @@ def train_through_an_outage(
 
 
 def test_a_server_that_is_away_for_a_while_loses_nothing(
-    clean: None, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: str, clean: None, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is away for this training only: what leads to it is cut, and restored later."""
+    serve = functools.partial(wire_to, int(mlflow_server.rpartition(":")[2]))
     monkeypatch.setattr(metrics_uploader, "POLICY", RetryPolicy(0.05, 0.5))
     steps = Steps(monkeypatch, pause_s=0.02)
-    train_through_an_outage(steps, data, plan, tmp_path, epochs=40, before_s=1, away_s=2)
+    train_through_an_outage(serve, steps, data, plan, tmp_path, epochs=40, before_s=1, away_s=2)
     assert steps.of("away")
     during = [thread for thread, at in steps.calls if steps.first <= at <= steps.last]
     assert during  # other threads than training did speak to the server meanwhile
@@ -112,7 +126,8 @@ def test_an_outage_of_a_minute_slows_no_step(
     clean: None, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch, pause_s=0.05)
-    train_through_an_outage(steps, data, plan, tmp_path, epochs=1400, before_s=60, away_s=60)
+    serve = functools.partial(local_server, tmp_path / "mlflow")
+    train_through_an_outage(serve, steps, data, plan, tmp_path, epochs=1400, before_s=60, away_s=60)
     before, away = (np.percentile(steps.of(phase), 95) for phase in ("before", "away"))
     print(f"p95 step time away/before: {away / before:.2f} of {len(steps.of('away'))} and {len(steps.of('before'))}")
     assert away / before <= 1.2
