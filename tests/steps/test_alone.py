@@ -25,7 +25,8 @@ ENDLESS = ("epochs=10000", "schedule=[{kind: constant, epochs: 1, lr: 1e-3}]")
 RUN = "import sys; from backdrop.steps.train import train; train(*sys.argv[1:3], 'tiny', 0, sys.argv[3], sys.argv[4:])"
 
 
-@pytest.mark.parametrize("remote", [False, True])
+# What S3 adds is the lock itself: tests/common/test_lock.py.
+@pytest.mark.parametrize("remote", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_two_trainers_of_one_folder(
     remote: bool, data: Path, plan: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

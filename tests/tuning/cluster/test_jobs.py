@@ -208,12 +208,14 @@ def test_a_forgotten_job_is_an_error(address: str) -> None:
         jobs._follow(ask(address), "nowhere")
 
 
+@pytest.mark.thorough
 def test_a_wrong_token_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
     with pytest.raises(TuningError, match=r"rejects the token. Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"):
         jobs.run(address, "intruder", ["true"], {})
 
 
+@pytest.mark.thorough
 def test_the_token_may_lie_in_a_file(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     (tmp_path / ".ray").mkdir()
