@@ -226,16 +226,15 @@ def test_namespace_is_of_no_account_where_all_share(host: str) -> None:
     assert connect(host, "ml").namespace is None
 
 
-@pytest.mark.parametrize("many_users", [False, True])
-def test_home_is_left_alone(many_users: bool, tmp_path: Path) -> None:
+def test_home_is_left_alone(tmp_path: Path) -> None:
     """kfp's own client writes there, or asks the server for 25 seconds while it's made."""
-    kfp = FakeKfp(many_users=many_users)
-    with serving(kfp) as host:
-        code = f"from backdrop.kubeflow.client import connect; connect({host!r}, 'ml')"
+    one, many = FakeKfp(many_users=False), FakeKfp(many_users=True)
+    with serving(one) as host, serving(many) as other:
+        code = f"from backdrop.kubeflow.client import connect; [connect(one, 'ml') for one in ({host!r}, {other!r})]"
         environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert list(tmp_path.iterdir()) == []
-    assert kfp.calls == ["GET healthz"]
+    assert one.calls == many.calls == ["GET healthz"]
 
 
 def test_pages_of_the_ui(host: str, monkeypatch: pytest.MonkeyPatch) -> None:

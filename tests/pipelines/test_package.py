@@ -2,8 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kfp.compiler import Compiler
 
 from backdrop import __version__
 from backdrop.common.errors import ConfigError
+from backdrop.components import image
 from backdrop.components.places import place_outputs
 from backdrop.config import Ensemble, find_ensemble, find_recipe
 from backdrop.config.catalog import shipped
@@ -259,19 +259,14 @@ def test_nothing_is_installed_when_a_pod_starts(graph: dict[str, Any]) -> None:
     assert not any("pip install" in part for task in ALL for part in container(graph, task)["command"])
 
 
-def test_image_is_named_by_the_environment() -> None:
-    own, cpu = (
-        {"BACKDROP_IMAGE": "registry.example/backdrop@sha256:1"},
-        {"BACKDROP_CPU_IMAGE": "registry.example/cpu:1"},
-    )
-    code = (
-        "import importlib, os; from components import image; print(image.IMAGE, image.CPU_IMAGE); "
-        f"os.environ.update({cpu}); print(importlib.reload(image).CPU_IMAGE)"
-    )
-    command, environment = [sys.executable, "-c", code], {**own, "PYTHONPATH": ":".join(sys.path)}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    names = ["registry.example/backdrop@sha256:1", "registry.example/backdrop@sha256:1", "registry.example/cpu:1"]
-    assert process.stdout.split() == names
+def test_image_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert image.__file__
+    monkeypatch.delenv("BACKDROP_CPU_IMAGE", raising=False)
+    monkeypatch.setenv("BACKDROP_IMAGE", "registry.example/backdrop@sha256:1")
+    own = runpy.run_path(image.__file__)
+    assert (own["IMAGE"], own["CPU_IMAGE"]) == ("registry.example/backdrop@sha256:1",) * 2
+    monkeypatch.setenv("BACKDROP_CPU_IMAGE", "registry.example/cpu:1")
+    assert runpy.run_path(image.__file__)["CPU_IMAGE"] == "registry.example/cpu:1"
 
 
 def test_every_channel_is_declared_where_it_is_used(graph: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -245,11 +245,14 @@ from pathlib import Path
 from backdrop.inference.member import read_member
 from backdrop.tracking.runs import MemberRun
 member = read_member(Path(sys.argv[1]))
-with MemberRun(sys.argv[2], member.recipe, 1) as run:
-    run.follow(member.folder / "metrics.jsonl")
-    print(run.run_id, flush=True)
+for _ in range(2):
+    with MemberRun(sys.argv[2], member.recipe, 1) as run:
+        run.follow(member.folder / "metrics.jsonl")
+        print(run.run_id, flush=True)
+        sys.stdin.readline()
+        run.finish(member.folder)
+    print("finished", flush=True)
     sys.stdin.readline()
-    run.finish(member.folder)
 """
 
 
@@ -257,19 +260,20 @@ def test_two_trainers_of_one_member_have_a_run_each(tracked: str, member: Path) 
     """The second neither writes to the first one's run nor opens it again; it takes over only a killed one's."""
     command = [sys.executable, "-c", FIRST, str(member), KEY]
     server, recipe = connect(), recipe_of(member)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as first:
+        assert first.stdin is not None
         assert first.stdout is not None
         run_id = first.stdout.readline().strip()
         with MemberRun(KEY, recipe, 1) as second:
             assert second.run_id != run_id
-            first.communicate("\n")
+            first.stdin.write("\n")
+            assert first.stdout.readline() == "finished\n"
             assert server.get_run(run_id).info.status == "FINISHED"
             second.finish(member)
         assert server.get_run(run_id).info.status == "FINISHED"
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout is not None
-        run_id = killed.stdout.readline().strip()
-        killed.kill()
+        first.stdin.write("\n")  # it begins another run
+        run_id = first.stdout.readline().strip()
+        first.kill()
     with MemberRun(KEY, recipe, 1) as third:
         assert third.run_id == run_id
         third.finish(member)
