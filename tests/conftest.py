@@ -1,6 +1,7 @@
 """Small things that many tests need."""
 
 import contextlib
+import functools
 import gc
 import inspect
 import os
@@ -175,8 +176,12 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of an S3 server."""
+    from botocore.loaders import JSONFileLoader
     from moto.server import ThreadedMotoServer  # takes a second, which most tests needn't wait for
 
+    # Tests have clients of their own, which would read botocore's descriptions of S3 again, for a tenth of a second.
+    read = cache(functools.partial(JSONFileLoader.load_file, JSONFileLoader()))
+    JSONFileLoader.load_file = lambda _, file_path: read(file_path)
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
