@@ -137,7 +137,7 @@ def plan(data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tuple[str, ...]], str]:
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tuple[str, ...]], str]:
     """Trains a member of a fold of `data` and `plan`, once for all tests of a worker."""
     from backdrop.steps.train import train  # loads torch
 
@@ -154,22 +154,39 @@ def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, tu
 
 @pytest.fixture
 def trained_pair(
-    _trained_once: Callable[[int, tuple[str, ...]], str], tmp_path: Path
+    trained_once: Callable[[int, tuple[str, ...]], str], tmp_path: Path
 ) -> Callable[[tuple[str, ...]], list[str]]:
     """Gives a tiny member with these overrides for each fold of `plan`, trained on `data`, in folders of the test."""
 
     def make(overrides: tuple[str, ...]) -> list[str]:
-        return [str(shutil.copytree(_trained_once(k, overrides), tmp_path / f"m{k}")) for k in (0, 1)]
+        return [str(shutil.copytree(trained_once(k, overrides), tmp_path / f"m{k}")) for k in (0, 1)]
 
     return make
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Makes a new MLflow store in a folder, a copy of one that all workers share: creating one takes seconds."""
+    from backdrop.tracking.store import prepare  # as slow to import as mlflow
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "new-store"
+    prepare(shared / "mlflow.db")
+
+    def make(folder: Path) -> Path:
+        shutil.copytree(shared, folder, dirs_exist_ok=True)
+        prepare(folder / "mlflow.db")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Iterator[str]:
     """The address of an MLflow server."""
     from backdrop.tracking.server import local_server  # as slow to import as mlflow
 
-    with local_server(tmp_path_factory.mktemp("mlflow")) as address:
+    with local_server(make_store(tmp_path_factory.mktemp("mlflow"))) as address:
         yield address
 
 

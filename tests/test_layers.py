@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -86,29 +86,30 @@ def test_there_is_no_circle() -> None:
     assert not graph, f"These import each other: {sorted(graph)}"
 
 
-def loaded_by(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in done.stdout.split()}
+# In the order in which one process imports them; what each may not load is still absent from all that came before.
+LATE = (
+    ("import backdrop.config", {"torch", "cv2", "numpy", "albumentations", "mlflow", "kfp", "ray", "typer"}),
+    ("import backdrop.steps.train", {"torch", "albumentations", "kfp", "mlflow", "ray", "typer"}),
+    ("import backdrop.inference.ensemble", {"albumentations", "kfp", "mlflow", "ray", "typer"}),
+    ("import backdrop.training.fit", {"kfp", "mlflow", "ray", "typer"}),
+    (
+        "import backdrop.steps.train, backdrop.steps.evaluate, backdrop.steps.split, backdrop.steps.predict",
+        {"mlflow", "kfp", "ray", "typer"},
+    ),
+)
 
 
 @pytest.mark.parametrize(
-    ("statement", "absent"),
+    "imports",
     [
-        ("import backdrop.cli.app", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"}),
-        ("import backdrop.config", {"torch", "cv2", "numpy", "albumentations", "mlflow", "kfp", "ray", "typer"}),
-        ("import backdrop.inference.ensemble", {"albumentations", "kfp", "mlflow", "ray", "typer"}),
-        ("import backdrop.steps.train", {"torch", "albumentations", "kfp", "mlflow", "ray", "typer"}),
-        ("import backdrop.training.fit", {"kfp", "mlflow", "ray", "typer"}),
-        (
-            "import benchmarks.gpu",
-            {"pydantic", "cv2", "albumentations", "yaml", "safetensors"},
-        ),
-        (
-            "import backdrop.steps.train, backdrop.steps.evaluate, backdrop.steps.split, backdrop.steps.predict",
-            {"mlflow", "kfp", "ray", "typer"},
-        ),
+        [("import backdrop.cli.app", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"})],
+        [("import benchmarks.gpu", {"pydantic", "cv2", "albumentations", "yaml", "safetensors"})],
+        LATE,
     ],
+    ids=["cli", "benchmarks", "backdrop"],
 )
-def test_heavy_libraries_wait_until_they_are_needed(statement: str, absent: set[str]) -> None:
-    assert not loaded_by(statement) & absent
+def test_heavy_libraries_wait_until_they_are_needed(imports: Sequence[tuple[str, set[str]]]) -> None:
+    code = "\n".join(f"import sys\n{statement}\nprint(*sys.modules)" for statement, _ in imports)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for (statement, absent), line in zip(imports, done.stdout.splitlines(), strict=True):
+        assert not {name.partition(".")[0] for name in line.split()} & absent, statement

@@ -9,16 +9,13 @@ from backdrop.config import find_recipe
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
-from backdrop.tracking.store import prepare
 from tests.tracking.workspace import HELD, Workspace, write_member
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Path:
     """A folder with an embedded store."""
-    folder = tmp_path_factory.mktemp("store")
-    prepare(folder / "mlflow.db")
-    return folder
+    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
