@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backdrop.evaluation.metrics import Estimate, Evaluation
     from backdrop.steps.check import CheckReport
     from backdrop.steps.plan import PlanRecord
+    from backdrop.steps.shard import ShardPlan
     from backdrop.steps.train import TrainRecord
     from backdrop.tuning.results import Search
 
@@ -115,6 +116,14 @@ def plan_page(record: PlanRecord, name: str) -> str:
         f"{count(len(record.members), 'member')}, their evaluation, models:/{name}/{version} and its verdict. "
         f"The champion is {champion}.\n"
     )
+
+
+def shard_page(plan: ShardPlan) -> str:
+    """How many photographs are new, and which shares are to be predicted."""
+    if not plan.versions:
+        return "# Nothing to do\n\nEvery photograph has its result.\n"
+    numbers = ", ".join(map(str, plan.missing)) or "none; all are predicted, and only to be merged"
+    return f"# {count(len(plan.versions), 'photograph')} for {plan.model}\n\nShares to predict: {numbers}\n"
 
 
 def member_figures(record: TrainRecord) -> Figures:

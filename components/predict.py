@@ -1,4 +1,4 @@
-"""`predict` as a component."""
+"""`predict` as a component: one share of the photographs."""
 
 from kfp import dsl
 
@@ -7,31 +7,34 @@ from backdrop.components.image import component
 
 @component
 def predict(
-    images: str,
-    out: str,
-    members: list[str],
-    model: str,
-    ensemble: str,
+    plan: dsl.Input[dsl.Artifact],
+    number: int,
     format: str,  # noqa: A002  # the step's parameter
-    sample_submission: str,
+    background: str,
+    crop: float,
+    type: str,  # noqa: A002  # as above
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Cuts out the photographs and returns the address of the masks; empty arguments are ignored.
+    """Predicts a share, unless its output is whole, and returns the address of its results.
 
-    `ensemble` is the ensemble's YAML. A photograph that fails doesn't fail the task: `metrics` counts it.
+    A photograph that fails doesn't fail the task: `metrics` counts it.
     """
-    from contextlib import nullcontext
+    from pathlib import Path
 
     from backdrop.common.watch import watched
-    from backdrop.components.pages import as_file
     from backdrop.config.explain import as_choice
-    from backdrop.steps.predict import Format
+    from backdrop.inference.compose import PictureType
+    from backdrop.steps.predict import Format, find_record
     from backdrop.steps.predict import predict as step
+    from backdrop.steps.shard import ShardPlan, options_of
     from backdrop.tracking.webhook import failure_sent
 
-    chosen = as_choice("format", format, Format)
-    with failure_sent("predict"), as_file(ensemble) if ensemble else nullcontext() as path:
-        given = (images, out, members, model or None, path, chosen, sample_submission or None)
-        record = watched("predict", lambda: step(*given))
+    shares = ShardPlan.model_validate_json(Path(plan.path).read_bytes())
+    out, chosen = shares.address(number), as_choice("format", format, Format)
+    with failure_sent("predict"):
+        options = options_of(background, None if crop < 0 else crop, as_choice("type", type, PictureType))
+        record = find_record(out) or watched(
+            "predict", lambda: step(shares.share(number), out, (), shares.model, None, chosen, None, options)
+        )
     metrics.metadata.update(images=record.images, failed=record.failed)
     return out

@@ -1,8 +1,8 @@
 """Compiles a pipeline: the same graph gives the same YAML, and its version changes with the graph."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,9 +15,10 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble
-from backdrop.config.cluster import RETRIES, VOLUME_FOLDER
+from backdrop.config.cluster import PODS, Pods
 from backdrop.pipelines.compact import compact, name_alike
 from backdrop.pipelines.lint import refuse
+from backdrop.pipelines.prediction import prediction
 from backdrop.pipelines.size import estimate_size
 from backdrop.pipelines.training import Tuned, training
 
@@ -25,30 +26,6 @@ DIGITS = 12
 COMPILED = ", compiled by `backdrop pipeline compile`"  # ends a package's first line
 # libyaml's, if PyYAML has it: without it a large ensemble's package takes seconds to read.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-@dataclass(frozen=True)
-class Pods:
-    """Settings of a package's pods that KFP takes only when compiling.
-
-    Attributes:
-        labels: of every task's pod, such as Kueue's `kueue.x-k8s.io/queue-name`.
-        retries: how often Argo tries a task on the GPU nodes again.
-        volume: a claim that is mounted in every task's pod; none if empty.
-    """
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-    retries: int = RETRIES
-    volume: str = ""
-
-    def settings(self) -> dict[str, Any]:
-        """What the package says of each executor, as KFP writes it."""
-        labeled = {"podMetadata": {"labels": dict(self.labels)}} if self.labels else {}
-        claim = {"constant": self.volume, "pvcNameParameter": {"runtimeValue": {"constant": self.volume}}}
-        return labeled | ({"pvcMount": [{**claim, "mountPath": VOLUME_FOLDER}]} if self.volume else {})
-
-
-PODS = Pods()
 
 
 @dataclass(frozen=True)
@@ -90,13 +67,31 @@ def build(
     Raises:
         ConfigError: if the ensemble has no such fold or too many members, or the linter finds a fault in the package.
     """
-    documents = _compile(training(ensemble, folds, pods.retries, tuned, ray))
+    graph = training(ensemble, folds, pods.retries, tuned, ray)
+    remedy = "Train fewer members, or some folds at a time (--folds)"
+    return _package(graph, pods, f"Ensemble {ensemble.name} has too many members", remedy)
+
+
+def build_prediction(shards: int, pods: Pods = PODS) -> Package:
+    """Compiles the prediction pipeline.
+
+    Args:
+        shards: how many shares; each is a task of its own.
+        pods: what KFP can't take when a run starts.
+
+    Raises:
+        ConfigError: if there are too many shares, or the linter finds a fault in the package.
+    """
+    return _package(prediction(shards, pods.retries), pods, f"{shards} shares are too many", "Use fewer --shards")
+
+
+def _package(graph: GraphComponent, pods: Pods, too_large: str, remedy: str) -> Package:
+    documents = _compile(graph)
     for settings in _settings(documents).values():
         settings.update(pods.settings())
     size = estimate_size(documents)
     if size.is_too_large:
-        remedy = "Train fewer members, or some folds at a time (--folds)"
-        raise ConfigError(f"Ensemble {ensemble.name} has too many members: {size.sentence}", remedy)
+        raise ConfigError(f"{too_large}: {size.sentence}", remedy)
     refuse(documents)
     version = f"{__version__}-{digest(documents)[:DIGITS]}"
     info = documents[0]["pipelineInfo"]

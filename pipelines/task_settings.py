@@ -1,12 +1,19 @@
 """A task's settings on a cluster: never root, its environment and the GPU nodes. Local runs ignore them."""
 
-from collections.abc import Sequence
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineChannel
+from kfp.dsl.python_component import PythonComponent
+from kfp.dsl.structures import OutputSpec
 
+from backdrop.components.places import GPUS, SHARED, Groups, place_outputs
 from backdrop.config.cluster import (
     CONFIG_KEYS,
     LIGHT_CPU,
@@ -79,3 +86,45 @@ def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:
     if pool.retries:
         task.set_retry(pool.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{LIFETIME_S}s")
     return task
+
+
+def named(component: PythonComponent, name: str) -> PythonComponent:
+    """The component under another name, which its task has, too."""
+    return PythonComponent(dataclasses.replace(component.component_spec, name=name), component.python_func)
+
+
+def with_places(component: PythonComponent, groups: Groups) -> PythonComponent:
+    """A component that decides where tasks run, with outputs that say where each of them is placed."""
+    spec = component.component_spec
+    outputs = {name: OutputSpec("String" if kind is str else "Dict") for name, kind in place_outputs(groups).items()}
+    return PythonComponent(
+        dataclasses.replace(spec, outputs={**(spec.outputs or {}), **outputs}), component.python_func
+    )
+
+
+def places_of(groups: Groups, pool: GpuPool, outputs: Mapping[str, PipelineChannel]) -> dict[str, GpuPool]:
+    """Each task's place by its name, from the outputs of a component made by `with_places`."""
+    numbers = itertools.count()
+    return {
+        task: dataclasses.replace(
+            pool,
+            gpus=outputs[f"{GPUS}_{number}"],
+            **{name: outputs[f"{name}_{group}"] for name in SHARED},
+        )
+        for group, tasks in enumerate(groups)
+        for task, number in zip(tasks, numbers, strict=False)
+    }
+
+
+def with_parameters(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a function a parameter for each of the names instead of its `*`: KFP reads signatures."""
+
+    def change(graph: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(graph)
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_POSITIONAL]
+        more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str) for name in names]
+        signature = signature.replace(parameters=[*own, *more])
+        graph.__signature__ = signature  # type: ignore[attr-defined]  # a function has it once it is set
+        return graph
+
+    return change

@@ -11,22 +11,19 @@ resources, so that what exists already is only looked up, on any node.
 """
 
 import dataclasses
-import inspect
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
 from kfp.dsl.graph_component import GraphComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
-from kfp.dsl.python_component import PythonComponent
-from kfp.dsl.structures import OutputSpec
 
 from backdrop.components.check import check
 from backdrop.components.evaluate import evaluate
 from backdrop.components.image import IMAGE
-from backdrop.components.places import GPUS, SHARED, Groups, place_outputs
+from backdrop.components.places import GPUS
 from backdrop.components.plan import plan
 from backdrop.components.promote import promote
 from backdrop.components.register import register
@@ -37,7 +34,7 @@ from backdrop.config.catalog import change_recipe
 from backdrop.config.cluster import NODE_SELECTOR, PIPELINE, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
 from backdrop.config.planned import Planned, planned
 from backdrop.config.records import dump_yaml
-from backdrop.pipelines.task_settings import GpuPool, configure, on_gpu
+from backdrop.pipelines.task_settings import GpuPool, configure, named, on_gpu, places_of, with_parameters, with_places
 
 Tuned = Literal["off", "fast", "full"]
 RAY_WORKERS = 2
@@ -144,7 +141,7 @@ def training(
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
         checking = configure(check(data=data, ensemble=config, objects=objects))
         planning = configure(
-            _with_places(groups)(
+            with_places(plan, groups)(
                 data=checking.outputs["Output"],
                 config=checking.outputs["config"],
                 name=name,
@@ -161,7 +158,7 @@ def training(
             ),
             TRUSTED_KEY,
         ).outputs
-        places = _places(groups, pool, planning)
+        places = places_of(groups, pool, planning)
         source = Source(checking.outputs["Output"], checking.outputs["config"], planning["plans"], planning["missing"])
         # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
         with dsl.If(planning["Output"] == True, name="work"):  # noqa: E712  # KFP compiles the comparison
@@ -193,27 +190,6 @@ def training(
     return graph
 
 
-def _with_places(groups: Groups) -> PythonComponent:
-    """The plan component, with outputs that say where each task is placed."""
-    spec = plan.component_spec
-    outputs = {name: OutputSpec("String" if kind is str else "Dict") for name, kind in place_outputs(groups).items()}
-    return PythonComponent(dataclasses.replace(spec, outputs={**(spec.outputs or {}), **outputs}), plan.python_func)
-
-
-def _places(groups: Groups, pool: GpuPool, planning: Mapping[str, PipelineChannel]) -> dict[str, GpuPool]:
-    """Each task's place, by its name."""
-    numbers = itertools.count()
-    return {
-        task: dataclasses.replace(
-            pool,
-            gpus=planning[f"{GPUS}_{number}"],
-            **{name: planning[f"{name}_{group}"] for name in SHARED},
-        )
-        for group, tasks in enumerate(groups)
-        for task, number in zip(tasks, numbers, strict=False)
-    }
-
-
 def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> GraphComponent:
     """The sub-pipeline that trains a recipe's members side by side, and returns their addresses.
 
@@ -226,7 +202,7 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
     outputs = NamedTuple("Members", [(output(member), str) for member in members])  # type: ignore[misc]  # one for each member
 
     @dsl.pipeline(name=f"members-{members[0].recipe.name}")
-    @_with_parameters([f"{GPUS}_{member.fold}" for member in members])
+    @with_parameters([f"{GPUS}_{member.fold}" for member in members])
     def graph(
         data: str,
         config: dsl.Input[dsl.Artifact],
@@ -244,7 +220,7 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
     ) -> outputs:
         addresses = []
         for member, own in zip(members, gpus, strict=True):
-            task = _named(train, member.task if flat else f"train-{member.fold}")(
+            task = named(train, member.task if flat else f"train-{member.fold}")(
                 data=data,
                 config=config,
                 plans=plans,
@@ -282,7 +258,7 @@ def _tune(
     only watches, which takes no GPU.
     """
     name = f"tune-{recipe.name}"
-    task = _named(tune, name)(
+    task = named(tune, name)(
         **source.inputs(),
         recipe=recipe.name,
         out=f"{work}/{SEARCH.replace('{recipe}', recipe.name)}",
@@ -293,21 +269,3 @@ def _tune(
         **pool.inputs(),
     )
     return on_gpu(configure(task), places[name]) if places else configure(task)
-
-
-def _named(component: PythonComponent, name: str) -> PythonComponent:
-    return PythonComponent(dataclasses.replace(component.component_spec, name=name), component.python_func)
-
-
-def _with_parameters(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Gives a function a parameter for each of the names instead of its `*`: KFP reads signatures."""
-
-    def change(graph: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(graph)
-        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_POSITIONAL]
-        more = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str) for name in names]
-        signature = signature.replace(parameters=[*own, *more])
-        graph.__signature__ = signature  # type: ignore[attr-defined]  # a function has it once it is set
-        return graph
-
-    return change

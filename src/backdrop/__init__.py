@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from backdrop.steps.hold import hold
     from backdrop.steps.import_ import import_photos
     from backdrop.steps.label import label
+    from backdrop.steps.merge import merge
     from backdrop.steps.plan import plan
     from backdrop.steps.predict import predict
     from backdrop.steps.promote import promote
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from backdrop.steps.release import release
     from backdrop.steps.rollback import rollback
     from backdrop.steps.sample import sample
+    from backdrop.steps.shard import shard
     from backdrop.steps.split import split
     from backdrop.steps.train import train
     from backdrop.steps.tune import tune
@@ -40,6 +42,7 @@ __all__ = [
     "hold",
     "import_photos",
     "label",
+    "merge",
     "plan",
     "predict",
     "promote",
@@ -48,6 +51,7 @@ __all__ = [
     "release",
     "rollback",
     "sample",
+    "shard",
     "split",
     "train",
     "tune",

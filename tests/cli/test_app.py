@@ -29,8 +29,9 @@ SURFACE = {
     "label": {"data", "plan", "members", "out", "ensemble", "max_uncertainty"},
     "predict": {
         *("inputs", "out", "members", "model", "ensemble", "format", "sample_submission"),
-        *("background", "crop", "type"),
+        *("background", "crop", "type", "shard"),
     },
+    "merge": {"parts", "out"},
     "evaluate": {"data", "plan", "members", "out", "ensemble", "model"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name", "override", "version", "reason"},

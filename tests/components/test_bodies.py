@@ -14,11 +14,13 @@ from kfp import dsl
 from backdrop.common.errors import BackdropError, ConfigError, TuningError
 from backdrop.components.check import check
 from backdrop.components.evaluate import evaluate
+from backdrop.components.merge import merge
 from backdrop.components.places import place_outputs
 from backdrop.components.plan import plan
 from backdrop.components.predict import predict
 from backdrop.components.promote import promote
 from backdrop.components.register import register
+from backdrop.components.shard import shard
 from backdrop.components.train import train
 from backdrop.components.tune import tune
 from backdrop.config import BUDGETS, find_recipe
@@ -32,6 +34,7 @@ from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport
 from backdrop.steps.plan import FoundMember, PlanRecord, Run
 from backdrop.steps.register import Registration
+from backdrop.steps.shard import ShardPlan
 from backdrop.steps.train import TrainRecord
 from backdrop.steps.tune import Resources, TuneRecord
 from backdrop.tuning.results import Comparison, Search, Trial
@@ -193,7 +196,7 @@ def test_only_tasks_with_work_get_a_gpu(artifact: Any, config: Any, monkeypatch:
     assert "models:/cars/3 and its verdict" in Path(artifact("summary").path).read_text()
 
 
-BODIES = [check, plan, tune, train, evaluate, register, promote, predict]
+BODIES = [check, plan, tune, train, evaluate, register, promote, shard, predict, merge]
 BY_KIND: dict[Any, Any] = {str: "", int: 1, float: 0.2, bool: False, dict: {}, list: [], list[str]: []}
 CHOICES = {
     "data": "missing",
@@ -203,6 +206,7 @@ CHOICES = {
     "gpus": "1",
     "cpu": "4",
     "format": "mask",
+    "type": "png",
 }
 
 
@@ -215,6 +219,9 @@ def test_a_failed_task_is_sent_to_the_webhook(
         annotation = parameter.annotation if isinstance(parameter.annotation, Hashable) else None
         given[name] = CHOICES.get(name, BY_KIND[annotation]) if annotation in BY_KIND else artifact(name)
     given |= {name: plans for name in given if name == "plans"}
+    if component in (predict, merge):
+        shares = ShardPlan(images="missing", model="m", folder="missing", count=1, versions={"a": "1"}, missing=(1,))
+        Path(given["plan"].path).write_text(shares.model_dump_json())
     with running(Hook()) as hook:
         monkeypatch.setenv("BACKDROP_WEBHOOK_URL", f"http://127.0.0.1:{hook.server_port}/")
         with pytest.raises(BackdropError) as raised:

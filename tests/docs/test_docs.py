@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from backdrop.cli.app import app
 from backdrop.config import find_ensemble, find_recipe
-from backdrop.pipelines.package import Package, build
+from backdrop.pipelines.package import Package, build, build_prediction
 from backdrop.pipelines.parameters import read_parameters
 from tests.docs.pages import HIDDEN, PAGES, ROOT, Block, Shown, anchors, blocks, commands, links, shown
 
@@ -116,6 +116,8 @@ def test_every_key_of_a_yaml_block_exists(
             find_recipe(str(path))
         elif "data" in content:
             read_parameters(path, package)
+        elif "images" in content:
+            read_parameters(path, build_prediction(2))
         else:  # the chart's values
             schema = json.loads((ROOT / "charts/backdrop/values.schema.json").read_text())
             schema.pop("required", None)

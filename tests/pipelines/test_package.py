@@ -26,10 +26,11 @@ from backdrop.config.cluster import (
     TRUSTED_KEY,
     VOLUME_FOLDER,
     WEBHOOK_KEYS,
+    Pods,
 )
 from backdrop.config.planned import planned
 from backdrop.config.records import override, parse
-from backdrop.pipelines.package import Package, Pods, build, digest
+from backdrop.pipelines.package import Package, build, digest
 from backdrop.pipelines.size import MOST, estimate_size
 from backdrop.pipelines.training import training, with_overrides
 

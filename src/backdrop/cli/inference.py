@@ -72,12 +72,16 @@ def predict(
     sample_submission: Annotated[
         str | None, typer.Option(metavar="CSV", help="Kaggle's sample: your photographs must be those that it lists.")
     ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Predict only a share of one folder: 2/4. See `backdrop merge`.")
+    ] = "",
 ) -> None:
     """Cut out new photographs.
 
     By a registered model or by members. Exit code 1 if a photograph failed.
     """
     from backdrop.config.explain import as_choice
+    from backdrop.data.photographs import parse_shard
     from backdrop.inference.compose import PictureOptions, PictureType
     from backdrop.steps.predict import Format, read_background
     from backdrop.steps.predict import predict as step
@@ -86,13 +90,15 @@ def predict(
     behind = None if background is None else read_background(background)
     options = PictureOptions(as_choice("--type", type, PictureType), behind, crop)
     if inputs == ["-"]:
-        if out is not None or sample_submission is not None:
-            raise ConfigError("The picture of - goes to standard output", "Leave --out and --sample-submission out")
+        if out is not None or sample_submission is not None or shard:
+            remedy = "Leave --out, --sample-submission and --shard out"
+            raise ConfigError("The picture of - goes to standard output", remedy)
         _predict_stdin(members, model, ensemble, chosen, options)
         return
     if out is None:
         raise ConfigError("The folder for the results is missing", "Name it with --out")
-    record = step(inputs, out, members, model, ensemble, chosen, sample_submission, options)
+    chosen_inputs = parse_shard(shard, inputs) if shard else inputs
+    record = step(chosen_inputs, out, members, model, ensemble, chosen, sample_submission, options)
     print(f"{out}: {_results(record.format)} of {count(record.images - record.failed, 'photograph')}")
     if record.failed:
         empty = "; the submission has empty masks for them" if record.format == "submission" else ""
@@ -100,6 +106,28 @@ def predict(
     if record.passed_over:
         print(passed_over_text(record.passed_over))
     raise typer.Exit(1 if record.missed else 0)
+
+
+@command(app, "backdrop merge part-1 part-2 part-3 --out cut-outs")
+def merge(
+    parts: Annotated[
+        list[str], typer.Argument(metavar="SHARE", help="Outputs of `predict --shard`, all of one folder.")
+    ],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for the results of all shares.")],
+) -> None:
+    """Put the results of all shares of a folder together.
+
+    Adds them to earlier results of the same kind. Exit code 1 if a photograph failed.
+    """
+    from backdrop.steps.merge import merge as step
+
+    record = step(parts, out)
+    print(
+        f"{out}: {_results(record.format)} of {count(record.images - record.failed, 'photograph')}, {record.new:,} new"
+    )
+    if record.failed:
+        print(f"{count(record.failed, 'photograph')} failed: see {out}/failed.csv")
+    raise typer.Exit(1 if record.failed else 0)
 
 
 def _results(chosen: str) -> str:

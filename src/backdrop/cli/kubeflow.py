@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, Volume, package_of
+from backdrop.cli.options import (
+    Assignments,
+    EnsembleName,
+    FoldList,
+    Labels,
+    Ray,
+    Retries,
+    Shards,
+    Tune,
+    Volume,
+    package_of,
+    pods_of,
+)
 from backdrop.common.errors import ConfigError
 
 app = typer.Typer()
@@ -34,6 +46,7 @@ def upload(
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
     volume: Volume = "",
+    shards: Shards = None,
 ) -> None:
     """Upload an ensemble's training pipeline to Kubeflow.
 
@@ -42,7 +55,7 @@ def upload(
     from backdrop.kubeflow.client import connect
     from backdrop.kubeflow.publish import publish
 
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
+    package = package_of(ensemble, folds, assignments, tune, ray, pods_of(labels, retries, volume), shards)
     published = publish(connect(host, namespace), package)
     print(f"pipeline {published.name} is {published.pipeline_id}")
     print(f"version {published.version} is {published.version_id} ({'new' if published.new else 'unchanged'})")
@@ -63,13 +76,14 @@ def submit(
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
     volume: Volume = "",
+    shards: Shards = None,
 ) -> None:
     """Start one run of the training pipeline on Kubeflow."""
     from backdrop.kubeflow import publish
     from backdrop.kubeflow.client import connect
     from backdrop.pipelines.parameters import read_parameters
 
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
+    package = package_of(ensemble, folds, assignments, tune, ray, pods_of(labels, retries, volume), shards)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)
@@ -100,6 +114,7 @@ def schedule(
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
     volume: Volume = "",
+    shards: Shards = None,
 ) -> None:
     """Create or update a recurring run on Kubeflow."""
     from backdrop.kubeflow import publish, recurring_runs
@@ -114,7 +129,7 @@ def schedule(
     if not (ensemble and cron and params):
         raise ConfigError("A recurring run needs ENSEMBLE, --cron and --params", "Give all three, or --remove")
     cron = check_cron(cron)
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
+    package = package_of(ensemble, folds, assignments, tune, ray, pods_of(labels, retries, volume), shards)
     values = read_parameters(params, package)
     endpoint = connect(host, namespace)
     experiment_id = publish.experiment_id(endpoint, experiment)

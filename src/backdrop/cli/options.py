@@ -10,6 +10,7 @@ import typer
 from backdrop.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from backdrop.config.cluster import Pods
     from backdrop.pipelines.package import Package
 
 Data = Annotated[
@@ -57,6 +58,9 @@ Labels = Annotated[
 Retries = Annotated[
     int | None, typer.Option("--retries", min=0, metavar="N", help="How often to retry a lost GPU task. Default: 2.")
 ]
+Shards = Annotated[
+    int | None, typer.Option("--shards", min=1, max=100, metavar="N", help="For prediction: how many shares, each a task.")
+]
 Volume = Annotated[
     str, typer.Option("--volume", metavar="CLAIM", help="Mount this volume claim at /mnt/backdrop in every task's pod.")
 ]
@@ -71,29 +75,48 @@ def package_of(
     assignments: list[str],
     tune: str,
     ray: bool,
-    labels: Sequence[str] = (),
-    retries: int | None = None,
-    volume: str = "",
+    pods: "Pods | None" = None,
+    shards: int | None = None,
 ) -> "Package":
-    """Compiles the package that the options describe.
+    """Compiles the package that the options describe: an ensemble's training, or `prediction`.
 
     Raises:
-        ConfigError: if there is no such ensemble, fold, key or budget, or Kubernetes wouldn't take a label or a claim.
+        ConfigError: if there is no such ensemble, fold, key or budget, or an option can't be used with the others.
     """
     from backdrop.config import find_ensemble
-    from backdrop.config.cluster import RETRIES
+    from backdrop.config.cluster import PODS
     from backdrop.config.explain import as_choice
     from backdrop.config.folds import as_folds
-    from backdrop.pipelines.package import Pods, build
+    from backdrop.pipelines.package import build, build_prediction
+    from backdrop.pipelines.prediction import NAME
     from backdrop.pipelines.training import Tuned, with_overrides
 
+    pods = pods or PODS
+    if ensemble == NAME:
+        if folds or assignments or ray or tune != "off":
+            raise ConfigError("--folds, --set, --tune and --ray are of no use with prediction", "Leave them out")
+        if shards is None:
+            raise ConfigError("The number of shares is missing", "Give --shards, such as the number of your GPUs")
+        return build_prediction(shards, pods)
+    if shards is not None:
+        raise ConfigError("--shards is of no use without prediction", "Leave it out")
+    if pods.volume and ray:
+        raise ConfigError("A Ray cluster's pods don't have --volume", "Leave --ray or --volume out")
     chosen = with_overrides(find_ensemble(ensemble), assignments)
+    return build(chosen, as_folds(folds) or None, as_choice("--tune", tune, Tuned), ray, pods)
+
+
+def pods_of(labels: Sequence[str], retries: int | None, volume: str) -> "Pods":
+    """The pods that the options describe.
+
+    Raises:
+        ConfigError: if Kubernetes wouldn't take a label or the claim's name.
+    """
+    from backdrop.config.cluster import RETRIES, Pods
+
     if volume and not CLAIM.fullmatch(volume):
         raise ConfigError(f"--volume {volume} isn't a claim's name", "Take it from `kubectl get pvc`")
-    if volume and ray:
-        raise ConfigError("A Ray cluster's pods don't have --volume", "Leave --ray or --volume out")
-    pods = Pods(dict(map(_label, labels)), RETRIES if retries is None else retries, volume)
-    return build(chosen, as_folds(folds) or None, as_choice("--tune", tune, Tuned), ray, pods)
+    return Pods(dict(map(_label, labels)), RETRIES if retries is None else retries, volume)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -9,7 +9,19 @@ import typer
 
 from backdrop.cli import kubeflow
 from backdrop.cli.command import Group, command
-from backdrop.cli.options import Assignments, EnsembleName, FoldList, Labels, Ray, Retries, Tune, Volume, package_of
+from backdrop.cli.options import (
+    Assignments,
+    EnsembleName,
+    FoldList,
+    Labels,
+    Ray,
+    Retries,
+    Shards,
+    Tune,
+    Volume,
+    package_of,
+    pods_of,
+)
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
 app.add_typer(kubeflow.app)
@@ -35,6 +47,7 @@ def compile_(
     labels: Labels = [],  # noqa: B006  # typer's way, and never changed
     retries: Retries = None,
     volume: Volume = "",
+    shards: Shards = None,
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
     from backdrop.common.outputs import require_file, write_file
@@ -42,7 +55,7 @@ def compile_(
     from backdrop.pipelines.size import estimate_size
 
     require_file(out, is_package, "a compiled pipeline")
-    package = package_of(ensemble, folds, assignments, tune, ray, labels, retries, volume)
+    package = package_of(ensemble, folds, assignments, tune, ray, pods_of(labels, retries, volume), shards)
     write_file(out, package.dump(), is_package, "a compiled pipeline")
     print(f"{package.name} {package.version} is in {out}; {estimate_size(package.documents).sentence}")
 

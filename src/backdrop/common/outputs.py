@@ -179,6 +179,12 @@ class Claim:
         for name, data in files.items():
             self._place.write(name, data)
 
+    def add(self, folder: Path, files: Files) -> None:
+        """Records files, and copies them from a folder; raises as `record`, or if one can't be read or written."""
+        self.record(files)
+        with workers(s3.THREADS) as pool:
+            list(pool.map(lambda name: self._place.write(name, storage.read_bytes(folder / name)), sorted(files)))
+
     def copy(self, folder: Path) -> None:
         """Writes the files of a sealed claim on disk; raises as `record`, or if one can't be read or written."""
         source = _read(find_place(folder))

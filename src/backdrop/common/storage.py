@@ -13,7 +13,7 @@ import posixpath
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -179,8 +179,10 @@ def list_files(address: str | Path) -> list[str]:
     return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
 
 
-def local_folder(address: str | Path) -> Path:
+def local_folder(address: str | Path, names: Collection[str] | None = None) -> Path:
     """A local folder with the content of `address`: the folder itself, or a cached copy of an S3 prefix.
+
+    With `names`, only these files of a prefix are copied.
 
     The copy is in the cache under a digest of the prefix's listing (keys, sizes, ETags), so a changed prefix gets a new
     folder, and an interrupted copy is never used. Files of an earlier copy whose size has changed are copied again.
@@ -196,7 +198,8 @@ def local_folder(address: str | Path) -> Path:
     listing = s3.listing(str(address))
     if not listing:
         raise StorageError(f"{address} has no objects", "Check bucket and prefix")
-    entries = [entry[:3] for entry in listing]  # without the time, which changes with an equal upload
+    # Without the time, which changes with an equal upload.
+    entries = [entry[:3] for entry in listing if names is None or entry.name in names]
     digest = sha256(repr([(str(address), *entry) for entry in entries]).encode())
     folder = cache_folder() / "datasets" / digest
     if not folder.is_dir():

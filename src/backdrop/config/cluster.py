@@ -1,5 +1,7 @@
 """Settings of pods on Kubernetes: environment, service account, and placement on GPU nodes."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -43,6 +45,30 @@ LIGHT_CPU, LIGHT_MEMORY = "500m", "2Gi"
 
 NODE_SELECTOR = {"nvidia.com/gpu.present": "true"}
 TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Settings of a package's pods that KFP takes only when compiling.
+
+    Attributes:
+        labels: of every task's pod, such as Kueue's `kueue.x-k8s.io/queue-name`.
+        retries: how often Argo tries a task on the GPU nodes again.
+        volume: a claim that is mounted in every task's pod; none if empty.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    retries: int = RETRIES
+    volume: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """What the package says of each executor, as KFP writes it."""
+        labeled = {"podMetadata": {"labels": dict(self.labels)}} if self.labels else {}
+        claim = {"constant": self.volume, "pvcNameParameter": {"runtimeValue": {"constant": self.volume}}}
+        return labeled | ({"pvcMount": [{**claim, "mountPath": VOLUME_FOLDER}]} if self.volume else {})
+
+
+PODS = Pods()
 
 
 class Cluster(Record):

@@ -1,12 +1,14 @@
 """Finds the photographs that a command's inputs name: files, folders, patterns and `s3://` addresses."""
 
 import glob
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.data.dataset import CHUNK
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     Listing,
@@ -19,6 +21,7 @@ from backdrop.data.listing import (
 )
 
 STDIN = "-"
+SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,74 @@ class Source:
 
     path: Path
     name: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several shares of a folder's photographs, whose results together are those of one run.
+
+    Attributes:
+        images: the folder or `s3://` prefix.
+        number: which share, from 1 on.
+        count: how many shares there are.
+        names: the photographs to share, as `list_names` returns them; None for all.
+    """
+
+    images: str
+    number: int
+    count: int
+    names: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def parse_shard(text: str, inputs: Sequence[str]) -> Shard:
+    """The share that `--shard` names: `2/4` is the second of four.
+
+    Raises:
+        ConfigError: if it isn't of that form, or the inputs aren't one folder.
+    """
+    match = SHARD.fullmatch(text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ConfigError(f"--shard {text} is not a share", "Write it as 2/4, the second of four")
+    if len(inputs) != 1 or not (storage.is_remote(inputs[0]) or Path(inputs[0]).is_dir()):
+        raise ConfigError("--shard shares the photographs of one folder or prefix", "Name one, without patterns")
+    return Shard(inputs[0], int(match[1]), int(match[2]))
+
+
+def list_names(images: str, skipped: Collection[Path] = ()) -> list[str]:
+    """The names of the photographs below a folder or prefix, sorted.
+
+    Raises:
+        DataError: if there are none, or two would have outputs of one name.
+        StorageError: if it can't be listed.
+    """
+    if not storage.is_remote(images):
+        return [source.name for source in find_photographs([images], skipped)[0]]
+    sources: dict[str, Source] = {}
+    for name in storage.list_files(images):
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+            _add(Source(Path(name), name), sources)
+    if not sources:
+        raise DataError(f"{images} has no photographs", "Name the prefix that they lie below")
+    return sorted(source.name for source in sources.values())
+
+
+def find_shard(shard: Shard, names: Sequence[str]) -> list[Source]:
+    """The photographs of a share, copied from S3 if they are there.
+
+    A share has whole chunks of `names`, so that networks see the same batches as in one run over all.
+
+    Raises:
+        StorageError: if they can't be copied.
+    """
+    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)][shard.number - 1 :: shard.count]
+    chosen = [name for chunk in chunks for name in chunk]
+    if not chosen:
+        return []
+    folder = storage.local_folder(shard.images, frozenset(chosen))
+    return [Source(folder / name, name) for name in chosen]
 
 
 def find_photographs(inputs: Sequence[str], skipped: Collection[Path]) -> tuple[list[Source], tuple[PassedOver, ...]]:

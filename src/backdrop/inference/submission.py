@@ -34,8 +34,8 @@ def open_submission(path: Path) -> Iterator[Callable[[str, str], object]]:
         yield lambda image, rle: rows.writerow([image, rle])
 
 
-def read_names(address: str) -> set[str]:
-    """The images in a submission: a CSV file, plain, gzipped, or zipped as Kaggle's download is.
+def read_rows(address: str) -> list[tuple[str, str]]:
+    """The images and run lengths of a submission: a CSV file, plain, gzipped, or zipped as Kaggle's download is.
 
     Raises:
         StorageError: if it can't be read.
@@ -46,7 +46,7 @@ def read_names(address: str) -> set[str]:
         _, rows = text.read_table(text.decode(_unpack(storage.read_bytes(address))), HEADER)
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError) as error:
         raise invalid from error
-    return {image for _, (image, _) in rows}
+    return [(image, rle) for _, (image, rle) in rows]
 
 
 def check_names(images: Collection[str], sample: str) -> None:
@@ -56,7 +56,7 @@ def check_names(images: Collection[str], sample: str) -> None:
         StorageError: if the sample can't be read.
         DataError: if it isn't a submission, or names other images.
     """
-    actual, expected = set(images), read_names(sample)
+    actual, expected = set(images), {image for image, _ in read_rows(sample)}
     if missing := expected - actual:
         what = f"{sample} names {count(len(missing), 'image')} that you don't have: {_first(missing)}"
         raise DataError(what, "Copy all photographs of the test set into one folder, and use that folder")

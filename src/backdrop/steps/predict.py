@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -15,11 +16,11 @@ from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
 from backdrop.config import find_ensemble
-from backdrop.config.records import Record
+from backdrop.config.records import Record, parse
 from backdrop.data.formats import decode_photo
 from backdrop.data.listing import PassedOver
 from backdrop.data.masks import encode_png
-from backdrop.data.photographs import Source, find_photographs
+from backdrop.data.photographs import Shard, Source, find_photographs, find_shard, list_names
 from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
 from backdrop.inference.compose import Color, Image, PictureKind, PictureOptions, Pictures, parse_color
@@ -32,15 +33,29 @@ RECORD = "predict.json"
 RUNS = "masks.csv"
 SUBMISSION = "submission.csv.gz"
 FAILED = "failed.csv"
+RUNS_HEAD, FAILED_HEAD = ["stem", "height", "width", "rle"], ["image", "reason"]
 
 Format = Literal["cutout", "mask", "alpha", "rle", "submission"]
 PLAIN = PictureOptions()
 
 
+class ShardRecord(Record):
+    """Which share of how many, and the names of its photographs.
+
+    `listing` is the sha256 of the names of all shares' photographs, and `style` that of all options of the results.
+    """
+
+    number: int
+    count: int
+    listing: str
+    style: str
+    names: tuple[str, ...]
+
+
 class PredictRecord(Record):
     """`predict.json`: the ensemble's digest, the format, and the numbers of all photographs and of failed ones.
 
-    `passed_over` are the other files of the inputs, by name.
+    `passed_over` are the other files of the inputs, by name; a share doesn't list them.
     """
 
     model: str
@@ -48,6 +63,7 @@ class PredictRecord(Record):
     images: int
     failed: int
     passed_over: tuple[PassedOver, ...] = ()
+    shard: ShardRecord | None = None
 
     @property
     def missed(self) -> bool:
@@ -58,7 +74,7 @@ class PredictRecord(Record):
 @working("predicting")
 @alone(STEP)
 def predict(
-    images: str | Sequence[str],
+    images: str | Sequence[str] | Shard,
     out: str,
     members: Sequence[str] = (),
     model: str | None = None,
@@ -70,7 +86,8 @@ def predict(
     """Cuts out every photograph, at its own size; a killed run resumes.
 
     Args:
-        images: files, folders (with their subfolders), patterns, `s3://` objects or prefixes; one or several.
+        images: files, folders (with their subfolders), patterns, `s3://` objects or prefixes; one or several; or a
+            share of one folder, whose outputs `merge` puts together.
         out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the results. It isn't
             searched for photographs.
         members: addresses of the ensemble's members.
@@ -90,10 +107,11 @@ def predict(
         TrackingError: if MLflow can't be reached or has no such model.
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
-    pictures = _pictures(format, options)
+    pictures = pictures_of(format, options)
     partial_folder = _unfinished(out)
-    inputs = [images] if isinstance(images, str) else images
-    photos, passed_over = find_photographs(inputs, [Path(out).absolute(), partial_folder.absolute()])
+    if isinstance(images, Shard) and sample_submission is not None:
+        raise ConfigError("A share has only some of the sample's photographs", "Leave --sample-submission out")
+    photos, passed_over, shard = _find(images, [Path(out).absolute(), partial_folder.absolute()], format, pictures)
     if sample_submission is not None:
         _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
@@ -113,11 +131,24 @@ def predict(
             images=len(photos),
             failed=len(failed),
             passed_over=passed_over,
+            shard=shard,
         )
         _write_failed(folder, failed)
-        (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n")
+        (folder / RECORD).write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
     store.clear()
     return record
+
+
+def find_record(out: str) -> PredictRecord | None:
+    """The record of a finished output; None if there is none.
+
+    Raises:
+        StorageError: if it can't be read.
+    """
+    address = f"{out}/{RECORD}"
+    if not storage.exists(address):
+        return None
+    return parse(PredictRecord, json.loads(storage.read_bytes(address)), address)
 
 
 @working("predicting")
@@ -138,7 +169,7 @@ def predict_one(
         TrackingError: as `predict`.
         StorageError: as `predict`.
     """
-    _pictures(format, options)
+    pictures_of(format, options)
     if format in ("rle", "submission"):
         raise ConfigError(f"{format} is not a picture", "Use cutout, mask or alpha, or write to a folder with --out")
     image = decode_photo(data, "The photograph")
@@ -165,7 +196,7 @@ def read_background(text: str) -> Color | Image:
         raise ConfigError(f"{text} is neither a color nor a file", error.remedy) from error
 
 
-def _pictures(format: Format, options: PictureOptions) -> Pictures | None:  # noqa: A002  # as above
+def pictures_of(format: Format, options: PictureOptions) -> Pictures | None:  # noqa: A002  # as above
     """The pictures that a format draws into the store; masks are drawn from run lengths."""
     given = options.type != PLAIN.type or options.background is not None or options.crop is not None
     if format != "cutout" and given:
@@ -173,6 +204,33 @@ def _pictures(format: Format, options: PictureOptions) -> Pictures | None:  # no
     if format == "cutout":
         return Pictures("cutout", options)
     return Pictures("alpha") if format == "alpha" else None
+
+
+def _find(
+    images: str | Sequence[str] | Shard,
+    skipped: Collection[Path],
+    format: Format,  # noqa: A002  # as above
+    pictures: Pictures | None,
+) -> tuple[Sequence[Source], tuple[PassedOver, ...], ShardRecord | None]:
+    """The photographs, the other files, and the share that they are, if they are one."""
+    if not isinstance(images, Shard):
+        return *find_photographs([images] if isinstance(images, str) else images, skipped), None
+    names = list_names(images.images, skipped) if images.names is None else images.names
+    photos = find_shard(images, names)
+    chosen = tuple(photo.name for photo in photos)
+    listing = storage.sha256(json.dumps(names).encode())
+    return (
+        photos,
+        (),
+        ShardRecord(
+            number=images.number, count=images.count, listing=listing, style=style_of(format, pictures), names=chosen
+        ),
+    )
+
+
+def style_of(format: Format, pictures: Pictures | None) -> str:  # noqa: A002  # as above
+    """sha256 of all that determines how results look."""
+    return storage.sha256(json.dumps([format, pictures and pictures.digest()]).encode())
 
 
 def _check(photos: Sequence[Source], format: Format, sample: str) -> None:  # noqa: A002  # as above
@@ -205,7 +263,7 @@ def _writer(store: PredictionStore, folder: Path, format: Format) -> Iterator[Ca
         with open_submission(folder / SUBMISSION) as write_row:
             yield lambda cutout: write_row(cutout.image, cutout.rle)
     elif format == "rle":
-        with _table(folder / RUNS, ["stem", "height", "width", "rle"]) as write:
+        with _table(folder / RUNS, RUNS_HEAD) as write:
             yield lambda cutout: write([_stem(cutout), cutout.height, cutout.width, cutout.rle])
     else:
         yield partial(_write_mask if format == "mask" else partial(_link_picture, store), folder)
@@ -235,7 +293,7 @@ def _link_picture(store: PredictionStore, folder: Path, cutout: Cutout) -> None:
 
 def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:
     if failed:
-        with _table(folder / FAILED, ["image", "reason"]) as write_row:
+        with _table(folder / FAILED, FAILED_HEAD) as write_row:
             for cutout in failed:
                 write_row([cutout.image, cutout.failure])
 

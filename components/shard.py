@@ -1,0 +1,54 @@
+"""`shard` as a component: on a CPU it finds the new photographs, divides them, and decides where each share runs."""
+
+from kfp import dsl
+
+from backdrop.components.image import cpu_component
+
+
+# The outputs of `components/places.py` come on top of these: their number is that of the shares.
+@cpu_component
+def shard(
+    images: str,
+    model: str,
+    out: str,
+    work: str,
+    format: str,  # noqa: A002  # the step's parameter
+    background: str,
+    crop: float,
+    type: str,  # noqa: A002  # as above
+    groups: list,
+    gpus: str,
+    cpu: str,
+    memory: str,
+    node_selector: dict,
+    plan: dsl.Output[dsl.Artifact],
+    summary: dsl.Output[dsl.Markdown],
+    missing: dsl.OutputPath(str),  # type: ignore[valid-type]  # KFP's way to name an output's file
+) -> bool:
+    """Writes the plan of the shares, and returns whether there are new photographs; `missing` names the tasks to run.
+
+    `crop` below 0 keeps a photograph's frame. `groups` are the tasks of the shares; what follows is what a task gets
+    whose share isn't predicted yet.
+    """
+    from pathlib import Path
+
+    from backdrop.components.pages import shard_page
+    from backdrop.components.places import write_places
+    from backdrop.config.explain import as_choice
+    from backdrop.inference.compose import PictureType
+    from backdrop.steps.predict import Format
+    from backdrop.steps.shard import Request, options_of
+    from backdrop.steps.shard import shard as step
+    from backdrop.tracking.webhook import failure_sent
+
+    chosen, kind = as_choice("format", format, Format), as_choice("type", type, PictureType)
+    tasks = [task for group in groups for task in group]
+    with failure_sent("shard"):
+        options = options_of(background, None if crop < 0 else crop, kind)
+        made = step(Request(images, model, out, work, len(tasks), chosen, options))
+    Path(plan.path).write_text(made.model_dump_json())
+    Path(summary.path).write_text(shard_page(made))
+    due = [tasks[number - 1] for number in made.missing]
+    Path(missing).write_text(", ".join(due))
+    write_places(Path(missing).parent, groups, due, gpus, (cpu, memory, node_selector))
+    return bool(made.versions)

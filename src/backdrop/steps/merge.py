@@ -1,0 +1,201 @@
+"""`merge`: one output from the shares that several `predict` made, and from what was merged there before."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from backdrop.common import storage, text
+from backdrop.common.errors import DataError, MemberError
+from backdrop.common.lock import hold
+from backdrop.common.outputs import Claim, Files, inspect, is_output
+from backdrop.common.progress import progress, working
+from backdrop.config.records import Record
+from backdrop.inference.submission import open_submission, read_rows
+from backdrop.steps import predict
+
+STEP = "merge"
+RECORD = "merge.json"
+PHOTOGRAPHS = "photographs.csv"
+HEAD = ["image", "version", "model", "failure"]
+TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION)
+
+
+class MergeRecord(Record):
+    """`merge.json`: the format and style of all results, and the numbers of all photographs, new and failed ones.
+
+    `photographs.csv` beside it has a row for each photograph: its version (of the file, if a pipeline merged), the
+    digest of the ensemble that predicted it, and why it failed, if it did.
+    """
+
+    format: predict.Format
+    style: str
+    images: int
+    new: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photograph in `photographs.csv`."""
+
+    version: str
+    model: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share's finished output: its folder, here, its record and its files."""
+
+    address: str
+    folder: Path
+    record: predict.PredictRecord
+    shard: predict.ShardRecord
+    files: Files
+
+    def failures(self) -> dict[str, str]:
+        """The reasons of photographs that failed, by name."""
+        path = self.folder / predict.FAILED
+        return {row[0]: row[1] for row in _rows(path, predict.FAILED_HEAD)} if path.is_file() else {}
+
+
+@working("merging")
+def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = None) -> MergeRecord:
+    """Puts the results of all shares together, and with those of earlier merges.
+
+    A submission is written as a whole; other results are added to what is at `out`.
+
+    Args:
+        parts: addresses of the outputs of `predict --shard`, all of one run.
+        out: the folder or `s3://` prefix to write.
+        versions: of the photographs' files, by name, so that a later run knows which are new.
+
+    Raises:
+        DataError: if a share is missing, is there twice, or is of another run.
+        MemberError: if the shares were made by different models.
+        StorageError: if something can't be read, something else is at `out`, or it can't be written.
+    """
+    with hold(out, STEP):
+        found = [_read(part) for part in parts]
+        first = _check(found)
+        claim = Claim(out, STEP, RECORD)
+        style, chosen = first.shard.style, first.record.format
+        rows = {} if chosen == "submission" else _earlier(out, style)
+        if not rows:
+            claim.clear()
+        known = versions or {}
+        for part in found:
+            failures = part.failures()
+            for name in part.shard.names:
+                rows[name] = Row(known.get(name, ""), part.record.model, failures.get(name, ""))
+        with progress("merging shares", len(found)) as advance:
+            for part in found:
+                claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*TABLES}})
+                advance()
+        record = MergeRecord(
+            format=chosen,
+            style=style,
+            images=len(rows),
+            new=sum(len(part.shard.names) for part in found),
+            failed=sum(bool(row.failure) for row in rows.values()),
+        )
+        failed = [[name, row.failure] for name, row in sorted(rows.items()) if row.failure]
+        if not failed:
+            claim.remove([predict.FAILED])
+        claim.write(
+            _tables(found, chosen, out if rows else "")
+            | ({predict.FAILED: _csv(predict.FAILED_HEAD, failed)} if failed else {})
+            | {
+                PHOTOGRAPHS: _csv(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
+                RECORD: (record.model_dump_json(indent=1) + "\n").encode(),
+            }
+        )
+        claim.seal()
+    return record
+
+
+def read_photographs(out: str, style: str) -> dict[str, Row]:
+    """The photographs whose results of that style are at `out`, by name; none if nothing was merged there.
+
+    Raises:
+        StorageError: if they can't be read.
+    """
+    return _earlier(out, style) if is_output(out) else {}
+
+
+def _earlier(out: str, style: str) -> dict[str, Row]:
+    if not storage.exists(f"{out}/{RECORD}"):
+        return {}
+    if json.loads(storage.read_bytes(f"{out}/{RECORD}")).get("style") != style:
+        return {}
+    rows = _rows(f"{out}/{PHOTOGRAPHS}", HEAD)
+    return {name: Row(version, model, failure) for name, version, model, failure in rows}
+
+
+def _read(address: str) -> Part:
+    folder = storage.local_folder(address)
+    inventory, record = inspect(address, predict.STEP), predict.find_record(address)
+    if inventory is None or record is None:
+        raise DataError(f"{address} has no {predict.RECORD}", "Run its `backdrop predict --shard` again")
+    if record.shard is None:
+        raise DataError(f"{address} is not a share", "Make it with `backdrop predict --shard`")
+    return Part(address, folder, record, record.shard, inventory.files)
+
+
+def _check(parts: Sequence[Part]) -> Part:
+    """The first share, if all belong together and none is missing."""
+    if not parts:
+        raise DataError("There are no shares to merge", "Name the outputs of `backdrop predict --shard`")
+    first = parts[0]
+    seen: dict[int, Part] = {}
+    for part in parts:
+        number, count = part.shard.number, part.shard.count
+        if (count, part.shard.listing, part.shard.style) != (first.shard.count, first.shard.listing, first.shard.style):
+            what = f"{part.address} and {first.address} are shares of different runs"
+            raise DataError(what, "Predict all shares of the same photographs with the same options")
+        if part.record.model != first.record.model:
+            what = f"{part.address} and {first.address} were made by different models"
+            raise MemberError(what, "Predict all shares with the same version, such as models:/NAME/7")
+        if seen.setdefault(number, part) is not part:
+            raise DataError(f"{part.address} and {seen[number].address} are both share {number}", "Leave one out")
+    missing = [f"{number}/{first.shard.count}" for number in range(1, first.shard.count + 1) if number not in seen]
+    if missing:
+        raise DataError(f"Share {', '.join(missing)} is missing", "Run its `backdrop predict --shard`, and merge again")
+    return first
+
+
+def _tables(parts: Sequence[Part], chosen: predict.Format, out: str) -> dict[str, bytes]:
+    """The table of a format that has one, its rows in the order in which one run would write them."""
+    if chosen == "submission":
+        rows = sorted(row for part in parts for row in read_rows(str(part.folder / predict.SUBMISSION)))
+        with TemporaryDirectory() as folder:
+            with open_submission(Path(folder, predict.SUBMISSION)) as write:
+                for image, rle in rows:
+                    write(image, rle)
+            return {predict.SUBMISSION: Path(folder, predict.SUBMISSION).read_bytes()}
+    if chosen == "rle":
+        old = f"{out}/{predict.RUNS}"
+        tables = [old] * storage.exists(old) + [part.folder / predict.RUNS for part in parts]
+        runs = {row[0]: row for table in tables for row in _rows(table, predict.RUNS_HEAD)}
+        return {predict.RUNS: _csv(predict.RUNS_HEAD, sorted(runs.values(), key=lambda row: f"{row[0]}."))}
+    return {}
+
+
+def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:
+    """The rows of a table that we wrote, without its head."""
+    try:
+        return [row for _, row in text.read_table(text.decode(storage.read_bytes(address)), head)[1]]
+    except ValueError as error:
+        raise DataError(f"{address} is damaged ({error})", "Remove its folder, and run the command again") from error
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return table.getvalue().encode()

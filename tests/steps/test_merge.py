@@ -1,0 +1,207 @@
+"""Shares of `predict`, and `merge`, which makes of them what one run makes."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from backdrop.cli.app import app
+from backdrop.common import s3
+from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError
+from backdrop.data import photographs
+from backdrop.data.photographs import Shard, parse_shard
+from backdrop.inference import batch
+from backdrop.inference.compose import PictureOptions
+from backdrop.steps import predict as predicting
+from backdrop.steps.merge import PHOTOGRAPHS, RECORD, merge
+from backdrop.steps.predict import Format, predict
+from tests.conftest import draw_pair
+from tests.steps.test_cutouts import tree
+from tests.steps.test_predict import members, photos, spoil, table  # noqa: F401  # fixtures, too
+
+OWN = {RECORD, PHOTOGRAPHS}  # what only a merge writes
+CHUNK = 4
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (batch, photographs):
+        monkeypatch.setattr(module, "CHUNK", CHUNK)
+
+
+def shares(photos: Path, members: list[str], root: Path, count: int, format: Format = "cutout") -> list[str]:  # noqa: A002, F811
+    for number in range(1, count + 1):
+        predict(Shard(str(photos), number, count), str(root / f"{number}"), members, format=format)
+    return [str(root / f"{number}") for number in range(1, count + 1)]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in tree(folder).items() if name not in {*OWN, predicting.RECORD}}
+
+
+@pytest.mark.parametrize("format", ["cutout", "mask", "rle", "submission"])
+def test_shares_together_are_one_run(photos: Path, members: list[str], tmp_path: Path, format: Format) -> None:  # noqa: A002, F811
+    reasons = spoil(photos)
+    (photos / "shop").mkdir()
+    shutil.copy(photos / "car0_01.jpg", photos / "shop" / "car.jpg")
+    whole = predict(str(photos), str(tmp_path / "whole"), members, format=format)
+    parts = shares(photos, members, tmp_path, 3, format)
+    random.Random(0).shuffle(parts)
+    record = merge(parts, str(tmp_path / "merged"))
+    assert (record.images, record.new, record.failed) == (whole.images, whole.images, whole.failed) == (15, 15, 4)
+    assert results(tmp_path / "merged") == results(tmp_path / "whole")
+    rows = table(tmp_path / "merged" / PHOTOGRAPHS)[1:]
+    assert {row[0]: row[3] for row in rows if row[3]} == reasons
+    assert {row[2] for row in rows} == {whole.model}
+    again = tree(tmp_path / "merged")
+    merge(sorted(parts), str(tmp_path / "merged"))
+    assert tree(tmp_path / "merged") == again
+
+
+def test_a_folder_may_have_fewer_photographs_than_shares(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    predict(str(photos), str(tmp_path / "whole"), members)
+    merge(shares(photos, members, tmp_path, 5), str(tmp_path / "merged"))
+    assert results(tmp_path / "merged") == results(tmp_path / "whole")
+
+
+def test_what_is_missing_or_foreign_is_named(photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811
+    out, parts = str(tmp_path / "out"), shares(photos, members, tmp_path, 3, "mask")
+    with pytest.raises(DataError, match=r"Share 2/3 is missing\. Run its"):
+        merge([parts[0], parts[2]], out)
+    with pytest.raises(DataError, match=r"/again and .*/1 are both share 1"):
+        merge([*parts, shutil.copytree(parts[0], tmp_path / "again")], out)
+    others: list[tuple[str, str, list[str], Format, type[BackdropError]]] = [
+        ("model", "were made by different models", members[:1], "mask", MemberError),
+        ("alpha", "are shares of different runs", members, "alpha", DataError),
+        ("more", "are shares of different runs", members, "mask", DataError),
+    ]
+    for name, message, chosen, kind, error in others:
+        if name == "more":
+            draw_pair(tmp_path / "new", "another_01", 99)
+        predict(Shard(str(photos), 2, 3), str(tmp_path / name), chosen, format=kind)
+        with pytest.raises(error, match=message):
+            merge([parts[0], str(tmp_path / name), parts[2]], out)
+    predict(str(photos), str(tmp_path / "all"), members, format="mask")
+    with pytest.raises(DataError, match="is not a share"):
+        merge([str(tmp_path / "all")], out)
+    with pytest.raises(BackdropError, match=r"has no predict\.json|isn't|is not"):
+        merge([str(photos)], out)
+    assert not list(Path(out).glob("*"))
+
+
+def test_new_results_are_added_to_earlier_ones(photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811
+    kinds: list[Format] = ["cutout", "rle"]
+    for kind in kinds:
+        out, later = tmp_path / f"merged-{kind}", f"later-{kind}_01"
+        merge(shares(photos, members, tmp_path / kind, 2, kind), str(out))
+        draw_pair(tmp_path / "new", later, 80)
+        predict(Shard(str(photos), 1, 1, (f"{later}.jpg",)), str(tmp_path / "only" / kind), members, format=kind)
+        record = merge([str(tmp_path / "only" / kind)], str(out))
+        names = {path.name for path in photos.iterdir()}
+        assert (record.new, record.images) == (1, len(names))
+        assert {row[0] for row in table(out / PHOTOGRAPHS)[1:]} == names
+        predict(str(photos), str(tmp_path / f"whole-{kind}"), members, format=kind)
+        assert results(out).keys() == results(tmp_path / f"whole-{kind}").keys()
+
+
+def test_results_of_another_kind_take_the_place_of_earlier_ones(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "merged"
+    merge(shares(photos, members, tmp_path / "png", 2), str(out))
+    (out / "mine.txt").write_text("mine")
+    options = PictureOptions("webp")
+    predict(Shard(str(photos), 1, 1), str(tmp_path / "webp"), members, options=options)
+    merge([str(tmp_path / "webp")], str(out))
+    assert {path.suffix for path in out.iterdir() if path.suffix in (".png", ".webp")} == {".webp"}
+    assert (out / "mine.txt").read_text() == "mine"
+
+
+def test_a_share_is_one_of_one_folder(photos: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert parse_shard("2/4", [str(photos)]) == Shard(str(photos), 2, 4)
+    assert parse_shard("4/4", ["s3://bucket/cars"]) == Shard("s3://bucket/cars", 4, 4)
+    for text in ("0/4", "5/4", "2", "a/b", "2/4/6", ""):
+        with pytest.raises(ConfigError, match="is not a share"):
+            parse_shard(text, [str(photos)])
+    for inputs in ([str(photos), str(photos)], [str(photos / "car0_01.jpg")], [str(photos / "*.jpg")]):
+        with pytest.raises(ConfigError, match="shares the photographs of one folder"):
+            parse_shard("1/2", inputs)
+
+
+def test_a_share_in_s3_copies_only_its_own_photographs(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path in photos.iterdir():
+        s3.write(f"{bucket}/shop/{path.name}", path.read_bytes())
+    copied: list[str] = []
+    download = s3.download
+
+    def noted(address: str, entries: list[tuple[str, int, str]], target: Path) -> None:
+        copied.extend(name for name, *_ in entries)
+        download(address, entries, target)
+
+    monkeypatch.setattr(s3, "download", noted)
+    for number in (1, 2):
+        predict(Shard(f"{bucket}/shop", number, 2), f"{bucket}/work/{number}", members)
+    assert sorted(copied) == sorted(path.name for path in photos.iterdir())
+    merge([f"{bucket}/work/1", f"{bucket}/work/2"], f"{bucket}/out")
+    predict(str(photos), str(tmp_path / "whole"), members)
+    for name, data in results(tmp_path / "whole").items():
+        assert s3.read(f"{bucket}/out/{name}") == data
+
+
+KILLED = """
+import sys
+from backdrop.data import photographs
+from backdrop.inference import batch
+from backdrop.steps.merge import merge
+photographs.CHUNK = batch.CHUNK = 4
+merge(sys.argv[2:], sys.argv[1])
+"""
+
+
+def test_a_merge_that_is_killed_can_be_run_again(photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811
+    parts, chance = shares(photos, members, tmp_path, 2), random.Random(0)
+    merge(parts, str(tmp_path / "whole"))
+    for _ in range(4):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), *parts]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / "killed").exists():
+            pass
+        time.sleep(chance.uniform(0, 0.02))
+        process.kill()
+        process.wait()
+    merge(parts, str(tmp_path / "killed"))
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def test_commands(photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811
+    (photos / "broken.jpg").write_bytes(b"")
+    named = [word for member in members for word in ("--members", member)]
+    for number, code in ((1, 1), (2, 0), (3, 0)):  # the first share has the broken one
+        given = ["predict", str(photos), "--shard", f"{number}/3", "--out", str(tmp_path / f"{number}"), *named]
+        assert CliRunner().invoke(app, given).exit_code == code
+    parts = [str(tmp_path / f"{number}") for number in (1, 2, 3)]
+    done = CliRunner().invoke(app, ["merge", *parts, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/out: cut-outs of 10 photographs, 11 new",
+        f"1 photograph failed: see {tmp_path}/out/failed.csv",
+    ]
+    assert json.loads((tmp_path / "out" / RECORD).read_bytes())["images"] == 11

@@ -1,0 +1,114 @@
+"""`shard` by a registered model, and the prediction pipeline in processes on this machine."""
+
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from kfp import local
+
+from backdrop.common.errors import TrackingError
+from backdrop.inference.compose import PictureOptions
+from backdrop.local.subprocess_runner import process_runner
+from backdrop.pipelines.prediction import prediction
+from backdrop.steps.merge import PHOTOGRAPHS, merge
+from backdrop.steps.predict import Format, predict
+from backdrop.steps.shard import Request, ShardPlan, shard
+from tests.conftest import draw_pair
+from tests.steps.test_predict import table
+from tests.tracking.workspace import Workspace
+
+pytestmark = pytest.mark.parametrize("tracked", ["embedded"], indirect=True)
+
+
+@pytest.fixture
+def model(tracked: str, workspace: Workspace, tmp_path: Path) -> str:
+    made = workspace.register(tmp_path.name, 1, 0.95)
+    return f"models:/{made.name}/{made.version}"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for index in range(5):
+        draw_pair(tmp_path / "new", f"car{index}_01", 50 + index)
+    return tmp_path / "new" / "train"
+
+
+def done(plan: ShardPlan, out: Path, format: Format = "cutout", options: PictureOptions | None = None) -> list[str]:  # noqa: A002
+    """Predicts what a plan misses, merges, and returns the names of the photographs."""
+    given = {"options": options} if options else {}
+    for number in plan.missing:
+        predict(plan.share(number), plan.address(number), model=plan.model, format=format, **given)
+    merge([plan.address(number) for number in range(1, plan.count + 1)], str(out), plan.versions)
+    return list(plan.versions)
+
+
+def test_only_new_and_changed_photographs_are_predicted(model: str, photos: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", Request(str(photos), model, str(tmp_path / "out"), str(tmp_path / "work"), 2)
+    names = sorted(path.name for path in photos.iterdir())
+    plan = shard(asked)
+    assert (plan.model, list(plan.versions), plan.missing) == (model, names, (1, 2))
+    predict(plan.share(2), plan.address(2), model=plan.model)
+    assert shard(asked).missing == (1,)
+    assert done(shard(asked), out) == names
+    assert shard(asked).versions == {}
+
+    draw_pair(tmp_path / "new", "car7_01", 7)
+    (photos / "car2_01.jpg").write_bytes((photos / "car3_01.jpg").read_bytes())
+    assert done(shard(asked), out) == ["car2_01.jpg", "car7_01.jpg"]
+    assert shard(asked).versions == {}
+    assert {row[0] for row in table(out / PHOTOGRAPHS)[1:]} == {*names, "car7_01.jpg"}
+
+    # With another background all pictures are others.
+    red = PictureOptions(background=(255, 0, 0))
+    others = Request(**{**vars(asked), "options": red})
+    assert len(shard(others).versions) == 6
+    done(shard(others), out, options=red)
+    assert shard(others).versions == {}
+    assert len(shard(asked).versions) == 6
+    # Kaggle takes no part of a submission.
+    whole = Request(**{**vars(asked), "format": "submission"})
+    done(shard(whole), tmp_path / "submission", "submission")
+    assert len(shard(whole).versions) == 6
+    assert shard(whole).missing == ()
+
+
+def test_a_model_that_is_not_there(model: str, photos: Path, tmp_path: Path) -> None:
+    for address in (f"{model}0", f"{model.rpartition('/')[0]}@champion"):
+        with pytest.raises(TrackingError, match=r"There is no models:.*List the models"):
+            shard(Request(str(photos), address, str(tmp_path / "out"), str(tmp_path / "work"), 2))
+
+
+def run(root: Path, **given: object) -> list[str]:
+    """Runs the pipeline in processes, and returns the tasks that ran."""
+    root.mkdir()
+    local.init(process_runner(), pipeline_root=str(root), raise_on_error=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prediction(2, retries=0)(**given)
+    (made,) = root.iterdir()
+    return sorted(path.name for path in made.iterdir())
+
+
+@pytest.mark.thorough
+def test_the_pipeline_predicts_what_is_new_and_nothing_twice(
+    model: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    out, work = tmp_path / "out", tmp_path / "work"
+    given = {"images": str(photos), "model": model, "out": str(out), "work": str(work), "background": "red"}
+    tasks = ["merge", "predict-1", "predict-2", "shard"]
+    assert run(tmp_path / "first", **given) == tasks
+    predict(str(photos), str(tmp_path / "whole"), model=model, options=PictureOptions(background=(255, 0, 0)))
+    for path in (tmp_path / "whole").glob("*.png"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert run(tmp_path / "second", **given) == ["shard"]
+
+    # A run that died between predict and merge: no share is predicted again.
+    shutil.rmtree(out)
+    shares = {path: path.stat().st_mtime_ns for path in work.rglob("predict.json")}
+    assert run(tmp_path / "third", **given) == tasks
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("predict.json")} == shares
+    assert json.loads((out / "merge.json").read_bytes())["images"] == 5
