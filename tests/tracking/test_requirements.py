@@ -1,18 +1,25 @@
-"""What a version asks of pip is all that it needs, once the release is there to be installed."""
+"""What a version asks of pip is all that it needs, once the release is there to be installed; MLflow can serve it."""
 
+import base64
 import os
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import requests
 from mlflow.pyfunc import get_model_dependencies
 
+from backdrop.common import processes
 from backdrop.data.dataset import open_dataset
+from backdrop.steps.promote import promote
 from backdrop.tracking import tracking_uri
+from backdrop.tracking.server import is_healthy
+from tests.fakes.http import free_port
 from tests.test_package import build
 from tests.tracking.workspace import Workspace
 
@@ -36,7 +43,7 @@ def link_libraries(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_version_works_where_only_its_requirements_are_installed(
+def test_a_version_works_and_is_served_where_only_its_requirements_are_installed(
     clean: None, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, venv = f"model-{tmp_path.name}", tmp_path / "venv"
@@ -62,8 +69,26 @@ def test_a_version_works_where_only_its_requirements_are_installed(
     (site / "libraries.pth").write_text(str(tmp_path / "libraries"))
     run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--requirement", requirements)
 
+    # pip makes a program of each library; MLflow starts this one by its name.
+    uvicorn = venv / "bin" / "uvicorn"
+    uvicorn.write_text(f"#!{python}\nimport uvicorn\nuvicorn.main()\n")
+    uvicorn.chmod(0o755)
     photo = next(iter(open_dataset(workspace.data).photos.values())).image
     assert run(python, "-c", LOAD, f"models:/{name}/1", str(photo), str(tmp_path / "mask.png")).startswith(str(site))
     mask = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_GRAYSCALE)
     assert mask.shape == cv2.imread(str(photo)).shape[:2]
     assert set(np.unique(mask)) <= {0, 255}
+
+    promote(str(workspace.data), name)
+    port = free_port()
+    options = ("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port))
+    command = [python, "-m", "mlflow", "models", "serve", "-m", f"models:/{name}@champion", *options]
+    env["PATH"] = f"{venv / 'bin'}{os.pathsep}{env['PATH']}"
+    rows = {"columns": ["image"], "data": [[base64.b64encode(photo.read_bytes()).decode()]]}
+    with processes.session(command, cwd=tmp_path / "elsewhere", env=env) as server:
+        while not is_healthy(port):
+            assert server.poll() is None
+            time.sleep(0.2)
+        reply = requests.post(f"http://127.0.0.1:{port}/invocations", json={"dataframe_split": rows}, timeout=300)
+    (answer,) = reply.json()["predictions"]
+    assert base64.b64decode(answer["mask"]) == (tmp_path / "mask.png").read_bytes()

@@ -20,7 +20,15 @@ BODY = {
     "description": "A photograph: JPEG, PNG, WebP or HEIC.",
     "content": {
         **{kind: {"schema": BINARY} for kind in (*TYPES.values(), OTHER)},
-        FORM: {"schema": {"type": "object", "properties": {"photo": BINARY}, "required": ["photo"]}},
+        FORM: {
+            "schema": {
+                "type": "object",
+                "properties": {"photo": BINARY},
+                "required": ["photo"],
+                "additionalProperties": False,
+            },
+            "encoding": {"photo": {"contentType": ", ".join(TYPES.values())}},
+        },
     },
 }
 HEADERS = {

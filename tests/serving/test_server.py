@@ -1,0 +1,75 @@
+"""What `backdrop serve` is given: tokens, an address to listen at, a model."""
+
+import http.client
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backdrop.common.errors import ConfigError, TrackingError
+from backdrop.inference.ensemble import EnsembleModel
+from backdrop.serving.gate import Limits
+from backdrop.serving.server import _listen, make_server, read_tokens, serve
+from tests.serving.conftest import champion_of
+
+LONG = "a-token-that-is-long-enough"
+
+
+def test_tokens_come_from_the_environment_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_tokens(None) == []
+    (tmp_path / "tokens").write_text(f"{LONG}-2\n\n{LONG}-3\n")
+    monkeypatch.setenv("BACKDROP_SERVE_TOKEN", f"{LONG}-0 {LONG}-1")
+    assert read_tokens(None) == [f"{LONG}-0", f"{LONG}-1"]
+    assert read_tokens(tmp_path / "tokens") == [f"{LONG}-{number}" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "has no token"),
+        (b"short\n", "A token of .* has fewer than 16 characters"),
+        (f"{LONG}-ü".encode(), "has a space, a line break or a special character"),
+        (b"\xff\xfe\xfd", "can't be read as text"),
+        (None, "can't be read as text"),
+    ],
+)
+def test_a_file_without_good_tokens_is_refused(tmp_path: Path, content: bytes | None, error: str) -> None:
+    path = tmp_path / "tokens"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=error) as raised:
+        read_tokens(path)
+    assert "short\n" not in str(raised.value)
+
+
+def test_it_listens_to_both_families_of_addresses(model: EnsembleModel) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    server = make_server(champion_of(model), Limits())
+    with _listen("::", 0) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            for host in ("127.0.0.1", "::1"):
+                connection = http.client.HTTPConnection(host, listener.getsockname()[1])
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().read() == b"alive\n"
+                connection.close()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_what_cannot_be_served_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDROP_MAX_PIXELS", "64000000")
+    with pytest.raises(TrackingError, match="cars isn't a model's address"):
+        serve("cars")
+    with pytest.raises(ConfigError, match=r"256\.0\.0\.1:0 can't be listened at"):
+        serve("models:/cars@champion", host="256.0.0.1", port=0)
+    monkeypatch.setenv("BACKDROP_MAX_PIXELS", "many")
+    with pytest.raises(ConfigError, match="BACKDROP_MAX_PIXELS is many"):
+        serve("models:/cars@champion")
