@@ -10,6 +10,7 @@ import pytest
 
 from backdrop.inference.ensemble import EnsembleModel
 from backdrop.serving.gate import Limits
+from tests.data.test_formats import HEIC
 from tests.e2e.chromium import Tab, chromium
 from tests.serving.conftest import Service, champion_of, encode, model, photo, png, service, serving  # noqa: F401
 
@@ -120,6 +121,17 @@ def test_one_and_all_are_saved(
     )
     assert picture.shape == same.shape
     assert np.abs(picture.astype(int) - same).mean() < 12  # lossy
+
+
+def test_a_photograph_that_the_browser_cannot_show_is_cut_out_all_the_same(
+    tab: Tab,
+    service: Service,  # noqa: F811  # a fixture
+) -> None:
+    tab.open(f"http://127.0.0.1:{service.port}/", WIDE)
+    tab.choose("#files", HEIC)
+    finish(tab, 1)
+    assert tab.run("items[0].state") == "done"
+    assert tab.run("[items[0].before, items[0].compare.querySelector('input')]") == [None, None]
 
 
 def test_a_token_is_asked_for_once(

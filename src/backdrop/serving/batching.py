@@ -3,11 +3,10 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backdrop.common.errors import BackdropError, DataError
-from backdrop.data.dataset import in_threads
 from backdrop.data.formats import decode_photo
 from backdrop.inference.batch import PIXELS, Image
 from backdrop.inference.compose import Pictures
@@ -56,6 +55,7 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._networks = threading.Lock()
+        self._threads = ThreadPoolExecutor(BATCH, "pictures")
         self._closing = False
 
     def start(self) -> None:
@@ -64,10 +64,11 @@ class Batcher:
             threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
-        """Lets its threads end when the queue is empty."""
+        """Ends its threads; whoever waits has been answered."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._threads.shutdown(wait=False)
 
     def submit(self, job: Job) -> "Future[Picture]":
         """Queues a job; a cancelled one is skipped if it hasn't begun."""
@@ -103,7 +104,7 @@ class Batcher:
         if served is None:
             raise not_ready(self._champion.address)
         model = served.model
-        decoded = in_threads(lambda job: _decode(job, model), jobs)
+        decoded = list(self._threads.map(lambda job: _decode(job, model), jobs))
         usable = [(job, *photo) for job, photo in zip(jobs, decoded, strict=True) if photo]
         if not usable:
             return
@@ -123,7 +124,7 @@ class Batcher:
                 doubt = unconfidence(outcome.probability), uncertain_regions(outcome.probability)
                 job.result.set_result(Picture(data, served.address, *doubt))
 
-        in_threads(finish, range(len(usable)))
+        list(self._threads.map(finish, range(len(usable))))
 
 
 def _decode(job: Job, model: EnsembleModel) -> tuple[Image, Photograph] | None:
