@@ -61,6 +61,7 @@ COMMANDS: dict[str, str] = {
     "history": "history cars --json --verify",
     "verify": "verify cars",
     "models": "models --json",
+    "serve": "serve cars --port 0 --tokens tokens.txt",
     "reap": "reap --idle-minutes 1",
     "recipes ls": "recipes ls",
     "recipes show": "recipes show recipe.yaml",
@@ -95,10 +96,16 @@ REGISTRY = (
     "models",
     "reap",
 )
-HEAVY = ("predict model", *REGISTRY, "tune", "tune cluster")
+HEAVY = ("predict model", *REGISTRY, "serve", "tune", "tune cluster")
 LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.startswith("pipeline"))
 # What takes long when it works is always given one of these files broken beyond use.
-SLOW = {"estimate": "data", "tune": "plan.csv", "pipeline run": "data", "pipeline run docker": "data"}
+SLOW = {
+    "estimate": "data",
+    "serve": "tokens.txt",
+    "tune": "plan.csv",
+    "pipeline run": "data",
+    "pipeline run docker": "data",
+}
 
 LONG = "x" * 5000
 
@@ -143,7 +150,7 @@ VARIABLES = {
         "KF_PIPELINES_ENDPOINT KF_PIPELINES_UI_ENDPOINT DOCKER_HOST MASTER_ADDR": ADDRESSES,
         "http_proxy HTTP_PROXY https_proxy all_proxy": ADDRESSES,
         "MLFLOW_TRACKING_USERNAME MLFLOW_TRACKING_PASSWORD MLFLOW_TRACKING_TOKEN KFP_EXISTING_TOKEN": SECRETS,
-        "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN RAY_AUTH_TOKEN": SECRETS,
+        "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN RAY_AUTH_TOKEN BACKDROP_SERVE_TOKEN": SECRETS,
         "MLFLOW_EXPERIMENT_NAME MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID MLFLOW_TRACKING_AUTH KFP_NAMESPACE": NAMES,
         "AWS_PROFILE AWS_DEFAULT_REGION AWS_REGION AWS_ROLE_ARN AWS_RETRY_MODE BACKDROP_IMAGE": NAMES,
         "RAY_AUTH_MODE LANG LC_ALL TERM TZ no_proxy MPLBACKEND": NAMES,

@@ -46,6 +46,7 @@ TEXTS = {
     "cluster.yaml": "image: example.com/backdrop:1\nworkers: 1\n",
     "coco.json": json.dumps(COCO),
     "s.csv": "img,rle_mask\nnew_01.jpg,1 1\nnew_02.jpg,1 1\n",
+    "tokens.txt": "a-token-of-the-first-team\n",
     "params.yaml": 'data: data\nwork: out\ngpus: "1"\nobjects: 2\nnode_selector: {pool: gpu}\n',
 }
 

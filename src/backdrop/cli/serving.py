@@ -1,6 +1,5 @@
 """The command that serves a model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ def serve(
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port to listen at.")] = 8000,
     tokens: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Accept only requests with one of this file's tokens.")
+        str | None, typer.Option(metavar="FILE", help="Accept only requests with one of this file's tokens.")
     ] = None,
     max_requests: Annotated[
         int, typer.Option(min=1, metavar="N", help="Requests at a time, waiting ones included; more get 429.")

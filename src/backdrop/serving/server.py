@@ -4,7 +4,6 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -12,13 +11,14 @@ import uvicorn
 from backdrop.common.environment import check_header
 from backdrop.common.errors import ConfigError
 from backdrop.common.progress import log, waiting
+from backdrop.config.records import read_text
 from backdrop.data.formats import max_pixels
 from backdrop.serving.app import create_app
 from backdrop.serving.champion import Champion
 from backdrop.serving.gate import Gate, Limits
 
 TOKEN = "BACKDROP_SERVE_TOKEN"  # noqa: S105  # the variable's name
-MIN_TOKEN = 16  # characters
+MIN_TOKEN, MAX_TOKEN = 16, 1000  # characters
 MAX_PIXELS = "64000000"  # of a photograph, unless BACKDROP_MAX_PIXELS says otherwise: phones have 50 million
 
 
@@ -63,31 +63,28 @@ def make_server(champion: Champion, limits: Limits) -> uvicorn.Server:
     return _Server(config, gate)
 
 
-def read_tokens(path: Path | None) -> Sequence[str]:
+def read_tokens(file: str | None) -> Sequence[str]:
     """The tokens that requests may bear: those of BACKDROP_SERVE_TOKEN, and the lines of a file.
 
     Args:
-        path: the file; None for none.
+        file: its path or `s3://` address; None for none.
 
     Raises:
-        ConfigError: if a token is short or can't be sent in a header, the file has none, or it can't be read.
+        ConfigError: if a token is too short or too long or can't be sent in a header, or the file has none or can't be
+            read.
     """
-    tokens = os.environ.get(TOKEN, "").split()
-    sources = [TOKEN] * len(tokens)
-    if path is not None:
-        try:
-            lines = path.read_text(encoding="utf-8").split()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} can't be read as text", "Name a file with one token a line") from error
+    tokens = [(TOKEN, token) for token in os.environ.get(TOKEN, "").split()]
+    if file is not None:
+        lines = read_text(file, "tokens").split()
         if not lines:
-            raise ConfigError(f"{path} has no token", "Write one a line")
-        tokens, sources = [*tokens, *lines], [*sources, *[str(path)] * len(lines)]
-    for token, source in zip(tokens, sources, strict=True):
+            raise ConfigError(f"{file} has no token", "Write one a line")
+        tokens += [(file, token) for token in lines]
+    for source, token in tokens:
         check_header(source, token)
-        if len(token) < MIN_TOKEN:
-            what = f"A token of {source} has fewer than {MIN_TOKEN} characters"
+        if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
+            what = f"A token of {source} has fewer than {MIN_TOKEN} or more than {MAX_TOKEN:,} characters"
             raise ConfigError(what, "Make one with `openssl rand -hex 32`")
-    return tokens
+    return [token for _, token in tokens]
 
 
 def _listen(host: str, port: int) -> socket.socket:
