@@ -59,7 +59,8 @@ Retries = Annotated[
     int | None, typer.Option("--retries", min=0, metavar="N", help="How often to retry a lost GPU task. Default: 2.")
 ]
 Shards = Annotated[
-    int | None, typer.Option("--shards", min=1, max=100, metavar="N", help="For prediction: how many shares, each a task.")
+    int | None,
+    typer.Option("--shards", min=1, max=100, metavar="N", help="For prediction: how many shares, each a task."),
 ]
 Volume = Annotated[
     str, typer.Option("--volume", metavar="CLAIM", help="Mount this volume claim at /mnt/backdrop in every task's pod.")
