@@ -208,17 +208,19 @@ def test_without_a_cluster_no_two_jobs_fight() -> None:
         jobs = [m for m in manifests(**about) if m["kind"] == "Job"]
         names = [job["metadata"]["name"].rpartition("-")[2] for job in jobs]
         assert not {"schedule", "unschedule"} <= {*names}
+        assert not {"prediction", "unpredict"} <= {*names}
         assert ("schedule" in names) == ("schedule" in {name.rpartition("-")[2] for name, _ in pods(case)})
         assert all(job["spec"]["ttlSecondsAfterFinished"] for job in jobs)
         assert not [m for m in manifests(**about) if m["kind"] == "Pod"]
     assert [m["metadata"]["name"] for m in manifests("unscheduled", live=False) if m["kind"] == "Job"] == [
-        "backdrop-unschedule"
+        "backdrop-unpredict",
+        "backdrop-unschedule",
     ]
 
 
 def test_a_job_that_fails_stays_in_a_cluster() -> None:
     jobs = [m for m in manifests("full") if m["kind"] == "Job"]
-    assert len(jobs) == 3
+    assert len(jobs) == 5
     assert not any("ttlSecondsAfterFinished" in job["spec"] for job in jobs)
 
 
@@ -228,6 +230,8 @@ def test_hooks_come_in_order_and_go() -> None:
         "preflight": "post-install,post-upgrade",
         "schedule": "post-install,post-upgrade",
         "unschedule": "pre-delete",
+        "prediction": "post-install,post-upgrade",
+        "unpredict": "pre-delete",
         "test-mlflow": "test",
         "test-status": "test",
     }
@@ -238,7 +242,7 @@ def test_hooks_come_in_order_and_go() -> None:
 
 def test_a_schedule_that_is_turned_off_is_removed_by_the_upgrade() -> None:
     hooks = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("unscheduled") if m["kind"] == "Job"}
-    assert hooks == {"backdrop-unschedule": "post-upgrade"}
+    assert hooks == {"backdrop-unschedule": "post-upgrade", "backdrop-unpredict": "post-upgrade"}
     # Where no Kubeflow is known there was no schedule.
     assert not [m for m in manifests() if m["kind"] == "Job"]
 

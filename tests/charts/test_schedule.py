@@ -62,6 +62,20 @@ def container(manifest: Manifest) -> Manifest:
     return found
 
 
+def test_predictions_are_scheduled_too(kfp: FakeKfp, run: Run) -> None:
+    places = {"images": "s3://shop/photographs", "out": "s3://shop/cut-outs", "work": "s3://shop/work"}
+    given = ",".join(f"prediction.{name}={address}" for name, address in places.items())
+    options = ("--set", f"{given},prediction.schedule=0 0 * * * *,prediction.shards=3,prediction.type=webp")
+    done = run("Job", "prediction", *options)
+    assert "recurring run backdrop-prediction is created: backdrop-prediction" in done.stdout, done.stderr
+    (schedule,) = kfp.schedules.values()
+    parameters = schedule["runtime_config"]["parameters"]
+    wanted = {**places, "model": "models:/tiny@champion", "type": "webp", "crop": -1.0, "node_selector": NODE_SELECTOR}
+    assert {name: parameters[name] for name in wanted} == wanted
+    assert "recurring run backdrop-prediction is deleted" in run("Job", "unpredict", *options).stdout
+    assert not kfp.schedules
+
+
 def test_the_schedule_comes_changes_and_goes(kfp: FakeKfp, run: Run) -> None:
     done = run("Job", "schedule")
     assert "recurring run backdrop is created" in done.stdout, done.stderr

@@ -131,7 +131,15 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
     [
         (f"schedule.enabled=true,{KFP}", "pipeline.data is empty, so there is nothing to train on. Set it to"),
         (f"preflight.enabled=true,{KFP}", "pipeline.data is empty, so there is nothing to train on. Set it to"),
-        (f"schedule.enabled=true,{DATA}", "kfp.endpoint is empty, but schedule and preflight call Kubeflow"),
+        (
+            f"schedule.enabled=true,{DATA}",
+            "kfp.endpoint is empty, but schedule, prediction and preflight call Kubeflow",
+        ),
+        (f"prediction.schedule=0 0 * * * *,{KFP}", "prediction.images is empty. Set it to an S3 address, or to"),
+        (
+            f"prediction.schedule=0 * * * *,prediction.images=a,prediction.out=b,prediction.work=c,{KFP}",
+            'prediction.schedule is "0 * * * *", but it needs six fields. Start with',
+        ),
         ("schedule.cron=0 2 * * 0", 'schedule.cron is "0 2 * * 0", but it needs six fields. Start with'),
         ("mlflow.enabled=false", "There is no tracking server. Set mlflow.enabled=true, or set tracking.uri"),
         ("tracking.uri=https://mlflow.example", "Set mlflow.enabled=false, or leave tracking.uri empty"),

@@ -168,6 +168,20 @@ params.yaml: |
   ray_workers: {{ int .Values.tuning.workers }}
   ray_cluster: {{ .Values.tuning.cluster | toJson }}
   {{- include "backdrop.gpuNodePool" . | nindent 2 }}
+{{- if .Values.prediction.schedule }}
+prediction.yaml: |
+  {{- with .Values.prediction }}
+  images: {{ .images | quote }}
+  model: {{ .model | default (printf "models:/%s@champion" ($.Values.pipeline.model | default $.Values.pipeline.ensemble)) | quote }}
+  out: {{ .out | quote }}
+  work: {{ .work | quote }}
+  format: {{ .format }}
+  background: {{ .background | quote }}
+  crop: {{ float64 .crop | printf "%.2f" }}
+  type: {{ .type }}
+  {{- end }}
+  {{- include "backdrop.gpuNodePool" . | nindent 2 }}
+{{- end }}
 {{- with .Values.pipeline.files }}
 {{ toYaml . }}
 {{- end }}
@@ -317,12 +331,23 @@ volumes:
 
 {{/* Refuses values that can't work, and says what to do. */}}
 {{- define "backdrop.check" -}}
-{{- $needsKfp := or .Values.schedule.enabled .Values.preflight.enabled -}}
-{{- if and $needsKfp (not .Values.pipeline.data) -}}
+{{- $trains := or .Values.schedule.enabled .Values.preflight.enabled -}}
+{{- $needsKfp := or $trains (ne .Values.prediction.schedule "") -}}
+{{- range $key := list "images" "out" "work" -}}
+{{- if and $.Values.prediction.schedule (not (get $.Values.prediction $key)) -}}
+{{- fail (printf "prediction.%s is empty. Set it to an S3 address, or to a folder in pipeline.volume: --set prediction.%s=s3://BUCKET/FOLDER" $key $key) -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.prediction.schedule -}}
+{{- if ne (len (splitList " " .)) 6 -}}
+{{- fail (printf "prediction.schedule is %q, but it needs six fields. Start with the seconds: 0 0 * * * * is every hour" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $trains (not .Values.pipeline.data) -}}
 {{- fail "pipeline.data is empty, so there is nothing to train on. Set it to the dataset's address: --set pipeline.data=s3://BUCKET/FOLDER" -}}
 {{- end -}}
 {{- if and $needsKfp (not .Values.kfp.endpoint) -}}
-{{- fail "kfp.endpoint is empty, but schedule and preflight call Kubeflow Pipelines. Set it: --set kfp.endpoint=http://ml-pipeline.kubeflow.svc.cluster.local:8888" -}}
+{{- fail "kfp.endpoint is empty, but schedule, prediction and preflight call Kubeflow Pipelines. Set it: --set kfp.endpoint=http://ml-pipeline.kubeflow.svc.cluster.local:8888" -}}
 {{- end -}}
 {{- if and .Values.tuning.ray (not (hasPrefix "s3://" .Values.pipeline.work)) -}}
 {{- fail "tuning.ray is true, but not all pods of a Ray cluster can reach pipeline.work. Set it to an S3 address: --set pipeline.work=s3://BUCKET/FOLDER" -}}
