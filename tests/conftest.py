@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -40,11 +41,18 @@ gc.disable()
 # deep stack and with all modules loaded, that takes milliseconds and not seconds.
 inspect.stack.__defaults__ = (0,)
 
+# Found before what is installed, also by the processes that tests start.
+SHADOW = str(Path(__file__).parent / "shadow")
+sys.path.insert(0, SHADOW)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SHADOW, os.environ.get("PYTHONPATH")]))
+
 HEIGHT, WIDTH = 48, 64
 
 
 # Where a run on several workers begins, so that none of these is left for the end.
 LONGEST = (
+    "tracking/test_registry.py",
+    "tracking/test_history.py",
     "tuning/test_search.py",
     "training/test_survival.py",
     "steps/test_neighborhood.py",

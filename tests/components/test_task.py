@@ -64,7 +64,7 @@ def run(executors: dict[str, Any], tmp_path: Path) -> Run:
 
 
 def test_a_refusal_ends_in_what_is_wrong_and_what_to_do(run: Run, tmp_path: Path) -> None:
-    done = run("plan", ("plans", "summary"), data=str(tmp_path / "none"), **PLAN, **POOL)
+    done = run("check", ("faults", "config"), data=str(tmp_path / "none"), **CHECK)
     assert done.returncode == 2
     assert done.stdout.splitlines()[-2:] == [
         f"error: {tmp_path}/none is not a folder",
@@ -73,8 +73,10 @@ def test_a_refusal_ends_in_what_is_wrong_and_what_to_do(run: Run, tmp_path: Path
     assert "Traceback" not in done.stdout
 
 
-def test_plan_leaves_what_kubeflow_places_tasks_by(run: Run, data: Path, tmp_path: Path) -> None:
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+def test_plan_leaves_what_kubeflow_places_tasks_by(
+    run: Run, data: Path, tmp_path: Path, make_store: Callable[[Path], Path]
+) -> None:
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{make_store(tmp_path / 'store')}/mlflow.db"}
     done = run("plan", ("plans", "summary"), store, data=str(data), **PLAN, **POOL)
     assert done.returncode == 0, done.stdout
     assert json.loads((tmp_path / "outputs.json").read_text())["parameterValues"]["Output"] is True
