@@ -41,7 +41,7 @@ GAP = 0.5  # pixels on both sides of the moved outline whose colors are mixed
 AROUND = 4  # pixels; the radius in which colors decide together where the outline moves
 ALONGSIDE = 6  # pixels; the radius in which these moves are averaged
 INDEPENDENT = 0.05  # share of the pixels around whose errors are independent
-STEEPNESS = 0.3  # standard deviation of a logistic step of probability, times its mean steepness (0.302 exactly)
+STEEPNESS = 0.2  # a logistic step's standard deviation times its mean slope is 0.30; scaling alone blurs a step, too
 ALONG = 0.3  # of the outline's own variance that remains after it has moved
 SHARPNESS = 4.0  # of the moved outline's doubt, per pixel
 
