@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from backdrop.data.photographs import Source
 from backdrop.inference import batch, ensemble, predict
+from backdrop.inference.compose import Pictures
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import read_member
 scale, member, photos = int(sys.argv[1]), Path(sys.argv[2]), [
@@ -32,15 +33,15 @@ def peak():
     lines = Path("/proc/self/status").read_text().splitlines()  # getrusage counts the parent process before a fork too
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
 model = gather([read_member(member)], None)
-batch.cut_out(model, photos[:1])  # small: what it needs is libraries and the network
-before, count = peak(), 0
-for start in range(1, len(photos), batch.CHUNK):
-    count += sum(not one.failure for one in batch.cut_out(model, photos[start : start + batch.CHUNK]))
+store = batch.PredictionStore(Path(sys.argv[3] + ".store"), Pictures() if sys.argv[4] == "cutout" else None)
+list(store.cut_out(model, photos[:1]))  # small: what it needs is libraries and the network
+before = peak()
+count = sum(not one.failure for one in store.cut_out(model, photos[1:]))
 print(count, before, peak())
 """
 
 
-def peak_mb(tmp_path: Path, sizes: list[tuple[int, int]], scale: int = 1) -> tuple[int, int]:
+def peak_mb(tmp_path: Path, sizes: list[tuple[int, int]], scale: int = 1, kind: str = "mask") -> tuple[int, int]:
     """The highest resident size in MB, before photographs of these heights and widths in thousands and after."""
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -50,7 +51,7 @@ def peak_mb(tmp_path: Path, sizes: list[tuple[int, int]], scale: int = 1) -> tup
         cv2.imwrite(str(photos / f"{index:03d}_01.jpg"), image)
     recipe = find_recipe("tiny", ["network.width=4", "network.depth=2", "input.size=128x128"])
     member = write_member(tmp_path / "member", recipe, "c" * 64, 0)
-    command = [sys.executable, "-c", RUN, str(scale), str(member), str(photos)]
+    command = [sys.executable, "-c", RUN, str(scale), str(member), str(photos), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     count, before, after = map(int, done.stdout.split())
     assert count == len(sizes)
@@ -72,3 +73,11 @@ def test_memory_keeps_to_what_the_docs_say(tmp_path: Path, sizes: list[tuple[int
     _, after = peak_mb(tmp_path, sizes)
     largest = max(height * width / 100 for height, width in sizes)
     assert after < 1500 + 6 * max(0, largest - 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [[(80, 100)], [(15, 22)] * 40], ids=["one of 80 MP", "40 of 3.3 MP"])
+def test_cut_outs_keep_to_what_the_docs_say(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    _, after = peak_mb(tmp_path, sizes, kind="cutout")
+    largest = max(height * width / 100 for height, width in sizes)
+    assert after < 1500 + (24 * largest if largest > 50 else 0)

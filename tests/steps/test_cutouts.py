@@ -103,27 +103,29 @@ predict(photos, out, members, options=PictureOptions("webp", (200, 0, 0), 10))
 """
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.thorough)])
 def test_killed_runs_resume_with_the_same_bytes(
+    kills: int,
     photos: Path,  # noqa: F811
     members: list[str],  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, options = tmp_path / "out", PictureOptions("webp", RED, 10)
-    chance = random.Random(0)
-    for calls in (chance.randint(2, 5), chance.randint(0, 5)):
-        command = [sys.executable, "-c", KILLED, photos, out, str(calls), *members]
-        assert subprocess.run(command, env=os.environ, check=False).returncode == -9
-        assert not out.exists()
+    options, chance = PictureOptions("webp", RED, 10), random.Random(0)
+    predict(str(photos), str(tmp_path / "whole"), members[::-1], options=options)
     monkeypatch.setattr(batch, "CHUNK", 2)
     real, drawn = batch.PredictionStore._draw, []
     monkeypatch.setattr(batch.PredictionStore, "_draw", lambda *given: drawn.append(given[3].name) or real(*given))
-    predict(str(photos), str(out), members, options=options)
-    assert 0 < len(drawn) < 10
-    assert not (tmp_path / "out.partial").exists()
-    monkeypatch.setattr(batch, "CHUNK", 32)
-    predict(str(photos), str(tmp_path / "whole"), members[::-1], options=options)
-    assert content(out) == content(tmp_path / "whole")
+    for kill in range(kills):
+        out, calls = tmp_path / f"out{kill}", chance.randint(2, 9)
+        command = [sys.executable, "-c", KILLED, photos, out, str(calls), *members]
+        assert subprocess.run(command, env=os.environ, check=False).returncode == -9
+        assert not out.exists()
+        drawn.clear()
+        predict(str(photos), str(out), members, options=options)
+        assert len(drawn) == 10 - calls // 2 * 2
+        assert not (tmp_path / f"out{kill}.partial").exists()
+        assert content(out) == content(tmp_path / "whole")
 
 
 def test_a_damaged_picture_and_other_options_are_not_reused(
