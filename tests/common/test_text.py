@@ -14,7 +14,7 @@ from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, read_labels
 from backdrop.evaluation.metrics import Score, dump_scores, read_scores
-from backdrop.inference.submission import read_names
+from backdrop.inference.submission import read_rows
 
 TABLE = "name,size\nä,1\nb,2\n"
 
@@ -57,7 +57,7 @@ def test_every_table_is_read_however_it_was_saved(how: str, data: Path, plan: Pa
     assert read_scores(tmp_path / "images.csv") == scores
 
     (tmp_path / "sample.csv").write_bytes(save("img,rle_mask\na.jpg,1 1\nb.jpg,1 1\n"))
-    assert read_names(str(tmp_path / "sample.csv")) == {"a.jpg", "b.jpg"}
+    assert read_rows(str(tmp_path / "sample.csv")) == [("a.jpg", "1 1"), ("b.jpg", "1 1")]
 
 
 @pytest.mark.parametrize("how", ["with a byte order mark", "with Windows' line ends", "as UTF-16"])

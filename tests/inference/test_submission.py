@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError
-from backdrop.inference.submission import check_names, open_submission, read_names
+from backdrop.inference.submission import check_names, open_submission, read_rows
 
 SAMPLE = "img,rle_mask\na_01.jpg,1 1\na_02.jpg,1 1\n"
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)
@@ -45,7 +45,7 @@ def test_every_name_survives(tmp_path_factory: pytest.TempPathFactory, masks: di
     with open_submission(path) as write:
         for image, rle in masks.items():
             write(image, rle)
-    assert read_names(str(path)) == set(masks)
+    assert read_rows(str(path)) == list(masks.items())
     rows = csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode(), newline=""))
     assert [tuple(row) for row in rows][1:] == list(masks.items())
 
@@ -53,7 +53,7 @@ def test_every_name_survives(tmp_path_factory: pytest.TempPathFactory, masks: di
 def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:
     plain = SAMPLE.replace("\n", "\r\n").encode("utf-8-sig")
     for data in (SAMPLE.encode(), plain, gzip.compress(SAMPLE.encode()), zipped(SAMPLE)):
-        assert read_names(put(tmp_path / "sample", data)) == {"a_01.jpg", "a_02.jpg"}
+        assert {image for image, _ in read_rows(put(tmp_path / "sample", data))} == {"a_01.jpg", "a_02.jpg"}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:
 )
 def test_what_is_no_submission_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(DataError, match=r"sample is not a submission of img,rle_mask rows\. Use Kaggle's"):
-        read_names(put(tmp_path / "sample", data))
+        read_rows(put(tmp_path / "sample", data))
 
 
 def test_other_images_than_the_sample_names_are_named(tmp_path: Path) -> None:
