@@ -1,0 +1,155 @@
+"""What many members cost beside their networks: summed in memory, or written as 8-bit PNGs and averaged afterwards.
+
+.venv/bin/python benchmarks/predict.py PHOTOS MEMBER            the two ways, CPU time and disk
+.venv/bin/python benchmarks/predict.py PHOTOS MEMBER --memory   peak memory of `predict`, 100 and 1,000 photographs
+
+PHOTOS is a folder, MEMBER a finished member's folder, which stands for ten. Photographs are repeated under other names
+where there are too few. The winners wrote PNGs.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+
+from backdrop.data.dataset import read_image
+from backdrop.data.rle import encode_rle
+from backdrop.inference.ensemble import EnsembleModel, member_answers
+from backdrop.inference.member import Member, read_member
+from backdrop.inference.predict import Mean
+
+MEMBERS, PHOTOGRAPHS = 10, 12
+PEAK = """
+import resource, sys
+from backdrop.steps.predict import predict
+predict(sys.argv[1], sys.argv[2], sys.argv[3:], format="rle")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+class Clock:
+    """CPU seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Counts a block to a part."""
+        start = time.process_time()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.process_time() - start
+
+
+def in_memory(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock: Clock) -> None:
+    """As the product does it: one sum for each photograph."""
+    for photo in photos:
+        with clock("decode"):
+            prepared = model.prepare(read_image(photo))
+        mean = Mean()
+        for member, weight in zip(model.members, model.weights(), strict=True):
+            with clock("networks"):
+                (answer,) = member_answers(member, [prepared])
+                probability = answer.probability()
+            with clock("merge"):
+                mean.add(probability, weight)
+        with clock("merge"):
+            (folder / f"{photo.stem}.txt").write_text(encode_rle(mean.mask()))
+
+
+def by_files(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock: Clock) -> None:
+    """As the winners did it: each member writes PNGs, and another script averages them."""
+    for member in model.members:
+        (folder / member.name).mkdir()
+        for photo in photos:
+            with clock("decode"):
+                prepared = model.prepare(read_image(photo))
+            with clock("networks"):
+                (answer,) = member_answers(member, [prepared])
+                probability = answer.probability()
+            with clock("merge"):
+                levels = np.rint(probability.numpy() * 255).astype(np.uint8)
+                cv2.imwrite(str(folder / member.name / f"{photo.stem}.png"), levels)
+    for photo in photos:
+        with clock("merge"):
+            total: np.ndarray | float = 0.0
+            for member in model.members:
+                picture = cv2.imread(str(folder / member.name / f"{photo.stem}.png"), cv2.IMREAD_GRAYSCALE)
+                total = total + picture.astype(np.float32) / 255
+            (folder / f"{photo.stem}.txt").write_text(encode_rle(np.asarray(total) / len(model.members) > 0.5))
+
+
+def compare(model: EnsembleModel, photos: Sequence[Path]) -> None:
+    """Prints CPU milliseconds for each photograph, and bytes on disk."""
+    found: dict[str, tuple[dict[str, float], int]] = {}
+    ways: dict[str, Callable[[EnsembleModel, Sequence[Path], Path, Clock], None]] = {
+        "summed in memory": in_memory,
+        "8-bit PNGs": by_files,
+    }
+    print("| way | decode | networks | the rest | disk, kB |")
+    for name, way in ways.items():
+        with TemporaryDirectory() as folder:
+            clock = Clock()
+            way(model, photos, Path(folder), clock)
+            size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        found[name] = clock.seconds, size
+        times = " | ".join(
+            f"{1000 * clock.seconds[part] / len(photos):.0f}" for part in ("decode", "networks", "merge")
+        )
+        print(f"| {name} | {times} | {size / 1000 / len(photos):,.0f} |", flush=True)
+    (ours, our_size), (theirs, their_size) = found.values()
+    rest = [(seconds["decode"], seconds["merge"]) for seconds in (ours, theirs)]
+    print(
+        f"the rest {rest[1][1] / rest[0][1]:.1f} times, with decoding {sum(rest[1]) / sum(rest[0]):.1f} times; ", end=""
+    )
+    print(f"disk {their_size / our_size:.0f} times")
+
+
+def show_memory(photos: Sequence[Path], member: Path) -> None:
+    """Prints the peak memory of `predict` for few photographs and for many."""
+    for number in (100, 1000):
+        with TemporaryDirectory() as folder:
+            images = Path(folder, "images")
+            images.mkdir()
+            for index in range(number):
+                os.link(photos[index % len(photos)], images / f"{index:04d}_{photos[index % len(photos)].name}")
+            given = [str(images), str(Path(folder, "out")), str(member)]
+            done = subprocess.run([sys.executable, "-c", PEAK, *given], stdout=subprocess.PIPE, check=True)
+        print(f"{number} photographs: {int(done.stdout) / 1024:,.0f} MiB", flush=True)
+
+
+def main() -> None:
+    """Reads the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("member", type=Path)
+    parser.add_argument("--memory", action="store_true")
+    given = parser.parse_args()
+    photos = sorted(given.photos.glob("*.jpg"))
+    if given.memory:
+        show_memory(photos, given.member)
+        return
+    one = read_member(given.member)
+    network = one.network()
+
+    class Loaded(Member):
+        def network(self):  # type: ignore[no-untyped-def]
+            return network
+
+    records = [one.record.model_copy(update={"fold": fold}) for fold in range(MEMBERS)]
+    compare(
+        EnsembleModel(tuple(Loaded(one.folder, record, one.recipe) for record in records), {}),
+        [photos[index % len(photos)] for index in range(PHOTOGRAPHS)],
+    )
+
+
+if __name__ == "__main__":
+    main()
