@@ -12,11 +12,11 @@ from typer.main import get_command
 from backdrop.cli.app import main
 from backdrop.cli.pipeline import app
 
-PACKAGE = ("--folds", "--set", "--tune", "--ray", "--label", "--retries")
+PACKAGE = ("--folds", "--set", "--tune", "--ray", "--label", "--retries", "--volume", "--shards")
 OPTIONS = {
     "compile": {"ensemble", "-o", "--out", *PACKAGE},
     "lint": {"package"},
-    "heal": {"run", "--host", "--namespace"},
+    "heal": {"run", "--name", "--host", "--namespace"},
     "preflight": {"--params", "--ray", "--ensemble", "--host", "--namespace"},
     "run": {
         "ensemble",
