@@ -49,6 +49,8 @@ COMMANDS: dict[str, str] = {
     "predict": "predict data/test --members member-0 member-1 --out out --ensemble ensemble.yaml",
     "predict submission": "predict data/test --members member-0 --out out --format submission"
     " --sample-submission s.csv",
+    "predict shard": "predict data/test --members member-0 --out out --shard 1/2",
+    "merge": "merge share --out merged",
     "predict model": "predict data/test --model models:/cars@champion --out out",
     "evaluate": "evaluate data --plan plan.csv --members member-0 member-1 --out out --ensemble ensemble.yaml",
     "register": "register data --plan plan.csv --members member-0 member-1 --report report --ensemble ensemble.yaml"

@@ -27,7 +27,7 @@ boto3 docker kfp kubernetes mlflow ray.tune optuna aiohttp backdrop.kubeflow.pre
 backdrop.kubeflow.recurring_runs backdrop.local.run backdrop.steps.promote backdrop.steps.register
 backdrop.tuning.cluster.jobs backdrop.tuning.cluster.kuberay backdrop.tuning.search
 """
-STEPS = "check describe estimate evaluate import_ label predict split train"
+STEPS = "check describe estimate evaluate import_ label merge predict split train"
 SEEDS = range(1, 50)
 COCO = {
     "images": [{"id": 1, "file_name": "car00_01.jpg", "width": 64, "height": 48}],
@@ -97,6 +97,11 @@ def make_workspace(folder: Path) -> Path:
     (folder / "labels" / LABELS).write_bytes(dump_labels(plan, [Label("new_01", "new", 0, 0.0, True, photo, mask)]))
     for name, text in TEXTS.items():
         (folder / name).write_text(text)
+    # In a process of its own: what forks this one must find no threads of networks.
+    made = hostile.run(
+        ["predict", "data/test", "--members", "member-0", "--out", "share", "--shard", "1/1"], {}, folder
+    )
+    assert made.code == 0, made
     return folder
 
 

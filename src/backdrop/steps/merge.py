@@ -2,24 +2,24 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backdrop.common import storage, text
-from backdrop.common.errors import DataError, MemberError
+from backdrop.common.errors import ConfigError, DataError, MemberError, shorten
 from backdrop.common.lock import hold
 from backdrop.common.outputs import Claim, Files, inspect, is_output
 from backdrop.common.progress import progress, working
-from backdrop.config.records import Record
+from backdrop.config.records import Record, parse
 from backdrop.inference.submission import open_submission, read_rows
 from backdrop.steps import predict
 
 STEP = "merge"
 RECORD = "merge.json"
 PHOTOGRAPHS = "photographs.csv"
+REMEDY = "Remove its folder, and run the command again"
 HEAD = ["image", "version", "model", "failure"]
 TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION)
 
@@ -128,9 +128,14 @@ def read_photographs(out: str, style: str) -> dict[str, Row]:
 
 
 def _earlier(out: str, style: str) -> dict[str, Row]:
-    if not storage.exists(f"{out}/{RECORD}"):
+    address = f"{out}/{RECORD}"
+    if not storage.exists(address):
         return {}
-    if json.loads(storage.read_bytes(f"{out}/{RECORD}")).get("style") != style:
+    try:
+        record = parse(MergeRecord, text.parse_json(storage.read_bytes(address)), address)
+    except (ValueError, ConfigError) as error:
+        raise DataError(f"{address} is damaged ({shorten(error)})", REMEDY) from error
+    if record.style != style:
         return {}
     rows = _rows(f"{out}/{PHOTOGRAPHS}", HEAD)
     return {name: Row(version, model, failure) for name, version, model, failure in rows}
@@ -190,7 +195,7 @@ def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:
     try:
         return [row for _, row in text.read_table(text.decode(storage.read_bytes(address)), head)[1]]
     except ValueError as error:
-        raise DataError(f"{address} is damaged ({error})", "Remove its folder, and run the command again") from error
+        raise DataError(f"{address} is damaged ({error})", REMEDY) from error
 
 
 def _csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:

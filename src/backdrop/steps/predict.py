@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, MemberError
+from backdrop.common.errors import ConfigError, DataError, MemberError, shorten
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
+from backdrop.common.text import parse_json
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, parse
 from backdrop.data.formats import decode_photo
@@ -143,12 +144,16 @@ def find_record(out: str) -> PredictRecord | None:
     """The record of a finished output; None if there is none.
 
     Raises:
+        DataError: if it's damaged.
         StorageError: if it can't be read.
     """
     address = f"{out}/{RECORD}"
     if not storage.exists(address):
         return None
-    return parse(PredictRecord, json.loads(storage.read_bytes(address)), address)
+    try:
+        return parse(PredictRecord, parse_json(storage.read_bytes(address)), address)
+    except (ValueError, ConfigError) as error:
+        raise DataError(f"{address} is damaged ({shorten(error)})", "Remove its folder, and predict again") from error
 
 
 @working("predicting")
