@@ -213,8 +213,7 @@ def test_without_a_cluster_no_two_jobs_fight() -> None:
         assert all(job["spec"]["ttlSecondsAfterFinished"] for job in jobs)
         assert not [m for m in manifests(**about) if m["kind"] == "Pod"]
     assert [m["metadata"]["name"] for m in manifests("unscheduled", live=False) if m["kind"] == "Job"] == [
-        "backdrop-unpredict",
-        "backdrop-unschedule",
+        "backdrop-unschedule"
     ]
 
 
@@ -242,7 +241,10 @@ def test_hooks_come_in_order_and_go() -> None:
 
 def test_a_schedule_that_is_turned_off_is_removed_by_the_upgrade() -> None:
     hooks = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("unscheduled") if m["kind"] == "Job"}
-    assert hooks == {"backdrop-unschedule": "post-upgrade", "backdrop-unpredict": "post-upgrade"}
+    assert hooks == {"backdrop-unschedule": "post-upgrade"}
+    upgraded = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("scheduled", "--is-upgrade") if hook(m)}
+    assert upgraded["backdrop-unpredict"] == "post-upgrade"
+    assert upgraded["backdrop-unschedule"] == "pre-delete"
     # Where no Kubeflow is known there was no schedule.
     assert not [m for m in manifests() if m["kind"] == "Job"]
 
