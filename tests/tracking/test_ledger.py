@@ -61,7 +61,11 @@ def test_the_state_follows_from_the_entries() -> None:
     assert state.hold is not None
     state = state.after(Entry(event="released", version=1, champion=1))
     assert state.hold is None
-    assert state.versions == {"e1": 1, "e2": 2, "e3": 3}
+    assert {entry.digests["ensemble"]: version for version, entry in state.registered.items()} == {
+        "e1": 1,
+        "e2": 2,
+        "e3": 3,
+    }
     assert state.outcomes == {1: "promoted", 2: "rejected", 3: "rolled back"}
 
 

@@ -81,7 +81,6 @@ class State:
         changes: the entries that changed the champion, in order.
         nomination: the last `registered` entry, which the gate judges next; None if there is none.
         hold: the entry since which only people change the champion; None if it isn't held.
-        versions: the version of each ensemble by its digest.
         registered: the last `registered` entry of each version.
         outcomes: what became of each version: the champion's is `promoted`, and that of one that nobody has judged yet
             `registered`.
@@ -93,7 +92,6 @@ class State:
     changes: tuple[Entry, ...] = ()
     nomination: Entry | None = None
     hold: Entry | None = None
-    versions: Mapping[str, int] = field(default_factory=dict)
     registered: Mapping[int, Entry] = field(default_factory=dict)
     outcomes: Mapping[int, Outcome] = field(default_factory=dict)
     decided: Mapping[int, Entry] = field(default_factory=dict)
@@ -131,7 +129,6 @@ class State:
         changed = dict(self.__dict__)
         if entry.event == "registered":
             changed["nomination"] = entry
-            changed["versions"] = {**self.versions, entry.digests["ensemble"]: entry.version}
             changed["registered"] = {**self.registered, entry.version: entry}
         if entry.event in ("promoted", "rolled back"):
             changed["champion"] = entry.version
