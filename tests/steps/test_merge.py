@@ -158,9 +158,9 @@ def test_a_share_in_s3_copies_only_its_own_photographs(
 
     monkeypatch.setattr(s3, "download", noted)
     for number in (1, 2):
-        predict(Shard(f"{bucket}/shop", number, 2), f"{bucket}/work/{number}", members)
+        predict(Shard(f"{bucket}/shop", number, 2), f"{bucket}/parts/{number}", members)
     assert sorted(copied) == sorted(path.name for path in photos.iterdir())
-    merge([f"{bucket}/work/1", f"{bucket}/work/2"], f"{bucket}/out")
+    merge([f"{bucket}/parts/1", f"{bucket}/parts/2"], f"{bucket}/out")
     predict(str(photos), str(tmp_path / "whole"), members)
     for name, data in results(tmp_path / "whole").items():
         assert s3.read(f"{bucket}/out/{name}") == data
