@@ -23,7 +23,6 @@ def predict(
 
     from backdrop.common.watch import watched
     from backdrop.config.explain import as_choice
-    from backdrop.inference.compose import PictureType
     from backdrop.steps.predict import Format, find_record
     from backdrop.steps.predict import predict as step
     from backdrop.steps.shard import ShardPlan, options_of
@@ -32,7 +31,7 @@ def predict(
     shares = ShardPlan.model_validate_json(Path(plan.path).read_bytes())
     out, chosen = shares.address(number), as_choice("format", format, Format)
     with failure_sent("predict"):
-        options = options_of(background, None if crop < 0 else crop, as_choice("type", type, PictureType))
+        options = options_of(background, crop, type)
         record = find_record(out) or watched(
             "predict", lambda: step(shares.share(number), out, (), shares.model, None, chosen, None, options)
         )

@@ -35,16 +35,15 @@ def shard(
     from backdrop.components.pages import shard_page
     from backdrop.components.places import write_places
     from backdrop.config.explain import as_choice
-    from backdrop.inference.compose import PictureType
     from backdrop.steps.predict import Format
     from backdrop.steps.shard import Request, options_of
     from backdrop.steps.shard import shard as step
     from backdrop.tracking.webhook import failure_sent
 
-    chosen, kind = as_choice("format", format, Format), as_choice("type", type, PictureType)
+    chosen = as_choice("format", format, Format)
     tasks = [task for group in groups for task in group]
     with failure_sent("shard"):
-        options = options_of(background, None if crop < 0 else crop, kind)
+        options = options_of(background, crop, type)
         made = step(Request(images, model, out, work, len(tasks), chosen, options))
     Path(plan.path).write_text(made.model_dump_json())
     Path(summary.path).write_text(shard_page(made))

@@ -7,6 +7,7 @@ from pathlib import Path
 from backdrop.common import s3, storage
 from backdrop.common.errors import TrackingError
 from backdrop.common.progress import working
+from backdrop.config.explain import as_choice
 from backdrop.config.records import Record
 from backdrop.data.photographs import Shard, list_names
 from backdrop.inference.compose import PictureOptions, PictureType
@@ -61,14 +62,18 @@ class ShardPlan(Record):
         return Shard(self.images, number, self.count, tuple(self.versions))
 
 
-def options_of(background: str, crop: float | None, file_type: PictureType) -> PictureOptions:
-    """How cut-outs are shown and saved; an empty background stands for transparency.
+def options_of(background: str, crop: float, file_type: str) -> PictureOptions:
+    """How cut-outs are shown and saved, from the pipeline's parameters, of which none can be None.
+
+    An empty background stands for transparency, a crop below 0 for the photograph's frame.
 
     Raises:
-        ConfigError: if the background is neither a color nor a picture's address, or the options contradict each other.
+        ConfigError: if the background is neither a color nor a picture's address, there is no such type, or the options
+            contradict each other.
         DataError: if the picture can't be read.
     """
-    return PictureOptions(file_type, predict.read_background(background) if background else None, crop)
+    behind = predict.read_background(background) if background else None
+    return PictureOptions(as_choice("type", file_type, PictureType), behind, None if crop < 0 else crop)
 
 
 @working("looking for new photographs")
