@@ -44,7 +44,7 @@ test-thorough: setup ## Run the tests that try the same in more settings, and th
 	$(TESTING) $(BIN)/python -m pytest -m thorough $(WORKERS)
 
 test-slow: setup ## Run the tests that take minutes each, or need Docker, helm or a browser (hours)
-	$(BIN)/python -m pytest -m 'slow or e2e'
+	$(BIN)/python -m pytest -m 'slow or e2e' -o faulthandler_timeout=0
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .

@@ -205,7 +205,9 @@ def test_tokens_are_asked_for_if_there_are_any(model: EnsembleModel, png: bytes)
 
 def test_more_than_it_takes_at_a_time_is_refused_at_once(model: EnsembleModel, png: bytes) -> None:
     with serving(champion_of(model), Limits(requests=2)) as service:
-        slow = [Slow(service, ahead) for ahead in range(2)]
+        slow = [Slow(service) for _ in range(2)]
+        while "\nbackdrop_requests_in_progress 2.0" not in service.get("/metrics").body.decode():
+            time.sleep(0.01)
         reply = service.post("/v1/mask", png * 40)
         assert reply.status == 429
         assert int(reply.headers["retry-after"]) >= 1
@@ -235,9 +237,11 @@ def test_networks_that_take_too_long_are_given_up(model: EnsembleModel, png: byt
         reply = service.post("/v1/mask", png)
         assert reply.status == 503
         assert reply.json["error"] == "The photograph wasn't done within 1 s"
-        assert entered.is_set()
+        assert entered.wait(60)
         leave.set()
-        assert service.post("/v1/mask", png).status == 200
+        while (status := service.post("/v1/mask", png).status) == 503:  # on a busy machine
+            pass
+        assert status == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -320,13 +324,11 @@ def test_openapi_describes_pictures_and_problems(service: Service) -> None:
 
 
 class Slow:
-    """A request whose body doesn't come yet; `ahead` others are under way."""
+    """A request whose body doesn't come yet."""
 
-    def __init__(self, service: Service, ahead: int = 0) -> None:
+    def __init__(self, service: Service) -> None:
         self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=60)
         self.socket.sendall(b"POST /v1/mask HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
-        while f"\nbackdrop_requests_in_progress {ahead + 1}.0" not in service.get("/metrics").body.decode():
-            time.sleep(0.01)
 
     def finish(self, png: bytes) -> None:
         self.socket.sendall(png.ljust(100_000, b"\0"))

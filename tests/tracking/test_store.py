@@ -11,6 +11,7 @@ import time
 import warnings
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 
 import mlflow.store
 import pytest
@@ -159,17 +160,16 @@ def test_an_older_store_is_upgraded_once_by_whoever_comes_first(clean: None, tmp
     assert left_over(tmp_path) == {"mlflow.db", ".mlflow.db.lock"}
 
 
-def test_nobody_upgrades_a_store_in_use(clean: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nobody_upgrades_a_store_in_use(clean: None, tmp_path: Path) -> None:
     old_database(tmp_path / "mlflow.db")
+    said: SimpleQueue[str] = SimpleQueue()  # captured text that is read while a thread writes may be lost
     with (tmp_path / ".mlflow.db.lock").open("w") as user, pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded, "QUIET_S", 0.2)
+        patch.setattr(embedded, "log", said.put)
         fcntl.flock(user, fcntl.LOCK_SH)
         upgrade = threading.Thread(target=prepare_here, args=(tmp_path,))
         upgrade.start()
-        said = ""
-        while "Waiting for the processes that create or use" not in said:
-            time.sleep(0.05)
-            said += capfd.readouterr().err
+        assert said.get(timeout=300).startswith("Waiting for the processes that create or use")
         assert revision(tmp_path / "mlflow.db") == OLD
     upgrade.join()
     assert is_current(tmp_path / "mlflow.db")

@@ -1,5 +1,6 @@
 """A real Ray head on this machine, with ports, a home and a token of its own."""
 
+import io
 import os
 import secrets
 import signal
@@ -146,23 +147,23 @@ def test_a_stopped_job_is_an_error(address: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["cut", "deaden"])
 def test_the_log_is_shown_whole_and_once_though_the_line_fails(
-    address: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    address: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "SILENCE_S", 15.0)
     monkeypatch.setattr(jobs, "POLICY", RetryPolicy(0.5, 0.5, give_up_s=600.0))
-    go, shown = tmp_path / "go", ""
+    go, shown = tmp_path / "go", io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)  # captured text that is read while a thread writes may be lost
     command = ["sh", "-c", f"echo one; until test -e {go}; do sleep 0.1; done; echo two; sleep 2; echo three"]
     with wire_to(int(address.rpartition(":")[2])) as wire:
         uploader = threading.Thread(target=jobs.run, args=(wire.address, f"line-{fault}", command, {}))
         uploader.start()
-        while "one\n" not in shown:
-            shown += capsys.readouterr().err
+        while "one\n" not in shown.getvalue():
+            time.sleep(0.1)
         getattr(wire, fault)()
         go.touch()
         uploader.join()
-    shown += capsys.readouterr().err
-    assert [shown.count(f"{word}\n") for word in ("one", "two", "three")] == [1, 1, 1]
-    assert ("Ray doesn't answer" in shown) == (fault == "cut")
+    assert [shown.getvalue().count(f"{word}\n") for word in ("one", "two", "three")] == [1, 1, 1]
+    assert ("Ray doesn't answer" in shown.getvalue()) == (fault == "cut")
 
 
 @pytest.mark.slow
