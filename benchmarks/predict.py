@@ -57,7 +57,7 @@ def in_memory(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock:
         mean = Mean()
         for member, weight in zip(model.members, model.weights(), strict=True):
             with clock("networks"):
-                (answer,) = member_answers(member, [prepared])
+                (answer,) = member_answers(member, [[prepared]])
                 probability = answer.probability()
             with clock("merge"):
                 mean.add(probability, weight)
@@ -73,7 +73,7 @@ def by_files(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock: 
             with clock("decode"):
                 prepared = model.prepare(read_image(photo))
             with clock("networks"):
-                (answer,) = member_answers(member, [prepared])
+                (answer,) = member_answers(member, [[prepared]])
                 probability = answer.probability()
             with clock("merge"):
                 levels = np.rint(probability.numpy() * 255).astype(np.uint8)

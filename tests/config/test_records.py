@@ -125,6 +125,13 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
     twice = {"name": "x", "members": [{"recipe": "tiny"}, {"recipe": "tiny"}]}
     with pytest.raises(ConfigError, match="has recipe tiny twice"):
         records.parse(Ensemble, twice, "x").resolve()
+    alone = {"name": "x", "members": [{"recipe": "tiny"}], "early_exit": {"max_loss": 0.001}}
+    with pytest.raises(ConfigError, match="has early_exit, but only one recipe"):
+        records.parse(Ensemble, alone, "x").resolve()
+    exits = {"max_loss": 0.001, "rule": {"first": ["unet11"], "unconfidence_above": 0.1}}
+    unknown = {"name": "x", "members": [{"recipe": "tiny"}, {"recipe": "tiny-linknet"}], "early_exit": exits}
+    with pytest.raises(ConfigError, match=r"has no recipe unet11, which early_exit\.rule\.first names"):
+        records.parse(Ensemble, unknown, "x").resolve()
     with pytest.raises(ConfigError, match=r"folds\.count can't be 9.*\. Write at most 1000\."):
         records.parse(Ensemble, {"name": "x", "folds": {"count": 2**63}, "members": [{"recipe": "tiny"}]}, "x")
     with pytest.raises(ConfigError, match=r"folds\.count can't be 1\. Write at least 2\."):

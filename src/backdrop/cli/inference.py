@@ -12,6 +12,7 @@ from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
 
 if TYPE_CHECKING:
+    from backdrop.evaluation.metrics import Exit
     from backdrop.inference.compose import PictureOptions
     from backdrop.steps.predict import Format
 
@@ -42,7 +43,25 @@ def evaluate(
     if held is not None:
         interval = f" ({held.low:.5f} to {held.high:.5f})" if held.low is not None and held.high is not None else ""
         print(f"holdout      {'ensemble':20} Dice {held.dice:.5f}{interval} on {count(held.objects, 'object')}")
+    _print_exit(evaluation.early_exit)
     print(f"{out}/index.html")
+
+
+def _print_exit(learned: "Exit | None") -> None:
+    """What an early exit does, in a line, and what it saves and costs, in a table."""
+    from backdrop.report import exit_text
+
+    if learned is None:
+        return
+    print(exit_text(learned))
+    for title, saving in {"out of fold": learned.oof, "holdout": learned.holdout if learned.rule else None}.items():
+        if saving:
+            saved, lost = saving.saved, saving.lost
+            shares = "" if saved.low is None else f" ({saved.low:.1%} to {saved.high:.1%})"
+            dice = "" if lost.low is None else f" ({lost.low:+.5f} to {lost.high:+.5f})"
+            stopped = f"{saving.stopped} of {count(saving.images, 'photograph')} stopped"
+            gain = f"saves {saved.mean:.1%}{shares}, loses {lost.mean:+.5f}{dice}"
+            print(f"{title:12} {'early exit':20} {gain}; {stopped}")
 
 
 @command(app, "backdrop predict photos --model models:/cars@champion --out cut-outs")

@@ -1,7 +1,7 @@
 """The YAML configuration: recipes, ensembles and search spaces."""
 
 from backdrop.config.catalog import find_recipe, find_text, read_over, shipped
-from backdrop.config.ensemble import Ensemble, Folds, Gate, Group, Part, Scheme, find_ensemble
+from backdrop.config.ensemble import EarlyExit, Ensemble, ExitRule, Folds, Gate, Group, Part, Scheme, find_ensemble
 from backdrop.config.network import Input, Pretrained, Tta, parse_size
 from backdrop.config.recipe import Recipe, digest
 from backdrop.config.space import BUDGETS, Budget, Space, find_space
@@ -9,7 +9,9 @@ from backdrop.config.space import BUDGETS, Budget, Space, find_space
 __all__ = [
     "BUDGETS",
     "Budget",
+    "EarlyExit",
     "Ensemble",
+    "ExitRule",
     "Folds",
     "Gate",
     "Group",

@@ -115,6 +115,24 @@ class Gate(Record):
         return tuple(name for name in self.slices if name not in MEASURED)
 
 
+class ExitRule(Record):
+    """Which recipes' members see a photograph first, and the unconfidence of their mean above which all others do."""
+
+    first: Annotated[tuple[str, ...], Field(min_length=1)]
+    unconfidence_above: Annotated[float, Field(ge=0)]
+
+
+class EarlyExit(Record):
+    """Cheap members first, and the others only for photographs that these leave in doubt.
+
+    `max_loss` is the mean Dice that this may cost. `evaluate` learns the rule out of fold, and `register` writes it
+    into the model; without a rule, all members see every photograph.
+    """
+
+    max_loss: Share
+    rule: ExitRule | None = None
+
+
 class Ensemble(Record):
     """The recipes of an ensemble with their folds and weights, its post-processing, and its gate.
 
@@ -127,20 +145,39 @@ class Ensemble(Record):
     folds: Folds = Folds()
     members: Annotated[tuple[Item, ...], Field(min_length=1)]
     postprocessing: Operations = ()
+    early_exit: EarlyExit | None = None
     gate: Gate = Gate()
 
     def resolve(self) -> "Ensemble":
         """The same ensemble without groups or references to files, with weights that add up to 1.
 
         Raises:
-            ConfigError: if a recipe doesn't exist or isn't valid, or two have the same name.
+            ConfigError: if a recipe doesn't exist or isn't valid, two have the same name, or `early_exit` can't be used
+                with these recipes.
         """
         parts = tuple(_flat(self.members, 1.0, None))
         names = [recipe.name for recipe in map(Part.resolve, parts)]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"Ensemble {self.name} has recipe {name} twice", "Set another name for one of them")
+        if self.early_exit:
+            self._check_exit(self.early_exit.rule, names)
         return self.model_copy(update={"members": parts})
+
+    def _check_exit(self, rule: ExitRule | None, names: Sequence[str]) -> None:
+        if len(names) < 2:
+            what = f"Ensemble {self.name} has early_exit, but only one recipe, so that none can be first"
+            raise ConfigError(what, "Add another recipe, or remove early_exit")
+        for name in rule.first if rule else ():
+            if name not in names:
+                what = f"Ensemble {self.name} has no recipe {name}, which early_exit.rule.first names"
+                raise ConfigError(what, f"Name some of {', '.join(names)}")
+
+    def with_exit(self, rule: ExitRule | None) -> "Ensemble":
+        """The same ensemble with the rule that was learned for its early exit; itself if it has none."""
+        if self.early_exit is None:
+            return self
+        return self.model_copy(update={"early_exit": self.early_exit.model_copy(update={"rule": rule})})
 
     def tuned(self, recipes: Sequence[Recipe]) -> "Ensemble":
         """The same ensemble, resolved, with the schedules and optimizers of recipes that a search tuned.

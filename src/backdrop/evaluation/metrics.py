@@ -20,6 +20,7 @@ from pydantic import Field, FiniteFloat
 
 from backdrop.common import storage, text
 from backdrop.common.errors import MemberError, StorageError, shorten
+from backdrop.config import ExitRule
 from backdrop.config.records import Record
 from backdrop.data.folds import HOLDOUT
 from backdrop.data.masks import Mask
@@ -106,6 +107,40 @@ class Effect(Record):
     verdict: Literal["helps", "hurts", "no evidence"]
 
 
+class Spread(Record):
+    """A mean over objects; `low` and `high` are its 95 % interval, None for a single object."""
+
+    mean: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+
+
+class Saving(Record):
+    """What an early exit does to photographs: the first members were enough for `stopped` of `images`.
+
+    `saved` is the share of all members' multiply-accumulates, and `lost` the Dice, below zero if it rises.
+    """
+
+    objects: int = Field(ge=1)
+    images: int = Field(ge=1)
+    stopped: int = Field(ge=0)
+    saved: Spread
+    lost: Spread
+
+
+class Exit(Record):
+    """The early exit that was learned out of fold to lose at most `max_loss`; without a `rule` if none keeps to that.
+
+    `oof` is measured on photographs of each fold by a rule of the other folds, with one member of each recipe and
+    scheme; `holdout` by the rule itself, with the whole ensemble (None without a holdout).
+    """
+
+    max_loss: float
+    rule: ExitRule | None
+    oof: Saving
+    holdout: Saving | None
+
+
 class Opponent(Record):
     """A champion that was judged beside the ensemble: its digest, and the sha256 of its scores, `champion.csv`."""
 
@@ -118,8 +153,8 @@ class Evaluation(Record):
 
     `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
     its plans, and `scores` that of `images.csv`. `cost` is the number of multiply-accumulates of its networks for one
-    photograph; None if it isn't known. `repair` has the effect of each operation out of fold. `champion` is a champion
-    whose networks were run on the holdout, too, because no scores of it were recorded.
+    photograph, with an early exit the mean; None if it isn't known. `repair` has the effect of each operation out of
+    fold. `champion` is a champion whose networks were run on the holdout, too, because no scores of it were recorded.
     """
 
     model: str
@@ -130,6 +165,7 @@ class Evaluation(Record):
     oof_ensemble: Estimate | None
     holdout: Holdout
     repair: tuple[Effect, ...] = ()
+    early_exit: Exit | None = None
     champion: Opponent | None = None
 
 

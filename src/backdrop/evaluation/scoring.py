@@ -1,7 +1,8 @@
 """Scores photographs, each with the members that did not train on it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from backdrop.common.errors import MemberError, PlanError
@@ -9,20 +10,27 @@ from backdrop.common.progress import progress
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, opened_pair
 from backdrop.data.folds import FoldPlan, Row
-from backdrop.data.masks import Overlap, PackedMask
+from backdrop.data.masks import Mask, Overlap, PackedMask
+from backdrop.evaluation.early_exit import First, Judged, Trial
 from backdrop.evaluation.metrics import Score, measure_traits
 from backdrop.inference.batch import chunks, lazily
-from backdrop.inference.ensemble import EnsembleModel, Photograph, blocks, member_answers
+from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.predict import Mean
+from backdrop.inference.uncertainty import unconfidence
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The ensemble's score of each image, and each member's own Dice on every holdout image."""
+    """Each image as judged by all members that may, and each member's own Dice on every holdout image."""
 
-    scores: list[Score]
+    judged: list[Judged]
     members: dict[str, dict[str, float]]
+
+    @property
+    def scores(self) -> list[Score]:
+        """The ensemble's score of each image."""
+        return [one.score for one in self.judged]
 
 
 # The members that may score each photograph.
@@ -55,13 +63,14 @@ def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) ->
     return result
 
 
-def score(dataset: Dataset, models: Judges, digests: Digests) -> Scored:
-    """Scores every photograph with the members that may judge it.
+def score(dataset: Dataset, models: Judges, digests: Digests, firsts: Collection[First] = ()) -> Scored:
+    """Scores every photograph with the members that may judge it, all of them at once.
 
     Args:
         dataset: the photographs.
         models: those members, as from `judges`.
         digests: sha256 of images and masks by stem.
+        firsts: recipes whose members are also tried alone, for an early exit.
 
     Raises:
         DataError: if a photograph has changed or doesn't fit a recipe's input.
@@ -72,18 +81,20 @@ def score(dataset: Dataset, models: Judges, digests: Digests) -> Scored:
         groups.setdefault(tuple(member.name for member in model.members), []).append(row)
     with progress("judging photographs", len(models)) as advance:
         for rows in groups.values():
-            for row_score, alone in _judge(dataset, rows, digests, models[rows[0]]):
-                result.scores.append(row_score)
-                if row_score.fold is None:
+            for one, alone in _judge(dataset, rows, digests, models[rows[0]], firsts):
+                result.judged.append(one)
+                if one.score.fold is None:
                     for name, dice in alone.items():
-                        result.members.setdefault(name, {})[row_score.image] = dice
+                        result.members.setdefault(name, {})[one.score.image] = dice
                 advance()
     return result
 
 
 def score_holdout(dataset: Dataset, plan: FoldPlan, digests: Digests, model: EnsembleModel) -> list[Score]:
-    """Scores the holdout with an ensemble that may have been trained with another plan."""
-    return [row_score for row_score, _ in _judge(dataset, plan.holdout, digests, model)]
+    """Scores the holdout with an ensemble that may have been trained with another plan, early exit included."""
+    rule = model.early_exit
+    firsts = [rule.first] if rule else []
+    return [one.by(rule) for one, _ in _judge(dataset, plan.holdout, digests, model, firsts)]
 
 
 def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:
@@ -97,9 +108,9 @@ def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> Fol
 
 
 def _judge(
-    dataset: Dataset, rows: Sequence[Row], digests: Digests, model: EnsembleModel
-) -> Iterator[tuple[Score, dict[str, float]]]:
-    """Each photograph's score, and its Dice by each member alone."""
+    dataset: Dataset, rows: Sequence[Row], digests: Digests, model: EnsembleModel, firsts: Collection[First]
+) -> Iterator[tuple[Judged, dict[str, float]]]:
+    """Each photograph as judged, and its Dice by each member alone."""
 
     def prepare(row: Row) -> tuple[Photograph, Known]:
         with opened_pair(dataset.photos[row.image], digests) as (image, truth):
@@ -107,33 +118,50 @@ def _judge(
 
     dataset.select(row.image for row in rows)  # raises if a mask is missing
     recipes = {member.record.recipe for member in model.members}
-    for chunk in chunks(lazily(prepare, rows), sums=1 + len(recipes)):
-        yield from _judge_chunk(model, [photo for photo, _ in chunk], [known for _, known in chunk])
+    firsts = [first for first in firsts if recipes.intersection(first)]
+    for chunk in chunks(lazily(prepare, rows), sums=1 + len(recipes) + len(firsts)):
+        yield from _judge_chunk(model, [photo for photo, _ in chunk], [known for _, known in chunk], firsts)
 
 
 def _judge_chunk(
-    model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[Known]
-) -> Iterator[tuple[Score, dict[str, float]]]:
+    model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[Known], firsts: Sequence[First]
+) -> Iterator[tuple[Judged, dict[str, float]]]:
     names = [member.record.recipe for member in model.members]
     truths = [truth.unpack() for _, truth, _ in known]
     outcomes = [model.outcome(photo) for photo in photos]
     alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
-    for rows in blocks(photos, sums=1 + len(set(names))):
+    by_first = [{first: model.outcome(photo, with_probability=True) for first in firsts} for photo in photos]
+    for rows in blocks(photos, sums=1 + len(set(names)) + len(firsts)):
         means = [Mean() for _ in photos]
+        first_means = [{first: Mean() for first in firsts} for _ in photos]
         recipe_means = [{name: Mean() for name in names} for _ in photos]
         for member, weight in zip(model.members, model.weights(), strict=True):
-            for i, answer in enumerate(member_answers(member, photos)):
+            for i, answer in enumerate(member_answers(member, [photos])):
                 probability = answer.probability(rows)
                 means[i].add(probability, weight)
+                for first, mean in first_means[i].items():
+                    if member.record.recipe in first:
+                        mean.add(probability, weight)
                 recipe_means[i][member.record.recipe].add(probability, 1)
                 alone[i][member.name].add(masks.binarize(probability), truths[i][rows])
         for i, truth in enumerate(truths):
             outcomes[i].take(rows, means[i])
+            for first, mean in first_means[i].items():
+                by_first[i][first].take(rows, mean)
             for name, mean in recipe_means[i].items():
                 by_recipe[i][name].add(mean.mask(), truth[rows])
     for i, (row, _, traits) in enumerate(known):
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
         dice = masks.dice(model.cut(outcomes[i], row.view), truths[i])
         score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
-        yield score, {name: overlap.dice() for name, overlap in alone[i].items()}
+        trials = {first: _trial(model, one, row.view, truths[i]) for first, one in by_first[i].items()}
+        yield Judged(score, trials), {name: overlap.dice() for name, overlap in alone[i].items()}
+
+
+def _trial(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> Trial:
+    """The first members' outcome; in prediction, all members see a photograph that comes in parts."""
+    assert outcome.probability is not None
+    whole = len(blocks([outcome.photo])) == 1
+    doubt = unconfidence(outcome.probability) if whole else math.inf
+    return Trial(doubt, masks.dice(model.cut(outcome, view), truth))

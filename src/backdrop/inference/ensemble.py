@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import MemberError
-from backdrop.config import Ensemble, Input, Recipe, digest
+from backdrop.config import Ensemble, ExitRule, Input, Recipe, digest
 from backdrop.config.postprocessing import Operations
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.data import masks
 from backdrop.data.preprocessing import to_input
 from backdrop.inference.member import RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
-from backdrop.inference.predict import ALL, Answer, Mean, answers, integer_weights, scaled_size
+from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, integer_weights, scaled_size
+from backdrop.inference.uncertainty import unconfidence
 from backdrop.models import build
 from backdrop.models.cost import macs
 
@@ -33,11 +35,15 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class EnsembleModel:
-    """Members, the weights of their recipes (shared by a recipe's members), and post-processing operations."""
+    """Members, the weights of their recipes (shared by a recipe's members), and post-processing operations.
+
+    With an `early_exit`, only doubtful photographs are seen by all members.
+    """
 
     members: tuple[Member, ...]
     recipe_weights: Mapping[str, float]
     operations: Operations = ()
+    early_exit: ExitRule | None = None
 
     def weights(self) -> list[int]:
         """Integer weights of the members, in their order."""
@@ -45,10 +51,11 @@ class EnsembleModel:
         return integer_weights([self.recipe_weights.get(name, 1.0) / names.count(name) for name in names])
 
     def digest(self) -> str:
-        """sha256 of the members' weights and recipes, their weights in the mean, and the operations."""
+        """sha256 of the members' weights and recipes, their weights in the mean, the operations, and the early exit."""
         weighed = zip(self.members, self.weights(), strict=True)
         parts = [[m.name, m.record.weights, digest(m.recipe), weight] for m, weight in weighed]
         parts += [[operation.model_dump_json()] for operation in self.operations]
+        parts += [[self.early_exit.model_dump_json()]] if self.early_exit else []
         return storage.sha256(json.dumps(parts).encode())
 
     def cost(self) -> int:
@@ -66,15 +73,50 @@ class EnsembleModel:
         return Photograph(height, width, {spec: to_input(image, spec) for spec in specs})
 
     def means(self, photos: Sequence["Photograph"], rows: slice = ALL) -> list[Mean]:
-        """The members' weighted mean for each photograph, or only for some of its rows."""
+        """All members' weighted mean for each photograph, or only for some of its rows."""
         means = [Mean() for _ in photos]
-        for member, weight in zip(self.members, self.weights(), strict=True):
-            for mean, answer in zip(means, member_answers(member, photos), strict=True):
-                mean.add(answer.probability(rows), weight)
+        self._add(self.members, [list(zip(photos, means, strict=True))], rows)
         return means
 
+    def exit_means(self, photos: Sequence["Photograph"]) -> list[Mean]:
+        """As `means`, but only of the first members for a photograph that these leave in no doubt.
+
+        The doubtful photographs of four are the others' batch, so that it doesn't depend on how many there are in all.
+        """
+        rule, first = self.early_exit, self.first()
+        if rule is None or not first:
+            return self.means(photos)
+        pairs = [(photo, Mean()) for photo in photos]
+        self._add(first, [pairs])
+        doubtful = [unconfidence(mean.probability()) > rule.unconfidence_above for _, mean in pairs]
+        fours = [range(start, min(start + BATCH, len(pairs))) for start in range(0, len(pairs), BATCH)]
+        rest = [member for member in self.members if member not in first]
+        self._add(rest, [[pairs[i] for i in four if doubtful[i]] for four in fours])
+        return [mean for _, mean in pairs]
+
+    def first(self) -> list[Member]:
+        """The members that see a photograph first; none without an early exit."""
+        names = self.early_exit.first if self.early_exit else ()
+        return [member for member in self.members if member.record.recipe in names]
+
+    def _add(
+        self,
+        members: Sequence[Member],
+        batches: Sequence[Sequence[tuple["Photograph", Mean]]],
+        rows: slice = ALL,
+    ) -> None:
+        """Adds some members' probabilities of photographs to their means; networks see each batch by itself."""
+        weights = dict(zip((member.name for member in self.members), self.weights(), strict=True))
+        for member in members if any(batches) else ():
+            given = member_answers(member, [[photo for photo, _ in batch] for batch in batches])
+            for (_, mean), answer in zip(chain.from_iterable(batches), given, strict=True):
+                mean.add(answer.probability(rows), weights[member.name])
+
     def outcomes(self, photos: Sequence["Photograph"], with_probability: bool = False) -> Iterator["Outcome"]:
-        """The members' outcome for each photograph; a very large one must be alone, and is summed part by part."""
+        """The members' outcome for each photograph; a very large one must be alone, and is summed part by part.
+
+        All members see a very large one, because the first members' doubt would be known only after all parts.
+        """
         parts = blocks(photos)
         if len(parts) > 1:
             outcome = self.outcome(photos[0], with_probability)
@@ -82,7 +124,7 @@ class EnsembleModel:
                 outcome.take(rows, self.means(photos, rows)[0])
             yield outcome
             return
-        for photo, mean in zip(photos, self.means(photos), strict=True):
+        for photo, mean in zip(photos, self.exit_means(photos), strict=True):
             outcome = self.outcome(photo, with_probability)
             outcome.take(ALL, mean)
             yield outcome
@@ -108,11 +150,14 @@ class EnsembleModel:
         return repair(outcome.probability, view, self.operations, self.mean_of(outcome.photo))
 
     def mean_of(self, photo: "Photograph") -> MeanOf:
-        """A function that returns the mean of some recipes' members; of all members if those recipes have none."""
+        """A function that returns the mean of some recipes' members; of all members if those recipes have none.
+
+        There is no early exit: each of these members sees the photograph.
+        """
 
         def probability(recipes: tuple[str, ...]) -> NDArray[np.float32]:
             chosen = tuple(member for member in self.members if member.record.recipe in recipes)
-            return replace(self, members=chosen or self.members)._probability(photo)
+            return replace(self, members=chosen or self.members, early_exit=None)._probability(photo)
 
         return probability
 
@@ -172,12 +217,14 @@ def prediction_cost(recipe: Recipe) -> int:
     return passes * sum(macs(network, *scaled_size(size, scale, network)) for scale in recipe.tta.scales)
 
 
-def member_answers(member: Member, photos: Sequence[Photograph]) -> Iterator[Answer]:
-    """One member's answer to each photograph."""
+def member_answers(member: Member, batches: Sequence[Sequence[Photograph]]) -> Iterator[Answer]:
+    """One member's answer to each photograph of each batch; the network sees four of a batch at a time."""
     recipe = member.recipe
-    inputs, sizes = [photo.inputs[recipe.input] for photo in photos], [(photo.height, photo.width) for photo in photos]
     network = member.network().to(device())
-    return answers(network, inputs, sizes, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+    for photos in batches:
+        inputs = [photo.inputs[recipe.input] for photo in photos]
+        sizes = [(photo.height, photo.width) for photo in photos]
+        yield from answers(network, inputs, sizes, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
 
 
 def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
@@ -198,7 +245,10 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
             raise MemberError(what, "Leave it out, or add its settings to the ensemble's YAML")
     weights = config.weights() if config else {}
     ordered = tuple(sorted(members, key=lambda member: member.name))
-    return EnsembleModel(ordered, weights, config.postprocessing if config else ())
+    if config is None:
+        return EnsembleModel(ordered, weights)
+    rule = config.early_exit.rule if config.early_exit else None
+    return EnsembleModel(ordered, weights, config.postprocessing, rule)
 
 
 def write_ensemble(folder: Path, config: Ensemble, members: Sequence[Member]) -> None:

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from backdrop.common.words import count
-from backdrop.evaluation.metrics import Effect, Estimate, Evaluation, Score, estimate
+from backdrop.evaluation.metrics import Effect, Estimate, Evaluation, Exit, Saving, Score, estimate
 from backdrop.evaluation.pictures import Image, data_uri, number
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
@@ -19,6 +19,8 @@ CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"
 ABOUT = """A Dice of several images is the mean over objects of each object's mean over its images. No member trained
 on an object of the holdout. Out of fold, an image is predicted only by members that did not train on it. Intervals are
 bootstrapped over objects."""
+EXIT_NOTE = """Saved is the share of multiply-accumulates. Out of fold, each fold is measured by a rule learned on the
+other folds, with one member of each recipe; on the holdout, the rule and the members are those of the model."""
 LEGEND = (
     '<p class="note"><span class="key missing"></span>missing: in the true mask, but not predicted '
     '<span class="key surplus"></span>surplus: predicted, but not in the true mask. The frame marks the close-up.</p>'
@@ -81,6 +83,7 @@ def render(report: Report) -> str:
         "curves": _curves(report.members),
         "images": _distributions(held, folded),
         "repair": _repair(report.evaluation.repair),
+        "early_exit": _early_exit(report.evaluation.early_exit),
         "views": _views(held or folded, "holdout" if held else "out-of-fold"),
     }
     # The pictures get the remaining bytes.
@@ -189,6 +192,38 @@ def _repair(effects: Sequence[Effect]) -> str:
 
 def _spread(effect: Effect) -> str:
     return "" if effect.low is None else f"{effect.low:+.5f} to {effect.high:+.5f}"
+
+
+def _early_exit(learned: Exit | None) -> str:
+    """What the early exit is, and what it saves and costs; empty if none was asked for."""
+    if learned is None:
+        return ""
+    heads = ("", "images", "stopped at the first members", "saved", "95 % interval", "Dice lost", "95 % interval")
+    rows = [_saving("out of fold", learned.oof)]
+    rows += [_saving("holdout", learned.holdout)] if learned.holdout and learned.rule else []
+    note = f'<p class="note">{EXIT_NOTE}</p>'
+    return f"<section><h2>Early exit</h2><p>{escape(exit_text(learned))}</p>{table(heads, rows)}{note}</section>"
+
+
+def exit_text(learned: Exit) -> str:
+    """The rule of an early exit in a sentence."""
+    if learned.rule is None:
+        return f"All members see every photograph: no rule is shown to lose at most {learned.max_loss:g} Dice."
+    first, limit = ", ".join(learned.rule.first), learned.rule.unconfidence_above
+    return f"Members of {first} see each photograph first, the others only if its unconfidence is above {limit:.4g}."
+
+
+def _saving(title: str, saving: Saving) -> list[str]:
+    saved, lost = saving.saved, saving.lost
+    return [
+        title,
+        f"{saving.images:,}",
+        f"{saving.stopped:,}",
+        f"{saved.mean:.1%}",
+        "" if saved.low is None else f"{saved.low:.1%} to {saved.high:.1%}",
+        f"{lost.mean:+.5f}",
+        "" if lost.low is None else f"{lost.low:+.5f} to {lost.high:+.5f}",
+    ]
 
 
 def _worst(worst: Sequence[WorstImage], room: int) -> str:

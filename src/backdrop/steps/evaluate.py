@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from backdrop.common.errors import MemberError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
@@ -12,6 +13,7 @@ from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
 from backdrop.data.folds import FoldPlan, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
+from backdrop.evaluation.early_exit import First, first_costs, fit
 from backdrop.evaluation.metrics import (
     CHAMPION,
     IMAGES,
@@ -21,6 +23,7 @@ from backdrop.evaluation.metrics import (
     WORST_SHOWN,
     Effect,
     Evaluation,
+    Exit,
     Opponent,
     Score,
     dump_evaluation,
@@ -56,12 +59,13 @@ def evaluate(
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
         out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph) and `worst.jpg`.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
-            equal weights.
+            equal weights. If it has an early exit, its rule is learned.
         model: a registered model. Its champion's networks are run on the holdout, too, unless MLflow has its scores
             there: `promote` then needs no GPU. They are in `champion.csv`.
 
     Raises:
-        MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data.
+        MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data; or if an early
+            exit can't be learned.
         PlanError: if a plan belongs to other data, or has another holdout than the first.
         DataError: if a photograph can't be read, or `metadata.csv` lacks what the ensemble's gate groups by.
         StorageError: if something else is at `out`, or it can't be written.
@@ -71,12 +75,22 @@ def evaluate(
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
     digests = verify(plans[0], dataset)
-    network = gather([open_member(address) for address in members], config)
+    network = gather([open_member(address) for address in members], config and config.with_exit(None))
     who = judges(plans, digests, network)
-    scored = score(dataset, who, digests)
-    scores = [_with_metadata(score, metadata) for score in scored.scores]
+    asked = config.early_exit if config else None
+    costs = _first_costs(network, who) if asked else {}
+    scored = score(dataset, who, digests, costs)
+    learned, rules = fit(scored.judged, costs, asked.max_loss) if asked else (None, {})
+    network = replace(network, early_exit=rules.get(None))
+    who = {row: replace(one, early_exit=rules.get(row.fold)) for row, one in who.items()}
+    scores = [_with_metadata(one.by(rules.get(one.score.fold)), metadata) for one in scored.judged]
     opponent, rivals = _champion(data, plans[0], model) if model else (None, b"")
-    added = {"cost": network.cost(), "repair": _effects(dataset, digests, who, scores), "champion": opponent}
+    added = {
+        "cost": _cost(network, learned),
+        "repair": _effects(dataset, digests, who, scores),
+        "early_exit": learned,
+        "champion": opponent,
+    }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scores)
@@ -102,6 +116,23 @@ def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Opponent | None, b
     with working(f"judging the champion, version {champion.version}"):
         scores = dump_scores(predict_scores(data, plan, champion))
     return Opponent(digest=champion.digest, scores=sha256(scores)), scores
+
+
+def _first_costs(model: EnsembleModel, who: Judges) -> dict[First, float]:
+    """What may be first in an early exit, which needs photographs with out-of-fold members of all recipes."""
+    costs = first_costs(model)
+    recipes = {member.record.recipe for member in model.members}
+    known = ({member.record.recipe for member in one.members} for row, one in who.items() if row.fold is not None)
+    if not costs or recipes not in known:
+        what = "early_exit can't be learned: it needs two recipes or more, and members of all on the same folds"
+        raise MemberError(what, "Name these members, too, or remove early_exit")
+    return costs
+
+
+def _cost(model: EnsembleModel, learned: Exit | None) -> int:
+    """The multiply-accumulates for a photograph; with an early exit, their mean where it can best be measured."""
+    saving = (learned.holdout or learned.oof) if learned and learned.rule else None
+    return round(model.cost() * (1 - saving.saved.mean)) if saving else model.cost()
 
 
 def _with_metadata(score: Score, metadata: Mapping[str, dict[str, str]]) -> Score:

@@ -82,7 +82,7 @@ def label(
 
 
 def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, EnsembleModel]:
-    """For each fold, the members that trained on none of its objects.
+    """For each fold, the members that trained on none of its objects; all of them label every photograph.
 
     Args:
         plan: the plan to train by.
@@ -98,7 +98,7 @@ def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, E
         first = models[0]
         if not names or first is None:
             raise MemberError(f"No member may label for fold {fold}: each has trained on it", "Name one of that fold")
-        labelers[fold] = replace(first, members=tuple(m for m in first.members if m.name in names))
+        labelers[fold] = replace(first, members=tuple(m for m in first.members if m.name in names), early_exit=None)
     return labelers
 
 

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from backdrop.common.errors import GateError, TrackingError
 from backdrop.common.progress import working
 from backdrop.common.storage import sha256
 from backdrop.common.words import count
-from backdrop.config import Ensemble, Gate
+from backdrop.config import Gate
 from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.folds import FoldPlan, dump_plan, read_plan
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
 from backdrop.evaluation.metrics import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
-from backdrop.inference.ensemble import CONFIG
 from backdrop.steps.champion import known_objects, predict_scores, recorded_scores
 from backdrop.tracking import evaluations, history, registry
 from backdrop.tracking.ledger import Entry, State
@@ -209,7 +207,7 @@ def _open(data: str, name: str, challenger: Version, state: State, predict: bool
         scores=read_scores(folder / IMAGES),
         old_scores=old_scores,
         unfair=_leak(leak) if leak else None,
-        gate=_gate(folder),
+        gate=evaluations.read_ensemble(folder).gate,
         holdout=_holdout(plan, state),
         costs=(_cost(challenger), _cost(champion) if champion else None),
     )
@@ -255,11 +253,6 @@ def _leak(objects: Sequence[str]) -> str:
         f"so that comparing the two would not be fair; split with --extend models:/NAME@champion to keep every object's"
         f" place"
     )
-
-
-def _gate(folder: Path) -> Gate:
-    text = read_text(folder / CONFIG, "ensemble")
-    return parse(Ensemble, parse_yaml(text, CONFIG), CONFIG).gate
 
 
 def _objects(plan: FoldPlan) -> int:

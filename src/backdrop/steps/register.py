@@ -22,14 +22,15 @@ from backdrop.evaluation.metrics import (
     WORST,
     WORST_SHOWN,
     Evaluation,
+    Exit,
     Score,
     read_scores,
     require_scores,
 )
-from backdrop.evaluation.scoring import judges
+from backdrop.evaluation.scoring import Judges, judges
 from backdrop.inference.ensemble import EnsembleModel, gather, write_ensemble
 from backdrop.inference.member import Member, verify_member
-from backdrop.report import choose_worst
+from backdrop.report import choose_worst, exit_text
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
@@ -73,15 +74,18 @@ def register(
         ConfigError: if the ensemble isn't valid, or has post-processing that isn't shown to help.
         TrackingError: if MLflow can't be reached.
     """
-    config = find_ensemble(ensemble)
+    asked = find_ensemble(ensemble)
     opened = [open_member(address) for address in members]
+    pages = storage.local_folder(report)
+    evaluation = _read_report(pages)
+    config = asked.with_exit(evaluation.early_exit.rule if evaluation.early_exit else None)
     model = gather(opened, config)
     plans = _match(read_plans(plan), config)
     own = plans[PLAN]
     digests = verify(own, open_dataset(data))
     _verify(model, config, plans, digests)
-    pages = storage.local_folder(report)
-    evaluation = _read_report(pages, list(plans.values()), digests, model)
+    _verify_report(pages, evaluation, list(plans.values()), judges(list(plans.values()), digests, model), model)
+    _verify_exit(pages, evaluation, asked)
     facts = _facts(config, own, evaluation, read_scores(pages / IMAGES), len(opened))
     findings = Findings(
         config=config,
@@ -94,10 +98,7 @@ def register(
         facts=facts.model_copy(update={"data_license": read_license(data)}),
         runs=[run for member, address in zip(opened, members, strict=True) if (run := _run(member, address))],
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / ENSEMBLE
-        write_ensemble(folder, config, model.members)
-        return _register(name, folder, findings)
+    return _register(name, asked, model.members, findings)
 
 
 def find_registration(
@@ -115,9 +116,9 @@ def find_registration(
         TrackingError: if MLflow can't be reached.
     """
     plans = {file: dump_plan(one) for file, one in _match(read_plans(plan), ensemble).items()}
-    digest = members_digest(storage.sha256(dump_yaml(ensemble).encode()), gather(members, ensemble).members)
-    run_id = evaluations.find_evaluation(digest, plans)
-    versions = registry.find_versions(name, digest) if run_id else []
+    ordered = gather(members, ensemble).members
+    run_id = evaluations.find_evaluation(_digest(ensemble, ordered), plans)
+    versions = registry.find_versions(name, _digest(_learned(ensemble, run_id), ordered)) if run_id else []
     if not run_id or not versions or versions[0].evaluation_run != run_id or not is_whole(versions[0]):
         return None
     return Registration(name=name, version=versions[0].version, created=False, run_id=run_id)
@@ -140,8 +141,8 @@ def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan
         verify_member(member, expected[member.record.recipe], digests)
 
 
-def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Evaluation:
-    """The evaluation, after verifying that it is of this ensemble and these plans."""
+def _read_report(folder: Path) -> Evaluation:
+    """The evaluation, after verifying that its files belong together."""
     for name in (PAGE, METRICS, IMAGES, WORST):
         if not (folder / name).is_file():
             raise StorageError(f"{folder} isn't a report (it has no {name})", "Make one with `backdrop evaluate`")
@@ -149,17 +150,30 @@ def _read_report(folder: Path, plans: Sequence[FoldPlan], digests: Digests, mode
     require_scores(folder / IMAGES, evaluation.scores)
     if evaluation.champion:
         require_scores(folder / CHAMPION, evaluation.champion.scores)
-    scored = {(score.image, score.fold, score.area) for score in read_scores(folder / IMAGES)}
-    due = {(row.image, row.fold, row.area) for row in judges(plans, digests, model)}
+    return evaluation
+
+
+def _verify_report(
+    report: Path, evaluation: Evaluation, plans: Sequence[FoldPlan], who: Judges, model: EnsembleModel
+) -> None:
+    """Verifies that the evaluation is of this ensemble and these plans, and that post-processing helps."""
+    scored = {(score.image, score.fold, score.area) for score in read_scores(report / IMAGES)}
+    due = {(row.image, row.fold, row.area) for row in who}
     if scored != due or (evaluation.model, evaluation.plans) != (model.digest(), plans_digest(plans)):
-        raise MemberError(f"{folder} is a report of other members or another plan", "Run `backdrop evaluate` again")
+        raise MemberError(f"{report} is a report of other members or another plan", "Run `backdrop evaluate` again")
     for effect in evaluation.repair:
         if effect.operation != ALL and effect.verdict != "helps":
             what = (
                 f"Out of fold, {effect.operation} isn't shown to help ({effect.verdict}: {effect.difference:+.5f} Dice)"
             )
             raise ConfigError(what, "Leave it out of the ensemble's postprocessing, and evaluate again")
-    return evaluation
+
+
+def _verify_exit(report: Path, evaluation: Evaluation, asked: Ensemble) -> None:
+    learned, wanted = evaluation.early_exit, asked.early_exit
+    if (learned and learned.max_loss) != (wanted and wanted.max_loss):
+        what = f"{report} is a report of an ensemble with another early_exit than {asked.name}'s"
+        raise MemberError(what, "Run `backdrop evaluate` again, with this --ensemble")
 
 
 def _facts(config: Ensemble, plan: FoldPlan, evaluation: Evaluation, scores: Sequence[Score], members: int) -> Facts:
@@ -178,8 +192,17 @@ def _facts(config: Ensemble, plan: FoldPlan, evaluation: Evaluation, scores: Seq
         dice=score.dice if score else None,
         low=score.low if score else None,
         high=score.high if score else None,
+        early_exit=_exit(evaluation.early_exit),
         worst={one.image: one.dice for one in choose_worst(scores)[:WORST_SHOWN]},
     )
+
+
+def _exit(learned: Exit | None) -> str:
+    if learned is None or learned.rule is None:
+        return ""
+    saving, where = (learned.holdout, "the holdout") if learned.holdout else (learned.oof, "photographs out of fold")
+    saves = f"saves {saving.saved.mean:.0%} of the multiply-accumulates and loses {saving.lost.mean:+.5f} Dice"
+    return f"{exit_text(learned)} On {where}, this {saves}."
 
 
 def _run(member: Member, address: str) -> str | None:
@@ -187,11 +210,24 @@ def _run(member: Member, address: str) -> str | None:
     return address if address.startswith("runs:/") else find_run(member.record.key)
 
 
-def _register(name: str, folder: Path, findings: Findings) -> Registration:
-    digest = ensemble_digest(folder)
+def _register(name: str, asked: Ensemble, members: Sequence[Member], findings: Findings) -> Registration:
+    digest = _digest(asked, members)
     run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
     if findings.evaluation.champion:
         evaluations.log_champion_scores(run_id, findings.evaluation.champion.digest, findings.report / CHAMPION)
     facts = findings.facts.model_copy(update={"evaluation": run_id})
-    version, created = registry.register(name, folder, digest, facts)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / ENSEMBLE
+        write_ensemble(folder, _learned(asked, run_id), members)
+        version, created = registry.register(name, folder, ensemble_digest(folder), facts)
     return Registration(name=name, version=version.version, created=created, run_id=run_id)
+
+
+def _digest(config: Ensemble, members: Sequence[Member]) -> str:
+    """The digest of an ensemble of these members; an evaluation's is of what was asked, before an early exit's rule."""
+    return members_digest(storage.sha256(dump_yaml(config).encode()), members)
+
+
+def _learned(asked: Ensemble, run_id: str) -> Ensemble:
+    """The ensemble with the rule that its evaluation learned for its early exit, if it is to have one."""
+    return evaluations.read_ensemble(evaluations.fetch_evaluation(run_id)) if asked.early_exit else asked

@@ -16,7 +16,7 @@ from backdrop.common.names import checked_name
 from backdrop.common.progress import log
 from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
-from backdrop.config.records import dump_yaml, parse, parse_yaml
+from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.metrics import (
     IMAGES,
@@ -140,6 +140,16 @@ def fetch_evaluation(run_id: str) -> Path:
     return fetch_once(
         storage.cache_folder() / "evaluations" / checked_name(run_id, "A version's tag", folders=False), fill
     )
+
+
+def read_ensemble(folder: Path) -> Ensemble:
+    """The ensemble of an evaluation, which `fetch_evaluation` copied; with the rule that was learned for an early exit.
+
+    Raises:
+        ConfigError: if its YAML isn't valid.
+    """
+    text = read_text(folder / CONFIG, "ensemble")
+    return parse(Ensemble, parse_yaml(text, CONFIG), CONFIG)
 
 
 def log_verdict(run_id: str, verdict: Verdict) -> None:

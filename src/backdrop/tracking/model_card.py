@@ -38,6 +38,7 @@ class Facts(Record):
         dice: on the holdout, 0..1, with its 95 % interval `low` to `high`; None where the evaluation has none.
         worst: the photographs in the picture of the worst, by name, with their Dice.
         data_license: of the dataset, in its own words; empty if it names none.
+        early_exit: what an early exit does, saves and costs; empty without one.
         evaluation: the id of the evaluation's run; empty before there is one.
     """
 
@@ -55,6 +56,7 @@ class Facts(Record):
     high: float | None
     worst: dict[str, float]
     data_license: str = ""
+    early_exit: str = ""
     evaluation: str = ""
 
     @classmethod
@@ -94,6 +96,7 @@ def evaluation_card(facts: Facts) -> str:
         "Dice on the holdout": _dice(facts),
         "Holdout": f"{_amount(facts.holdout_objects, facts.holdout_photographs)}, on which no member trained",
         "Ensemble": f"{plain(facts.ensemble)}, {count(facts.members, 'member')}",
+        "Early exit": plain(facts.early_exit),
         "Data": f"{_amount(facts.objects, facts.photographs)}, {facts.data}",
         "License": plain(facts.license),
         "License of the data": plain(facts.data_license),

@@ -1,0 +1,170 @@
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backdrop.config import ExitRule
+from backdrop.evaluation.early_exit import Judged, Trial, fit, learn
+from backdrop.evaluation.metrics import Score, bootstrap, object_means
+
+ONE, TWO = ("a",), ("a", "b")
+COSTS = {ONE: 0.1, TWO: 0.4}
+VIEWS, FOLDS = 4, 3
+
+
+def judged(objects: int, seed: int = 0, loss: float = 0.02, held: int = 12) -> list[Judged]:
+    """Photographs of three recipes, where the first members lose more Dice the more they doubt."""
+    random = np.random.default_rng(seed)
+    result = []
+    for number in range(objects + held):
+        for view in range(VIEWS):
+            doubt = float(random.uniform(0, 1))
+            lost = loss * max(0.0, doubt - 0.5) ** 2 + random.normal(0, 1e-5)
+            dice = 0.99
+            score = Score(
+                image=f"o{number}_{view}",
+                object=f"o{number}",
+                view=str(view),
+                area=1,
+                fold=number % FOLDS if number < objects else None,
+                dice=dice,
+                recipes=dict.fromkeys("abc", dice),
+            )
+            trials = {ONE: Trial(doubt, dice - lost), TWO: Trial(doubt / 2, dice - lost / 2)}
+            result.append(Judged(score, trials))
+    return result
+
+
+def folded(photos: Sequence[Judged]) -> list[Judged]:
+    return [one for one in photos if one.score.fold is not None]
+
+
+def lost(photos: Sequence[Judged], rule: ExitRule) -> dict[str, float]:
+    return object_means((one.score.object, one.score.dice - one.by(rule).dice) for one in photos)
+
+
+def saved(photos: Sequence[Judged], rule: ExitRule) -> float:
+    means = object_means((one.score.object, 1 - COSTS[rule.first] if one.stopped(rule) else 0) for one in photos)
+    return math.fsum(means.values()) / len(means)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 99), max_loss=st.sampled_from([1e-5, 1e-4, 3e-4, 1e-3]))
+def test_the_rule_saves_most_of_those_that_lose_little_enough(seed: int, max_loss: float) -> None:
+    photos = folded(judged(24, seed))
+    rule = learn(photos, COSTS, max_loss)
+    # The slow reference: each limit that is a photograph's own doubt, of every twentieth.
+    doubts = {first: np.sort([one.trials[first].doubt for one in photos]) for first in COSTS}
+    rules = [
+        ExitRule(first=first, unconfidence_above=float(doubts[first][math.floor((len(photos) - 1) * step / 20)]))
+        for first in COSTS
+        for step in range(1, 21)
+    ]
+    good = [one for one in rules if bootstrap(lost(photos, one)).high <= max_loss]
+    assert (rule is None) == (not good)
+    if rule:
+        assert rule in good
+        assert saved(photos, rule) == pytest.approx(max(saved(photos, one) for one in good))
+
+
+def test_a_photograph_stops_up_to_the_limit() -> None:
+    one = judged(1)[0]
+    doubt = one.trials[ONE].doubt
+    for limit, stops in ((doubt, True), (math.nextafter(doubt, 0), False), (2.0, True)):
+        rule = ExitRule(first=ONE, unconfidence_above=limit)
+        assert (one.stopped(rule) is not None) == stops
+        assert one.by(rule) == (replace(one.score, dice=one.trials[ONE].dice) if stops else one.score)
+    assert one.by(None) == one.score
+    assert one.by(ExitRule(first=("c",), unconfidence_above=9)) == one.score
+
+
+def test_without_loss_all_stop_at_the_cheapest_and_the_dearer_are_never_first_for_nothing() -> None:
+    learned, rules = fit(judged(36, loss=0.0), COSTS, 1e-4)
+    assert learned.rule is not None
+    assert learned.rule.first == ONE
+    assert learned.oof.saved.mean == pytest.approx(0.9, abs=0.02)
+    assert learned.holdout is not None
+    assert learned.holdout.saved.mean == pytest.approx(0.9, abs=0.02)
+    assert rules[None] == learned.rule
+    assert all(rules[fold] for fold in range(FOLDS))
+
+
+def test_fewer_than_twelve_objects_teach_nothing() -> None:
+    assert learn(folded(judged(11, loss=0.0)), COSTS, 0.1) is None
+    assert learn(folded(judged(12, loss=0.0)), COSTS, 0.1) is not None
+    learned, rules = fit(judged(15, loss=0.0), COSTS, 0.1)  # ten objects in two folds
+    assert learned.rule is None
+    assert learned.oof.stopped == 0
+    assert set(rules.values()) == {None}
+    assert learned.holdout is not None
+    assert learned.holdout.stopped == 0
+
+
+def test_a_rule_that_would_lose_too_much_is_none() -> None:
+    photos = [
+        replace(one, trials={first: replace(trial, dice=0.5) for first, trial in one.trials.items()})
+        for one in judged(36)
+    ]
+    learned, rules = fit(photos, COSTS, 1e-3)
+    assert learned.rule is None
+    assert set(rules.values()) == {None}
+
+
+def test_no_fold_teaches_its_own_rule_and_the_holdout_none() -> None:
+    photos = judged(36)
+    _, rules = fit(photos, COSTS, 3e-4)
+
+    def spoil(one: Judged, fold: int | None) -> Judged:
+        if one.score.fold != fold:
+            return one
+        return replace(one, trials={first: Trial(0.0, 0.2) for first in one.trials})
+
+    for fold in range(FOLDS):
+        spoiled = fit([spoil(one, fold) for one in photos], COSTS, 1.0)[1]
+        assert spoiled[fold] == fit(photos, COSTS, 1.0)[1][fold]
+    assert fit([spoil(one, None) for one in photos], COSTS, 3e-4)[1] == rules
+
+
+def test_if_unseen_photographs_lose_too_much_there_is_no_rule() -> None:
+    """Each object's loss is its own, but one of a fold's objects loses all that a rule may lose."""
+    photos = judged(36, loss=0.0)
+    bad = [
+        replace(one, trials={first: Trial(0.0, 0.5) for first in one.trials}) if one.score.object == "o0" else one
+        for one in photos
+    ]
+    learned, rules = fit(bad, COSTS, 1e-3)
+    assert learned.oof.lost.mean > 1e-3
+    assert learned.oof.stopped > 0
+    assert learned.rule is None
+    assert set(rules.values()) == {None}
+
+
+def test_only_photographs_that_all_recipes_judged_teach_and_very_large_ones_never_stop() -> None:
+    photos = judged(36, loss=0.0)
+    partly = [
+        replace(one, score=replace(one.score, recipes={"a": 0.9}), trials={ONE: Trial(0.0, 0.1)})
+        if one.score.view == "0" and one.score.fold is not None
+        else one
+        for one in photos
+    ]
+    learned, _ = fit(partly, COSTS, 1e-4)
+    assert learned.oof.images == 36 * (VIEWS - 1)
+    large = [
+        replace(one, trials={first: Trial(math.inf, trial.dice) for first, trial in one.trials.items()})
+        if one.score.view == "0"
+        else one
+        for one in photos
+    ]
+    learned, _ = fit(large, COSTS, 1e-4)
+    assert learned.rule is not None
+    assert learned.oof.stopped <= 36 * (VIEWS - 1)
+    assert learn([one for one in folded(large) if one.score.view == "0"], COSTS, 1.0) is None
+
+
+def test_the_order_of_photographs_does_not_matter() -> None:
+    photos = judged(24, loss=0.001)
+    assert fit(photos, COSTS, 1e-4) == fit(photos[::-1], COSTS, 1e-4)

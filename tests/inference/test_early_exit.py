@@ -1,0 +1,155 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backdrop.common.storage import sha256
+from backdrop.config import EarlyExit, Ensemble, ExitRule
+from backdrop.config.ensemble import Part
+from backdrop.config.postprocessing import BestMembers
+from backdrop.data.dataset import read_image
+from backdrop.data.masks import Mask
+from backdrop.data.photographs import Source
+from backdrop.inference import batch, ensemble
+from backdrop.inference.batch import Cutout
+from backdrop.inference.ensemble import EnsembleModel, Outcome, gather, load_ensemble, write_ensemble
+from backdrop.inference.member import read_member
+from backdrop.inference.uncertainty import unconfidence
+from tests.conftest import SMALL, draw_pair
+
+NEVER, ALWAYS = 1e9, 0.0  # unconfidence above which photographs go on
+# Trained as long as it takes until photographs differ in their doubt.
+TINY = (*SMALL, "epochs=12")
+WIDE = (*TINY, "name=wide", "network.width=6", "input.size=32x32")
+
+
+@pytest.fixture(scope="module")
+def model(trained_once: Callable[[int, tuple[str, ...]], str]) -> EnsembleModel:
+    """Two members of one recipe, and one of another."""
+    members = [read_member(Path(trained_once(*which))) for which in ((0, TINY), (1, TINY), (0, WIDE))]
+    return batch.keep_networks(replace(gather(members, None), recipe_weights={"tiny": 0.3, "wide": 1.0}))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    """Eleven photographs: two fours and a rest."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(11):
+        draw_pair(folder, f"car{index:02d}_01", index, (48, 64) if index % 3 else (40, 72))
+    return [Source(path, path.name) for path in sorted((folder / "train").iterdir())]
+
+
+def exiting(model: EnsembleModel, limit: float, first: tuple[str, ...] = ("tiny",)) -> EnsembleModel:
+    return replace(model, early_exit=ExitRule(first=first, unconfidence_above=limit))
+
+
+def only(model: EnsembleModel, recipe: str) -> EnsembleModel:
+    return replace(model, members=tuple(member for member in model.members if member.record.recipe == recipe))
+
+
+def probabilities(model: EnsembleModel, photos: list[Source]) -> list[np.ndarray]:
+    outcomes = model.outcomes([model.prepare(read_image(photo.path)) for photo in photos], with_probability=True)
+    return [outcome.probability for outcome in outcomes if outcome.probability is not None]
+
+
+def digest(source: Source, outcome: Outcome, mask: Mask) -> Cutout:
+    assert outcome.probability is not None
+    return Cutout(image=source.name, digest=sha256(outcome.probability.tobytes() + mask.tobytes()))
+
+
+def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
+    """Whether photographs have the same probabilities to the last bit."""
+    return all(one.tobytes() == other.tobytes() for one, other in zip(left, right, strict=True))
+
+
+def test_the_first_members_decide_alone_if_there_is_never_a_doubt(model: EnsembleModel, photos: list[Source]) -> None:
+    assert same(probabilities(exiting(model, NEVER), photos), probabilities(only(model, "tiny"), photos))
+
+
+def test_all_members_decide_if_there_is_always_a_doubt(model: EnsembleModel, photos: list[Source]) -> None:
+    assert same(probabilities(exiting(model, ALWAYS), photos), probabilities(model, photos))
+
+
+@settings(max_examples=8)
+@given(place=st.integers(0, 10), first=st.sampled_from(["tiny", "wide"]))
+def test_doubtful_photographs_of_four_are_a_batch(
+    model: EnsembleModel, photos: list[Source], place: int, first: str
+) -> None:
+    early = probabilities(only(model, first), photos)
+    doubts = [unconfidence(one) for one in early]
+    limit = sorted(doubts)[place]
+    given = probabilities(exiting(model, limit, (first,)), photos)
+    for start in range(0, len(photos), 4):
+        four = photos[start : start + 4]
+        doubtful = [photo for photo, doubt in zip(four, doubts[start:], strict=False) if doubt > limit]
+        late = dict(zip([photo.name for photo in doubtful], doubtful and probabilities(model, doubtful), strict=True))
+        for photo, alone, result in zip(four, early[start:], given[start:], strict=False):
+            if photo.name in late:
+                assert np.allclose(result, late[photo.name], atol=1e-5)
+            else:
+                assert result.tobytes() == alone.tobytes()
+        assert same(probabilities(exiting(model, limit, (first,)), four), given[start : start + 4])
+
+
+def test_shares_and_chunks_of_any_size_give_the_bytes_of_one_run(
+    model: EnsembleModel, photos: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubts = [unconfidence(one) for one in probabilities(only(model, "tiny"), photos)]
+    early = exiting(model, float(np.median(doubts)))
+
+    def run(model: EnsembleModel, photos: list[Source]) -> list[Cutout]:
+        return batch.cut_out(model, photos, digest)
+
+    whole = run(early, photos)
+    assert [*run(early, photos[:4]), *run(early, photos[4:])] == whole
+    monkeypatch.setattr(batch, "PIXELS", 4 * 48 * 72)
+    assert run(early, photos) == whole
+    assert whole not in (run(model, photos), run(only(model, "tiny"), photos))
+
+
+def test_the_others_are_not_even_loaded_without_a_doubt(
+    model: EnsembleModel, photos: list[Source], tmp_path: Path
+) -> None:
+    config = Ensemble(
+        name="small",
+        members=(*(Part(recipe=model.members[index].recipe) for index in (0, 2)),),
+        early_exit=EarlyExit(max_loss=0.1, rule=ExitRule(first=("tiny",), unconfidence_above=NEVER)),
+    )
+    write_ensemble(tmp_path, config, model.members)
+    loaded = load_ensemble(tmp_path)
+    assert loaded.early_exit == ExitRule(first=("tiny",), unconfidence_above=NEVER)
+    (tmp_path / "members" / "wide-0" / "weights.safetensors").unlink()
+    assert same(probabilities(loaded, photos), probabilities(only(model, "tiny"), photos))
+
+
+def test_all_members_see_a_photograph_that_is_summed_in_parts(
+    model: EnsembleModel, photos: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble, "BLOCK", 1000)
+    assert same(probabilities(exiting(model, NEVER), photos[:1]), probabilities(model, photos[:1]))
+
+
+def test_best_members_are_the_mean_of_all_of_them(model: EnsembleModel, photos: list[Source]) -> None:
+    best = BestMembers(kind="best_members", unconfidence_above=0, recipes={"01": ("wide",)})
+    image = read_image(photos[0].path)
+    early = exiting(replace(model, operations=(best,)), NEVER)
+    assert (early.mask(image, "01") == only(model, "wide").mask(image)).all()
+    assert (early.mask(image, "02") == only(model, "tiny").mask(image)).all()
+    missing = best.model_copy(update={"recipes": {"01": ("unet11",)}})
+    assert (replace(early, operations=(missing,)).mask(image, "01") == model.mask(image)).all()
+
+
+def test_without_members_that_are_first_all_decide(model: EnsembleModel, photos: list[Source]) -> None:
+    rest = only(model, "wide")
+    assert same(probabilities(exiting(rest, NEVER), photos), probabilities(rest, photos))
+
+
+def test_the_rule_is_a_part_of_the_ensemble(model: EnsembleModel) -> None:
+    digests = {exiting(model, limit).digest() for limit in (0.1, 0.2, 0.1)} | {model.digest()}
+    digests.add(exiting(model, 0.1, ("wide",)).digest())
+    assert len(digests) == 4
+    assert gather(model.members, None).early_exit is None
