@@ -7,7 +7,9 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from backdrop.cli import app
 from backdrop.common.errors import MemberError
 from backdrop.config import find_ensemble
 from backdrop.config.folds import Rule
@@ -73,7 +75,12 @@ def site(make_dataset: Callable[..., Path], tmp_path: Path) -> Site:
 
 @pytest.mark.parametrize("tracked", ["embedded"], indirect=True)
 def test_what_was_learned_is_registered_judged_and_used(site: Site, tracked: str) -> None:
-    evaluation = site.evaluate(site.ensemble)
+    report = site.root / "report"
+    options = ("--plan", site.plan, "--out", report, "--ensemble", site.ensemble, "--members", *site.members)
+    result = CliRunner().invoke(app.app, ["evaluate", str(site.data), *map(str, options)])
+    assert "holdout      early exit           saves " in result.stdout
+    assert f"{HELD} of {HELD} photographs stopped\n" in result.stdout
+    evaluation = Evaluation.model_validate_json((report / "metrics.json").read_bytes())
     learned = evaluation.early_exit
     assert learned is not None
     assert learned.rule is not None
@@ -85,9 +92,10 @@ def test_what_was_learned_is_registered_judged_and_used(site: Site, tracked: str
     cost = gather(opened, None).cost()
     assert evaluation.cost == gather(opened[:2], None).cost() < cost
     assert learned.holdout.saved.mean == pytest.approx(1 - evaluation.cost / cost)
-    page = (site.root / "report" / "index.html").read_text()
+    page, rule = (report / "index.html").read_text(), "Members of tiny see each photograph first"
     assert "<h2>Early exit</h2>" in page
-    assert "Members of tiny see each photograph first" in page
+    assert rule in page
+    assert rule in result.stdout
 
     version = site.register(site.ensemble)
     config = registry.fetch_version(version.address) / "ensemble.yaml"
@@ -95,7 +103,7 @@ def test_what_was_learned_is_registered_judged_and_used(site: Site, tracked: str
     model = load_ensemble(config.parent)
     assert model.digest() == evaluation.model
     card = MlflowClient().get_model_version(site.root.name, str(version.version)).description
-    assert "| Early exit | Members of tiny see each photograph first" in card
+    assert f"| Early exit | {rule}" in card
 
     assert site.register(site.ensemble) == version
     found = find_registration([str(site.plan)], opened, find_ensemble(site.ensemble), site.root.name)
@@ -105,7 +113,7 @@ def test_what_was_learned_is_registered_judged_and_used(site: Site, tracked: str
     assert find_registration([str(site.plan)], opened, plain, site.root.name) is None
 
     assert promote(str(site.data), site.root.name).outcome == "promoted"
-    scores = {one.image: one.dice for one in read_scores(site.root / "report" / "images.csv") if one.fold is None}
+    scores = {one.image: one.dice for one in read_scores(report / "images.csv") if one.fold is None}
     again = predict_scores(str(site.data), read_plan(site.plan), version)
     assert {one.image: one.dice for one in again} == scores
     champion = f"models:/{site.root.name}@champion"
