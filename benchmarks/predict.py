@@ -2,9 +2,10 @@
 
 .venv/bin/python benchmarks/predict.py PHOTOS MEMBER            the two ways, CPU time and disk
 .venv/bin/python benchmarks/predict.py PHOTOS MEMBER --memory   peak memory of `predict`, 100 and 1,000 photographs
+.venv/bin/python benchmarks/predict.py PHOTOS MEMBER --precision   the network in float32 and in bfloat16
 
 PHOTOS is a folder, MEMBER a finished member's folder, which stands for ten. Photographs are repeated under other names
-where there are too few. The winners wrote PNGs.
+where there are too few. The winners wrote PNGs. The masks of PHOTOS `train` are in `train_masks` beside it.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 
-from backdrop.data.dataset import read_image
+from backdrop.data.dataset import read_image, read_mask
+from backdrop.data.masks import Mask, binarize, dice
 from backdrop.data.rle import encode_rle
-from backdrop.inference.ensemble import EnsembleModel, member_answers
+from backdrop.inference.batch import keep_networks
+from backdrop.inference.ensemble import EnsembleModel, Inputs, member_answers
 from backdrop.inference.member import Member, read_member
 from backdrop.inference.predict import Mean
 
@@ -57,7 +60,7 @@ def in_memory(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock:
         mean = Mean()
         for member, weight in zip(model.members, model.weights(), strict=True):
             with clock("networks"):
-                (answer,) = member_answers(member, [[prepared]])
+                (answer,) = member_answers(member, Inputs([[prepared]]))
                 probability = answer.probability()
             with clock("merge"):
                 mean.add(probability, weight)
@@ -73,7 +76,7 @@ def by_files(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock: 
             with clock("decode"):
                 prepared = model.prepare(read_image(photo))
             with clock("networks"):
-                (answer,) = member_answers(member, [[prepared]])
+                (answer,) = member_answers(member, Inputs([[prepared]]))
                 probability = answer.probability()
             with clock("merge"):
                 levels = np.rint(probability.numpy() * 255).astype(np.uint8)
@@ -126,18 +129,44 @@ def show_memory(photos: Sequence[Path], member: Path) -> None:
         print(f"{number} photographs: {int(done.stdout) / 1024:,.0f} MiB", flush=True)
 
 
+def show_precision(photos: Sequence[Path], member: Member) -> None:
+    """Prints each precision's cost, its Dice, and what it changes."""
+    masks: dict[str, list[Mask]] = {}
+    truths = [read_mask(next(p.parents[1].glob(f"train_masks/{p.stem}_mask.*"))) for p in photos]
+    print("| precision | network, CPU-ms | Dice | largest change of a photograph's Dice | pixels changed |")
+    for precision in ("fp32", "bf16"):
+        compute = member.recipe.compute.model_copy(update={"precision": precision})
+        recipe = member.recipe.model_copy(update={"compute": compute})
+        model = keep_networks(EnsembleModel((Member(member.folder, member.record, recipe),), {}))
+        clock, masks[precision] = Clock(), []
+        for photo in photos:
+            prepared = model.prepare(read_image(photo))
+            with clock("network"):
+                (answer,) = member_answers(model.members[0], Inputs([[prepared]]))
+            masks[precision].append(binarize(answer.probability()))
+        scores = [[dice(mask, truth) for mask, truth in zip(found, truths, strict=True)] for found in masks.values()]
+        change = max(abs(one - other) for one, other in zip(scores[0], scores[-1], strict=True))
+        pixels = np.mean([(one != other).mean() for one, other in zip(masks["fp32"], masks[precision], strict=True)])
+        cost = 1000 * clock.seconds["network"] / len(photos)
+        print(f"| {precision} | {cost:.1f} | {np.mean(scores[-1]):.5f} | {change:.5f} | {pixels:.5%} |", flush=True)
+
+
 def main() -> None:
     """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("member", type=Path)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--precision", action="store_true")
     given = parser.parse_args()
     photos = sorted(given.photos.glob("*.jpg"))
     if given.memory:
         show_memory(photos, given.member)
         return
     one = read_member(given.member)
+    if given.precision:
+        show_precision(photos, one)
+        return
     network = one.network()
 
     class Loaded(Member):

@@ -9,8 +9,10 @@ from backdrop.config import find_recipe, shipped
 from backdrop.config.network import Network
 from backdrop.models import build
 from backdrop.models.cost import macs, parameters
+from backdrop.models.folding import fold_batch_norms
 from backdrop.models.initialization import init_like_torch_0_2
 from backdrop.models.resnet import ResNet
+from backdrop.models.snapshot_ensemble import SnapshotEnsemble
 from backdrop.steps.describe import describe
 
 # Parameters, batch norm's share of them, its buffers, and 1e9 multiply-accumulates at each size, as counted on the
@@ -58,6 +60,46 @@ def test_logits_have_their_images_size(options: dict[str, Any]) -> None:
     assert logits.shape == (2, 1, height, width)
     logits.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("options", SMALL, ids=lambda options: options["kind"])
+@pytest.mark.parametrize("snapshots", [0, 2])
+def test_folded_batch_norms_change_nothing_but_rounding(options: dict[str, Any], snapshots: int) -> None:
+    torch.manual_seed(0)
+    network: nn.Module = build(**options)
+    network = SnapshotEnsemble([network, build(**options)]) if snapshots else network
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value, low, high in (
+                *((module.running_mean, -1, 1), (module.running_var, 0.3, 2)),
+                *((module.weight, 0.5, 2), (module.bias, -1, 1)),
+            ):
+                assert value is not None
+                nn.init.uniform_(value, low, high)
+    network.eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.inference_mode():
+        before = network(images)
+    fold_batch_norms(network)
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (16, 3)])
+def test_a_cpus_way_in_bfloat16_to_double_the_size_is_the_same(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = build("linknet", width=4).head[0]
+    images = torch.randn(2, 4, *size)
+    plain = layer(images)
+    plain.sum().backward()
+    slope = layer.weight.grad.clone()
+    layer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = layer(images)
+    fast.float().sum().backward()
+    torch.testing.assert_close(fast.float(), plain, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(layer.weight.grad, slope, rtol=0.05, atol=0.2)
 
 
 @pytest.mark.parametrize("options", [options for options, *_ in WINNERS] + SMALL)
@@ -156,9 +198,9 @@ def test_first_weights_of_2017(options: dict[str, Any], bounds: dict[str, float]
         assert 0.98 * bound < weight.abs().max() <= bound
         assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
         assert 0.25 * bound < after[f"{key}.bias"].abs().max() <= bound
-    kinds = {key: type(module).__name__ for key, module in network.named_modules()}
-    drawn = {key for key in after if kinds[key.rpartition(".")[0]] == "ConvTranspose2d"}
-    norms = {key for key in after if kinds[key.rpartition(".")[0]] == "BatchNorm2d" and key.endswith(".weight")}
+    layers = dict(network.named_modules())
+    drawn = {key for key in after if isinstance(layers[key.rpartition(".")[0]], nn.ConvTranspose2d)}
+    norms = {key for key in after if isinstance(layers[key.rpartition(".")[0]], nn.BatchNorm2d) and "weight" in key}
     outside = {key for key in norms if not key.startswith("encoder.")}
     assert {key for key in after if not torch.equal(before[key], after[key])} == drawn | outside
     if outside:

@@ -6,8 +6,9 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 import cv2
 import numpy as np
@@ -26,10 +27,10 @@ from backdrop.data.dataset import open_dataset, read_image, read_mask
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.data.masks import Mask
 from backdrop.data.photographs import Source
-from backdrop.data.rle import decode_rle
+from backdrop.data.rle import decode_rle, encode_rle
 from backdrop.inference import batch
-from backdrop.inference.batch import cut_out, keep_networks
-from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
+from backdrop.inference.batch import Cutout, ahead, cut_out, keep_networks
+from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph, gather
 from backdrop.inference.predict import ALL, BATCH, Mean
 from backdrop.steps.members import open_member
 from backdrop.steps.predict import predict
@@ -197,6 +198,45 @@ def test_networks_are_kept_while_there_is_room(model: EnsembleModel, monkeypatch
         model_in_memory = keep_networks(model)
         assert [member.network() is member.network() for member in model_in_memory.members] == kept
         assert model_in_memory.digest() == model.digest()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_next_is_made_while_one_is_used_unless_it_is_large(large: bool) -> None:
+    made: SimpleQueue[int] = SimpleQueue()
+
+    def make() -> Iterator[int]:
+        for number in range(1, 5):
+            made.put(number)
+            yield number
+        raise DataError("a.jpg is damaged", "Replace it")
+
+    items = ahead(make(), lambda _: large)
+    for number in range(1, 5):
+        assert next(items) == number
+        if large:
+            assert [made.get() for _ in range(made.qsize())] == [number]
+        elif number < 4:
+            assert {made.get(timeout=60) for _ in range(2 if number == 1 else 1)} >= {number + 1}
+    with pytest.raises(DataError, match="damaged"):
+        next(items)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_neither_the_order_of_members_nor_what_stays_in_memory_changes_a_bit(
+    photos: Path, tmp_path: Path, precision: str
+) -> None:
+    recipe = find_recipe("tiny", [*SMALL, f"compute.precision={precision}"])
+    members = [open_member(str(write_member(tmp_path / f"m{n}", recipe, f"{n}" * 64, n))) for n in range(3)]
+    sources = [Source(path, path.name) for path in sorted(photos.iterdir())]
+
+    def finish(source: Source, outcome: Outcome, mask: Mask) -> Cutout:
+        assert outcome.probability is not None
+        return Cutout(image=source.name, rle=encode_rle(mask), digest=storage.sha256(outcome.probability.tobytes()))
+
+    models = [EnsembleModel(tuple(members), {}), EnsembleModel(tuple(members[::-1]), {})]
+    results = [cut_out(model, sources, finish) for one in models for model in (one, keep_networks(one))]
+    assert len({cutout.digest for cutout in results[0]}) == 10
+    assert all(result == results[0] for result in results)
 
 
 def test_photographs_that_cannot_be_read_are_reported_and_the_others_predicted(

@@ -28,6 +28,7 @@ SHARED = (
     "optimizer={kind: sgd, clip_norm: 1.0}",
     "augmentation=[{kind: affine}]",
     "checkpoint.every_steps=1",
+    "compute.precision=fp32",
 )
 
 

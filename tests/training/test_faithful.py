@@ -39,7 +39,7 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_faithful_recipe_computes_what_it_always_did(name: str) -> None:
     settings, losses, square, soft = NUMBERS[name]
-    recipe = find_recipe(name, ["pretrained=null", *settings])
+    recipe = find_recipe(name, ["pretrained=null", "compute.precision=fp32", *settings])
     random = np.random.default_rng(7)
     found, network = _train(recipe, random)
     assert found == pytest.approx(losses, rel=1e-4)

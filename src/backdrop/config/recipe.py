@@ -21,9 +21,10 @@ RUNTIME_KEYS = ("checkpoint", "loading", "on_nan")
 class Compute(Record):
     """How a step is computed; every key affects the last bits of the weights.
 
-    `precision: auto` is bf16 on a GPU that supports it, else fp32 (without TF32). `deterministic` restricts a GPU to
-    deterministic algorithms, which are slower; a CPU always uses them. `augment` runs augmentation on the `host` while
-    loading, or on the training `device`; auto is device on a GPU, else host. Their random changes differ.
+    `precision: auto` is bf16 on a GPU or CPU that multiplies bfloat16, else fp32 (without TF32); the member predicts in
+    it, too. `deterministic` restricts a GPU to deterministic algorithms, which are slower; a CPU always uses them.
+    `augment` runs augmentation on the `host` while loading, or on the training `device`; auto is device on a GPU, else
+    host. Their random changes differ.
     """
 
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"

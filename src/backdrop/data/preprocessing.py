@@ -43,8 +43,8 @@ def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def normalize(images: Tensor, spec: Input) -> Tensor:
     """A batch of RGB inputs (B, H, W, 3) uint8, normalized for the network: (B, 3, H, W) float32, channels last."""
-    batch = images.permute(0, 3, 1, 2).float() / 255
+    batch = images.permute(0, 3, 1, 2).float().div_(255)
     if spec.normalize == "imagenet":
         mean, deviation = (torch.tensor(values, device=batch.device).view(1, 3, 1, 1) for values in IMAGENET)
-        batch = (batch - mean) / deviation
+        batch = batch.sub_(mean).div_(deviation)
     return batch.flip(1) if spec.channels == "bgr" else batch

@@ -13,8 +13,8 @@ from backdrop.data.folds import FoldPlan, Row
 from backdrop.data.masks import Mask, Overlap, PackedMask
 from backdrop.evaluation.early_exit import First, Judged, Trial
 from backdrop.evaluation.metrics import Score, measure_traits
-from backdrop.inference.batch import chunks, lazily
-from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph, blocks, member_answers
+from backdrop.inference.batch import ahead, chunks, lazily
+from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.predict import Mean
 from backdrop.inference.uncertainty import unconfidence
@@ -119,7 +119,7 @@ def _judge(
     dataset.select(row.image for row in rows)  # raises if a mask is missing
     recipes = {member.record.recipe for member in model.members}
     firsts = [first for first in firsts if recipes.intersection(first)]
-    for chunk in chunks(lazily(prepare, rows), sums=1 + len(recipes) + len(firsts)):
+    for chunk in ahead(chunks(model, lazily(prepare, rows), sums=1 + len(recipes) + len(firsts))):
         yield from _judge_chunk(model, [photo for photo, _ in chunk], [known for _, known in chunk], firsts)
 
 
@@ -136,8 +136,9 @@ def _judge_chunk(
         means = [Mean() for _ in photos]
         first_means = [{first: Mean() for first in firsts} for _ in photos]
         recipe_means = [{name: Mean() for name in names} for _ in photos]
+        inputs = Inputs([photos])
         for member, weight in zip(model.members, model.weights(), strict=True):
-            for i, answer in enumerate(member_answers(member, [photos])):
+            for i, answer in enumerate(member_answers(member, inputs)):
                 probability = answer.probability(rows)
                 means[i].add(probability, weight)
                 for first, mean in first_means[i].items():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -62,8 +63,9 @@ CUTOUTS = TypeAdapter(list[Cutout])
 class PredictionStore:
     """Finished masks of many photographs: one file in `folder` per chunk, so that a killed run can resume.
 
-    A file's name is the digest of Backdrop's version, the ensemble, the pictures' options, and the photographs' names
-    and bytes, so results of another ensemble or of a changed photograph are never reused. Pictures are in a folder
+    A file's name is the digest of Backdrop's version, the ensemble, how its networks compute, the pictures' options,
+    and the photographs' names and bytes, so results of another ensemble, of another kind of device or of a changed
+    photograph are never reused. Pictures are in a folder
     beside the file, which is written after them.
     """
 
@@ -120,6 +122,8 @@ class PredictionStore:
 class _CachedMember(Member):
     """A member whose network is loaded once and stays in memory."""
 
+    is_in_memory = True
+
     @cached_property
     def _network(self) -> nn.Module:
         return super().network()
@@ -147,7 +151,7 @@ def encode(source: Source, outcome: Outcome, mask: Mask) -> Cutout:  # noqa: ARG
 
 
 def cut_out(model: EnsembleModel, photos: Sequence[Source], finish: Finish = encode) -> list[Cutout]:
-    """The photographs' masks, in order of their names.
+    """The photographs' masks, in order of their names: the next are decoded and predicted while some are finished.
 
     A photograph that can't be read, or doesn't fit a recipe's input, gets a failure instead of a mask. Chunk sizes
     don't change the result: networks always see the same batches.
@@ -159,8 +163,23 @@ def cut_out(model: EnsembleModel, photos: Sequence[Source], finish: Finish = enc
     """
     failed: list[Cutout] = []
     usable = _usable(lazily(partial(_prepare, model), photos), failed)
-    cutouts = [cutout for chunk in chunks(usable) for cutout in _cut_chunk(model, chunk, finish)]
+    predicted = _predict(model, ahead(chunks(model, usable)), with_probability=finish is not encode)
+    cutouts = [
+        _finish(model, source, outcome, finish)
+        for pairs in ahead(predicted, lambda pairs: pairs[0][1].photo.pixels > LARGE)
+        for source, outcome in pairs
+    ]
     return sorted([*cutouts, *failed], key=lambda cutout: cutout.image)
+
+
+def ahead(items: Iterator[T], is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
+    """The same items: a thread makes the next one while one is used, unless this one is so large that two don't fit."""
+    with ThreadPoolExecutor(1) as thread:
+        item = next(items, None)
+        while item is not None:
+            following = None if is_large(item) else thread.submit(next, items, None)
+            yield item
+            item = following.result() if following else next(items, None)
 
 
 def lazily(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
@@ -169,16 +188,21 @@ def lazily(prepare: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
         yield from in_threads(prepare, items[start : start + AHEAD])
 
 
-def chunks(items: Iterable[tuple[Photograph, T]], sums: int = 1) -> Iterator[list[tuple[Photograph, T]]]:
-    """Groups of complete batches, each as large as fits in memory; a large photograph is alone.
+def chunks(
+    model: EnsembleModel, items: Iterable[tuple[Photograph, T]], sums: int = 1
+) -> Iterator[list[tuple[Photograph, T]]]:
+    """What is predicted at a time: a batch if the ensemble's networks stay in memory, else as many as fit.
+
+    A large photograph is alone.
 
     Args:
+        model: the ensemble.
         items: photographs, each with what belongs to it.
         sums: how many sums each pixel has.
     """
     chunk: list[tuple[Photograph, T]] = []
     for batch in _batches(items, sums):
-        if chunk and (len(chunk) % BATCH or _pixels([*chunk, *batch]) * sums > PIXELS):
+        if chunk and (model.is_in_memory or len(chunk) % BATCH or _pixels([*chunk, *batch]) * sums > PIXELS):
             yield chunk
             chunk = []
         chunk = [*chunk, *batch]
@@ -204,7 +228,8 @@ def _batches(items: Iterable[tuple[Photograph, T]], sums: int) -> Iterator[list[
 
 def _key(model: EnsembleModel, photos: Sequence[Source], pictures: Pictures | None) -> str:
     names = [photo.name for photo in photos]
-    parts = [__version__, model.digest(), names, in_threads(_digest, photos), pictures and pictures.digest()]
+    digests = in_threads(_digest, photos)
+    parts = [__version__, model.digest(), model.computation(), names, digests, pictures and pictures.digest()]
     return storage.sha256(json.dumps(parts).encode())
 
 
@@ -252,11 +277,17 @@ def _pixels(items: Sequence[tuple[Photograph, object]]) -> int:
     return sum(photo.pixels for photo, _ in items)
 
 
-def _cut_chunk(model: EnsembleModel, chunk: Sequence[tuple[Photograph, Source]], finish: Finish) -> Iterator[Cutout]:
-    outcomes = model.outcomes([photo for photo, _ in chunk], with_probability=finish is not encode)
-    for (_, source), outcome in zip(chunk, outcomes, strict=True):
-        view = PurePosixPath(source.name).stem.rpartition("_")[2]
-        try:
-            yield finish(source, outcome, model.cut(outcome, view))
-        except DataError as error:
-            yield Cutout(image=source.name, failure=_reason(source, error))
+def _predict(
+    model: EnsembleModel, chunks: Iterator[list[tuple[Photograph, Source]]], with_probability: bool
+) -> Iterator[list[tuple[Source, Outcome]]]:
+    for chunk in chunks:
+        outcomes = model.outcomes([photo for photo, _ in chunk], with_probability)
+        yield [(source, outcome) for (_, source), outcome in zip(chunk, outcomes, strict=True)]
+
+
+def _finish(model: EnsembleModel, source: Source, outcome: Outcome, finish: Finish) -> Cutout:
+    view = PurePosixPath(source.name).stem.rpartition("_")[2]
+    try:
+        return finish(source, outcome, model.cut(outcome, view))
+    except DataError as error:
+        return Cutout(image=source.name, failure=_reason(source, error))

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from backdrop.common import storage
-from backdrop.common.devices import device
+from backdrop.common.devices import device, precision_of
 from backdrop.common.errors import MemberError
 from backdrop.config import Ensemble, ExitRule, Input, Recipe, digest
 from backdrop.config.postprocessing import Operations
@@ -20,7 +21,7 @@ from backdrop.data import masks
 from backdrop.data.preprocessing import to_input
 from backdrop.inference.member import RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
-from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, integer_weights, scaled_size
+from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, batches, integer_weights, scaled_size
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.models import build
 from backdrop.models.cost import macs
@@ -45,6 +46,11 @@ class EnsembleModel:
     operations: Operations = ()
     early_exit: ExitRule | None = None
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all networks stay in memory."""
+        return all(member.is_in_memory for member in self.members)
+
     def weights(self) -> list[int]:
         """Integer weights of the members, in their order."""
         names = [member.record.recipe for member in self.members]
@@ -57,6 +63,14 @@ class EnsembleModel:
         parts += [[operation.model_dump_json()] for operation in self.operations]
         parts += [[self.early_exit.model_dump_json()]] if self.early_exit else []
         return storage.sha256(json.dumps(parts).encode())
+
+    def computation(self) -> list[str]:
+        """What the last bits of the members' answers depend on: the kind of device, and the precisions."""
+        target = device()
+        return [
+            target.type,
+            *sorted({precision_of(member.recipe.compute.precision, target) for member in self.members}),
+        ]
 
     def cost(self) -> int:
         """Multiply-accumulates of all networks for one photograph: of every member, snapshot, flip and scale."""
@@ -100,16 +114,13 @@ class EnsembleModel:
         return [member for member in self.members if member.record.recipe in names]
 
     def _add(
-        self,
-        members: Sequence[Member],
-        batches: Sequence[Sequence[tuple["Photograph", Mean]]],
-        rows: slice = ALL,
+        self, members: Sequence[Member], groups: Sequence[Sequence[tuple["Photograph", Mean]]], rows: slice = ALL
     ) -> None:
-        """Adds some members' probabilities of photographs to their means; networks see each batch by itself."""
+        """Adds some members' probabilities of photographs to their means; networks see each group by itself."""
         weights = dict(zip((member.name for member in self.members), self.weights(), strict=True))
-        for member in members if any(batches) else ():
-            given = member_answers(member, [[photo for photo, _ in batch] for batch in batches])
-            for (_, mean), answer in zip(chain.from_iterable(batches), given, strict=True):
+        inputs = Inputs([[photo for photo, _ in group] for group in groups])
+        for member in members if any(groups) else ():
+            for (_, mean), answer in zip(chain.from_iterable(groups), member_answers(member, inputs), strict=True):
                 mean.add(answer.probability(rows), weights[member.name])
 
     def outcomes(self, photos: Sequence["Photograph"], with_probability: bool = False) -> Iterator["Outcome"]:
@@ -217,14 +228,30 @@ def prediction_cost(recipe: Recipe) -> int:
     return passes * sum(macs(network, *scaled_size(size, scale, network)) for scale in recipe.tta.scales)
 
 
-def member_answers(member: Member, batches: Sequence[Sequence[Photograph]]) -> Iterator[Answer]:
-    """One member's answer to each photograph of each batch; the network sees four of a batch at a time."""
-    recipe = member.recipe
-    network = member.network().to(device())
-    for photos in batches:
-        inputs = [photo.inputs[recipe.input] for photo in photos]
-        sizes = [(photo.height, photo.width) for photo in photos]
-        yield from answers(network, inputs, sizes, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+class Inputs:
+    """What networks see of groups of photographs, four of a group at a time; made once for each recipe's input."""
+
+    def __init__(self, groups: Sequence[Sequence[Photograph]]) -> None:
+        self.sizes = [(photo.height, photo.width) for photos in groups for photo in photos]
+        self._groups = groups
+        self._batches: dict[Input, list[Tensor]] = {}
+
+    def batches(self, spec: Input) -> list[Tensor]:
+        """The batches (B, 3, h, w) on the device."""
+        if spec not in self._batches:
+            groups = ([photo.inputs[spec] for photo in photos] for photos in self._groups)
+            self._batches[spec] = [batch for inputs in groups for batch in batches(inputs, spec, device())]
+        return self._batches[spec]
+
+
+def member_answers(member: Member, inputs: Inputs) -> Iterator[Answer]:
+    """One member's answer to each photograph, computed in the precision that its recipe trains in."""
+    recipe, target = member.recipe, device()
+    network = member.network().to(target)
+    precision = precision_of(recipe.compute.precision, target)
+    align_corners = recipe.legacy.output_align_corners
+    photos = inputs.batches(recipe.input)
+    return answers(network, photos, inputs.sizes, recipe.input, recipe.tta, align_corners, precision)
 
 
 def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:

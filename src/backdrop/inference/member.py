@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from backdrop.common.errors import BackdropError, MemberError, shorten
 from backdrop.common.text import parse_json
 from backdrop.config import Recipe
 from backdrop.config import digest as recipe_digest
+from backdrop.config.legacy import Legacy
 from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
@@ -69,6 +70,7 @@ class Member:
     folder: Path
     record: MemberRecord
     recipe: Recipe
+    is_in_memory: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -76,7 +78,7 @@ class Member:
         return f"{self.record.recipe}-{self.record.fold}"
 
     def network(self) -> "nn.Module":
-        """The trained network on the CPU, in evaluation mode.
+        """The trained network on the CPU, as `assemble` makes it.
 
         Raises:
             MemberError: if the weights aren't those of the recipe's network.
@@ -105,17 +107,28 @@ class Member:
 
 
 def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":
-    """The network with these weights in evaluation mode; a `SnapshotEnsemble` if the recipe keeps snapshots."""
+    """The network with these weights, to predict with; a `SnapshotEnsemble` if the recipe keeps snapshots.
+
+    Its batch norms are folded into its convolutions, unless the recipe asks for the behavior of 2017.
+    """
+    import torch
+
     from backdrop.models import build
+    from backdrop.models.folding import fold_batch_norms
     from backdrop.models.snapshot_ensemble import SnapshotEnsemble
 
-    if recipe.snapshots:
-        count = len({name.split(".")[1] for name in weights})
-        network: nn.Module = SnapshotEnsemble(build(**recipe.network_options()) for _ in range(count))
-    else:
-        network = build(**recipe.network_options())
-    network.load_state_dict(weights)
-    return network.eval()
+    with torch.device("meta"):  # no time is spent on random weights
+        if recipe.snapshots:
+            count = len({name.split(".")[1] for name in weights})
+            network: nn.Module = SnapshotEnsemble(build(**recipe.network_options()) for _ in range(count))
+        else:
+            network = build(**recipe.network_options())
+    network.load_state_dict(weights, assign=True)
+    network.eval()
+    if recipe.legacy == Legacy():
+        fold_batch_norms(network)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    return network
 
 
 def content_key(

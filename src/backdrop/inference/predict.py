@@ -4,7 +4,7 @@ A member computes in float; its probability is then rounded once to 2^-24 and su
 where whole numbers below 2^53 are exact, so that the mean is the same to the last bit whatever the order of members.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,38 +84,59 @@ class Answer:
         return _resize(lines[None, None], (len(rows), self.width), self.align_corners)[0, 0]
 
 
+def batches(inputs: Sequence[NDArray[np.uint8]], spec: Input, device: torch.device) -> Iterator[Tensor]:
+    """What networks see of photographs: batches (B, 3, h, w) float32 of at most 4, on the device.
+
+    Args:
+        inputs: each photograph as `to_input` returns it, (h, w, 3).
+        spec: the recipe's input.
+        device: where the networks are.
+    """
+    for start in range(0, len(inputs), BATCH):
+        stacked = torch.from_numpy(np.stack(inputs[start : start + BATCH]))
+        if device.type == "cuda":
+            stacked = stacked.pin_memory().to(device, non_blocking=True)
+        yield normalize(stacked, spec)
+
+
 @torch.inference_mode()
 def answers(
     network: nn.Module,
-    inputs: Sequence[NDArray[np.uint8]],
-    sizes: Sequence[tuple[int, int]],
+    inputs: Iterable[Tensor],
+    sizes: Iterable[tuple[int, int]],
     spec: Input,
     tta: Tta = PLAIN,
     align_corners: bool = False,
+    precision: str = "fp32",
 ) -> Iterator[Answer]:
-    """The network's answers to photographs, which it sees in batches of 4.
+    """The network's answers to photographs.
 
     Args:
         network: in evaluation mode.
-        inputs: each photograph as `to_input` returns it, (h, w, 3).
+        inputs: the photographs, as `batches` makes them.
         sizes: each photograph's own height and width.
         spec: the recipe's input.
         tta: the recipe's test-time augmentation.
         align_corners: the recipe's `legacy.output_align_corners`.
+        precision: as `precision_of` resolves the recipe's; the network computes in bfloat16 if it is `bf16`.
     """
-    device = next(network.parameters()).device
-    for start in range(0, len(inputs), BATCH):
-        stacked = np.stack(inputs[start : start + BATCH])
-        batch = normalize(torch.from_numpy(stacked).to(device), spec)
-        outputs = [output.float() for output in _outputs(network, batch, tta)]
+    remaining = iter(sizes)
+    for batch in inputs:
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            outputs = [output.float() for output in _outputs(network, batch, tta)]
         if tta.average == "logits" and not align_corners:  # the winners resized first, which `legacy` keeps to the bit
             outputs = [torch.stack(outputs).mean(dim=0)] if len(outputs) > 1 else outputs
-        for i, (height, width) in enumerate(sizes[start : start + BATCH]):
+        for i, (height, width) in zip(range(len(batch)), remaining, strict=False):
             yield Answer([output[i : i + 1] for output in outputs], height, width, spec, tta, align_corners)
 
 
 def predict_all(
-    network: nn.Module, images: Sequence[NDArray[np.uint8]], spec: Input, tta: Tta = PLAIN, align_corners: bool = False
+    network: nn.Module,
+    images: Sequence[NDArray[np.uint8]],
+    spec: Input,
+    tta: Tta = PLAIN,
+    align_corners: bool = False,
+    precision: str = "fp32",
 ) -> Iterator[Tensor]:
     """Each photograph's probability (H, W) float32, at its own size.
 
@@ -125,14 +146,16 @@ def predict_all(
         spec: the recipe's input.
         tta: the recipe's test-time augmentation.
         align_corners: the recipe's `legacy.output_align_corners`.
+        precision: as in `answers`.
 
     Raises:
         DataError: if a photograph doesn't fit the input.
     """
+    device = next(network.parameters()).device
     for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        inputs, sizes = [to_input(image, spec) for image in batch], [image.shape[:2] for image in batch]
-        for answer in answers(network, inputs, sizes, spec, tta, align_corners):
+        some = images[start : start + BATCH]
+        inputs, sizes = batches([to_input(image, spec) for image in some], spec, device), [i.shape[:2] for i in some]
+        for answer in answers(network, inputs, sizes, spec, tta, align_corners, precision):
             yield answer.probability()
 
 

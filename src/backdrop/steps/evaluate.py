@@ -32,6 +32,7 @@ from backdrop.evaluation.metrics import (
 )
 from backdrop.evaluation.pictures import encode_jpeg, panel, stack
 from backdrop.evaluation.scoring import Judges, judges, score
+from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather
 from backdrop.inference.member import Member
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
@@ -75,7 +76,8 @@ def evaluate(
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
     digests = verify(plans[0], dataset)
-    network = gather([open_member(address) for address in members], config and config.with_exit(None))
+    exhaustive = config and config.with_exit(None)
+    network = keep_networks(gather([open_member(address) for address in members], exhaustive))
     who = judges(plans, digests, network)
     asked = config.early_exit if config else None
     costs = _first_costs(network, who) if asked else {}

@@ -16,7 +16,7 @@ from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.batch import chunks, lazily
+from backdrop.inference.batch import ahead, chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.members import open_member
@@ -65,7 +65,7 @@ def label(
     plans, dataset = read_plans(plan), open_dataset(data)
     _check(dataset, plans[0])
     digests = verify(plans[0], dataset)
-    model = gather([open_member(address) for address in members], config)
+    model = keep_networks(gather([open_member(address) for address in members], config))
     able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
     photos = list(dataset.unlabeled.values())
     labels: list[Label] = []
@@ -124,7 +124,7 @@ def _label_fold(
     """Writes all masks, then removes those of uncertain objects, because an object is kept or dropped as a whole."""
     doubts: dict[str, list[float]] = {}
     found: list[tuple[Photo, float, str]] = []
-    for chunk in chunks(lazily(partial(_prepare, model), photos)):
+    for chunk in ahead(chunks(model, lazily(partial(_prepare, model), photos))):
         outcomes = model.outcomes([prepared for prepared, _ in chunk], with_probability=True)
         for (_, photo), outcome in zip(chunk, outcomes, strict=True):
             mask = model.cut(outcome, photo.view)

@@ -8,14 +8,6 @@ from typing import Any
 import torch
 
 
-def precision_of(setting: str, device: torch.device) -> str:
-    """`fp32`, `tf32` or `bf16`: the setting, with `auto` resolved for the device."""
-    if setting != "auto":
-        return setting
-    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return "bf16" if native else "fp32"
-
-
 def augments_on(setting: str, device: torch.device) -> str:
     """`host` or `device`: the setting, with `auto` resolved for the device."""
     if setting != "auto":

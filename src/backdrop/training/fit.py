@@ -185,7 +185,8 @@ def _pictures(job: FoldJob, trained: nn.Module, scores: Sequence[float], progres
     worst = sorted(zip(scores, (row.image for row in job.judge.rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
         image, truth = read_pair(job.dataset.photos[stem], job.digests)
-        predictions = predict_all(trained, [image], recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+        legacy, precision = recipe.legacy.output_align_corners, progress.precision
+        predictions = predict_all(trained, [image], recipe.input, recipe.tta, legacy, precision)
         probability = next(iter(predictions)).cpu().numpy()
         picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".png", np.asarray(picture))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from backdrop.common.devices import precision_of
 from backdrop.common.progress import progress
 from backdrop.config import Input, Recipe
 from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, in_threads, opened_image, read_mask
@@ -14,7 +15,7 @@ from backdrop.data.preprocessing import to_input
 from backdrop.evaluation.metrics import object_means
 from backdrop.inference.batch import PIXELS
 from backdrop.inference.ensemble import Photograph, blocks
-from backdrop.inference.predict import BATCH, answers
+from backdrop.inference.predict import BATCH, answers, batches
 from backdrop.training.distributed import ALONE, Distributed
 
 
@@ -72,12 +73,14 @@ def dices(
             return Photograph(height, width, {recipe.input: to_input(image, recipe.input)})
 
     scores: list[float] = []
-    count = _chunk(recipe.input)
+    count, target = _chunk(recipe.input), next(network.parameters()).device
+    align_corners, precision = recipe.legacy.output_align_corners, precision_of(recipe.compute.precision, target)
     for start in range(0, len(photos), count):
         chunk = photos[start : start + count]
         prepared = in_threads(prepare, chunk)
         inputs, sizes = [p.inputs[recipe.input] for p in prepared], [(p.height, p.width) for p in prepared]
-        replies = answers(network, inputs, sizes, recipe.input, recipe.tta, recipe.legacy.output_align_corners)
+        shown = batches(inputs, recipe.input, target)
+        replies = answers(network, shown, sizes, recipe.input, recipe.tta, align_corners, precision)
         for photo, truth, answer in zip(prepared, _truths(chunk, prepared, digests), replies, strict=True):
             overlap = Overlap()
             for rows in blocks([photo]):

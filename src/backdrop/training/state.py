@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from backdrop.common.devices import device
+from backdrop.common.devices import device, precision_of
 from backdrop.common.progress import log
 from backdrop.common.words import count
 from backdrop.config import Recipe
 from backdrop.config.optimizer import Optimizer
 from backdrop.training.checkpoint import Checkpoint, Progress, Weights, to_host
-from backdrop.training.compute import device_name, precision_of
+from backdrop.training.compute import device_name
 from backdrop.training.distributed import Distributed
 from backdrop.training.lr_schedules import started
 from backdrop.training.step import make_optimizer

@@ -1,0 +1,20 @@
+"""Makes a trained network cheaper to predict with."""
+
+from itertools import pairwise
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Folds each batch norm into the convolution before it, up to float rounding; the network can't train any more.
+
+    Args:
+        network: in evaluation mode; each of its batch norms follows its convolution among a module's children.
+    """
+    for parent in list(network.modules()):
+        for (name, layer), (following, norm) in pairwise(list(parent.named_children())):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                fused = fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))
+                setattr(parent, name, fused)
+                setattr(parent, following, nn.Identity())
