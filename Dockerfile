@@ -15,8 +15,8 @@ RUN python3 -c 'import pathlib, tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 write = lambda name, *extras: pathlib.Path(name).write_text("\n".join( \
     sum((project["optional-dependencies"][extra] for extra in extras), project["dependencies"]))); \
-write("cpu.txt", "heic", "pipelines", "s3", "serving", "signing"); \
-write("cuda.txt", "heic", "pipelines", "s3", "serving", "signing", "tuning")'
+write("cpu.txt", "heic", "pipelines", "s3", "serving", "signing", "student"); \
+write("cuda.txt", "heic", "pipelines", "s3", "serving", "signing", "student", "tuning")'
 # The arguments again, because those of a stage end with it.
 ENV PATH=/opt/pip/bin:$PATH PIP_CONSTRAINT=/build/constraints.txt PIP_FIND_LINKS=/build PIP_NO_CACHE_DIR=1 \
     PIP_EXTRA_INDEX_URL=$PIP_EXTRA_INDEX_URL PIP_NO_INDEX=$PIP_NO_INDEX

@@ -63,7 +63,7 @@ verify: check ## Everything generated is up to date (needs helm)
 wheels: setup ## Download into wheels/ what the image installs; then `make image PIP_NO_INDEX=1` needs no network
 	rm -rf wheels
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheels \
-		'.[heic,pipelines,s3,serving,signing,tuning]' 'setuptools>=77'
+		'.[heic,pipelines,s3,serving,signing,student,tuning]' 'setuptools>=77'
 	rm wheels/backdrop_ml-*
 
 image: ## Build both images (variables: IMAGE, CPU_IMAGE, BASE, SOURCE, CPU_INDEX, PIP_EXTRA_INDEX_URL, PIP_NO_INDEX)

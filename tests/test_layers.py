@@ -39,6 +39,8 @@ HEAVY = {
     "fastapi": {"serving"},
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},
+    "onnx": {"inference"},
+    "onnxruntime": {"inference"},
 }
 FILES = sorted(path for folder in RANK for path in (SOURCE / folder).rglob("*.py"))
 

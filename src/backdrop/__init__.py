@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from backdrop.common.errors import BackdropError
     from backdrop.steps.check import check
     from backdrop.steps.describe import describe
+    from backdrop.steps.distill import distill
     from backdrop.steps.estimate import estimate
     from backdrop.steps.evaluate import evaluate
     from backdrop.steps.history import history
@@ -36,6 +37,7 @@ __all__ = [
     "BackdropError",
     "check",
     "describe",
+    "distill",
     "estimate",
     "evaluate",
     "history",

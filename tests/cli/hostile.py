@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "train pseudo": "train data --plan plan.csv --recipe recipe.yaml --fold 0 --out out --pseudo labels",
     "tune": "tune data --plan plan.csv --recipe recipe.yaml --out out --trials 2 --space space.yaml --repeats 0",
     "tune cluster": "tune data --plan plan.csv --recipe recipe.yaml --out s3://photos/out --cluster cluster.yaml",
+    "distill": "distill data --plan plan.csv --model models:/cars@champion --out out --set epochs=1",
     "label": "label data --plan plan.csv --members member-0 member-1 --out out",
     "predict": "predict data/test --members member-0 member-1 --out out --ensemble ensemble.yaml",
     "predict submission": "predict data/test --members member-0 --out out --format submission"
@@ -98,7 +99,7 @@ REGISTRY = (
     "models",
     "reap",
 )
-HEAVY = ("predict model", *REGISTRY, "serve", "tune", "tune cluster")
+HEAVY = ("predict model", "distill", *REGISTRY, "serve", "tune", "tune cluster")
 LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.startswith("pipeline"))
 # What takes long when it works is always given one of these files broken beyond use.
 SLOW = {

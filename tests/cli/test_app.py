@@ -26,6 +26,7 @@ SURFACE = {
         *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),
         *("repeats", "parallel", "seed", "cluster", "overrides"),
     },
+    "distill": {"data", "plan", "model", "out", "recipe", "overrides", "fresh"},
     "label": {"data", "plan", "members", "out", "ensemble", "max_uncertainty"},
     "predict": {
         *("inputs", "out", "members", "model", "ensemble", "format", "sample_submission"),
@@ -127,7 +128,7 @@ def test_a_fault_in_the_data_is_exit_code_1(data: Path) -> None:
 
 def test_recipes(tmp_path: Path) -> None:
     assert [line.split()[0] for line in run("recipes", "ls").splitlines()] == [
-        *("linknet34", "linknet34-concat", "linknet34-faithful", "tiny", "tiny-linknet", "unet-scratch"),
+        *("linknet34", "linknet34-concat", "linknet34-faithful", "student", "tiny", "tiny-linknet", "unet-scratch"),
         *("unet-scratch-faithful", "unet-vgg11", "unet-vgg11-faithful", "unet11", "unet11-faithful"),
     ]
     assert "network:" in run("recipes", "show", "tiny")
@@ -140,7 +141,7 @@ def test_recipes(tmp_path: Path) -> None:
 
 def test_ensembles() -> None:
     assert [line.split()[0] for line in run("ensembles", "ls").splitlines()] == [
-        *("best-overfitting", "best-overfitting-interview", "compact", "demo", "linknet34", "tiny"),
+        *("best-overfitting", "best-overfitting-interview", "compact", "demo", "linknet34", "student", "tiny"),
     ]
     assert "members:" in run("ensembles", "show", "demo")
 

@@ -124,3 +124,24 @@ def label(
     record = step(data, plan, members, out, ensemble, max_uncertainty)
     for fold, kept in record.kept.items():
         print(f"fold {fold}  {kept} of {count(record.photographs, 'photograph')} kept")
+
+
+@command(app, "backdrop distill photos --plan plan.csv --model models:/cars@champion \\\n  --out student")
+def distill(
+    data: Data,
+    plan: Plans,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="The ensemble that teaches: models:/NAME@champion.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Member folder. {key} becomes the content key.")],
+    recipe: RecipeName = "student",
+    overrides: Set = [],  # noqa: B006  # as above
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard earlier results and start from scratch.")] = False,
+) -> None:
+    """Train a small network for CPUs on an ensemble's masks.
+
+    Resumes a training that was killed.
+    """
+    from backdrop.steps.distill import distill as step
+
+    record = step(data, plan, model, out, recipe, overrides, fresh)
+    how = "(unchanged)" if record.reused else f"in {record.member.seconds:.0f} s"
+    print(f"{record.address}: Dice {record.member.dice:.5f} on one photograph of each object {how}")

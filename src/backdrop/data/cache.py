@@ -21,7 +21,7 @@ from backdrop.common.errors import StorageError
 from backdrop.common.progress import log
 from backdrop.common.words import count
 from backdrop.config import Input
-from backdrop.data.dataset import Digests, Photo, in_threads, opened_image, read_mask
+from backdrop.data.dataset import Digests, Photo, in_threads, opened_image, read_levels
 from backdrop.data.preprocessing import to_input
 
 FORMAT = 2
@@ -78,11 +78,9 @@ class DecodedCache:
 
     def _decode(self, photo: Photo) -> Pair:
         image_digest, digest = self.digests[photo.stem]
-        assert photo.mask is not None  # Dataset.select has checked it
         with opened_image(photo.image, image_digest) as image:
             pixels = to_input(image, self.spec)
-        mask = read_mask(photo.mask, digest)
-        return pixels, to_input(mask.astype(np.uint8) * 255, self.spec)
+        return pixels, to_input(read_levels(photo, digest), self.spec)
 
     def _path(self, photo: Photo) -> Path:
         assert self.folder is not None

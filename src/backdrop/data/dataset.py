@@ -56,13 +56,17 @@ class Fault(Record):
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph: its stem `<object>_<view>`, its file, and its mask's file if there is one."""
+    """One photograph: its stem `<object>_<view>`, its file, and its mask's file if there is one.
+
+    The mask's file holds probabilities if it is `soft`.
+    """
 
     stem: str
     object: str
     view: str
     image: Path
     mask: Path | None
+    soft: bool = False
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,26 @@ def read_mask(path: Path, digest: str | None = None) -> Mask:
     if digest is not None and mask_digest(file.mask) != digest:
         raise _changed(path)
     return file.mask
+
+
+def read_levels(photo: Photo, digest: str) -> NDArray[np.uint8]:
+    """A photograph's mask (H, W), 0 and 255, or its soft mask, 0..255.
+
+    Args:
+        photo: the photograph, which has a mask.
+        digest: the expected `mask_digest`, or sha256 of a soft mask's file.
+
+    Raises:
+        DataError: as `read_mask`.
+    """
+    assert photo.mask is not None  # Dataset.select has checked it
+    if not photo.soft:
+        return read_mask(photo.mask, digest).astype(np.uint8) * 255
+    data = read_file(photo.mask)
+    if storage.sha256(data) != digest:
+        raise _changed(photo.mask)
+    with decoded_levels(data, printable(photo.mask)) as levels:
+        return np.asarray(levels, np.uint8)
 
 
 def read_pair(photo: Photo, digests: Digests) -> tuple[NDArray[np.uint8], Mask]:

@@ -34,6 +34,12 @@ def encode_png(mask: Mask) -> bytes:
     return data.tobytes()
 
 
+def encode_soft_png(probability: NDArray[np.floating[Any]]) -> bytes:
+    """A probability (H, W), 0..1, as the bytes of a PNG file of 8 bits per pixel, rounded to the nearest 1/255."""
+    _, data = cv2.imencode(".png", np.rint(probability * 255).astype(np.uint8))
+    return data.tobytes()
+
+
 class Overlap:
     """Counts the pixels of two masks, which may come part by part, for their Dice coefficient."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backdrop.common import storage, text
 from backdrop.common.errors import DataError, shorten
+from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest
 from backdrop.data.folds import FoldPlan, dump_plan
 
@@ -33,16 +34,26 @@ class Label:
     mask_sha256: str
 
 
+class Teacher(Record):
+    """The version of a registered model whose soft masks a student learns: `models:/NAME/VERSION`, and its digest."""
+
+    address: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Additional photographs that a fold may train on, each with its predicted mask, and their digests."""
+    """Photographs with predicted masks, and their digests: those that a fold may train on as well, or a student's."""
 
     photos: tuple[Photo, ...] = ()
     digests: Digests = field(default_factory=dict)
+    teacher: Teacher | None = None
 
     @property
     def digest(self) -> str:
-        """The digest of all images and masks; empty if there are none."""
+        """The digest of all images and masks, and of the teacher; empty if there are none."""
+        if self.teacher:
+            return storage.sha256(f"{self.teacher.model_dump_json()} {dataset_digest(self.digests)}".encode())
         return dataset_digest(self.digests) if self.digests else ""
 
 

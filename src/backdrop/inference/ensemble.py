@@ -19,7 +19,7 @@ from backdrop.config.postprocessing import Operations
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.data import masks
 from backdrop.data.preprocessing import to_input
-from backdrop.inference.member import RECIPE, RECORD, WEIGHTS, Member, read_member
+from backdrop.inference.member import ONNX, RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
 from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, batches, integer_weights, scaled_size
 from backdrop.inference.uncertainty import unconfidence
@@ -279,13 +279,13 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
 
 
 def write_ensemble(folder: Path, config: Ensemble, members: Sequence[Member]) -> None:
-    """Writes what `load_ensemble` reads: `ensemble.yaml` and each member's record, recipe and weights."""
+    """Writes what `load_ensemble` reads: `ensemble.yaml`, and each member's record, recipe, weights and ONNX graph."""
     (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(dump_yaml(config))
     for member in members:
         target = folder / MEMBERS / member.name
         target.mkdir(parents=True)
-        for name in (RECORD, RECIPE, WEIGHTS):
+        for name in (RECORD, RECIPE, WEIGHTS, *([ONNX] if member.record.onnx else [])):
             (target / name).write_bytes((member.folder / name).read_bytes())
 
 

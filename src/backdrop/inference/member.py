@@ -19,6 +19,7 @@ from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.dataset import Digests, dataset_digest, file_digest
 from backdrop.data.folds import FoldPlan, Row
+from backdrop.data.pseudo_labels import Teacher
 
 if TYPE_CHECKING:  # torch's import takes seconds: only where a network is made
     from torch import Tensor, nn
@@ -27,6 +28,7 @@ STEP = "train"  # that writes member folders
 RECORD = "member.json"
 RECIPE = "recipe.yaml"
 WEIGHTS = "weights.safetensors"
+ONNX = "network.onnx"  # only a student's
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 SAMPLES = "samples"
@@ -41,11 +43,14 @@ class MemberRecord(Record):
     the sha256 of the weights file, `settings` that of `recipe.yaml`; `version` the package's version; `pseudo` the
     digest of the pseudo-labeled photographs, empty without any. `threads`, `processes`, `device` and `precision`
     describe the computation: with others, the weights differ in their last bits.
+
+    A student has trained on all folds' soft masks: its `fold` is None, `teacher` the model that made them, `dice` that
+    on one photograph of each object that it trained on, and `onnx` the sha256 of its network as an ONNX graph.
     """
 
     key: str
     recipe: str = Field(pattern=NAME)
-    fold: int
+    fold: int | None
     seed: int
     epochs: int
     selected_epoch: int
@@ -61,6 +66,8 @@ class MemberRecord(Record):
     device: str
     precision: str
     pseudo: str = ""
+    teacher: Teacher | None = None
+    onnx: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,15 +81,20 @@ class Member:
 
     @property
     def name(self) -> str:
-        """`<recipe>-<fold>`."""
-        return f"{self.record.recipe}-{self.record.fold}"
+        """`<recipe>-<fold>`; without a fold, the recipe's."""
+        return member_name(self.record.recipe, self.record.fold)
 
     def network(self) -> "nn.Module":
-        """The trained network on the CPU, as `assemble` makes it.
+        """The trained network on the CPU, as `assemble` makes it; a student's is run by onnxruntime.
 
         Raises:
+            ConfigError: if it is a student, and onnxruntime isn't installed.
             MemberError: if the weights aren't those of the recipe's network.
         """
+        if self.record.onnx:
+            from backdrop.inference.onnx import OnnxNetwork
+
+            return OnnxNetwork(self.folder / ONNX)
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -104,6 +116,11 @@ class Member:
             return [dict(parse_json(line)) for line in path.read_text().splitlines()]
         except (OSError, ValueError, TypeError) as error:
             raise MemberError(f"{path} is damaged ({shorten(error)})", "Copy or train the member again") from error
+
+
+def member_name(recipe: str, fold: int | None) -> str:
+    """The name of a recipe's member of a fold."""
+    return recipe if fold is None else f"{recipe}-{fold}"
 
 
 def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":
@@ -132,7 +149,7 @@ def assemble(recipe: Recipe, weights: "dict[str, Tensor]") -> "nn.Module":
 
 
 def content_key(
-    recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int, pseudo: str = "", version: str = __version__
+    recipe: Recipe, plan: FoldPlan, digests: Digests, fold: int | None, pseudo: str = "", version: str = __version__
 ) -> str:
     """sha256 of everything that determines a member: recipe (with seed), images and masks, fold, package version.
 
@@ -158,12 +175,13 @@ def read_member(folder: Path) -> Member:
         record = parse(MemberRecord, values, str(folder / RECORD))
         text = read_text(folder / RECIPE, "recipe")
         recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))
-        digests = {name: file_digest(folder / name) for name in (RECIPE, WEIGHTS)}
+        recorded = {RECIPE: record.settings, WEIGHTS: record.weights, **({ONNX: record.onnx} if record.onnx else {})}
+        digests = {name: file_digest(folder / name) for name in recorded}
     except (BackdropError, ValueError) as error:
         raise MemberError(
             f"{folder} is not a finished member ({shorten(error)})", "Run its `backdrop train` again"
         ) from error
-    for name, digest in {RECIPE: record.settings, WEIGHTS: record.weights}.items():
+    for name, digest in recorded.items():
         if digests[name] != digest:
             raise MemberError(f"{folder / name} has changed since training", "Copy or train the member again")
     return Member(folder, record, recipe)

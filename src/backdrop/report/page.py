@@ -31,16 +31,16 @@ LEGEND = (
 class MemberSummary:
     """A member's row in the report.
 
-    `oof_dice` is the Dice on its own fold, `holdout_dice` the member's own on the holdout (None without a holdout),
-    `seconds` its training time, `history` the rows of its `metrics.jsonl`.
+    `oof_dice` is the Dice on its own fold (None of a student, which trained on all), `holdout_dice` the member's own on
+    the holdout (None without a holdout), `seconds` its training time, `history` the rows of its `metrics.jsonl`.
     """
 
     name: str
     recipe: str
-    fold: int
+    fold: int | None
     epochs: int
     selected_epoch: int
-    oof_dice: float
+    oof_dice: float | None
     holdout_dice: float | None
     seconds: float
     history: Sequence[Mapping[str, Any]]
@@ -114,7 +114,7 @@ def _members(members: Sequence[MemberSummary]) -> str:
     rows = [
         (
             m.name,
-            m.fold,
+            "all" if m.fold is None else m.fold,
             m.epochs,
             m.selected_epoch,
             *map(dice_text, (m.oof_dice, m.holdout_dice)),

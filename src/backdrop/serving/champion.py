@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backdrop.common.errors import TrackingError
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
 from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import EnsembleModel, load_ensemble
-from backdrop.tracking.client import place
-from backdrop.tracking.registry import find_address, parse_address
+from backdrop.tracking.registry import find_address, missing, parse_address
 from backdrop.tracking.version_files import fetch
 
 POLICY = RetryPolicy(pause_s=10.0, max_pause_s=30.0)
@@ -83,7 +81,7 @@ class Champion:
         version = find_address(self.address)
         self._answered = time.monotonic()
         if version is None:
-            raise TrackingError(f"There is no {self.address} in {place()}", "List the models with `backdrop models`")
+            raise missing(self.address)
         if self.current and self.current.address == version.address:
             return
         model = keep_networks(load_ensemble(fetch(version)))

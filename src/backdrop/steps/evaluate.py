@@ -178,7 +178,7 @@ def _summary(member: Member, evaluation: Evaluation) -> MemberSummary:
         fold=record.fold,
         epochs=record.epochs,
         selected_epoch=record.selected_epoch,
-        oof_dice=record.dice,
+        oof_dice=None if record.fold is None else record.dice,
         holdout_dice=alone.dice if alone else None,
         seconds=record.seconds,
         history=member.history(),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,14 @@ from backdrop.common.text import parse_json
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
 from backdrop.config.records import Record
-from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import read_plan, verify
+from backdrop.data.dataset import Dataset, Digests, open_dataset
+from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.data.pseudo_labels import PseudoLabels, read_labels
 from backdrop.inference.member import (
     CHECKPOINTS,
     CURVES,
     METRICS,
+    ONNX,
     RECIPE,
     RECORD,
     SAMPLES,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from backdrop.training.distributed import Distributed
 
 NEEDED = (RECIPE, WEIGHTS, METRICS, RECORD)  # of a finished member, which is whole without its pictures
-FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES)  # with its samples and its record
+FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES, ONNX)  # with its samples and its record
 
 
 class TrainRecord(Record):
@@ -51,6 +53,23 @@ class TrainRecord(Record):
     address: str
     member: MemberRecord
     reused: bool
+
+
+@dataclass(frozen=True)
+class Order:
+    """What determines a member: as `FoldJob`, but for where it is trained."""
+
+    dataset: Dataset
+    plan: FoldPlan
+    digests: Digests
+    recipe: Recipe
+    fold: int | None
+    pseudo: PseudoLabels
+
+    @property
+    def key(self) -> str:
+        """The member's content key."""
+        return content_key(self.recipe, self.plan, self.digests, self.fold, self.pseudo.digest)
 
 
 @working("preparing to train")
@@ -92,7 +111,12 @@ def train(
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()
-    key = content_key(chosen, folds, digests, fold, labels.digest)
+    return make_member(Order(dataset, folds, digests, chosen, fold, labels), out, fresh)
+
+
+def make_member(order: Order, out: str, fresh: bool) -> TrainRecord:
+    """Trains a member or reuses it; `out` and `fresh` are those of `train`, and it raises as `train` does."""
+    key = order.key
     searched = enabled() and not fresh
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # torchrun sets it
     known = find_member(key) if searched and alone else None
@@ -117,7 +141,8 @@ def train(
             stack.enter_context(hold(place, STEP))
         damage: dict[str, list[str]] = {}
         if distributed.is_main:
-            damage = _repair({target, str(folder)}, None if fresh else key)
+            needed = NEEDED if order.fold is not None else (*NEEDED, ONNX)
+            damage = _repair({target, str(folder)}, None if fresh else key, needed)
             _discard(target, folder, store) if fresh else _fetch(target, folder, key)
         distributed.barrier()
         reused = _finished(folder, store, key)
@@ -129,10 +154,10 @@ def train(
         def work() -> Member:
             if reused:
                 return read_member(folder)
-            job = FoldJob(dataset, folds, digests, chosen, fold, folder, key, store, labels, distributed)
-            return train_member(job)
+            data, what = (order.dataset, order.plan, order.digests), (order.recipe, order.fold)
+            return train_member(FoldJob(*data, *what, folder, key, store, order.pseudo, distributed))
 
-        identity = (key, chosen, fold, fresh)
+        identity = (key, order.recipe, order.fold, fresh)
         address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
         if claim:
             claim.copy(folder)
@@ -165,7 +190,7 @@ def reuse(data: str, plan: str, recipe: str, fold: int) -> TrainRecord:
 
 
 def _follow(
-    work: Callable[[], Member], identity: tuple[str, Recipe, int, bool], folder: Path, distributed: "Distributed"
+    work: Callable[[], Member], identity: tuple[str, Recipe, int | None, bool], folder: Path, distributed: "Distributed"
 ) -> str:
     """Trains within an MLflow run that shows each epoch, and returns the member's address."""
     if not distributed.is_main:
@@ -183,12 +208,13 @@ def _tidy(store: "CheckpointStore") -> None:
     store.clear()
 
 
-def _repair(places: Collection[str], key: str | None) -> dict[str, list[str]]:
+def _repair(places: Collection[str], key: str | None, needed: Collection[str]) -> dict[str, list[str]]:
     """Makes a damaged member unfinished, wherever it lies, so that it can be copied or trained again.
 
     Args:
         places: the member's folders.
         key: its content key; None for any member's.
+        needed: the files without which it is of no use.
 
     Returns:
         What is wrong with each damaged one.
@@ -199,7 +225,7 @@ def _repair(places: Collection[str], key: str | None) -> dict[str, list[str]]:
     for record in (f"{place}/{RECORD}" for place in places):
         if key and storage.exists(record) and _key(storage.read_bytes(record)) not in (key, None):
             raise _other(storage.parent(record))
-    damage = {place: repair(place, STEP, NEEDED) for place in places}
+    damage = {place: repair(place, STEP, needed) for place in places}
     return {place: faults for place, faults in damage.items() if faults}
 
 

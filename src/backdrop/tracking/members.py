@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from backdrop.common import storage
 from backdrop.common.errors import MemberError, TrackingError
 from backdrop.common.progress import log
-from backdrop.inference.member import CURVES, METRICS, RECIPE, RECORD, SAMPLES, WEIGHTS, read_member
+from backdrop.inference.member import CURVES, METRICS, ONNX, RECIPE, RECORD, SAMPLES, WEIGHTS, read_member
 from backdrop.tracking import EXPERIMENT, sqlite_path, tracking_uri
 from backdrop.tracking.artifacts import file_sizes, local_artifacts
 from backdrop.tracking.cache import fetch_once
@@ -138,7 +138,7 @@ def upload_member(client: "MlflowClient", run_id: str, folder: Path) -> None:
     """
     if (folder / SAMPLES).is_dir():
         client.log_artifacts(run_id, str(folder / SAMPLES), f"{ARTIFACT}/{SAMPLES}")
-    for name in (CURVES, METRICS, *NEEDED):
+    for name in (CURVES, METRICS, ONNX, *NEEDED):
         if (folder / name).is_file():
             client.log_artifact(run_id, str(folder / name), ARTIFACT)
 
@@ -171,7 +171,8 @@ def _fault(run: StoredRun, key: str) -> str:
     """Why a run's member can't be used; empty if it can. A copy in the cache replaces what MLflow has lost."""
     sizes, copy = _sizes(run), _copy(run, key)
     if copy:
-        lost = [name for name in NEEDED if sizes.get(name) != (copy / name).stat().st_size]
+        there = [name for name in (*NEEDED, ONNX) if (copy / name).is_file()]
+        lost = [name for name in there if sizes.get(name) != (copy / name).stat().st_size]
         if lost:
             _put_back(run, copy, lost)
     elif missing := _missing(sizes):

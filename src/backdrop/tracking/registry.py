@@ -98,6 +98,23 @@ def find_address(address: str) -> Version | None:
             raise
 
 
+def require_version(address: str) -> Version:
+    """The version at an address.
+
+    Raises:
+        TrackingError: if there is none, or as `find_address`.
+    """
+    version = find_address(address)
+    if version is None:
+        raise missing(address)
+    return version
+
+
+def missing(address: str) -> TrackingError:
+    """The error of an address without a version."""
+    return TrackingError(f"There is no {address} in {place()}", "List the models with `backdrop models`")
+
+
 def register(name: str, folder: Path, digest: str, facts: Facts) -> tuple[Version, bool]:
     """Registers an ensemble, or finds its version, and nominates it: the gate judges it next.
 
@@ -196,10 +213,7 @@ def fetch_version(address: str) -> Path:
             the server doesn't answer.
         StorageError: if it can't be written.
     """
-    version = find_address(address)
-    if version is None:
-        raise TrackingError(f"There is no {address} in {place()}", "List the models with `backdrop models`")
-    return fetch(version)
+    return fetch(require_version(address))
 
 
 def champion_plan(address: str, name: str = PLAN) -> Path | None:

@@ -15,7 +15,7 @@ from backdrop.common.errors import TrackingError
 from backdrop.common.owner import parse_owner
 from backdrop.common.progress import log
 from backdrop.config import Recipe
-from backdrop.inference.member import METRICS, Member, read_member
+from backdrop.inference.member import METRICS, Member, member_name, read_member
 from backdrop.tracking.client import connect, experiment_id, find_runs, is_transient, ping, retry, server_errors
 from backdrop.tracking.members import KEY, member_address, upload_member
 from backdrop.tracking.metrics_uploader import HEARTBEAT, OWNER, MetricsUploader, heartbeat, owner
@@ -133,10 +133,15 @@ class MemberRun(OpenRun):
     the newest.
     """
 
-    def __init__(self, key: str, recipe: Recipe, fold: int, fresh: bool = False) -> None:
-        tags = {KIND: "member", KEY: key, "backdrop.recipe": recipe.name, "backdrop.fold": str(fold)}
+    def __init__(self, key: str, recipe: Recipe, fold: int | None, fresh: bool = False) -> None:
+        tags = {
+            KIND: "member",
+            KEY: key,
+            "backdrop.recipe": recipe.name,
+            "backdrop.fold": "all" if fold is None else str(fold),
+        }
         query = f"tags.`{KEY}` = '{key}' and attributes.status != 'FINISHED'"
-        super().__init__(f"{recipe.name}-{fold}", tags, "" if fresh else query)
+        super().__init__(member_name(recipe.name, fold), tags, "" if fresh else query)
         self._recipe = recipe
         self._follower: MetricsUploader | None = None
         self._usage = SystemMetrics()

@@ -89,7 +89,9 @@ def ensemble_digest(folder: Path) -> str:
 
 def members_digest(config: str, members: Sequence[Member]) -> str:
     """The digest that an ensemble of these members has in a folder, where `config` is that of its `ensemble.yaml`."""
-    parts = sorted(f"{m.record.key} {file_digest(m.folder / RECIPE)} {m.record.weights}" for m in members)
+    parts = sorted(
+        f"{m.record.key} {file_digest(m.folder / RECIPE)} {m.record.weights} {m.record.onnx}".rstrip() for m in members
+    )
     return storage.sha256("\n".join([config, *parts]).encode())
 
 

@@ -1,6 +1,6 @@
 """Trains one member, from photographs to its finished folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from backdrop.data.pseudo_labels import PseudoLabels
 from backdrop.evaluation.pictures import curves, panel
 from backdrop.inference import member as layout
 from backdrop.inference.member import Member, MemberRecord, assemble, read_member
+from backdrop.inference.onnx import export
 from backdrop.inference.predict import predict_all
 from backdrop.models import build
 from backdrop.models.cost import parameters
@@ -41,18 +42,18 @@ NO_LABELS = PseudoLabels()
 
 @dataclass(frozen=True)
 class FoldJob:
-    """One recipe to train on all folds of a plan but one.
+    """One recipe to train on all folds of a plan but one, or a student on the soft masks of all.
 
     Attributes:
         dataset: the photographs.
         plan: assigns photographs to folds.
         digests: sha256 of the plan's images and masks.
         recipe: what to train.
-        fold: the fold that is left out for validation.
+        fold: the fold that is left out for validation; None for a student.
         folder: the member folder.
         key: the member's content key.
         store: the member's checkpoints.
-        pseudo: photographs with predicted masks to train on as well.
+        pseudo: photographs with predicted masks to train on as well; a student trains on nothing else.
         distributed: the processes that train together.
     """
 
@@ -60,7 +61,7 @@ class FoldJob:
     plan: FoldPlan
     digests: Digests
     recipe: Recipe
-    fold: int
+    fold: int | None
     folder: Path
     key: str
     store: CheckpointStore
@@ -90,15 +91,17 @@ def train_member(job: FoldJob) -> Member:
     state = fit(job, claim)
     weights = _weights(state, recipe)
     if not weights:
-        what = f"Recipe {recipe.name} on fold {job.fold} has no epoch with a valid Dice"
+        what = f"{layout.member_name(recipe.name, job.fold)} has no epoch with a valid Dice"
         raise MemberError(what, "Lower its learning rates")
     trained = assemble(recipe, weights).to(device())
     scores = judge.dices(trained, lasting=True)
     if claim:
         with working("writing the member"):
-            data = save_weights(weights)
-            record = _record(job, state.progress, data, judge.mean(scores))
-            claim.write({layout.RECIPE: dump_yaml(recipe).encode(), layout.WEIGHTS: data})
+            files = {layout.RECIPE: dump_yaml(recipe).encode(), layout.WEIGHTS: save_weights(weights)}
+            if job.pseudo.teacher:
+                files[layout.ONNX] = export(assemble(recipe, weights), recipe)
+            record = _record(job, state.progress, files, judge.mean(scores))
+            claim.write(files)
             pictures: dict[str, bytes] = {}
             try:
                 pictures |= _pictures(job, trained, scores, state.progress)
@@ -125,7 +128,8 @@ def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None) -> State:
         BackdropError: as `train_member` does.
     """
     recipe, pseudo = job.recipe, job.pseudo
-    photos = job.dataset.select(row.image for row in job.plan.training(job.fold))
+    rows = [] if job.fold is None else job.plan.training(job.fold)
+    photos = job.dataset.select(row.image for row in rows)
     samples = Samples(photos, {**job.digests, **pseudo.digests}, recipe, pseudo.photos, job.distributed)
     network = first_network(recipe)
     if recipe.pretrained:
@@ -151,11 +155,11 @@ def claim_member(address: str | Path) -> Claim:
     if kept := set_changed_aside(address, layout.METRICS):
         log(f"{address}/{layout.METRICS} has changed (kept as {kept}) and is written again")
     claim = Claim(address, layout.STEP, layout.RECORD)
-    claim.reserve(layout.METRICS, layout.RECIPE, layout.WEIGHTS, layout.RECORD)
+    claim.reserve(layout.METRICS, layout.RECIPE, layout.WEIGHTS, layout.ONNX, layout.RECORD)
     return claim
 
 
-def _record(job: FoldJob, progress: Progress, weights: bytes, dice: float) -> MemberRecord:
+def _record(job: FoldJob, progress: Progress, files: Mapping[str, bytes], dice: float) -> MemberRecord:
     recipe = job.recipe
     return MemberRecord(
         key=progress.key,
@@ -168,14 +172,16 @@ def _record(job: FoldJob, progress: Progress, weights: bytes, dice: float) -> Me
         seconds=round(progress.seconds, 1),
         parameters=parameters(build(**recipe.network_options())),
         resumed_at=tuple(progress.resumed_at),
-        weights=storage.sha256(weights),
-        settings=storage.sha256(dump_yaml(recipe).encode()),
+        weights=storage.sha256(files[layout.WEIGHTS]),
+        settings=storage.sha256(files[layout.RECIPE]),
         version=__version__,
         threads=progress.threads,
         processes=progress.processes,
         device=progress.device,
         precision=progress.precision,
         pseudo=job.pseudo.digest,
+        teacher=job.pseudo.teacher,
+        onnx=storage.sha256(files[layout.ONNX]) if layout.ONNX in files else "",
     )
 
 

@@ -47,23 +47,30 @@ class FoldPlan:
         """The photographs of the holdout."""
         return [row for row in self.rows if row.fold is None]
 
-    def validation(self, fold: int) -> list[Row]:
-        """The photographs of a fold.
+    def validation(self, fold: int | None) -> list[Row]:
+        """The photographs of a fold; without a fold, the first one of each object that isn't in the holdout.
 
         Raises:
             PlanError: if the plan has no such fold.
         """
+        if fold is None:
+            firsts: dict[str, Row] = {}
+            for row in self.training(None):
+                firsts.setdefault(row.object, row)
+            return list(firsts.values())
         if fold not in self.folds:
             known = ", ".join(map(str, self.folds))
             raise PlanError(f"The plan has no fold {fold}", f"Use one of {known}")
         return [row for row in self.rows if row.fold == fold]
 
-    def training(self, fold: int) -> list[Row]:
-        """The photographs of all other folds, which the member of `fold` trains on.
+    def training(self, fold: int | None) -> list[Row]:
+        """The photographs of all other folds, which the member of `fold` trains on; without a fold, those of all.
 
         Raises:
             PlanError: if the plan has no such fold, or no other fold.
         """
+        if fold is None:
+            return [row for row in self.rows if row.fold is not None]
         self.validation(fold)
         rows = [row for row in self.rows if row.fold is not None and row.fold != fold]
         if not rows:
