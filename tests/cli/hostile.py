@@ -51,6 +51,7 @@ COMMANDS: dict[str, str] = {
     "predict submission": "predict data/test --members member-0 --out out --format submission"
     " --sample-submission s.csv",
     "predict shard": "predict data/test --members member-0 --out out --shard 1/2",
+    "predict student": "predict data/test --model models:/cars@champion --student --out out",
     "merge": "merge share --out merged",
     "predict model": "predict data/test --model models:/cars@champion --out out",
     "evaluate": "evaluate data --plan plan.csv --members member-0 member-1 --out out --ensemble ensemble.yaml",
@@ -99,7 +100,7 @@ REGISTRY = (
     "models",
     "reap",
 )
-HEAVY = ("predict model", "distill", *REGISTRY, "serve", "tune", "tune cluster")
+HEAVY = ("predict model", "predict student", "distill", *REGISTRY, "serve", "tune", "tune cluster")
 LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.startswith("pipeline"))
 # What takes long when it works is always given one of these files broken beyond use.
 SLOW = {

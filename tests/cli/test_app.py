@@ -30,7 +30,7 @@ SURFACE = {
     "label": {"data", "plan", "members", "out", "ensemble", "max_uncertainty"},
     "predict": {
         *("inputs", "out", "members", "model", "ensemble", "format", "sample_submission"),
-        *("background", "crop", "type", "shard"),
+        *("background", "crop", "type", "shard", "student"),
     },
     "merge": {"parts", "out"},
     "evaluate": {"data", "plan", "members", "out", "ensemble", "model"},
@@ -43,7 +43,7 @@ SURFACE = {
     "verify": {"model"},
     "models": {"as_json"},
     "reap": {"idle_minutes"},
-    "serve": {"model", "host", "port", "tokens", "max_requests", "max_megabytes", "timeout"},
+    "serve": {"model", "student", "host", "port", "tokens", "max_requests", "max_megabytes", "timeout"},
     "recipes ls": set(),
     "recipes show": {"recipe"},
     "recipes cp": {"recipe", "out"},

@@ -1,24 +1,39 @@
 """A student of a registered ensemble: what teaches it, and that nothing leaks."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.artifacts import download_artifacts
 
 from backdrop.common import storage
-from backdrop.common.errors import MemberError
+from backdrop.common.errors import ConfigError, MemberError
+from backdrop.config import find_ensemble
 from backdrop.data.dataset import open_dataset, read_image, read_levels
+from backdrop.data.folds import plans_digest
+from backdrop.data.masks import encode_png
 from backdrop.data.pseudo_labels import PseudoLabels
+from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, read_scores, summarize
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import gather
-from backdrop.inference.member import ONNX, read_member, verify_member
+from backdrop.inference.member import ONNX, Member, read_member, verify_member
+from backdrop.report import Report, render
+from backdrop.serving.champion import Champion
 from backdrop.steps import distill as step
 from backdrop.steps.distill import distill
 from backdrop.steps.promote import promote
+from backdrop.steps.register import Registration, register
+from backdrop.tracking import history
+from backdrop.tracking.client import connect
+from backdrop.tracking.students import student_address
+from tests.cli.test_app import RUN, app, run
 from tests.tracking.workspace import Workspace
 
-TINY = ("input.size=32x16", "network.width=2", "network.depth=1", "epochs=2", "augmentation=[]")
+TINY = ("input.size=16x16", "network.width=2", "network.depth=1", "epochs=2", "augmentation=[]")
+SET = "{input.size: 16x16, network.width: 2, network.depth: 1, epochs: 2, augmentation: []}"
+ENSEMBLE = f"name: student\nmembers: [{{recipe: student, set: {SET}}}]\ngate: {{mode: cheaper, margin: 0.002}}\n"
 
 
 @pytest.fixture
@@ -89,3 +104,110 @@ def test_the_holdout_teaches_nothing(workspace: Workspace) -> None:
     assert not held & {photo.stem for photo in soften(workspace).photos}
     masks = list((storage.cache_folder() / "soft").rglob("*.png"))
     assert len(masks) == len(workspace.read()[0].training(None))
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled student of a workspace's model."""
+
+    workspace: Workspace
+    member: Member
+
+    @property
+    def teacher(self) -> str:
+        return self.workspace.root.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher}-student"
+
+    def register(self, loss: float, name: str = "") -> Registration:
+        """Registers it as if it had lost this Dice against its teacher on each object, some more and some less."""
+        ensemble, report = self.workspace.root / "student.yaml", self.workspace.root / f"report-{loss}"
+        ensemble.write_text(ENSEMBLE)
+        plan = self.workspace.read()[0]
+        model = gather([self.member], find_ensemble(str(ensemble)))
+        teacher = {score.image: score.dice for score in read_scores(self.workspace.report(0.99, 1) / "images.csv")}
+        dice = {row.image: teacher[row.image] - loss - 1e-4 * (i % 3) for i, row in enumerate(plan.holdout)}
+        scores = [Score(r.image, r.object, r.view, r.area, None, dice[r.image], {"student": 0.9}) for r in plan.holdout]
+        evaluation = summarize(scores, {"student": dice}, model.digest(), plans_digest([plan]))
+        evaluation = evaluation.model_copy(update={"cost": model.cost()})
+        report.mkdir(exist_ok=True)
+        (report / "metrics.json").write_bytes(dump_evaluation(evaluation))
+        (report / "images.csv").write_bytes(dump_scores(scores))
+        (report / "worst.jpg").write_bytes(b"picture")
+        (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, [], [])))
+        data, plans, members = str(self.workspace.data), str(self.workspace.plan), [str(self.member.folder)]
+        return register(data, plans, members, str(report), str(ensemble), name or self.name)
+
+
+@pytest.fixture
+def student(taught: Workspace) -> Student:
+    out, model = str(taught.root / "student"), f"models:/{taught.root.name}@champion"
+    distill(str(taught.data), str(taught.plan), model, out, overrides=TINY)
+    return Student(taught, read_member(Path(out)))
+
+
+def test_a_student_that_loses_little_is_in_use_until_its_teacher_is_replaced(
+    student: Student, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, teacher = student.workspace.data, student.teacher
+    assert student.register(0.001).version == 1
+    verdict = promote(str(data), student.name)
+    assert verdict.outcome == "promoted", verdict
+    assert verdict.reasons[0] == f"Its teacher, models:/{teacher}/1, was judged as the champion"
+    (entry,) = history.read(student.name).state.changes
+    assert entry.champion is None
+    assert promote(str(data), student.name).outcome == "unchanged"
+    tags = connect().get_model_version(student.name, "1").tags
+    assert (tags["teacher"], tags["teacher_digest"]) == (f"models:/{teacher}/1", student.member.record.teacher.digest)
+    requirements = Path(download_artifacts(f"models:/{student.name}/1/requirements.txt"))
+    assert "backdrop-ml[student]==" in requirements.read_text()
+    predict = ("predict", str(data / "train"), "--model", f"models:/{teacher}@champion", "--student")
+    first = RUN.invoke(app.app, [*predict, "--format", "mask", "--out", str(tmp_path / "masks")])
+    assert "out of date" not in first.stderr
+    alone = gather([student.member], None)
+    for photo in open_dataset(data).photos.values():
+        written = (tmp_path / "masks" / f"{photo.stem}.png").read_bytes()
+        assert written == encode_png(alone.mask(read_image(photo.image)))
+    student.workspace.register(teacher, 2, 0.999)
+    assert promote(str(data), teacher).outcome == "promoted"
+    line = f"models:/{student.name}/1 is out of date: models:/{teacher}/2 didn't teach it; distill again"
+    again = RUN.invoke(app.app, [*predict, "--format", "mask", "--out", str(tmp_path / "again")])
+    assert line in again.stderr.splitlines()
+    for command in (("models",), ("history", student.name)):
+        assert line in run(*command).splitlines()
+    assert line not in run("history", teacher)
+    served = Champion(student_address(f"models:/{teacher}@champion"))
+    capfd.readouterr()
+    served.look()
+    served.look()
+    assert capfd.readouterr().err.count(line) == 1
+    assert served.current is not None
+    assert served.current.address == f"models:/{student.name}/1"
+
+
+def test_a_student_that_loses_more_is_rejected(student: Student) -> None:
+    student.register(0.0025)
+    verdict = promote(str(student.workspace.data), student.name)
+    assert (verdict.outcome, verdict.look) == ("rejected", 1)
+    assert verdict.summary == "not shown to lose less than gate.margin; the champion stays"
+    assert history.read(student.name).state.champion is None
+    assert history.read(student.teacher).state.champion == 1
+
+
+def test_a_student_is_registered_beside_its_teacher_and_alone(student: Student) -> None:
+    with pytest.raises(ConfigError, match=f"its model is {student.name}. Use --name {student.name}"):
+        student.register(0.001, name=student.teacher)
+    assert history.read(student.teacher).state.challenger is None
+    student.register(0.001)
+    promote(str(student.workspace.data), student.name)
+    model = f"models:/{student.name}@champion"
+    with pytest.raises(MemberError, match="is a student itself"):
+        distill(str(student.workspace.data), str(student.workspace.plan), model, "other", overrides=TINY)
+
+
+@pytest.mark.parametrize("model", ["models:/cars@challenger", "models:/cars/3"])
+def test_only_a_champion_has_a_student_in_use(model: str) -> None:
+    with pytest.raises(ConfigError, match=f"{model} can't be used with --student. Name models:/cars@champion"):
+        student_address(model)

@@ -113,6 +113,7 @@ class Workspace:
         held = {row.image: values[row.image] for row in rows if row.fold is None}
         plans = plans_digest([read_plan(self.plan)])
         evaluation = summarize(scores, {"tiny-0": held, "tiny-1": held}, model.digest(), plans)
+        evaluation = evaluation.model_copy(update={"cost": model.cost()})
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
         (folder / "images.csv").write_bytes(dump_scores(scores))
         (folder / "worst.jpg").write_bytes(b"picture")

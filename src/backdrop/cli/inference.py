@@ -75,6 +75,7 @@ def predict(
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Folder for the results.")] = None,
     members: Members = [],  # noqa: B006  # typer wants the default itself and never changes it
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")] = None,
+    student: Annotated[bool, typer.Option("--student", help="Use the small network that MODEL taught.")] = False,
     ensemble: Annotated[
         str | None, typer.Option(metavar="ENSEMBLE", help="Weights and post-processing, for --members.")
     ] = None,
@@ -106,6 +107,8 @@ def predict(
     from backdrop.steps.predict import predict as step
 
     chosen = as_choice("--format", format, Format)
+    if student:
+        model = _student_of(model)
     behind = None if background is None else read_background(background)
     options = PictureOptions(as_choice("--type", type, PictureType), behind, crop)
     if inputs == ["-"]:
@@ -147,6 +150,14 @@ def merge(
     if record.failed:
         print(f"{count(record.failed, 'photograph')} failed: see {out}/failed.csv")
     raise typer.Exit(1 if record.failed else 0)
+
+
+def _student_of(model: str | None) -> str:
+    from backdrop.tracking.students import student_address  # slow: imports mlflow
+
+    if model is None:
+        raise ConfigError("--student needs a registered model", "Name it with --model models:/NAME@champion")
+    return student_address(model)
 
 
 def _results(chosen: str) -> str:

@@ -107,6 +107,7 @@ def models_text(models: "Sequence[ListedModel]") -> str:
         if model.fault:
             line += f"  history changed: {model.fault}"
         lines.append(line.rstrip())
+    lines += [model.outdated for model in models if model.outdated]
     return os.linesep.join(lines)
 
 

@@ -122,7 +122,7 @@ def history(
     """
     from backdrop.cli.output import history_text
     from backdrop.steps.history import history as step
-    from backdrop.steps.history import verify_history
+    from backdrop.steps.history import outdated_student, verify_history
 
     if verify and (faults := verify_history(model)):
         raise TrackingError(f"The history of {model} isn't what was written: {'; '.join(faults)}", "Restore a backup")
@@ -131,6 +131,8 @@ def history(
         print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2))
     else:
         print(history_text(entries) or f"{model} has no history")
+        if note := outdated_student(model):
+            print(note)
 
 
 @command(app, "backdrop verify cars")

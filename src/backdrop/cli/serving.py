@@ -12,6 +12,7 @@ app = typer.Typer()
 @command(app, "backdrop serve models:/cars@champion --port 8000")
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Registered model: models:/NAME@champion.")],
+    student: Annotated[bool, typer.Option("--student", help="Use the small network that MODEL taught.")] = False,
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port to listen at.")] = 8000,
     tokens: Annotated[
@@ -32,5 +33,8 @@ def serve(
     from backdrop.serving.gate import Limits
     from backdrop.serving.server import read_tokens
     from backdrop.serving.server import serve as run
+    from backdrop.tracking.students import student_address
 
+    if student:
+        model = student_address(model)
     run(model, host, port, Limits(max_requests, max_megabytes * 1_000_000, timeout, read_tokens(tokens)))

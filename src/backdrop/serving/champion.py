@@ -12,6 +12,7 @@ from backdrop.common.retry import RetryPolicy, repeat
 from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import EnsembleModel, load_ensemble
 from backdrop.tracking.registry import find_address, missing, parse_address
+from backdrop.tracking.students import outdated
 from backdrop.tracking.version_files import fetch
 
 POLICY = RetryPolicy(pause_s=10.0, max_pause_s=30.0)
@@ -47,6 +48,7 @@ class Champion:
         self.switches = 0
         self.trouble = ""
         self._answered = -math.inf  # when the registry answered last
+        self._outdated = ""
         self._closing = threading.Event()
 
     def start(self) -> None:
@@ -82,6 +84,7 @@ class Champion:
         self._answered = time.monotonic()
         if version is None:
             raise missing(self.address)
+        self._note(outdated(version.name, version.version))
         if self.current and self.current.address == version.address:
             return
         model = keep_networks(load_ensemble(fetch(version)))
@@ -89,6 +92,12 @@ class Champion:
         self.switches += self.current is not None
         self.current = Served(version.address, model)
         log(f"serving {version.address}")
+
+    def _note(self, outdated: str) -> None:
+        """Logs once that a student is out of date."""
+        if outdated and outdated != self._outdated:
+            log(outdated)
+        self._outdated = outdated
 
     def _complain(self, error: Exception) -> None:
         current = f"still serving {self.current.address}" if self.current else "nothing to serve yet"

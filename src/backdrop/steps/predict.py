@@ -14,7 +14,7 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError, shorten
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
-from backdrop.common.progress import progress, working
+from backdrop.common.progress import log, progress, working
 from backdrop.common.text import parse_json
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, parse
@@ -251,9 +251,14 @@ def _open(members: Sequence[str], model: str | None, ensemble: str | None) -> En
         return gather([open_member(address) for address in members], find_ensemble(ensemble) if ensemble else None)
     if ensemble is not None:
         raise ConfigError(f"{model} has its own ensemble", "Leave --ensemble out")
-    from backdrop.tracking.registry import fetch_version  # slow: imports mlflow
+    from backdrop.tracking.registry import require_version  # slow: imports mlflow
+    from backdrop.tracking.students import outdated
+    from backdrop.tracking.version_files import fetch
 
-    return load_ensemble(fetch_version(model))
+    version = require_version(model)
+    if note := outdated(version.name, version.version):
+        log(note)
+    return load_ensemble(fetch(version))
 
 
 def _unfinished(out: str) -> Path:

@@ -16,6 +16,7 @@ from backdrop.evaluation.metrics import IMAGES, METRICS, Evaluation, Score, dump
 from backdrop.steps.champion import known_objects, predict_scores, recorded_scores
 from backdrop.tracking import evaluations, history, registry
 from backdrop.tracking.ledger import Entry, State
+from backdrop.tracking.students import find_teacher
 from backdrop.tracking.version_files import Version, check_files
 
 SAME = "it is the champion already"
@@ -28,24 +29,28 @@ LATER = "has become the champion since the evaluation, which judged another one;
 
 @dataclass(frozen=True)
 class Case:
-    """A challenger and the champion on one holdout, ready for the gate.
+    """A challenger and the champion on one holdout, ready for the gate. A student is compared with its teacher.
 
     Attributes:
         name: the registered model.
         challenger: the version that is judged.
-        champion: the version that it may replace; None if there is none.
+        replaces: the champion's version, which it may replace; None if there is none.
+        rival: the version that it is compared with: the champion, or a student's teacher; None if there is none.
+        is_student: whether the rival is its teacher.
         plan: the challenger's fold plan.
         scores: the challenger's scores.
-        old_scores: the champion's, on the same photographs; None if there is no champion, or the two can't be compared.
+        old_scores: the rival's, on the same photographs; None if there is none, or the two can't be compared.
         unfair: why they can't be compared; None if they can.
         gate: the thresholds.
         holdout: names the holdout, so that its earlier comparisons count.
-        costs: multiply-accumulates per photograph of challenger and champion; None where unknown.
+        costs: multiply-accumulates per photograph of challenger and rival; None where unknown.
     """
 
     name: str
     challenger: Version
-    champion: Version | None
+    replaces: int | None
+    rival: Version | None
+    is_student: bool
     plan: FoldPlan
     scores: Sequence[Score]
     old_scores: Sequence[Score] | None
@@ -54,18 +59,17 @@ class Case:
     holdout: str
     costs: tuple[float | None, float | None]
 
-    @property
-    def replaces(self) -> int | None:
-        """The champion's version."""
-        return self.champion.version if self.champion else None
-
     def verdict(self, looks: int) -> Verdict:
         """The gate's verdict, `looks` being the number of earlier comparisons on this holdout."""
         if self.unfair:
             return rejected(UNFAIR, self.unfair, _objects(self.plan))
         verdict = judge(self.scores, self.old_scores, self.gate, looks, self.costs)
         worst = sorted(verdict.slices, key=lambda part: part.difference)[:SLICES]
-        return verdict.model_copy(update={"slices": tuple(part for part in verdict.slices if part in worst)})
+        reasons = verdict.reasons
+        if self.is_student and self.rival:
+            reasons = (f"Its teacher, {self.rival.address}, was judged as the champion", *reasons)
+        kept = tuple(part for part in verdict.slices if part in worst)
+        return verdict.model_copy(update={"slices": kept, "reasons": reasons})
 
     def decide(self, state: State) -> Entry | None:
         """The entry with the verdict; None if another process has decided the same, or the champion is held now.
@@ -105,7 +109,8 @@ def promote(data: str, name: str, predict: bool = True) -> Verdict:
     """Judges a model's challenger by the gate of its ensemble, and makes it the champion if it passes.
 
     Both are judged on the holdout of the challenger's plan: the champion by its recorded scores if they are of the
-    same photographs, else by being run on them now. The verdict goes into the model's history and onto the version's
+    same photographs, else by being run on them now. A student is judged against the version that taught it, by the same
+    rules, whatever student is the champion. The verdict goes into the model's history and onto the version's
     report. What was judged before, by the same scores against the same champion, isn't judged again, and a champion
     that a person holds stays.
 
@@ -189,27 +194,30 @@ def override(name: str, version: int, reason: str) -> Version:
 def _open(data: str, name: str, challenger: Version, state: State, predict: bool) -> Case | None:
     """Gathers what the gate needs; if the champion's scores aren't recorded, runs it, or returns None."""
     check_files(challenger)
-    champion = registry.find_number(name, state.champion) if state.champion else None
+    teacher = find_teacher(name, challenger.version, state)
+    rival = teacher or (registry.find_number(name, state.champion) if state.champion else None)
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan = read_plan(folder / PLAN)
-    leak = known_objects(plan, champion) if champion else []
+    leak = known_objects(plan, rival) if rival else []
     old_scores = None
-    if champion and not leak:
-        old_scores = recorded_scores(plan, champion, challenger.evaluation_run)
+    if rival and not leak:
+        old_scores = recorded_scores(plan, rival, challenger.evaluation_run)
         if old_scores is None and not predict:
             return None
-        old_scores = old_scores or predict_scores(data, plan, champion)
+        old_scores = old_scores or predict_scores(data, plan, rival)
     return Case(
         name=name,
         challenger=challenger,
-        champion=champion,
+        replaces=state.champion,
+        rival=rival,
+        is_student=teacher is not None,
         plan=plan,
         scores=read_scores(folder / IMAGES),
         old_scores=old_scores,
         unfair=_leak(leak) if leak else None,
         gate=evaluations.read_ensemble(folder).gate,
         holdout=_holdout(plan, state),
-        costs=(_cost(challenger), _cost(champion) if champion else None),
+        costs=(_cost(challenger), _cost(rival) if rival else None),
     )
 
 

@@ -13,6 +13,7 @@ from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_t
 from backdrop.data.dataset import Digests, open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_license
+from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.ablation import ALL
 from backdrop.evaluation.metrics import (
     CHAMPION,
@@ -36,6 +37,7 @@ from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings
 from backdrop.tracking.members import find_run
 from backdrop.tracking.model_card import Facts
+from backdrop.tracking.students import student_name
 from backdrop.tracking.version_files import ENSEMBLE, ensemble_digest, is_whole, members_digest
 
 
@@ -71,7 +73,8 @@ def register(
             other members.
         StorageError: if the report is incomplete, or its `images.csv` was changed.
         PlanError: if a plan belongs to other data, has another holdout than the first, or is missing.
-        ConfigError: if the ensemble isn't valid, or has post-processing that isn't shown to help.
+        ConfigError: if the ensemble isn't valid, or has post-processing that isn't shown to help, or a student isn't
+            alone or has another name than its teacher's with `-student`.
         TrackingError: if MLflow can't be reached.
     """
     asked = find_ensemble(ensemble)
@@ -79,7 +82,7 @@ def register(
     pages = storage.local_folder(report)
     evaluation = _read_report(pages)
     config = asked.with_exit(evaluation.early_exit.rule if evaluation.early_exit else None)
-    model = gather(opened, config)
+    model, teacher = gather(opened, config), _teacher(opened, name)
     plans = _match(read_plans(plan), config)
     own = plans[PLAN]
     digests = verify(own, open_dataset(data))
@@ -95,7 +98,7 @@ def register(
         data_digest=own.data,
         report=pages,
         evaluation=evaluation,
-        facts=facts.model_copy(update={"data_license": read_license(data)}),
+        facts=facts.model_copy(update={"data_license": read_license(data), "teacher": teacher}),
         runs=[run for member, address in zip(opened, members, strict=True) if (run := _run(member, address))],
     )
     return _register(name, asked, model.members, findings)
@@ -122,6 +125,19 @@ def find_registration(
     if not run_id or not versions or versions[0].evaluation_run != run_id or not is_whole(versions[0]):
         return None
     return Registration(name=name, version=versions[0].version, created=False, run_id=run_id)
+
+
+def _teacher(members: Sequence[Member], name: str) -> Teacher | None:
+    """The version that taught the only member; None if it is no student."""
+    teachers = [member.record.teacher for member in members if member.record.teacher]
+    if not teachers:
+        return None
+    if len(members) > 1:
+        raise ConfigError("A student is no member of an ensemble", "Register it alone")
+    due = student_name(teachers[0])
+    if name != due:
+        raise ConfigError(f"{teachers[0].address} taught the student, so its model is {due}", f"Use --name {due}")
+    return teachers[0]
 
 
 def _match(plans: Sequence[FoldPlan], config: Ensemble) -> dict[str, FoldPlan]:

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from backdrop import __version__
 from backdrop.common.words import count
 from backdrop.config.records import Record
+from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.metrics import WORST
 from backdrop.tracking.ledger import Entry, State
 
@@ -40,6 +41,7 @@ class Facts(Record):
         data_license: of the dataset, in its own words; empty if it names none.
         early_exit: what an early exit does, saves and costs; empty without one.
         evaluation: the id of the evaluation's run; empty before there is one.
+        teacher: the version that taught it, of a student.
     """
 
     ensemble: str
@@ -58,6 +60,7 @@ class Facts(Record):
     data_license: str = ""
     early_exit: str = ""
     evaluation: str = ""
+    teacher: Teacher | None = None
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> Self | None:
@@ -67,7 +70,8 @@ class Facts(Record):
     def tags(self) -> dict[str, str]:
         """The version's tags: those that MLflow's list can filter and sort by, and all facts as JSON."""
         dice = {DICE: f"{self.dice:.5f}"} if self.dice is not None else {}
-        return {**dice, DATA: self.data, VERSION: __version__, FACTS: self.model_dump_json()}
+        taught = {"teacher": self.teacher.address, "teacher_digest": self.teacher.digest} if self.teacher else {}
+        return {**dice, DATA: self.data, VERSION: __version__, FACTS: self.model_dump_json(), **taught}
 
 
 def version_card(name: str, version: int, facts: Facts, state: State) -> str:
@@ -97,6 +101,7 @@ def evaluation_card(facts: Facts) -> str:
         "Holdout": f"{_amount(facts.holdout_objects, facts.holdout_photographs)}, on which no member trained",
         "Ensemble": f"{plain(facts.ensemble)}, {count(facts.members, 'member')}",
         "Early exit": plain(facts.early_exit),
+        "Taught by": facts.teacher.address if facts.teacher else "",
         "Data": f"{_amount(facts.objects, facts.photographs)}, {facts.data}",
         "License": plain(facts.license),
         "License of the data": plain(facts.data_license),

@@ -12,13 +12,15 @@ from backdrop.tracking import history
 from backdrop.tracking.client import connect, is_missing, server_errors
 from backdrop.tracking.evaluations import DIGEST
 from backdrop.tracking.registry import EVALUATION_RUN, NAME
+from backdrop.tracking.students import outdated
 
 
 class ListedModel(Record):
     """A registered model: how many versions it has, and its champion, if there is one.
 
     `since` is when the champion became it. `held` is why a person holds it, "" without a reason; None if nobody does.
-    `fault` is what was changed in its history, None if nothing was. `registered` is when the champion was registered.
+    `fault` is what was changed in its history, None if nothing was. `outdated` says that a student's teacher isn't its
+    model's champion any more, None if it is. `registered` is when the champion was registered.
     Times are in ISO 8601 with the offset from UTC. `dice` is the champion's on `objects` holdout objects, `low` and
     `high` its 95 % interval, where the evaluation gives one.
     """
@@ -30,6 +32,7 @@ class ListedModel(Record):
     since: str | None = None
     held: str | None = None
     fault: str | None = None
+    outdated: str | None = None
     registered: str | None = None
     dice: float | None = None
     low: float | None = None
@@ -65,6 +68,7 @@ def _describe(client: MlflowClient, name: str, versions: Sequence[ModelVersion])
         since=state.changes[-1].time if state.changes else None,
         held=state.hold.reason if state.hold else None,
         fault=known.faults[0] if known.faults else None,
+        outdated=None if known.faults else outdated(name, state.champion) or None,
     )
     for version in versions:
         if int(version.version) == state.champion:

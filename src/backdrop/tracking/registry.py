@@ -15,7 +15,7 @@ from backdrop.tracking.client import connect, is_missing, place, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.model_card import Facts
-from backdrop.tracking.version_files import ENSEMBLE, MANIFEST, SIZE, Version, fetch, put_back, tag, upload
+from backdrop.tracking.version_files import ENSEMBLE, MANIFEST, SIZE, TEACHER, Version, fetch, put_back, tag, upload
 
 EVALUATION_RUN = "backdrop.evaluation_run"
 VERDICT = "backdrop.verdict"
@@ -145,6 +145,8 @@ def register(name: str, folder: Path, digest: str, facts: Facts) -> tuple[Versio
 
     def nominate(state: State) -> Entry | None:
         latest, digests = state.nomination, {"ensemble": digest, "files": first.files}
+        if facts.teacher:
+            digests[TEACHER] = facts.teacher.digest
         news = {"version": first.version, "evaluation": facts.evaluation, "digests": digests}
         if latest and latest.model_copy(update=news) == latest:
             return None

@@ -30,7 +30,7 @@ from backdrop.common.text import parse_json
 from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
 from backdrop.inference.ensemble import CONFIG, MEMBERS
-from backdrop.inference.member import RECIPE, Member, read_member
+from backdrop.inference.member import ONNX, RECIPE, Member, read_member
 from backdrop.tracking import history, signing, tracking_uri
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
@@ -46,6 +46,7 @@ NO_BYTECODE = "__pycache__"
 MADE_BY_FETCHING = "registered_model_meta"  # MLflow writes it over whatever is there
 LOST = "Run `backdrop register` for the same members: it uploads them again"
 SIZE, MANIFEST = "backdrop.size", "backdrop.files"
+TEACHER = "teacher"  # in a student's history: the digest of the ensemble that taught it
 # An image file's bytes in, its mask as a PNG file's bytes out; REST carries both as base64.
 IO = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]), outputs=Schema([ColSpec(DataType.binary, "mask")])
@@ -253,6 +254,7 @@ def _write_model(target: Path, model: LoggedModel, folder: Path) -> None:
         model_uuid=model.model_id,
         utc_time_created=made,
     )
+    extra = "[student]" if any((folder / MEMBERS).glob(f"*/{ONNX}")) else ""
     with warnings.catch_warnings():
         # It warns about the missing input example, on which it would run the ensemble.
         warnings.simplefilter("ignore", UserWarning)
@@ -262,7 +264,7 @@ def _write_model(target: Path, model: LoggedModel, folder: Path) -> None:
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={ENSEMBLE: str(folder)},
             signature=IO,
-            pip_requirements=[f"backdrop-ml=={__version__}"],
+            pip_requirements=[f"backdrop-ml{extra}=={__version__}"],
         )
 
 
