@@ -1,0 +1,151 @@
+"""What a student costs on one core, and what it loses.
+
+.venv/bin/python benchmarks/student.py STUDENT PHOTOS                          milliseconds of a photograph, by part
+.venv/bin/python benchmarks/student.py STUDENT PHOTOS --data DATA --plan CSV   and Dice on the holdout, fp32 and int8
+    [--members TEACHERS…]                                                      and that of the members that taught it
+
+STUDENT is a member folder that `backdrop distill` wrote, PHOTOS a folder of photographs. The int8 graph is onnxruntime's
+static quantization, calibrated on 32 photographs that the student has trained on.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+
+from backdrop.data.dataset import open_dataset, read_image, read_pair
+from backdrop.data.folds import read_plan, verify
+from backdrop.data.masks import dice
+from backdrop.data.preprocessing import normalize, to_input
+from backdrop.inference.ensemble import gather
+from backdrop.inference.member import ONNX, Member, assemble, read_member
+from backdrop.inference.onnx import IMAGE, OnnxNetwork
+from backdrop.inference.predict import Mean, answers
+
+CALIBRATION, ROUNDS = 32, 3
+
+Image = NDArray[np.uint8]
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is untyped
+    """Inputs of the network, one photograph at a time."""
+
+    def __init__(self, images: Sequence[Image], member: Member) -> None:
+        self._inputs: Iterator[Image] = iter(images)
+        self._spec = member.recipe.input
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next input; None after the last one."""
+        image = next(self._inputs, None)
+        if image is None:
+            return None
+        batch = torch.from_numpy(to_input(image, self._spec)[None])
+        return {IMAGE: normalize(batch, self._spec).contiguous().numpy()}
+
+
+def quantize(member: Member, images: Sequence[Image], target: Path) -> OnnxNetwork:
+    """The student's graph in int8."""
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(member.folder / ONNX, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        target,
+        Calibration(images, member),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+    )
+    return OnnxNetwork(target)
+
+
+def cut(network: nn.Module, member: Member, image: Image) -> tuple[NDArray[np.bool_], dict[str, float]]:
+    """A photograph's mask as `predict` makes it, and the seconds of each part."""
+    recipe, seconds = member.recipe, {}
+    start = time.perf_counter()
+    prepared = to_input(image, recipe.input)
+    seconds["resize"] = time.perf_counter() - start
+    start = time.perf_counter()
+    (answer,) = answers(network, [prepared], [image.shape[:2]], recipe.input, recipe.tta)
+    seconds["network"] = time.perf_counter() - start
+    start = time.perf_counter()
+    mean = Mean()
+    mean.add(answer.probability(), 1)
+    mask = mean.mask()
+    seconds["mask"] = time.perf_counter() - start
+    return mask, seconds
+
+
+def time_it(network: nn.Module, member: Member, paths: Sequence[Path]) -> str:
+    """The median milliseconds of a photograph, by part and as a whole, with the decoding."""
+    parts: dict[str, list[float]] = {}
+    for path in [paths[0], *paths * ROUNDS]:
+        start = time.perf_counter()
+        image = read_image(path)
+        decoded = time.perf_counter() - start
+        _, seconds = cut(network, member, image)
+        for name, value in {"decode": decoded, **seconds}.items():
+            parts.setdefault(name, []).append(1000 * value)
+    whole = [sum(values) for values in zip(*(values[1:] for values in parts.values()), strict=True)]
+    medians = "  ".join(f"{name} {statistics.median(values[1:]):5.1f}" for name, values in parts.items())
+    return f"{medians}  all {statistics.median(whole):5.1f} ms (least {min(whole):.1f})"
+
+
+def holdout_dice(data: str, plan: str, cutting: Callable[[Image], NDArray[np.bool_]]) -> float:
+    """The mean Dice over the holdout's photographs."""
+    dataset, folds = open_dataset(data), read_plan(plan)
+    digests = verify(folds, dataset)
+    pairs = (read_pair(dataset.photos[row.image], digests) for row in folds.holdout)
+    return statistics.fmean(dice(cutting(image), truth) for image, truth in pairs)
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("student", type=Path)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--data")
+    parser.add_argument("--plan")
+    parser.add_argument("--members", nargs="*", type=Path, default=[])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    member = read_member(options.student)
+    paths = sorted(options.photos.glob("*.jpg"))[:10]
+    images = [read_image(path) for path in paths]
+    if options.data:
+        dataset, rows = open_dataset(options.data), read_plan(options.plan).training(None)
+        chosen = rows[:: max(1, len(rows) // CALIBRATION)][:CALIBRATION]
+        images = [read_image(dataset.photos[row.image].image) for row in chosen]
+    from safetensors.torch import load_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        networks = {
+            "torch": assemble(member.recipe, load_file(member.folder / "weights.safetensors")),
+            "fp32": member.network(),
+            "int8": quantize(member, images, Path(folder) / "int8.onnx"),
+        }
+        height, width = read_image(paths[0]).shape[:2]
+        print(f"onnxruntime {onnxruntime.__version__}, one thread, {width}x{height} at {member.recipe.input.size}")
+        for name, network in networks.items():
+            print(f"{name:6} {time_it(network, member, paths)}")
+        if options.data:
+            for name, network in networks.items():
+                value = holdout_dice(options.data, options.plan, lambda image, n=network: cut(n, member, image)[0])
+                print(f"{name:6} Dice {value:.5f} on the holdout")
+        if options.members:
+            teacher = gather([read_member(path) for path in options.members], None)
+            print(f"teacher Dice {holdout_dice(options.data, options.plan, teacher.mask):.5f} on the holdout")
+
+
+if __name__ == "__main__":
+    main()
