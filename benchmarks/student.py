@@ -4,8 +4,8 @@
 .venv/bin/python benchmarks/student.py STUDENT PHOTOS --data DATA --plan CSV   and Dice on the holdout, fp32 and int8
     [--members TEACHERS…]                                                      and that of the members that taught it
 
-STUDENT is a member folder that `backdrop distill` wrote, PHOTOS a folder of photographs. The int8 graph is onnxruntime's
-static quantization, calibrated on 32 photographs that the student has trained on.
+STUDENT is a member folder that `backdrop distill` wrote, PHOTOS a folder of photographs. The int8 graph is from
+onnxruntime's static quantization, calibrated on 32 photographs that the student has trained on.
 """
 
 import argparse

@@ -99,7 +99,7 @@ def _open_teacher(model: str) -> tuple[Teacher, EnsembleModel]:
     from backdrop.tracking.version_files import fetch
 
     version = require_version(model)
-    ensemble = load_ensemble(fetch(version))
+    ensemble = replace(load_ensemble(fetch(version)), operations=(), early_exit=None)
     if any(member.record.teacher for member in ensemble.members):
         raise MemberError(f"{version.address} is a student itself", "Name the ensemble that taught it")
     return Teacher(address=version.address, digest=version.digest), ensemble
