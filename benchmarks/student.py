@@ -28,9 +28,9 @@ from backdrop.data.folds import read_plan, verify
 from backdrop.data.masks import dice
 from backdrop.data.preprocessing import normalize, to_input
 from backdrop.inference.ensemble import gather
-from backdrop.inference.member import ONNX, Member, assemble, read_member
+from backdrop.inference.member import ONNX, WEIGHTS, Member, assemble, read_member
 from backdrop.inference.onnx import IMAGE, OnnxNetwork
-from backdrop.inference.predict import Mean, answers
+from backdrop.inference.predict import Mean, answers, batches
 
 CALIBRATION, ROUNDS = 32, 3
 
@@ -69,14 +69,15 @@ def quantize(member: Member, images: Sequence[Image], target: Path) -> OnnxNetwo
     return OnnxNetwork(target)
 
 
-def cut(network: nn.Module, member: Member, image: Image) -> tuple[NDArray[np.bool_], dict[str, float]]:
+def cut(network: nn.Module, precision: str, member: Member, image: Image) -> tuple[NDArray[np.bool_], dict[str, float]]:
     """A photograph's mask as `predict` makes it, and the seconds of each part."""
     recipe, seconds = member.recipe, {}
     start = time.perf_counter()
     prepared = to_input(image, recipe.input)
     seconds["resize"] = time.perf_counter() - start
     start = time.perf_counter()
-    (answer,) = answers(network, [prepared], [image.shape[:2]], recipe.input, recipe.tta)
+    shown = batches([prepared], recipe.input, torch.device("cpu"))
+    (answer,) = answers(network, shown, [image.shape[:2]], recipe.input, recipe.tta, precision=precision)
     seconds["network"] = time.perf_counter() - start
     start = time.perf_counter()
     mean = Mean()
@@ -86,14 +87,14 @@ def cut(network: nn.Module, member: Member, image: Image) -> tuple[NDArray[np.bo
     return mask, seconds
 
 
-def time_it(network: nn.Module, member: Member, paths: Sequence[Path]) -> str:
+def time_it(network: nn.Module, precision: str, member: Member, paths: Sequence[Path]) -> str:
     """The median milliseconds of a photograph, by part and as a whole, with the decoding."""
     parts: dict[str, list[float]] = {}
     for path in [paths[0], *paths * ROUNDS]:
         start = time.perf_counter()
         image = read_image(path)
         decoded = time.perf_counter() - start
-        _, seconds = cut(network, member, image)
+        _, seconds = cut(network, precision, member, image)
         for name, value in {"decode": decoded, **seconds}.items():
             parts.setdefault(name, []).append(1000 * value)
     whole = [sum(values) for values in zip(*(values[1:] for values in parts.values()), strict=True)]
@@ -129,19 +130,21 @@ def main() -> None:
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as folder:
+        ours = assemble(member.recipe, load_file(member.folder / WEIGHTS))
         networks = {
-            "torch": assemble(member.recipe, load_file(member.folder / "weights.safetensors")),
-            "fp32": member.network(),
-            "int8": quantize(member, images, Path(folder) / "int8.onnx"),
+            "torch fp32": (ours, "fp32"),
+            "torch bf16": (ours, "bf16"),
+            "onnx fp32": (member.network(), "fp32"),
+            "onnx int8": (quantize(member, images, Path(folder) / "int8.onnx"), "fp32"),
         }
         height, width = read_image(paths[0]).shape[:2]
         print(f"onnxruntime {onnxruntime.__version__}, one thread, {width}x{height} at {member.recipe.input.size}")
         for name, network in networks.items():
-            print(f"{name:6} {time_it(network, member, paths)}")
+            print(f"{name:10} {time_it(*network, member, paths)}")
         if options.data:
             for name, network in networks.items():
-                value = holdout_dice(options.data, options.plan, lambda image, n=network: cut(n, member, image)[0])
-                print(f"{name:6} Dice {value:.5f} on the holdout")
+                value = holdout_dice(options.data, options.plan, lambda image, n=network: cut(*n, member, image)[0])
+                print(f"{name:10} Dice {value:.5f} on the holdout")
         if options.members:
             teacher = gather([read_member(path) for path in options.members], None)
             print(f"teacher Dice {holdout_dice(options.data, options.plan, teacher.mask):.5f} on the holdout")

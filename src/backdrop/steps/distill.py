@@ -11,12 +11,12 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
-from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, file_digest, in_threads, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, in_threads, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.batch import chunks, keep_networks, lazily
+from backdrop.inference.batch import ahead, chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, load_ensemble
 from backdrop.steps.train import Order, TrainRecord, make_member
 
@@ -85,7 +85,8 @@ def soften(taught: Taught) -> PseudoLabels:
     total = sum(len(group) for _, group in taught)
     with progress("predicting soft masks", total) as advance:
         for model, group in taught:
-            folder = storage.cache_folder() / "soft" / model.digest()
+            name = storage.sha256(" ".join([model.digest(), *model.computation()]).encode())
+            folder = storage.cache_folder() / "soft" / name
             images = dict(zip(group, in_threads(lambda photo: file_digest(photo.image), group), strict=True))
             found = _find(folder)
             for photo, (mask, digest) in _soft_masks(model, images, folder, found, advance):
@@ -99,7 +100,7 @@ def _open_teacher(model: str) -> tuple[Teacher, EnsembleModel]:
     from backdrop.tracking.version_files import fetch
 
     version = require_version(model)
-    ensemble = replace(load_ensemble(fetch(version)), operations=(), early_exit=None)
+    ensemble = replace(keep_networks(load_ensemble(fetch(version))), operations=(), early_exit=None)
     if any(member.record.teacher for member in ensemble.members):
         raise MemberError(f"{version.address} is a student itself", "Name the ensemble that taught it")
     return Teacher(address=version.address, digest=version.digest), ensemble
@@ -147,19 +148,16 @@ def _soft_masks(
             yield photo, (path, digest)
         else:
             missing.append(photo)
-    if missing:
-        kept = keep_networks(model)
-        for start in range(0, len(missing), CHUNK):
-            for photo, data in _predict(kept, missing[start : start + CHUNK], images):
-                digest = storage.sha256(data)
-                path = folder / f"{images[photo]}-{digest}.png"
-                storage.write_bytes(path, data)
-                advance()
-                yield photo, (path, digest)
+    for photo, data in _predict(model, missing, images):
+        digest = storage.sha256(data)
+        path = folder / f"{images[photo]}-{digest}.png"
+        storage.write_bytes(path, data)
+        advance()
+        yield photo, (path, digest)
 
 
 def _predict(model: EnsembleModel, photos: Sequence[Photo], images: dict[Photo, str]) -> Iterator[tuple[Photo, bytes]]:
-    for chunk in chunks(lazily(partial(_prepare, model, images), photos)):
+    for chunk in ahead(chunks(model, lazily(partial(_prepare, model, images), photos))):
         outcomes = model.outcomes([prepared for prepared, _ in chunk], with_probability=True)
         for (_, photo), outcome in zip(chunk, outcomes, strict=True):
             assert outcome.probability is not None
