@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from backdrop.common.storage import sha256
 from backdrop.config import EarlyExit, Ensemble, ExitRule
 from backdrop.config.ensemble import Part
-from backdrop.config.postprocessing import BestMembers
-from backdrop.data.dataset import read_image
-from backdrop.data.masks import Mask
+from backdrop.config.folds import Rule
+from backdrop.config.postprocessing import BestMembers, Threshold
+from backdrop.data.dataset import open_dataset, read_image, read_pair
+from backdrop.data.folds import make_plan, verify
+from backdrop.data.masks import Mask, dice
 from backdrop.data.photographs import Source
+from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference import batch, ensemble
 from backdrop.inference.batch import Cutout
 from backdrop.inference.ensemble import EnsembleModel, Outcome, gather, load_ensemble, write_ensemble
@@ -153,3 +156,26 @@ def test_the_rule_is_a_part_of_the_ensemble(model: EnsembleModel) -> None:
     digests.add(exiting(model, 0.1, ("wide",)).digest())
     assert len(digests) == 4
     assert gather(model.members, None).early_exit is None
+
+
+def test_the_gate_judges_the_masks_that_are_predicted(
+    model: EnsembleModel, photos: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(photos[0].path.parent.parent)
+    plan = make_plan(dataset, Rule(2, 0.8, "area", 0))
+    digests = verify(plan, dataset)
+    held = [Source(dataset.photos[row.image].image, row.image) for row in plan.holdout]
+    low = replace(model, operations=(Threshold(kind="threshold", level=0.4),))
+    early = exiting(low, float(np.median([unconfidence(one) for one in probabilities(only(model, "tiny"), held)])))
+
+    def scores(model: EnsembleModel) -> list[float]:
+        return [score.dice for score in score_holdout(dataset, plan, digests, model)]
+
+    def dices(model: EnsembleModel) -> list[float]:
+        pairs = [read_pair(dataset.photos[row.image], digests) for row in plan.holdout]
+        return [dice(model.mask(image), truth) for image, truth in pairs]
+
+    assert scores(early) == pytest.approx(dices(early), abs=1e-4)
+    assert scores(early) not in (scores(low), scores(only(low, "tiny")))
+    monkeypatch.setattr(ensemble, "BLOCK", 1000)
+    assert scores(early) == scores(low) == pytest.approx(dices(early), abs=1e-4)
