@@ -80,6 +80,7 @@ COMMANDS: dict[str, str] = {
     "pipeline lint": "pipeline lint package.yaml",
     "pipeline run": "pipeline run ensemble.yaml --data data --work out",
     "pipeline run docker": "pipeline run ensemble.yaml --data data --work out --runner docker",
+    "pipeline run prediction": "pipeline run prediction --shards 1 --params params.yaml --work out",
     "pipeline upload": "pipeline upload ensemble.yaml --host http://127.0.0.1:9",
     "pipeline submit": "pipeline submit ensemble.yaml --params params.yaml",
     "pipeline schedule": "pipeline schedule ensemble.yaml --name weekly --cron 0_0_3_*_*_0 --params params.yaml",

@@ -30,6 +30,8 @@ OPTIONS = {
         "--promote",
         "--no-promote",
         "--runner",
+        "--shards",
+        "--params",
     },
     "schedule": {
         "ensemble",
@@ -109,6 +111,10 @@ def test_what_is_no_package_is_refused(
     assert line.endswith("Compile it with `backdrop pipeline compile`.")
 
 
+USELESS = "--params and --shards are of no use without prediction"
+MISSING = "The photographs, the model and the folders are missing"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -116,6 +122,13 @@ def test_what_is_no_package_is_refused(
         (["compile", "tiny", "--folds", "0,x"], "error: --folds 0,x is not a list of folds. Write it as --folds 0,1."),
         (["compile", "tiny", "--folds", "9"], "error: Ensemble tiny has no fold 9. Its folds are 0 to 2."),
         (["run", "tiny", "--data", "/no/such"], "error: /no/such is not a folder. Check the path."),
+        (["run", "tiny"], "error: The dataset is missing. Give --data."),
+        (["run", "tiny", "--data", "d", "--shards", "2"], f"error: {USELESS}. Leave them out."),
+        (["run", "prediction", "--shards", "2"], f"error: {MISSING}. Give --params."),
+        (
+            ["run", "prediction", "--params", "p.yaml"],
+            "error: The number of shares is missing. Give --shards, such as the number of your GPUs.",
+        ),
     ],
 )
 def test_refusals(

@@ -3,16 +3,14 @@
 import json
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
-from kfp import local
+from typer.testing import CliRunner
 
+from backdrop.cli.app import app
 from backdrop.common.errors import TrackingError
 from backdrop.inference.compose import PictureOptions
-from backdrop.local.subprocess_runner import process_runner
-from backdrop.pipelines.prediction import prediction
 from backdrop.steps.merge import PHOTOGRAPHS, merge
 from backdrop.steps.predict import Format, predict
 from backdrop.steps.shard import Request, ShardPlan, shard
@@ -81,15 +79,15 @@ def test_a_model_that_is_not_there(model: str, photos: Path, tmp_path: Path) -> 
             shard(Request(str(photos), address, str(tmp_path / "out"), str(tmp_path / "work"), 2))
 
 
-def run(root: Path, **given: object) -> list[str]:
-    """Runs the pipeline in processes, and returns the tasks that ran."""
-    root.mkdir()
-    local.init(process_runner(), pipeline_root=str(root), raise_on_error=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prediction(2, retries=0)(**given)
-    (made,) = root.iterdir()
-    return sorted(path.name for path in made.iterdir())
+def run(params: Path) -> tuple[list[str], str]:
+    """Runs the pipeline in processes; returns the tasks that ran, and the line with the results."""
+    work = params.parent / "here"
+    words = ["pipeline", "run", "prediction", "--shards", "2", "--params", str(params), "--work", str(work)]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    (line,) = [line for line in answer.output.splitlines() if line.startswith("Results")]
+    newest = max((work / "logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return sorted(path.stem for path in newest.iterdir()), line.removeprefix("Results").strip()
 
 
 @pytest.mark.thorough
@@ -97,18 +95,19 @@ def test_the_pipeline_predicts_what_is_new_and_nothing_twice(
     model: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    out, work = tmp_path / "out", tmp_path / "work"
-    given = {"images": str(photos), "model": model, "out": str(out), "work": str(work), "background": "red"}
+    out, work, params = tmp_path / "out", tmp_path / "work", tmp_path / "params.yaml"
+    given = {"images": "new/train", "model": model, "out": "out", "work": "work", "background": "red"}  # seen from it
+    params.write_text(json.dumps(given))
     tasks = ["merge", "predict-1", "predict-2", "shard"]
-    assert run(tmp_path / "first", **given) == tasks
+    assert run(params) == (tasks, f"{out}: 5 photographs, 5 new, 0 failed")
     predict(str(photos), str(tmp_path / "whole"), model=model, options=PictureOptions(background=(255, 0, 0)))
     for path in (tmp_path / "whole").glob("*.png"):
         assert (out / path.name).read_bytes() == path.read_bytes()
-    assert run(tmp_path / "second", **given) == ["shard"]
+    assert run(params) == (["shard"], f"{out}: nothing is new")
 
     # A run that died between predict and merge: no share is predicted again.
     shutil.rmtree(out)
     shares = {path: path.stat().st_mtime_ns for path in work.rglob("predict.json")}
-    assert run(tmp_path / "third", **given) == tasks
+    assert run(params)[0] == tasks
     assert {path: path.stat().st_mtime_ns for path in work.rglob("predict.json")} == shares
     assert json.loads((out / "merge.json").read_bytes())["images"] == 5

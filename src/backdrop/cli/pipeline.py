@@ -3,7 +3,7 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from backdrop.cli.options import (
     package_of,
     pods_of,
 )
+from backdrop.common.errors import ConfigError
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Run the training pipeline here or on Kubeflow.")
 app.add_typer(kubeflow.app)
@@ -81,7 +82,7 @@ def lint(
 @command(app, "backdrop pipeline run demo --data photos --set epochs=1")
 def run(
     ensemble: EnsembleName,
-    data: Annotated[str, typer.Option(metavar="DATA", help="Dataset: a folder or s3:// prefix.")],
+    data: Annotated[str, typer.Option(metavar="DATA", help="Dataset: a folder or s3:// prefix.")] = "",
     name: Annotated[str, typer.Option(metavar="NAME", help="The registered model. Default: the ensemble's name.")] = "",
     work: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for members, report and logs.")] = Path("work"),
     objects: Annotated[int, typer.Option(min=0, metavar="N", help="Use only the first N objects by name; 0: all.")] = 0,
@@ -92,24 +93,52 @@ def run(
     runner: Annotated[
         Runner, typer.Option(metavar="RUNNER", help="Run tasks as processes (subprocess) or in containers (docker).")
     ] = Runner.subprocess,
+    shards: Shards = None,
+    params: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="For prediction: images, model, out, work and so on.")
+    ] = None,
 ) -> None:
-    """Run an ensemble's training pipeline here.
+    """Run the training or the prediction pipeline here.
 
-    One task after another. Run it again to train only what has changed.
+    One task after another. Run it again to train or predict only what has changed.
     """
     from rich.console import Console
 
     from backdrop.config import find_ensemble
     from backdrop.config.explain import as_choice
     from backdrop.config.folds import as_folds
-    from backdrop.local.run import Request, run_here
+    from backdrop.local.run import Prediction, Request, predict_here, run_here
+    from backdrop.pipelines.parameters import read_parameters
+    from backdrop.pipelines.prediction import NAME as PREDICTION
     from backdrop.pipelines.training import Tuned, with_overrides
 
+    # The console keeps the current sys.stdout, because kfp replaces it during the run.
+    console, containers = Console(file=sys.stdout), runner is Runner.docker
+    if ensemble == PREDICTION:
+        if data or name or objects:
+            raise ConfigError("--data, --name and --objects are of no use with prediction", "Leave them out")
+        if params is None:
+            raise ConfigError("The photographs, the model and the folders are missing", "Give --params")
+        package = package_of(ensemble, folds, assignments, tune, False, shards=shards)
+        values = _seen_from(params, read_parameters(params, package))
+        raise typer.Exit(predict_here(Prediction(shards or 1, values, work, containers), console))
+    if params is not None or shards is not None:
+        raise ConfigError("--params and --shards are of no use without prediction", "Leave them out")
+    if not data:
+        raise ConfigError("The dataset is missing", "Give --data")
     chosen = with_overrides(find_ensemble(ensemble), assignments)
     budget = as_choice("--tune", tune, Tuned)
-    containers = runner is Runner.docker
     request = Request(
         chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote, budget, containers
     )
-    # The console keeps the current sys.stdout, because kfp replaces it during the run.
-    raise typer.Exit(run_here(request, Console(file=sys.stdout)))
+    raise typer.Exit(run_here(request, console))
+
+
+def _seen_from(params: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The values with absolute paths; a background that isn't there is a color."""
+    from backdrop.common import storage
+
+    folder = storage.absolute(str(params.parent))
+    paths = {name: storage.join(folder, values[name]) for name in ("images", "out", "work")}
+    behind = storage.join(folder, values.get("background") or "")
+    return values | paths | ({"background": behind} if storage.exists(behind) else {})

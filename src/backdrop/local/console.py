@@ -92,7 +92,7 @@ class Screen:
 
     def __init__(self, console: Console, total: int, forecast: Forecast = lambda *_: None) -> None:
         self.tasks: dict[str, Task] = {}
-        self._console, self._total, self._forecast = console, total, forecast
+        self.console, self._total, self._forecast = console, total, forecast
         self._running: Task | None = None
         self._printed = last_line()
         self._lock, self._ended = threading.RLock(), threading.Event()
@@ -110,7 +110,7 @@ class Screen:
 
     def __enter__(self) -> "Screen":
         self._silence.__enter__()
-        if self._console.is_terminal:
+        if self.console.is_terminal:
             self._live.start()
         else:
             threading.Thread(target=self._watch, daemon=True).start()
@@ -161,7 +161,7 @@ class Screen:
         if task is None:
             return ""
         text = Text(self._now(task))
-        text.truncate(max(1, self._console.width - 3), overflow="ellipsis")
+        text.truncate(max(1, self.console.width - 3), overflow="ellipsis")
         self._spinner.update(text=text)
         return self._spinner
 
@@ -178,7 +178,7 @@ class Screen:
 
     def _print(self, text: str) -> None:
         self._printed = time.monotonic()
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _seconds(text: str) -> float:

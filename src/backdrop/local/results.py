@@ -63,6 +63,15 @@ def summary(outputs: Outputs) -> list[str]:
     return [*_dice(metrics), *_model(outputs.metadata("register", "model")), *_verdict(outputs)]
 
 
+def prediction_summary(outputs: Outputs, out: str) -> list[str]:
+    """A line with the number of photographs that have results, new ones and failed ones; none if a task failed."""
+    found = outputs.metadata("merge", "metrics")
+    if found:
+        images, new, failed = (int(found[name]) for name in ("images", "new", "failed"))
+        return [f"Results    {out}: {count(images, 'photograph')}, {new} new, {failed} failed"]
+    return [f"Results    {out}: nothing is new"] if set(outputs.tasks) == {"shard"} else []
+
+
 def _unchanged(plan: Mapping[str, Any]) -> list[str]:
     registration, champion = plan["registration"], plan["champion"]
     if champion == registration["version"]:

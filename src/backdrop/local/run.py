@@ -5,10 +5,12 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from kfp import local
 from rich.console import Console
@@ -21,14 +23,15 @@ from backdrop.common.outputs import output_folder, require
 from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
-from backdrop.config.planned import Planned, planned
+from backdrop.config.planned import planned
 from backdrop.evaluation.metrics import PAGE
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
 from backdrop.local.forecast import Forecast
 from backdrop.local.logs import TaskLogs
-from backdrop.local.results import Outputs, members_table, read_outputs, summary
+from backdrop.local.results import Outputs, members_table, prediction_summary, read_outputs, summary
 from backdrop.local.subprocess_runner import process_runner
+from backdrop.pipelines.prediction import prediction
 from backdrop.pipelines.training import Tuned, searched, training
 from backdrop.tracking import DATABASE, INSTALL, SWITCH, URI, enabled, sqlite_path, tracking_uri
 from backdrop.tracking.server import store_server
@@ -37,6 +40,7 @@ from backdrop.tracking.store import artifact_folder, prepare
 SOURCE = Path(__file__).resolve().parents[2]
 STEP, REPORT = "pipeline run", "report"
 BESIDE_MEMBERS = ("check", "plan", "evaluate", "register")
+BESIDE_SHARES = ("shard", "merge")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,16 @@ class Request:
     folds: Sequence[int] | None = None
     promotion: bool = True
     tuned: Tuned = "off"
+    containers: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Photographs to predict: the number of shares, and the prediction pipeline's parameters with absolute paths."""
+
+    shards: int
+    parameters: Mapping[str, Any]
+    work: Path
     containers: bool = False
 
 
@@ -76,27 +90,59 @@ def run_here(request: Request, console: Console) -> int:
     if request.containers:
         find_docker()
     require(request.work / REPORT, STEP)
+    work = (request.work / "members").resolve()
+    graph = partial(
+        training(request.ensemble, request.folds, retries=0, tuned=request.tuned, flat=True),
+        data=_absolute(request.data),
+        name=request.name,
+        work=str(work),
+        objects=request.objects,
+        promotion=request.promotion,
+    )
+    total = len(searched(request.ensemble, request.tuned)) + len(members) + len(BESIDE_MEMBERS) + request.promotion
+    forecast = Forecast(members, total, bool(request.ensemble.postprocessing))
+    mounts = (_absolute(request.data), [work]) if request.containers else None
     with terminable(), hold(request.work, "pipeline run", "--work"):
-        return _run_alone(request, members, console)
+        done = _run(graph, request.work, mounts, Screen(console, total, forecast))
+        outputs = read_outputs(done.root)
+        if any(member.task in done.tasks for member in members) or outputs.is_unchanged:
+            console.print(members_table(members, done.tasks, outputs))
+        return _show(console, done, [*summary(outputs), *_pages(request, outputs)])
 
 
-def _run_alone(request: Request, members: Sequence[Planned], console: Console) -> int:
-    root = own_folder(request.work / "runs")
-    logs = request.work / "logs" / root.name
-    with _tracking(request, logs, console) as artifacts:
-        tasks = _run(request, root, logs, artifacts, console)
-    outputs = read_outputs(root)
-    if any(member.task in tasks for member in members) or outputs.is_unchanged:
-        console.print(members_table(members, tasks, outputs))
-    for line in (*summary(outputs), *_pages(request, outputs), *_failures(tasks, logs)):
+def predict_here(request: Prediction, console: Console) -> int:
+    """Runs the prediction pipeline and prints where its results are.
+
+    Returns:
+        The exit code: 0 on success, 1 if a task failed, 2 if the input can't be used.
+
+    Raises:
+        DockerError: as `run_here` does.
+        StorageError: if another run has the work folder.
+        TrackingError: as `run_here` does.
+    """
+    if request.containers:
+        find_docker()
+    values = request.parameters
+    folders = [Path(values[name]) for name in ("out", "work") if not storage.is_remote(values[name])]
+    graph = partial(prediction(request.shards, retries=0), **values)
+    screen = Screen(console, request.shards + len(BESIDE_SHARES), lambda *_: None)
+    with terminable(), hold(request.work, "pipeline run", "--work"):
+        done = _run(graph, request.work, (values["images"], folders) if request.containers else None, screen)
+        return _show(console, done, prediction_summary(read_outputs(done.root), values["out"]))
+
+
+def _show(console: Console, done: "Done", lines: Sequence[str]) -> int:
+    """Prints some lines, and where the logs are; returns the exit code."""
+    for line in (*lines, *_failures(done.tasks, done.logs)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return exit_code(tasks)
+    return exit_code(done.tasks)
 
 
 def exit_code(tasks: Mapping[str, Task]) -> int:
-    """0 if every task succeeded, 2 if check or plan refused its input, 1 otherwise."""
+    """0 if every task succeeded, 2 if check, plan or shard refused its input, 1 otherwise."""
     failed = [task for task in tasks.values() if not task.well]
-    if any(task.name in ("check", "plan") and task.error for task in failed):
+    if any(task.name in ("check", "plan", "shard") and task.error for task in failed):
         return 2
     return 1 if failed or not tasks else 0
 
@@ -121,35 +167,41 @@ def own_folder(parent: Path) -> Path:
                 return folder
 
 
-def _run(request: Request, root: Path, logs: Path, artifacts: Sequence[Path], console: Console) -> Mapping[str, Task]:
-    graph = training(request.ensemble, request.folds, retries=0, tuned=request.tuned, flat=True)
-    members, searches = planned(request.ensemble, request.folds), searched(request.ensemble, request.tuned)
-    total = len(searches) + len(members) + len(BESIDE_MEMBERS) + int(request.promotion)
-    data = request.data if storage.is_remote(request.data) else str(Path(request.data).resolve())
-    work = (request.work / "members").resolve()
-    runner = docker_runner(data, [work, *artifacts], request.work) if request.containers else process_runner()
-    local.init(runner, pipeline_root=str(root), raise_on_error=False)
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended: its tasks, and the folders of their outputs and logs."""
+
+    tasks: Mapping[str, Task]
+    root: Path
+    logs: Path
+
+
+def _run(graph: Callable[[], object], work: Path, mounts: tuple[str, list[Path]] | None, screen: Screen) -> Done:
+    """Runs a graph's tasks in processes, or in containers if `mounts` has what they read and the folders they write."""
+    root = own_folder(work / "runs")
+    logs = work / "logs" / root.name
     path = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
-    with (
-        Screen(console, total, Forecast(members, total, bool(request.ensemble.postprocessing))) as screen,
-        contextlib.closing(TaskLogs(logs, screen)) as stream,
-        contextlib.redirect_stdout(stream),
-        TemporaryDirectory() as scratch,  # each task leaves a folder in it
-        environment(PYTHONPATH=path, TMPDIR=scratch),
-        _quiet(),
-    ):
-        graph(
-            data=data,
-            name=request.name,
-            work=str(work),
-            objects=request.objects,
-            promotion=request.promotion,
-        )
-    return screen.tasks
+    with _tracking(mounts is not None, logs, screen.console) as artifacts:
+        runner = docker_runner(mounts[0], [*mounts[1], *artifacts], work) if mounts else process_runner()
+        local.init(runner, pipeline_root=str(root), raise_on_error=False)
+        with (
+            screen,
+            contextlib.closing(TaskLogs(logs, screen)) as stream,
+            contextlib.redirect_stdout(stream),
+            TemporaryDirectory() as scratch,  # each task leaves a folder in it
+            environment(PYTHONPATH=path, TMPDIR=scratch),
+            _quiet(),
+        ):
+            graph()
+    return Done(screen.tasks, root, logs)
+
+
+def _absolute(place: str) -> str:
+    return place if storage.is_remote(place) else str(Path(place).resolve())
 
 
 @contextlib.contextmanager
-def _tracking(request: Request, logs: Path, console: Console) -> Iterator[Sequence[Path]]:
+def _tracking(containers: bool, logs: Path, console: Console) -> Iterator[Sequence[Path]]:
     """Sets the tracking address of the tasks: a server's, or the absolute path of this folder's store.
 
     Containers can't open the store, so for them a server over it runs while the block lasts.
@@ -167,7 +219,7 @@ def _tracking(request: Request, logs: Path, console: Console) -> Iterator[Sequen
         return
     prepare(database)  # once, before the tasks open it
     with contextlib.ExitStack() as stack:
-        if request.containers:
+        if containers:
             console.print(f"Starting MLflow on {database}", highlight=False)
             uri = stack.enter_context(store_server(database, logs / "mlflow.log"))
         stack.enter_context(environment(**{URI: uri}))
