@@ -35,14 +35,16 @@ HEAD = ("max_loss", "first", "unconfidence above", "", "stopped", "saved", "95 %
 def row(rule: ExitRule | None, max_loss: float, title: str, saving: Saving) -> str:
     """A line of the table."""
     saved, lost = saving.saved, saving.lost
+    assert saved.low is not None  # there are several cars
+    assert saved.high is not None
     cells = (
         f"{max_loss:g}",
         ", ".join(rule.first) if rule else "none",
         f"{rule.unconfidence_above:.4g}" if rule else "",
         title,
         f"{saving.stopped} of {saving.images}",
-        f"{saved.mean:.1%}",
-        f"{saved.low:.1%} to {saved.high:.1%}",
+        f"{100 * saved.mean:.1f} %",
+        f"{100 * saved.low:.1f} to {100 * saved.high:.1f} %",
         f"{lost.mean:+.5f}",
         f"{lost.low:+.5f} to {lost.high:+.5f}",
     )

@@ -57,10 +57,12 @@ def _print_exit(learned: "Exit | None") -> None:
     for title, saving in {"out of fold": learned.oof, "holdout": learned.holdout if learned.rule else None}.items():
         if saving:
             saved, lost = saving.saved, saving.lost
-            shares = "" if saved.low is None else f" ({saved.low:.1%} to {saved.high:.1%})"
+            shares = (
+                "" if saved.low is None or saved.high is None else f" ({100 * saved.low:.1f} to {100 * saved.high:.1f})"
+            )
             dice = "" if lost.low is None else f" ({lost.low:+.5f} to {lost.high:+.5f})"
             stopped = f"{saving.stopped} of {count(saving.images, 'photograph')} stopped"
-            gain = f"saves {saved.mean:.1%}{shares}, loses {lost.mean:+.5f}{dice}"
+            gain = f"saves {100 * saved.mean:.1f} %{shares}, loses {lost.mean:+.5f}{dice}"
             print(f"{title:12} {'early exit':20} {gain}; {stopped}")
 
 

@@ -219,8 +219,8 @@ def _saving(title: str, saving: Saving) -> list[str]:
         title,
         f"{saving.images:,}",
         f"{saving.stopped:,}",
-        f"{saved.mean:.1%}",
-        "" if saved.low is None else f"{saved.low:.1%} to {saved.high:.1%}",
+        f"{100 * saved.mean:.1f} %",
+        "" if saved.low is None or saved.high is None else f"{100 * saved.low:.1f} to {100 * saved.high:.1f} %",
         f"{lost.mean:+.5f}",
         "" if lost.low is None else f"{lost.low:+.5f} to {lost.high:+.5f}",
     ]

@@ -217,7 +217,7 @@ def _exit(learned: Exit | None) -> str:
     if learned is None or learned.rule is None:
         return ""
     saving, where = (learned.holdout, "the holdout") if learned.holdout else (learned.oof, "photographs out of fold")
-    saves = f"saves {saving.saved.mean:.0%} of the multiply-accumulates and loses {saving.lost.mean:+.5f} Dice"
+    saves = f"saves {100 * saving.saved.mean:.0f} % of the multiply-accumulates and loses {saving.lost.mean:+.5f} Dice"
     return f"{exit_text(learned)} On {where}, this {saves}."
 
 
