@@ -34,8 +34,8 @@ def judged(objects: int, seed: int = 0, loss: float = 0.02, held: int = 12) -> l
                 dice=dice,
                 recipes=dict.fromkeys("abc", dice),
             )
-            trials = {ONE: Trial(doubt, dice - lost), TWO: Trial(doubt / 2, dice - lost / 2)}
-            result.append(Judged(score, trials))
+            trials = {ONE: Trial(doubt, dice - lost, 0.9), TWO: Trial(doubt / 2, dice - lost / 2, 0.9)}
+            result.append(Judged(score, trials, 0.9))
     return result
 
 
@@ -121,7 +121,7 @@ def test_no_fold_teaches_its_own_rule_and_the_holdout_none() -> None:
     def spoil(one: Judged, fold: int | None) -> Judged:
         if one.score.fold != fold:
             return one
-        return replace(one, trials={first: Trial(0.0, 0.2) for first in one.trials})
+        return replace(one, trials={first: Trial(0.0, 0.2, 0.9) for first in one.trials})
 
     for fold in range(FOLDS):
         spoiled = fit([spoil(one, fold) for one in photos], COSTS, 1.0)[1]
@@ -133,7 +133,7 @@ def test_if_unseen_photographs_lose_too_much_there_is_no_rule() -> None:
     """Each object's loss is its own, but one of a fold's objects loses all that a rule may lose."""
     photos = judged(36, loss=0.0)
     bad = [
-        replace(one, trials={first: Trial(0.0, 0.5) for first in one.trials}) if one.score.object == "o0" else one
+        replace(one, trials={first: Trial(0.0, 0.5, 0.9) for first in one.trials}) if one.score.object == "o0" else one
         for one in photos
     ]
     learned, rules = fit(bad, COSTS, 1e-3)
@@ -146,7 +146,7 @@ def test_if_unseen_photographs_lose_too_much_there_is_no_rule() -> None:
 def test_only_photographs_that_all_recipes_judged_teach_and_very_large_ones_never_stop() -> None:
     photos = judged(36, loss=0.0)
     partly = [
-        replace(one, score=replace(one.score, recipes={"a": 0.9}), trials={ONE: Trial(0.0, 0.1)})
+        replace(one, score=replace(one.score, recipes={"a": 0.9}), trials={ONE: Trial(0.0, 0.1, 0.9)})
         if one.score.view == "0" and one.score.fold is not None
         else one
         for one in photos
@@ -154,7 +154,7 @@ def test_only_photographs_that_all_recipes_judged_teach_and_very_large_ones_neve
     learned, _ = fit(partly, COSTS, 1e-4)
     assert learned.oof.images == 36 * (VIEWS - 1)
     large = [
-        replace(one, trials={first: Trial(math.inf, trial.dice) for first, trial in one.trials.items()})
+        replace(one, trials={first: Trial(math.inf, trial.dice, 0.9) for first, trial in one.trials.items()})
         if one.score.view == "0"
         else one
         for one in photos

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backdrop.config import PredictedDice
 from backdrop.data.masks import encode_png
 from backdrop.inference.alpha import make_matte
 from backdrop.inference.compose import PictureOptions, compose
 from backdrop.inference.compose import encode as encode_picture
 from backdrop.inference.ensemble import EnsembleModel
+from backdrop.inference.uncertainty import expected_dice, predict_dice
 from backdrop.serving.champion import Served
 from backdrop.serving.gate import Limits
 from tests.serving.conftest import Service, champion_of, encode, make_model, serving
@@ -47,6 +50,18 @@ def test_a_mask_is_what_the_model_predicts(service: Service, model: EnsembleMode
     assert reply.headers["cache-control"] == "no-store"
     assert reply.headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in reply.headers
+
+
+def test_the_dice_is_told_if_the_version_can_tell(model: EnsembleModel, photo: Any, png: bytes) -> None:
+    rule = PredictedDice(intercept=-0.2, slope=0.9, spread=0.5)
+    probability = model.probability(photo)
+    found = predict_dice(rule, expected_dice(probability, model.mask(photo)))
+    with serving(champion_of(replace(model, predicted_dice=rule))) as service:
+        headers = service.post("/v1/mask", png).headers
+    assert headers["backdrop-dice"] == f"{found.dice:.4f}"
+    assert headers["backdrop-dice-range"] == f"{found.low:.4f} {found.high:.4f}"
+    with serving(champion_of(model)) as service:
+        assert service.post("/v1/mask", png).headers["backdrop-dice"] is None
 
 
 def test_a_cut_out_is_what_predict_makes(service: Service, model: EnsembleModel, photo: Any, png: bytes) -> None:

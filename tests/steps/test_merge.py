@@ -18,12 +18,13 @@ from backdrop.data import photographs
 from backdrop.data.photographs import Shard, parse_shard
 from backdrop.inference import batch
 from backdrop.inference.compose import PictureOptions
+from backdrop.inference.ensemble import EnsembleModel
 from backdrop.steps import predict as predicting
 from backdrop.steps.merge import PHOTOGRAPHS, RECORD, merge
 from backdrop.steps.predict import Format, predict
 from tests.conftest import draw_pair
 from tests.steps.test_cutouts import tree
-from tests.steps.test_predict import members, photos, spoil, table  # noqa: F401  # fixtures, too
+from tests.steps.test_predict import members, model, photos, spoil, table, write_rule  # noqa: F401  # fixtures, too
 
 OWN = {RECORD, PHOTOGRAPHS}  # what only a merge writes
 CHUNK = 4
@@ -43,6 +44,22 @@ def shares(photos: Path, members: list[str], root: Path, count: int, format: For
 
 def results(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(folder).items() if name not in {*OWN, predicting.RECORD}}
+
+
+def test_shares_tell_their_dice_as_one_run_does(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    model: EnsembleModel,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    config = write_rule(model, tmp_path / "known.yaml")
+    predict(str(photos), str(tmp_path / "whole"), members, ensemble=config)
+    parts = [str(tmp_path / f"{number}") for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        predict(Shard(str(photos), number, 2), part, members, ensemble=config)
+    for _ in range(2):  # what was merged before is replaced
+        merge(parts, str(tmp_path / "merged"))
+        assert results(tmp_path / "merged") == results(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("format", ["cutout", "mask", "rle", "submission"])

@@ -20,7 +20,7 @@ from backdrop.cli import app
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
 from backdrop.common.outputs import INVENTORY
-from backdrop.config import Ensemble, find_recipe
+from backdrop.config import Ensemble, PredictedDice, find_recipe
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse
 from backdrop.data.dataset import open_dataset, read_image, read_mask
@@ -33,7 +33,7 @@ from backdrop.inference.batch import Cutout, ahead, cut_out, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph, gather
 from backdrop.inference.predict import ALL, BATCH, Mean
 from backdrop.steps.members import open_member
-from backdrop.steps.predict import predict
+from backdrop.steps.predict import Format, predict
 from backdrop.steps.train import train
 from tests.conftest import SMALL, draw_pair
 from tests.data.test_rle import runs_by_hand
@@ -128,6 +128,42 @@ def test_each_photograph_gets_its_mask_at_its_own_size(
         assert np.array_equal(read_mask(written), expected)
         assert written.read_bytes()[24] == 1  # PNG's header: bits of a pixel
         assert set(np.unique(cv2.imread(str(written), cv2.IMREAD_UNCHANGED))) == {0, 255}
+
+
+RULE = PredictedDice(intercept=-0.2, slope=0.9, spread=0.5)
+
+
+def write_rule(model: EnsembleModel, path: Path) -> str:
+    """An ensemble's YAML with what `evaluate` learned about its Dice."""
+    values = {"name": "known", "members": [{"recipe": model.members[0].recipe}], "predicted_dice": RULE}
+    path.write_text(dump_yaml(parse(Ensemble, values, "known")))
+    return str(path)
+
+
+@pytest.mark.parametrize("format", ["cutout", "rle"])
+def test_the_dice_of_each_mask_is_predicted_the_most_doubtful_first(
+    photos: Path,
+    members: list[str],
+    model: EnsembleModel,
+    tmp_path: Path,
+    format: Format,  # noqa: A002
+) -> None:
+    config = write_rule(model, tmp_path / "known.yaml")
+    predict(str(photos), str(tmp_path / "out"), members, ensemble=config, format=format)
+    head, *rows = table(tmp_path / "out" / "predictions.csv")
+    assert head == ["image", "dice", "low", "high"]
+    by_hand = {}
+    for photo in photos.iterdir():
+        probability = model.probability(read_image(photo)).astype(np.float64)
+        inside, total = probability[probability > 0.5].sum(), probability.sum() + (probability > 0.5).sum()
+        error = -0.2 + 0.9 * np.log(1.0001 - 2 * inside / total)
+        by_hand[photo.name] = [1.0001 - np.exp(error + shift) for shift in (0, 0.5, -0.5)]
+    assert {name: [float(value) for value in values] for name, *values in rows} == {
+        name: pytest.approx(np.clip(values, 0, 1), abs=2e-3) for name, values in by_hand.items()
+    }
+    assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
+    predict(str(photos), str(tmp_path / "plain"), members, format=format)
+    assert not (tmp_path / "plain" / "predictions.csv").exists()
 
 
 def test_an_ensemble_s_post_processing_is_part_of_it(

@@ -34,6 +34,7 @@ def evaluate(
 
     Out of fold, and on the holdout.
     """
+    from backdrop.report import prediction_text
     from backdrop.steps.evaluate import evaluate as step
 
     evaluation = step(data, plan, members, out, ensemble, model)
@@ -44,6 +45,8 @@ def evaluate(
         interval = f" ({held.low:.5f} to {held.high:.5f})" if held.low is not None and held.high is not None else ""
         print(f"holdout      {'ensemble':20} Dice {held.dice:.5f}{interval} on {count(held.objects, 'object')}")
     _print_exit(evaluation.early_exit)
+    if evaluation.predicted_dice:
+        print(prediction_text(evaluation.predicted_dice))
     print(f"{out}/index.html")
 
 

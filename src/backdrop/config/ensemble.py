@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, FiniteFloat, Tag, model_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.config.catalog import find_recipe, find_text, resolve_paths
@@ -133,6 +133,18 @@ class EarlyExit(Record):
     rule: ExitRule | None = None
 
 
+class PredictedDice(Record):
+    """What `evaluate` learned out of fold about the Dice of photographs that nobody labeled; `register` writes it.
+
+    ln(1.0001 - Dice) is `intercept` + `slope` * ln(1.0001 - expected), where `expected` is the Dice that follows from
+    the photograph's probability. For nine in ten objects never seen, all photographs are within `spread` of that.
+    """
+
+    intercept: FiniteFloat
+    slope: Annotated[FiniteFloat, Field(ge=0)]
+    spread: Annotated[FiniteFloat, Field(ge=0)]
+
+
 class Ensemble(Record):
     """The recipes of an ensemble with their folds and weights, its post-processing, and its gate.
 
@@ -146,6 +158,7 @@ class Ensemble(Record):
     members: Annotated[tuple[Item, ...], Field(min_length=1)]
     postprocessing: Operations = ()
     early_exit: EarlyExit | None = None
+    predicted_dice: PredictedDice | None = None
     gate: Gate = Gate()
 
     def resolve(self) -> "Ensemble":
@@ -172,6 +185,10 @@ class Ensemble(Record):
             if name not in names:
                 what = f"Ensemble {self.name} has no recipe {name}, which early_exit.rule.first names"
                 raise ConfigError(what, f"Name some of {', '.join(names)}")
+
+    def learned(self, rule: ExitRule | None, predicted_dice: PredictedDice | None) -> "Ensemble":
+        """The same ensemble with what `evaluate` learned: its early exit's rule, and how to predict Dice."""
+        return self.with_exit(rule).model_copy(update={"predicted_dice": predicted_dice})
 
     def with_exit(self, rule: ExitRule | None) -> "Ensemble":
         """The same ensemble with the rule that was learned for its early exit; itself if it has none."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from backdrop.config import ExitRule
 from backdrop.evaluation.metrics import FEW_OBJECTS, Exit, Saving, Score, Spread, bootstrap, object_means
+from backdrop.evaluation.predicted_dice import Known
 from backdrop.inference.ensemble import EnsembleModel, prediction_cost
 
 STEPS = 20  # limits that are tried: with the lowest, a twentieth of the photographs stops at the first members
@@ -25,24 +26,36 @@ Rules = Mapping[int | None, ExitRule | None]
 class Trial:
     """A photograph by the first members alone: the unconfidence of their mean, and the Dice of their mask.
 
+    `expected` is the Dice that their mean expects of that mask.
+
     The unconfidence is infinite if they can't decide, because the photograph is so large that it is summed in parts.
     """
 
     doubt: float
     dice: float
+    expected: float
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A photograph's score by all members that may judge it, and a trial of each set of first ones that has some."""
+    """A photograph's score by all members that may judge it, and a trial of each set of first ones that has some.
+
+    `expected` is the Dice that all members' mean expects of its mask.
+    """
 
     score: Score
     trials: Mapping[First, Trial]
+    expected: float
 
     def stopped(self, rule: ExitRule | None) -> Trial | None:
         """The trial that decides by a rule; None if all members see the photograph."""
         trial = self.trials.get(rule.first) if rule else None
         return trial if rule and trial and trial.doubt <= rule.unconfidence_above else None
+
+    def known(self, rule: ExitRule | None) -> Known:
+        """What a rule leads to for the prediction of Dice."""
+        trial = self.stopped(rule)
+        return Known(self.score.object, (trial or self).expected, trial.dice if trial else self.score.dice)
 
     def by(self, rule: ExitRule | None) -> Score:
         """The score that a rule leads to."""

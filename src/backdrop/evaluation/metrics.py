@@ -20,7 +20,7 @@ from pydantic import Field, FiniteFloat
 
 from backdrop.common import storage, text
 from backdrop.common.errors import MemberError, StorageError, shorten
-from backdrop.config import ExitRule
+from backdrop.config import ExitRule, PredictedDice
 from backdrop.config.records import Record
 from backdrop.data.folds import HOLDOUT
 from backdrop.data.masks import Mask
@@ -141,6 +141,31 @@ class Exit(Record):
     holdout: Saving | None
 
 
+class Promise(Record):
+    """How the predicted Dice does on labeled photographs: for `right` of `objects`, every photograph's interval holds.
+
+    `width` is the intervals' mean width, `error` the mean absolute difference of predicted and real Dice. `auroc` is
+    the chance that one of the worst 5 % of photographs is predicted to be worse than another; None if all are alike.
+    """
+
+    objects: int = Field(ge=1)
+    images: int = Field(ge=1)
+    right: int = Field(ge=0)
+    width: FiniteFloat
+    error: FiniteFloat
+    auroc: FiniteFloat | None
+
+
+class DicePrediction(Record):
+    """What was learned out of fold about the Dice of unlabeled photographs, and how that does on the holdout.
+
+    None instead of a `rule` with fewer than 18 objects out of fold, and instead of `holdout` without one.
+    """
+
+    rule: PredictedDice | None
+    holdout: Promise | None
+
+
 class Opponent(Record):
     """A champion that was judged beside the ensemble: its digest, and the sha256 of its scores, `champion.csv`."""
 
@@ -166,6 +191,7 @@ class Evaluation(Record):
     holdout: Holdout
     repair: tuple[Effect, ...] = ()
     early_exit: Exit | None = None
+    predicted_dice: DicePrediction | None = None
     champion: Opponent | None = None
 
 

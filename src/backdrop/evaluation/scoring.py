@@ -17,7 +17,7 @@ from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.predict import Mean
-from backdrop.inference.uncertainty import unconfidence
+from backdrop.inference.uncertainty import expected_dice, unconfidence
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _judge_chunk(
 ) -> Iterator[tuple[Judged, dict[str, float]]]:
     names = [member.record.recipe for member in model.members]
     truths = [truth.unpack() for _, truth, _ in known]
-    outcomes = [model.outcome(photo) for photo in photos]
+    outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
     alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
     by_first = [{first: model.outcome(photo, with_probability=True) for first in firsts} for photo in photos]
@@ -154,10 +154,10 @@ def _judge_chunk(
                 by_recipe[i][name].add(mean.mask(), truth[rows])
     for i, (row, _, traits) in enumerate(known):
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
-        dice = masks.dice(model.cut(outcomes[i], row.view), truths[i])
+        dice, expected = _dices(model, outcomes[i], row.view, truths[i])
         score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
         trials = {first: _trial(model, one, row.view, truths[i]) for first, one in by_first[i].items()}
-        yield Judged(score, trials), {name: overlap.dice() for name, overlap in alone[i].items()}
+        yield Judged(score, trials, expected), {name: overlap.dice() for name, overlap in alone[i].items()}
 
 
 def _trial(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> Trial:
@@ -165,4 +165,11 @@ def _trial(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> Tr
     assert outcome.probability is not None
     whole = len(blocks([outcome.photo])) == 1
     doubt = unconfidence(outcome.probability) if whole else math.inf
-    return Trial(doubt, masks.dice(model.cut(outcome, view), truth))
+    return Trial(doubt, *_dices(model, outcome, view, truth))
+
+
+def _dices(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float]:
+    """The Dice of an outcome's mask, and the Dice that its probability expects."""
+    assert outcome.probability is not None
+    mask = model.cut(outcome, view)
+    return masks.dice(mask, truth), expected_dice(outcome.probability, mask)

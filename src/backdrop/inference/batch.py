@@ -29,6 +29,7 @@ from backdrop.inference.compose import Pictures
 from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph
 from backdrop.inference.member import WEIGHTS, Member
 from backdrop.inference.predict import BATCH
+from backdrop.inference.uncertainty import DiceRange
 
 PIXELS = 80_000_000  # of photographs whose sums are in memory at once; the sums take 640 MB
 LARGE = PIXELS // BATCH  # pixels of a photograph that is a batch of its own
@@ -45,6 +46,7 @@ class Cutout(Record):
     """A photograph's mask, run-length encoded, at the photograph's size; or the reason for its `failure`.
 
     If pictures are drawn, `picture` is the picture's path in the store, and `digest` its sha256; `rle` is empty then.
+    `dice` is the Dice that the mask probably has, and its interval; None if the model can't say.
     """
 
     image: str
@@ -54,6 +56,7 @@ class Cutout(Record):
     picture: str = ""
     digest: str = ""
     failure: str = ""
+    dice: DiceRange | None = None
 
 
 CUTOUTS = TypeAdapter(list[Cutout])
@@ -163,7 +166,8 @@ def cut_out(model: EnsembleModel, photos: Sequence[Source], finish: Finish = enc
     """
     failed: list[Cutout] = []
     usable = _usable(lazily(partial(_prepare, model), photos), failed)
-    predicted = _predict(model, ahead(chunks(model, usable)), with_probability=finish is not encode)
+    asked = finish is not encode or model.predicted_dice is not None
+    predicted = _predict(model, ahead(chunks(model, usable)), with_probability=asked)
     cutouts = [
         _finish(model, source, outcome, finish)
         for pairs in ahead(predicted, lambda pairs: pairs[0][1].photo.pixels > LARGE)
@@ -228,8 +232,9 @@ def _batches(items: Iterable[tuple[Photograph, T]], sums: int) -> Iterator[list[
 
 def _key(model: EnsembleModel, photos: Sequence[Source], pictures: Pictures | None) -> str:
     names = [photo.name for photo in photos]
+    told = model.predicted_dice and model.predicted_dice.model_dump_json()
     digests = in_threads(_digest, photos)
-    parts = [__version__, model.digest(), model.computation(), names, digests, pictures and pictures.digest()]
+    parts = [__version__, model.digest(), told, model.computation(), names, digests, pictures and pictures.digest()]
     return storage.sha256(json.dumps(parts).encode())
 
 
@@ -287,7 +292,8 @@ def _predict(
 
 def _finish(model: EnsembleModel, source: Source, outcome: Outcome, finish: Finish) -> Cutout:
     view = PurePosixPath(source.name).stem.rpartition("_")[2]
+    mask = model.cut(outcome, view)
     try:
-        return finish(source, outcome, model.cut(outcome, view))
+        return finish(source, outcome, mask).model_copy(update={"dice": model.predict_dice(outcome, mask)})
     except DataError as error:
         return Cutout(image=source.name, failure=_reason(source, error))

@@ -14,7 +14,7 @@ from torch import Tensor
 from backdrop.common import storage
 from backdrop.common.devices import device, precision_of
 from backdrop.common.errors import MemberError
-from backdrop.config import Ensemble, ExitRule, Input, Recipe, digest
+from backdrop.config import Ensemble, ExitRule, Input, PredictedDice, Recipe, digest
 from backdrop.config.postprocessing import Operations
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.data import masks
@@ -22,7 +22,7 @@ from backdrop.data.preprocessing import to_input
 from backdrop.inference.member import ONNX, RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
 from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, batches, integer_weights, scaled_size
-from backdrop.inference.uncertainty import unconfidence
+from backdrop.inference.uncertainty import DiceRange, expected_dice, predict_dice, unconfidence
 from backdrop.models import build
 from backdrop.models.cost import macs
 
@@ -38,13 +38,14 @@ Image = NDArray[np.uint8]
 class EnsembleModel:
     """Members, the weights of their recipes (shared by a recipe's members), and post-processing operations.
 
-    With an `early_exit`, only doubtful photographs are seen by all members.
+    With an `early_exit`, only doubtful photographs are seen by all members. `predicted_dice` says how good a mask is.
     """
 
     members: tuple[Member, ...]
     recipe_weights: Mapping[str, float]
     operations: Operations = ()
     early_exit: ExitRule | None = None
+    predicted_dice: PredictedDice | None = None
 
     @property
     def is_in_memory(self) -> bool:
@@ -159,6 +160,13 @@ class EnsembleModel:
             return outcome.mask  # exact, on integers
         assert outcome.probability is not None
         return repair(outcome.probability, view, self.operations, self.mean_of(outcome.photo))
+
+    def predict_dice(self, outcome: "Outcome", mask: masks.Mask) -> DiceRange | None:
+        """The Dice that the mask of an outcome with its probability probably has; None if nothing was learned of it."""
+        if self.predicted_dice is None:
+            return None
+        assert outcome.probability is not None
+        return predict_dice(self.predicted_dice, expected_dice(outcome.probability, mask))
 
     def mean_of(self, photo: "Photograph") -> MeanOf:
         """A function that returns the mean of some recipes' members; of all members if those recipes have none.
@@ -275,7 +283,7 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
     if config is None:
         return EnsembleModel(ordered, weights)
     rule = config.early_exit.rule if config.early_exit else None
-    return EnsembleModel(ordered, weights, config.postprocessing, rule)
+    return EnsembleModel(ordered, weights, config.postprocessing, rule, config.predicted_dice)
 
 
 def write_ensemble(folder: Path, config: Ensemble, members: Sequence[Member]) -> None:

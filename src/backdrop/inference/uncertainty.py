@@ -1,13 +1,18 @@
 """The uncertainty of a prediction."""
 
+import math
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from backdrop.config import PredictedDice
 from backdrop.data.masks import Mask
 from backdrop.inference.alpha import band_width
 
 LOW, HIGH = 0.3, 0.8  # between them, a pixel is uncertain
+LITTLE = 1e-4  # no Dice is known better
 MAX_REGIONS = 20
 REGIONS_A_SIDE = 8
 
@@ -27,6 +32,38 @@ def unconfidence(probability: NDArray[np.float32], low: float = LOW, high: float
     """
     uncertain = _count(_between(probability, low, high))
     return uncertain / max(1, _count(probability < low) + _count((probability > high) & (probability <= top)))
+
+
+class DiceRange(NamedTuple):
+    """The Dice that a photograph's mask probably has, 0..1, and the interval in which it is."""
+
+    dice: float
+    low: float
+    high: float
+
+
+def expected_dice(probability: NDArray[np.float32], mask: Mask) -> float:
+    """The Dice of a mask (H, W) if each pixel belongs to the product with its probability (H, W): 0..1, 1 for nothing.
+
+    2 * sum of p over the mask / (sum of p + pixels of the mask). It says more about the real Dice than `unconfidence`.
+    """
+    pixels = _count(mask)
+    total = float(probability.sum(dtype=np.float64)) + pixels
+    return 2 * float(probability.sum(dtype=np.float64, where=mask)) / total if total > 0 else 1.0
+
+
+def error_of(dice: float) -> float:
+    """One minus a Dice, and a little, so that its logarithm exists."""
+    return 1 + LITTLE - dice
+
+
+def predict_dice(rule: PredictedDice, expected: float) -> DiceRange:
+    """A photograph's Dice by a rule from its `expected_dice`."""
+    value = rule.intercept + rule.slope * math.log(error_of(expected))
+    middle, low, high = (
+        min(1.0, max(0.0, error_of(math.exp(value + shift)))) for shift in (0.0, rule.spread, -rule.spread)
+    )
+    return DiceRange(middle, low, high)
 
 
 def uncertain_regions(probability: NDArray[np.float32]) -> list[Box]:

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from backdrop.common.words import count
-from backdrop.evaluation.metrics import Effect, Estimate, Evaluation, Exit, Saving, Score, estimate
+from backdrop.evaluation.metrics import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score, estimate
 from backdrop.evaluation.pictures import Image, data_uri, number
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
@@ -84,6 +84,7 @@ def render(report: Report) -> str:
         "images": _distributions(held, folded),
         "repair": _repair(report.evaluation.repair),
         "early_exit": _early_exit(report.evaluation.early_exit),
+        "predicted_dice": _predicted_dice(report.evaluation.predicted_dice),
         "views": _views(held or folded, "holdout" if held else "out-of-fold"),
     }
     # The pictures get the remaining bytes.
@@ -203,6 +204,23 @@ def _early_exit(learned: Exit | None) -> str:
     rows += [_saving("holdout", learned.holdout)] if learned.holdout and learned.rule else []
     note = f'<p class="note">{EXIT_NOTE}</p>'
     return f"<section><h2>Early exit</h2><p>{escape(exit_text(learned))}</p>{table(heads, rows)}{note}</section>"
+
+
+def _predicted_dice(learned: DicePrediction | None) -> str:
+    return f"<section><h2>Predicted Dice</h2><p>{escape(prediction_text(learned))}</p></section>" if learned else ""
+
+
+def prediction_text(learned: DicePrediction) -> str:
+    """How well the Dice of unlabeled photographs is predicted, in a sentence or two."""
+    if learned.rule is None:
+        return "The Dice of unlabeled photographs isn't predicted: that takes 18 objects out of fold."
+    text = "The Dice of unlabeled photographs is predicted, with an interval that holds for 90 % of objects."
+    if learned.holdout is None:
+        return text
+    held = learned.holdout
+    right = f"it holds for {held.right} of {count(held.objects, 'object')}, {held.width:.4f} wide on average"
+    area = "" if held.auroc is None else f"; AUROC for the worst 5 % of photographs {held.auroc:.2f}"
+    return f"{text} On the holdout, {right}, {held.error:.4f} off{area}."
 
 
 def exit_text(learned: Exit) -> str:

@@ -24,7 +24,7 @@ from backdrop.serving.batching import Batcher, Job
 from backdrop.serving.champion import Champion
 from backdrop.serving.gate import Gate, Limits
 from backdrop.serving.observer import MODEL, Metrics, Observer
-from backdrop.serving.openapi import ABOUT, REGIONS, UNCONFIDENCE, documented
+from backdrop.serving.openapi import ABOUT, DICE, DICE_RANGE, REGIONS, UNCONFIDENCE, documented
 from backdrop.serving.photographs import CutoutOptions, NoOptions, count_pixels, read_photograph
 from backdrop.serving.problems import ProblemError, not_ready, respond
 
@@ -79,6 +79,8 @@ def _add_pictures(api: FastAPI, champion: Champion, batcher: Batcher) -> None:
             REGIONS: " ".join(",".join(map(str, box)) for box in made.regions),
             "Cache-Control": "no-store",
         }
+        if made.dice:
+            headers |= {DICE: f"{made.dice.dice:.4f}", DICE_RANGE: f"{made.dice.low:.4f} {made.dice.high:.4f}"}
         return Response(made.data, media_type=media_type, headers=headers)
 
     @api.post("/v1/cutout", **documented("image/png", "image/webp", "image/jpeg"))

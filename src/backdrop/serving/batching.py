@@ -12,7 +12,7 @@ from backdrop.inference.batch import PIXELS, Image
 from backdrop.inference.compose import Pictures
 from backdrop.inference.ensemble import EnsembleModel, Photograph
 from backdrop.inference.predict import BATCH
-from backdrop.inference.uncertainty import Box, uncertain_regions, unconfidence
+from backdrop.inference.uncertainty import Box, DiceRange, uncertain_regions, unconfidence
 from backdrop.serving.champion import Champion
 from backdrop.serving.problems import not_ready
 
@@ -21,12 +21,16 @@ WORKERS = 2  # one decodes and encodes while the other's networks run
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture, the address of the version that made it, and how doubtful the photograph is."""
+    """An encoded picture, the address of the version that made it, how doubtful the photograph is, and its Dice.
+
+    `dice` is None if the version can't tell.
+    """
 
     data: bytes
     model: str
     unconfidence: float
     regions: Sequence[Box]
+    dice: DiceRange | None
 
 
 @dataclass(eq=False)
@@ -116,13 +120,14 @@ class Batcher:
             job, image, _ = usable[index]
             outcome = outcomes[index]
             assert outcome.probability is not None
+            mask = model.cut(outcome, "")
             try:
-                data = job.pictures.draw(image, outcome.probability, model.cut(outcome, ""))
+                data = job.pictures.draw(image, outcome.probability, mask)
             except DataError as error:
                 job.result.set_exception(DataError(f"The picture {error.what}", error.remedy))
             else:
                 doubt = unconfidence(outcome.probability), uncertain_regions(outcome.probability)
-                job.result.set_result(Picture(data, served.address, *doubt))
+                job.result.set_result(Picture(data, served.address, *doubt, model.predict_dice(outcome, mask)))
 
         list(self._threads.map(finish, range(len(usable))))
 

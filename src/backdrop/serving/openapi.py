@@ -9,6 +9,7 @@ from backdrop.serving.photographs import FORM, TYPES
 from backdrop.serving.problems import Problem
 
 UNCONFIDENCE, REGIONS = "backdrop-unconfidence", "backdrop-doubtful-regions"
+DICE, DICE_RANGE = "backdrop-dice", "backdrop-dice-range"
 BINARY = {"type": "string", "format": "binary"}
 OTHER = "application/octet-stream"
 ABOUT = """Cuts products out of photographs with a registered model.
@@ -33,6 +34,16 @@ BODY = {
 }
 HEADERS = {
     MODEL: {"description": "The version that made it.", "schema": {"type": "string"}, "example": "models:/cars/3"},
+    DICE: {
+        "description": "The Dice that the mask probably has, 0 to 1; missing if the version can't tell.",
+        "schema": {"type": "number"},
+        "example": 0.9931,
+    },
+    DICE_RANGE: {
+        "description": "Lowest and highest Dice that it may have, right for nine in ten objects never seen.",
+        "schema": {"type": "string"},
+        "example": "0.9874 0.9962",
+    },
     UNCONFIDENCE: {
         "description": "Doubtful pixels per pixel that is certainly background.",
         "schema": {"type": "number"},

@@ -21,6 +21,7 @@ from backdrop.evaluation.metrics import (
     PAGE,
     WORST,
     WORST_SHOWN,
+    DicePrediction,
     Effect,
     Evaluation,
     Exit,
@@ -31,6 +32,7 @@ from backdrop.evaluation.metrics import (
     summarize,
 )
 from backdrop.evaluation.pictures import encode_jpeg, panel, stack
+from backdrop.evaluation.predicted_dice import Known, learn, measure
 from backdrop.evaluation.scoring import Judges, judges, score
 from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather
@@ -76,7 +78,7 @@ def evaluate(
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
     digests = verify(plans[0], dataset)
-    exhaustive = config and config.with_exit(None)
+    exhaustive = config and config.learned(None, None)
     network = keep_networks(gather([open_member(address) for address in members], exhaustive))
     who = judges(plans, digests, network)
     asked = config.early_exit if config else None
@@ -91,6 +93,7 @@ def evaluate(
         "cost": _cost(network, learned),
         "repair": _effects(dataset, digests, who, scores),
         "early_exit": learned,
+        "predicted_dice": _predicted_dice([one.known(rules.get(one.score.fold)) for one in scored.judged], scores),
         "champion": opponent,
     }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
@@ -105,6 +108,13 @@ def evaluate(
             (folder / CHAMPION).write_bytes(rivals)
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     return evaluation
+
+
+def _predicted_dice(known: Sequence[Known], scores: Sequence[Score]) -> DicePrediction:
+    pairs = list(zip(known, scores, strict=True))
+    rule = learn([one for one, score in pairs if score.fold is not None])
+    held = [one for one, score in pairs if score.fold is None]
+    return DicePrediction(rule=rule, holdout=measure(rule, held) if rule and held else None)
 
 
 def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Opponent | None, bytes]:

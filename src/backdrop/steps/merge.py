@@ -21,7 +21,7 @@ RECORD = "merge.json"
 PHOTOGRAPHS = "photographs.csv"
 REMEDY = "Remove its folder, and run the command again"
 HEAD = ["image", "version", "model", "failure"]
-TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION)
+TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION, predict.DICES)
 
 
 class MergeRecord(Record):
@@ -108,6 +108,7 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
             claim.remove([predict.FAILED])
         claim.write(
             _tables(found, chosen, out if rows else "")
+            | _dices(found, out if rows else "")
             | ({predict.FAILED: _csv(predict.FAILED_HEAD, failed)} if failed else {})
             | {
                 PHOTOGRAPHS: _csv(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
@@ -188,6 +189,14 @@ def _tables(parts: Sequence[Part], chosen: predict.Format, out: str) -> dict[str
         runs = {row[0]: row for table in tables for row in _rows(table, predict.RUNS_HEAD)}
         return {predict.RUNS: _csv(predict.RUNS_HEAD, sorted(runs.values(), key=lambda row: f"{row[0]}."))}
     return {}
+
+
+def _dices(parts: Sequence[Part], out: str) -> dict[str, bytes]:
+    """The table of predicted Dice, if there is one; a photograph's newest row replaces its earlier one."""
+    places = [f"{out}/{predict.DICES}", *(str(part.folder / predict.DICES) for part in parts)]
+    rows = [row for place in places if storage.exists(place) for row in _rows(place, predict.DICES_HEAD)]
+    newest = {row[0]: row for row in rows}
+    return {predict.DICES: _csv(predict.DICES_HEAD, predict.sort_dices(newest.values()))} if newest else {}
 
 
 def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:

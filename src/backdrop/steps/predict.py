@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -27,6 +27,7 @@ from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
 from backdrop.inference.compose import Color, Image, PictureKind, PictureOptions, Pictures, parse_color
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission
+from backdrop.inference.uncertainty import DiceRange
 from backdrop.steps.members import open_member
 
 STEP = "predict"
@@ -34,7 +35,9 @@ RECORD = "predict.json"
 RUNS = "masks.csv"
 SUBMISSION = "submission.csv.gz"
 FAILED = "failed.csv"
+DICES = "predictions.csv"
 RUNS_HEAD, FAILED_HEAD = ["stem", "height", "width", "rle"], ["image", "reason"]
+DICES_HEAD = ["image", "dice", "low", "high"]
 
 Format = Literal["cutout", "mask", "alpha", "rle", "submission"]
 PLAIN = PictureOptions()
@@ -89,8 +92,8 @@ def predict(
     Args:
         images: files, folders (with their subfolders), patterns, `s3://` objects or prefixes; one or several; or a
             share of one folder, whose outputs `merge` puts together.
-        out: the folder to write: `predict.json`, `failed.csv` if a photograph failed, and the results. It isn't
-            searched for photographs.
+        out: the folder to write: `predict.json`, `predictions.csv` if the model can tell how good its masks are,
+            `failed.csv` if a photograph failed, and the results. It isn't searched for photographs.
         members: addresses of the ensemble's members.
         model: instead of members, a registered model's address, such as `models:/NAME@champion`.
         ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights and the post-processing.
@@ -117,12 +120,15 @@ def predict(
         _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
+    dices: dict[str, DiceRange] = {}
     store = PredictionStore(partial_folder, pictures)
     with output_folder(out, STEP, RECORD) as folder:
         with _writer(store, folder, format) as write, progress("predicting photographs", len(photos)) as advance:
             for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:
                     failed.append(cutout)
+                if cutout.dice:
+                    dices[cutout.image] = cutout.dice
                 if not cutout.failure or format == "submission":
                     write(cutout)
                 advance(cutout.image)
@@ -135,6 +141,7 @@ def predict(
             shard=shard,
         )
         _write_failed(folder, failed)
+        _write_dices(folder, dices)
         (folder / RECORD).write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
     store.clear()
     return record
@@ -299,6 +306,18 @@ def _link_picture(store: PredictionStore, folder: Path, cutout: Cutout) -> None:
         os.link(store.folder / cutout.picture, path)
     except OSError:  # a file system without hard links
         shutil.copyfile(store.folder / cutout.picture, path)
+
+
+def _write_dices(folder: Path, dices: Mapping[str, DiceRange]) -> None:
+    if dices:
+        with _table(folder / DICES, DICES_HEAD) as write_row:
+            for row in sort_dices([name, *(f"{value:.4f}" for value in found)] for name, found in dices.items()):
+                write_row(row)
+
+
+def sort_dices(rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
+    """Rows of `predictions.csv` in their order: the most doubtful photograph first."""
+    return sorted(rows, key=lambda row: (float(row[1]), row[0]))
 
 
 def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:

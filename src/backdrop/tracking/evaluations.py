@@ -142,8 +142,20 @@ def fetch_evaluation(run_id: str) -> Path:
     )
 
 
+def fetch_ensemble(run_id: str) -> Ensemble:
+    """The ensemble of an evaluation run, with what was learned by it; nothing is kept in the cache.
+
+    Raises:
+        TrackingError: if MLflow has lost it, or the server doesn't answer.
+        ConfigError: if its YAML isn't valid.
+    """
+    what = f"Evaluation run {run_id} can't be fetched"
+    with server_errors(what), tempfile.TemporaryDirectory() as scratch:
+        return read_ensemble(Path(connect().download_artifacts(run_id, CONFIG, scratch)).parent)
+
+
 def read_ensemble(folder: Path) -> Ensemble:
-    """The ensemble of an evaluation, which `fetch_evaluation` copied; with the rule that was learned for an early exit.
+    """The ensemble of an evaluation, which `fetch_evaluation` copied.
 
     Raises:
         ConfigError: if its YAML isn't valid.

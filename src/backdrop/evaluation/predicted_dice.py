@@ -1,0 +1,98 @@
+"""Learns out of fold what Dice to expect of a photograph that nobody labeled, with a promise.
+
+Split conformal prediction by object (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173): a line is fitted to half of
+the objects, and its errors on the other half say how wide an interval must be. A new object is like one of that half,
+so the intervals of all its photographs hold with the stated probability, whatever the line is worth.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backdrop.common.storage import sha256
+from backdrop.config import PredictedDice
+from backdrop.evaluation.metrics import Promise
+from backdrop.inference.uncertainty import error_of, predict_dice
+
+HOLDS = 0.9  # of objects never seen
+CALIBRATION = 9  # objects; with fewer, no error is large enough to hold for nine of ten
+ALIKE = 1e-9  # the variance of logarithms below which there is no slope to find
+WORST = 0.05  # share of photographs whose detection is measured
+
+
+@dataclass(frozen=True)
+class Known:
+    """A labeled photograph: its object, the Dice that its probability expects of its mask, and its real Dice."""
+
+    object: str
+    expected: float
+    dice: float
+
+
+def learn(photos: Sequence[Known]) -> PredictedDice | None:
+    """The prediction of Dice, its interval right for all photographs of nine in ten objects never seen.
+
+    Args:
+        photos: photographs out of fold.
+
+    Returns:
+        None if there are fewer than 18 objects.
+    """
+    photos = sorted(photos, key=astuple)  # sums of floats depend on their order
+    names = sorted({photo.object for photo in photos}, key=lambda name: sha256(name.encode()))
+    fitted, kept = names[::2], names[1::2]
+    if len(kept) < CALIBRATION:
+        return None
+    slope, intercept = _line([photo for photo in photos if photo.object in fitted])
+    line = PredictedDice(intercept=intercept, slope=slope, spread=0.0)
+    largest = sorted(_largest_error(line, [photo for photo in photos if photo.object == name]) for name in kept)
+    rank = math.ceil((len(largest) + 1) * HOLDS)
+    return line.model_copy(update={"spread": largest[rank - 1]})
+
+
+def measure(rule: PredictedDice, photos: Sequence[Known]) -> Promise:
+    """How a rule does on photographs of objects that it wasn't learned on, such as the holdout's."""
+    photos = sorted(photos, key=astuple)
+    names = {photo.object for photo in photos}
+    found = [predict_dice(rule, photo.expected) for photo in photos]
+    right = [low <= photo.dice <= high for (_, low, high), photo in zip(found, photos, strict=True)]
+    wrong = {photo.object for photo, holds in zip(photos, right, strict=True) if not holds}
+    dice = np.array([photo.dice for photo in photos])
+    return Promise(
+        objects=len(names),
+        images=len(photos),
+        right=len(names) - len(wrong),
+        width=float(np.mean([high - low for _, low, high in found])),
+        error=float(np.mean(np.abs(np.array([each.dice for each in found]) - dice))),
+        auroc=_auroc(np.array([-photo.expected for photo in photos]), dice <= np.quantile(dice, WORST)),
+    )
+
+
+def _line(photos: Sequence[Known]) -> tuple[float, float]:
+    """Slope, at least 0, and intercept of the errors' logarithms, each object counting the same."""
+    x, y = np.log([error_of(photo.expected) for photo in photos]), np.log([error_of(photo.dice) for photo in photos])
+    names = [photo.object for photo in photos]
+    weights = np.array([1 / names.count(name) for name in names])
+    weights /= weights.sum()
+    middle, height = float(weights @ x), float(weights @ y)
+    spread = float(weights @ (x - middle) ** 2)
+    slope = max(0.0, float(weights @ ((x - middle) * (y - height))) / spread) if spread > ALIKE else 0.0
+    return slope, height - slope * middle
+
+
+def _largest_error(line: PredictedDice, photos: Sequence[Known]) -> float:
+    """Of an object's photographs, in the logarithm of the error."""
+    predicted = [line.intercept + line.slope * math.log(error_of(photo.expected)) for photo in photos]
+    return max(abs(math.log(error_of(photo.dice)) - value) for photo, value in zip(photos, predicted, strict=True))
+
+
+def _auroc(doubt: NDArray[np.float64], bad: NDArray[np.bool_]) -> float | None:
+    """The chance that a bad photograph is doubted more than another; None if all or none are bad."""
+    if bad.all() or not bad.any():
+        return None
+    others = doubt[~bad]
+    above = (doubt[bad][:, None] > others).mean() + (doubt[bad][:, None] == others).mean() / 2
+    return float(above)

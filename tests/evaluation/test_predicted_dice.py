@@ -1,0 +1,102 @@
+"""The Dice that a model predicts of photographs that nobody labeled, and the interval that it promises."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import roc_auc_score
+
+from backdrop.config import PredictedDice
+from backdrop.evaluation.predicted_dice import Known, learn, measure
+from backdrop.inference.uncertainty import expected_dice, predict_dice
+
+
+def photographs(random: np.random.Generator, objects: int, views: int = 4) -> list[Known]:
+    """Objects of different difficulty; what a photograph expects errs by its object and by itself."""
+    found = []
+    for number in range(objects):
+        hard = random.normal(-4.5, 0.6)
+        bias = random.normal(0, 0.3) + random.exponential(0.4)
+        for _ in range(views):
+            error = hard + random.normal(0, 0.4)
+            dice, expected = (1 - min(0.5, math.exp(value)) for value in (error, error - bias + random.normal(0, 0.2)))
+            found.append(Known(f"car{number}-{random.integers(1 << 40)}", expected, dice))
+        found[-views:] = [Known(found[-views].object, one.expected, one.dice) for one in found[-views:]]
+    return found
+
+
+def test_the_interval_holds_for_nine_in_ten_objects_never_seen() -> None:
+    random, shares = np.random.default_rng(0), []
+    for _ in range(200):
+        rule = learn(photographs(random, 40))
+        assert rule
+        new = measure(rule, photographs(random, 50))
+        shares.append(new.right / new.objects)
+    # 19 or more of 20 in calibration order: on average between 90 % and that and one in 21 more.
+    assert 0.90 <= np.mean(shares) <= 0.96
+
+
+def test_the_predicted_dice_beats_the_mean() -> None:
+    random = np.random.default_rng(1)
+    known, new = photographs(random, 60), photographs(random, 60)
+    rule = learn(known)
+    assert rule
+    found, mean = measure(rule, new), np.mean([one.dice for one in known])
+    assert found.error < 0.7 * np.mean([abs(one.dice - mean) for one in new])
+    assert found.width < 0.08
+    dice = np.array([one.dice for one in new])
+    bad = dice <= np.quantile(dice, 0.05)
+    assert found.auroc == pytest.approx(roc_auc_score(bad, [-one.expected for one in new]))
+    assert found.auroc > 0.8
+
+
+def test_with_few_objects_nothing_is_promised() -> None:
+    random = np.random.default_rng(2)
+    assert learn(photographs(random, 17)) is None
+    assert learn(photographs(random, 18)) is not None
+    assert learn([]) is None
+
+
+def test_the_order_of_photographs_does_not_matter() -> None:
+    known = photographs(np.random.default_rng(3), 20)
+    rule, other = learn(known), learn(known[::-1])
+    assert rule is not None
+    assert rule == other
+
+
+def test_photographs_that_are_all_alike_are_level() -> None:
+    rule = learn([Known(f"car{number}", 0.99, 0.98) for number in range(30)])
+    assert rule
+    assert rule.slope == 0
+    assert rule.spread == pytest.approx(0, abs=1e-9)
+    assert predict_dice(rule, 0.5) == pytest.approx((0.98, 0.98, 0.98))
+    wide = rule.model_copy(update={"spread": 0.01})
+    assert measure(wide, [Known("a", 0.9, 0.98), Known("b", 0.9, 0.9), Known("b", 0.9, 0.98)]).right == 1
+
+
+@given(
+    *(st.floats(-20, 20), st.floats(0, 5), st.floats(0, 10), st.floats(0, 1)),
+)
+def test_the_interval_has_the_dice_and_lies_between_0_and_1(
+    intercept: float, slope: float, spread: float, expected: float
+) -> None:
+    found = predict_dice(PredictedDice(intercept=intercept, slope=slope, spread=spread), expected)
+    assert 0 <= found.low <= found.dice <= found.high <= 1
+
+
+@given(arrays(np.float32, (7, 5), elements=st.floats(0, 1, width=32)))
+def test_the_expected_dice_is_the_sum_by_hand(probability: np.ndarray) -> None:
+    mask = probability > 0.5
+    pairs: Sequence[tuple[float, bool]] = list(zip(probability.ravel().tolist(), mask.ravel().tolist(), strict=True))
+    inside, total = math.fsum(p for p, m in pairs if m), math.fsum(p + m for p, m in pairs)
+    assert expected_dice(probability, mask) == pytest.approx(2 * inside / total if total else 1.0)
+
+
+def test_a_certain_mask_expects_all() -> None:
+    mask = np.eye(6, dtype=bool)
+    assert expected_dice(mask.astype(np.float32), mask) == 1
+    assert expected_dice(np.zeros((3, 3), np.float32), np.zeros((3, 3), bool)) == 1
