@@ -35,6 +35,7 @@ from backdrop.inference.predict import Mean, answers, batches
 CALIBRATION, ROUNDS = 32, 3
 
 Image = NDArray[np.uint8]
+Networks = dict[str, tuple[nn.Module, str]]  # each with the precision that it computes in
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is untyped
@@ -72,34 +73,38 @@ def quantize(member: Member, images: Sequence[Image], target: Path) -> OnnxNetwo
 def cut(network: nn.Module, precision: str, member: Member, image: Image) -> tuple[NDArray[np.bool_], dict[str, float]]:
     """A photograph's mask as `predict` makes it, and the seconds of each part."""
     recipe, seconds = member.recipe, {}
-    start = time.perf_counter()
+    start = time.process_time()
     prepared = to_input(image, recipe.input)
-    seconds["resize"] = time.perf_counter() - start
-    start = time.perf_counter()
+    seconds["resize"] = time.process_time() - start
+    start = time.process_time()
     shown = batches([prepared], recipe.input, torch.device("cpu"))
     (answer,) = answers(network, shown, [image.shape[:2]], recipe.input, recipe.tta, precision=precision)
-    seconds["network"] = time.perf_counter() - start
-    start = time.perf_counter()
+    seconds["network"] = time.process_time() - start
+    start = time.process_time()
     mean = Mean()
     mean.add(answer.probability(), 1)
     mask = mean.mask()
-    seconds["mask"] = time.perf_counter() - start
+    seconds["mask"] = time.process_time() - start
     return mask, seconds
 
 
-def time_it(network: nn.Module, precision: str, member: Member, paths: Sequence[Path]) -> str:
-    """The median milliseconds of a photograph, by part and as a whole, with the decoding."""
-    parts: dict[str, list[float]] = {}
-    for path in [paths[0], *paths * ROUNDS]:
-        start = time.perf_counter()
-        image = read_image(path)
-        decoded = time.perf_counter() - start
-        _, seconds = cut(network, precision, member, image)
-        for name, value in {"decode": decoded, **seconds}.items():
-            parts.setdefault(name, []).append(1000 * value)
-    whole = [sum(values) for values in zip(*(values[1:] for values in parts.values()), strict=True)]
-    medians = "  ".join(f"{name} {statistics.median(values[1:]):5.1f}" for name, values in parts.items())
-    return f"{medians}  all {statistics.median(whole):5.1f} ms (least {min(whole):.1f})"
+def time_all(networks: Networks, member: Member, paths: Sequence[Path]) -> None:
+    """Prints the median milliseconds of a photograph, by part and as a whole, with the decoding.
+
+    The networks take turns, and CPU time is counted, so that other work on the machine matters less.
+    """
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
+    for index, path in enumerate([paths[0], *paths * ROUNDS]):
+        for name, (network, precision) in networks.items():
+            start = time.process_time()
+            image = read_image(path)
+            decoded = time.process_time() - start
+            _, seconds = cut(network, precision, member, image)
+            if index:  # the first one warms up
+                parts[name].append({"decode": decoded, **seconds, "all": decoded + sum(seconds.values())})
+    for name, rows in parts.items():
+        medians = {part: 1000 * statistics.median(row[part] for row in rows) for part in rows[0]}
+        print(f"{name:10} {'  '.join(f'{part} {value:5.1f}' for part, value in medians.items())} ms")
 
 
 def holdout_dice(data: str, plan: str, cutting: Callable[[Image], NDArray[np.bool_]]) -> float:
@@ -131,7 +136,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         ours = assemble(member.recipe, load_file(member.folder / WEIGHTS))
-        networks = {
+        networks: Networks = {
             "torch fp32": (ours, "fp32"),
             "torch bf16": (ours, "bf16"),
             "onnx fp32": (member.network(), "fp32"),
@@ -139,8 +144,7 @@ def main() -> None:
         }
         height, width = read_image(paths[0]).shape[:2]
         print(f"onnxruntime {onnxruntime.__version__}, one thread, {width}x{height} at {member.recipe.input.size}")
-        for name, network in networks.items():
-            print(f"{name:10} {time_it(*network, member, paths)}")
+        time_all(networks, member, paths)
         if options.data:
             for name, network in networks.items():
                 value = holdout_dice(options.data, options.plan, lambda image, n=network: cut(*n, member, image)[0])
