@@ -1,6 +1,8 @@
 """A student of a registered ensemble: what teaches it, and that nothing leaks."""
 
 import shutil
+import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from backdrop.tracking import history
 from backdrop.tracking.client import connect
 from backdrop.tracking.students import student_address
 from tests.cli.test_app import RUN, app, run
+from tests.steps.command_process import start
 from tests.tracking.workspace import Workspace
 
 TINY = ("input.size=16x16", "network.width=2", "network.depth=1", "epochs=2", "augmentation=[]")
@@ -211,3 +214,24 @@ def test_a_student_is_registered_beside_its_teacher_and_alone(student: Student) 
 def test_only_a_champion_has_a_student_in_use(model: str) -> None:
     with pytest.raises(ConfigError, match=f"{model} can't be used with --student. Name models:/cars@champion"):
         student_address(model)
+
+
+@pytest.mark.slow
+def test_a_killed_distillation_ends_with_the_same_bits(taught: Workspace, tmp_path: Path) -> None:
+    """It is killed among the soft masks, and again after the first checkpoint."""
+    out, model = tmp_path / "student", f"models:/{taught.root.name}@champion"
+    settings = (*TINY, "epochs=40", "checkpoint.every_steps=1")
+    words = ["distill", str(taught.data), "--plan", str(taught.plan), "--model", model, "--out", str(out)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    soft = storage.cache_folder() / "soft"
+    for signs in (lambda: list(soft.rglob("*.png")), (out / "checkpoints" / "index.json").exists):
+        process = start(words, tmp_path / "log")
+        while process.is_alive() and not signs():
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    killed = distill(str(taught.data), str(taught.plan), model, str(out), overrides=settings).member
+    assert killed.resumed_at
+    again = distill(str(taught.data), str(taught.plan), model, str(tmp_path / "again"), overrides=settings, fresh=True)
+    assert (killed.weights, killed.onnx, killed.key) == (again.member.weights, again.member.onnx, again.member.key)
