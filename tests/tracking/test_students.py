@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from mlflow import pyfunc
 from mlflow.artifacts import download_artifacts
 
 from backdrop.common import storage
@@ -173,6 +175,9 @@ def test_a_student_that_loses_little_is_in_use_until_its_teacher_is_replaced(
     for photo in open_dataset(data).photos.values():
         written = (tmp_path / "masks" / f"{photo.stem}.png").read_bytes()
         assert written == encode_png(alone.mask(read_image(photo.image)))
+    image = next((data / "train").iterdir())
+    served = pyfunc.load_model(f"models:/{student.name}/1").predict(pd.DataFrame({"image": [image.read_bytes()]}))
+    assert served["mask"][0] == encode_png(alone.mask(read_image(image)))
     student.workspace.register(teacher, 2, 0.999)
     assert promote(str(data), teacher).outcome == "promoted"
     line = f"models:/{student.name}/1 is out of date: models:/{teacher}/2 didn't teach it; distill again"
@@ -181,13 +186,13 @@ def test_a_student_that_loses_little_is_in_use_until_its_teacher_is_replaced(
     for command in (("models",), ("history", student.name)):
         assert line in run(*command).splitlines()
     assert line not in run("history", teacher)
-    served = Champion(student_address(f"models:/{teacher}@champion"))
+    champion = Champion(student_address(f"models:/{teacher}@champion"))
     capfd.readouterr()
-    served.look()
-    served.look()
+    champion.look()
+    champion.look()
     assert capfd.readouterr().err.count(line) == 1
-    assert served.current is not None
-    assert served.current.address == f"models:/{student.name}/1"
+    assert champion.current is not None
+    assert champion.current.address == f"models:/{student.name}/1"
 
 
 def test_a_student_that_loses_more_is_rejected(student: Student) -> None:
