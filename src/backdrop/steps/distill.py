@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from backdrop.common import storage
-from backdrop.common.errors import DataError, MemberError
+from backdrop.common.errors import MemberError
 from backdrop.common.progress import log, progress, working
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
@@ -18,7 +18,8 @@ from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.batch import ahead, chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, load_ensemble
-from backdrop.steps.train import Order, TrainRecord, make_member
+from backdrop.steps.label import check_unlabeled
+from backdrop.steps.train import MemberSpec, TrainRecord, make_member
 
 Taught = list[tuple[EnsembleModel, list[Photo]]]
 
@@ -67,7 +68,7 @@ def distill(
     teacher, ensemble = _open_teacher(model)
     taught = _divide(dataset, plans, digests, ensemble)
     soft = replace(soften(taught), teacher=teacher)
-    return make_member(Order(dataset, plans[0], digests, chosen, None, soft), out, fresh)
+    return make_member(MemberSpec(dataset, plans[0], digests, chosen, None, soft), out, fresh)
 
 
 def soften(taught: Taught) -> PseudoLabels:
@@ -108,8 +109,7 @@ def _open_teacher(model: str) -> tuple[Teacher, EnsembleModel]:
 
 def _divide(dataset: Dataset, plans: Sequence[FoldPlan], digests: Digests, ensemble: EnsembleModel) -> Taught:
     """The photographs that teach, by the members that may predict them: those that did not train on them."""
-    for fault in dataset.unlabeled_faults:
-        raise fault.error()
+    check_unlabeled(dataset, plans[0])
     groups: dict[tuple[str, ...], tuple[EnsembleModel, list[Photo]]] = {}
     rows = {row: model for row, model in judges(plans, digests, ensemble).items() if row.fold is not None}
     for row, model in rows.items():
@@ -119,10 +119,6 @@ def _divide(dataset: Dataset, plans: Sequence[FoldPlan], digests: Digests, ensem
     if left:
         log(f"{count(left, 'photograph')} can't teach: all members trained on them")
     unlabeled = list(dataset.unlabeled.values())
-    placed = plans[0].assignment()
-    for photo in unlabeled:
-        if photo.object in placed:
-            raise DataError(f"{photo.image} is of {photo.object}, which the plan places", "Remove it from test")
     return [*groups.values(), *([(ensemble, unlabeled)] if unlabeled else [])]
 
 

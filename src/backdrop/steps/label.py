@@ -63,7 +63,9 @@ def label(
     """
     config = find_ensemble(ensemble) if ensemble else None
     plans, dataset = read_plans(plan), open_dataset(data)
-    _check(dataset, plans[0])
+    check_unlabeled(dataset, plans[0])
+    if not dataset.unlabeled:
+        raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
     digests = verify(plans[0], dataset)
     model = keep_networks(gather([open_member(address) for address in members], config))
     able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
@@ -102,11 +104,14 @@ def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, E
     return labelers
 
 
-def _check(dataset: Dataset, plan: FoldPlan) -> None:
+def check_unlabeled(dataset: Dataset, plan: FoldPlan) -> None:
+    """Makes sure that photographs without masks have good names, and that the plan has none of their objects.
+
+    Raises:
+        DataError: if not.
+    """
     for fault in dataset.unlabeled_faults:
         raise fault.error()
-    if not dataset.unlabeled:
-        raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
     placed = plan.assignment()
     for photo in dataset.unlabeled.values():
         if photo.object in placed:

@@ -56,7 +56,7 @@ class TrainRecord(Record):
 
 
 @dataclass(frozen=True)
-class Order:
+class MemberSpec:
     """What determines a member: as `FoldJob`, but for where it is trained."""
 
     dataset: Dataset
@@ -111,12 +111,12 @@ def train(
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
     labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()
-    return make_member(Order(dataset, folds, digests, chosen, fold, labels), out, fresh)
+    return make_member(MemberSpec(dataset, folds, digests, chosen, fold, labels), out, fresh)
 
 
-def make_member(order: Order, out: str, fresh: bool) -> TrainRecord:
+def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
     """Trains a member or reuses it; `out` and `fresh` are those of `train`, and it raises as `train` does."""
-    key = order.key
+    key = spec.key
     searched = enabled() and not fresh
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # torchrun sets it
     known = find_member(key) if searched and alone else None
@@ -141,7 +141,7 @@ def make_member(order: Order, out: str, fresh: bool) -> TrainRecord:
             stack.enter_context(hold(place, STEP))
         damage: dict[str, list[str]] = {}
         if distributed.is_main:
-            needed = NEEDED if order.fold is not None else (*NEEDED, ONNX)
+            needed = NEEDED if spec.fold is not None else (*NEEDED, ONNX)
             damage = _repair({target, str(folder)}, None if fresh else key, needed)
             _discard(target, folder, store) if fresh else _fetch(target, folder, key)
         distributed.barrier()
@@ -154,10 +154,10 @@ def make_member(order: Order, out: str, fresh: bool) -> TrainRecord:
         def work() -> Member:
             if reused:
                 return read_member(folder)
-            data, what = (order.dataset, order.plan, order.digests), (order.recipe, order.fold)
-            return train_member(FoldJob(*data, *what, folder, key, store, order.pseudo, distributed))
+            data, what = (spec.dataset, spec.plan, spec.digests), (spec.recipe, spec.fold)
+            return train_member(FoldJob(*data, *what, folder, key, store, spec.pseudo, distributed))
 
-        identity = (key, order.recipe, order.fold, fresh)
+        identity = (key, spec.recipe, spec.fold, fresh)
         address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
         if claim:
             claim.copy(folder)
