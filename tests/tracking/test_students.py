@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from mlflow.artifacts import download_artifacts
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, MemberError
-from backdrop.config import find_ensemble
+from backdrop.config import find_ensemble, find_recipe
 from backdrop.data.dataset import open_dataset, read_image, read_levels
 from backdrop.data.folds import plans_digest
 from backdrop.data.masks import encode_png
-from backdrop.data.pseudo_labels import PseudoLabels
+from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, read_scores, summarize
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import gather
@@ -29,6 +29,7 @@ from backdrop.steps import distill as step
 from backdrop.steps.distill import distill
 from backdrop.steps.promote import promote
 from backdrop.steps.register import Registration, register
+from backdrop.steps.train import MemberSpec, make_member
 from backdrop.tracking import history
 from backdrop.tracking.client import connect
 from backdrop.tracking.students import student_address
@@ -101,6 +102,11 @@ def test_a_student_is_a_member_of_all_folds_and_is_reused(taught: Workspace, tmp
     (tmp_path / "student" / ONNX).write_bytes(b"changed")
     with pytest.raises(MemberError, match=r"network\.onnx has changed since training"):
         read_member(tmp_path / "student")
+
+
+def test_a_student_is_refused_scales_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"tta\.scales names others\. Leave tta\.scales out"):
+        distill("none", "none", "models:/none@champion", "out", overrides=["tta.scales=[1, 2]"])
 
 
 def test_the_holdout_teaches_nothing(workspace: Workspace) -> None:
@@ -240,3 +246,22 @@ def test_a_killed_distillation_ends_with_the_same_bits(taught: Workspace, tmp_pa
     assert killed.resumed_at
     again = distill(str(taught.data), str(taught.plan), model, str(tmp_path / "again"), overrides=settings, fresh=True)
     assert (killed.weights, killed.onnx, killed.key) == (again.member.weights, again.member.onnx, again.member.key)
+
+
+def test_a_student_in_s3_is_reused_whole_and_without_its_graph_made_again(
+    workspace: Workspace, s3_address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
+    plan, digests = workspace.read()
+    soft = replace(soften(workspace), teacher=Teacher(address="models:/cars/1", digest="0" * 64))
+    recipe = find_recipe("student", TINY)
+    spec = MemberSpec(open_dataset(workspace.data), plan, digests, recipe, None, soft)
+    out, graph = "s3://photos/student", f"s3://photos/student/{ONNX}"
+    made = make_member(spec, out, fresh=False)
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "another"))
+    again = make_member(spec, out, fresh=False)
+    assert again.reused
+    assert again.member == made.member
+    storage.write_bytes(graph, b"changed")
+    repaired = make_member(spec, out, fresh=False)
+    assert repaired.member.onnx == made.member.onnx == storage.sha256(storage.read_bytes(graph))

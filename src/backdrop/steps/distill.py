@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from backdrop.common import storage
-from backdrop.common.errors import MemberError
+from backdrop.common.errors import ConfigError, MemberError
 from backdrop.common.progress import log, progress, working
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
+from backdrop.config.network import Tta
 from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, in_threads, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
@@ -21,6 +22,7 @@ from backdrop.inference.ensemble import EnsembleModel, Photograph, load_ensemble
 from backdrop.steps.label import check_unlabeled
 from backdrop.steps.train import MemberSpec, TrainRecord, make_member
 
+PLAIN = Tta()
 Taught = list[tuple[EnsembleModel, list[Photo]]]
 
 
@@ -51,7 +53,7 @@ def distill(
         fresh: train again, whatever MLflow or `out` holds.
 
     Raises:
-        ConfigError: if the recipe isn't valid, or onnx or onnxruntime isn't installed.
+        ConfigError: if the recipe isn't valid or scales photographs, or onnx or onnxruntime isn't installed.
         DataError: if a photograph can't be read, or has changed.
         PlanError: if a plan belongs to other data.
         MemberError: if the model wasn't trained by the plans, is a student itself, or `out` holds another member.
@@ -63,6 +65,8 @@ def distill(
 
     require_export()
     chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
+    if chosen.tta.scales != PLAIN.scales:
+        raise ConfigError("A student's graph has one input size, and tta.scales names others", "Leave tta.scales out")
     plans, dataset = read_plans(plan), open_dataset(data)
     digests = verify(plans[0], dataset)
     teacher, ensemble = _open_teacher(model)
