@@ -27,6 +27,7 @@ from backdrop.report import Report, render
 from backdrop.serving.champion import Champion
 from backdrop.steps import distill as step
 from backdrop.steps.distill import distill
+from backdrop.steps.evaluate import evaluate
 from backdrop.steps.promote import promote
 from backdrop.steps.register import Registration, register
 from backdrop.steps.train import MemberSpec, make_member
@@ -35,7 +36,7 @@ from backdrop.tracking.client import connect
 from backdrop.tracking.students import student_address
 from tests.cli.test_app import RUN, app, run
 from tests.steps.command_process import start
-from tests.tracking.workspace import Workspace
+from tests.tracking.workspace import HELD, Workspace
 
 TINY = ("input.size=16x16", "network.width=2", "network.depth=1", "epochs=2", "augmentation=[]")
 SET = "{input.size: 16x16, network.width: 2, network.depth: 1, epochs: 2, augmentation: []}"
@@ -99,6 +100,10 @@ def test_a_student_is_a_member_of_all_folds_and_is_reused(taught: Workspace, tmp
     assert member.name == "student"
     verify_member(member, *taught.read())
     assert distill(data, plan, model, out, overrides=TINY).reused
+    evaluation = evaluate(data, plan, [out], str(tmp_path / "report"))
+    assert (evaluation.oof, evaluation.oof_ensemble) == ({}, None)
+    assert evaluation.holdout.ensemble is not None
+    assert evaluation.holdout.ensemble.objects == HELD
     (tmp_path / "student" / ONNX).write_bytes(b"changed")
     with pytest.raises(MemberError, match=r"network\.onnx has changed since training"):
         read_member(tmp_path / "student")
