@@ -120,6 +120,10 @@ def _divide(dataset: Dataset, plans: Sequence[FoldPlan], digests: Digests, ensem
         names = tuple(member.name for member in model.members)
         groups.setdefault(names, (model, []))[1].append(dataset.photos[row.image])
     left = len(plans[0].training(None)) - len(rows)
+    if not rows:
+        raise MemberError(
+            "All members trained on all photographs, so none can teach", "Name an ensemble of several folds"
+        )
     if left:
         log(f"{count(left, 'photograph')} can't teach: all members trained on them")
     unlabeled = list(dataset.unlabeled.values())
