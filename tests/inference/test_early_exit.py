@@ -59,6 +59,12 @@ def probabilities(model: EnsembleModel, photos: list[Source]) -> list[np.ndarray
     return [outcome.probability for outcome in outcomes if outcome.probability is not None]
 
 
+def doubts(model: EnsembleModel, photos: list[Source], first: str = "tiny") -> list[float]:
+    """Each photograph's pooled unconfidence: of all pixels of all first members' own probabilities together."""
+    alone = [probabilities(replace(model, members=(one,)), photos) for one in only(model, first).members]
+    return [unconfidence(np.stack(each)) for each in zip(*alone, strict=True)]
+
+
 def digest(source: Source, outcome: Outcome, mask: Mask) -> Cutout:
     assert outcome.probability is not None
     return Cutout(image=source.name, digest=sha256(outcome.probability.tobytes() + mask.tobytes()))
@@ -83,12 +89,12 @@ def test_doubtful_photographs_of_four_are_a_batch(
     model: EnsembleModel, photos: list[Source], place: int, first: str
 ) -> None:
     early = probabilities(only(model, first), photos)
-    doubts = [unconfidence(one) for one in early]
-    limit = sorted(doubts)[place]
+    known = doubts(model, photos, first)
+    limit = sorted(known)[place]
     given = probabilities(exiting(model, limit, (first,)), photos)
     for start in range(0, len(photos), 4):
         four = photos[start : start + 4]
-        doubtful = [photo for photo, doubt in zip(four, doubts[start:], strict=False) if doubt > limit]
+        doubtful = [photo for photo, doubt in zip(four, known[start:], strict=False) if doubt > limit]
         late = dict(zip([photo.name for photo in doubtful], doubtful and probabilities(model, doubtful), strict=True))
         for photo, alone, result in zip(four, early[start:], given[start:], strict=False):
             if photo.name in late:
@@ -101,8 +107,7 @@ def test_doubtful_photographs_of_four_are_a_batch(
 def test_shares_and_chunks_of_any_size_give_the_bytes_of_one_run(
     model: EnsembleModel, photos: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doubts = [unconfidence(one) for one in probabilities(only(model, "tiny"), photos)]
-    early = exiting(model, float(np.median(doubts)))
+    early = exiting(model, float(np.median(doubts(model, photos))))
 
     def run(model: EnsembleModel, photos: list[Source]) -> list[Cutout]:
         return batch.cut_out(model, photos, digest)
@@ -166,7 +171,7 @@ def test_the_gate_judges_the_masks_that_are_predicted(
     digests = verify(plan, dataset)
     held = [Source(dataset.photos[row.image].image, row.image) for row in plan.holdout]
     low = replace(model, operations=(Threshold(kind="threshold", level=0.4),))
-    early = exiting(low, float(np.median([unconfidence(one) for one in probabilities(only(model, "tiny"), held)])))
+    early = exiting(low, float(np.median(doubts(model, held))))
 
     def scores(model: EnsembleModel) -> list[float]:
         return [score.dice for score in score_holdout(dataset, plan, digests, model)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from backdrop.inference.uncertainty import uncertain_regions, unconfidence
+from backdrop.inference.uncertainty import Doubt, uncertain_regions, unconfidence
 
 LIMITS = [0.25, 0.3, 0.5, 0.8, 0.9, 1.0]
 # The limits as float32 knows them, what is just below and just above each, and anything else.
@@ -88,3 +88,21 @@ def test_a_long_region_is_cut_up_and_only_the_largest_are_named() -> None:
         (451, 10, 49, 20),
     ]
     assert len(uncertain_regions(np.full((800, 1200), 0.5, np.float32))) == 20
+
+
+def test_the_doubt_of_several_networks_has_the_scale_of_one() -> None:
+    random = np.random.default_rng(0)
+    maps = [random.random((20, 30)).astype(np.float32) for _ in range(5)]
+    for weight in (1, 7, 2**20):
+        one = Doubt()
+        for _ in range(3):
+            one.add(maps[0], weight)
+        assert one.value() == pytest.approx(unconfidence(maps[0]))
+    pooled = Doubt()
+    for each in maps:
+        pooled.add(each[:7], 3)
+        pooled.add(each[7:], 3)
+    assert pooled.value() == pytest.approx(unconfidence(np.stack(maps)))
+    vague = Doubt()
+    vague.add(np.full((4, 4), 0.5, np.float32), 2**20)
+    assert vague.value() == unconfidence(np.full((4, 4), 0.5, np.float32)) == 16

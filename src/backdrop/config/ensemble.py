@@ -116,7 +116,7 @@ class Gate(Record):
 
 
 class ExitRule(Record):
-    """Which recipes' members see a photograph first, and the unconfidence of their mean above which all others do."""
+    """Which recipes' members see a photograph first, and above which unconfidence of theirs all others do."""
 
     first: Annotated[tuple[str, ...], Field(min_length=1)]
     unconfidence_above: Annotated[float, Field(ge=0)]

@@ -24,7 +24,7 @@ Rules = Mapping[int | None, ExitRule | None]
 
 @dataclass(frozen=True)
 class Trial:
-    """A photograph by the first members alone: the unconfidence of their mean, and the Dice of their mask.
+    """A photograph by the first members alone: the unconfidence of each by itself, pooled, and the Dice of their mask.
 
     `expected` is the Dice that their mean expects of that mask.
 
@@ -64,15 +64,17 @@ class Judged:
 
 
 def first_costs(model: EnsembleModel) -> dict[First, float]:
-    """What may be first, and its share of all members' multiply-accumulates: the cheapest recipe, the two cheapest, ….
+    """What may be first, with its share of all members' multiply-accumulates.
 
-    Recipes are compared by the cost of one member; ties go by name. Empty if there is only one recipe.
+    Each recipe may be, or the cheapest two, three and so on together; empty if there is only one recipe. Recipes are
+    ordered by the cost of one member; ties go by name.
     """
     costs = {member.record.recipe: prediction_cost(member.recipe) for member in model.members}
     names = sorted(costs, key=lambda name: (costs[name], name))
     counts = [member.record.recipe for member in model.members]
-    sums = np.cumsum([costs[name] * counts.count(name) for name in names], dtype=object)
-    return {tuple(names[:end]): sums[end - 1] / sums[-1] for end in range(1, len(names))}
+    firsts = [*((name,) for name in names), *(tuple(names[:end]) for end in range(2, len(names)))]
+    cost = {first: sum(costs[name] * counts.count(name) for name in first) for first in (*firsts, tuple(names))}
+    return {first: cost[first] / cost[tuple(names)] for first in firsts} if len(names) > 1 else {}
 
 
 def learn(judged: Sequence[Judged], costs: Mapping[First, float], max_loss: float) -> ExitRule | None:

@@ -17,7 +17,7 @@ from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.predict import Mean
-from backdrop.inference.uncertainty import expected_dice, unconfidence
+from backdrop.inference.uncertainty import Doubt, expected_dice
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def _judge_chunk(
     alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
     by_first = [{first: model.outcome(photo, with_probability=True) for first in firsts} for photo in photos]
+    doubts = [{first: Doubt() for first in firsts} for _ in photos]
     for rows in blocks(photos, sums=1 + len(set(names)) + len(firsts)):
         means = [Mean() for _ in photos]
         first_means = [{first: Mean() for first in firsts} for _ in photos]
@@ -144,6 +145,7 @@ def _judge_chunk(
                 for first, mean in first_means[i].items():
                     if member.record.recipe in first:
                         mean.add(probability, weight)
+                        doubts[i][first].add(probability.cpu().numpy(), weight)
                 recipe_means[i][member.record.recipe].add(probability, 1)
                 alone[i][member.name].add(masks.binarize(probability), truths[i][rows])
         for i, truth in enumerate(truths):
@@ -156,16 +158,16 @@ def _judge_chunk(
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
         dice, expected = _dices(model, outcomes[i], row.view, truths[i])
         score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
-        trials = {first: _trial(model, one, row.view, truths[i]) for first, one in by_first[i].items()}
+        trials = {
+            first: Trial(_doubt(doubts[i][first], photos[i]), *_dices(model, one, row.view, truths[i]))
+            for first, one in by_first[i].items()
+        }
         yield Judged(score, trials, expected), {name: overlap.dice() for name, overlap in alone[i].items()}
 
 
-def _trial(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> Trial:
-    """The first members' outcome; in prediction, all members see a photograph that comes in parts."""
-    assert outcome.probability is not None
-    whole = len(blocks([outcome.photo])) == 1
-    doubt = unconfidence(outcome.probability) if whole else math.inf
-    return Trial(doubt, *_dices(model, outcome, view, truth))
+def _doubt(doubt: Doubt, photo: Photograph) -> float:
+    """The first members' doubt; in prediction, all members see a photograph that comes in parts."""
+    return doubt.value() if len(blocks([photo])) == 1 else math.inf
 
 
 def _dices(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float]:

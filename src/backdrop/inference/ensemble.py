@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from backdrop.data.preprocessing import to_input
 from backdrop.inference.member import ONNX, RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
 from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, batches, integer_weights, scaled_size
-from backdrop.inference.uncertainty import DiceRange, expected_dice, predict_dice, unconfidence
+from backdrop.inference.uncertainty import DiceRange, Doubt, expected_dice, predict_dice
 from backdrop.models import build
 from backdrop.models.cost import macs
 
@@ -90,7 +89,8 @@ class EnsembleModel:
     def means(self, photos: Sequence["Photograph"], rows: slice = ALL) -> list[Mean]:
         """All members' weighted mean for each photograph, or only for some of its rows."""
         means = [Mean() for _ in photos]
-        self._add(self.members, [list(zip(photos, means, strict=True))], rows)
+        for index, answer, weight in self._answers(self.members, [photos]):
+            means[index].add(answer.probability(rows), weight)
         return means
 
     def exit_means(self, photos: Sequence["Photograph"]) -> list[Mean]:
@@ -101,28 +101,35 @@ class EnsembleModel:
         rule, first = self.early_exit, self.first()
         if rule is None or not first:
             return self.means(photos)
-        pairs = [(photo, Mean()) for photo in photos]
-        self._add(first, [pairs])
-        doubtful = [unconfidence(mean.probability()) > rule.unconfidence_above for _, mean in pairs]
-        fours = [range(start, min(start + BATCH, len(pairs))) for start in range(0, len(pairs), BATCH)]
+        means, doubts = [Mean() for _ in photos], [Doubt() for _ in photos]
+        for index, answer, weight in self._answers(first, [photos]):
+            probability = answer.probability()
+            means[index].add(probability, weight)
+            doubts[index].add(probability.cpu().numpy(), weight)
+        doubtful = [index for index, doubt in enumerate(doubts) if doubt.value() > rule.unconfidence_above]
+        fours = [[photos[i] for i in doubtful if i // BATCH == four] for four in range(-(-len(photos) // BATCH))]
         rest = [member for member in self.members if member not in first]
-        self._add(rest, [[pairs[i] for i in four if doubtful[i]] for four in fours])
-        return [mean for _, mean in pairs]
+        for place, answer, weight in self._answers(rest, fours) if doubtful else ():
+            means[doubtful[place]].add(answer.probability(), weight)
+        return means
 
     def first(self) -> list[Member]:
         """The members that see a photograph first; none without an early exit."""
         names = self.early_exit.first if self.early_exit else ()
         return [member for member in self.members if member.record.recipe in names]
 
-    def _add(
-        self, members: Sequence[Member], groups: Sequence[Sequence[tuple["Photograph", Mean]]], rows: slice = ALL
-    ) -> None:
-        """Adds some members' probabilities of photographs to their means; networks see each group by itself."""
+    def _answers(
+        self, members: Sequence[Member], groups: Sequence[Sequence["Photograph"]]
+    ) -> Iterator[tuple[int, Answer, int]]:
+        """Some members' answers to all photographs, with the photograph's place and the member's weight.
+
+        Networks see each group by itself.
+        """
         weights = dict(zip((member.name for member in self.members), self.weights(), strict=True))
-        inputs = Inputs([[photo for photo, _ in group] for group in groups])
-        for member in members if any(groups) else ():
-            for (_, mean), answer in zip(chain.from_iterable(groups), member_answers(member, inputs), strict=True):
-                mean.add(answer.probability(rows), weights[member.name])
+        inputs = Inputs(groups)
+        for member in members:
+            for place, answer in enumerate(member_answers(member, inputs)):
+                yield place, answer, weights[member.name]
 
     def outcomes(self, photos: Sequence["Photograph"], with_probability: bool = False) -> Iterator["Outcome"]:
         """The members' outcome for each photograph; a very large one must be alone, and is summed part by part.

@@ -13,13 +13,14 @@ from backdrop.inference.alpha import band_width
 
 LOW, HIGH = 0.3, 0.8  # between them, a pixel is uncertain
 LITTLE = 1e-4  # no Dice is known better
+TOP = 0.9  # above it, a pixel is certain foreground
 MAX_REGIONS = 20
 REGIONS_A_SIDE = 8
 
 Box = tuple[int, int, int, int]  # left, top, width, height
 
 
-def unconfidence(probability: NDArray[np.float32], low: float = LOW, high: float = HIGH, top: float = 0.9) -> float:
+def unconfidence(probability: NDArray[np.float32], low: float = LOW, high: float = HIGH, top: float = TOP) -> float:
     """The winners' uncertainty score: uncertain pixels per pixel that counts as certain background.
 
     n(low <= p <= high) / max(1, n(p < low) + n(high < p <= top)). Source: the winners' interview.
@@ -30,8 +31,30 @@ def unconfidence(probability: NDArray[np.float32], low: float = LOW, high: float
         high: upper limit of uncertainty.
         top: pixels above it are certain foreground and don't count.
     """
-    uncertain = _count(_between(probability, low, high))
-    return uncertain / max(1, _count(probability < low) + _count((probability > high) & (probability <= top)))
+    uncertain, certain = _counts(probability, low, high, top)
+    return uncertain / max(1, certain)
+
+
+class Doubt:
+    """The unconfidence of several networks' probabilities of one photograph, each taken by itself.
+
+    It is that of the mean numbers of uncertain and certain pixels. Unlike the unconfidence of the mean probability,
+    whose edges are softer the more networks there are, its scale doesn't depend on their number.
+    """
+
+    def __init__(self) -> None:
+        self.uncertain = self.certain = self.weight = 0
+
+    def add(self, probability: NDArray[np.float32], weight: int) -> None:
+        """Adds a network's probability (H, W), or some of its rows, with an integer weight."""
+        uncertain, certain = _counts(probability, LOW, HIGH, TOP)
+        self.uncertain += weight * uncertain
+        self.certain += weight * certain
+        self.weight += weight
+
+    def value(self) -> float:
+        """The unconfidence, from 0."""
+        return self.uncertain / max(self.weight, self.certain)
 
 
 class DiceRange(NamedTuple):
@@ -83,6 +106,12 @@ def uncertain_regions(probability: NDArray[np.float32]) -> list[Box]:
     _, _, stats, _ = cv2.connectedComponentsWithStats(wide, connectivity=8)
     largest = sorted(stats[1:].tolist(), key=lambda region: (-region[cv2.CC_STAT_AREA], *region))
     return [tuple(region[:4]) for region in largest[:MAX_REGIONS]]
+
+
+def _counts(probability: NDArray[np.float32], low: float, high: float, top: float) -> tuple[int, int]:
+    """The numbers of uncertain pixels, and of certain ones that are not foreground."""
+    certain = _count(probability < low) + _count((probability > high) & (probability <= top))
+    return _count(_between(probability, low, high)), certain
 
 
 def _between(probability: NDArray[np.float32], low: float, high: float) -> Mask:

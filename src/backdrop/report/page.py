@@ -228,7 +228,7 @@ def exit_text(learned: Exit) -> str:
     if learned.rule is None:
         return f"All members see every photograph: no rule is shown to lose at most {learned.max_loss:g} Dice."
     first, limit = ", ".join(learned.rule.first), learned.rule.unconfidence_above
-    return f"Members of {first} see each photograph first, the others only if its unconfidence is above {limit:.4g}."
+    return f"Members of {first} see each photograph first, the others only if their unconfidence is above {limit:.4g}."
 
 
 def _saving(title: str, saving: Saving) -> list[str]:
