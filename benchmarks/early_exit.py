@@ -28,7 +28,7 @@ from backdrop.steps.train import train
 
 WORK = Path("work/benchmark-early-exit")
 CARS, FOLDS, HOLDOUT = 60, 3, 0.2
-LOSSES = (0.00001, 0.00003, 0.0001, 0.0003, 0.001)
+LOSSES = (0.0001, 0.0003, 0.001, 0.003)
 HEAD = ("max_loss", "first", "unconfidence above", "", "stopped", "saved", "95 % interval", "lost", "95 % interval")
 
 
