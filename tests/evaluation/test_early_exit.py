@@ -1,15 +1,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.config import ExitRule
-from backdrop.evaluation.early_exit import Judged, Trial, fit, learn
+from backdrop.config import ExitRule, find_recipe
+from backdrop.evaluation.early_exit import Judged, Trial, first_costs, fit, learn
 from backdrop.evaluation.metrics import Score, bootstrap, object_means
+from backdrop.inference.ensemble import gather
+from backdrop.inference.member import read_member
+from tests.tracking.workspace import write_member
 
 ONE, TWO = ("a",), ("a", "b")
 COSTS = {ONE: 0.1, TWO: 0.4}
@@ -168,3 +172,17 @@ def test_only_photographs_that_all_recipes_judged_teach_and_very_large_ones_neve
 def test_the_order_of_photographs_does_not_matter() -> None:
     photos = judged(24, loss=0.001)
     assert fit(photos, COSTS, 1e-4) == fit(photos[::-1], COSTS, 1e-4)
+
+
+def test_each_recipe_may_be_first_or_the_cheapest_together(tmp_path: Path) -> None:
+    sizes = {"large": ("64x64", 2), "small": ("16x16", 1), "medium": ("32x32", 3)}
+    members = []
+    for name, (size, folds) in sizes.items():
+        recipe = find_recipe("tiny", [f"name={name}", f"input.size={size}", "network.width=2", "network.depth=1"])
+        members += [write_member(tmp_path / f"{name}-{fold}", recipe, "0" * 64, fold) for fold in range(folds)]
+    model = gather([read_member(path) for path in members], None)
+    costs = first_costs(model)
+    assert list(costs) == [("small",), ("medium",), ("large",), ("small", "medium")]
+    total = 16**2 + 3 * 32**2 + 2 * 64**2
+    assert list(costs.values()) == pytest.approx([16**2 / total, 3 * 32**2 / total, 2 * 64**2 / total, 3328 / total])
+    assert first_costs(replace(model, members=model.members[:2])) == {}

@@ -183,4 +183,5 @@ def test_the_gate_judges_the_masks_that_are_predicted(
     assert scores(early) == pytest.approx(dices(early), abs=1e-4)
     assert scores(early) not in (scores(low), scores(only(low, "tiny")))
     monkeypatch.setattr(ensemble, "BLOCK", 1000)
+    monkeypatch.setattr(batch, "LARGE", 1000)
     assert scores(early) == scores(low) == pytest.approx(dices(early), abs=1e-4)

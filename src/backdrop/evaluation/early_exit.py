@@ -26,9 +26,8 @@ Rules = Mapping[int | None, ExitRule | None]
 class Trial:
     """A photograph by the first members alone: the unconfidence of each by itself, pooled, and the Dice of their mask.
 
-    `expected` is the Dice that their mean expects of that mask.
-
-    The unconfidence is infinite if they can't decide, because the photograph is so large that it is summed in parts.
+    `expected` is the Dice that their mean expects of that mask. The unconfidence is infinite, and the rest that of all
+    members, if the photograph is so large that it is summed in parts: in prediction, all members see it.
     """
 
     doubt: float

@@ -131,11 +131,13 @@ def _judge_chunk(
     outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
     alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
-    by_first = [{first: model.outcome(photo, with_probability=True) for first in firsts} for photo in photos]
-    doubts = [{first: Doubt() for first in firsts} for _ in photos]
-    for rows in blocks(photos, sums=1 + len(set(names)) + len(firsts)):
+    # In prediction, all members see a photograph that comes in parts, so its first ones needn't be tried.
+    tried = firsts if len(blocks(photos)) == 1 else ()
+    by_first = [{first: model.outcome(photo, with_probability=True) for first in tried} for photo in photos]
+    doubts = [{first: Doubt() for first in tried} for _ in photos]
+    for rows in blocks(photos, sums=1 + len(set(names)) + len(tried)):
         means = [Mean() for _ in photos]
-        first_means = [{first: Mean() for first in firsts} for _ in photos]
+        first_means = [{first: Mean() for first in tried} for _ in photos]
         recipe_means = [{name: Mean() for name in names} for _ in photos]
         inputs = Inputs([photos])
         for member, weight in zip(model.members, model.weights(), strict=True):
@@ -158,16 +160,10 @@ def _judge_chunk(
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
         dice, expected = _dices(model, outcomes[i], row.view, truths[i])
         score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
-        trials = {
-            first: Trial(_doubt(doubts[i][first], photos[i]), *_dices(model, one, row.view, truths[i]))
-            for first, one in by_first[i].items()
-        }
+        trials = {first: Trial(math.inf, dice, expected) for first in firsts}
+        for first, outcome in by_first[i].items():
+            trials[first] = Trial(doubts[i][first].value(), *_dices(model, outcome, row.view, truths[i]))
         yield Judged(score, trials, expected), {name: overlap.dice() for name, overlap in alone[i].items()}
-
-
-def _doubt(doubt: Doubt, photo: Photograph) -> float:
-    """The first members' doubt; in prediction, all members see a photograph that comes in parts."""
-    return doubt.value() if len(blocks([photo])) == 1 else math.inf
 
 
 def _dices(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float]:
