@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from backdrop.config import Input, find_recipe
+from backdrop.data.cache import DecodedCache
 from backdrop.data.dataset import Photo, content_digests, open_dataset, read_pair
-from backdrop.data.masks import Mask, binarize, dice
+from backdrop.data.masks import Mask, PackedMask, binarize, dice
 from backdrop.inference import ensemble
-from backdrop.inference.ensemble import Photograph
 from backdrop.inference.predict import predict_all
 from backdrop.training import judging
+from backdrop.training.judging import Labeled
 from backdrop.training.trainer import first_network
 from tests.conftest import SMALL, draw_pair
 
@@ -28,26 +29,40 @@ def test_the_dice_is_the_same_however_little_fits_into_memory(tmp_path: Path, mo
     pairs = [read_pair(photo, digests) for photo in photos]
     probabilities = predict_all(network, [image for image, _ in pairs], recipe.input, recipe.tta)
     whole = [dice(binarize(probability), truth) for probability, (_, truth) in zip(probabilities, pairs, strict=True)]
-    assert judging.dices(network, photos, digests, recipe) == whole
+    for folder in (None, tmp_path / "cache"):
+        labeled = Labeled(photos, DecodedCache(digests, recipe.input, folder))
+        for kept in (0, 1000, 2**30):
+            monkeypatch.setattr(judging, "MAX_KEPT", kept)
+            assert judging.dices(network, labeled, recipe) == whole
     monkeypatch.setattr(judging, "PIXELS", 15_000)
     monkeypatch.setattr(ensemble, "BLOCK", 5_000)
-    assert judging.dices(network, photos, digests, recipe) == whole
+    assert judging.dices(network, Labeled(photos, DecodedCache(digests, recipe.input)), recipe) == whole
 
 
-def test_masks_are_read_as_many_at_a_time_as_fit(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos = list(open_dataset(data).photos.values())[:5]
-    digests, read, groups = content_digests(photos), judging.in_threads, list[int]()
+def test_masks_are_read_once_and_as_many_at_a_time_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index, size in enumerate([(20, 30), (10, 20), (10, 30), (20, 10), (40, 50), (10, 10), (10, 20), (10, 10)]):
+        draw_pair(tmp_path, f"car{index}_01", index, size)
+    photos = list(open_dataset(tmp_path).photos.values())
+    digests, read, groups = content_digests(photos), judging.read_mask, list[str]()
 
-    def in_threads(function: Callable[[Photo], Mask], group: Sequence[Photo]) -> list[Mask]:
-        groups.append(len(group))
-        return read(function, group)
+    def noted(path: Path, digest: str) -> Mask:
+        groups.append(path.name[3])
+        return read(path, digest)
+
+    monkeypatch.setattr(judging, "read_mask", noted)
+    monkeypatch.setattr(judging, "PIXELS", 1000)
+    labeled, read_threads, together = Labeled(photos, DecodedCache(digests, Input(size="8x8"))), judging.in_threads, []
+
+    def in_threads(function: Callable[[Photo], PackedMask], group: Sequence[Photo]) -> list[PackedMask]:
+        together.append(len(group))
+        return read_threads(function, group)
 
     monkeypatch.setattr(judging, "in_threads", in_threads)
-    monkeypatch.setattr(judging, "PIXELS", 1000)
-    sizes = [Photograph(1, pixels, {}) for pixels in (400, 600, 1, 5000, 2)]
-    masks = list(judging._truths(photos, sizes, digests))
-    assert groups == [2, 1, 1, 1]
-    assert all(np.array_equal(mask, read_pair(photo, digests)[1]) for mask, photo in zip(masks, photos, strict=True))
+    for _ in range(2):
+        for photo, mask in zip(photos, labeled.masks(photos), strict=True):
+            assert np.array_equal(mask.unpack(), read_pair(photo, digests)[1])
+    assert together == [1, 1, 5, 1] * 2
+    assert sorted(groups) == [str(number) for number in range(8)]
 
 
 @pytest.mark.parametrize(("size", "count"), [("64x32", 32), ("1920x1280", 32), ("4096x4096", 4), ("2560x1920", 16)])
@@ -60,6 +75,7 @@ RUN = """
 import sys
 from pathlib import Path
 from backdrop.config import find_recipe
+from backdrop.data.cache import DecodedCache
 from backdrop.data.dataset import content_digests, open_dataset
 from backdrop.training import judging
 from backdrop.training.trainer import first_network
@@ -70,10 +86,12 @@ recipe = find_recipe("tiny", ["network.width=4", "network.depth=2", "input.size=
 photos = list(open_dataset(sys.argv[1]).photos.values())
 network = first_network(recipe).eval()
 first, rest = photos[:1], photos[1:]
-judging.dices(network, first, content_digests(first), recipe)  # small: what it needs is libraries
+def judge(photos, digests):
+    judging.dices(network, judging.Labeled(photos, DecodedCache(digests, recipe.input)), recipe)
+judge(first, content_digests(first))  # small: what it needs is libraries
 digests = {photo.stem: tuple(sys.argv[2:]) for photo in rest}
 before = peak()
-judging.dices(network, rest, digests, recipe)
+judge(rest, digests)
 print(before, peak())
 """
 

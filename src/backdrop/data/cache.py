@@ -52,6 +52,11 @@ class DecodedCache:
         kept = self._kept(photo) if self.folder else None
         return self._decode(photo) if kept is None else kept
 
+    def image(self, photo: Photo) -> NDArray[np.uint8]:
+        """Only the photograph; raises as a call does."""
+        kept = self._kept(photo) if self.folder else None
+        return self._decode_image(photo) if kept is None else kept[0]
+
     def prepare(self, photos: Sequence[Photo]) -> None:
         """Decodes photographs that are missing from the cache or damaged, with a progress bar.
 
@@ -77,10 +82,12 @@ class DecodedCache:
         return sum(not self._path(photo).is_file() for photo in photos) * self.spec.height * self.spec.width * 4
 
     def _decode(self, photo: Photo) -> Pair:
-        image_digest, digest = self.digests[photo.stem]
-        with opened_image(photo.image, image_digest) as image:
-            pixels = to_input(image, self.spec)
-        return pixels, to_input(read_levels(photo, digest), self.spec)
+        levels = read_levels(photo, self.digests[photo.stem][1])
+        return self._decode_image(photo), to_input(levels, self.spec)
+
+    def _decode_image(self, photo: Photo) -> NDArray[np.uint8]:
+        with opened_image(photo.image, self.digests[photo.stem][0]) as image:
+            return to_input(image, self.spec)
 
     def _path(self, photo: Photo) -> Path:
         assert self.folder is not None

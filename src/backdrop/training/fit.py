@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -68,7 +69,7 @@ class FoldJob:
     pseudo: PseudoLabels = NO_LABELS
     distributed: Distributed = ALONE
 
-    @property
+    @cached_property
     def judge(self) -> LeftOut:
         """The photographs for validation."""
         rows = self.plan.validation(self.fold)

@@ -2,21 +2,26 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from backdrop.common.devices import precision_of
 from backdrop.common.progress import progress
 from backdrop.config import Input, Recipe
-from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, in_threads, opened_image, read_mask
+from backdrop.data.cache import DecodedCache, open_cache
+from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, in_threads, read_mask
 from backdrop.data.folds import Row
-from backdrop.data.masks import Mask, Overlap, binarize
-from backdrop.data.preprocessing import to_input
+from backdrop.data.masks import Overlap, PackedMask, binarize
 from backdrop.evaluation.metrics import object_means
 from backdrop.inference.batch import PIXELS
 from backdrop.inference.ensemble import Photograph, blocks
 from backdrop.inference.predict import BATCH, answers, batches
 from backdrop.training.distributed import ALONE, Distributed
+
+MAX_KEPT = 2**30  # bytes of masks that stay in memory between two epochs
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,7 @@ class LeftOut:
         """The Dice of each photograph; `lasting` keeps the progress line on the screen."""
         shard = self.distributed.shard(self.rows)
         with progress("judging photographs", len(shard), lasting and self.distributed.is_main) as advance:
-            photos = self.dataset.select(row.image for row in shard)
-            scores = dices(candidate, photos, self.digests, self.recipe, advance)
+            scores = dices(candidate, self._labeled, self.recipe, advance)
         return self.distributed.gather(scores)
 
     def mean(self, scores: Sequence[float]) -> float:
@@ -46,44 +50,85 @@ class LeftOut:
         means = object_means((row.object, value) for row, value in zip(self.rows, scores, strict=True))
         return sum(means.values()) / len(means)
 
+    @cached_property
+    def _labeled(self) -> "Labeled":
+        """This process's share of them."""
+        with self.distributed.main_process_first():  # it decodes; the others reuse its cache
+            photos = self.dataset.select(row.image for row in self.distributed.shard(self.rows))
+            return Labeled(photos, open_cache(photos, self.digests, self.recipe.input, self.recipe.loading.cache))
+
+
+class Labeled:
+    """Photographs that are judged again and again.
+
+    Each is decoded once at the network's input size if there is room on the disk, and its mask is read once, and kept
+    in an eighth of its memory, as long as all take at most 1 GB.
+    """
+
+    def __init__(self, photos: Sequence[Photo], decoded: DecodedCache) -> None:
+        self.photos = photos
+        self._decoded = decoded
+        self._masks: dict[str, PackedMask] = {}
+        self._kept = 0
+
+    def inputs(self, photos: Sequence[Photo]) -> list[NDArray[np.uint8]]:
+        """Each photograph (h, w, 3) as the network's input.
+
+        Raises:
+            DataError: if it can't be read, has changed, or doesn't fit the recipe's input.
+        """
+        return in_threads(self._decoded.image, photos)
+
+    def masks(self, photos: Sequence[Photo]) -> Iterator[PackedMask]:
+        """Each photograph's mask, read in threads: as many at a time as have `PIXELS` pixels if they are like the last.
+
+        Raises:
+            DataError: if it can't be read or has changed.
+        """
+        start, count = 0, 1
+        while start < len(photos):
+            group = photos[start : start + count]
+            for photo, mask in zip(group, in_threads(self._mask, group), strict=True):
+                height, width = mask.shape
+                count = max(1, PIXELS // (height * width))
+                if photo.stem not in self._masks and self._kept + mask.bits.nbytes <= MAX_KEPT:
+                    self._masks[photo.stem] = mask
+                    self._kept += mask.bits.nbytes
+                yield mask
+            start += len(group)
+
+    def _mask(self, photo: Photo) -> PackedMask:
+        kept = self._masks.get(photo.stem)
+        assert photo.mask is not None  # Dataset.select has checked it
+        return kept or PackedMask.of(read_mask(photo.mask, self._decoded.digests[photo.stem][1]))
+
 
 def dices(
-    network: nn.Module,
-    photos: Sequence[Photo],
-    digests: Digests,
-    recipe: Recipe,
-    advance: Callable[[], None] = lambda: None,
+    network: nn.Module, labeled: Labeled, recipe: Recipe, advance: Callable[[], None] = lambda: None
 ) -> list[float]:
     """Dice of each photograph at its own size, in memory that is bounded for photographs of any number and size.
 
     Args:
         network: in evaluation mode.
-        photos: photographs with masks.
-        digests: sha256 of image and mask by stem.
+        labeled: the photographs.
         recipe: the network's recipe.
         advance: called for each photograph.
 
     Raises:
         DataError: if a photograph or mask can't be read, has changed, or doesn't fit the recipe's input.
     """
-
-    def prepare(photo: Photo) -> Photograph:
-        with opened_image(photo.image, digests[photo.stem][0]) as image:
-            height, width = image.shape[:2]
-            return Photograph(height, width, {recipe.input: to_input(image, recipe.input)})
-
     scores: list[float] = []
     count, target = _chunk(recipe.input), next(network.parameters()).device
     align_corners, precision = recipe.legacy.output_align_corners, precision_of(recipe.compute.precision, target)
-    for start in range(0, len(photos), count):
-        chunk = photos[start : start + count]
-        prepared = in_threads(prepare, chunk)
-        inputs, sizes = [p.inputs[recipe.input] for p in prepared], [(p.height, p.width) for p in prepared]
-        shown = batches(inputs, recipe.input, target)
-        replies = answers(network, shown, sizes, recipe.input, recipe.tta, align_corners, precision)
-        for photo, truth, answer in zip(prepared, _truths(chunk, prepared, digests), replies, strict=True):
-            overlap = Overlap()
-            for rows in blocks([photo]):
+    for start in range(0, len(labeled.photos), count):
+        chunk = labeled.photos[start : start + count]
+        truths = list(labeled.masks(chunk))
+        inputs = batches(labeled.inputs(chunk), recipe.input, target)
+        sizes = [truth.shape for truth in truths]
+        replies = answers(network, inputs, sizes, recipe.input, recipe.tta, align_corners, precision)
+        for packed, answer in zip(truths, replies, strict=True):
+            truth, overlap = packed.unpack(), Overlap()
+            for rows in blocks([Photograph(*packed.shape, {})]):
                 overlap.add(binarize(answer.probability(rows)), truth[rows])
             scores.append(overlap.dice())
             advance()
@@ -93,21 +138,3 @@ def dices(
 def _chunk(spec: Input) -> int:
     """The number of photographs that are held as a network's input: whole batches, so that it changes no result."""
     return max(BATCH, min(CHUNK, PIXELS // (spec.height * spec.width)) // BATCH * BATCH)
-
-
-def _truths(photos: Sequence[Photo], prepared: Sequence[Photograph], digests: Digests) -> Iterator[Mask]:
-    """Each photograph's mask (H, W), read in threads: as many at a time as have `PIXELS` pixels together."""
-
-    def read(photo: Photo) -> Mask:
-        assert photo.mask is not None  # Dataset.select has checked it
-        return read_mask(photo.mask, digests[photo.stem][1])
-
-    group: list[Photo] = []
-    room = PIXELS
-    for photo, size in zip(photos, prepared, strict=True):
-        if group and size.pixels > room:
-            yield from in_threads(read, group)
-            group, room = [], PIXELS
-        group.append(photo)
-        room -= size.pixels
-    yield from in_threads(read, group)

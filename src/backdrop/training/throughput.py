@@ -13,10 +13,11 @@ import torch
 from backdrop.common.devices import device
 from backdrop.common.errors import TrainingError
 from backdrop.config import Recipe
+from backdrop.data.cache import open_cache
 from backdrop.data.dataset import Digests, Photo
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
-from backdrop.training.judging import dices
+from backdrop.training.judging import Labeled, dices
 from backdrop.training.losses import make_loss
 from backdrop.training.samples import Samples
 from backdrop.training.state import begin
@@ -84,8 +85,10 @@ def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds:
             seen += sum(len(batch.images) for batch in batches) if count > WARM_STEPS else 0
         training = seen / (_now(target) - start)
         network = state.candidate()
+        labeled = Labeled(photos, open_cache(photos, digests, recipe.input, recipe.loading.cache))
+        dices(network, labeled, recipe)  # reads the masks, as the first epoch does
         start = _now(target)
-        dices(network, photos, digests, recipe)
+        dices(network, labeled, recipe)
         judging = len(photos) / (_now(target) - start)
     return Throughput(training, judging, _peak_memory(target), device_name(target))
 
