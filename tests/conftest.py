@@ -78,6 +78,14 @@ def _no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backdrop.common.progress.HEARTBEAT_S", 1e6)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests share is made before a test has a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BACKDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests leave nothing in the cache of whoever runs them, and make no MLflow store where they run."""
