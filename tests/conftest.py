@@ -83,6 +83,7 @@ def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests share is made before a test has a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BACKDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BACKDROP_TRACKING", "off")
         yield
 
 
