@@ -20,6 +20,7 @@ from backdrop.tracking import client, metrics_uploader, provenance, tracking_uri
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import fetch_member, find_member, run_of
+from backdrop.tracking.registry import require_version
 from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
 from tests.fakes.http import JsonHandler, free_port, running, silent
@@ -323,6 +324,15 @@ def test_so_does_a_server_of_models_that_hangs(clean: None, monkeypatch: pytest.
         monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{port}")
         with pytest.raises(TrackingError, match=rf":{port} doesn't answer .* or fix MLFLOW_REGISTRY_URI"):
             find_member(KEY)
+
+
+def test_a_registry_whose_driver_is_missing_is_reported(
+    clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "mssql+pyodbc://127.0.0.1:1/x")
+    with pytest.raises(TrackingError, match="No module named 'pyodbc'"):
+        require_version("models:/cars@champion")
 
 
 @pytest.mark.parametrize(

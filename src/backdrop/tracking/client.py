@@ -87,7 +87,7 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, OSError) as error:  # connection errors are OSErrors
+    except (MlflowException, OSError, ImportError) as error:  # of a connection, of a missing driver
         raise TrackingError(f"{what} ({_words(error)})", remedy) from error
 
 
@@ -110,7 +110,7 @@ def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) ->
 
     try:
         return wait_for(attempt, policy, is_transient, trying(f"{what} yet", policy, _words))
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, ImportError) as error:
         raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
 
 
