@@ -137,8 +137,11 @@ def test_a_full_disk_is_reported(
 WORKERS = """
 import os, signal, sys
 from pathlib import Path
+import cv2
+import numpy as np
 import torch
 from backdrop.common.errors import TrainingError
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)  # starts OpenCV's threads, as large photographs do
 from tests.training.test_fit import samples
 data, plan, number = sys.argv[1:]
 SETTINGS = ("epochs=3", "input.size=64x32", "batch_size=1")
@@ -168,7 +171,9 @@ except TrainingError as error:
 )
 def test_workers_load_the_same_and_who_dies_is_named(data: Path, plan: Path, number: int, name: str, said: str) -> None:
     command = [sys.executable, "-c", WORKERS, str(data), str(plan), str(number)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=600
+    )
     assert said in done.stdout
     assert f"A data loading worker died ({name}); /dev/shm has" in done.stdout
     assert "MiB free" in done.stdout

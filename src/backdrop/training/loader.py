@@ -41,13 +41,15 @@ def load(
         TrainingError: if a worker died.
     """
     count = _worker_count(workers, device)
+    if count:
+        # Here, before the fork: OpenCV's threads don't survive it, and a worker that ends them waits for ever.
+        cv2.setNumThreads(1)
     loader = DataLoader(
         samples,
         batch_sampler=keys,
         num_workers=count,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_use_one_thread if count else None,
     )
     return raise_errors(_watched(iter(loader)))
 
@@ -58,10 +60,6 @@ def _worker_count(requested: int | None, device: torch.device) -> int:
         return requested
     cpus = len(os.sched_getaffinity(0)) // read_count("LOCAL_WORLD_SIZE")
     return min(GPU_WORKERS, cpus) if device.type == "cuda" else 0
-
-
-def _use_one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
 
 
 def collate(items: Sequence[Item | BackdropError]) -> Loaded:
