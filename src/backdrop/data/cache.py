@@ -24,7 +24,7 @@ from backdrop.config import Input
 from backdrop.data.dataset import Digests, Photo, in_threads, opened_image, read_levels
 from backdrop.data.preprocessing import to_input
 
-FORMAT = 2
+FORMAT = 3
 DIGEST = 32  # bytes of a sha256
 SHARE = 0.5  # of the free space that a cache takes without being asked to
 
@@ -91,25 +91,29 @@ class DecodedCache:
 
     def _path(self, photo: Photo) -> Path:
         assert self.folder is not None
-        return self.folder / f"{storage.sha256(''.join(self.digests[photo.stem]).encode())}.npy"
+        return self.folder / f"{storage.sha256(''.join(self.digests[photo.stem]).encode())}.pixels"
 
     def _kept(self, photo: Photo) -> Pair | None:
         """What a file holds, first the photograph, then the mask; None if there is no file, or it isn't whole."""
         height, width = self.spec.height, self.spec.width
         pixels = height * width
         try:
-            both: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")[:-DIGEST]
+            both = self._map(photo)[:-DIGEST]
             return both[: 3 * pixels].reshape(height, width, 3), both[3 * pixels :].reshape(height, width)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             return None
 
     def _is_sound(self, photo: Photo) -> bool:
         """Whether a file has the content that was written."""
         try:
-            content: NDArray[np.uint8] = np.load(self._path(photo), mmap_mode="r")
+            content = self._map(photo)
             return content[-DIGEST:].tobytes() == self._digest(photo, content[:-DIGEST])
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             return False
+
+    def _map(self, photo: Photo) -> NDArray[np.uint8]:
+        # Not `np.load`: it parses a header, at which Python 3.11 fails now and then if several threads do so.
+        return np.memmap(self._path(photo), np.uint8, "r")
 
     def _digest(self, photo: Photo, pixels: NDArray[np.uint8]) -> bytes:
         digest = hashlib.sha256(self._path(photo).name.encode())
@@ -123,7 +127,7 @@ class DecodedCache:
             try:
                 pixels = np.concatenate([image.ravel(), mask.ravel()])
                 digest = np.frombuffer(self._digest(photo, pixels), np.uint8)
-                np.save(file, np.concatenate([pixels, digest]))
+                file.write(np.concatenate([pixels, digest]).data)
                 file.close()
                 os.replace(file.name, path)
             except OSError:
