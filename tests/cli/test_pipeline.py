@@ -10,7 +10,7 @@ import yaml
 from typer.main import get_command
 
 from backdrop.cli.app import main
-from backdrop.cli.pipeline import app
+from backdrop.cli.pipeline import _seen_from, app
 
 PACKAGE = ("--folds", "--set", "--tune", "--ray", "--label", "--retries", "--volume", "--shards")
 OPTIONS = {
@@ -136,6 +136,16 @@ def test_refusals(
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
     assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_paths_of_a_prediction_are_seen_from_its_parameters(tmp_path: Path) -> None:
+    (tmp_path / "wall.png").touch()
+    given = {"images": "in", "out": "/out", "work": "s3://bucket/work", "model": "models:/cars@champion"}
+    found = {**given, "images": str(tmp_path / "in")}
+    for background, seen in (("wall.png", str(tmp_path / "wall.png")), ("red", "red"), ("", "")):
+        values = {**given, "background": background}
+        assert _seen_from(tmp_path / "params.yaml", values) == {**found, "background": seen}
+    assert _seen_from(tmp_path / "params.yaml", given) == found
 
 
 def test_without_docker_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

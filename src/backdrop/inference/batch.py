@@ -292,8 +292,8 @@ def _predict(
 
 def _finish(model: EnsembleModel, source: Source, outcome: Outcome, finish: Finish) -> Cutout:
     view = PurePosixPath(source.name).stem.rpartition("_")[2]
-    mask = model.cut(outcome, view)
     try:
+        mask = model.cut(outcome, view)
         return finish(source, outcome, mask).model_copy(update={"dice": model.predict_dice(outcome, mask)})
     except DataError as error:
         return Cutout(image=source.name, failure=_reason(source, error))
