@@ -48,7 +48,7 @@ def test_photographs_are_cut_out_compared_and_fit_the_screen(
     width: int,
 ) -> None:
     tab.open(f"http://127.0.0.1:{service.port}/", width)
-    assert tab.run("find('model').textContent") == "models:/cars/3"
+    tab.wait("find('model').textContent === 'models:/cars/3'")  # asked for once the page stands
     assert tab.messages == []
     tab.choose("#files", *photos)
     finish(tab, 3)
@@ -166,7 +166,10 @@ def test_nothing_foreign_can_run(tab: Tab, service: Service) -> None:  # noqa: F
     tab.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.evil = 1'}))")
     assert tab.run("window.evil") is None
     assert tab.run("fetch('http://localhost:1/').then(() => 'went out', () => 'stayed')") == "stayed"
-    assert sum("Content Security Policy" in message for message in tab.messages) >= 2
+    refused = "Content Security Policy"
+    tab.wait_for(
+        lambda: tab.run("true") and sum(refused in message for message in tab.messages) >= 2, "the console's messages"
+    )
 
 
 def contrast(first: str, second: str) -> float:
