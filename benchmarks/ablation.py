@@ -13,7 +13,8 @@ from pathlib import Path
 from backdrop.config import Ensemble
 from backdrop.config.folds import Rule
 from backdrop.config.records import dump_yaml, parse
-from backdrop.evaluation.metrics import IMAGES, Effect, bootstrap, object_means, read_scores
+from backdrop.evaluation.metrics import bootstrap, object_means
+from backdrop.evaluation.records import IMAGES, Effect, read_scores
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.label import label
 from backdrop.steps.split import split

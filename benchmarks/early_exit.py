@@ -18,7 +18,8 @@ from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
 from backdrop.data.photographs import Source
 from backdrop.evaluation.early_exit import first_costs, fit
-from backdrop.evaluation.metrics import Saving, mean_dice
+from backdrop.evaluation.metrics import mean_dice
+from backdrop.evaluation.records import Saving
 from backdrop.evaluation.scoring import judges, score
 from backdrop.inference.batch import cut_out, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather

@@ -15,7 +15,7 @@ from backdrop.common.words import count
 
 if TYPE_CHECKING:
     from backdrop.evaluation.gate import Verdict
-    from backdrop.evaluation.metrics import Estimate, Evaluation
+    from backdrop.evaluation.records import Estimate, Evaluation
     from backdrop.steps.check import CheckReport
     from backdrop.steps.plan import PlanRecord
     from backdrop.steps.shard import ShardPlan

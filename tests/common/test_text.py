@@ -13,7 +13,7 @@ from backdrop.config import find_recipe, shipped
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, read_labels
-from backdrop.evaluation.metrics import Score, dump_scores, read_scores
+from backdrop.evaluation.records import Score, dump_scores, read_scores
 from backdrop.inference.submission import read_rows
 
 TABLE = "name,size\nä,1\nb,2\n"

@@ -28,7 +28,7 @@ from backdrop.config.cluster import Cluster
 from backdrop.config.records import dump_yaml, parse
 from backdrop.data.validation import Fault
 from backdrop.evaluation.gate import Verdict
-from backdrop.evaluation.metrics import Estimate, Evaluation, Holdout
+from backdrop.evaluation.records import Estimate, Evaluation, Holdout
 from backdrop.inference.member import MemberRecord
 from backdrop.report.verdict import verdict_section
 from backdrop.steps.check import CheckReport

@@ -15,7 +15,8 @@ from backdrop.common.errors import MemberError
 from backdrop.config.postprocessing import BestMembers, DropSmall, FillHoles, Operation, Threshold
 from backdrop.data.folds import Row
 from backdrop.evaluation.ablation import Case, Effect, choose_best, effects
-from backdrop.evaluation.metrics import Score, bootstrap
+from backdrop.evaluation.metrics import bootstrap
+from backdrop.evaluation.records import Score
 from backdrop.inference.postprocessing import MeanOf
 
 FILL = FillHoles(kind="fill_holes", max_area=0.02)

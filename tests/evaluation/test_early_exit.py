@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from backdrop.config import ExitRule, find_recipe
 from backdrop.evaluation.early_exit import Judged, Trial, first_costs, fit, learn
-from backdrop.evaluation.metrics import Score, bootstrap, object_means
+from backdrop.evaluation.metrics import bootstrap, object_means
+from backdrop.evaluation.records import Score
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import read_member
 from tests.tracking.workspace import write_member

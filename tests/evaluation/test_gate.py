@@ -14,7 +14,7 @@ from scipy import stats
 
 from backdrop.config import Gate
 from backdrop.evaluation.gate import Verdict, judge
-from backdrop.evaluation.metrics import Score
+from backdrop.evaluation.records import Score
 
 GATE = Gate(minimum_dice=0.95, slice_drop=0.002)
 MINIMUM_OBJECTS = GATE.minimum_objects

@@ -16,19 +16,9 @@ from pydantic import ValidationError
 
 from backdrop.common.errors import MemberError, StorageError
 from backdrop.evaluation import metrics
-from backdrop.evaluation.metrics import (
-    Estimate,
-    Score,
-    bootstrap,
-    dump_evaluation,
-    dump_scores,
-    mean_dice,
-    measure_traits,
-    object_means,
-    read_scores,
-    slice_groups,
-    summarize,
-)
+from backdrop.evaluation.metrics import bootstrap, mean_dice, object_means, summarize
+from backdrop.evaluation.records import Estimate, Score, dump_evaluation, dump_scores, read_scores
+from backdrop.evaluation.slices import measure_traits, slice_groups
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=6)
 DICE = st.floats(0, 1)

@@ -15,7 +15,8 @@ from backdrop.data.dataset import open_dataset, read_image, read_pair
 from backdrop.data.folds import read_plan, read_plans, verify
 from backdrop.data.masks import dice
 from backdrop.evaluation import scoring
-from backdrop.evaluation.metrics import measure_traits, read_scores
+from backdrop.evaluation.records import read_scores
+from backdrop.evaluation.slices import measure_traits
 from backdrop.inference import batch, ensemble
 from backdrop.inference.member import Member, content_key
 from backdrop.inference.predict import Mean

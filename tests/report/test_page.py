@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from backdrop.common.errors import GateError
 from backdrop.config import Gate
 from backdrop.evaluation.gate import Slice, Verdict, judge
-from backdrop.evaluation.metrics import Score, summarize
+from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.pictures import MISSING, PANE, STRIP, SURPLUS, TALLEST, curves, data_uri, panel
+from backdrop.evaluation.records import Score
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
 

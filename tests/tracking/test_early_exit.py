@@ -16,7 +16,7 @@ from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset, read_image
 from backdrop.data.folds import dump_plan, make_plan, read_plan, verify
 from backdrop.data.masks import encode_png
-from backdrop.evaluation.metrics import Evaluation, read_scores
+from backdrop.evaluation.records import Evaluation, read_scores
 from backdrop.inference.ensemble import gather, load_ensemble
 from backdrop.inference.member import content_key, read_member
 from backdrop.steps.champion import predict_scores

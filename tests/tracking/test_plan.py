@@ -13,7 +13,7 @@ from backdrop.config import BUDGETS
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan, read_plan
-from backdrop.evaluation.metrics import METRICS
+from backdrop.evaluation.records import METRICS
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.hold import hold
 from backdrop.steps.plan import PlanRecord, Run, plan

@@ -19,7 +19,8 @@ from backdrop.data.dataset import open_dataset, read_image, read_levels
 from backdrop.data.folds import plans_digest
 from backdrop.data.masks import encode_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
-from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, read_scores, summarize
+from backdrop.evaluation.metrics import summarize
+from backdrop.evaluation.records import Score, dump_evaluation, dump_scores, read_scores
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import ONNX, Member, read_member, verify_member

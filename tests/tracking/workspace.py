@@ -14,7 +14,8 @@ from backdrop.config import Recipe, find_ensemble
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Digests, open_dataset
 from backdrop.data.folds import FoldPlan, plans_digest, read_plan, verify
-from backdrop.evaluation.metrics import Score, dump_evaluation, dump_scores, summarize
+from backdrop.evaluation.metrics import summarize
+from backdrop.evaluation.records import Score, dump_evaluation, dump_scores
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build

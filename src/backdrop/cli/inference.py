@@ -12,7 +12,7 @@ from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
 
 if TYPE_CHECKING:
-    from backdrop.evaluation.metrics import Exit
+    from backdrop.evaluation.records import Exit
     from backdrop.inference.compose import PictureOptions
     from backdrop.steps.predict import Format
 

@@ -12,7 +12,8 @@ from backdrop.common.errors import MemberError
 from backdrop.config.postprocessing import BestMembers, Operation
 from backdrop.data.folds import Row
 from backdrop.data.masks import Mask, dice
-from backdrop.evaluation.metrics import FEW_OBJECTS, Effect, Interval, Score, bootstrap, object_means
+from backdrop.evaluation.metrics import FEW_OBJECTS, Interval, bootstrap, object_means
+from backdrop.evaluation.records import Effect, Score
 from backdrop.inference.postprocessing import MeanOf, Probability, apply, repair
 
 ALL = "all"

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backdrop.config import ExitRule
-from backdrop.evaluation.metrics import FEW_OBJECTS, Exit, Saving, Score, Spread, bootstrap, object_means
+from backdrop.evaluation.metrics import FEW_OBJECTS, bootstrap, object_means
 from backdrop.evaluation.predicted_dice import Known
+from backdrop.evaluation.records import Exit, Saving, Score, Spread
 from backdrop.inference.ensemble import EnsembleModel, prediction_cost
 
 STEPS = 20  # limits that are tried: with the lowest, a twentieth of the photographs stops at the first members

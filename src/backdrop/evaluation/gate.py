@@ -13,8 +13,10 @@ import numpy as np
 from backdrop.common.words import count
 from backdrop.config import Gate
 from backdrop.config.records import Record
-from backdrop.evaluation.metrics import Interval, Score, bootstrap, duplicate, estimate, object_means, slice_groups
+from backdrop.evaluation.metrics import Interval, bootstrap, estimate, object_means
+from backdrop.evaluation.records import Score, duplicate
 from backdrop.evaluation.significance import adjusted_p, level, p_value
+from backdrop.evaluation.slices import slice_groups
 
 Outcome = Literal["promoted", "rejected", "unchanged"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from backdrop.common.storage import sha256
 from backdrop.config import PredictedDice
-from backdrop.evaluation.metrics import Promise
+from backdrop.evaluation.records import Promise
 from backdrop.inference.uncertainty import error_of, predict_dice
 
 HOLDS = 0.9  # of objects never seen

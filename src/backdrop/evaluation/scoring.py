@@ -12,7 +12,8 @@ from backdrop.data.dataset import Dataset, Digests, opened_pair
 from backdrop.data.folds import FoldPlan, Row
 from backdrop.data.masks import Mask, Overlap, PackedMask
 from backdrop.evaluation.early_exit import First, Judged, Trial
-from backdrop.evaluation.metrics import Score, measure_traits
+from backdrop.evaluation.records import Score
+from backdrop.evaluation.slices import measure_traits
 from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.member import Member, verify_member

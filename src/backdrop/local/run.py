@@ -24,7 +24,7 @@ from backdrop.common.processes import terminable
 from backdrop.common.redact import without_credentials
 from backdrop.config import Ensemble
 from backdrop.config.planned import planned
-from backdrop.evaluation.metrics import PAGE
+from backdrop.evaluation.records import PAGE
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
 from backdrop.local.forecast import Forecast

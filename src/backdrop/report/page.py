@@ -6,8 +6,9 @@ from html import escape
 from typing import Any
 
 from backdrop.common.words import count
-from backdrop.evaluation.metrics import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score, estimate
+from backdrop.evaluation.metrics import estimate
 from backdrop.evaluation.pictures import Image, data_uri, number
+from backdrop.evaluation.records import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score
 from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
 from backdrop.report.verdict import verdict_section

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from backdrop.config.folds import PLAN
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
-from backdrop.evaluation.metrics import IMAGES, Score, read_scores
+from backdrop.evaluation.records import IMAGES, Score, read_scores
 from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import load_ensemble

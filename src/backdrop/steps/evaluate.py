@@ -14,7 +14,10 @@ from backdrop.data.folds import FoldPlan, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.early_exit import First, first_costs, fit
-from backdrop.evaluation.metrics import (
+from backdrop.evaluation.metrics import summarize
+from backdrop.evaluation.pictures import encode_jpeg, panel, stack
+from backdrop.evaluation.predicted_dice import Known, learn, measure
+from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
     METRICS,
@@ -29,10 +32,7 @@ from backdrop.evaluation.metrics import (
     Score,
     dump_evaluation,
     dump_scores,
-    summarize,
 )
-from backdrop.evaluation.pictures import encode_jpeg, panel, stack
-from backdrop.evaluation.predicted_dice import Known, learn, measure
 from backdrop.evaluation.scoring import Judges, judges, score
 from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import EnsembleModel, gather

@@ -12,7 +12,7 @@ from backdrop.config.folds import PLAN
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.folds import FoldPlan, dump_plan, read_plan
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
-from backdrop.evaluation.metrics import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
+from backdrop.evaluation.records import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
 from backdrop.steps.champion import known_objects, predict_scores, recorded_scores
 from backdrop.tracking import evaluations, history, registry
 from backdrop.tracking.ledger import Entry, State

@@ -15,7 +15,7 @@ from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, v
 from backdrop.data.metadata import read_license
 from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.ablation import ALL
-from backdrop.evaluation.metrics import (
+from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
     METRICS,

@@ -18,7 +18,7 @@ from backdrop.config import Ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.evaluation.gate import Verdict
-from backdrop.evaluation.metrics import (
+from backdrop.evaluation.records import (
     IMAGES,
     METRICS,
     PAGE,

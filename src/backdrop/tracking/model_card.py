@@ -15,7 +15,7 @@ from backdrop import __version__
 from backdrop.common.words import count
 from backdrop.config.records import Record
 from backdrop.data.pseudo_labels import Teacher
-from backdrop.evaluation.metrics import WORST
+from backdrop.evaluation.records import WORST
 from backdrop.tracking.ledger import Entry, State
 
 FACTS = "backdrop.card"
