@@ -128,8 +128,16 @@ def test_a_fault_in_the_data_is_exit_code_1(data: Path) -> None:
 
 def test_recipes(tmp_path: Path) -> None:
     assert [line.split()[0] for line in run("recipes", "ls").splitlines()] == [
-        *("linknet34", "linknet34-concat", "linknet34-faithful", "student", "tiny", "tiny-linknet", "unet-scratch"),
-        *("unet-scratch-faithful", "unet-vgg11", "unet-vgg11-faithful", "unet11", "unet11-faithful"),
+        *("linknet34", "linknet34-concat", "linknet34-faithful", "linknet34-progressive", "quick", "student", "tiny"),
+        *(
+            "tiny-linknet",
+            "unet-scratch",
+            "unet-scratch-faithful",
+            "unet-vgg11",
+            "unet-vgg11-faithful",
+            "unet11",
+            "unet11-faithful",
+        ),
     ]
     assert "network:" in run("recipes", "show", "tiny")
     mine = tmp_path / "mine.yaml"
@@ -137,6 +145,8 @@ def test_recipes(tmp_path: Path) -> None:
     assert "tiny is valid" in run("recipes", "validate", mine)
     assert json.loads(run("recipes", "describe", mine, "--set", "epochs=3", "--json"))["parameters"] == 491_873
     assert "217.3 GMAC at 1920x1280" in run("recipes", "describe", "linknet34")
+    assert "input size" not in run("recipes", "describe", "linknet34")
+    assert "input size by epoch: 128x128 256x256\n" in run("recipes", "describe", "quick", "--set", "epochs=2")
 
 
 def test_ensembles() -> None:

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, Gate, Recipe, find_ensemble, find_recipe, find_text, parse_size, records, shipped
 from backdrop.config.folds import Rule
 from backdrop.config.legacy import Legacy
+from backdrop.config.recipe import digest
 from backdrop.config.records import parse
 from backdrop.config.renamed import RENAMED
 
@@ -102,6 +105,42 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip(name: str) -> None
     assert find_text("recipes", name)[0].startswith("# ")
     again = records.parse(Recipe, records.parse_yaml(records.dump_yaml(recipe), "x"), "x")
     assert again == recipe
+
+
+def test_a_scale_of_one_is_no_part_of_a_recipe() -> None:
+    recipe, full = find_recipe("tiny"), find_recipe("tiny", ["schedule.0.scale=1"])
+    assert all("scale" not in phase for phase in records.parse_yaml(records.dump_yaml(full), "x")["schedule"])
+    assert digest(full) == digest(recipe) != digest(find_recipe("tiny", ["schedule.0.scale=0.5"]))
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "said"),
+    [
+        ("256x256", 0.3, r"0\.3 makes the input 77x77, .* 16 .*\. Write 0\.25 \(64x64\) or 0\.3125 \(80x80\)"),
+        ("1248x832", 0.5, r"624x416.*Write 0\.4615 \(576x384\) or 0\.5385 \(672x448\)"),
+        ("256x256", 0.001, r"0x0, .*\. Write 0\.0625 \(16x16\)"),
+        ("32x16", 0.5, r"16x8, .*\. Write 1 \(32x16\)"),
+        ("256x256", 1.5, r"schedule\.1\.scale can't be 1\.5\. Write at most 1"),
+    ],
+)
+def test_a_scale_that_does_not_fit_the_network_is_refused_with_those_that_do(
+    size: str, scale: float, said: str
+) -> None:
+    stride = 32 if size == "1248x832" else 16
+    settings = (f"input.size={size}", f"network.depth={stride.bit_length() - 1}", f"schedule.1.scale={scale}")
+    with pytest.raises(ConfigError, match=said):
+        find_recipe("tiny", settings)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1, exclude_min=True))
+def test_the_scales_that_an_error_names_fit(width: int, height: int, scale: float) -> None:
+    size = f"input.size={16 * width}x{16 * height}"
+    try:
+        find_recipe("tiny", [size, f"schedule.0.scale={scale}"])
+    except ConfigError as error:
+        for fitting, made in re.findall(r"([\d.]+) \((\d+x\d+)\)", error.remedy):
+            found = find_recipe("tiny", [size, f"schedule.0.scale={fitting}"])
+            assert "{}x{}".format(*found.input.scaled(found.schedule[0].scale)) == made
 
 
 @pytest.mark.parametrize("name", shipped("ensembles"))

@@ -6,6 +6,7 @@ from backdrop.common.errors import DataError, TrainingError
 from backdrop.config import find_recipe
 from backdrop.data.dataset import content_digests, open_dataset
 from backdrop.steps.estimate import afford, estimate, makespan
+from backdrop.training import throughput
 from backdrop.training.throughput import measure
 from tests.conftest import SMALL
 
@@ -35,6 +36,17 @@ def test_an_ensemble_is_estimated_by_what_was_measured(data: Path, tmp_path: Pat
     afford(record, 1.01 * record.device_hours)
     with pytest.raises(TrainingError, match=r"small takes .* hours of one cpu, more than 0"):
         afford(record, 0)
+
+
+def test_the_phases_of_another_size_are_measured_on_their_own(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = list(open_dataset(data).photos.values())[:2]
+    recipe = find_recipe("tiny", (*SMALL, "schedule.0.scale=0.5", "schedule.0.epochs=3", "schedule.1.epochs=1"))
+    paces = {0.5: 40.0, 1.0: 10.0}
+    monkeypatch.setattr(throughput, "_pace", lambda recipe, *_: paces[recipe.schedule[0].scale])
+    four = throughput._measure(recipe.model_copy(update={"epochs": 4}), photos, content_digests(photos), 0.1)
+    assert four.training == pytest.approx(4 / (3 / 40 + 1 / 10))
+    one = throughput._measure(recipe.model_copy(update={"epochs": 1}), photos, content_digests(photos), 0.1)
+    assert one.training == 40.0  # the shorter phase has no epoch
 
 
 def test_members_are_spread_longest_first() -> None:

@@ -21,10 +21,11 @@ from tests.training.test_fit import samples
 # VGG's U-Net has no batch norm, whose statistics would be each process's own; SGD doesn't blow up a rounding.
 SHARED = (
     *(override for override in SMALL if not override.startswith("network")),
+    "input.size=64x64",
     "network={kind: vgg_unet, width: 2, encoder_width: 2}",
     "epochs=3",
     "batch_size=3",
-    "schedule=[{kind: constant, epochs: 3, lr: 0.05}]",
+    "schedule=[{kind: constant, epochs: 1, lr: 0.05, scale: 0.5}, {kind: constant, epochs: 2, lr: 0.05}]",
     "optimizer={kind: sgd, clip_norm: 1.0}",
     "augmentation=[{kind: affine}]",
     "checkpoint.every_steps=1",

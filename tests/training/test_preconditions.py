@@ -68,6 +68,12 @@ def test_too_few_objects_are_reported_as_by_split(data: Path, ensemble: Callable
     assert line.startswith("ensemble ours can't be split (folds): 6 objects, 1 of them held out, don't fill 6 folds")
 
 
+def test_a_batch_norm_that_sees_one_value_in_a_smaller_phase_is_found(data: Path, ensemble: Callable[..., str]) -> None:
+    assert found(data, ensemble("batch_size=1", "input.size=8x8")) == []
+    (line,) = found(data, ensemble("batch_size=1", "input.size=8x8", "schedule.0.scale=0.5"))
+    assert line.startswith("recipe tiny has input.size 8x8 at scale 0.5, which leaves batch norm one value per channel")
+
+
 @pytest.mark.parametrize(("size", "starves"), [("4x4", True), ("8x4", False)])
 def test_a_batch_norm_that_sees_one_value_is_found(
     data: Path, ensemble: Callable[..., str], size: str, starves: bool

@@ -40,6 +40,9 @@ EVERYTHING = (
     "augmentation=[{kind: affine}, {kind: hsv}]",
     "checkpoint.every_steps=1",
 )
+HALF_FIRST = (
+    "schedule=[{kind: constant, epochs: 1, lr: 0.01, scale: 0.5}, {kind: cycle, epochs: 2, lrs: [0.01, 0.001]}]"
+)
 RUN = """
 import sys
 from backdrop.steps.train import train
@@ -110,6 +113,7 @@ def longer(data: Path) -> Path:
     "more",
     [
         pytest.param((), id="host"),
+        pytest.param((HALF_FIRST,), id="half size first", marks=pytest.mark.slow),
         pytest.param(("compute.augment=device", "loading.cache=device"), id="device", marks=pytest.mark.thorough),
     ],
 )

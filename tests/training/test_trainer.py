@@ -97,6 +97,40 @@ def test_a_phase_may_bring_its_own_augmentation(data: Path, plan: Path) -> None:
     assert torch.equal(images(0).flip(3), images(2))
 
 
+HALF_FIRST = "schedule=[{kind: constant, epochs: 2, lr: 1e-2, scale: 0.5}, {kind: constant, epochs: 1, lr: 1e-2}]"
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_phase_may_train_at_a_smaller_size(data: Path, plan: Path, where: str) -> None:
+    dataset, folds = open_dataset(data), read_plan(plan)
+    photos = dataset.select(row.image for row in folds.training(0))
+
+    def pairs(*overrides: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        settings = (*SMALL, f"compute.augment={where}", "augmentation=[{kind: affine}]", "epochs=3", *overrides)
+        samples = Samples(photos, verify(folds, dataset), find_recipe("tiny", settings))
+        steps = samples.stream(0, 0, torch.device("cpu"))
+        return [(batch.images, batch.targets) for step in steps for batch in step]
+
+    shrunk, full = pairs(HALF_FIRST), pairs()
+    assert [tuple(image.shape[2:]) for image, _ in shrunk] == [(16, 32)] * 4 + [(32, 64)] * 2
+    for (image, mask), (image_before, mask_before) in zip(shrunk[:4], full, strict=False):
+        for small, large in ((image, image_before), (mask, mask_before)):
+            mean = large.unflatten(2, (16, 2)).unflatten(4, (32, 2)).mean(dim=(3, 5))
+            torch.testing.assert_close(small, mean)
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        assert ((mask > 0) & (mask < 1)).sum() > 0  # soft
+    for (image, mask), (image_before, mask_before) in zip(shrunk[4:], full[4:], strict=True):
+        assert torch.equal(image, image_before)
+        assert torch.equal(mask, mask_before)
+
+
+@pytest.mark.parametrize("kind", ["bce_dice", "bce_log", "boundary", "boundary, profile: box, squared: true"])
+def test_every_loss_takes_the_soft_masks_of_a_smaller_size(data: Path, plan: Path, tmp_path: Path, kind: str) -> None:
+    run(data, plan, tmp_path / "m", HALF_FIRST, "epochs=3", f"loss={{kind: {kind}}}")
+    losses = [row["loss"] for row in read_member(tmp_path / "m").history()]
+    assert losses[1] < losses[0]
+
+
 def test_pseudo_labeled_photographs_weigh_less(data: Path, plan: Path) -> None:
     recipe = find_recipe("tiny", (*SMALL, "batch_size=4", "pseudo_weight=0.25"))
     dataset, folds = open_dataset(data), read_plan(plan)
@@ -145,6 +179,30 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(
         run(data, plan, tmp_path / "stopped", *settings, kept)
     monkeypatch.setattr(trainer, "train_step", train_step)
     run(data, plan, tmp_path / "stopped", *settings, kept)
+    whole, resumed = (read_member(tmp_path / name).record for name in ("whole", "stopped"))
+    assert resumed.resumed_at
+    assert resumed.weights == whole.weights
+
+
+@pytest.mark.parametrize("step", [2, 4, 5], ids=["in the smaller phase", "at its end", "in the next"])
+def test_a_run_that_changes_its_size_resumes_to_the_same_bits(
+    data: Path, plan: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (HALF_FIRST, "epochs=3", "augmentation=[{kind: affine}]", "ema=0.9", "checkpoint.every_steps=1")
+    run(data, plan, tmp_path / "whole", *settings)
+    done = []
+
+    def step_or_stop(*args) -> torch.Tensor:
+        if len(done) == step:
+            raise KeyboardInterrupt
+        done.append(args)
+        return train_step(*args)
+
+    monkeypatch.setattr(trainer, "train_step", step_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, plan, tmp_path / "stopped", *settings)
+    monkeypatch.setattr(trainer, "train_step", train_step)
+    run(data, plan, tmp_path / "stopped", *settings)
     whole, resumed = (read_member(tmp_path / name).record for name in ("whole", "stopped"))
     assert resumed.resumed_at
     assert resumed.weights == whole.weights

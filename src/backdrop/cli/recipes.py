@@ -53,3 +53,5 @@ def describe(
         return
     print(f"{cost.parameters:,} parameters, {cost.macs / 1e9:.1f} GMAC at {cost.input}")
     print("learning rate by epoch:", *(f"{lr:g}" for lr in cost.learning_rates))
+    if len(set(cost.sizes)) > 1:
+        print("input size by epoch:", *cost.sizes)

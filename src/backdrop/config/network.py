@@ -121,6 +121,10 @@ class Input(Record):
         """Height in pixels."""
         return parse_size(self.size)[1]
 
+    def scaled(self, scale: float) -> tuple[int, int]:
+        """Width and height at a share of the size, rounded to whole pixels."""
+        return round(self.width * scale), round(self.height * scale)
+
 
 class Tta(Record):
     """Test-time augmentation: predicts a photograph flipped as well, and at several `scales` of the input size.

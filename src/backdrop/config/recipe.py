@@ -1,5 +1,6 @@
 """A recipe's YAML: everything needed to train a member."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -100,6 +101,17 @@ class Recipe(Record):
         return self
 
     @model_validator(mode="after")
+    def _whole_strides_in_each_phase(self) -> "Recipe":
+        stride = self.network.stride
+        for index, phase in enumerate(self.schedule):
+            width, height = self.input.scaled(phase.scale)
+            if not width or not height or width % stride or height % stride:
+                what = f"schedule.{index}.scale {phase.scale:g} makes the input {width}x{height}, which must be"
+                remedy = self._nearest_scales(phase.scale)
+                raise ValueError(f"{what} a multiple of {stride} for this network; {remedy}")
+        return self
+
+    @model_validator(mode="after")
     def _legacy_has_a_place(self) -> "Recipe":
         if self.legacy.clamp_dice and not isinstance(self.loss, BceDice):
             raise ValueError("legacy.clamp_dice works only with the loss bce_dice; remove it")
@@ -119,6 +131,13 @@ class Recipe(Record):
     def _nearest(self, stride: int) -> str:
         width, height = (max(1, round(side / stride)) * stride for side in (self.input.width, self.input.height))
         return f"write {width}x{height}"
+
+    def _nearest_scales(self, scale: float) -> str:
+        steps = math.gcd(self.input.width, self.input.height) // self.network.stride  # each step is a scale that fits
+        below = math.floor(scale * steps)
+        fitting = [f"{step / steps:.4g}" for step in (below, below + 1) if step]
+        sizes = ["{}x{}".format(*self.input.scaled(float(text))) for text in fitting]
+        return "write " + " or ".join(f"{text} ({size})" for text, size in zip(fitting, sizes, strict=True))
 
 
 def digest(recipe: Recipe) -> str:

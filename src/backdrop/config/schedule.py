@@ -1,4 +1,4 @@
-"""Learning rate schedules: a sequence of phases, each optionally with its own augmentation and optimizer.
+"""Schedules: a sequence of phases with their learning rates, each optionally with its size, augmentation, optimizer.
 
 If the phases' epochs don't add up to the recipe's, each phase is scaled in proportion and keeps its shape.
 """
@@ -17,9 +17,13 @@ Factor = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Phase(Record):
-    """`augmentation` and `optimizer` replace earlier ones from this phase on; a new optimizer starts without state."""
+    """`augmentation` and `optimizer` replace earlier ones from this phase on; a new optimizer starts without state.
+
+    `scale` is the share of the input's width and height that this phase alone trains at; validation is at full size.
+    """
 
     epochs: Count
+    scale: Annotated[float, Field(gt=0, le=1, exclude_if=lambda scale: scale == 1)] = 1.0
     augmentation: tuple[Change, ...] | None = None
     optimizer: Optimizer | None = None
 

@@ -51,6 +51,11 @@ def started(phases: Sequence[Phase], epochs: int, epoch: int) -> Sequence[Phase]
     return phases[locate(phases, epochs, epoch)[0] :: -1]
 
 
+def scale_at(phases: Sequence[Phase], epochs: int, epoch: int) -> float:
+    """The share of the input's width and height that an epoch trains at."""
+    return phases[locate(phases, epochs, epoch)[0]].scale
+
+
 def locate(phases: Sequence[Phase], epochs: int, epoch: int) -> tuple[int, int, int]:
     """The index of an epoch's phase, the phase's first epoch, and its number of epochs."""
     sizes = lengths(phases, epochs)

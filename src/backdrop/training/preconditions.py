@@ -91,7 +91,9 @@ def _too_small(recipe: Recipe, assignments: Assignments, looks: Sequence[Look]) 
     if min(recipe.batch_size, fewest) != 1 or not _starves_batch_norm(recipe):
         return
     why = "batch_size is 1" if recipe.batch_size == 1 else "a fold trains on a single photograph"
-    what = f"has input.size {recipe.input.size}, which leaves batch norm one value per channel, because {why}"
+    scale = min(phase.scale for phase in recipe.schedule)
+    size = recipe.input.size + (f" at scale {scale:g}" if scale < 1 else "")
+    what = f"has input.size {size}, which leaves batch norm one value per channel, because {why}"
     yield _error(f"recipe {recipe.name}", what, "Set a larger input.size or batch_size, or add photographs")
 
 
@@ -107,7 +109,8 @@ def _starves_batch_norm(recipe: Recipe) -> bool:
         for module in network.modules():
             if isinstance(module, _BatchNorm):
                 module.register_forward_pre_hook(look)
-        network(torch.zeros(1, 3, recipe.input.height, recipe.input.width))
+        width, height = recipe.input.scaled(min(phase.scale for phase in recipe.schedule))
+        network(torch.zeros(1, 3, height, width))
     return any(single_value)
 
 

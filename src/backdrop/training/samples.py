@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from backdrop.augmentation import device as device_changes
@@ -21,7 +22,7 @@ from backdrop.data.preprocessing import normalize
 from backdrop.training.compute import augments_on
 from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.loader import Item, collate, load, raise_errors
-from backdrop.training.lr_schedules import started
+from backdrop.training.lr_schedules import scale_at, started
 from backdrop.training.prefetch import prefetch
 from backdrop.training.step import Batch
 
@@ -147,9 +148,17 @@ class Samples(Dataset[Item | BackdropError]):
             changed = [augment(image, mask, epoch, index) for image, mask, index in shard]
             images, targets = (torch.stack(parts) for parts in zip(*changed, strict=True))
         total = float(sum(np.float32(self.weights[index]) for index in batch)) if self.distributed.size > 1 else None
-        masks = targets[:, None].float() / 255
-        inputs = normalize(images, self.recipe.input)
+        pair = normalize(images, self.recipe.input), targets[:, None].float() / 255
+        inputs, masks = self._shrink(pair, scale_at(self.recipe.schedule, self.recipe.epochs, epoch))
         return Batch(inputs, masks, weights if self.weighted else None, total, self.distributed.size)
+
+    def _shrink(self, pair: tuple[torch.Tensor, torch.Tensor], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (B, 3, H, W) and masks (B, 1, H, W) at a phase's scale, by the mean of the area of each pixel."""
+        if scale == 1:
+            return pair
+        width, height = self.recipe.input.scaled(scale)
+        inputs, masks = (functional.interpolate(part, (height, width), mode="area") for part in pair)
+        return inputs, masks
 
 
 @lru_cache

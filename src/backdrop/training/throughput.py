@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,9 +19,10 @@ from backdrop.data.dataset import Digests, Photo
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
 from backdrop.training.judging import Labeled, dices
-from backdrop.training.losses import make_loss
+from backdrop.training.losses import Loss, make_loss
+from backdrop.training.lr_schedules import lengths
 from backdrop.training.samples import Samples
-from backdrop.training.state import begin
+from backdrop.training.state import State, begin
 from backdrop.training.step import set_lr
 from backdrop.training.trainer import first_network, take_step
 
@@ -35,7 +37,8 @@ LR = 1e-6  # so low that training can't diverge
 class Throughput:
     """Photographs per second in training and in validation, and peak memory in bytes.
 
-    The memory is the GPU's; without a GPU, the process's.
+    Training is the mean over all epochs, because a phase with a `scale` is faster. The memory is the GPU's; without a
+    GPU, the process's.
     """
 
     training: float
@@ -51,7 +54,7 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
         recipe: what to train, from random weights.
         photos: what to train on, each with a mask.
         digests: sha256 of image and mask by stem.
-        seconds: minimum duration of training after the warm-up.
+        seconds: minimum duration of training after the warm-up, at all of the schedule's scales together.
 
     Raises:
         TrainingError: if there is too little memory.
@@ -69,28 +72,41 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
 
 
 def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
-    target, endless = device(), recipe.model_copy(update={"epochs": ENDLESS})
-    steps = Samples(photos, digests, endless).stream(0, 0, target)
+    target = device()
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
     set_lr(state.optimizer, LR)
-    state.network.train()
+    epochs, first = Counter[float](), {phase.scale: phase for phase in reversed(recipe.schedule)}
+    for phase, length in zip(recipe.schedule, lengths(recipe.schedule, recipe.epochs), strict=True):
+        epochs[phase.scale] += length
     with computing(state.progress.precision, recipe.compute.deterministic, state.progress.threads):
-        seen, count, start = 0, 0, 0.0
-        while count < WARM_STEPS + TIMED_STEPS or _now(target) - start < seconds:
-            if count == WARM_STEPS:
-                start = _now(target)
-            batches = next(steps)
-            take_step(recipe, loss, state, batches)
-            count += 1
-            seen += sum(len(batch.images) for batch in batches) if count > WARM_STEPS else 0
-        training = seen / (_now(target) - start)
+        duration = 0.0  # of training on one photograph in each epoch
+        for scale in +epochs:
+            endless = recipe.model_copy(update={"epochs": ENDLESS, "schedule": (first[scale],)})
+            samples = Samples(photos, digests, endless)
+            duration += epochs[scale] / _pace(endless, samples, state, loss, seconds / len(+epochs))
         network = state.candidate()
         labeled = Labeled(photos, open_cache(photos, digests, recipe.input, recipe.loading.cache))
         dices(network, labeled, recipe)  # reads the masks, as the first epoch does
         start = _now(target)
         dices(network, labeled, recipe)
         judging = len(photos) / (_now(target) - start)
-    return Throughput(training, judging, _peak_memory(target), device_name(target))
+    return Throughput(recipe.epochs / duration, judging, _peak_memory(target), device_name(target))
+
+
+def _pace(recipe: Recipe, samples: Samples, state: State, loss: Loss, seconds: float) -> float:
+    """Photographs per second."""
+    target = device()
+    steps = samples.stream(0, 0, target)
+    state.network.train()
+    seen, count, start = 0, 0, 0.0
+    while count < WARM_STEPS + TIMED_STEPS or _now(target) - start < seconds:
+        if count == WARM_STEPS:
+            start = _now(target)
+        batches = next(steps)
+        take_step(recipe, loss, state, batches)
+        count += 1
+        seen += sum(len(batch.images) for batch in batches) if count > WARM_STEPS else 0
+    return seen / (_now(target) - start)
 
 
 def _now(device: torch.device) -> float:
