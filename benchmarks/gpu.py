@@ -1,192 +1,184 @@
-"""Measures how fast a GPU trains and predicts with the four networks, in one call of a few minutes.
+"""Measures what the reference solution costs on a GPU, by the product's own parts, in one call of at most 8 minutes.
 
-    PYTHONPATH=src python benchmarks/gpu.py [results.json]
+PYTHONPATH=src python benchmarks/gpu.py [results.json]
 
-It needs torch >= 2.11 and numpy alone. First what the device can do at best: a bf16 matrix product, copies. Then each
-network at its own size: training as Backdrop does it, with torch.compile too, with torch's defaults (TF32 for
-convolutions), and with TF32 off; fed from the host's memory, the samples changed on the device; and predicting. Last
-the hours of the winners' 49 networks at these rates. Each line is printed, and written, as soon as it is measured.
+First what the GPU can do at best. Then each network of `best-overfitting` as `train` trains and judges it, and all 49
+as `predict` uses them, with random weights and rendered photographs of 1918x1280. Then other settings of training, the
+compiled networks last. Each row is printed and written as soon as it is measured; a row that fails says why, and a row
+that begins too late is left out. At the end come the hours of the winners' schedule and of
+Carvana's 100,064 photographs.
 """
 
-import gc
-import itertools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import nn
 
-from backdrop.augmentation.device import Augmenter
+from backdrop import __version__
+from backdrop.common.errors import shorten
+from backdrop.config import Ensemble, Part, Recipe, find_ensemble
+from backdrop.config.records import dump_yaml
+from backdrop.data.dataset import Photo, content_digests, open_dataset
+from backdrop.data.photographs import Source
+from backdrop.inference.batch import cut_out
+from backdrop.inference.ensemble import EnsembleModel, prediction_cost
+from backdrop.inference.member import Member, MemberRecord, assemble
 from backdrop.models import build
 from backdrop.models.cost import macs
+from backdrop.steps.sample import sample
 from backdrop.training.compute import computing, device_name
-from backdrop.training.losses import make_loss
-from backdrop.training.prefetch import prefetch
-from backdrop.training.step import Batch, make_optimizer, set_lr, train_step
+from backdrop.training.throughput import measure
+from backdrop.training.trainer import first_network
 
-PHOTOGRAPHS = 5088
-ROUNDS = 5  # a figure is the median of this many
-ROUND_S = 0.6
-
-
-@dataclass(frozen=True)
-class Case:
-    """A shipped recipe in plain values, and how the winners trained it: networks, epochs, folds, replayed steps."""
-
-    network: dict[str, Any]
-    size: tuple[int, int]  # width, height
-    loss: dict[str, Any]
-    optimizer: str
-    batch: int
-    clip_norm: float | None
-    networks: int
-    epochs: int
-    folds: int
-    replay: float = 0.0
-
-    def images(self) -> float:
-        """The number of images that the winners' networks of this kind were trained on, in total."""
-        return self.networks * self.epochs * PHOTOGRAPHS * (self.folds - 1) / self.folds * (1 + self.replay)
-
-
-# linknet34's augmentation; no recipe does more at full size.
-CHANGES: Any = [
-    SimpleNamespace(kind="hflip", p=0.5),
-    SimpleNamespace(kind="affine", p=0.75, shift=0.0625, scale=(0.9, 1.1), rotate=5),
-    SimpleNamespace(kind="brightness", p=0.5, factor=(0.9, 1.1)),
-    SimpleNamespace(kind="hsv", p=0.5, hue=10, saturation=25, value=25),
-]
-BOUNDARY = {"kind": "boundary", "band": 0.04, "weight": 3}
-FULL, SQUARE = (1920, 1280), (1024, 1024)
-CASES = {
-    "linknet34": Case(
-        {"kind": "linknet", "encoder": "resnet34", "width": 64},
-        *(FULL, {"kind": "bce_dice"}, "adam", 4, 1.0),
-        *(30, 40, 5, 0.1),
-    ),
-    "unet11": Case(
-        {"kind": "vgg_unet", "width": 32},
-        *(FULL, {"kind": "bce_log", "of": "dice", "over": "image"}, "adam", 4, None),
-        *(5, 52, 5),
-    ),
-    "unet-scratch": Case(
-        {"kind": "unet", "width": 32, "depth": 6, "max_channels": 1024, "up_convolutions": 3},
-        *(SQUARE, BOUNDARY, "sgd", 4, None),
-        *(7, 250, 7),
-    ),
-    "unet-vgg11": Case({"kind": "vgg_unet", "width": 64}, *(SQUARE, BOUNDARY, "adam", 4, None), *(7, 60, 7)),
-}
-
-
-@dataclass(frozen=True)
-class Way:
-    """How to compute a network; `switches` is one of our precisions, or None for torch's defaults."""
-
-    precision: str | None
-    channels_last: bool = True
-    compile: bool = False
-    fused: bool = True
-
-
+ENSEMBLE = "best-overfitting"
+LABELED, UNLABELED = 5_088, 100_064  # photographs of Carvana
+PREDICTED = 48
+LATEST_S = 400  # no row begins later
+ROUNDS, ROUND_S = 5, 0.4
 WAYS = {
-    "backdrop": Way("bf16"),
-    "backdrop, compiled": Way("bf16", compile=True),
-    "torch's defaults": Way(None, channels_last=False, fused=False),
-    "TF32 off": Way("fp32", channels_last=False, fused=False),
+    "fp32 with TF32": {"compute.precision": "tf32"},
+    "fp32 without TF32": {"compute.precision": "fp32"},
+    "photographs cached on the GPU": {"loading.cache": "device"},
+    "deterministic": {"compute.deterministic": True},
+    "compiled": {"compute.compile": True},
 }
+FIRST_ALONE = ("fp32 with TF32", "fp32 without TF32", "photographs cached on the GPU", "deterministic")
 
 
-def train_rate(case: Case, way: Way, where: torch.device) -> tuple[float, int]:
-    """Images per second with a batch that is on the device already, and the maximum device memory in bytes."""
-    width, height = case.size
-    images = torch.rand(case.batch, 3, height, width, device=where)
-    if way.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    batches = [Batch(images, (torch.rand(case.batch, 1, height, width, device=where) > 0.5).float())]
-    with switched(way):
-        step = trainer(case, way, where)
-        return case.batch * measured(lambda: step(batches), where), memory(where)
+class Results:
+    """The rows so far, printed and written one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._begun = path, time.monotonic()
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def row(self, name: str, act: Callable[[], dict[str, Any]]) -> None:
+        """Measures a row, if it isn't too late."""
+        start = time.monotonic()
+        if start - self._begun > LATEST_S:
+            found: dict[str, Any] = {"left out": "too late"}
+        else:
+            try:
+                found = act()
+            except Exception as error:  # whatever it is, the other rows are measured all the same
+                found = {"failed": shorten(error)}
+        self.rows[name] = found | {"took_s": time.monotonic() - start}
+        cells = ", ".join(f"{key} {_readable(value)}" for key, value in self.rows[name].items())
+        print(f"{name}: {cells}", flush=True)
+        self._path.write_text(json.dumps(self.rows, indent=1))
+
+    def value(self, name: str, key: str) -> float:
+        """A row's figure; not a number without it."""
+        return float(self.rows.get(name, {}).get(key, "nan"))
 
 
-def fed_rate(case: Case, way: Way, where: torch.device) -> float:
-    """Images per second when they come from host memory, and the device augments them during the previous step."""
-    with switched(way):
-        step, batches = trainer(case, way, where), prefetch(feed(case, where), where)
-        return case.batch * measured(lambda: step(next(batches)), where)
+def _readable(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def feed(case: Case, where: torch.device) -> Iterator[list[Batch]]:
-    """Batches like those that training makes of decoded photographs; their pixels are noise."""
-    width, height = case.size
-    pin = where.type == "cuda"
-    photographs = torch.randint(256, (case.batch, height, width, 3), dtype=torch.uint8, pin_memory=pin)
-    masks = torch.randint(256, (case.batch, height, width), dtype=torch.uint8, pin_memory=pin)
-    augment = Augmenter(CHANGES, 0)
-    for epoch in itertools.count():
-        pairs = zip(photographs.to(where, non_blocking=True), masks.to(where, non_blocking=True), strict=True)
-        changed = [augment(*pair, epoch, sample) for sample, pair in enumerate(pairs)]
-        images, targets = (torch.stack(parts) for parts in zip(*changed, strict=True))
-        yield [Batch(images.permute(0, 3, 1, 2).float() / 255, targets[:, None].float() / 255)]
+class RandomMember(Member):
+    """A member with random weights, whose network stays in memory."""
+
+    is_in_memory = True
+
+    def network(self) -> nn.Module:
+        """The recipe's, which all its members share."""
+        return random_network(self.recipe)
 
 
-def trainer(case: Case, way: Way, where: torch.device) -> Callable[[list[Batch]], object]:
-    """One step of training."""
-    torch.manual_seed(0)
-    network = build(**case.network).to(where)
-    if way.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(network, case.optimizer, 0.0, 0.9)
-    if not way.fused:
-        for group in optimizer.param_groups:
-            group["fused"] = False
-    set_lr(optimizer, 1e-6)
-    if way.compile:
-        network.compile()
-    loss = make_loss(**case.loss)
-    return lambda batches: train_step(network, optimizer, loss, batches, case.clip_norm, bf16=way.precision == "bf16")
+@cache
+def random_network(recipe: Recipe) -> nn.Module:
+    """A recipe's network; members of a recipe share it, because that changes no time."""
+    return assemble(recipe, first_network(recipe).state_dict())
 
 
-def predict_rate(case: Case, way: Way, where: torch.device) -> float:
-    """Images per second from a batch on the device to probabilities there, without test-time augmentation."""
-    network = build(**case.network).to(where, memory_format=torch.channels_last).eval()
-    width, height = case.size
-    images = torch.rand(case.batch, 3, height, width, device=where).contiguous(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def once() -> torch.Tensor:
-        with torch.autocast(where.type, torch.bfloat16, enabled=way.precision == "bf16"):
-            answer: torch.Tensor = network(images).float().sigmoid()
-            return answer
-
-    with switched(way):
-        return case.batch * measured(once, where)
+def parts_by_network(ensemble: Ensemble) -> dict[str, list[Part]]:
+    """An ensemble's parts whose network and input size are the same, by the name of the first one's recipe."""
+    parts: dict[str, list[Part]] = {}
+    for part in ensemble.parts():
+        parts.setdefault(dump_yaml(part.resolve().network) + part.resolve().input.size, []).append(part)
+    return {same[0].resolve().name: same for same in parts.values()}
 
 
-def switched(way: Way) -> AbstractContextManager[None]:
-    """Sets torch's switches for a way of computing; for torch's defaults it sets nothing."""
-    if way.precision is None:
-        return nullcontext()
-    return computing(way.precision, deterministic=False, threads=torch.get_num_threads())
+def random_model(ensemble: Ensemble) -> EnsembleModel:
+    """All members of an ensemble."""
+    members = [
+        random_member(part.resolve(), fold) for part in ensemble.parts() for fold in range(folds(ensemble, part))
+    ]
+    return EnsembleModel(tuple(members), ensemble.weights(), ensemble.postprocessing)
 
 
-def measured(act: Callable[[], object], where: torch.device) -> float:
-    """Calls per second, the median of some rounds, after warm-up calls in which torch chooses its algorithms."""
-    for _ in range(3):
-        act()
+def folds(ensemble: Ensemble, part: Part) -> int:
+    """How many members a part has."""
+    return ensemble.rule(part).folds
+
+
+def random_member(recipe: Recipe, fold: int) -> RandomMember:
+    """A member that never trained."""
+    text = dict.fromkeys(("key", "weights", "settings", "device", "precision"), "")
+    counts = dict.fromkeys(("seed", "epochs", "selected_epoch", "parameters", "threads", "processes"), 0)
+    scores = {"dice": 0.0, "seconds": 0.0, "resumed_at": (), "version": __version__}
+    record = MemberRecord(recipe=recipe.name, fold=fold, **text, **counts, **scores)  # type: ignore[arg-type]
+    return RandomMember(Path(), record, recipe)
+
+
+def training(recipe: Recipe, photos: Sequence[Photo], seconds: float, flops: float) -> dict[str, Any]:
+    """Photographs per second that `train` trains and judges, its share of the ceiling, and its peak memory."""
+    found = measure(recipe, photos, content_digests(photos), seconds)
+    cost = macs(build(**recipe.network_options()), recipe.input.height, recipe.input.width)
+    # A backward pass costs two forward passes, and a multiply-accumulate is two operations.
+    share = found.training * 6 * cost / flops
+    return asdict(found) | {"share": share, "GiB": found.memory / 2**30}
+
+
+def prediction(model: EnsembleModel, photos: Sequence[Photo], count: int, flops: float) -> dict[str, Any]:
+    """Seconds per photograph of `predict` without its start, and peak memory."""
+    sources = [Source(photos[i % len(photos)].image, f"{i}.jpg") for i in range(count)]
+    cut_out(model, sources[:4])
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    start = time.monotonic()
+    cut_out(model, sources)
+    seconds = (time.monotonic() - start) / count
+    peak = torch.cuda.max_memory_allocated() if cuda else 0
+    share = sum(2 * prediction_cost(member.recipe) for member in model.members) / seconds / flops
+    return {"s_per_photograph": seconds, "share": share, "GiB": peak / 2**30}
+
+
+def ceilings(where: torch.device, side: int = 8192) -> dict[str, Any]:
+    """The device's limits: bf16 matrix products in FLOP/s, copies on it and to it in bytes/s."""
+    one, other = (torch.randn(side, side, device=where, dtype=torch.bfloat16) for _ in range(2))
+    large, onto = (torch.empty(4 * side * side, dtype=torch.uint8, device=where) for _ in range(2))
+    host = torch.empty(side * side, dtype=torch.uint8, pin_memory=where.type == "cuda")
+    return {
+        "device": device_name(where),
+        "torch": torch.__version__,
+        "flops": rate(lambda: one @ other, where) * 2 * side**3,
+        "copy_bytes": rate(lambda: onto.copy_(large), where) * 2 * large.numel(),
+        "upload_bytes": rate(lambda: onto[: host.numel()].copy_(host, non_blocking=True), where) * host.numel(),
+    }
+
+
+def rate(act: Callable[[], object], where: torch.device) -> float:
+    """Calls per second, the median of some rounds."""
+    act()
     rates = []
     for _ in range(ROUNDS):
         count, start = 0, now(where)
         while count == 0 or time.monotonic() - start < ROUND_S:
             act()
             count += 1
-            if count % 2 == 0:  # or a round would queue more work than it measures
+            if count % 8 == 0:  # or a round would queue more work than it measures
                 now(where)
         rates.append(count / (now(where) - start))
     return statistics.median(rates)
@@ -199,76 +191,54 @@ def now(where: torch.device) -> float:
     return time.monotonic()
 
 
-def memory(where: torch.device) -> int:
-    """Maximum bytes of device memory since the last call; 0 without a GPU."""
-    if where.type != "cuda":
-        return 0
-    taken = torch.cuda.max_memory_allocated(where)
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(where)
-    return taken
+def hours(ensemble: Ensemble, results: Results) -> dict[str, Any]:
+    """Hours to train and judge all members of an ensemble on all of Carvana, and to predict the rest of it."""
+    total = {"train": 0.0, "judge": 0.0}
+    for name, parts in parts_by_network(ensemble).items():
+        for part in parts:
+            recipe, count = part.resolve(), folds(ensemble, part)
+            replays = 1 / recipe.replay_every if recipe.replay_every else 0
+            seen = LABELED * (count - 1) / count * (1 + replays)
+            total["train"] += count * recipe.epochs * seen / results.value(name, "training") / 3600
+            total["judge"] += (recipe.epochs + 1) * LABELED / results.value(name, "judging") / 3600
+    predict = UNLABELED * results.value("predict", "s_per_photograph") / 3600
+    return {"schedule": sum(total.values()), **total, "predict 100,064": predict}
 
 
-def ceilings(where: torch.device, side: int = 8192) -> dict[str, float]:
-    """The device's limits: bf16 matrix products in FLOP/s, copies on it and to it in bytes/s."""
-    one, other = (torch.randn(side, side, device=where, dtype=torch.bfloat16) for _ in range(2))
-    large, onto = (torch.empty(4 * side * side, dtype=torch.uint8, device=where) for _ in range(2))
-    host = torch.empty(side * side, dtype=torch.uint8, pin_memory=where.type == "cuda")
-    return {
-        "matmul_flops": measured(lambda: one @ other, where) * 2 * side**3,
-        "copy_bytes": measured(lambda: onto.copy_(large), where) * 2 * large.numel(),
-        "upload_bytes": measured(lambda: onto[: host.numel()].copy_(host, non_blocking=True), where) * host.numel(),
-    }
+def run(ensemble: Ensemble, photos: Sequence[Photo], results: Results, where: torch.device, seconds: float) -> None:
+    """Measures all rows."""
+    results.row("ceilings", lambda: ceilings(where, 8192 if where.type == "cuda" else 64))
+    flops = results.value("ceilings", "flops")
+    networks = {name: parts[0] for name, parts in parts_by_network(ensemble).items()}
+    for name, part in networks.items():
+        results.row(name, lambda part=part: training(resolve(part), photos, seconds, flops))  # type: ignore[misc]
+    model = random_model(ensemble)
+    results.row("predict", lambda: prediction(model, photos, PREDICTED, flops))
+    with computing("bf16", deterministic=False, threads=torch.get_num_threads()):
+        results.row("predict, cudnn autotuned", lambda: prediction(model, photos, PREDICTED, flops))
+    random_network.cache_clear()
+    results.row("hours", lambda: hours(ensemble, results))
+    for way, settings in WAYS.items():
+        for name, part in list(networks.items())[: 1 if way in FIRST_ALONE else None]:
+            recipe = resolve(part, settings)
+            results.row(f"{name}, {way}", lambda recipe=recipe: training(recipe, photos, seconds, flops))  # type: ignore[misc]
+
+
+def resolve(part: Part, settings: dict[str, Any] | None = None) -> Recipe:
+    """A part's recipe with other settings; nothing is downloaded."""
+    changed = {**part.set, "pretrained": None, **(settings or {})}
+    return part.model_copy(update={"set": changed}).resolve()
 
 
 def main() -> None:
-    """Measures everything, and prints Markdown."""
+    """Measures everything."""
     if not torch.cuda.is_available():
         sys.exit("torch finds no GPU here")
-    where, begun = torch.device("cuda"), time.monotonic()
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")
-    best = ceilings(where)
-    found: dict[str, Any] = {"device": device_name(where), "torch": torch.__version__, "ceilings": best, "cases": {}}
-    print(f"{found['device']}, torch {torch.__version__}: bf16 {best['matmul_flops'] / 1e12:.0f} TFLOP/s,", end=" ")
-    print(f"copy {best['copy_bytes'] / 1e9:.0f} GB/s, upload {best['upload_bytes'] / 1e9:.1f} GB/s\n")
-    print("| network | way | trains images/s | of the ceiling | GiB | times backdrop's |\n|" + " --- |" * 6, flush=True)
-    for name, case in CASES.items():
-        cost = macs(build(**case.network), case.size[1], case.size[0])
-        rows: dict[str, Any] = {"case": asdict(case), "macs": cost, "train": {}, "predict": {}}
-        found["cases"][name] = rows
-        for label, way in WAYS.items():
-            try:
-                rate, taken = train_rate(case, way, where)
-            except torch.OutOfMemoryError:
-                print(f"| {name} | {label} | out of memory | | | |", flush=True)
-                continue
-            share = (
-                rate * 6 * cost / best["matmul_flops"]
-            )  # a backward pass costs two forward passes, and a MAC is two operations
-            rows["train"][label] = {"images_per_s": rate, "share": share, "bytes": taken}
-            against = rate / rows["train"]["backdrop"]["images_per_s"]
-            print(f"| {name} | {label} | {rate:.1f} | {share:.1%} | {taken / 2**30:.1f} | {against:.2f} |", flush=True)
-            out.write_text(json.dumps(found, indent=1))
-        if "backdrop" in rows["train"]:
-            rows["fed"] = fed_rate(case, WAYS["backdrop"], where)
-            busy = rows["fed"] / rows["train"]["backdrop"]["images_per_s"]
-            print(f"| {name} | backdrop, fed | {rows['fed']:.1f} | | {memory(where) / 2**30:.1f} | {busy:.2f} |")
-        for label in ("backdrop", "torch's defaults"):
-            rows["predict"][label] = predict_rate(case, WAYS[label], where)
-        memory(where)
-        predicted = ", ".join(f"{label} {rate:.1f}" for label, rate in rows["predict"].items())
-        print(f"| {name} | predicts images/s: {predicted} | | | | |", flush=True)
-    rates = {name: max(row["images_per_s"] for row in rows["train"].values()) for name, rows in found["cases"].items()}
-    found["hours"] = {name: case.images() / rates[name] / 3600 for name, case in CASES.items()}
-    found["floor_hours"] = sum(
-        case.images() * 6 * found["cases"][name]["macs"] / best["matmul_flops"] / 3600 for name, case in CASES.items()
-    )
-    found["seconds"] = time.monotonic() - begun
-    out.write_text(json.dumps(found, indent=1))
-    print(f"\nThe winners' schedule: {sum(found['hours'].values()):.1f} hours on this GPU", end=" ")
-    print(f"({', '.join(f'{name} {hours:.1f}' for name, hours in found['hours'].items())});", end=" ")
-    print(f"at the ceiling {found['floor_hours']:.1f}. Measured in {found['seconds']:.0f} s.")
+    results = Results(Path(sys.argv[1] if len(sys.argv) > 1 else "gpu.json"))
+    with TemporaryDirectory() as folder:
+        sample(f"{folder}/data", objects=4, views=4, size="1918x1280")
+        photos = list(open_dataset(f"{folder}/data").photos.values())
+        run(find_ensemble(ENSEMBLE), photos, results, torch.device("cuda"), 6.0)
 
 
 if __name__ == "__main__":

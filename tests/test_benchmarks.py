@@ -1,53 +1,52 @@
-"""The GPU benchmark repeats what the recipes say, because it must run where they can't be read; it says the same."""
+"""The GPU benchmark, as far as a CPU runs it."""
+
+import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from backdrop.config import find_ensemble, find_recipe
-from backdrop.config.network import parse_size
+from backdrop.config import Ensemble, find_ensemble
+from backdrop.config.records import parse
+from backdrop.data.dataset import open_dataset
+from backdrop.steps.sample import sample
 from benchmarks import gpu
 
-CPU = torch.device("cpu")
+
+def test_the_members_are_the_winners() -> None:
+    parts = gpu.parts_by_network(ensemble := find_ensemble("best-overfitting"))
+    counts = {name: sum(gpu.folds(ensemble, part) for part in found) for name, found in parts.items()}
+    assert counts == {
+        "linknet34-fma-s44": 30,
+        "unet11-faithful": 5,
+        "unet-scratch-faithful": 7,
+        "unet-vgg11-faithful": 7,
+    }
+    epochs = [part.resolve().epochs * gpu.folds(ensemble, part) for found in parts.values() for part in found]
+    assert sum(epochs) == 3630
+    for found in parts.values():
+        assert gpu.resolve(found[0]).pretrained is None
 
 
-@pytest.mark.parametrize("name", gpu.CASES)
-def test_a_case_is_its_recipe(name: str) -> None:
-    case, recipe = gpu.CASES[name], find_recipe(name)
-    network, loss = recipe.network_options(), recipe.loss_options()
-    assert {key: network[key] for key in case.network} == case.network
-    assert {key: loss[key] for key in case.loss} == case.loss
-    assert case.size == parse_size(recipe.input.size)
-    assert (case.optimizer, case.batch) == (recipe.optimizer.kind, recipe.batch_size)
-    assert case.clip_norm == recipe.optimizer.clip_norm
-
-
-def test_the_cases_are_the_winners_schedule() -> None:
-    assert sum(case.networks for case in gpu.CASES.values()) == 49
-    assert sum(case.networks * case.epochs for case in gpu.CASES.values()) == 3630
-    for name, case in gpu.CASES.items():
-        faithful = find_recipe(f"{name}-faithful")
-        assert case.epochs == faithful.epochs
-        assert case.replay == (1 / faithful.replay_every if faithful.replay_every else 0)
-    parts = find_ensemble("best-overfitting").parts()
-    assert sum((part.folds or find_ensemble("best-overfitting").folds).count for part in parts) == 49
-
-
-@pytest.mark.parametrize("way", [way for way in gpu.WAYS if "compiled" not in way])
-def test_each_way_runs(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_is_written_and_one_that_fails_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(gpu, "ROUND_S", 0)
-    small = gpu.Case({"kind": "unet", "width": 2, "depth": 2}, (32, 16), {"kind": "bce_dice"}, "adam", 2, 1.0, 1, 1, 2)
-    rate, taken = gpu.train_rate(small, gpu.WAYS[way], CPU)
-    assert rate > 0
-    assert taken == 0
-    assert gpu.fed_rate(small, gpu.WAYS[way], CPU) > 0
-    assert gpu.predict_rate(small, gpu.WAYS[way], CPU) > 0
-
-
-def test_ceilings_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "ROUND_S", 0)
-    assert all(value > 0 for value in gpu.ceilings(CPU, side=64).values())
-
-
-def test_the_changes_are_a_recipe_s() -> None:
-    changes = find_recipe("linknet34").augmentation
-    assert [vars(change) for change in gpu.CHANGES] == [change.model_dump() for change in changes]
+    monkeypatch.setattr(gpu, "PREDICTED", 6)
+    monkeypatch.setattr(gpu, "WAYS", {"photographs cached on the GPU": {"loading.cache": "device"}})
+    sample(str(tmp_path / "data"), objects=2, views=2, size="96x64")
+    photos = list(open_dataset(str(tmp_path / "data")).photos.values())
+    values = {"name": "small", "folds": {"count": 2}, "members": [{"recipe": "tiny", "set": {"input.size": "64x32"}}]}
+    results = gpu.Results(tmp_path / "gpu.json")
+    gpu.run(parse(Ensemble, values, "small"), photos, results, torch.device("cpu"), 0.0)
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert written.keys() == results.rows.keys()
+    assert "augmentation on the host" in written["tiny, photographs cached on the GPU"]["failed"]
+    assert all(value > 0 for key, value in written["hours"].items() if key != "took_s")
+    assert 0 < written["predict"]["s_per_photograph"] < 60
+    assert capsys.readouterr().out.count("\n") == len(written)
+    monkeypatch.setattr(gpu, "LATEST_S", -1)
+    results.row("late", lambda: pytest.fail("it is too late"))
+    assert results.rows["late"]["left out"] == "too late"
+    assert math.isnan(results.value("late", "training"))
