@@ -329,7 +329,10 @@ def test_an_override_changes_one_place_although_an_anchor_shares_it() -> None:
 @pytest.mark.parametrize(
     ("gate", "words"),
     [
-        ({"slices": ["dice"]}, "slices can't be by dice. Write view, area, brightness, contrast or a column"),
+        (
+            {"slices": ["dice"]},
+            "slices can't be by dice. Write view, area, brightness, contrast, edge_contrast or a",
+        ),
         ({"slices": ["view", "view"]}, "slices has view twice"),
         ({"minimum_objects": 1}, "minimum_objects can't be 1. Write at least 2"),
         ({"mode": "fast"}, "better"),

@@ -27,6 +27,12 @@ def test_columns_are_read_by_object(first: str, separator: str, tmp_path: Path) 
 
 def test_without_columns_no_file_is_needed(tmp_path: Path) -> None:
     assert read_metadata(tmp_path, []) == {}
+    assert read_metadata(tmp_path, None) == {}
+
+
+def test_all_columns_can_be_read(tmp_path: Path) -> None:
+    folder = written(tmp_path, "id,year,make\ncar0,2001,ford\ncar1,,opel\n")
+    assert read_metadata(folder, None) == {"car0": {"year": "2001", "make": "ford"}, "car1": {"make": "opel"}}
 
 
 @pytest.mark.parametrize(

@@ -249,15 +249,16 @@ def test_traits_are_those_of_product_and_backdrop() -> None:
     inside, outside = [np.array([image[y, x] for y, x in np.argwhere(where)]) / 255 for where in (truth, ~truth)]
     distance = math.sqrt(statistics.fmean((inside.mean(0) - outside.mean(0)) ** 2))
     expected = {"brightness": f"{inside.mean():.4f}", "contrast": f"{distance:.4f}"}
-    assert measure_traits(image, truth) == expected
+    assert {"edge_contrast": measure_traits(image, truth)["edge_contrast"], **expected} == measure_traits(image, truth)
 
 
 @pytest.mark.parametrize(
     ("product", "backdrop", "expected"),
     [
-        ((255, 255, 255), (0, 0, 0), {"brightness": "1.0000", "contrast": "1.0000"}),
-        ((90, 90, 90), (90, 90, 90), {"brightness": "0.3529", "contrast": "0.0000"}),
-        ((255, 0, 0), (0, 255, 0), {"brightness": "0.3333", "contrast": "0.8165"}),  # equally bright, yet far apart
+        ((255, 255, 255), (0, 0, 0), {"brightness": "1.0000", "contrast": "1.0000", "edge_contrast": "1.0000"}),
+        ((90, 90, 90), (90, 90, 90), {"brightness": "0.3529", "contrast": "0.0000", "edge_contrast": "0.0000"}),
+        # Equally bright, yet far apart.
+        ((255, 0, 0), (0, 255, 0), {"brightness": "0.3333", "contrast": "0.8165", "edge_contrast": "0.8165"}),
     ],
 )
 def test_contrast_is_of_colors_not_only_of_brightness(

@@ -20,11 +20,14 @@ from backdrop.common.errors import GateError
 from backdrop.config import Gate
 from backdrop.evaluation.gate import Slice, Verdict, judge
 from backdrop.evaluation.metrics import summarize
+from backdrop.evaluation.outline import Measures
 from backdrop.evaluation.pictures import MISSING, PANE, STRIP, SURPLUS, TALLEST, curves, data_uri, panel
+from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import Score
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
 
+MEASURES = Measures(0.97, 0.9, 0.5, 0.6, 0.7, -0.25)
 HISTORY = [{"epoch": i, "loss": 0.5 * 0.8**i, "dice": 1 - 0.2 * 0.7**i, "lr": 1e-3} for i in range(10)]
 VOID = {"meta", "link", "img", "br", "line", "circle", "path", "rect", "polyline"}
 Image = NDArray[np.uint8]
@@ -51,7 +54,8 @@ def report(found: list[Score], worst: int = 2, history: list[dict[str, Any]] = H
     ]
     picture = np.full((40, 60, 3), 90, np.uint8)
     shown = [WorstImage(score, picture) for score in choose_worst(found, worst)]
-    return Report(name, "sha256:abc", evaluation, found, summaries, shown)
+    measures = {score.image: MEASURES for score in found[1:]}
+    return Report(name, "sha256:abc", evaluation, found, measures, summaries, shown)
 
 
 class Reader(HTMLParser):
@@ -161,6 +165,42 @@ def test_odd_histories_are_drawn_too(history: list[dict[str, Any]], tmp_path: Pa
 def test_many_views_show_the_worst() -> None:
     page = Reader(render(report(scores(views=tuple(f"v{i:02}" for i in range(60))))))
     assert "The 48 worst of 60 views" in page.text
+
+
+def test_slices_are_shown_by_what_groups_images() -> None:
+    rows = [
+        replace(
+            score, traits={"make": "ford" if index % 2 else "opel", "paint": "red", "brightness": f"0.{10 + index}"}
+        )
+        for index, score in enumerate(scores(holdout=14))
+    ]
+    page = Reader(render(report(rows)))
+    section = page.text.split("By slice")[1]
+    for words in ("holdout Dice", "ford", "dark", "0.90000", "-0.25"):
+        assert words in section
+    assert "crimson" not in section  # all images are alike
+    assert section.index("dark") < section.index("medium", section.index("dark")) < section.rindex("bright")
+    assert "out-of-fold Dice" in Reader(render(report(scores(holdout=2)))).text.split("By slice")[1]
+
+
+def test_few_objects_are_marked() -> None:
+    few = '<span class="few">'
+    assert few in render(report(scores(holdout=11, views=("01",)))).split("By slice")[1]
+    assert few not in render(report(scores(holdout=12, views=("01",)))).split("<h2>By slice")[1].split("mask area")[0]
+
+
+def test_measures_and_calibration_are_shown() -> None:
+    found, levels = scores(), np.zeros((2, 256), np.int64)
+    levels[:, [3, 100, 250]] = [[90, 5, 2], [2, 5, 90]]
+    given_report = report(found)
+    quality = describe(found, {score.image: Details(MEASURES, levels) for score in found})
+    evaluation = given_report.evaluation.model_copy(update={"quality": quality})
+    text = Reader(render(replace(given_report, evaluation=evaluation))).text
+    assert "boundary IoU0.900000.90000 to 0.900000.000000.90000" in text
+    assert "boundary error, px-0.25-0.25 to -0.250.000.25" in text
+    assert "holdout: calibration error" in text
+    assert f"{100 * 10 / 194:.2f} % of pixels are unsure, and {abs(1000 / 255 - 5) / 10:.4f} over these" in text
+    assert "Calibration" not in Reader(render(given_report)).text
 
 
 def test_a_verdict_replaces_the_one_before_and_nothing_else() -> None:

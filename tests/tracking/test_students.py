@@ -153,7 +153,7 @@ class Student:
         (report / "metrics.json").write_bytes(dump_evaluation(evaluation))
         (report / "images.csv").write_bytes(dump_scores(scores))
         (report / "worst.jpg").write_bytes(b"picture")
-        (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, [], [])))
+        (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, {}, [], [])))
         data, plans, members = str(self.workspace.data), str(self.workspace.plan), [str(self.member.folder)]
         return register(data, plans, members, str(report), str(ensemble), name or self.name)
 

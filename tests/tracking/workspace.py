@@ -118,7 +118,7 @@ class Workspace:
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
         (folder / "images.csv").write_bytes(dump_scores(scores))
         (folder / "worst.jpg").write_bytes(b"picture")
-        (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, [], [])))
+        (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, {}, [], [])))
         return folder
 
     def register(self, name: str, seed: int, dice: float, members: list[str] | None = None) -> Registration:

@@ -16,7 +16,8 @@ from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, override, parse, parse_yaml
 
-MEASURED = ("view", "area", "brightness", "contrast")  # what images.csv always has; metadata.csv has the others
+# What images.csv always has; metadata.csv has the others.
+MEASURED = ("view", "area", "brightness", "contrast", "edge_contrast")
 NO_SLICES = ("", "image", "object", "fold", "dice")  # columns of images.csv that group nothing
 
 
@@ -104,7 +105,8 @@ class Gate(Record):
     def _slices_group_images(self) -> "Gate":
         for name in self.slices:
             if name in NO_SLICES:
-                raise ValueError(f"slices can't be by {name}; write view, area, brightness, contrast or a column")
+                known = ", ".join(MEASURED)
+                raise ValueError(f"slices can't be by {name}; write {known} or a column")
             if self.slices.count(name) > 1:
                 raise ValueError(f"slices has {name} twice; remove one")
         return self

@@ -13,25 +13,26 @@ NAMES = ("id", "object")  # the first column, as Kaggle calls it or as we do
 REMEDY = "Correct it, or gate.slices of the ensemble"
 
 
-def read_metadata(root: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+def read_metadata(root: Path, columns: Sequence[str] | None) -> dict[str, dict[str, str]]:
     """Each object's values in some columns of `metadata.csv`, without those that are empty.
 
     Args:
         root: the dataset's folder.
-        columns: which; without any, the file isn't needed.
+        columns: which; without any, the file isn't needed. None for all that there are, if there is a file.
 
     Raises:
         DataError: if the file or a column is missing, or it is damaged or lists an object twice.
     """
-    if not columns:
-        return {}
     path = root / METADATA
-    if not path.is_file():
+    if not (path.is_file() if columns is None else columns):
+        return {}
+    if columns and not path.is_file():
         raise DataError(f"{path} is missing, but gate.slices names {columns[0]}", "Add it, or leave that slice out")
     try:
         header, rows = _read(text.decode(storage.read_bytes(path)))
     except ValueError as error:
         raise DataError(f"{path} is damaged ({shorten(error)})", REMEDY) from error
+    columns = header[1:] if columns is None else columns
     for name in columns:
         if name not in header:
             raise DataError(f"{path} has no column {name}", f"Let gate.slices name one of {', '.join(header[1:])}")

@@ -20,6 +20,7 @@ from backdrop.data.folds import HOLDOUT
 PAGE = "index.html"
 METRICS = "metrics.json"
 IMAGES = "images.csv"
+MEASURES = "measures.csv"
 WORST = "worst.jpg"
 CHAMPION = "champion.csv"
 WORST_SHOWN = 3  # photographs in it
@@ -139,6 +140,51 @@ class DicePrediction(Record):
     holdout: Promise | None
 
 
+class Summary(Record):
+    """One measure of many masks.
+
+    `mean` is over objects, `low` and `high` its 95 % interval, None for a single object. `spread` is the standard
+    deviation over photographs, and `worst_tenth` the mean of the worst tenth of them, rounded up. The worst boundary
+    errors are those furthest from 0, and their mean is that of their distances from 0.
+    """
+
+    objects: int = Field(ge=1)
+    images: int = Field(ge=1)
+    mean: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    spread: FiniteFloat
+    worst_tenth: FiniteFloat
+
+
+class Bin(Record):
+    """Pixels of about one probability: their number, their mean probability, and the share that is product."""
+
+    pixels: int = Field(ge=1)
+    probability: FiniteFloat
+    product: FiniteFloat
+
+
+class Calibration(Record):
+    """How far the mean probability is from the share of product among pixels that have it.
+
+    `error` is the expected calibration error over all pixels. `unsure` is the share of pixels with p from 1/16 to
+    15/16, and `unsure_error` the error over these alone (None without any). Bins without pixels are left out.
+    """
+
+    error: FiniteFloat
+    unsure: FiniteFloat
+    unsure_error: FiniteFloat | None
+    bins: tuple[Bin, ...]
+
+
+class Quality(Record):
+    """The masks of the holdout, or of all folds: a summary of each measure, and the probability's calibration."""
+
+    measures: dict[str, Summary]
+    calibration: Calibration
+
+
 class Opponent(Record):
     """A champion that was judged beside the ensemble: its digest, and the sha256 of its scores, `champion.csv`."""
 
@@ -151,7 +197,8 @@ class Evaluation(Record):
 
     `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
     its plans, and `scores` that of `images.csv`. `cost` is the number of multiply-accumulates of its networks for one
-    photograph, with an early exit the mean; None if it isn't known. `repair` has the effect of each operation out of
+    photograph, with an early exit the mean; None if it isn't known. `quality` says more of the
+    ensemble's masks than Dice: `oof`, and `holdout` if there is one. `repair` has the effect of each operation out of
     fold. `champion` is a champion whose networks were run on the holdout, too, because no scores of it were recorded.
     """
 
@@ -162,6 +209,7 @@ class Evaluation(Record):
     oof: dict[str, Estimate]
     oof_ensemble: Estimate | None
     holdout: Holdout
+    quality: dict[str, Quality] = Field(default_factory=dict)
     repair: tuple[Effect, ...] = ()
     early_exit: Exit | None = None
     predicted_dice: DicePrediction | None = None

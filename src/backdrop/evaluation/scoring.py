@@ -11,7 +11,10 @@ from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, opened_pair
 from backdrop.data.folds import FoldPlan, Row
 from backdrop.data.masks import Mask, Overlap, PackedMask
-from backdrop.evaluation.early_exit import First, Judged, Trial
+from backdrop.evaluation.calibration import count_levels
+from backdrop.evaluation.early_exit import First, Judged, Rules, Trial
+from backdrop.evaluation.outline import measure_mask
+from backdrop.evaluation.quality import Details
 from backdrop.evaluation.records import Score
 from backdrop.evaluation.slices import measure_traits
 from backdrop.inference.batch import ahead, chunks, lazily
@@ -23,17 +26,32 @@ from backdrop.inference.uncertainty import Doubt, expected_dice
 
 @dataclass(frozen=True)
 class Scored:
-    """Each image as judged by all members that may, and each member's own Dice on every holdout image."""
+    """Each image as judged by all members that may, and each member's own Dice on every holdout image.
+
+    `details` has each image's mask by all members (None), and by each set of first ones that judged it.
+    """
 
     judged: list[Judged]
     members: dict[str, dict[str, float]]
+    details: dict[str, "DetailsByFirst"]
 
     @property
     def scores(self) -> list[Score]:
         """The ensemble's score of each image."""
         return [one.score for one in self.judged]
 
+    def details_by(self, rules: Rules) -> dict[str, Details]:
+        """Each image's mask as the rules of an early exit lead to it."""
+        found = {}
+        for one in self.judged:
+            rule = rules.get(one.score.fold)
+            stopped = rule is not None and one.stopped(rule) is not None
+            found[one.score.image] = self.details[one.score.image][rule.first if rule and stopped else None]
+        return found
 
+
+# A photograph's mask by all members (None), and by first ones alone.
+DetailsByFirst = dict[First | None, Details]
 # The members that may score each photograph.
 Judges = dict[Row, EnsembleModel]
 # A photograph's place, its truth, and its traits.
@@ -76,14 +94,15 @@ def score(dataset: Dataset, models: Judges, digests: Digests, firsts: Collection
     Raises:
         DataError: if a photograph has changed or doesn't fit a recipe's input.
     """
-    result = Scored([], {})
+    result = Scored([], {}, {})
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row, model in models.items():
         groups.setdefault(tuple(member.name for member in model.members), []).append(row)
     with progress("judging photographs", len(models)) as advance:
         for rows in groups.values():
-            for one, alone in _judge(dataset, rows, digests, models[rows[0]], firsts):
+            for one, alone, details in _judge(dataset, rows, digests, models[rows[0]], firsts):
                 result.judged.append(one)
+                result.details[one.score.image] = details
                 if one.score.fold is None:
                     for name, dice in alone.items():
                         result.members.setdefault(name, {})[one.score.image] = dice
@@ -95,7 +114,7 @@ def score_holdout(dataset: Dataset, plan: FoldPlan, digests: Digests, model: Ens
     """Scores the holdout with an ensemble that may have been trained with another plan, early exit included."""
     rule = model.early_exit
     firsts = [rule.first] if rule else []
-    return [one.by(rule) for one, _ in _judge(dataset, plan.holdout, digests, model, firsts)]
+    return [one.by(rule) for one, _, _ in _judge(dataset, plan.holdout, digests, model, firsts)]
 
 
 def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:
@@ -110,8 +129,8 @@ def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> Fol
 
 def _judge(
     dataset: Dataset, rows: Sequence[Row], digests: Digests, model: EnsembleModel, firsts: Collection[First]
-) -> Iterator[tuple[Judged, dict[str, float]]]:
-    """Each photograph as judged, and its Dice by each member alone."""
+) -> Iterator[tuple[Judged, dict[str, float], DetailsByFirst]]:
+    """Each photograph as judged, its Dice by each member alone, and the details of its masks."""
 
     def prepare(row: Row) -> tuple[Photograph, Known]:
         with opened_pair(dataset.photos[row.image], digests) as (image, truth):
@@ -126,7 +145,7 @@ def _judge(
 
 def _judge_chunk(
     model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[Known], firsts: Sequence[First]
-) -> Iterator[tuple[Judged, dict[str, float]]]:
+) -> Iterator[tuple[Judged, dict[str, float], DetailsByFirst]]:
     names = [member.record.recipe for member in model.members]
     truths = [truth.unpack() for _, truth, _ in known]
     outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
@@ -159,16 +178,20 @@ def _judge_chunk(
                 by_recipe[i][name].add(mean.mask(), truth[rows])
     for i, (row, _, traits) in enumerate(known):
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
-        dice, expected = _dices(model, outcomes[i], row.view, truths[i])
+        dice, expected, whole = _measured(model, outcomes[i], row.view, truths[i])
         score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
         trials = {first: Trial(math.inf, dice, expected) for first in firsts}
+        details: DetailsByFirst = {None: whole}
         for first, outcome in by_first[i].items():
-            trials[first] = Trial(doubts[i][first].value(), *_dices(model, outcome, row.view, truths[i]))
-        yield Judged(score, trials, expected), {name: overlap.dice() for name, overlap in alone[i].items()}
+            less, expected_of_less, details[first] = _measured(model, outcome, row.view, truths[i])
+            trials[first] = Trial(doubts[i][first].value(), less, expected_of_less)
+        alone_dice = {name: overlap.dice() for name, overlap in alone[i].items()}
+        yield Judged(score, trials, expected), alone_dice, details
 
 
-def _dices(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float]:
-    """The Dice of an outcome's mask, and the Dice that its probability expects."""
+def _measured(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float, Details]:
+    """The Dice of an outcome's mask, the Dice that its probability expects, and its details."""
     assert outcome.probability is not None
     mask = model.cut(outcome, view)
-    return masks.dice(mask, truth), expected_dice(outcome.probability, mask)
+    details = Details(measure_mask(mask, truth), count_levels(outcome.probability, truth))
+    return masks.dice(mask, truth), expected_dice(outcome.probability, mask), details

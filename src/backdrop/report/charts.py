@@ -13,6 +13,7 @@ from backdrop.evaluation.pictures import PERFECT
 
 WIDTH, HEIGHT = 320, 130  # of a line chart, in the units of its text
 WIDE = 520  # width of a histogram
+TALL = 220  # height of a calibration chart
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 18
 NEAREST = 17.0  # minimum distance of two labels
 BINS = 36
@@ -118,6 +119,27 @@ def histogram(values: Sequence[float], scale: Scale, label: str) -> str:
     return _svg(parts, label, WIDE)
 
 
+def reliability(points: Sequence[tuple[float, float, str]], label: str) -> str:
+    """The share of product against the probability, both 0..1, and the line where they are equal.
+
+    Args:
+        points: (probability, share, tooltip), ascending.
+        label: text for screen readers.
+    """
+    left, right, floor = LEFT, WIDE - RIGHT, TALL - BOTTOM
+    places = [(left + (right - left) * x, floor - (floor - TOP) * y) for x, y, _ in points]
+    parts = [f'<path class="axis" d="M{left} {TOP}V{floor}H{right}"/>']
+    parts.append(f'<path class="zero" d="M{left} {floor}L{right} {TOP}"/>')
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        parts.append(_text(left + (right - left) * tick, TALL - 4, f"{tick:g}", "middle"))
+        parts.append(_text(left - 6, floor - (floor - TOP) * tick + 3.5, f"{tick:g}", "end"))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts.append(f'<polyline class="line" points="{line}"/>')
+    for (x, y), (_, _, title) in zip(places, points, strict=True):
+        parts.append(f"<g><title>{escape(title)}</title>{_dot(x, y, 'line-dot')}</g>")
+    return _svg(parts, label, WIDE, TALL)
+
+
 def interval(low: float, mean: float, high: float, scale: Scale, zero: bool = False) -> str:
     """A mean and its interval on one line that fills its cell; `zero` marks the value 0."""
     left, middle, right, origin = (scale.place(value, 2, 98) for value in (low, mean, high, 0.0))
@@ -177,5 +199,5 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(parts: Sequence[str], label: str, width: int = WIDTH) -> str:
-    return f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+def _svg(parts: Sequence[str], label: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'

@@ -6,16 +6,16 @@ from html import escape
 from typing import Any
 
 from backdrop.common.words import count
-from backdrop.evaluation.metrics import estimate
+from backdrop.evaluation.outline import Measures
 from backdrop.evaluation.pictures import Image, data_uri, number
 from backdrop.evaluation.records import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score
-from backdrop.report.charts import Scale, dice_scale, histogram, interval, line_chart, positive_scale
+from backdrop.report.charts import Scale, dice_scale, histogram, line_chart, positive_scale
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
+from backdrop.report.quality import quality_section, slices_section
 from backdrop.report.verdict import verdict_section
 
 PAGE_BYTES = 1_400_000  # limit of the page without its verdict, which is added later
 PICTURE_BYTES = 90_000  # limit of one picture
-VIEWS = 48  # views shown, those with the lowest Dice
 CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"))
 ABOUT = """A Dice of several images is the mean over objects of each object's mean over its images. No member trained
 on an object of the holdout. Out of fold, an image is predicted only by members that did not train on it. Intervals are
@@ -57,12 +57,17 @@ class WorstImage:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of the page; `data` is the digest of the plan's data."""
+    """The content of the page.
+
+    `data` is the digest of the plan's data. The scores' traits are all that images can be grouped by. `measures` has
+    what is known of images' masks.
+    """
 
     name: str
     data: str
     evaluation: Evaluation
     scores: Sequence[Score]
+    measures: Mapping[str, Measures]
     members: Sequence[MemberSummary]
     worst: Sequence[WorstImage]
 
@@ -86,7 +91,8 @@ def render(report: Report) -> str:
         "repair": _repair(report.evaluation.repair),
         "early_exit": _early_exit(report.evaluation.early_exit),
         "predicted_dice": _predicted_dice(report.evaluation.predicted_dice),
-        "views": _views(held or folded, "holdout" if held else "out-of-fold"),
+        "quality": quality_section(report.evaluation.quality),
+        "slices": slices_section(report.scores, report.measures),
     }
     # The pictures get the remaining bytes.
     room = PAGE_BYTES - sum(len(part.encode()) for part in parts.values())
@@ -160,23 +166,6 @@ def _distributions(held: Sequence[Score], folded: Sequence[Score]) -> str:
         if scores
     ]
     return f'<div class="figures">{"".join(parts)}</div>'
-
-
-def _views(scores: Sequence[Score], title: str) -> str:
-    views = sorted({score.view for score in scores})
-    means = {view: estimate([score for score in scores if score.view == view]) for view in views}
-    shown = sorted(sorted(views, key=lambda view: means[view].dice)[:VIEWS])
-    ends = [end for view in shown for end in (means[view].low, means[view].dice, means[view].high) if end is not None]
-    scale = dice_scale(ends)
-    rows = [_view(view, means[view], scale) for view in shown]
-    left_out = f'<p class="note">The {VIEWS} worst of {len(views)} views.</p>' if len(views) > VIEWS else ""
-    return left_out + table(("view", "objects", f"{title} Dice", "95 % interval", f"Dice{scale.note}"), rows, "spans")
-
-
-def _view(view: str, mean: Estimate, scale: Scale) -> list[str]:
-    low, high = (mean.dice if end is None else end for end in (mean.low, mean.high))
-    spread = "" if mean.low is None else f"{low:.5f} to {high:.5f}"
-    return [escape(view), str(mean.objects), f"{mean.dice:.5f}", spread, interval(low, mean.dice, high, scale)]
 
 
 def _repair(effects: Sequence[Effect]) -> str:

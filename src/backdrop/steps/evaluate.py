@@ -15,11 +15,14 @@ from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.early_exit import First, first_costs, fit
 from backdrop.evaluation.metrics import summarize
+from backdrop.evaluation.outline import dump_measures
 from backdrop.evaluation.pictures import encode_jpeg, panel, stack
 from backdrop.evaluation.predicted_dice import Known, learn, measure
+from backdrop.evaluation.quality import describe
 from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
+    MEASURES,
     METRICS,
     PAGE,
     WORST,
@@ -60,7 +63,8 @@ def evaluate(
         data: the dataset.
         plan: the members' fold plan; several if members have different plans, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
-        out: the report's folder: `index.html`, `metrics.json`, `images.csv` (a row per photograph) and `worst.jpg`.
+        out: the report's folder: `index.html`, `metrics.json`, `images.csv` and `measures.csv` (a row per photograph)
+            and `worst.jpg`.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
             equal weights. If it has an early exit, its rule is learned.
         model: a registered model. Its champion's networks are run on the holdout, too, unless MLflow has its scores
@@ -88,9 +92,11 @@ def evaluate(
     network = replace(network, early_exit=rules.get(None))
     who = {row: replace(one, early_exit=rules.get(row.fold)) for row, one in who.items()}
     scores = [_with_metadata(one.by(rules.get(one.score.fold)), metadata) for one in scored.judged]
+    details = scored.details_by(rules)
     opponent, rivals = _champion(data, plans[0], model) if model else (None, b"")
     added = {
         "cost": _cost(network, learned),
+        "quality": describe(scores, details),
         "repair": _effects(dataset, digests, who, scores),
         "early_exit": learned,
         "predicted_dice": _predicted_dice([one.known(rules.get(one.score.fold)) for one in scored.judged], scores),
@@ -99,10 +105,14 @@ def evaluate(
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
     worst = _worst(dataset, digests, who, scores)
-    page = render(Report(name, plans[0].data, evaluation, scores, _summaries(network, evaluation), worst))
+    known = read_metadata(dataset.root, None)
+    shown = [replace(one, traits=known.get(one.object, {}) | one.traits) for one in scores]
+    measures = {image: one.measures for image, one in details.items()}
+    page = render(Report(name, plans[0].data, evaluation, shown, measures, _summaries(network, evaluation), worst))
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scores))
+        (folder / MEASURES).write_bytes(dump_measures(measures))
         (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
         if opponent:
             (folder / CHAMPION).write_bytes(rivals)
