@@ -32,7 +32,7 @@ SLICES_NOTE = f"""Numbers are grouped into thirds of the images. A group of fewe
 its interval is too uncertain to show an effect. Contrast is that of the whole product to the whole backdrop, edge
 contrast that of what is near the outline on either side, piece by piece."""
 CALIBRATION_NOTE = """Each dot is the pixels of about one probability; on the line, that probability is right. The
-calibration error is their mean distance from the line."""
+calibration error is their mean distance from the line. A pixel is unsure if its probability is 1/16 to 15/16."""
 
 
 def quality_section(quality: Mapping[str, Quality]) -> str:
