@@ -40,7 +40,8 @@ COMMANDS: dict[str, str] = {
     "check": "check data --ensemble ensemble.yaml",
     "split": "split data --out new.csv --folds 2 --extend plan.csv",
     "split holdout": "split data --out new.csv --folds 2 --holdout-from plan.csv",
-    "estimate": "estimate ensemble.yaml --data data",
+    "estimate": "estimate data --ensemble ensemble.yaml",
+    "estimate auto": "estimate data --out new.yaml",
     "train": "train data --plan plan.csv --recipe recipe.yaml --fold 0 --out out --set-file set.yaml --set epochs=1",
     "train pseudo": "train data --plan plan.csv --recipe recipe.yaml --fold 0 --out out --pseudo labels",
     "tune": "tune data --plan plan.csv --recipe recipe.yaml --out out --trials 2 --space space.yaml --repeats 0",
@@ -79,6 +80,7 @@ COMMANDS: dict[str, str] = {
     "pipeline compile": "pipeline compile ensemble.yaml --out package.out --set epochs=1 --tune fast --ray",
     "pipeline lint": "pipeline lint package.yaml",
     "pipeline run": "pipeline run ensemble.yaml --data data --work out",
+    "pipeline run auto": "pipeline run auto --data data --work out",
     "pipeline run docker": "pipeline run ensemble.yaml --data data --work out --runner docker",
     "pipeline run prediction": "pipeline run prediction --shards 1 --params params.yaml --work out",
     "pipeline upload": "pipeline upload ensemble.yaml --host http://127.0.0.1:9",
@@ -106,9 +108,11 @@ LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.starts
 # What takes long when it works is always given one of these files broken beyond use.
 SLOW = {
     "estimate": "data",
+    "estimate auto": "data",
     "serve": "tokens.txt",
     "tune": "plan.csv",
     "pipeline run": "data",
+    "pipeline run auto": "data",
     "pipeline run docker": "data",
 }
 

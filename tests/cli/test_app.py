@@ -20,7 +20,7 @@ SURFACE = {
     "import": {"source", "out", "pattern", "masks", "label", "threshold", "dry_run", "as_json"},
     "check": {"data", "ensemble", "objects", "as_json"},
     "split": {"data", "out", "folds", "holdout", "by", "seed", "objects", "extend", "view", "holdout_from"},
-    "estimate": {"ensemble", "data", "price", "max_gpu_hours"},
+    "estimate": {"data", "ensemble", "hours", "out", "price", "max_gpu_hours"},
     "train": {"data", "plan", "recipe", "fold", "out", "overrides", "set_file", "pseudo", "fresh"},
     "tune": {
         *("data", "plan", "recipe", "out", "trials", "budget_epochs", "folds", "space", "searcher", "scheduler"),

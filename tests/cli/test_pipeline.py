@@ -21,6 +21,7 @@ OPTIONS = {
     "run": {
         "ensemble",
         "--data",
+        "--hours",
         "--name",
         "--work",
         "--objects",
@@ -82,6 +83,14 @@ def test_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest
     assert call(monkeypatch, "compile", "tiny", "-o", str(out), "--folds", "0,1", "--set", "epochs=2") == 0
     assert capsys.readouterr().out.startswith("backdrop-tiny 0.1.0-")
     assert out.read_text().startswith("# backdrop-tiny 0.1.0-")
+
+
+def test_hours_are_only_for_a_proposal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "run", "tiny", "--data", "photos", "--hours", "2") == 2
+    assert capsys.readouterr().err == "error: --hours is of no use without auto. Leave it out.\n"
+    assert call(monkeypatch, "compile", "auto") == 2
+    remedy = "Write a proposal with `backdrop estimate DATA --out auto.yaml`, and name that file"
+    assert capsys.readouterr().err == f"error: auto is not an ensemble. {remedy}.\n"
 
 
 def test_lint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

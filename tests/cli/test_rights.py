@@ -30,7 +30,7 @@ READING = {
     "evaluate": ["evaluate", DATA, "--plan", PLAN, "--members", MEMBER, "--out", "new"],
     "predict": ["predict", f"{DATA}/train", "--members", MEMBER, "--out", "new"],
     "import": ["import", f"{DATA}/train", "new"],
-    "estimate": ["estimate", "tiny", "--data", DATA],
+    "estimate": ["estimate", DATA, "--ensemble", "tiny"],
 }
 NEW = "s3://photos/new"
 WRITING = {

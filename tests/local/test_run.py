@@ -222,6 +222,28 @@ def test_two_fold_schemes_and_a_second_run_on_more_objects(
     assert all(name in page for name in ("tiny-1", "shuffled-2"))
 
 
+@pytest.mark.e2e
+def test_auto_proposes_an_ensemble_once_and_trains_it(make_dataset: Callable[..., Path], here: Path) -> None:
+    data = make_dataset(objects=5, views=2)
+    command = [sys.executable, "-m", "backdrop", "pipeline", "run", "auto", "--data", str(data), "--set", "epochs=4"]
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stdout + first.stderr
+    proposal = here / "work" / "auto.yaml"
+    text = proposal.read_text()
+    ensemble = find_ensemble(str(proposal))
+    reasons = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+    assert first.stdout.startswith("\n".join([*reasons, "The ensemble is in work/auto.yaml"]))
+    members = list((here / "work" / "members").glob("*/member.json"))
+    assert len(members) == ensemble.folds.count
+    assert "models:/auto/1 (new)" in first.stdout
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.startswith("Using the ensemble in work/auto.yaml; delete it to get another proposal\n")
+    assert "measuring" not in again.stderr
+    assert "models:/auto/1 (unchanged)" in again.stdout
+    assert proposal.read_text() == text
+
+
 @pytest.mark.slow
 def test_members_train_with_what_a_search_found(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     code, text = run("tiny-searched", tuned="fast")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.common.errors import DataError, TrainingError
-from backdrop.config import find_recipe
+from backdrop.common.errors import DataError, StorageError, TrainingError
+from backdrop.config import find_ensemble, find_recipe
 from backdrop.data.dataset import content_digests, open_dataset
 from backdrop.steps.estimate import afford, estimate, makespan
 from backdrop.training import throughput
@@ -23,7 +23,7 @@ members:
 
 def test_an_ensemble_is_estimated_by_what_was_measured(data: Path, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(ENSEMBLE)
-    record = estimate(str(tmp_path / "small.yaml"), str(data), seconds=0.2)
+    record = estimate(str(data), str(tmp_path / "small.yaml"), seconds=0.2)
     assert [(cost.recipe, cost.members) for cost in record.recipes] == [("tiny", 2), ("tiny-linknet", 3)]
     tiny, linknet = record.recipes
     for cost, trained, judged in ((tiny, 30 * 3, 31 * 3), (linknet, 10 * 4 * 1.5, 11 * 2)):  # 6 of 12 photographs
@@ -36,6 +36,18 @@ def test_an_ensemble_is_estimated_by_what_was_measured(data: Path, tmp_path: Pat
     afford(record, 1.01 * record.device_hours)
     with pytest.raises(TrainingError, match=r"small takes .* hours of one cpu, more than 0"):
         afford(record, 0)
+
+
+def test_an_ensemble_is_proposed_by_what_was_measured(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "auto.yaml"
+    record = estimate(str(data), seconds=0.2, out=str(out))
+    ensemble = find_ensemble(str(out))
+    assert [cost.members for cost in record.recipes] == [ensemble.folds.count]
+    assert record.device_hours <= 1
+    assert out.read_text().startswith(f"# {record.reasons[0]}\n")
+    out.write_text("name: mine\n")
+    with pytest.raises(StorageError, match="exists, and it isn't a proposed ensemble that Backdrop wrote"):
+        estimate(str(data), out=str(out))
 
 
 def test_the_phases_of_another_size_are_measured_on_their_own(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

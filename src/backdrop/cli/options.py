@@ -44,6 +44,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 
 EnsembleName = Annotated[str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file.")]
+Hours = Annotated[
+    float | None,
+    typer.Option(
+        "--hours", min=0.001, metavar="H", help="For auto: hours of one device that training may take. Default: 1."
+    ),
+]
 FoldList = Annotated[str, typer.Option("--folds", metavar="0,1", help="Train only the members of these folds.")]
 Tune = Annotated[
     str, typer.Option("--tune", metavar="BUDGET", help="Search each recipe's schedule first: off, fast or full.")

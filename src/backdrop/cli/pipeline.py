@@ -13,6 +13,7 @@ from backdrop.cli.options import (
     Assignments,
     EnsembleName,
     FoldList,
+    Hours,
     Labels,
     Ray,
     Retries,
@@ -81,8 +82,11 @@ def lint(
 
 @command(app, "backdrop pipeline run demo --data photos --set epochs=1")
 def run(
-    ensemble: EnsembleName,
+    ensemble: Annotated[
+        str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, a YAML file, auto or prediction.")
+    ],
     data: Annotated[str, typer.Option(metavar="DATA", help="Dataset: a folder or s3:// prefix.")] = "",
+    hours: Hours = None,
     name: Annotated[str, typer.Option(metavar="NAME", help="The registered model. Default: the ensemble's name.")] = "",
     work: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for members, report and logs.")] = Path("work"),
     objects: Annotated[int, typer.Option(min=0, metavar="N", help="Use only the first N objects by name; 0: all.")] = 0,
@@ -100,13 +104,16 @@ def run(
 ) -> None:
     """Run the training or the prediction pipeline here.
 
-    One task after another. Run it again to train or predict only what has changed.
+    One task after another. Run it again to train or predict only what has changed. With auto, it first proposes an
+    ensemble for the photographs and this machine, and keeps it in the work folder.
     """
     from rich.console import Console
 
     from backdrop.config import find_ensemble
+    from backdrop.config.ensemble import AUTO
     from backdrop.config.explain import as_choice
     from backdrop.config.folds import as_folds
+    from backdrop.local.auto import propose_here
     from backdrop.local.run import Prediction, Request, predict_here, run_here
     from backdrop.pipelines.parameters import read_parameters
     from backdrop.pipelines.prediction import NAME as PREDICTION
@@ -115,8 +122,8 @@ def run(
     # The console keeps the current sys.stdout, because kfp replaces it during the run.
     console, containers = Console(file=sys.stdout), runner is Runner.docker
     if ensemble == PREDICTION:
-        if data or name or objects:
-            raise ConfigError("--data, --name and --objects are of no use with prediction", "Leave them out")
+        if data or name or objects or hours:
+            raise ConfigError("--data, --name, --objects and --hours are of no use with prediction", "Leave them out")
         if params is None:
             raise ConfigError("The photographs, the model and the folders are missing", "Give --params")
         package = package_of(ensemble, folds, assignments, tune, False, shards=shards)
@@ -126,7 +133,10 @@ def run(
         raise ConfigError("--params and --shards are of no use without prediction", "Leave them out")
     if not data:
         raise ConfigError("The dataset is missing", "Give --data")
-    chosen = with_overrides(find_ensemble(ensemble), assignments)
+    if hours and ensemble != AUTO:
+        raise ConfigError("--hours is of no use without auto", "Leave it out")
+    source = propose_here(data, hours, work, objects, console) if ensemble == AUTO else ensemble
+    chosen = with_overrides(find_ensemble(source), assignments)
     budget = as_choice("--tune", tune, Tuned)
     request = Request(
         chosen, data, name or chosen.name, work, objects, as_folds(folds) or None, promote, budget, containers

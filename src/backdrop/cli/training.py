@@ -1,35 +1,50 @@
 """Commands for training: cost, members, schedules, pseudo-labels."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Data, EnsembleName, Members, Plan, Plans, RecipeName, Seed, Set, SetFile, Weights
+from backdrop.cli.options import Data, Hours, Members, Plan, Plans, RecipeName, Seed, Set, SetFile, Weights
 from backdrop.cli.output import estimate_text, search_text
+from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
 
 app = typer.Typer()
 
 
-@command(app, "backdrop estimate demo --data photos --price 2.5")
+@command(app, "backdrop estimate photos --hours 2")
 def estimate(
-    ensemble: EnsembleName,
-    data: Annotated[str, typer.Option(metavar="DATA", help="The dataset to train on.")],
+    data: Data,
+    ensemble: Annotated[
+        str,
+        typer.Option(metavar="ENSEMBLE", help="A shipped ensemble's name, a YAML file, or auto for a proposal."),
+    ] = "auto",
+    hours: Hours = None,
+    out: Annotated[str | None, typer.Option(metavar="YAML", help="Write auto's proposal to this file.")] = None,
     price: Annotated[float | None, typer.Option(metavar="P", help="Price of one device for an hour.")] = None,
     max_gpu_hours: Annotated[
         float | None, typer.Option(metavar="HOURS", help="Exit code 2 if training takes more than this.")
     ] = None,
 ) -> None:
-    """Measure what training an ensemble will cost.
+    """Propose an ensemble, or measure what one will cost.
 
     Trains each recipe for a few seconds: hours, memory, devices, money.
     """
-    from backdrop.steps.estimate import afford
+    from backdrop.config.ensemble import AUTO
+    from backdrop.steps.estimate import HOURS, afford
     from backdrop.steps.estimate import estimate as step
 
-    record = step(ensemble, data)
+    if ensemble != AUTO and (hours or out):
+        raise ConfigError("--hours and --out are only for a proposal", "Leave them out, or --ensemble")
+    record = step(data, ensemble, hours or HOURS, out=out)
+    for reason in record.reasons:
+        print(reason)
     print(estimate_text(record, price))
+    if ensemble == AUTO:
+        named = shlex.quote(out) if out else f"auto --hours {hours or HOURS:g}"
+        print(f"Run it: backdrop pipeline run {named} --data {shlex.quote(data)}")
     if max_gpu_hours is not None:
         afford(record, max_gpu_hours)
 

@@ -16,6 +16,7 @@ from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
 from backdrop.config.records import Record, override, parse, parse_yaml
 
+AUTO = "auto"  # stands for a proposal where an ensemble's name is expected
 # What images.csv always has; metadata.csv has the others.
 MEASURED = ("view", "area", "brightness", "contrast", "edge_contrast")
 NO_SLICES = ("", "image", "object", "fold", "dice")  # columns of images.csv that group nothing
@@ -260,6 +261,9 @@ def find_ensemble(name: str) -> Ensemble:
     Raises:
         ConfigError: if it doesn't exist, or if it or one of its recipes isn't valid.
     """
+    if name == AUTO:
+        remedy = "Write a proposal with `backdrop estimate DATA --out auto.yaml`, and name that file"
+        raise ConfigError("auto is not an ensemble", remedy)
     source = find_text("ensembles", name)
     values = resolve_paths(source.folder, parse_yaml(source.text, source.name))
     return parse(Ensemble, values, source.name).resolve()

@@ -1,17 +1,27 @@
 """`estimate`: the cost of training an ensemble, before anything is spent."""
 
 import heapq
+import math
+from collections import Counter
 from collections.abc import Sequence
 
-from backdrop.common.errors import DataError, TrainingError
+from backdrop.common.devices import device
+from backdrop.common.errors import ConfigError, DataError, TrainingError
+from backdrop.common.outputs import require_file, write_file
 from backdrop.common.progress import working
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
-from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, content_digests, open_dataset
+from backdrop.config.ensemble import AUTO
+from backdrop.config.records import Record, parse_yaml
+from backdrop.data.dataset import Dataset, Photo, content_digests, in_threads, open_dataset, read_image
+from backdrop.training.proposal import Photographs, Proposal, propose, training_hours
 from backdrop.training.throughput import Throughput, measure
 
+HOURS = 1.0  # of one device, that a proposal may take
+PROPOSAL = "a proposed ensemble"
 # Four batches of photographs are enough: after that they are read from the cache, as in training's second epoch.
 BATCHES = 4
+# A proposal's measurements are short. Of huge photographs, even judging a few would take long.
+SAMPLE, PIXELS, QUICK_S, LIMIT_S = 16, 40_000_000, 4.0, 10.0
 
 
 class RecipeCost(Record):
@@ -26,41 +36,59 @@ class RecipeCost(Record):
 
 
 class CostEstimate(Record):
-    """The cost of training an ensemble: of each recipe, of all on one device, and the hours on several devices."""
+    """The cost of training an ensemble: of each recipe, of all on one device, and the hours on several devices.
+
+    If the ensemble was proposed, `reasons` has a line for each choice.
+    """
 
     ensemble: str
     device: str
     recipes: tuple[RecipeCost, ...]
     device_hours: float
     hours: dict[int, float]
+    reasons: tuple[str, ...] = ()
 
 
 @working("estimating the cost")
-def estimate(ensemble: str, data: str, seconds: float = 15.0) -> CostEstimate:
+def estimate(
+    data: str, ensemble: str = AUTO, hours: float = HOURS, seconds: float = 15.0, out: str | None = None
+) -> CostEstimate:
     """Estimates the cost of training an ensemble, from a short measurement of each recipe on this machine.
 
     Args:
-        ensemble: a shipped ensemble's name, or a YAML file's path.
         data: the dataset to train on.
-        seconds: minimum time to measure each recipe.
+        ensemble: a shipped ensemble's name, a YAML file's path, or `auto` for one that this machine trains in time.
+        hours: of one device, for `auto`.
+        seconds: minimum time to measure each recipe of another ensemble.
+        out: the YAML file to write a proposal to; None writes nothing.
 
     Raises:
         ConfigError: if there is no such ensemble, or it isn't valid.
-        DataError: if the dataset has no masks, or a photograph can't be read.
-        TrainingError: if a recipe is too large for this machine.
+        StorageError: if `out` can't be written, or is another file.
+        DataError: if the dataset has no masks or too few objects, or a photograph can't be read.
+        TrainingError: if a recipe is too large for this machine, or nothing can be trained in time.
     """
-    chosen, dataset = find_ensemble(ensemble), open_dataset(data)
-    parts = chosen.parts()
-    paces = [_pace(part.resolve(), dataset, seconds) for part in parts]
-    costs = tuple(_cost(chosen, part, pace, dataset) for part, pace in zip(parts, paces, strict=True))
-    hours = [cost.hours for cost in costs for _ in range(cost.members)]
-    counts = [2**power for power in range(len(hours).bit_length()) if 2**power < len(hours)]
+    if out:
+        require_file(out, is_proposal, PROPOSAL)
+    dataset = open_dataset(data)
+    if ensemble == AUTO:
+        found = propose_for(dataset, hours, min(seconds, QUICK_S))
+        if out:
+            write_file(out, found.text.encode(), is_proposal, PROPOSAL)
+        chosen, paces, reasons = found.ensemble, [found.pace], found.reasons
+    else:
+        chosen, reasons = find_ensemble(ensemble), ()
+        paces = [_pace(part.resolve(), dataset, seconds) for part in chosen.parts()]
+    costs = tuple(_cost(chosen, part, pace, dataset) for part, pace in zip(chosen.parts(), paces, strict=True))
+    each = [cost.hours for cost in costs for _ in range(cost.members)]
+    counts = [2**power for power in range(len(each).bit_length()) if 2**power < len(each)]
     return CostEstimate(
         ensemble=chosen.name,
         device=paces[0].device,
         recipes=costs,
-        device_hours=sum(hours),
-        hours={count: makespan(hours, count) for count in [*counts, len(hours)]},
+        device_hours=sum(each),
+        hours={count: makespan(each, count) for count in [*counts, len(each)]},
+        reasons=reasons,
     )
 
 
@@ -85,25 +113,64 @@ def makespan(hours: Sequence[float], devices: int) -> float:
     return max(busy)
 
 
-def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Throughput:
+def is_proposal(content: bytes) -> bool:
+    """Whether a file is a proposal as it was written or changed since."""
+    try:
+        return parse_yaml(content.decode(), "").get("name") == AUTO
+    except (ConfigError, ValueError):
+        return False
+
+
+def propose_for(dataset: Dataset, hours: float, seconds: float = QUICK_S) -> Proposal:
+    """The best ensemble that this machine trains on a dataset within some hours of one device.
+
+    On a CPU it takes two minutes at most; a GPU's machine reads the size of every photograph.
+
+    Args:
+        dataset: the dataset.
+        hours: of one device, for everything.
+        seconds: minimum time to measure each recipe.
+
+    Raises:
+        DataError: if the dataset has no masks or too few objects, or a photograph can't be read.
+        TrainingError: if nothing can be trained in time.
+    """
+    photos, gpu = _labeled(dataset), device().type == "cuda"
+    sample = photos if gpu else photos[:: -(-len(photos) // SAMPLE)]
+    shapes = in_threads(lambda photo: read_image(photo.image).shape, sample, "reading photographs", lasting=False)
+    sizes = Counter(f"{width}x{height}" for height, width, _ in shapes)
+    largest = max(height * width for height, width, _ in shapes)
+    few = sample[: min(SAMPLE, max(2, PIXELS // largest))]
+    digests = content_digests(few)
+
+    def pace(recipe: Recipe) -> Throughput:
+        with working(f"measuring {recipe.name} at {recipe.input.size}"):
+            return measure(recipe, few, digests, seconds, math.inf if gpu else LIMIT_S)
+
+    objects = len({photo.object for photo in photos})
+    return propose(Photographs(objects, len(photos), sizes, len(sample) == len(photos)), gpu, hours, pace)
+
+
+def _labeled(dataset: Dataset) -> list[Photo]:
     photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
     if not photos:
         raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
-    few = photos[: BATCHES * recipe.batch_size * recipe.accumulate]
+    return photos
+
+
+def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Throughput:
+    few = _labeled(dataset)[: BATCHES * recipe.batch_size * recipe.accumulate]
     return measure(recipe, few, content_digests(few), seconds)
 
 
 def _cost(ensemble: Ensemble, part: Part, pace: Throughput, dataset: Dataset) -> RecipeCost:
     recipe, folds = part.resolve(), ensemble.rule(part).folds
     seen = len(dataset.photos) * (1 - ensemble.folds.holdout)
-    trained = recipe.epochs * seen * (folds - 1) / folds * (1 + 1 / recipe.replay_every if recipe.replay_every else 1)
-    judged = (recipe.epochs + 1) * seen / folds
-    hours = (trained / pace.training + judged / pace.judging) / 3600
     return RecipeCost(
         recipe=recipe.name,
         members=folds,
         training=pace.training,
         judging=pace.judging,
         memory=pace.memory,
-        hours=hours,
+        hours=training_hours(recipe, pace, seen, folds),
     )

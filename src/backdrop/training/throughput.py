@@ -1,5 +1,6 @@
 """Measures how fast a recipe trains on this machine, and how much memory it needs, by a few real steps."""
 
+import math
 import multiprocessing
 import time
 from collections import Counter
@@ -47,7 +48,9 @@ class Throughput:
     device: str
 
 
-def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
+def measure(
+    recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float, limit_s: float = math.inf
+) -> Throughput:
     """Trains and validates in a separate process, so that running out of memory can't kill the caller.
 
     Args:
@@ -55,6 +58,7 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
         photos: what to train on, each with a mask.
         digests: sha256 of image and mask by stem.
         seconds: minimum duration of training after the warm-up, at all of the schedule's scales together.
+        limit_s: stop training after this time, even within the warm-up, once two steps are done.
 
     Raises:
         TrainingError: if there is too little memory.
@@ -62,7 +66,7 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_measure, recipe, photos, digests, seconds).result()
+            return pool.submit(_measure, recipe, photos, digests, seconds, limit_s).result()
         except (BrokenProcessPool, RuntimeError) as error:
             if not isinstance(error, BrokenProcessPool) and not any(word in str(error) for word in OUT_OF_MEMORY):
                 raise
@@ -71,7 +75,9 @@ def measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: 
             raise TrainingError(f"{size} needs more memory than this machine has", remedy) from error
 
 
-def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float) -> Throughput:
+def _measure(
+    recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float, limit_s: float = math.inf
+) -> Throughput:
     target = device()
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
     set_lr(state.optimizer, LR)
@@ -83,7 +89,8 @@ def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds:
         for scale in +epochs:
             endless = recipe.model_copy(update={"epochs": ENDLESS, "schedule": (first[scale],)})
             samples = Samples(photos, digests, endless)
-            duration += epochs[scale] / _pace(endless, samples, state, loss, seconds / len(+epochs))
+            times = seconds / len(+epochs), limit_s / len(+epochs)
+            duration += epochs[scale] / _pace(endless, samples, state, loss, *times)
         network = state.candidate()
         labeled = Labeled(photos, open_cache(photos, digests, recipe.input, recipe.loading.cache))
         dices(network, labeled, recipe)  # reads the masks, as the first epoch does
@@ -93,20 +100,25 @@ def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds:
     return Throughput(recipe.epochs / duration, judging, _peak_memory(target), device_name(target))
 
 
-def _pace(recipe: Recipe, samples: Samples, state: State, loss: Loss, seconds: float) -> float:
+def _pace(recipe: Recipe, samples: Samples, state: State, loss: Loss, seconds: float, limit_s: float) -> float:
     """Photographs per second."""
     target = device()
     steps = samples.stream(0, 0, target)
     state.network.train()
-    seen, count, start = 0, 0, 0.0
-    while count < WARM_STEPS + TIMED_STEPS or _now(target) - start < seconds:
-        if count == WARM_STEPS:
-            start = _now(target)
+    times, seen = [_now(target)], [0]  # at the start, and after each step
+    while _goes_on(times, seconds, limit_s):
         batches = next(steps)
         take_step(recipe, loss, state, batches)
-        count += 1
-        seen += sum(len(batch.images) for batch in batches) if count > WARM_STEPS else 0
-    return seen / (_now(target) - start)
+        seen.append(sum(len(batch.images) for batch in batches))
+        times.append(_now(target))
+    warm = min(WARM_STEPS, len(times) - 2)
+    return sum(seen[warm + 1 :]) / (times[-1] - times[warm])
+
+
+def _goes_on(times: Sequence[float], seconds: float, limit_s: float) -> bool:
+    if len(times) > 2 and times[-1] - times[0] > limit_s:
+        return False
+    return len(times) <= WARM_STEPS + TIMED_STEPS or times[-1] - times[WARM_STEPS] < seconds
 
 
 def _now(device: torch.device) -> float:
