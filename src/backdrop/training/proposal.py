@@ -144,14 +144,16 @@ class _Search:
         recipe = self._recipe(rung)
         if time.monotonic() > self.deadline:
             return f"there was no time to measure {recipe.name} at {recipe.input.size}"
-        factor = _cost(known[0]) / _cost(recipe)
-        pace = Throughput(known[1].training * factor, known[1].judging * factor, 0, known[1].device)
+        (base, pace), pixels = known, recipe.input.width * recipe.input.height
+        training = pace.training * _pixels(base) / _pixels(recipe)
+        judging = pace.judging * base.input.width * base.input.height / pixels
+        pace = Throughput(training, judging, pace.memory, pace.device)
         hours = self._total(_with_epochs(recipe, self._least(recipe)), pace)
         return self._too_long(rung, hours) if hours > MARGIN * SHARE * self.hours else ""
 
     def _too_long(self, rung: _Rung, hours: float) -> str:
         size = self._recipe(rung).input.size
-        return f"{rung.recipe} at {size} would take at least {hours / SHARE:.2g} hours"
+        return f"{rung.recipe} at {size} would take about {hours / SHARE:.2g} hours or more"
 
     def _measured(self, rung: _Rung) -> tuple[Recipe, Throughput]:
         """The recipe and its speed, in smaller batches if the device's memory is too small."""
@@ -243,8 +245,8 @@ def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.model_copy(update={"epochs": epochs})
 
 
-def _cost(recipe: Recipe) -> float:
-    """Pixels of an epoch's input, the mean over the epochs."""
+def _pixels(recipe: Recipe) -> float:
+    """Pixels of an input in training, the mean over the epochs."""
     epochs = zip(recipe.schedule, lengths(recipe.schedule, recipe.epochs), strict=True)
     share = sum(phase.scale**2 * length for phase, length in epochs) / recipe.epochs
     return recipe.input.height * recipe.input.width * share
