@@ -21,7 +21,7 @@ PROPOSAL = "a proposed ensemble"
 # Four batches of photographs are enough: after that they are read from the cache, as in training's second epoch.
 BATCHES = 4
 # A proposal's measurements are short. Of huge photographs, even judging a few would take long.
-SAMPLE, PIXELS, QUICK_S, LIMIT_S = 16, 40_000_000, 4.0, 10.0
+SAMPLE, FEWEST, PIXELS, QUICK_S, LIMIT_S = 16, 4, 40_000_000, 4.0, 10.0
 
 
 class RecipeCost(Record):
@@ -121,6 +121,7 @@ def is_proposal(content: bytes) -> bool:
         return False
 
 
+@working("proposing an ensemble")
 def propose_for(dataset: Dataset, hours: float, seconds: float = QUICK_S) -> Proposal:
     """The best ensemble that this machine trains on a dataset within some hours of one device.
 
@@ -140,7 +141,7 @@ def propose_for(dataset: Dataset, hours: float, seconds: float = QUICK_S) -> Pro
     shapes = in_threads(lambda photo: read_image(photo.image).shape, sample, "reading photographs", lasting=False)
     sizes = Counter(f"{width}x{height}" for height, width, _ in shapes)
     largest = max(height * width for height, width, _ in shapes)
-    few = sample[: min(SAMPLE, max(2, PIXELS // largest))]
+    few = sample[: min(SAMPLE, max(FEWEST, PIXELS // largest))]
     digests = content_digests(few)
 
     def pace(recipe: Recipe) -> Throughput:
