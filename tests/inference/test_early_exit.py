@@ -59,6 +59,18 @@ def probabilities(model: EnsembleModel, photos: list[Source]) -> list[np.ndarray
     return [outcome.probability for outcome in outcomes if outcome.probability is not None]
 
 
+def test_networks_that_see_a_photograph_first_stay_in_memory_first(
+    model: EnsembleModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = exiting(gather([read_member(member.folder) for member in model.members], None), NEVER, ("wide",))
+    (wide,) = (member for member in opened.members if member.record.recipe == "wide")
+    monkeypatch.setattr(batch, "MAX_CACHED", (wide.folder / "weights.safetensors").stat().st_size)
+    kept = batch.keep_networks(opened)
+    assert [member.name for member in kept.members] == [member.name for member in opened.members]
+    assert [member.name for member in kept.members if member.is_in_memory] == [wide.name]
+    assert kept.digest() == opened.digest()
+
+
 def doubts(model: EnsembleModel, photos: list[Source], first: str = "tiny") -> list[float]:
     """Each photograph's pooled unconfidence: of all pixels of all first members' own probabilities together."""
     alone = [probabilities(replace(model, members=(one,)), photos) for one in only(model, first).members]

@@ -136,15 +136,20 @@ class _CachedMember(Member):
 
 
 def keep_networks(model: EnsembleModel) -> EnsembleModel:
-    """The ensemble with as many networks in memory as fit; the others are loaded again for each chunk."""
+    """The ensemble with as many networks in memory as fit; the others are loaded again for each chunk.
+
+    Those that see a photograph first are kept before the others, which see only doubtful photographs.
+    """
     target = device()
     room = torch.cuda.mem_get_info(target)[0] // 3 if target.type == "cuda" else MAX_CACHED
-    members = []
-    for member in model.members:
+    first = {member.name for member in model.first()}
+    members = {member.name: member for member in model.members}
+    for member in sorted(model.members, key=lambda member: member.name not in first):
         size = (member.folder / WEIGHTS).stat().st_size
-        members.append(_CachedMember(member.folder, member.record, member.recipe) if size <= room else member)
-        room -= size if size <= room else 0
-    return replace(model, members=tuple(members))
+        if size <= room:
+            members[member.name] = _CachedMember(member.folder, member.record, member.recipe)
+            room -= size
+    return replace(model, members=tuple(members.values()))
 
 
 def encode(source: Source, outcome: Outcome, mask: Mask) -> Cutout:  # noqa: ARG001  # a `Finish`
