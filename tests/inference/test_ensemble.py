@@ -18,8 +18,8 @@ from backdrop.evaluation import scoring
 from backdrop.evaluation.records import read_scores
 from backdrop.evaluation.slices import measure_traits
 from backdrop.inference import batch, ensemble
+from backdrop.inference.mean import Mean
 from backdrop.inference.member import Member, content_key
-from backdrop.inference.predict import Mean
 from backdrop.models import build
 from backdrop.models.cost import macs
 from backdrop.steps.evaluate import evaluate

@@ -19,16 +19,14 @@ import sys
 from pathlib import Path
 import torch
 from backdrop.data.photographs import Source
-from backdrop.inference import batch, ensemble, predict
+from backdrop.inference import batch, ensemble
 from backdrop.inference.compose import Pictures
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import read_member
 scale, member, photos = int(sys.argv[1]), Path(sys.argv[2]), [
     Source(path, path.name) for path in sorted(Path(sys.argv[3]).iterdir())
 ]
-batch.PIXELS, batch.LARGE, ensemble.BLOCK, predict.PIECE = (
-    value // scale for value in (batch.PIXELS, batch.LARGE, ensemble.BLOCK, predict.PIECE)
-)
+batch.PIXELS, batch.LARGE, ensemble.BLOCK = (value // scale for value in (batch.PIXELS, batch.LARGE, ensemble.BLOCK))
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()  # getrusage counts the parent process before a fork too
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))

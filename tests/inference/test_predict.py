@@ -11,9 +11,7 @@ from torch import nn
 from backdrop.common.errors import DataError
 from backdrop.config import Input, Tta
 from backdrop.inference import predict
-from backdrop.inference.predict import ONE, Mean, integer_weights, quantize
-
-SIZE = (6, 5)
+from backdrop.inference.answer import Answer
 
 
 class Brightness(nn.Module):
@@ -70,44 +68,6 @@ def bilinear(image: NDArray[Any], height: int, width: int, corners: bool = False
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-logits))
-
-
-def probability(seed: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).random(SIZE, np.float32))
-
-
-@given(st.lists(st.tuples(st.integers(0, 99), st.integers(1, 2**20)), min_size=1, max_size=9), st.randoms())
-def test_the_mean_does_not_depend_on_order(votes: list[tuple[int, int]], random) -> None:
-    shuffled = votes.copy()
-    random.shuffle(shuffled)
-    means = []
-    for order in (votes, shuffled):
-        mean = Mean()
-        for seed, weight in order:
-            mean.add(probability(seed), weight)
-        means.append(mean)
-    assert np.array_equal(means[0].probability(), means[1].probability())
-    assert np.array_equal(means[0].mask(), means[1].mask())
-    exact = sum(w * probability(s).double() for s, w in votes) / sum(w for _, w in votes)
-    assert np.allclose(means[0].probability(), exact, atol=2**-24)
-
-
-def test_rounding_is_to_the_nearest_24th_bit() -> None:
-    values = torch.tensor([0.0, 1.0, 0.5, 2**-24, 2**-25 * 0.99, 1 - 2**-24, 1 / 3])
-    expected = [round(float(v) * ONE) for v in values]
-    assert quantize(values).tolist() == expected
-
-
-def test_half_is_not_yet_inside() -> None:
-    mean = Mean()
-    mean.add(torch.tensor([[0.5, 0.5 + 2**-24]]), 7)
-    assert mean.mask().tolist() == [[False, True]]
-
-
-def test_integer_weights_keep_proportions_and_never_vanish() -> None:
-    assert integer_weights([1, 1, 2]) == [2**18, 2**18, 2**19]
-    assert integer_weights([1.0, 1e-12])[1] == 1
-    assert integer_weights([0.1] * 3) == integer_weights([7] * 3)
 
 
 def test_padding_is_cropped_again_and_stretching_comes_back_by_pixel_centers() -> None:
@@ -167,7 +127,8 @@ def test_padding_is_as_defined_and_undone_exactly(height: int, width: int, rows:
             expected = image[mirrored(y - top, height), mirrored(x - left, width)] if inside or fit == "reflect" else 0
             assert (frame[y, x] == expected).all()
     logits = torch.from_numpy(frame[None, None, ..., 0].astype(np.float32))
-    assert np.array_equal(predict.from_output(logits, height, width, spec).numpy(), image[..., 0])
+    answer = Answer(logits, height, width, spec, Tta(), align_corners=False)
+    assert np.array_equal(answer.enlarged(range(height))[0, 0, :, :width].numpy(), image[..., 0])
 
 
 def mirrored(place: int, size: int) -> int:
@@ -187,7 +148,8 @@ def test_reflection_refuses_a_larger_photograph_too() -> None:
 def test_logits_are_resized_by_centers_or_by_corners(size: tuple[int, int], corners: bool) -> None:
     logits = np.random.default_rng(0).normal(0, 3, (10, 12))
     spec = Input(size="12x10")
-    resized = predict.from_output(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec, corners)
+    answer = Answer(torch.tensor(logits, dtype=torch.float32)[None, None], *size, spec, Tta(), corners)
+    resized = answer.enlarged(range(size[0]))[0, 0, :, : size[1]]
     assert np.allclose(resized, bilinear(logits, *size, corners), atol=1e-5)
 
 
@@ -250,27 +212,6 @@ def test_clahe_comes_before_the_size_changes(fit: Any) -> None:
     expected = predict.to_input(plain, Input(size="64x32", fit=fit))
     assert np.array_equal(predict.to_input(image, Input(size="64x32", fit=fit, clahe=True)), expected)
     assert predict.to_input(noise(1, 1), Input(size="4x4", fit=fit, clahe=True)).shape == (4, 4, 3)
-
-
-# Photographs so large that they are worked on in parts.
-
-
-@pytest.mark.parametrize("corners", [False, True])
-@pytest.mark.parametrize("size", [(70, 90), (33, 21), (24, 200)])
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
-def test_a_large_photograph_in_parts_is_what_it_is_in_one_piece(
-    size: tuple[int, int], corners: bool, average: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    height, width = size
-    random = np.random.default_rng(0)
-    logits = [torch.from_numpy(random.normal(0, 3, (1, 1, 24, 32)).astype(np.float32)) for _ in range(2)]
-    answer = predict.Answer(logits, height, width, Input(size="32x24"), Tta(hflip=True, average=average), corners)
-    whole = answer.probability()
-    monkeypatch.setattr(predict, "PIECE", 8 * 2 * width * 5)  # five rows in each part
-    parts = answer.probability()
-    assert torch.allclose(parts, whole, atol=1e-6)
-    for rows in (slice(0, 7), slice(7, 20), slice(20, None)):
-        assert torch.allclose(answer.probability(rows), parts[rows], atol=1e-6)
 
 
 # Test-time augmentation.

@@ -29,9 +29,11 @@ from backdrop.data.masks import Mask
 from backdrop.data.photographs import Source
 from backdrop.data.rle import decode_rle, encode_rle
 from backdrop.inference import batch
+from backdrop.inference.answer import ALL
 from backdrop.inference.batch import Cutout, ahead, cut_out, keep_networks
 from backdrop.inference.ensemble import EnsembleModel, Outcome, Photograph, gather
-from backdrop.inference.predict import ALL, BATCH, Mean
+from backdrop.inference.mean import Mean
+from backdrop.inference.predict import BATCH
 from backdrop.steps.members import open_member
 from backdrop.steps.predict import Format, predict
 from backdrop.steps.train import train

@@ -19,8 +19,8 @@ from backdrop.evaluation.records import Score
 from backdrop.evaluation.slices import measure_traits
 from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
+from backdrop.inference.mean import Mean
 from backdrop.inference.member import Member, verify_member
-from backdrop.inference.predict import Mean
 from backdrop.inference.uncertainty import Doubt, expected_dice
 
 

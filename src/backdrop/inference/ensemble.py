@@ -18,9 +18,11 @@ from backdrop.config.postprocessing import Operations
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.data import masks
 from backdrop.data.preprocessing import to_input
+from backdrop.inference.answer import ALL, Answer
+from backdrop.inference.mean import KEPT, Mean, integer_weights
 from backdrop.inference.member import ONNX, RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
-from backdrop.inference.predict import ALL, BATCH, Answer, Mean, answers, batches, integer_weights, scaled_size
+from backdrop.inference.predict import BATCH, answers, batches, scaled_size
 from backdrop.inference.uncertainty import DiceRange, Doubt, expected_dice, predict_dice
 from backdrop.models import build
 from backdrop.models.cost import macs
@@ -88,9 +90,9 @@ class EnsembleModel:
 
     def means(self, photos: Sequence["Photograph"], rows: slice = ALL) -> list[Mean]:
         """All members' weighted mean for each photograph, or only for some of its rows."""
-        means = [Mean() for _ in photos]
+        means = [Mean(rows, KEPT // len(photos)) for _ in photos]
         for index, answer, weight in self._answers(self.members, [photos]):
-            means[index].add(answer.probability(rows), weight)
+            means[index].keep(answer, weight)
         return means
 
     def exit_means(self, photos: Sequence["Photograph"]) -> list[Mean]:
@@ -101,7 +103,7 @@ class EnsembleModel:
         rule, first = self.early_exit, self.first()
         if rule is None or not first:
             return self.means(photos)
-        means, doubts = [Mean() for _ in photos], [Doubt() for _ in photos]
+        means, doubts = [Mean(room=KEPT // len(photos)) for _ in photos], [Doubt() for _ in photos]
         for index, answer, weight in self._answers(first, [photos]):
             probability = answer.probability()
             means[index].add(probability, weight)
@@ -110,7 +112,7 @@ class EnsembleModel:
         fours = [[photos[i] for i in doubtful if i // BATCH == four] for four in range(-(-len(photos) // BATCH))]
         rest = [member for member in self.members if member not in first]
         for place, answer, weight in self._answers(rest, fours) if doubtful else ():
-            means[doubtful[place]].add(answer.probability(), weight)
+            means[doubtful[place]].keep(answer, weight)
         return means
 
     def first(self) -> list[Member]:
@@ -217,9 +219,9 @@ class Outcome:
 
     def take(self, rows: slice, mean: Mean) -> None:
         """Takes some rows from the members' mean for them."""
-        self.mask[rows] = mean.mask()
         if self.probability is not None:
             self.probability[rows] = mean.probability()
+        self.mask[rows] = mean.mask()
 
 
 def blocks(photos: Sequence[Photograph], sums: int = 1) -> list[slice]:

@@ -14,10 +14,11 @@ from backdrop.config import Input, Recipe
 from backdrop.data.cache import DecodedCache, open_cache
 from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, in_threads, read_mask
 from backdrop.data.folds import Row
-from backdrop.data.masks import Overlap, PackedMask, binarize
+from backdrop.data.masks import Overlap, PackedMask
 from backdrop.evaluation.metrics import object_means
 from backdrop.inference.batch import PIXELS
 from backdrop.inference.ensemble import Photograph, blocks
+from backdrop.inference.mean import Mean
 from backdrop.inference.predict import BATCH, answers, batches
 from backdrop.training.distributed import ALONE, Distributed
 
@@ -129,7 +130,9 @@ def dices(
         for packed, answer in zip(truths, replies, strict=True):
             truth, overlap = packed.unpack(), Overlap()
             for rows in blocks([Photograph(*packed.shape, {})]):
-                overlap.add(binarize(answer.probability(rows)), truth[rows])
+                mean = Mean(rows)
+                mean.keep(answer, weight=1)
+                overlap.add(mean.mask(), truth[rows])
             scores.append(overlap.dice())
             advance()
     return scores
