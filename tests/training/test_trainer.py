@@ -184,12 +184,24 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(
     assert resumed.weights == whole.weights
 
 
-@pytest.mark.parametrize("step", [2, 4, 5], ids=["in the smaller phase", "at its end", "in the next"])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's compiler
+@pytest.mark.parametrize(
+    ("step", "compiled"),
+    [
+        pytest.param(2, False, id="in the smaller phase"),
+        pytest.param(4, False, id="at its end"),
+        pytest.param(5, False, id="in the next"),
+        pytest.param(5, True, id="compiled", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_changes_its_size_resumes_to_the_same_bits(
-    data: Path, plan: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+    data: Path, plan: Path, tmp_path: Path, step: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (HALF_FIRST, "epochs=3", "augmentation=[{kind: affine}]", "ema=0.9", "checkpoint.every_steps=1")
+    settings += (f"compute.compile={str(compiled).lower()}",)
     run(data, plan, tmp_path / "whole", *settings)
+    if compiled:
+        torch.compiler.reset()  # as a new process begins
     done = []
 
     def step_or_stop(*args) -> torch.Tensor:
@@ -201,6 +213,8 @@ def test_a_run_that_changes_its_size_resumes_to_the_same_bits(
     monkeypatch.setattr(trainer, "train_step", step_or_stop)
     with pytest.raises(KeyboardInterrupt):
         run(data, plan, tmp_path / "stopped", *settings)
+    if compiled:
+        torch.compiler.reset()
     monkeypatch.setattr(trainer, "train_step", train_step)
     run(data, plan, tmp_path / "stopped", *settings)
     whole, resumed = (read_member(tmp_path / name).record for name in ("whole", "stopped"))

@@ -127,7 +127,7 @@ def begin(recipe: Recipe, saved: Checkpoint | None, start: nn.Module, key: str, 
         optimizer.load_state_dict(saved.optimizer)
         _match_layout(optimizer)
     if recipe.compute.compile:
-        # By default a second size is compiled for any size, and a run that resumes after the first gets other bits.
+        # By default a second size is compiled for any size, and a run that resumes in it may get other bits.
         network.compile(dynamic=False if any(phase.scale < 1 for phase in recipe.schedule) else None)
     return State(
         network,
