@@ -10,12 +10,14 @@ Carvana's 100,064 photographs.
 """
 
 import json
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,7 +37,7 @@ from backdrop.inference.member import Member, MemberRecord, assemble
 from backdrop.models import build
 from backdrop.models.cost import macs
 from backdrop.steps.sample import sample
-from backdrop.training.compute import computing, device_name
+from backdrop.training.compute import device_name
 from backdrop.training.throughput import measure
 from backdrop.training.trainer import first_network
 
@@ -51,6 +53,8 @@ WAYS = {
     "deterministic": {"compute.deterministic": True},
     "compiled": {"compute.compile": True},
 }
+PREDICTIONS = {"predict": "", "predict, cuDNN autotuned": "autotuned"}
+LATE_PREDICTIONS = {"predict, compiled": "compiled"}
 FIRST_ALONE = ("fp32 with TF32", "fp32 without TF32", "photographs cached on the GPU", "deterministic")
 
 
@@ -140,19 +144,31 @@ def training(recipe: Recipe, photos: Sequence[Photo], seconds: float, flops: flo
     return asdict(found) | {"share": share, "GiB": found.memory / 2**30}
 
 
-def prediction(model: EnsembleModel, photos: Sequence[Photo], count: int, flops: float) -> dict[str, Any]:
-    """Seconds per photograph of `predict` without its start, and peak memory."""
+def prediction(ensemble: Ensemble, photos: Sequence[Photo], flops: float, way: str) -> dict[str, Any]:
+    """Seconds per photograph of `predict` without its start, and peak memory.
+
+    In a process of its own, because cuDNN goes on with the algorithms that it once chose.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(_predict, ensemble, photos, PREDICTED, way).result()
+    cost = sum(folds(ensemble, part) * prediction_cost(part.resolve()) for part in ensemble.parts())
+    return found | {"share": 2 * cost / found["s_per_photograph"] / flops}
+
+
+def _predict(ensemble: Ensemble, photos: Sequence[Photo], count: int, way: str) -> dict[str, float]:
+    model, cuda = random_model(ensemble), torch.cuda.is_available()
     sources = [Source(photos[i % len(photos)].image, f"{i}.jpg") for i in range(count)]
+    torch.backends.cudnn.benchmark = way == "autotuned"
+    if way == "compiled":
+        for member in model.members:
+            member.network().compile()
     cut_out(model, sources[:4])
-    cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()
     cut_out(model, sources)
     seconds = (time.monotonic() - start) / count
-    peak = torch.cuda.max_memory_allocated() if cuda else 0
-    share = sum(2 * prediction_cost(member.recipe) for member in model.members) / seconds / flops
-    return {"s_per_photograph": seconds, "share": share, "GiB": peak / 2**30}
+    return {"s_per_photograph": seconds, "GiB": torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0}
 
 
 def ceilings(where: torch.device, side: int = 8192) -> dict[str, Any]:
@@ -211,17 +227,16 @@ def run(ensemble: Ensemble, photos: Sequence[Photo], results: Results, where: to
     flops = results.value("ceilings", "flops")
     networks = {name: parts[0] for name, parts in parts_by_network(ensemble).items()}
     for name, part in networks.items():
-        results.row(name, lambda part=part: training(resolve(part), photos, seconds, flops))  # type: ignore[misc]
-    model = random_model(ensemble)
-    results.row("predict", lambda: prediction(model, photos, PREDICTED, flops))
-    with computing("bf16", deterministic=False, threads=torch.get_num_threads()):
-        results.row("predict, cudnn autotuned", lambda: prediction(model, photos, PREDICTED, flops))
-    random_network.cache_clear()
+        results.row(name, partial(training, resolve(part), photos, seconds, flops))
+    predict = partial(prediction, ensemble, photos, flops)
+    for row, way in PREDICTIONS.items():
+        results.row(row, partial(predict, way))
     results.row("hours", lambda: hours(ensemble, results))
     for way, settings in WAYS.items():
         for name, part in list(networks.items())[: 1 if way in FIRST_ALONE else None]:
-            recipe = resolve(part, settings)
-            results.row(f"{name}, {way}", lambda recipe=recipe: training(recipe, photos, seconds, flops))  # type: ignore[misc]
+            results.row(f"{name}, {way}", partial(training, resolve(part, settings), photos, seconds, flops))
+    for row, way in LATE_PREDICTIONS.items():
+        results.row(row, partial(predict, way))
 
 
 def resolve(part: Part, settings: dict[str, Any] | None = None) -> Recipe:

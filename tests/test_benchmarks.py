@@ -34,7 +34,9 @@ def test_every_row_is_written_and_one_that_fails_costs_no_other(
 ) -> None:
     monkeypatch.setattr(gpu, "ROUND_S", 0)
     monkeypatch.setattr(gpu, "PREDICTED", 6)
+    monkeypatch.setattr(gpu, "PREDICTIONS", {"predict": ""})
     monkeypatch.setattr(gpu, "WAYS", {"photographs cached on the GPU": {"loading.cache": "device"}})
+    monkeypatch.setattr(gpu, "LATE_PREDICTIONS", {})  # a compiler takes its time
     sample(str(tmp_path / "data"), objects=2, views=2, size="96x64")
     photos = list(open_dataset(str(tmp_path / "data")).photos.values())
     values = {"name": "small", "folds": {"count": 2}, "members": [{"recipe": "tiny", "set": {"input.size": "64x32"}}]}

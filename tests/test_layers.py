@@ -105,10 +105,9 @@ LATE = (
     "imports",
     [
         [("import backdrop.cli.app", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"})],
-        [("import benchmarks.gpu", {"pydantic", "cv2", "albumentations", "yaml", "safetensors"})],
         LATE,
     ],
-    ids=["cli", "benchmarks", "backdrop"],
+    ids=["cli", "backdrop"],
 )
 def test_heavy_libraries_wait_until_they_are_needed(imports: Sequence[tuple[str, set[str]]]) -> None:
     code = "\n".join(f"import sys\n{statement}\nprint(*sys.modules)" for statement, _ in imports)
