@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backdrop.steps.reap import reap
     from backdrop.steps.register import register
     from backdrop.steps.release import release
+    from backdrop.steps.review import review
     from backdrop.steps.rollback import rollback
     from backdrop.steps.sample import sample
     from backdrop.steps.shard import shard
@@ -51,6 +52,7 @@ __all__ = [
     "reap",
     "register",
     "release",
+    "review",
     "rollback",
     "sample",
     "shard",

@@ -34,6 +34,7 @@ SURFACE = {
     },
     "merge": {"parts", "out"},
     "evaluate": {"data", "plan", "members", "out", "ensemble", "model"},
+    "review": {"data", "plan", "members", "out", "ensemble", "share"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name", "override", "version", "reason"},
     "rollback": {"model", "name", "to", "reason"},

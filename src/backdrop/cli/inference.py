@@ -50,6 +50,28 @@ def evaluate(
     print(f"{out}/index.html")
 
 
+@command(app, "backdrop review photos --plan plan.csv --out doubts --members tiny-*")
+def review(
+    data: Data,
+    plan: Plans,
+    members: Members,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Pages to look through, and review.csv.")],
+    ensemble: Weights = None,
+    share: Annotated[float, typer.Option(metavar="SHARE", help="Share of the photographs to show.")] = 0.1,
+) -> None:
+    """Find masks that are probably wrong.
+
+    By members that did not train on them. You decide on each in a page.
+    """
+    from backdrop.steps.review import review as step
+
+    record = step(data, plan, members, out, ensemble, share)
+    print(f"{record.doubtful:,} of {count(record.photographs, 'mask')} doubtful, {record.shown:,} shown")
+    for kind, number in record.kinds.items():
+        print(f"{kind:18} {number:6,}")
+    print(f"{out}/index.html")
+
+
 def _print_exit(learned: "Exit | None") -> None:
     """What an early exit does, in a line, and what it saves and costs, in a table."""
     from backdrop.report import exit_text

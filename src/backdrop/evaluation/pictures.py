@@ -64,6 +64,28 @@ def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mas
     return _beside([_beside(panes[:3], 1), _beside(panes[3:], 1)], 0)
 
 
+def doubt_panel(image: Image, label: Mask, prediction: Mask, box: tuple[int, int, int, int]) -> Image:
+    """Two panes: the photograph with a frame around a close-up, and the close-up with the outlines of both masks.
+
+    The label's outline is orange, the prediction's blue.
+
+    Args:
+        image: the photograph.
+        label: the mask that is in doubt.
+        prediction: the ensemble's.
+        box: the region to show: left, top, width and height.
+    """
+    height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))
+    part = _around(box, label.shape)
+    whole, near = _fit(image, height).copy(), _fit(image[part], height).copy()
+    _frame(whole, part, height / image.shape[0], PANE / image.shape[1])
+    for mask, color in ((label, MISSING), (prediction, SURPLUS)):
+        shown = _nearest(mask[part], height)
+        near[shown > cv2.erode(shown, np.ones((3, 3), np.uint8))] = color
+    legend = [("label", MISSING), ("ensemble", SURPLUS)]
+    return _beside([_captioned(whole, [("photograph", INK)]), _captioned(near, legend)], 1)
+
+
 def data_uri(picture: Image, limit_bytes: int) -> str:
     """A picture as a `data:` URI of at most `limit_bytes`, with a JPEG as `encode_jpeg` makes it."""
     head = "data:image/jpeg;base64,"
@@ -136,6 +158,24 @@ def _fit(image: Image, height: int) -> Image:
     if image.shape[1] < PANE:
         return cv2.resize(image, (PANE, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
     return resize(image, height, PANE)
+
+
+def _nearest(mask: Mask, height: int) -> Image:
+    """A mask at a pane's size, 0 and 1."""
+    scaled = cv2.resize(mask.astype(np.uint8), (PANE, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(scaled, np.uint8)
+
+
+def _around(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """The part of a photograph, of its aspect ratio, around a box, with as much again beside it."""
+    left, top, width, height = box
+    share = min(1.0, max(1 / CLOSE_UP, 2 * width / shape[1], 2 * height / shape[0]))
+    parts = []
+    for start, length, side in ((top, height, shape[0]), (left, width, shape[1])):
+        size = max(1, round(share * side))
+        first = min(max(0, start + length // 2 - size // 2), side - size)
+        parts.append(slice(first, first + size))
+    return parts[0], parts[1]
 
 
 def _gray(levels: NDArray[Any], height: int) -> Image:

@@ -2,8 +2,11 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backdrop.common.errors import MemberError, PlanError
 from backdrop.common.progress import progress
@@ -95,11 +98,8 @@ def score(dataset: Dataset, models: Judges, digests: Digests, firsts: Collection
         DataError: if a photograph has changed or doesn't fit a recipe's input.
     """
     result = Scored([], {}, {})
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row, model in models.items():
-        groups.setdefault(tuple(member.name for member in model.members), []).append(row)
     with progress("judging photographs", len(models)) as advance:
-        for rows in groups.values():
+        for rows in _grouped(models, models):
             for one, alone, details in _judge(dataset, rows, digests, models[rows[0]], firsts):
                 result.judged.append(one)
                 result.details[one.score.image] = details
@@ -115,6 +115,42 @@ def score_holdout(dataset: Dataset, plan: FoldPlan, digests: Digests, model: Ens
     rule = model.early_exit
     firsts = [rule.first] if rule else []
     return [one.by(rule) for one, _, _ in _judge(dataset, plan.holdout, digests, model, firsts)]
+
+
+def predictions(
+    dataset: Dataset, digests: Digests, models: Judges, rows: Sequence[Row]
+) -> Iterator[tuple[Row, NDArray[np.float32], Mask]]:
+    """The mean probability (H, W), 0..1, of the members that may judge each photograph, and its mask, in any order.
+
+    Args:
+        dataset: the photographs.
+        digests: sha256 of images and masks by stem.
+        models: the members, as from `judges`.
+        rows: the photographs to predict.
+
+    Raises:
+        DataError: if a photograph has changed or doesn't fit a recipe's input.
+    """
+
+    def prepare(row: Row) -> tuple[Photograph, tuple[Row, PackedMask]]:
+        with opened_pair(dataset.photos[row.image], digests) as (image, truth):
+            return models[row].prepare(image), (row, PackedMask.of(truth))
+
+    for group in _grouped(models, rows):
+        model = models[group[0]]
+        for chunk in ahead(chunks(model, lazily(prepare, group))):
+            outcomes = model.outcomes([photo for photo, _ in chunk], with_probability=True)
+            for (_, (row, truth)), outcome in zip(chunk, outcomes, strict=True):
+                assert outcome.probability is not None
+                yield row, outcome.probability, truth.unpack()
+
+
+def _grouped(models: Judges, rows: Iterable[Row]) -> list[list[Row]]:
+    """The photographs that the same members may judge."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(member.name for member in models[row].members), []).append(row)
+    return list(groups.values())
 
 
 def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:

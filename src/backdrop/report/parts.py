@@ -1,5 +1,7 @@
 """Parts that the pages share: their frame, their tables, and the format of figures."""
 
+import base64
+import hashlib
 import math
 from collections.abc import Sequence
 from html import escape
@@ -19,8 +21,10 @@ def fill(template: str, /, **parts: str) -> str:
     return Template(sheet(template)).substitute(parts)
 
 
-def frame(kind: str, name: str, headline: str, body: str, about: str, data: str, style: str = "") -> str:
-    """A page that needs no other file, no network and no script.
+def frame(
+    kind: str, name: str, headline: str, body: str, about: str, data: str, style: str = "", script: str = ""
+) -> str:
+    """A page that needs no other file and no network, and runs no script but `script`.
 
     Args:
         kind: the kind of report.
@@ -30,10 +34,16 @@ def frame(kind: str, name: str, headline: str, body: str, about: str, data: str,
         about: HTML of the paragraph at the end.
         data: the digest of the plan's data.
         style: CSS rules in addition to those of every page.
+        script: JavaScript at the end of the page; the page allows this one by its sha256, and no other.
     """
     words = {"kind": escape(kind), "name": escape(name), "data": escape(data), "version": escape(__version__)}
     style = sheet("style.css") + style
-    return fill("frame.html", **words, headline=headline, body=body, about=about, style=style)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"; script-src 'sha256-{digest}'" if script else ""
+    end = f"<script>{script}</script>\n" if script else ""
+    return fill(
+        "frame.html", **words, headline=headline, body=body, about=about, style=style, allowed=allowed, script=end
+    )
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
