@@ -100,14 +100,23 @@ LATE = (
     ),
 )
 
+# They ask the registry, and run no network unless the gate needs the champion's.
+REGISTRY = (
+    (
+        "from backdrop.steps import history, hold, models, promote, release, rollback, verify",
+        {"torch", "albumentations", "kfp", "ray", "typer"},
+    ),
+)
+
 
 @pytest.mark.parametrize(
     "imports",
     [
         [("import backdrop.cli.app", {"torch", "numpy", "cv2", "albumentations", "pydantic", "mlflow", "kfp", "ray"})],
         LATE,
+        REGISTRY,
     ],
-    ids=["cli", "backdrop"],
+    ids=["cli", "backdrop", "registry"],
 )
 def test_heavy_libraries_wait_until_they_are_needed(imports: Sequence[tuple[str, set[str]]]) -> None:
     code = "\n".join(f"import sys\n{statement}\nprint(*sys.modules)" for statement, _ in imports)

@@ -20,15 +20,12 @@ from backdrop.data import masks
 from backdrop.data.preprocessing import to_input
 from backdrop.inference.answer import ALL, Answer
 from backdrop.inference.mean import KEPT, Mean, integer_weights
-from backdrop.inference.member import ONNX, RECIPE, RECORD, WEIGHTS, Member, read_member
+from backdrop.inference.member import CONFIG, MEMBERS, ONNX, RECIPE, RECORD, WEIGHTS, Member, read_member
 from backdrop.inference.postprocessing import MeanOf, repair
 from backdrop.inference.predict import BATCH, answers, batches, scaled_size
 from backdrop.inference.uncertainty import DiceRange, Doubt, expected_dice, predict_dice
 from backdrop.models import build
 from backdrop.models.cost import macs
-
-CONFIG = "ensemble.yaml"
-MEMBERS = "members"
 
 BLOCK = 40_000_000  # pixels of one photograph that are summed at a time; their sums take 320 MB
 

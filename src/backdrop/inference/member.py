@@ -33,6 +33,8 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
+CONFIG = "ensemble.yaml"  # an ensemble's, beside the folder of its members
+MEMBERS = "members"
 
 
 class MemberRecord(Record):

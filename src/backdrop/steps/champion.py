@@ -6,9 +6,6 @@ from backdrop.config.folds import PLAN
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.evaluation.records import IMAGES, Score, read_scores
-from backdrop.evaluation.scoring import score_holdout
-from backdrop.inference.batch import keep_networks
-from backdrop.inference.ensemble import load_ensemble
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.version_files import Version
 
@@ -38,6 +35,10 @@ def predict_scores(data: str, plan: FoldPlan, champion: Version) -> Sequence[Sco
         PlanError: if `data` isn't what the plan was made for.
         DataError: if a photograph can't be read.
     """
+    from backdrop.evaluation.scoring import score_holdout  # slow: these import torch
+    from backdrop.inference.batch import keep_networks
+    from backdrop.inference.ensemble import load_ensemble
+
     dataset, model = open_dataset(data), keep_networks(load_ensemble(registry.fetch_version(champion.address)))
     return score_holdout(dataset, plan, verify(plan, dataset), model)
 

@@ -29,7 +29,7 @@ from backdrop.evaluation.records import (
     read_scores,
     require_scores,
 )
-from backdrop.inference.ensemble import CONFIG
+from backdrop.inference.member import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once

@@ -29,8 +29,7 @@ from backdrop.common.progress import log
 from backdrop.common.text import parse_json
 from backdrop.config.records import Record
 from backdrop.data.dataset import file_digest
-from backdrop.inference.ensemble import CONFIG, MEMBERS
-from backdrop.inference.member import ONNX, RECIPE, Member, read_member
+from backdrop.inference.member import CONFIG, MEMBERS, ONNX, RECIPE, Member, read_member
 from backdrop.tracking import history, signing, tracking_uri
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
