@@ -129,8 +129,9 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
         step: number of steps so far.
     """
     kept_share = min(decay, (1 + step) / (10 + step))
-    for slow, fast in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if slow.is_floating_point():
-            slow.lerp_(fast, 1 - kept_share)
-        else:
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([slow for slow, _ in floats], [fast for _, fast in floats], 1 - kept_share)
+    for slow, fast in pairs:
+        if not slow.is_floating_point():
             slow.copy_(fast)
