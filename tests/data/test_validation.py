@@ -9,6 +9,7 @@ from PIL import Image
 
 from backdrop.cli.output import check_text
 from backdrop.common.errors import DataError, PlanError
+from backdrop.data import validation
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
 from backdrop.data.listing import summarize
@@ -69,6 +70,25 @@ def test_a_reencoded_photograph_of_another_object_is_a_warning(data: Path) -> No
     assert told(check(str(data))) == [
         ("warning", "car04_01.jpg", f"looks like {data}/train/car03_01.jpg, another object's")
     ]
+
+
+@pytest.mark.parametrize("rows", [3, 512])
+@pytest.mark.parametrize("spread", [0, 3, 60])
+def test_near_duplicates_are_exactly_those_of_all_pairs(
+    rows: int, spread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(spread)
+    base = random.normal(120, spread, (7, 32, 32, 3)) + 20 * random.normal(size=(7, 1, 1, 1))
+    # Around the limit of 2, some nearer and some farther, by noise or by a uniform shift, and some equal.
+    noise = random.normal(0, 1, (90, 32, 32, 3)) * random.uniform(1, 1.9, (90, 1, 1, 1))
+    shift = random.uniform(-1.5, 1.5, (90, 1, 1, 1)) * (random.random((90, 1, 1, 1)) < 0.5)
+    thumbnails = (base[random.integers(0, 7, 90)] + noise + shift).round().clip(0, 255).astype(np.uint8)
+    thumbnails[[5, 80]] = thumbnails[33]
+    distances = ((thumbnails[:, None].astype(np.int64) - thumbnails) ** 2).sum(axis=(2, 3, 4))
+    expected = [(int(i), int(j)) for i, j in np.argwhere(distances < 4 * 3072) if i < j]
+    monkeypatch.setattr(validation, "ROWS", rows)
+    assert validation._near_pairs(thumbnails) == expected
+    assert 3 < len(expected) < 90 * 89 / 2
 
 
 def test_another_size_is_a_warning(data: Path) -> None:

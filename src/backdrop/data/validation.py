@@ -1,7 +1,8 @@
 """Finds faults of photographs and masks, file by file and across objects."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from backdrop.data.mask_files import MaskFile, interpret
 # Two photographs are near duplicates if their thumbnails differ by less than this, root mean square of 0..255.
 NEAR = 2.0
 THUMBNAIL = 32
-ROWS = 512  # thumbnails compared with all others at a time
+BLOCK = 8  # pixels of a thumbnail, a side of the squares whose means are compared first
+ROWS = 512  # thumbnails that are compared with others at a time
 
 Thumbnail = NDArray[np.uint8]
 
@@ -186,23 +188,47 @@ def _near_duplicates(looks: Sequence[Look], digests: Digests) -> list[Fault]:
     seen = [(look.photo, look.thumbnail) for look in looks if look.thumbnail is not None]
     if not seen:
         return []
-    pixels = np.array([thumbnail.ravel() for _, thumbnail in seen], np.float32)
+    thumbnails = np.array([thumbnail for _, thumbnail in seen])
     remedy = "Look at both: is it one object under two names?"
     return [
         _warning(b.image, f"looks like {printable(a.image)}, another object's", remedy)
-        for a, b in _near_pairs([photo for photo, _ in seen], pixels)
-        if digests[a.stem][0] != digests[b.stem][0]
+        for a, b in ((seen[i][0], seen[j][0]) for i, j in _near_pairs(thumbnails))
+        if a.object != b.object and digests[a.stem][0] != digests[b.stem][0]
     ]
 
 
-def _near_pairs(photos: Sequence[Photo], pixels: NDArray[np.float32]) -> list[tuple[Photo, Photo]]:
-    squares = (pixels**2).sum(axis=1)
-    limit = NEAR**2 * pixels.shape[1]
-    pairs = []
-    for start in range(0, len(pixels), ROWS):
-        rows = pixels[start : start + ROWS]
-        distances = squares[start : start + ROWS, None] + squares[None] - 2 * rows @ pixels.T
-        for i, j in np.argwhere(distances < limit):
-            if start + i < j and photos[start + i].object != photos[j].object:
-                pairs.append((photos[start + i], photos[j]))
-    return pairs
+def _near_pairs(thumbnails: Thumbnail) -> list[tuple[int, int]]:
+    """All pairs of near duplicates among thumbnails (N, 32, 32, 3), by their places, ordered.
+
+    The means of blocks, scaled so that they are never farther apart than the pixels, rule out nearly all pairs. Sorted
+    by the direction in which they differ most, each is compared only with those that follow within reach.
+    """
+    means = _block_means(thumbnails)
+    order = np.argsort(means[:, 0], kind="stable")
+    means, limit = means[order], NEAR**2 * thumbnails[0].size
+    squares = (means**2).sum(axis=1)
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(means), ROWS):
+        rows = slice(start, start + ROWS)
+        stop = int(np.searchsorted(means[:, 0], means[rows][-1, 0] + math.sqrt(limit) + 1))
+        distances = squares[rows, None] + squares[start:stop] - 2 * means[rows] @ means[start:stop].T
+        for some in _parts(np.argwhere(np.triu(distances < limit + 1, 1)) + start):
+            one, other = order[some].T
+            differences = thumbnails[one].astype(np.int32) - thumbnails[other]
+            near = (differences**2).sum(axis=(1, 2, 3)) < limit
+            pairs += zip(np.minimum(one, other)[near].tolist(), np.maximum(one, other)[near].tolist(), strict=True)
+    return sorted(pairs)
+
+
+def _block_means(thumbnails: Thumbnail) -> NDArray[np.float64]:
+    """The means (N, 48) of thumbnails' blocks times a block's side, turned so that the first column differs most."""
+    count, blocks = len(thumbnails), THUMBNAIL // BLOCK
+    parts = thumbnails.reshape(count, blocks, BLOCK, blocks, BLOCK, 3)
+    means = parts.sum(axis=(2, 4), dtype=np.int64).reshape(count, -1) / BLOCK
+    means -= means.mean(axis=0)
+    _, directions = np.linalg.eigh(means.T @ means)
+    return np.asarray(means @ directions[:, ::-1])
+
+
+def _parts(items: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (items[start : start + ROWS] for start in range(0, len(items), ROWS))
