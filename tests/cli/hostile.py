@@ -57,6 +57,7 @@ COMMANDS: dict[str, str] = {
     "predict model": "predict data/test --model models:/cars@champion --out out",
     "evaluate": "evaluate data --plan plan.csv --members member-0 member-1 --out out --ensemble ensemble.yaml",
     "review": "review data --plan plan.csv --members member-0 member-1 --out out --ensemble ensemble.yaml",
+    "evaluate baseline": "evaluate data --plan plan.csv --members member-0 --out out --baseline other=data/train_masks",
     "register": "register data --plan plan.csv --members member-0 member-1 --report report --ensemble ensemble.yaml"
     " --name cars",
     "promote": "promote data --name cars",

@@ -12,7 +12,9 @@ from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
 
 if TYPE_CHECKING:
-    from backdrop.evaluation.records import Exit
+    from collections.abc import Sequence
+
+    from backdrop.evaluation.records import Comparison, Exit
     from backdrop.inference.compose import PictureOptions
     from backdrop.steps.predict import Format
 
@@ -29,6 +31,9 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Judge this model's champion, too, so that promote needn't.")
     ] = None,
+    baseline: Annotated[
+        list[str], typer.Option(metavar="NAME=FOLDER", help="Compare with these masks of any program. Repeatable.")
+    ] = [],  # noqa: B006  # typer wants the default itself and never changes it
 ) -> None:
     """Judge members and their ensemble.
 
@@ -37,13 +42,14 @@ def evaluate(
     from backdrop.report import prediction_text
     from backdrop.steps.evaluate import evaluate as step
 
-    evaluation = step(data, plan, members, out, ensemble, model)
+    evaluation = step(data, plan, members, out, ensemble, model, baseline)
     for recipe, score in evaluation.oof.items():
         print(f"out of fold  {recipe:20} Dice {score.dice:.5f} on {count(score.objects, 'object')}")
     held = evaluation.holdout.ensemble
     if held is not None:
         interval = f" ({held.low:.5f} to {held.high:.5f})" if held.low is not None and held.high is not None else ""
         print(f"holdout      {'ensemble':20} Dice {held.dice:.5f}{interval} on {count(held.objects, 'object')}")
+    _print_baselines(evaluation.comparisons)
     _print_exit(evaluation.early_exit)
     if evaluation.predicted_dice:
         print(prediction_text(evaluation.predicted_dice))
@@ -70,6 +76,15 @@ def review(
     for kind, number in record.kinds.items():
         print(f"{kind:18} {number:6,}")
     print(f"{out}/index.html")
+
+
+def _print_baselines(comparisons: "Sequence[Comparison]") -> None:
+    """What the ensemble gains over each baseline, in a line."""
+    for one in comparisons:
+        if one.kind == "baseline":
+            low_high = "" if one.gain.low is None else f" ({one.gain.low:+.5f} to {one.gain.high:+.5f})"
+            gain = f"ensemble higher by {one.gain.mean:+.5f}{low_high}"
+            print(f"{'baseline':12} {one.name:20} Dice {one.dice.dice:.5f}, {gain}")
 
 
 def _print_exit(learned: "Exit | None") -> None:

@@ -128,6 +128,18 @@ class Dataset:
         return Fault(level="error", file=printable(photo.image), what=what, remedy=remedy)
 
 
+def mask_files(folder: Path) -> dict[str, Path]:
+    """The masks in a folder by the stem of their photograph; their names may end in `_mask`.
+
+    Raises:
+        DataError: if two have one stem.
+    """
+    files, faults = _by_stem(list_images(folder, MASK_SUFFIXES).images, "_mask")
+    for fault in faults:
+        raise fault.error()
+    return files
+
+
 def open_dataset(data: str | Path) -> Dataset:
     """Lists a dataset (local folder or `s3://` prefix, which is copied into the cache once).
 

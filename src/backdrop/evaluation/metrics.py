@@ -77,7 +77,12 @@ def bootstrap(values: Mapping[str, float]) -> Interval:
 
 def estimate(scores: Iterable[Score]) -> Estimate:
     """Mean Dice of scores with its interval (None for a single object); raises the errors of `mean_dice`."""
-    means = object_means((score.object, score.dice) for score in scores)
+    return estimate_values((score.object, score.dice) for score in scores)
+
+
+def estimate_values(values: Iterable[tuple[str, float]]) -> Estimate:
+    """As `estimate`, of the (object, Dice) of each image."""
+    means = object_means(values)
     interval = bootstrap(means)
     if len(means) == 1:
         return Estimate(dice=interval.mean, objects=1)

@@ -185,6 +185,19 @@ class Quality(Record):
     calibration: Calibration
 
 
+class Comparison(Record):
+    """Other masks of the holdout (of all folds, if there is none): a champion's, the best member's, a baseline's.
+
+    `gain` is how much higher the ensemble's Dice is, mean over objects. Of baselines there are other `measures`, too.
+    """
+
+    kind: Literal["champion", "member", "baseline"]
+    name: str
+    dice: Estimate
+    gain: Spread
+    measures: dict[str, Summary] = Field(default_factory=dict)
+
+
 class Opponent(Record):
     """A champion that was judged beside the ensemble: its digest, and the sha256 of its scores, `champion.csv`."""
 
@@ -198,8 +211,9 @@ class Evaluation(Record):
     `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
     its plans, and `scores` that of `images.csv`. `cost` is the number of multiply-accumulates of its networks for one
     photograph, with an early exit the mean; None if it isn't known. `quality` says more of the
-    ensemble's masks than Dice: `oof`, and `holdout` if there is one. `repair` has the effect of each operation out of
-    fold. `champion` is a champion whose networks were run on the holdout, too, because no scores of it were recorded.
+    ensemble's masks than Dice: `oof`, and `holdout` if there is one; `comparisons` has others' masks. `repair` has the
+    effect of each operation out of fold. `champion` is a champion whose networks were run on the holdout, too, because
+    no scores of it were recorded.
     """
 
     model: str
@@ -210,6 +224,7 @@ class Evaluation(Record):
     oof_ensemble: Estimate | None
     holdout: Holdout
     quality: dict[str, Quality] = Field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
     repair: tuple[Effect, ...] = ()
     early_exit: Exit | None = None
     predicted_dice: DicePrediction | None = None

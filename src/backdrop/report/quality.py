@@ -5,7 +5,7 @@ from html import escape
 
 from backdrop.evaluation.metrics import FEW_OBJECTS, estimate, object_means
 from backdrop.evaluation.outline import Measures
-from backdrop.evaluation.records import DICE, Calibration, Estimate, Quality, Score, Summary
+from backdrop.evaluation.records import DICE, Calibration, Estimate, Evaluation, Quality, Score, Spread, Summary
 from backdrop.evaluation.slices import group_order, slice_groups
 from backdrop.report.charts import Scale, dice_scale, interval, reliability
 from backdrop.report.parts import table
@@ -31,6 +31,8 @@ has a sign."""
 SLICES_NOTE = f"""Numbers are grouped into thirds of the images. A group of fewer than {FEW_OBJECTS} objects is gray:
 its interval is too uncertain to show an effect. Contrast is that of the whole product to the whole backdrop, edge
 contrast that of what is near the outline on either side, piece by piece."""
+COMPARISONS_NOTE = """On the holdout, or out of fold without one; the difference of Dice is paired by object. The best
+member is the one with the highest Dice here, which flatters it."""
 CALIBRATION_NOTE = """Each dot is the pixels of about one probability; on the line, that probability is right. The
 calibration error is their mean distance from the line. A pixel is unsure if its probability is 1/16 to 15/16."""
 
@@ -51,6 +53,29 @@ def quality_section(quality: Mapping[str, Quality]) -> str:
         f'<section><h2>Calibration</h2><div class="figures">{figures}</div>'
         f'<p class="note">{CALIBRATION_NOTE}</p></section>'
     )
+
+
+def comparisons_section(evaluation: Evaluation) -> str:
+    """What the ensemble gains over other masks, paired by object; empty if there are none."""
+    if not evaluation.comparisons:
+        return ""
+    own = evaluation.quality.get("holdout") or evaluation.quality.get("oof")
+    ensemble = evaluation.holdout.ensemble or evaluation.oof_ensemble
+    rows = [_compared("this ensemble", ensemble, None, own.measures if own else {})] if ensemble else []
+    for one in evaluation.comparisons:
+        name = {"champion": "champion of ", "member": "best member, ", "baseline": ""}[one.kind] + one.name
+        rows.append(_compared(name, one.dice, one.gain, one.measures))
+    heads = ["masks", "Dice", "ensemble higher by", "95 % interval", "boundary IoU", "within 2 px", "boundary error"]
+    note = f'<p class="note">{COMPARISONS_NOTE}</p>'
+    return f"<section><h2>Compared</h2>{table([*heads, 'objects'], rows)}{note}</section>"
+
+
+def _compared(name: str, dice: Estimate, gain: Spread | None, measures: Mapping[str, Summary]) -> list[str]:
+    forms = {"boundary_iou": ".5f", "nsd_2": ".5f", "boundary_error": "+.2f"}
+    others = [f"{measures[key].mean:{form}}" if key in measures else "" for key, form in forms.items()]
+    higher = f"{gain.mean:+.5f}" if gain else ""
+    spread = f"{gain.low:+.5f} to {gain.high:+.5f}" if gain and gain.low is not None else ""
+    return [escape(name), f"{dice.dice:.5f}", higher, spread, *others, str(dice.objects)]
 
 
 def slices_section(scores: Sequence[Score], measures: Mapping[str, Measures]) -> str:

@@ -13,6 +13,7 @@ from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
 from backdrop.data.folds import FoldPlan, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
+from backdrop.evaluation.baselines import Rival, best_member, compare, parse_baselines, read_baseline
 from backdrop.evaluation.early_exit import First, first_costs, fit
 from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import dump_measures
@@ -56,6 +57,7 @@ def evaluate(
     out: str,
     ensemble: str | None = None,
     model: str | None = None,
+    baselines: Sequence[str] = (),
 ) -> Evaluation:
     """Scores the members and their ensemble on every photograph that they didn't train on, at its original size.
 
@@ -69,22 +71,28 @@ def evaluate(
             equal weights. If it has an early exit, its rule is learned.
         model: a registered model. Its champion's networks are run on the holdout, too, unless MLflow has its scores
             there: `promote` then needs no GPU. They are in `champion.csv`.
+        baselines: `NAME=FOLDER` of masks by any program, to compare with.
 
     Raises:
+        ConfigError: if a baseline isn't written so.
         MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data; or if an early
             exit can't be learned.
         PlanError: if a plan belongs to other data, or has another holdout than the first.
-        DataError: if a photograph can't be read, or `metadata.csv` lacks what the ensemble's gate groups by.
+        DataError: if a photograph or a baseline's mask can't be read, or `metadata.csv` lacks what the ensemble's gate
+            groups by.
         StorageError: if something else is at `out`, or it can't be written.
         TrackingError: with `model`, if MLflow can't be reached, or the champion's files were lost or changed.
     """
     config = find_ensemble(ensemble) if ensemble else None
+    folders = parse_baselines(baselines)
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
     digests = verify(plans[0], dataset)
     exhaustive = config and config.learned(None, None)
     network = keep_networks(gather([open_member(address) for address in members], exhaustive))
     who = judges(plans, digests, network)
+    compared = [row.image for row in plans[0].holdout or who]
+    others = [read_baseline(name, address, compared, dataset, digests) for name, address in folders.items()]
     asked = config.early_exit if config else None
     costs = _first_costs(network, who) if asked else {}
     scored = score(dataset, who, digests, costs)
@@ -93,7 +101,10 @@ def evaluate(
     who = {row: replace(one, early_exit=rules.get(row.fold)) for row, one in who.items()}
     scores = [_with_metadata(one.by(rules.get(one.score.fold)), metadata) for one in scored.judged]
     details = scored.details_by(rules)
-    opponent, rivals = _champion(data, plans[0], model) if model else (None, b"")
+    champion, opponent = _champion(data, plans[0], model) if model else ((), None)
+    part = [one for one in scores if one.image in compared]
+    champions = Rival("champion", model or "", {one.image: one.dice for one in champion})
+    rivals = [champions, best_member(scored.members, part), *others]
     added = {
         "cost": _cost(network, learned),
         "quality": describe(scores, details),
@@ -101,6 +112,7 @@ def evaluate(
         "early_exit": learned,
         "predicted_dice": _predicted_dice([one.known(rules.get(one.score.fold)) for one in scored.judged], scores),
         "champion": opponent,
+        "comparisons": tuple(compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= {*compared}),
     }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
@@ -115,7 +127,7 @@ def evaluate(
         (folder / MEASURES).write_bytes(dump_measures(measures))
         (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
         if opponent:
-            (folder / CHAMPION).write_bytes(rivals)
+            (folder / CHAMPION).write_bytes(dump_scores(champion))
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     return evaluation
 
@@ -127,17 +139,23 @@ def _predicted_dice(known: Sequence[Known], scores: Sequence[Score]) -> DicePred
     return DicePrediction(rule=rule, holdout=measure(rule, held) if rule and held else None)
 
 
-def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Opponent | None, bytes]:
-    """The champion's scores on the holdout as a file's content; none if promote needs none or MLflow has them."""
+def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Sequence[Score], Opponent | None]:
+    """The champion's scores on the holdout, and its record if its networks had to be run for them.
+
+    There are no scores if there is no champion, or if its members know objects of the holdout.
+    """
     from backdrop.steps.champion import known_objects, predict_scores, recorded_scores  # slow: imports mlflow
     from backdrop.tracking import registry
 
     champion = registry.find_alias(model, "champion")
-    if champion is None or known_objects(plan, champion) or recorded_scores(plan, champion) is not None:
-        return None, b""
+    if champion is None or known_objects(plan, champion):
+        return (), None
+    recorded = recorded_scores(plan, champion)
+    if recorded is not None:
+        return recorded, None
     with working(f"judging the champion, version {champion.version}"):
-        scores = dump_scores(predict_scores(data, plan, champion))
-    return Opponent(digest=champion.digest, scores=sha256(scores)), scores
+        scores = predict_scores(data, plan, champion)
+    return scores, Opponent(digest=champion.digest, scores=sha256(dump_scores(scores)))
 
 
 def _first_costs(model: EnsembleModel, who: Judges) -> dict[First, float]:

@@ -1,0 +1,106 @@
+"""Compares an ensemble's masks with others of the same photographs: the champion's, a member's, any program's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backdrop.common import storage
+from backdrop.common.errors import ConfigError, DataError
+from backdrop.data.dataset import Dataset, Digests, in_threads, mask_files, read_mask
+from backdrop.data.masks import dice
+from backdrop.evaluation.metrics import bootstrap, estimate_values, object_means
+from backdrop.evaluation.outline import NAMES, Measures, measure_mask
+from backdrop.evaluation.quality import summarize_measure
+from backdrop.evaluation.records import Comparison, Score, Spread
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Other masks: the Dice of each image, and what is known of their outlines."""
+
+    kind: Literal["champion", "member", "baseline"]
+    name: str
+    dice: Mapping[str, float]
+    measures: Mapping[str, Measures] = field(default_factory=dict)
+
+
+def parse_baselines(texts: Sequence[str]) -> dict[str, str]:
+    """The folders of `NAME=FOLDER`, by name.
+
+    Raises:
+        ConfigError: if one is written otherwise, or a name is there twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, separator, folder = text.partition("=")
+        if not (name and separator and folder):
+            raise ConfigError(f"--baseline {text} isn't NAME=FOLDER", "Write a name for the report, =, and the folder")
+        if name in found:
+            raise ConfigError(f"--baseline {name} is there twice", "Give each its own name")
+        found[name] = folder
+    return found
+
+
+def read_baseline(name: str, address: str, images: Sequence[str], dataset: Dataset, digests: Digests) -> Rival:
+    """Measures the masks in a folder, named as the photographs, with or without `_mask` at the end.
+
+    Args:
+        name: of the baseline.
+        address: the folder or `s3://` prefix, with a PNG or GIF for each image.
+        images: those to compare on.
+        dataset: has the true masks.
+        digests: sha256 of images and masks by stem.
+
+    Raises:
+        DataError: if a mask is missing, isn't one, or has another size than the photograph.
+        StorageError: if the folder can't be read.
+    """
+    files = mask_files(storage.local_folder(address))
+    missing = [image for image in images if image not in files]
+    if missing:
+        more = f", nor of {len(missing) - 1:,} others" if len(missing) > 1 else ""
+        raise DataError(f"{address} has no mask of {missing[0]}{more}", f"Add {missing[0]}.png, or leave {name} out")
+
+    def one(image: str) -> tuple[float, Measures]:
+        true = dataset.photos[image].mask
+        assert true is not None  # Dataset.select has checked it
+        found, truth = read_mask(files[image]), read_mask(true, digests[image][1])
+        if found.shape != truth.shape:
+            (height, width), (rows, columns) = found.shape, truth.shape
+            what = f"{files[image]} is {width}x{height}, but its photograph {columns}x{rows}"
+            raise DataError(what, "Save the masks at the photographs' size")
+        return dice(found, truth), measure_mask(found, truth)
+
+    pairs = dict(zip(images, in_threads(one, images, f"measuring {name}", lasting=False), strict=True))
+    by_image = {image: measures for image, (_, measures) in pairs.items()}
+    return Rival("baseline", name, {image: value for image, (value, _) in pairs.items()}, by_image)
+
+
+def best_member(members: Mapping[str, Mapping[str, float]], scores: Sequence[Score]) -> Rival | None:
+    """The member with the best Dice on the images, which flatters it; None if fewer than two are known there."""
+    known = {name: dices for name, dices in members.items() if all(score.image in dices for score in scores)}
+    if len(known) < 2:
+        return None
+    means = {name: estimate_values((s.object, dices[s.image]) for s in scores).dice for name, dices in known.items()}
+    name = max(sorted(means), key=lambda name: means[name])
+    return Rival("member", name, known[name])
+
+
+def compare(scores: Sequence[Score], rival: Rival) -> Comparison:
+    """What the ensemble's masks gain over another's, paired by object.
+
+    Args:
+        scores: the ensemble's, of images that the rival has too.
+        rival: the other.
+    """
+    others = [(score.object, rival.dice[score.image]) for score in scores]
+    gain = bootstrap(object_means((score.object, score.dice - rival.dice[score.image]) for score in scores))
+    found = {name: summarize_measure(scores, rival.measures, name) for name in NAMES if rival.measures}
+    few = len({name for name, _ in others}) == 1
+    return Comparison(
+        kind=rival.kind,
+        name=rival.name,
+        dice=estimate_values(others),
+        gain=Spread(mean=gain.mean, low=None if few else gain.low, high=None if few else gain.high),
+        measures={name: summary for name, summary in found.items() if summary},
+    )
