@@ -167,7 +167,11 @@ def test_a_champion_judged_by_evaluate_needs_no_network_in_promote(
     assert decided.outcome in ("promoted", "rejected")
     assert decided.objects == 14
     assert decided.difference is not None
+    champion = evaluation["comparisons"][0]
+    assert (champion["kind"], champion["name"]) == ("champion", name)
+    assert champion["gain"]["mean"] == pytest.approx(decided.difference)  # promote judges by the same scores
     own = workspace.root / "own"
     members = [str(folder) for folder in workspace.members(2)]
     evaluate(str(workspace.data), str(workspace.plan), members, str(own), str(workspace.ensemble(2)), name)
     assert not (own / "champion.csv").exists(), "on its own holdout its scores are recorded"
+    assert json.loads((own / METRICS).read_text())["comparisons"][0]["kind"] == "champion"
