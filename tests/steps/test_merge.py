@@ -43,7 +43,9 @@ def shares(photos: Path, members: list[str], root: Path, count: int, format: For
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    return {name: data for name, data in tree(folder).items() if name not in {*OWN, predicting.RECORD}}
+    return {
+        name: data for name, data in tree(folder).items() if name not in {*OWN, predicting.RECORD, predicting.DOUBTFUL}
+    }
 
 
 def test_shares_tell_their_dice_as_one_run_does(

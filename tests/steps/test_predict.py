@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -164,8 +165,12 @@ def test_the_dice_of_each_mask_is_predicted_the_most_doubtful_first(
         name: pytest.approx(np.clip(values, 0, 1), abs=2e-3) for name, values in by_hand.items()
     }
     assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
+    page = (tmp_path / "out" / "doubtful.html").read_text()
+    assert re.findall(r"<b>(.+?)</b>Dice about ([\d.]+), ([\d.]+) to ([\d.]+)", page) == [tuple(row) for row in rows]
+    assert page.count("data:image/jpeg;base64,") == len(rows)
+    assert "http:" not in page
     predict(str(photos), str(tmp_path / "plain"), members, format=format)
-    assert not (tmp_path / "plain" / "predictions.csv").exists()
+    assert not {"predictions.csv", "doubtful.html"} & {path.name for path in (tmp_path / "plain").iterdir()}
 
 
 def test_an_ensemble_s_post_processing_is_part_of_it(

@@ -86,6 +86,17 @@ def doubt_panel(image: Image, label: Mask, prediction: Mask, box: tuple[int, int
     return _beside([_captioned(whole, [("photograph", INK)]), _captioned(near, legend)], 1)
 
 
+def pair(image: Image, result: Image) -> Image:
+    """Two panes of one size: a photograph, and what was made of it, which may have another shape."""
+    height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))
+    scale = min(height / result.shape[0], PANE / result.shape[1])
+    rows, columns = (max(1, round(side * scale)) for side in result.shape[:2])
+    pane = np.full((height, PANE, 3), GRAY, np.uint8)
+    top, left = (height - rows) // 2, (PANE - columns) // 2
+    pane[top : top + rows, left : left + columns] = resize(result, rows, columns)
+    return _beside([_fit(image, height), pane], 1)
+
+
 def data_uri(picture: Image, limit_bytes: int) -> str:
     """A picture as a `data:` URI of at most `limit_bytes`, with a JPEG as `encode_jpeg` makes it."""
     head = "data:image/jpeg;base64,"

@@ -98,7 +98,7 @@ def render(report: Report) -> str:
     # The pictures get the remaining bytes.
     room = PAGE_BYTES - sum(len(part.encode()) for part in parts.values())
     body = fill("page.html", **parts, worst=_worst(report.worst, room))
-    return frame("Backdrop evaluation", report.name, _headline(report), body, ABOUT, report.data)
+    return frame("Backdrop evaluation", report.name, _headline(report), body, ABOUT, ("data", report.data))
 
 
 def _headline(report: Report) -> str:

@@ -22,7 +22,14 @@ def fill(template: str, /, **parts: str) -> str:
 
 
 def frame(
-    kind: str, name: str, headline: str, body: str, about: str, data: str, style: str = "", script: str = ""
+    kind: str,
+    name: str,
+    headline: str,
+    body: str,
+    about: str,
+    origin: tuple[str, str],
+    style: str = "",
+    script: str = "",
 ) -> str:
     """A page that needs no other file and no network, and runs no script but `script`.
 
@@ -32,11 +39,12 @@ def frame(
         headline: HTML below the title.
         body: HTML of the sections.
         about: HTML of the paragraph at the end.
-        data: the digest of the plan's data.
+        origin: what the page is made from, such as `data`, and its digest.
         style: CSS rules in addition to those of every page.
         script: JavaScript at the end of the page; the page allows this one by its sha256, and no other.
     """
-    words = {"kind": escape(kind), "name": escape(name), "data": escape(data), "version": escape(__version__)}
+    words = {"kind": escape(kind), "name": escape(name), "version": escape(__version__)}
+    words["origin"] = f"{escape(origin[0])} <code>{escape(origin[1])}</code>"
     style = sheet("style.css") + style
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"; script-src 'sha256-{digest}'" if script else ""

@@ -63,7 +63,7 @@ def _page(name: str, data: str, content: tuple[Sequence[Card], int], place: tupl
     )
     line = f"{count(photographs, 'mask')} compared, the {len(cards)} most doubtful shown" if cards else ""
     headline = f'<p class="counts">{line or count(photographs, "mask") + " compared"}</p>'
-    return frame("Label review", name, headline, body, ABOUT, data, sheet("review.css"), sheet("review.js"))
+    return frame("Label review", name, headline, body, ABOUT, ("data", data), sheet("review.css"), sheet("review.js"))
 
 
 def _bar(number: int, pages: int) -> str:

@@ -45,7 +45,7 @@ def render_search(search: Search) -> str:
         body += _section("Sampled values", families(search), legend(*RANKS, LINES[-1]), FAMILIES)
     body += _section("Trials", _trials(search))
     kind, style = "Backdrop schedule search", sheet("search.css")
-    return frame(kind, search.recipe, _headline(search), body, ABOUT, search.data, style)
+    return frame(kind, search.recipe, _headline(search), body, ABOUT, ("data", search.data), style)
 
 
 def _section(title: str, content: str, keys: str = "", note: str = "") -> str:

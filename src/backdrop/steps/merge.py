@@ -21,7 +21,7 @@ RECORD = "merge.json"
 PHOTOGRAPHS = "photographs.csv"
 REMEDY = "Remove its folder, and run the command again"
 HEAD = ["image", "version", "model", "failure"]
-TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION, predict.DICES)
+TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION, predict.DICES, predict.DOUBTFUL)
 
 
 class MergeRecord(Record):

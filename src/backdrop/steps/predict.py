@@ -18,6 +18,7 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.text import parse_json
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, parse
+from backdrop.data.dataset import opened_image
 from backdrop.data.formats import decode_photo
 from backdrop.data.listing import PassedOver
 from backdrop.data.masks import encode_png
@@ -28,6 +29,7 @@ from backdrop.inference.compose import Color, Image, PictureKind, PictureOptions
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission
 from backdrop.inference.uncertainty import DiceRange
+from backdrop.report.doubtful import SHOWN, render_doubtful, render_figure
 from backdrop.steps.members import open_member
 
 STEP = "predict"
@@ -36,6 +38,7 @@ RUNS = "masks.csv"
 SUBMISSION = "submission.csv.gz"
 FAILED = "failed.csv"
 DICES = "predictions.csv"
+DOUBTFUL = "doubtful.html"
 RUNS_HEAD, FAILED_HEAD = ["stem", "height", "width", "rle"], ["image", "reason"]
 DICES_HEAD = ["image", "dice", "low", "high"]
 
@@ -92,8 +95,8 @@ def predict(
     Args:
         images: files, folders (with their subfolders), patterns, `s3://` objects or prefixes; one or several; or a
             share of one folder, whose outputs `merge` puts together.
-        out: the folder to write: `predict.json`, `predictions.csv` if the model can tell how good its masks are,
-            `failed.csv` if a photograph failed, and the results. It isn't searched for photographs.
+        out: the folder to write: `predict.json`, `predictions.csv` and `doubtful.html` if the model can tell how good
+            its masks are, `failed.csv` if a photograph failed, and the results. It isn't searched for photographs.
         members: addresses of the ensemble's members.
         model: instead of members, a registered model's address, such as `models:/NAME@champion`.
         ensemble: a shipped ensemble's name or a YAML file's path, for the members' weights and the post-processing.
@@ -121,6 +124,7 @@ def predict(
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
     dices: dict[str, DiceRange] = {}
+    doubtful: list[Cutout] = []
     store = PredictionStore(partial_folder, pictures)
     with output_folder(out, STEP, RECORD) as folder:
         with _writer(store, folder, format) as write, progress("predicting photographs", len(photos)) as advance:
@@ -129,6 +133,7 @@ def predict(
                     failed.append(cutout)
                 if cutout.dice:
                     dices[cutout.image] = cutout.dice
+                    doubtful = sorted([*doubtful, cutout], key=_doubt)[:SHOWN]
                 if not cutout.failure or format == "submission":
                     write(cutout)
                 advance(cutout.image)
@@ -142,6 +147,7 @@ def predict(
         )
         _write_failed(folder, failed)
         _write_dices(folder, dices)
+        _write_doubtful(folder, record, doubtful, photos, store)
         (folder / RECORD).write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
     store.clear()
     return record
@@ -318,6 +324,28 @@ def _write_dices(folder: Path, dices: Mapping[str, DiceRange]) -> None:
 def sort_dices(rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
     """Rows of `predictions.csv` in their order: the most doubtful photograph first."""
     return sorted(rows, key=lambda row: (float(row[1]), row[0]))
+
+
+def _doubt(cutout: Cutout) -> tuple[float, str]:
+    """The order of `predictions.csv`."""
+    assert cutout.dice is not None
+    return cutout.dice.dice, cutout.image
+
+
+def _write_doubtful(
+    folder: Path, record: PredictRecord, doubtful: Sequence[Cutout], photos: Sequence[Source], store: PredictionStore
+) -> None:
+    """Writes the contact sheet of the most doubtful photographs."""
+    paths = {photo.name: photo.path for photo in photos} if doubtful else {}
+    figures = []
+    for cutout in doubtful:
+        try:
+            with opened_image(paths[cutout.image]) as image:
+                figures.append(render_figure(cutout, image, store.folder))
+        except DataError as error:  # it has vanished since it was predicted; its result is there
+            log(f"{DOUBTFUL} leaves a photograph out: {error.what}")
+    if figures:
+        (folder / DOUBTFUL).write_text(render_doubtful(record.model, figures, record.images), encoding="utf-8")
 
 
 def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:
