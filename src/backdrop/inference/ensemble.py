@@ -142,9 +142,10 @@ class EnsembleModel:
                 outcome.take(rows, self.means(photos, rows)[0])
             yield outcome
             return
-        for photo, mean in zip(photos, self.exit_means(photos), strict=True):
+        means = self.exit_means(photos)[::-1]
+        for photo in photos:
             outcome = self.outcome(photo, with_probability)
-            outcome.take(ALL, mean)
+            outcome.take(ALL, means.pop())  # so that only one sum is in memory
             yield outcome
 
     def outcome(self, photo: "Photograph", with_probability: bool = False) -> "Outcome":
