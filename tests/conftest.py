@@ -13,13 +13,16 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from backdrop.config import find_recipe, shipped
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
@@ -47,6 +50,17 @@ sys.path.insert(0, SHADOW)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SHADOW, os.environ.get("PYTHONPATH")]))
 
 HEIGHT, WIDTH = 48, 64
+
+NEEDS_TIMM = [
+    pytest.mark.encoders,
+    pytest.mark.skipif(find_spec("timm") is None, reason="needs timm: make test-encoders"),
+]
+
+
+def shipped_recipes() -> list[Any]:
+    """The names of the shipped recipes, as parameters; those with an encoder of timm have its marks."""
+    kinds = {name: find_recipe(name).network.kind for name in shipped("recipes")}
+    return [pytest.param(name, marks=NEEDS_TIMM if kind == "timm_unet" else ()) for name, kind in kinds.items()]
 
 
 # Where a run on several workers begins, so that none of these is left for the end.

@@ -41,6 +41,7 @@ HEAVY = {
     "prometheus_client": {"serving"},
     "onnx": {"inference"},
     "onnxruntime": {"inference"},
+    "timm": {"models"},
 }
 FILES = sorted(path for folder in RANK for path in (SOURCE / folder).rglob("*.py"))
 

@@ -129,6 +129,7 @@ def test_a_fault_in_the_data_is_exit_code_1(data: Path) -> None:
 
 def test_recipes(tmp_path: Path) -> None:
     assert [line.split()[0] for line in run("recipes", "ls").splitlines()] == [
+        *("convnext-base", "convnext-tiny", "efficientnet-lite"),
         *("linknet34", "linknet34-concat", "linknet34-faithful", "linknet34-progressive", "quick", "student", "tiny"),
         *(
             "tiny-linknet",

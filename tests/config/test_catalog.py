@@ -12,12 +12,14 @@ from backdrop.inference.ensemble import gather
 from backdrop.inference.member import read_member
 from backdrop.steps.describe import describe
 from backdrop.steps.train import train
+from tests.conftest import shipped_recipes
 
 # Networks of the same kind and depth with few channels, so that two steps take no time.
 NARROW = {
     "unet": ("network.width=2", "input.size=128x128"),
     "linknet": ("network.width=8", "input.size=64x64"),
     "vgg_unet": ("network.width=4", "network.encoder_width=4", "input.size=64x64"),
+    "timm_unet": ("network.encoder=convnext_atto", "network.width=2", "input.size=64x64"),
 }
 QUICK = ("pretrained=null", "epochs=1", "batch_size=2")
 
@@ -26,7 +28,7 @@ def narrow(name: str) -> tuple[str, ...]:
     return (*NARROW[find_recipe(name).network.kind], *QUICK)
 
 
-@pytest.mark.parametrize("name", shipped("recipes"))
+@pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_trains_two_steps_and_predicts(name: str, data: Path, plan: Path, tmp_path: Path) -> None:
     record = train(str(data), str(plan), name, 0, str(tmp_path / "m"), narrow(name))
     member = read_member(Path(record.address))

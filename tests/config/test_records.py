@@ -301,6 +301,20 @@ def test_values_of_the_old_vocabulary_are_near_the_new_ones(old: str, new: str) 
         find_recipe("tiny", [old])
 
 
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("network.encoder=hf-hub:timm/resnet18", r"network\.encoder can't be hf-hub.*Write one of timm\.list_models"),
+        ("network.encoder=convnext_tiny.in12k", r"network\.encoder can't be convnext_tiny\.in12k"),
+        ("compute.sync_batch_norm=true", r"sync_batch_norm doesn't work with the network timm_unet\. Remove it\.$"),
+        ("input.size=240x256", r"must be a multiple of 32"),
+    ],
+)
+def test_what_an_encoder_of_timm_cannot_be(setting: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        find_recipe("efficientnet-lite", [setting])
+
+
 def test_a_key_may_be_there_but_once(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(find_text("recipes", "tiny").text + "\nepochs: 3\n")

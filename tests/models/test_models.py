@@ -1,3 +1,5 @@
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,7 +7,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from backdrop.config import find_recipe, shipped
+from backdrop.common.errors import ConfigError, explain
+from backdrop.config import find_recipe
 from backdrop.config.network import Network
 from backdrop.models import build
 from backdrop.models.cost import macs, parameters
@@ -14,6 +17,7 @@ from backdrop.models.initialization import init_like_torch_0_2
 from backdrop.models.resnet import ResNet
 from backdrop.models.snapshot_ensemble import SnapshotEnsemble
 from backdrop.steps.describe import describe
+from tests.conftest import shipped_recipes
 
 # Parameters, batch norm's share of them, its buffers, and 1e9 multiply-accumulates at each size, as counted on the
 # winners' own code.
@@ -43,7 +47,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("name", shipped("recipes"))
+@pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_network_keeps_the_size_of_its_input(name: str) -> None:
     size = find_recipe(name).input
     with torch.device("meta"):
@@ -220,3 +224,16 @@ def test_first_weights_of_2017_follow_the_seed() -> None:
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
+
+
+def test_timm_is_asked_for_only_where_a_network_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = find_recipe("efficientnet-lite")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        build(**recipe.network_options())
+    assert str(explain(caught.value, "")) == "timm isn't installed. Run: pip install 'backdrop-ml[encoders]'."
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "timm")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"timm can't be imported .*nms.* Install the torchvision that fits torch \d"):
+        build(**recipe.network_options())

@@ -14,11 +14,16 @@ import pytest
 import requests
 from mlflow.pyfunc import get_model_dependencies
 
+from backdrop import __version__
 from backdrop.common import processes
+from backdrop.config import find_recipe
+from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import open_dataset
+from backdrop.inference.member import RECIPE
 from backdrop.steps.promote import promote
 from backdrop.tracking import tracking_uri
 from backdrop.tracking.server import is_healthy
+from backdrop.tracking.version_files import requirement
 from tests.fakes.http import free_port
 from tests.test_package import build
 from tests.tracking.workspace import Workspace
@@ -92,3 +97,11 @@ def test_a_version_works_and_is_served_where_only_its_requirements_are_installed
         reply = requests.post(f"http://127.0.0.1:{port}/invocations", json={"dataframe_split": rows}, timeout=300)
     (answer,) = reply.json()["predictions"]
     assert base64.b64decode(answer["mask"]) == (tmp_path / "mask.png").read_bytes()
+
+
+@pytest.mark.parametrize(("recipe", "extras"), [("tiny", ""), ("efficientnet-lite", "[encoders]")])
+def test_a_version_requires_the_extras_of_its_networks(recipe: str, extras: str, tmp_path: Path) -> None:
+    for name in ("tiny", recipe):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / RECIPE).write_text(dump_yaml(find_recipe(name)))
+    assert requirement(tmp_path) == f"backdrop-ml{extras}=={__version__}"

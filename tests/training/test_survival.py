@@ -25,7 +25,7 @@ from backdrop.training.checkpoint import pieces
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.samples import Samples
 from backdrop.training.step import Batch
-from tests.conftest import SMALL, small_disk
+from tests.conftest import NEEDS_TIMM, SMALL, small_disk
 
 # Three epochs of all that has a memory: momentum, a running mean, replayed batches, several batches a step, cycles.
 EVERYTHING = (
@@ -43,6 +43,7 @@ EVERYTHING = (
 HALF_FIRST = (
     "schedule=[{kind: constant, epochs: 1, lr: 0.01, scale: 0.5}, {kind: cycle, epochs: 2, lrs: [0.01, 0.001]}]"
 )
+TIMM = "network={kind: timm_unet, encoder: convnext_atto, width: 2}"
 RUN = """
 import sys
 from backdrop.steps.train import train
@@ -115,6 +116,7 @@ def longer(data: Path) -> Path:
         pytest.param((), id="host"),
         pytest.param((HALF_FIRST,), id="half size first", marks=pytest.mark.slow),
         pytest.param(("compute.augment=device", "loading.cache=device"), id="device", marks=pytest.mark.thorough),
+        pytest.param((TIMM,), id="a timm encoder", marks=NEEDS_TIMM),
     ],
 )
 def test_a_killed_run_resumes_and_ends_with_the_same_weights(

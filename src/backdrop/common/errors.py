@@ -24,6 +24,7 @@ EXTRAS = {
     "fastapi": "serving",
     "uvicorn": "serving",
     "prometheus_client": "serving",
+    "timm": "encoders",
 }
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
-from backdrop.config.patterns import SHA256, SIZE
+from backdrop.config.patterns import ARCHITECTURE, SHA256, SIZE
 from backdrop.config.records import Record
 
 MIRROR = "BACKDROP_PRETRAINED_MIRROR"
@@ -69,7 +69,23 @@ class VggUNet(Record):
         return 32
 
 
-Network = Annotated[UNet | LinkNet | VggUNet, Field(discriminator="kind")]
+class TimmUNet(Record):
+    """A U-Net on a convolutional `encoder` of timm, by its architecture's name without a tag.
+
+    The decoder has `width` channels at full size, doubled at each halving.
+    """
+
+    kind: Literal["timm_unet"]
+    encoder: str = Field(pattern=ARCHITECTURE)
+    width: Width = 16
+
+    @property
+    def stride(self) -> int:
+        """The input's sides must be multiples of the stride."""
+        return 32
+
+
+Network = Annotated[UNet | LinkNet | VggUNet | TimmUNet, Field(discriminator="kind")]
 
 
 class Pretrained(Record):

@@ -9,7 +9,7 @@ from backdrop.common import storage
 from backdrop.config.augmentation import Change, HFlip
 from backdrop.config.legacy import Legacy
 from backdrop.config.loss import BceDice, Loss
-from backdrop.config.network import Count, Input, Network, Positive, Pretrained, Tta, UNet
+from backdrop.config.network import Count, Input, Network, Positive, Pretrained, TimmUNet, Tta, UNet
 from backdrop.config.optimizer import Optimizer
 from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, dump_yaml
@@ -117,6 +117,12 @@ class Recipe(Record):
             raise ValueError("legacy.clamp_dice works only with the loss bce_dice; remove it")
         if self.legacy.upsample_align_corners and not isinstance(self.network, UNet):
             raise ValueError("legacy.upsample_align_corners works only with the network unet; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norms_can_be_synchronized(self) -> "Recipe":
+        if self.compute.sync_batch_norm and isinstance(self.network, TimmUNet):
+            raise ValueError("compute.sync_batch_norm doesn't work with the network timm_unet; remove it")
         return self
 
     def network_options(self) -> dict[str, Any]:

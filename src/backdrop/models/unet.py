@@ -34,9 +34,9 @@ class UNet(nn.Module):
         self.stride = 2**depth
         self.align_corners = align_corners
         channels = [min(width * 2**level, max_channels or width * 2**level) for level in range(depth + 1)]
-        self.down = nn.ModuleList(_block(low, high, 2, bias) for low, high in pairwise([3, *channels]))
+        self.down = nn.ModuleList(conv_block(low, high, 2, bias) for low, high in pairwise([3, *channels]))
         self.up = nn.ModuleList(
-            _block(channels[level] + channels[level + 1], channels[level], up_convolutions, bias)
+            conv_block(channels[level] + channels[level + 1], channels[level], up_convolutions, bias)
             for level in reversed(range(depth))
         )
         self.head = nn.Conv2d(width, 1, 1)
@@ -56,7 +56,7 @@ class UNet(nn.Module):
         return logits
 
 
-def _block(channels_in: int, channels_out: int, convolutions: int, bias: bool) -> nn.Sequential:
+def conv_block(channels_in: int, channels_out: int, convolutions: int, bias: bool) -> nn.Sequential:
     """Repeats 3x3 convolution that keeps the size, batch norm and ReLU."""
     ends = [channels_in, *[channels_out] * convolutions]
     return nn.Sequential(*(_conv_bn_relu(low, high, bias) for low, high in pairwise(ends)))

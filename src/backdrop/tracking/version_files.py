@@ -27,7 +27,7 @@ from backdrop.common.errors import DataError, MemberError, TrackingError
 from backdrop.common.names import checked_name
 from backdrop.common.progress import log
 from backdrop.common.text import parse_json
-from backdrop.config.records import Record
+from backdrop.config.records import Record, parse_yaml
 from backdrop.data.dataset import file_digest
 from backdrop.inference.member import CONFIG, MEMBERS, ONNX, RECIPE, Member, read_member
 from backdrop.tracking import history, signing, tracking_uri
@@ -245,6 +245,14 @@ def tag(version: Version, key: str, value: str) -> None:
     retry(f"{version.address} can't be changed", write, history.POLICY)
 
 
+def requirement(members: Path) -> str:
+    """What pip must install to predict with the members in a folder, in pip's words."""
+    recipes = [parse_yaml(path.read_text(), str(path)) for path in members.glob(f"*/{RECIPE}")]
+    extras = ["encoders"] if any(recipe["network"]["kind"] == "timm_unet" for recipe in recipes) else []
+    extras += ["student"] if any(members.glob(f"*/{ONNX}")) else []
+    return f"backdrop-ml{'[' + ','.join(extras) + ']' if extras else ''}=={__version__}"
+
+
 def _write_model(target: Path, model: LoggedModel, folder: Path) -> None:
     made = datetime.fromtimestamp(model.creation_timestamp / 1000, UTC).replace(tzinfo=None)
     identity = Model(
@@ -253,7 +261,6 @@ def _write_model(target: Path, model: LoggedModel, folder: Path) -> None:
         model_uuid=model.model_id,
         utc_time_created=made,
     )
-    extra = "[student]" if any((folder / MEMBERS).glob(f"*/{ONNX}")) else ""
     with warnings.catch_warnings():
         # It warns about the missing input example, on which it would run the ensemble.
         warnings.simplefilter("ignore", UserWarning)
@@ -263,7 +270,7 @@ def _write_model(target: Path, model: LoggedModel, folder: Path) -> None:
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={ENSEMBLE: str(folder)},
             signature=IO,
-            pip_requirements=[f"backdrop-ml{extra}=={__version__}"],
+            pip_requirements=[requirement(folder / MEMBERS)],
         )
 
 

@@ -1,4 +1,4 @@
-"""Loads an encoder's pretrained weights, with torchvision's names, from a file or S3."""
+"""Loads an encoder's pretrained weights, with torchvision's or timm's names, from a file or S3."""
 
 import io
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, shorten
 from backdrop.config import Pretrained
+from backdrop.models.timm_unet import TimmUNet
 
 # torchvision's classifiers, which a segmentation network doesn't have.
 IGNORED = ("fc.", "classifier.")
@@ -24,7 +25,11 @@ def load_encoder(network: nn.Module, source: Pretrained) -> None:
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise ConfigError("This network has no encoder to load pretrained weights into", "Remove the key pretrained")
-    weights = {key: value for key, value in _read(source).items() if not key.startswith(IGNORED)}
+    weights = _read(source)
+    if isinstance(network, TimmUNet):
+        weights = network.encoder_weights(weights)
+    else:
+        weights = {key: value for key, value in weights.items() if not key.startswith(IGNORED)}
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
