@@ -80,9 +80,11 @@ def _edge_contrast(image: NDArray[np.uint8], truth: Mask) -> float:
     """The contrast across the outline of a mask that is neither empty nor full."""
     width = max(2, round(EDGE * math.hypot(*truth.shape)))
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    product = truth.view(np.uint8)
+    left, top, across, down = cv2.boundingRect(truth.view(np.uint8))
+    part = np.s_[max(0, top - width) : top + down + width, max(0, left - width) : left + across + width]
+    product, image = np.ascontiguousarray(truth[part]).view(np.uint8), image[part]
     bands = product - cv2.erode(product, kernel), cv2.dilate(product, kernel) - product
-    for side in (4 * width, max(truth.shape)):  # all in one square, if none has both sides of the outline
+    for side in (4 * width, max(product.shape)):  # all in one square, if none has both sides of the outline
         inside, outside = (_square_means(image, band, side) for band in bands)
         contrasts = np.sqrt(((inside - outside) ** 2).mean(1))
         known = contrasts[np.isfinite(contrasts)]
