@@ -21,8 +21,9 @@ from backdrop.steps.promote import override, promote
 from backdrop.steps.register import register
 from backdrop.steps.release import release
 from backdrop.steps.rollback import rollback
+from backdrop.tracking.client import connect
 from backdrop.tracking.members import run_of
-from backdrop.tracking.registry import find_alias
+from backdrop.tracking.registry import find_alias, find_number
 from backdrop.tracking.runs import MemberRun
 from tests.tracking.workspace import ENSEMBLE, HELD, Workspace, server_is_thorough
 
@@ -170,6 +171,10 @@ def test_a_champion_judged_by_evaluate_needs_no_network_in_promote(
     champion = evaluation["comparisons"][0]
     assert (champion["kind"], champion["name"]) == ("champion", name)
     assert champion["gain"]["mean"] == pytest.approx(decided.difference)  # promote judges by the same scores
+    metrics = connect().get_run(find_number(name, 2).evaluation_run).data.metrics
+    for part, quality in evaluation["quality"].items():
+        assert metrics[f"{part}_boundary_iou"] == pytest.approx(quality["measures"]["boundary_iou"]["mean"])
+        assert metrics[f"{part}_calibration_error"] == pytest.approx(quality["calibration"]["error"])
     own = workspace.root / "own"
     members = [str(folder) for folder in workspace.members(2)]
     evaluate(str(workspace.data), str(workspace.plan), members, str(own), str(workspace.ensemble(2)), name)

@@ -19,6 +19,7 @@ from backdrop.config.folds import PLAN
 from backdrop.config.records import dump_yaml, parse, parse_yaml, read_text
 from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.records import (
+    DICE,
     IMAGES,
     METRICS,
     PAGE,
@@ -276,7 +277,7 @@ def _log_values(client: MlflowClient, run: Run, tags: dict[str, str], findings: 
 
 
 def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
-    """Each figure by its name, such as `holdout_dice`, `oof_dice.tiny`, `holdout_dice.tiny-0`."""
+    """Each figure by its name, such as `holdout_dice`, `oof_dice.tiny`, `holdout_dice.tiny-0`, `oof_boundary_iou`."""
     yield from _estimate("holdout_dice", evaluation.holdout.ensemble)
     yield from _estimate("oof_dice", evaluation.oof_ensemble)
     for name, estimate in evaluation.oof.items():
@@ -284,6 +285,9 @@ def _metrics(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
     for name, estimate in evaluation.holdout.members.items():
         yield f"holdout_dice.{name}", estimate.dice
     yield "holdout_objects", float(evaluation.holdout.objects)
+    for part, quality in evaluation.quality.items():
+        yield from ((f"{part}_{name}", one.mean) for name, one in quality.measures.items() if name != DICE)
+        yield f"{part}_calibration_error", quality.calibration.error
 
 
 def _estimate(name: str, estimate: Estimate | None) -> Iterator[tuple[str, float]]:
