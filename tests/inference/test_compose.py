@@ -11,7 +11,7 @@ from PIL import Image
 
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.inference.alpha import Matte
-from backdrop.inference.compose import MAX_SIDE, PictureOptions, compose, crop, encode, parse_color
+from backdrop.inference.compose import MAX_SIDE, PictureOptions, Pictures, compose, crop, encode, parse_color
 
 mattes = st.tuples(st.integers(1, 30), st.integers(1, 30)).flatmap(
     lambda size: st.builds(Matte, arrays(np.uint8, (*size, 3)), arrays(np.uint8, size))
@@ -87,9 +87,14 @@ def test_colors() -> None:
             parse_color(text)
 
 
+def test_a_jpeg_without_a_background_is_white_behind() -> None:
+    assert PictureOptions("jpeg") == PictureOptions("jpeg", (255, 255, 255))
+    assert Pictures(options=PictureOptions("jpeg")).digest() != Pictures(options=PictureOptions("png")).digest()
+    nothing = Matte(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
+    assert np.array_equal(read(encode(compose(nothing, PictureOptions("jpeg")), "jpeg")), np.full((8, 8, 3), 255))
+
+
 def test_options_that_cannot_be_used() -> None:
-    with pytest.raises(ConfigError, match="JPEG has no transparency"):
-        PictureOptions("jpeg")
     with pytest.raises(ConfigError, match="There are no gif pictures"):
         PictureOptions("gif")  # type: ignore[arg-type]  # wrong on purpose
     for margin in (-1, 51, float("nan")):

@@ -258,7 +258,6 @@ def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -
         assert pixels(out / "car0_01.png")[0, 0].tolist() == [*RED]
     assert json.loads((out / "predict.json").read_text())["format"] == "cutout"
     assert run(*given) == "The folder for the results is missing. Name it with --out"
-    assert "JPEG has no transparency" in run(*given, "--out", out, "--type", "jpeg")
     assert "--type can't be gif" in run(*given, "--out", out, "--type", "gif")
     assert "The margin must be 0 to 50 percent, not 70" in run(*given, "--out", out, "--crop", "70")
     assert "redd is neither a color nor a file" in run(*given, "--out", out, "--background", "redd")

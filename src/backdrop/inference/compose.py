@@ -25,6 +25,7 @@ COLOR = "Use #rrggbb or a CSS name such as white"
 
 Image = NDArray[np.uint8]
 Color = tuple[int, int, int]
+WHITE: Color = (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class PictureOptions:
 
     Attributes:
         type: the file's format.
-        background: an RGB color or a picture (H, W, 3) RGB; None for transparency. A picture is scaled to cover the
-            cut-out, and what stands out is cut off on both sides.
+        background: an RGB color or a picture (H, W, 3) RGB; None for transparency, which in a JPEG is white. A picture
+            is scaled to cover the cut-out, and what stands out is cut off on both sides.
         crop: crop to the product, and add this margin on all four sides, in percent (0 to 50) of the product's longer
             side; None to keep the photograph's frame.
 
     Raises:
-        ConfigError: if a JPEG would be transparent, or the margin is out of range.
+        ConfigError: if there is no such type, or the margin is out of range.
     """
 
     type: PictureType = "png"
@@ -47,11 +48,11 @@ class PictureOptions:
     crop: float | None = None
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Checks the options, and makes what a JPEG can't show white."""
         if self.type not in get_args(PictureType):
             raise ConfigError(f"There are no {self.type} pictures", "Use png, webp or jpeg")
         if self.type == "jpeg" and self.background is None:
-            raise ConfigError("JPEG has no transparency", "Name a background, or use png or webp")
+            object.__setattr__(self, "background", WHITE)  # the dataclass is frozen
         if self.crop is not None and not 0 <= self.crop <= MAX_MARGIN:
             raise ConfigError(f"The margin must be 0 to {MAX_MARGIN} percent, not {self.crop:g}", "Use another margin")
 
