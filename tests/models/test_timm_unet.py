@@ -47,8 +47,7 @@ def test_a_member_predicts_what_its_network_does(encoder: str) -> None:
     logits = network(images)
     assert logits.shape == (2, 1, 64, 96)
     logits.square().sum().backward()
-    unused = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert all("encoder" in name for name in unused)
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
     with torch.inference_mode():
         expected = network.eval()(images)
         torch.testing.assert_close(assemble(recipe, network.state_dict())(images), expected, rtol=1e-4, atol=1e-4)
