@@ -1,0 +1,203 @@
+"""Compares recipes with the U-Net of the tutorials on real cars that none trained on, three seeds each.
+
+BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/tutorial.py [WAY …] [--seeds 3] [--seconds S]
+
+60 cars of 16 views at 512x512: 32 to train on, 16 of fold 0 for the recipes to select their epoch, 12 held out to judge
+by. In one thread, the tutorial's network trains for S CPU-seconds, or for as many as `tiny` took. Each run is a process of
+its own, and reused if it has finished.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from backdrop.common.devices import device
+from backdrop.config import Recipe, find_recipe
+from backdrop.config.folds import Rule
+from backdrop.data.cache import open_cache
+from backdrop.data.dataset import Dataset, Photo, content_digests, open_dataset
+from backdrop.data.folds import FoldPlan, read_plan
+from backdrop.evaluation.metrics import bootstrap, object_means
+from backdrop.inference.member import read_member
+from backdrop.steps.split import split
+from backdrop.steps.train import train
+from backdrop.training.judging import Labeled, dices
+
+WORK = Path("work/benchmark-tutorial")
+CARS, HOLDOUT = 60, 0.2
+BEFORE = ("loss={kind: bce_dice}", "compute.precision=fp32", "epochs=32")
+WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tiny": ("tiny", ()),
+    "tiny before": ("tiny", BEFORE),
+    "quick": ("quick", ()),
+    "tutorial": ("tiny", ()),
+}
+
+
+class TutorialUNet(nn.Module):
+    """The U-Net of Ronneberger 2015 (arXiv:1505.04597) as tutorials write it, with padding: 1.1 M parameters."""
+
+    def __init__(self, width: int = 12, depth: int = 4) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(convolutions(a, b) for a, b in zip([3, *widths], widths, strict=False))
+        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
+        self.up = nn.ModuleList(convolutions(2 * b, b) for _, b in pairs)
+        self.head = nn.Conv2d(width, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) of images (B, 3, H, W)."""
+        kept: list[Tensor] = []
+        for level, block in enumerate(self.down):
+            images = block(functional.max_pool2d(images, 2) if level else images)
+            kept.append(images)
+        for grow, block, skip in zip(self.grow, self.up, kept[-2::-1], strict=True):
+            images = block(torch.cat([skip, grow(images)], dim=1))
+        answer: Tensor = self.head(images)
+        return answer
+
+
+def convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    """Two convolutions, each with batch norm and ReLU."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def train_tutorial(photos: Sequence[Photo], seed: int, seconds: float) -> nn.Module:
+    """Trains as tutorials do: Adam at 1e-3, cross-entropy, mirrored photographs, batches of 4 at 256x256."""
+    torch.manual_seed(seed)
+    images, masks = (torch.stack([load(photo, part) for photo in photos]) for part in ("image", "mask"))
+    network, random = TutorialUNet().to(device()), np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    start = time.process_time()
+    while time.process_time() - start < seconds:
+        for batch in torch.from_numpy(random.permutation(len(photos))).split(4):
+            inputs, targets = images[batch].to(device()).float() / 255, masks[batch].to(device()).float() / 255
+            if random.random() < 0.5:
+                inputs, targets = inputs.flip(3), targets.flip(3)
+            optimizer.zero_grad()
+            functional.binary_cross_entropy_with_logits(network(inputs), targets).backward()
+            optimizer.step()
+    return network.eval()
+
+
+def load(photo: Photo, part: str) -> Tensor:
+    """A photograph (3, 256, 256) or its mask (1, 256, 256), uint8."""
+    if part == "image":
+        picture = cv2.imread(str(photo.image), cv2.IMREAD_COLOR_RGB)
+        return torch.from_numpy(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
+    picture = cv2.imread(str(photo.mask), cv2.IMREAD_GRAYSCALE)
+    return torch.from_numpy(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA))[None]
+
+
+def run(way: str, seed: int, seconds: float) -> None:
+    """Trains one way with one seed, and writes each held-out car's Dice and the CPU-seconds."""
+    data, plan = WORK / "data", read_plan(WORK / "plan.csv")
+    dataset, (name, overrides) = open_dataset(data), WAYS[way]
+    torch.set_num_threads(1)
+    start = time.process_time()
+    if way == "tutorial":
+        network = train_tutorial(dataset.select(row.image for row in plan.training(0)), seed, seconds)
+    else:
+        out = str(WORK / "members" / f"{way.replace(' ', '-')}-{seed}")
+        address = train(str(data), str(WORK / "plan.csv"), name, 0, out, (*overrides, f"seed={seed}")).address
+        network = read_member(Path(address)).network().to(device())
+    took = time.process_time() - start
+    result = {"cpu_s": took, "dice": judge(network, dataset, plan, find_recipe(name, overrides))}
+    result_path(way, seed).parent.mkdir(exist_ok=True)
+    result_path(way, seed).write_text(json.dumps(result))
+
+
+def result_path(way: str, seed: int) -> Path:
+    """Where `run` writes."""
+    return WORK / "results" / f"{way.replace(' ', '-')}-{seed}.json"
+
+
+def judge(network: nn.Module, dataset: Dataset, plan: FoldPlan, recipe: Recipe) -> dict[str, float]:
+    """Dice of each held-out car at 512x512; the tutorial's network isn't mirrored."""
+    rows = plan.holdout
+    photos = dataset.select(row.image for row in rows)
+    if isinstance(network, TutorialUNet):
+        recipe = find_recipe("tiny", ["tta.hflip=false", "compute.precision=fp32"])
+    labeled = Labeled(photos, open_cache(photos, content_digests(photos), recipe.input, recipe.loading.cache))
+    scores = dices(network, labeled, recipe)
+    return object_means((row.object, score) for row, score in zip(rows, scores, strict=True))
+
+
+def make_data(source: Path) -> None:
+    """A dataset of links to the first cars, and its plan."""
+    for folder in ("train", "train_masks"):
+        (WORK / "data" / folder).mkdir(parents=True, exist_ok=True)
+        paths = sorted((source / folder).iterdir())
+        cars = sorted({path.stem.partition("_")[0] for path in paths})[:CARS]
+        for path in (path for path in paths if path.stem.partition("_")[0] in cars):
+            link = WORK / "data" / folder / path.name
+            if not link.is_symlink():
+                link.symlink_to(path)
+    split(str(WORK / "data"), str(WORK / "plan.csv"), Rule(folds=3, holdout=HOLDOUT))
+
+
+def results(way: str, seeds: int) -> list[dict[str, Any]]:
+    """What `run` has written of a way."""
+    return [json.loads(result_path(way, seed).read_text()) for seed in range(seeds)]
+
+
+def by_car(found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Each car's Dice, the mean over seeds."""
+    return {car: sum(one["dice"][car] for one in found) / len(found) for car in found[0]["dice"]}
+
+
+def show(ways: Sequence[str], seeds: int) -> None:
+    """Prints a Markdown table; differences are paired by car, and their intervals are over cars."""
+    base = by_car(results("tutorial", seeds))
+    print("| way | CPU-s | Dice | each seed | against the tutorial's | 95 % interval |\n|" + " --- |" * 6)
+    for way in ways:
+        found = results(way, seeds)
+        cars, took = by_car(found), sum(one["cpu_s"] for one in found) / seeds
+        change = bootstrap({car: cars[car] - base[car] for car in cars})
+        each = ", ".join(f"{sum(one['dice'].values()) / len(cars):.4f}" for one in found)
+        spread = f"{change.mean:+.4f} | {change.low:+.4f} to {change.high:+.4f}"
+        print(f"| {way} | {took:.0f} | {sum(cars.values()) / len(cars):.4f} | {each} | {spread} |")
+
+
+def main() -> None:
+    """Runs all ways, the tutorial's last, because it gets the CPU-seconds that `tiny` took."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.run:
+        return run(*asked.run)
+    if "BACKDROP_CARVANA" not in os.environ:
+        sys.exit("BACKDROP_CARVANA must name the folder that holds squashed-512")
+    make_data(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BACKDROP_TRACKING": "off"}
+
+    for way in sorted(asked.ways, key=lambda way: way == "tutorial"):
+        for seed in (seed for seed in range(asked.seeds) if not result_path(way, seed).exists()):
+            seconds = asked.seconds or (results("tiny", 1)[0]["cpu_s"] if way == "tutorial" else 0)
+            command = [sys.executable, __file__, "--run", json.dumps([way, seed, seconds])]
+            subprocess.run(command, check=True, env=environment)
+    show(asked.ways, asked.seeds)
+    return None
+
+
+if __name__ == "__main__":
+    main()
