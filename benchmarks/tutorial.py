@@ -3,8 +3,8 @@
 BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/tutorial.py [WAY …] [--seeds 3] [--seconds S]
 
 60 cars of 16 views at 512x512: 32 to train on, 16 of fold 0 for the recipes to select their epoch, 12 held out to judge
-by. In one thread, the tutorial's network trains for S CPU-seconds, or for as many as `tiny` took. Each run is a process of
-its own, and reused if it has finished.
+by. In one thread, the tutorial's network trains for S CPU-seconds, or for as many as `tiny` took. Each run is a process
+of its own, and reused if it has finished.
 """
 
 import argparse
