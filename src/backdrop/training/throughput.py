@@ -29,6 +29,7 @@ from backdrop.training.trainer import first_network, take_step
 
 WARM_STEPS = 3  # torch selects its algorithms during the first steps
 TIMED_STEPS = 3
+QUEUED_STEPS = 8  # `train` doesn't wait for the GPU after a step either, but prepares the next meanwhile
 ENDLESS = 10**6  # epochs
 OUT_OF_MEMORY = ("out of memory", "allocate memory")  # in messages of CUDA and of the CPU; or Linux kills the process
 LR = 1e-6  # so low that training can't diverge
@@ -110,9 +111,10 @@ def _pace(recipe: Recipe, samples: Samples, state: State, loss: Loss, seconds: f
         batches = next(steps)
         take_step(recipe, loss, state, batches)
         seen.append(sum(len(batch.images) for batch in batches))
-        times.append(_now(target))
+        waits = len(times) <= WARM_STEPS or len(times) % QUEUED_STEPS == 0
+        times.append(_now(target) if waits else time.monotonic())
     warm = min(WARM_STEPS, len(times) - 2)
-    return sum(seen[warm + 1 :]) / (times[-1] - times[warm])
+    return sum(seen[warm + 1 :]) / (_now(target) - times[warm])
 
 
 def _goes_on(times: Sequence[float], seconds: float, limit_s: float) -> bool:
