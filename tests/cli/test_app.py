@@ -33,7 +33,7 @@ SURFACE = {
         *("background", "crop", "type", "shard", "student"),
     },
     "merge": {"parts", "out"},
-    "evaluate": {"data", "plan", "members", "out", "ensemble", "model", "baseline"},
+    "evaluate": {"data", "plan", "members", "out", "ensemble", "model", "baseline", "budget_ms", "out_ensemble"},
     "review": {"data", "plan", "members", "out", "ensemble", "share"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name", "override", "version", "reason"},

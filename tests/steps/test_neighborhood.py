@@ -32,7 +32,7 @@ WRITTEN = {
         "samples/x.png",
         "metrics.jsonl",
     ),
-    "evaluate": ("index.html", "metrics.json", "images.csv", "worst.jpg"),
+    "evaluate": ("index.html", "metrics.json", "images.csv", "worst.jpg", "speed.json"),
     "label": ("labels.csv", "fold-0/new0_01.png"),
     "predict": ("predict.json", "new0_01.png", "failed.csv"),
     "split": (),

@@ -14,7 +14,7 @@ from backdrop.common.words import count
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backdrop.evaluation.records import Comparison, Exit
+    from backdrop.evaluation.records import Comparison, Contribution, Exit
     from backdrop.inference.compose import PictureOptions
     from backdrop.steps.predict import Format
 
@@ -34,15 +34,22 @@ def evaluate(
     baseline: Annotated[
         list[str], typer.Option(metavar="NAME=FOLDER", help="Compare with these masks of any program. Repeatable.")
     ] = [],  # noqa: B006  # typer wants the default itself and never changes it
+    budget_ms: Annotated[
+        float | None, typer.Option(metavar="N", help="Choose members that take at most N ms a photograph here.")
+    ] = None,
+    out_ensemble: Annotated[
+        str | None, typer.Option(metavar="YAML", help="Write the chosen recipes' ensemble to this file.")
+    ] = None,
 ) -> None:
     """Judge members and their ensemble.
 
     Out of fold, and on the holdout.
     """
+    from backdrop.evaluation.budget import as_budget, read_reasons
     from backdrop.report import prediction_text
     from backdrop.steps.evaluate import evaluate as step
 
-    evaluation = step(data, plan, members, out, ensemble, model, baseline)
+    evaluation = step(data, plan, members, out, ensemble, model, baseline, as_budget(budget_ms, out_ensemble))
     for recipe, score in evaluation.oof.items():
         print(f"out of fold  {recipe:20} Dice {score.dice:.5f} on {count(score.objects, 'object')}")
     held = evaluation.holdout.ensemble
@@ -50,9 +57,12 @@ def evaluate(
         interval = f" ({held.low:.5f} to {held.high:.5f})" if held.low is not None and held.high is not None else ""
         print(f"holdout      {'ensemble':20} Dice {held.dice:.5f}{interval} on {count(held.objects, 'object')}")
     _print_baselines(evaluation.comparisons)
+    _print_contributions(evaluation.contributions, out)
     _print_exit(evaluation.early_exit)
     if evaluation.predicted_dice:
         print(prediction_text(evaluation.predicted_dice))
+    if out_ensemble:
+        print(*read_reasons(out_ensemble), sep="\n")
     print(f"{out}/index.html")
 
 
@@ -85,6 +95,19 @@ def _print_baselines(comparisons: "Sequence[Comparison]") -> None:
             low_high = "" if one.gain.low is None else f" ({one.gain.low:+.5f} to {one.gain.high:+.5f})"
             gain = f"ensemble higher by {one.gain.mean:+.5f}{low_high}"
             print(f"{'baseline':12} {one.name:20} Dice {one.dice.dice:.5f}, {gain}")
+
+
+def _print_contributions(contributions: "Sequence[Contribution]", out: str) -> None:
+    """What each recipe adds out of fold, and how long a member of it takes, in a line."""
+    from backdrop.evaluation.records import read_speed
+
+    recipes = [one for one in contributions if one.part == "oof"]
+    if recipes:
+        speed = read_speed(out)
+        for one in recipes:
+            low_high = "" if one.added.low is None else f" ({one.added.low:+.5f} to {one.added.high:+.5f})"
+            time = f"{1000 * speed.seconds[one.name]:.1f} ms a photograph"
+            print(f"{'adds':12} {one.name:20} Dice {one.added.mean:+.5f}{low_high}; {time}")
 
 
 def _print_exit(learned: "Exit | None") -> None:

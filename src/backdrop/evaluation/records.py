@@ -23,6 +23,7 @@ IMAGES = "images.csv"
 MEASURES = "measures.csv"
 WORST = "worst.jpg"
 CHAMPION = "champion.csv"
+SPEED = "speed.json"  # the only file of which two evaluations differ
 WORST_SHOWN = 3  # photographs in it
 COLUMNS = ["image", "object", "view", "area", "fold"]
 DICE = "dice"
@@ -198,6 +199,32 @@ class Comparison(Record):
     measures: dict[str, Summary] = Field(default_factory=dict)
 
 
+class Contribution(Record):
+    """What one part of an ensemble adds: a member on the holdout, a recipe out of fold.
+
+    `cost` is the number of multiply-accumulates for a photograph, of the member or of one of the recipe. `without` is
+    the Dice of all others, and `added` how much higher that of all is, paired by object.
+    """
+
+    part: Literal["holdout", "oof"]
+    name: str
+    cost: int = Field(ge=0)
+    without: Estimate
+    added: Spread
+
+
+class RecipeSet(Record):
+    """Some recipes: the cost of one member of each, and their Dice out of fold.
+
+    It is the `best` for its cost if no other set that costs as much or less has as high a Dice.
+    """
+
+    recipes: tuple[str, ...]
+    cost: int = Field(ge=0)
+    dice: Estimate
+    best: bool
+
+
 class Opponent(Record):
     """A champion that was judged beside the ensemble: its digest, and the sha256 of its scores, `champion.csv`."""
 
@@ -211,9 +238,11 @@ class Evaluation(Record):
     `model` is the digest of the ensemble that was evaluated: members, weights and operations. `plans` is the sha256 of
     its plans, and `scores` that of `images.csv`. `cost` is the number of multiply-accumulates of its networks for one
     photograph, with an early exit the mean; None if it isn't known. `quality` says more of the
-    ensemble's masks than Dice: `oof`, and `holdout` if there is one; `comparisons` has others' masks. `repair` has the
-    effect of each operation out of fold. `champion` is a champion whose networks were run on the holdout, too, because
-    no scores of it were recorded.
+    ensemble's masks than Dice: `oof`, and `holdout` if there is one; `comparisons` has others' masks. `contributions`
+    says what each member and each recipe adds, and `sets` what some recipes do for their cost, cheapest first: the best
+    for their cost, each alone, all but one, and all.
+    `repair` has the effect of each operation out of fold. `champion` is a champion whose networks were run on the
+    holdout, too, because no scores of it were recorded.
     """
 
     model: str
@@ -225,15 +254,40 @@ class Evaluation(Record):
     holdout: Holdout
     quality: dict[str, Quality] = Field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    sets: tuple[RecipeSet, ...] = ()
     repair: tuple[Effect, ...] = ()
     early_exit: Exit | None = None
     predicted_dice: DicePrediction | None = None
     champion: Opponent | None = None
 
 
+class Speed(Record):
+    """`speed.json`: the seconds that one member of each recipe takes for a photograph, as measured.
+
+    That is from the decoded photograph to its mask: input, forward passes, mean. `device` has `threads` CPU threads;
+    `photographs` are seen at a time, the first of them with `size`, WxH.
+    """
+
+    device: str
+    threads: int
+    photographs: int
+    size: str
+    seconds: dict[str, float]
+
+
 def dump_evaluation(evaluation: Evaluation) -> bytes:
     """`metrics.json` as bytes; equal evaluations give equal bytes."""
     return f"{evaluation.model_dump_json(indent=2)}\n".encode()
+
+
+def read_speed(report: str) -> Speed:
+    """The `speed.json` of a report.
+
+    Raises:
+        StorageError: if it can't be read.
+    """
+    return Speed.model_validate_json(storage.read_bytes(f"{report}/{SPEED}"))
 
 
 def dump_scores(scores: Iterable[Score]) -> bytes:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,23 +20,40 @@ from backdrop.evaluation.outline import measure_mask
 from backdrop.evaluation.quality import Details
 from backdrop.evaluation.records import Score
 from backdrop.evaluation.slices import measure_traits
+from backdrop.evaluation.subsets import Band, MemberDice, SetDice, Subsets
+from backdrop.inference.answer import Answer
 from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.mean import Mean
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.uncertainty import Doubt, expected_dice
 
+ROOM = 2**29  # bytes of members' answers that are kept until their sums are known
+
 
 @dataclass(frozen=True)
 class Scored:
     """Each image as judged by all members that may, and each member's own Dice on every holdout image.
 
-    `details` has each image's mask by all members (None), and by each set of first ones that judged it.
+    `details` has each image's mask by all members (None), and by each set of first ones that judged it; `subsets` its
+    Dice by parts of the ensemble.
     """
 
     judged: list[Judged]
     members: dict[str, dict[str, float]]
     details: dict[str, "DetailsByFirst"]
+    subsets: dict[str, Subsets]
+
+    def take(self, found: "_Found") -> None:
+        """Adds a photograph."""
+        score = found.judged.score
+        self.judged.append(found.judged)
+        self.details[score.image] = found.details
+        if found.subsets:
+            self.subsets[score.image] = found.subsets
+        if score.fold is None:
+            for name, dice in found.alone.items():
+                self.members.setdefault(name, {})[score.image] = dice
 
     @property
     def scores(self) -> list[Score]:
@@ -59,6 +76,16 @@ DetailsByFirst = dict[First | None, Details]
 Judges = dict[Row, EnsembleModel]
 # A photograph's place, its truth, and its traits.
 Known = tuple[Row, PackedMask, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A photograph as judged, its Dice by each member alone, the details of its masks, and its Dice by parts."""
+
+    judged: Judged
+    alone: dict[str, float]
+    details: DetailsByFirst
+    subsets: Subsets | None
 
 
 def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) -> Judges:
@@ -97,15 +124,11 @@ def score(dataset: Dataset, models: Judges, digests: Digests, firsts: Collection
     Raises:
         DataError: if a photograph has changed or doesn't fit a recipe's input.
     """
-    result = Scored([], {}, {})
+    result = Scored([], {}, {}, {})
     with progress("judging photographs", len(models)) as advance:
         for rows in _grouped(models, models):
-            for one, alone, details in _judge(dataset, rows, digests, models[rows[0]], firsts):
-                result.judged.append(one)
-                result.details[one.score.image] = details
-                if one.score.fold is None:
-                    for name, dice in alone.items():
-                        result.members.setdefault(name, {})[one.score.image] = dice
+            for found in _judge(dataset, rows, digests, models[rows[0]], firsts, with_subsets=True):
+                result.take(found)
                 advance()
     return result
 
@@ -114,7 +137,7 @@ def score_holdout(dataset: Dataset, plan: FoldPlan, digests: Digests, model: Ens
     """Scores the holdout with an ensemble that may have been trained with another plan, early exit included."""
     rule = model.early_exit
     firsts = [rule.first] if rule else []
-    return [one.by(rule) for one, _, _ in _judge(dataset, plan.holdout, digests, model, firsts)]
+    return [found.judged.by(rule) for found in _judge(dataset, plan.holdout, digests, model, firsts)]
 
 
 def predictions(
@@ -164,9 +187,14 @@ def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> Fol
 
 
 def _judge(
-    dataset: Dataset, rows: Sequence[Row], digests: Digests, model: EnsembleModel, firsts: Collection[First]
-) -> Iterator[tuple[Judged, dict[str, float], DetailsByFirst]]:
-    """Each photograph as judged, its Dice by each member alone, and the details of its masks."""
+    dataset: Dataset,
+    rows: Sequence[Row],
+    digests: Digests,
+    model: EnsembleModel,
+    firsts: Collection[First],
+    with_subsets: bool = False,
+) -> Iterator[_Found]:
+    """Each photograph as judged; also by parts of the ensemble if asked for."""
 
     def prepare(row: Row) -> tuple[Photograph, Known]:
         with opened_pair(dataset.photos[row.image], digests) as (image, truth):
@@ -176,12 +204,18 @@ def _judge(
     recipes = {member.record.recipe for member in model.members}
     firsts = [first for first in firsts if recipes.intersection(first)]
     for chunk in ahead(chunks(model, lazily(prepare, rows), sums=1 + len(recipes) + len(firsts))):
-        yield from _judge_chunk(model, [photo for photo, _ in chunk], [known for _, known in chunk], firsts)
+        known = [one for _, one in chunk]
+        kinds = [MemberDice if row.fold is None else SetDice for row, _, _ in known] if with_subsets else []
+        yield from _judge_chunk(model, [photo for photo, _ in chunk], known, firsts, [kind(model) for kind in kinds])
 
 
 def _judge_chunk(
-    model: EnsembleModel, photos: Sequence[Photograph], known: Sequence[Known], firsts: Sequence[First]
-) -> Iterator[tuple[Judged, dict[str, float], DetailsByFirst]]:
+    model: EnsembleModel,
+    photos: Sequence[Photograph],
+    known: Sequence[Known],
+    firsts: Sequence[First],
+    parts: Sequence[SetDice | MemberDice],
+) -> Iterator[_Found]:
     names = [member.record.recipe for member in model.members]
     truths = [truth.unpack() for _, truth, _ in known]
     outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
@@ -191,13 +225,14 @@ def _judge_chunk(
     tried = firsts if len(blocks(photos)) == 1 else ()
     by_first = [{first: model.outcome(photo, with_probability=True) for first in tried} for photo in photos]
     doubts = [{first: Doubt() for first in tried} for _ in photos]
+    answers = _Answers(photos)
     for rows in blocks(photos, sums=1 + len(set(names)) + len(tried)):
         means = [Mean() for _ in photos]
         first_means = [{first: Mean() for first in tried} for _ in photos]
         recipe_means = [{name: Mean() for name in names} for _ in photos]
-        inputs = Inputs([photos])
+        bands = [Band(truth[rows]) for truth in truths]
         for member, weight in zip(model.members, model.weights(), strict=True):
-            for i, answer in enumerate(member_answers(member, inputs)):
+            for i, answer in enumerate(answers.of(member)):
                 probability = answer.probability(rows)
                 means[i].add(probability, weight)
                 for first, mean in first_means[i].items():
@@ -205,13 +240,16 @@ def _judge_chunk(
                         mean.add(probability, weight)
                         doubts[i][first].add(probability.cpu().numpy(), weight)
                 recipe_means[i][member.record.recipe].add(probability, 1)
-                alone[i][member.name].add(masks.binarize(probability), truths[i][rows])
+                mask = masks.binarize(probability)
+                bands[i].see(mask)
+                alone[i][member.name].add(mask, truths[i][rows])
         for i, truth in enumerate(truths):
             outcomes[i].take(rows, means[i])
             for first, mean in first_means[i].items():
                 by_first[i][first].take(rows, mean)
             for name, mean in recipe_means[i].items():
                 by_recipe[i][name].add(mean.mask(), truth[rows])
+        _judge_parts(model, parts, bands, recipe_means, answers, rows)
     for i, (row, _, traits) in enumerate(known):
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
         dice, expected, whole = _measured(model, outcomes[i], row.view, truths[i])
@@ -222,7 +260,46 @@ def _judge_chunk(
             less, expected_of_less, details[first] = _measured(model, outcome, row.view, truths[i])
             trials[first] = Trial(doubts[i][first].value(), less, expected_of_less)
         alone_dice = {name: overlap.dice() for name, overlap in alone[i].items()}
-        yield Judged(score, trials, expected), alone_dice, details
+        subsets = parts[i].subsets() if parts else None
+        yield _Found(Judged(score, trials, expected), alone_dice, details, subsets)
+
+
+def _judge_parts(
+    model: EnsembleModel,
+    parts: Sequence[SetDice | MemberDice],
+    bands: Sequence[Band],
+    recipe_means: Sequence[Mapping[str, Mean]],
+    answers: "_Answers",
+    rows: slice,
+) -> None:
+    """Some rows of photographs by parts of the ensemble, once all members' sums are known."""
+    for part, band, by_name in zip(parts, bands, recipe_means, strict=False):
+        part.add(band, {name: mean.total for name, mean in by_name.items() if mean.total is not None})
+    if not any(isinstance(part, MemberDice) for part in parts) or len(model.members) == 1:
+        return
+    for member in model.members:
+        for part, band, answer in zip(parts, bands, answers.of(member), strict=True):
+            if isinstance(part, MemberDice):
+                part.add_without(band, member, answer.probability(rows))
+
+
+class _Answers:
+    """Members' answers to photographs. Those that have room stay in memory, the others are computed again."""
+
+    def __init__(self, photos: Sequence[Photograph]) -> None:
+        self._inputs, self._room = Inputs([photos]), ROOM
+        self._kept: dict[str, list[Answer]] = {}
+
+    def of(self, member: Member) -> Iterable[Answer]:
+        """A member's answer to each photograph."""
+        if member.name in self._kept:
+            return self._kept[member.name]
+        found = list(member_answers(member, self._inputs))
+        size = sum(answer.logits.nbytes for answer in found)
+        if size <= self._room:
+            self._kept[member.name] = found
+            self._room -= size
+        return found
 
 
 def _measured(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float, Details]:

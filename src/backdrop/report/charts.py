@@ -140,6 +140,35 @@ def reliability(points: Sequence[tuple[float, float, str]], label: str) -> str:
     return _svg(parts, label, WIDE, TALL)
 
 
+def pareto(points: Sequence[tuple[float, float, str, str]], costs: Scale, dices: Scale, label: str) -> str:
+    """Dice against cost: what is best for its cost on a line, with its number, and others as small dots.
+
+    Args:
+        points: (cost, Dice, number, tooltip), cheapest first; without a number it isn't on the line. A number without
+            room is left out.
+        costs: the horizontal axis.
+        dices: the vertical axis.
+        label: text for screen readers.
+    """
+    left, right, floor = LEFT, WIDE - RIGHT, TALL - BOTTOM
+    places = [(costs.place(x, left + 8, right - 8), dices.place(y, floor, TOP)) for x, y, _, _ in points]
+    parts = [f'<path class="axis" d="M{left} {floor}H{right}"/>']
+    for tick, text in pick(dices, floor, TOP, NEAREST):
+        y = dices.place(tick, floor, TOP)
+        parts += [f'<path class="grid" d="M{left} {y:.1f}H{right}"/>', _text(left - 6, y + 3.5, text, "end")]
+    for tick, text in pick(costs, left + 8, right - 8, 2.5 * NEAREST):
+        parts.append(_text(costs.place(tick, left + 8, right - 8), TALL - 4, text, "middle"))
+    best = [place for place, point in zip(places, points, strict=True) if point[2]]
+    parts.append(f'<polyline class="line" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in best)}"/>')
+    written: list[tuple[float, float]] = []
+    for (x, y), (_, _, number, title) in sorted(zip(places, points, strict=True), key=lambda pair: bool(pair[1][2])):
+        has_room = all(math.dist((x, y), other) >= NEAREST for other in written)
+        word = _text(x - 5, y - 6, number, "end") if number and has_room else ""
+        written += [(x, y)] if word else []
+        parts.append(f"<g><title>{escape(title)}</title>{_dot(x, y, 'line-dot' if number else 'other-dot')}{word}</g>")
+    return _svg(parts, label, WIDE, TALL)
+
+
 def interval(low: float, mean: float, high: float, scale: Scale, zero: bool = False) -> str:
     """A mean and its interval on one line that fills its cell; `zero` marks the value 0."""
     left, middle, right, origin = (scale.place(value, 2, 98) for value in (low, mean, high, 0.0))

@@ -10,6 +10,7 @@ from backdrop.evaluation.outline import Measures
 from backdrop.evaluation.pictures import Image, data_uri, number
 from backdrop.evaluation.records import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score
 from backdrop.report.charts import Scale, dice_scale, histogram, line_chart, positive_scale
+from backdrop.report.contributions import contributions_section
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
 from backdrop.report.quality import comparisons_section, quality_section, slices_section
 from backdrop.report.verdict import verdict_section
@@ -92,6 +93,7 @@ def render(report: Report) -> str:
         "early_exit": _early_exit(report.evaluation.early_exit),
         "predicted_dice": _predicted_dice(report.evaluation.predicted_dice),
         "comparisons": comparisons_section(report.evaluation),
+        "contributions": contributions_section(report.evaluation),
         "quality": quality_section(report.evaluation.quality),
         "slices": slices_section(report.scores, report.measures),
     }

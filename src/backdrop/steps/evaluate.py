@@ -3,17 +3,30 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from backdrop.common.errors import MemberError
+import torch
+
+from backdrop.common.devices import device
+from backdrop.common.errors import ConfigError, MemberError
 from backdrop.common.lock import alone
-from backdrop.common.outputs import output_folder
+from backdrop.common.outputs import output_folder, require_file, write_file
 from backdrop.common.progress import progress, working
 from backdrop.common.storage import sha256
-from backdrop.config import find_ensemble
-from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
-from backdrop.data.folds import FoldPlan, plans_digest, read_plans, verify
+from backdrop.config import Ensemble, find_ensemble
+from backdrop.data.dataset import Dataset, Digests, open_dataset, opened_pair, read_pair
+from backdrop.data.folds import FoldPlan, Row, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.baselines import Rival, best_member, compare, parse_baselines, read_baseline
+from backdrop.evaluation.budget import (
+    CHOICE,
+    Budget,
+    choose_members,
+    choose_recipes,
+    is_choice,
+    require_room,
+    write_choice,
+)
+from backdrop.evaluation.contributions import compare_sets, contributions, set_dice
 from backdrop.evaluation.early_exit import First, first_costs, fit
 from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import dump_measures
@@ -26,23 +39,30 @@ from backdrop.evaluation.records import (
     MEASURES,
     METRICS,
     PAGE,
+    SPEED,
     WORST,
     WORST_SHOWN,
     DicePrediction,
     Effect,
+    Estimate,
     Evaluation,
     Exit,
     Opponent,
     Score,
+    Speed,
     dump_evaluation,
     dump_scores,
 )
 from backdrop.evaluation.scoring import Judges, judges, score
-from backdrop.inference.batch import keep_networks
-from backdrop.inference.ensemble import EnsembleModel, gather
+from backdrop.evaluation.subsets import Recipes
+from backdrop.inference.batch import chunks, keep_networks, lazily
+from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.member import Member
+from backdrop.inference.predict import BATCH
+from backdrop.inference.speed import measure_seconds
 from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
 from backdrop.steps.members import open_member
+from backdrop.training.compute import device_name
 
 STEP = "evaluate"
 WORST_BYTES = 200_000
@@ -58,6 +78,7 @@ def evaluate(
     ensemble: str | None = None,
     model: str | None = None,
     baselines: Sequence[str] = (),
+    budget: Budget | None = None,
 ) -> Evaluation:
     """Scores the members and their ensemble on every photograph that they didn't train on, at its original size.
 
@@ -65,25 +86,29 @@ def evaluate(
         data: the dataset.
         plan: the members' fold plan; several if members have different plans, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
-        out: the report's folder: `index.html`, `metrics.json`, `images.csv` and `measures.csv` (a row per photograph)
-            and `worst.jpg`.
+        out: the report's folder: `index.html`, `metrics.json`, `images.csv` and `measures.csv` (a row per photograph),
+            `worst.jpg`, and `speed.json`, how long the networks take here.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
             equal weights. If it has an early exit, its rule is learned.
         model: a registered model. Its champion's networks are run on the holdout, too, unless MLflow has its scores
             there: `promote` then needs no GPU. They are in `champion.csv`.
         baselines: `NAME=FOLDER` of masks by any program, to compare with.
+        budget: the time that networks may take, and the YAML file for the ensemble of the best recipes for that, which
+            are chosen out of fold.
 
     Raises:
-        ConfigError: if a baseline isn't written so.
+        ConfigError: if a baseline isn't written so, no member fits into the budget, or `ensemble` is missing with it.
         MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data; or if an early
-            exit can't be learned.
+            exit can't be learned, or recipes can't be chosen.
         PlanError: if a plan belongs to other data, or has another holdout than the first.
         DataError: if a photograph or a baseline's mask can't be read, or `metadata.csv` lacks what the ensemble's gate
             groups by.
-        StorageError: if something else is at `out`, or it can't be written.
+        StorageError: if something else is at `out` or at the budget's file, or it can't be written.
         TrackingError: with `model`, if MLflow can't be reached, or the champion's files were lost or changed.
     """
     config = find_ensemble(ensemble) if ensemble else None
+    if budget:
+        _require_writable(budget, config)
     folders = parse_baselines(baselines)
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
@@ -95,12 +120,18 @@ def evaluate(
     others = [read_baseline(name, address, compared, dataset, digests) for name, address in folders.items()]
     asked = config.early_exit if config else None
     costs = _first_costs(network, who) if asked else {}
+    speed = _speed(dataset, digests, network, [*who])
+    if budget:
+        require_room(budget, speed)
+        _require_choice(network, who)
     scored = score(dataset, who, digests, costs)
     learned, rules = fit(scored.judged, costs, asked.max_loss) if asked else (None, {})
     network = replace(network, early_exit=rules.get(None))
     who = {row: replace(one, early_exit=rules.get(row.fold)) for row, one in who.items()}
     scores = [_with_metadata(one.by(rules.get(one.score.fold)), metadata) for one in scored.judged]
     details = scored.details_by(rules)
+    sets = set_dice(scores, scored.subsets)
+    chosen = _choose(config, budget, sets, speed, network) if config and budget else ""
     champion, opponent = _champion(data, plans[0], model) if model else ((), None)
     part = [one for one in scores if one.image in compared]
     champions = Rival("champion", model or "", {one.image: one.dice for one in champion})
@@ -112,6 +143,8 @@ def evaluate(
         "early_exit": learned,
         "predicted_dice": _predicted_dice([one.known(rules.get(one.score.fold)) for one in scored.judged], scores),
         "champion": opponent,
+        "contributions": contributions(scores, scored.subsets, network),
+        "sets": compare_sets(sets, network),
         "comparisons": tuple(compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= {*compared}),
     }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
@@ -128,8 +161,47 @@ def evaluate(
         (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
         if opponent:
             (folder / CHAMPION).write_bytes(dump_scores(champion))
+        (folder / SPEED).write_text(f"{speed.model_dump_json(indent=2)}\n")
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
+    if budget:
+        write_file(budget.out, chosen.encode(), is_choice, CHOICE)
     return evaluation
+
+
+def _require_writable(budget: Budget, config: Ensemble | None) -> None:
+    if config is None:
+        raise ConfigError("--budget-ms needs --ensemble", "Name the ensemble to choose from")
+    require_file(budget.out, is_choice, CHOICE)
+
+
+def _require_choice(model: EnsembleModel, who: Judges) -> None:
+    if not _meet(model, who):
+        what = "--budget-ms can't choose recipes: no photograph is judged out of fold by members of all"
+        raise MemberError(what, "Name members of each recipe on the same folds")
+
+
+def _speed(dataset: Dataset, digests: Digests, model: EnsembleModel, rows: Sequence[Row]) -> Speed:
+    """The seconds that the networks take for the first photographs."""
+
+    def prepare(row: Row) -> tuple[Photograph, None]:
+        with opened_pair(dataset.photos[row.image], digests) as (image, _):
+            return model.prepare(image), None
+
+    photos = [photo for photo, _ in next(chunks(model, lazily(prepare, rows[:BATCH])))]
+    with working("measuring the networks' speed"):
+        seconds = measure_seconds(model, photos)
+    size = f"{photos[0].width}x{photos[0].height}"
+    threads = torch.get_num_threads()
+    return Speed(device=device_name(device()), threads=threads, photographs=len(photos), size=size, seconds=seconds)
+
+
+def _choose(
+    config: Ensemble, budget: Budget, sets: Mapping[Recipes, Estimate], speed: Speed, model: EnsembleModel
+) -> str:
+    """The YAML of the best ensemble for a budget."""
+    recipes = choose_recipes(budget.seconds, sets, speed.seconds)
+    members = choose_members(recipes, budget.seconds, speed.seconds, model.members)
+    return write_choice(config, budget, sets, speed, members)
 
 
 def _predicted_dice(known: Sequence[Known], scores: Sequence[Score]) -> DicePrediction:
@@ -161,12 +233,17 @@ def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Sequence[Score], O
 def _first_costs(model: EnsembleModel, who: Judges) -> dict[First, float]:
     """What may be first in an early exit, which needs photographs with out-of-fold members of all recipes."""
     costs = first_costs(model)
-    recipes = {member.record.recipe for member in model.members}
-    known = ({member.record.recipe for member in one.members} for row, one in who.items() if row.fold is not None)
-    if not costs or recipes not in known:
+    if not costs or not _meet(model, who):
         what = "early_exit can't be learned: it needs two recipes or more, and members of all on the same folds"
         raise MemberError(what, "Name these members, too, or remove early_exit")
     return costs
+
+
+def _meet(model: EnsembleModel, who: Judges) -> bool:
+    """Whether members of all recipes judge a photograph out of fold."""
+    recipes = {member.record.recipe for member in model.members}
+    known = ({member.record.recipe for member in one.members} for row, one in who.items() if row.fold is not None)
+    return recipes in known
 
 
 def _cost(model: EnsembleModel, learned: Exit | None) -> int:
