@@ -1,7 +1,7 @@
 """What many members cost beside their networks: summed in memory, or written as 8-bit PNGs and averaged afterwards.
 
 .venv/bin/python benchmarks/predict.py PHOTOS MEMBER            the two ways, CPU time and disk
-.venv/bin/python benchmarks/predict.py PHOTOS MEMBER --memory   peak memory of `predict`, 100 and 1,000 photographs
+.venv/bin/python benchmarks/predict.py PHOTOS MEMBER --memory   memory of `predict` through 1,000 photographs
 .venv/bin/python benchmarks/predict.py PHOTOS MEMBER --precision   the network in float32 and in bfloat16
 
 PHOTOS is a folder, MEMBER a finished member's folder, which stands for ten. Photographs are repeated under other names
@@ -29,13 +29,12 @@ from backdrop.inference.ensemble import EnsembleModel, Inputs, member_answers
 from backdrop.inference.mean import Mean
 from backdrop.inference.member import Member, read_member
 
-MEMBERS, PHOTOGRAPHS = 10, 12
+MEMBERS, PHOTOGRAPHS, MANY = 10, 12, 1000
 PARTS = ("decode", "networks", "enlarge", "merge")
-PEAK = """
-import resource, sys
+PREDICT = """
+import sys
 from backdrop.steps.predict import predict
 predict(sys.argv[1], sys.argv[2], sys.argv[3:], format="rle")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -87,6 +86,7 @@ def by_files(model: EnsembleModel, photos: Sequence[Path], folder: Path, clock: 
             total: np.ndarray | float = 0.0
             for member in model.members:
                 picture = cv2.imread(str(folder / member.name / f"{photo.stem}.png"), cv2.IMREAD_GRAYSCALE)
+                assert picture is not None
                 total = total + picture.astype(np.float32) / 255
             (folder / f"{photo.stem}.txt").write_text(encode_rle(np.asarray(total) / len(model.members) > 0.5))
 
@@ -115,16 +115,27 @@ def compare(model: EnsembleModel, photos: Sequence[Path]) -> None:
 
 
 def show_memory(photos: Sequence[Path], member: Path) -> None:
-    """Prints the peak memory of `predict` for few photographs and for many."""
-    for number in (100, 1000):
-        with TemporaryDirectory() as folder:
-            images = Path(folder, "images")
-            images.mkdir()
-            for index in range(number):
-                os.link(photos[index % len(photos)], images / f"{index:04d}_{photos[index % len(photos)].name}")
-            given = [str(images), str(Path(folder, "out")), str(member)]
-            done = subprocess.run([sys.executable, "-c", PEAK, *given], stdout=subprocess.PIPE, check=True)
-        print(f"{number} photographs: {int(done.stdout) / 1024:,.0f} MiB", flush=True)
+    """Prints the largest memory of `predict` in each tenth of its time, through many photographs."""
+    with TemporaryDirectory() as folder:
+        images = Path(folder, "images")
+        images.mkdir()
+        for index in range(MANY):
+            os.link(photos[index % len(photos)], images / f"{index:04d}_{photos[index % len(photos)].name}")
+        process = subprocess.Popen([sys.executable, "-c", PREDICT, str(images), str(Path(folder, "out")), str(member)])
+        held: list[int] = []
+        while process.poll() is None:
+            held.append(resident(process.pid))
+            time.sleep(0.01)
+    assert process.returncode == 0
+    print(*(f"{max(tenth) / 2**20:.0f}" for tenth in np.array_split(held, 10)), "MiB", flush=True)
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process in memory; 0 if it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def show_precision(photos: Sequence[Path], member: Member) -> None:

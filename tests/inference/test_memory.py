@@ -1,5 +1,7 @@
 """The memory that predicting takes, measured by the kernel, for photographs of any number and size."""
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,19 @@ list(store.cut_out(model, photos[:1]))  # small: what it needs is libraries and 
 before = peak()
 count = sum(not one.failure for one in store.cut_out(model, photos[1:]))
 print(count, before, peak())
+"""
+
+# Frees what many threads have allocated at the same time, and prints glibc's list of heaps.
+HEAPS = """
+import ctypes, threading
+from backdrop.data.dataset import in_threads
+meeting = threading.Barrier(5)  # ThreadPoolExecutor has at least five threads
+def work(_):
+    meeting.wait()
+    return bytearray(10_000)
+in_threads(work, range(5))
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 """
 
 
@@ -79,3 +94,12 @@ def test_cut_outs_keep_to_what_the_docs_say(tmp_path: Path, sizes: list[tuple[in
     _, after = peak_mb(tmp_path, sizes, kind="cutout")
     largest = max(height * width / 100 for height, width in sizes)
     assert after < 1500 + (24 * largest if largest > 50 else 0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives threads heaps of their own")
+def test_threads_share_heaps_unless_the_environment_says_otherwise() -> None:
+    for limit, heaps in (None, {1, 2}), ("64", {5, 6}):
+        variables = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+        variables |= {"MALLOC_ARENA_MAX": limit} if limit else {}
+        done = subprocess.run([sys.executable, "-c", HEAPS], capture_output=True, text=True, check=True, env=variables)
+        assert done.stdout.count("<heap nr=") in heaps

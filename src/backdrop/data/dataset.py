@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError
+from backdrop.common.processes import share_heaps
 from backdrop.common.progress import progress
 from backdrop.config.records import Record
 from backdrop.data.formats import decoded, decoded_levels
@@ -349,6 +350,7 @@ def in_threads(
         label: of a progress bar; None shows none.
         lasting: whether the progress bar leaves a line.
     """
+    share_heaps()
     shown = progress(label, len(items), lasting) if label else nullcontext(_quiet)
     with ThreadPoolExecutor() as pool, shown as advance:
         results = []
