@@ -111,7 +111,7 @@ LONGER = (*SMALL, "epochs=12")  # so that their masks differ
 RECIPES = {"tiny": (), "other": ("name=other", "seed=1")}
 
 
-@pytest.mark.parametrize("way", ["whole", "in parts", "again"])
+@pytest.mark.parametrize("way", ["whole", "in parts"])
 def test_scoring_without_a_member_is_scoring_an_ensemble_without_it(
     data: Path, plan: Path, trained_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -122,8 +122,7 @@ def test_scoring_without_a_member_is_scoring_an_ensemble_without_it(
     if way == "in parts":
         monkeypatch.setattr(batch, "LARGE", 1)  # each photograph alone
         monkeypatch.setattr(ensemble, "BLOCK", 4 * 64 * 10)
-    if way == "again":
-        monkeypatch.setattr(scoring, "ROOM", 0)
+        monkeypatch.setattr(scoring, "ROOM", 0)  # and its answers are computed again
 
     def scores(some: list[Member]) -> scoring.Scored:
         model = replace(gather(some, None), recipe_weights={"tiny": 0.6, "other": 0.4})

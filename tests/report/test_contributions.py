@@ -69,6 +69,20 @@ def test_many_members_are_folded_away_and_stay_small(members: int) -> None:
             assert abs(float(x) - float(other)) >= 12 or abs(float(y) - float(above)) >= 10
 
 
+@pytest.mark.parametrize(
+    ("recipes", "names"),
+    [
+        (1, ["recipe-0"]),
+        (2, ["recipe-0", "recipe-0 + recipe-1"]),
+        (4, ["recipe-0", "recipe-0 + recipe-1", "recipe-0 + recipe-1 + recipe-2", "all"]),
+        (5, ["recipe-0", "recipe-0 + recipe-1", "recipe-0 + recipe-1 + recipe-2", "all but recipe-4", "all"]),
+    ],
+)
+def test_a_set_is_named_by_what_is_shorter(recipes: int, names: list[str]) -> None:
+    html = contributions_section(judged(2, recipes))
+    assert sorted(re.findall(r"<title>(.*?): [\d.]+</title>", html)) == sorted(names)
+
+
 def test_little_is_said_of_few_objects_and_nothing_of_no_members() -> None:
     one = PLAIN.evaluation.model_copy(update={"contributions": (contribution("holdout", "lonely", 0.1, 1),)})
     html = contributions_section(one)

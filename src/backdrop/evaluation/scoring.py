@@ -226,7 +226,8 @@ def _judge_chunk(
     by_first = [{first: model.outcome(photo, with_probability=True) for first in tried} for photo in photos]
     doubts = [{first: Doubt() for first in tried} for _ in photos]
     answers = _Answers(photos)
-    for rows in blocks(photos, sums=1 + len(set(names)) + len(tried)):
+    more = len(set(names)) + 3 if parts else 0  # what parts take where networks disagree on every pixel
+    for rows in blocks(photos, sums=1 + len(set(names)) + len(tried) + more):
         means = [Mean() for _ in photos]
         first_means = [{first: Mean() for first in tried} for _ in photos]
         recipe_means = [{name: Mean() for name in names} for _ in photos]

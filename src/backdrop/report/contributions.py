@@ -88,9 +88,9 @@ def _sets(sets: Sequence[RecipeSet]) -> str:
 def _names(recipes: Sequence[str], whole: Sequence[str]) -> str:
     """All that are in a set, or those that aren't if these are fewer."""
     missing = [name for name in whole if name not in recipes]
-    if not missing and len(whole) > 2:
-        return "all"
-    return " + ".join(recipes) if len(recipes) <= len(missing) + 1 else f"all but {', '.join(missing)}"
+    if len(recipes) <= len(missing) + 2:
+        return " + ".join(recipes)
+    return f"all but {', '.join(missing)}" if missing else "all"
 
 
 def _with_units(scale: Scale) -> Scale:
