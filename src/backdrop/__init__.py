@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from backdrop.steps.check import check
     from backdrop.steps.describe import describe
     from backdrop.steps.distill import distill
+    from backdrop.steps.drift import drift
     from backdrop.steps.estimate import estimate
     from backdrop.steps.evaluate import evaluate
     from backdrop.steps.history import history
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from backdrop.steps.import_ import import_photos
     from backdrop.steps.label import label
     from backdrop.steps.merge import merge
+    from backdrop.steps.next import next  # noqa: A004  # the command's name
     from backdrop.steps.plan import plan
     from backdrop.steps.predict import predict
     from backdrop.steps.promote import promote
@@ -39,6 +41,7 @@ __all__ = [
     "check",
     "describe",
     "distill",
+    "drift",
     "estimate",
     "evaluate",
     "history",
@@ -46,6 +49,7 @@ __all__ = [
     "import_photos",
     "label",
     "merge",
+    "next",
     "plan",
     "predict",
     "promote",

@@ -57,6 +57,8 @@ COMMANDS: dict[str, str] = {
     "predict model": "predict data/test --model models:/cars@champion --out out",
     "evaluate": "evaluate data --plan plan.csv --members member-0 member-1 --out out --ensemble ensemble.yaml",
     "review": "review data --plan plan.csv --members member-0 member-1 --out out --ensemble ensemble.yaml",
+    "drift": "drift --reference models:/cars@champion --current data/test --out out",
+    "next": "next data --model models:/cars@champion --out out",
     "evaluate baseline": "evaluate data --plan plan.csv --members member-0 --out out --baseline other=data/train_masks",
     "register": "register data --plan plan.csv --members member-0 member-1 --report report --ensemble ensemble.yaml"
     " --name cars",
@@ -105,7 +107,7 @@ REGISTRY = (
     "models",
     "reap",
 )
-HEAVY = ("predict model", "predict student", "distill", *REGISTRY, "serve", "tune", "tune cluster")
+HEAVY = ("predict model", "predict student", "distill", "drift", "next", *REGISTRY, "serve", "tune", "tune cluster")
 LIGHT = tuple(name for name in COMMANDS if name not in HEAVY and not name.startswith("pipeline"))
 # What takes long when it works is always given one of these files broken beyond use.
 SLOW = {
@@ -188,7 +190,7 @@ class Attempt:
         lines = self.err.splitlines()
         faults = {
             "hangs": self.code is None,
-            f"exit code {self.code}": self.code not in (None, 0, 1, 2),
+            f"exit code {self.code}": self.code not in (None, 0, 1, 2, 3),
             "traceback": "Traceback (most recent call last)" in self.err + self.out,
             "bug": app.BUG in self.err + self.out,
             f"{len(lines)} lines": len(lines) > MAX_LINES,

@@ -90,11 +90,11 @@ def test_a_summary_has_mean_interval_spread_and_worst_tenth() -> None:
 def test_what_is_not_defined_is_left_out() -> None:
     scores = [photo("a", 1, 0, 1.0), photo("b", 1, None, 1.0)]
     levels = count_levels(np.zeros((2, 2), np.float32), np.zeros((2, 2), bool))
-    found = describe(scores, {score.image: Details(measures(None), levels) for score in scores})
+    found = describe(scores, {score.image: Details(measures(None), levels, {}) for score in scores})
     assert set(found) == {"oof", "holdout"}
     assert "boundary_error" not in found["oof"].measures
     assert found["oof"].measures["iou"].low is None  # a single object
-    assert set(describe(scores[:1], {"a_1": Details(measures(0.0), levels)})) == {"oof"}
+    assert set(describe(scores[:1], {"a_1": Details(measures(0.0), levels, {})})) == {"oof"}
 
 
 def test_edge_contrast_is_local() -> None:

@@ -193,7 +193,7 @@ def test_measures_and_calibration_are_shown() -> None:
     found, levels = scores(), np.zeros((2, 256), np.int64)
     levels[:, [3, 100, 250]] = [[90, 5, 2], [2, 5, 90]]
     given_report = report(found)
-    quality = describe(found, {score.image: Details(MEASURES, levels) for score in found})
+    quality = describe(found, {score.image: Details(MEASURES, levels, {}) for score in found})
     evaluation = given_report.evaluation.model_copy(update={"quality": quality})
     text = Reader(render(replace(given_report, evaluation=evaluation))).text
     assert "boundary IoU0.900000.90000 to 0.900000.000000.90000" in text

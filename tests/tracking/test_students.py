@@ -20,7 +20,7 @@ from backdrop.data.folds import plans_digest
 from backdrop.data.masks import encode_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.metrics import summarize
-from backdrop.evaluation.records import Score, dump_evaluation, dump_scores, read_scores
+from backdrop.evaluation.records import Score, dump_evaluation, read_scores
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import ONNX, Member, read_member, verify_member
@@ -37,7 +37,7 @@ from backdrop.tracking.client import connect
 from backdrop.tracking.students import student_address
 from tests.cli.test_app import RUN, app, run
 from tests.steps.command_process import start
-from tests.tracking.workspace import HELD, Workspace
+from tests.tracking.workspace import HELD, Workspace, write_tables
 
 TINY = ("input.size=16x16", "network.width=2", "network.depth=1", "epochs=2", "augmentation=[]")
 SET = "{input.size: 16x16, network.width: 2, network.depth: 1, epochs: 2, augmentation: []}"
@@ -151,8 +151,7 @@ class Student:
         evaluation = evaluation.model_copy(update={"cost": model.cost()})
         report.mkdir(exist_ok=True)
         (report / "metrics.json").write_bytes(dump_evaluation(evaluation))
-        (report / "images.csv").write_bytes(dump_scores(scores))
-        (report / "worst.jpg").write_bytes(b"picture")
+        write_tables(report, scores)
         (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, {}, [], [])))
         data, plans, members = str(self.workspace.data), str(self.workspace.plan), [str(self.member.folder)]
         return register(data, plans, members, str(report), str(ensemble), name or self.name)

@@ -1,9 +1,11 @@
 """Members and ensembles so small that they needn't be trained."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,9 +15,11 @@ from backdrop.common.storage import sha256
 from backdrop.config import Recipe, find_ensemble
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Digests, open_dataset
-from backdrop.data.folds import FoldPlan, plans_digest, read_plan, verify
+from backdrop.data.folds import HOLDOUT, FoldPlan, plans_digest, read_plan, verify
 from backdrop.evaluation.metrics import summarize
+from backdrop.evaluation.outline import dump_measures
 from backdrop.evaluation.records import Score, dump_evaluation, dump_scores
+from backdrop.evaluation.statistics import NAMES, Statistics, dump_statistics
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build
@@ -37,6 +41,23 @@ def metrics_line(epoch: int, dice: float = 0.9, time_ms: int | None = None) -> s
     time_ms = START_MS + 1000 * epoch if time_ms is None else time_ms
     row = {"epoch": epoch, "lr": 1e-3, "loss": 0.3, "dice": dice, "seconds": 1.0, "time_ms": time_ms}
     return json.dumps(row) + "\n"
+
+
+def write_tables(report: Path, scores: Sequence[Score]) -> None:
+    """What a report has beside its page and `metrics.json`."""
+    (report / "images.csv").write_bytes(dump_scores(scores))
+    (report / "measures.csv").write_bytes(dump_measures({}))
+    random = np.random.default_rng(0)
+    rows = [
+        Statistics(one.image, one.object, one.view, HOLDOUT if one.fold is None else str(one.fold), _figures(random))
+        for one in scores
+    ]
+    (report / "statistics.csv").write_bytes(dump_statistics(rows))
+    (report / "worst.jpg").write_bytes(b"picture")
+
+
+def _figures(random: np.random.Generator) -> dict[str, float]:
+    return dict(zip(NAMES, random.random(len(NAMES)).tolist(), strict=True))
 
 
 def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
@@ -116,8 +137,7 @@ class Workspace:
         evaluation = summarize(scores, {"tiny-0": held, "tiny-1": held}, model.digest(), plans)
         evaluation = evaluation.model_copy(update={"cost": model.cost()})
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
-        (folder / "images.csv").write_bytes(dump_scores(scores))
-        (folder / "worst.jpg").write_bytes(b"picture")
+        write_tables(folder, scores)
         (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, {}, [], [])))
         return folder
 

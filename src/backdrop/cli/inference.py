@@ -1,4 +1,4 @@
-"""Commands that use members: evaluation and prediction."""
+"""Commands that use members: evaluation and prediction, and what to do about new photographs."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from backdrop.evaluation.records import Comparison, Contribution, Exit
     from backdrop.inference.compose import PictureOptions
     from backdrop.steps.predict import Format
+
+FIRST = 10  # objects that `next` prints
 
 app = typer.Typer()
 
@@ -215,6 +217,50 @@ def merge(
     if record.failed:
         print(f"{count(record.failed, 'photograph')} failed: see {out}/failed.csv")
     raise typer.Exit(1 if record.failed else 0)
+
+
+@command(app, "backdrop drift --reference models:/cars@champion --current new --out drift")
+def drift(
+    reference: Annotated[str, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")],
+    current: Annotated[
+        str, typer.Option(metavar="FOLDER", help="New photographs: a folder, file, pattern or s3:// address.")
+    ],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Page, drift.json and statistics.csv.")],
+    alpha: Annotated[float, typer.Option(metavar="P", help="Chance of a false alarm if nothing has changed.")] = 0.01,
+) -> None:
+    """Find out whether new photographs still look like the known ones.
+
+    Like those that the model was judged on. Exit code 3 if not, 2 if there are too few objects to tell.
+    """
+    from backdrop.report.drift import moved_lines, verdict_line
+    from backdrop.steps.drift import drift as step
+    from backdrop.steps.drift import notes
+
+    record = step(reference, current, out, alpha)
+    print(verdict_line(record))
+    for line in (*notes(record), *moved_lines(record)):
+        print(line)
+    print(f"{out}/index.html")
+    raise typer.Exit({"no drift": 0, "unclear": 2, "drift": 3}[record.verdict])
+
+
+@command(app, "backdrop next photos --model models:/cars@champion --out next", name="next")
+def next_objects(
+    data: Data,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for next.csv.")],
+    number: Annotated[int, typer.Option("--count", metavar="N", help="How many objects to choose.")] = 20,
+) -> None:
+    """Choose objects of test/ to label next.
+
+    Those whose masks are doubtful, and that are unlike labeled ones and one another.
+    """
+    from backdrop.steps.next import next as step
+
+    for one in step(data, model, out, number)[:FIRST]:
+        facts = f"{count(one.photographs, 'photograph')}, doubt {one.doubt:.4f}, distance {one.distance:.2f}"
+        print(f"{one.rank:3} {one.object:20} {facts}")
+    print(f"{out}/next.csv")
 
 
 def _student_of(model: str | None) -> str:

@@ -17,10 +17,11 @@ MEASURED = (DICE, *NAMES)
 
 @dataclass(frozen=True)
 class Details:
-    """A photograph's mask as measured, and the levels of its probability."""
+    """A photograph's mask as measured, the levels of its probability, and the photograph's statistics."""
 
     measures: Measures
     levels: Levels
+    statistics: Mapping[str, float]
 
 
 def describe(scores: Sequence[Score], details: Mapping[str, Details]) -> dict[str, Quality]:

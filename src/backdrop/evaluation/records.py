@@ -21,6 +21,7 @@ PAGE = "index.html"
 METRICS = "metrics.json"
 IMAGES = "images.csv"
 MEASURES = "measures.csv"
+STATISTICS = "statistics.csv"
 WORST = "worst.jpg"
 CHAMPION = "champion.csv"
 SPEED = "speed.json"  # the only file of which two evaluations differ

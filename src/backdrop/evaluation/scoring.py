@@ -20,13 +20,14 @@ from backdrop.evaluation.outline import measure_mask
 from backdrop.evaluation.quality import Details
 from backdrop.evaluation.records import Score
 from backdrop.evaluation.slices import measure_traits
+from backdrop.evaluation.statistics import measure_image, measure_prediction
 from backdrop.evaluation.subsets import Band, MemberDice, SetDice, Subsets
 from backdrop.inference.answer import Answer
 from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.mean import Mean
 from backdrop.inference.member import Member, verify_member
-from backdrop.inference.uncertainty import Doubt, expected_dice
+from backdrop.inference.uncertainty import Doubt
 
 ROOM = 2**29  # bytes of members' answers that are kept until their sums are known
 
@@ -74,8 +75,16 @@ class Scored:
 DetailsByFirst = dict[First | None, Details]
 # The members that may score each photograph.
 Judges = dict[Row, EnsembleModel]
-# A photograph's place, its truth, and its traits.
-Known = tuple[Row, PackedMask, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a photograph before it is predicted: its place, its truth, its traits and its statistics."""
+
+    row: Row
+    truth: PackedMask
+    traits: dict[str, str]
+    statistics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -198,14 +207,15 @@ def _judge(
 
     def prepare(row: Row) -> tuple[Photograph, Known]:
         with opened_pair(dataset.photos[row.image], digests) as (image, truth):
-            return model.prepare(image), (row, PackedMask.of(truth), measure_traits(image, truth))
+            known = Known(row, PackedMask.of(truth), measure_traits(image, truth), measure_image(image))
+            return model.prepare(image), known
 
     dataset.select(row.image for row in rows)  # raises if a mask is missing
     recipes = {member.record.recipe for member in model.members}
     firsts = [first for first in firsts if recipes.intersection(first)]
     for chunk in ahead(chunks(model, lazily(prepare, rows), sums=1 + len(recipes) + len(firsts))):
         known = [one for _, one in chunk]
-        kinds = [MemberDice if row.fold is None else SetDice for row, _, _ in known] if with_subsets else []
+        kinds = [MemberDice if one.row.fold is None else SetDice for one in known] if with_subsets else []
         yield from _judge_chunk(model, [photo for photo, _ in chunk], known, firsts, [kind(model) for kind in kinds])
 
 
@@ -217,7 +227,7 @@ def _judge_chunk(
     parts: Sequence[SetDice | MemberDice],
 ) -> Iterator[_Found]:
     names = [member.record.recipe for member in model.members]
-    truths = [truth.unpack() for _, truth, _ in known]
+    truths = [one.truth.unpack() for one in known]
     outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
     alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
@@ -251,14 +261,15 @@ def _judge_chunk(
             for name, mean in recipe_means[i].items():
                 by_recipe[i][name].add(mean.mask(), truth[rows])
         _judge_parts(model, parts, bands, recipe_means, answers, rows)
-    for i, (row, _, traits) in enumerate(known):
+    for i, one in enumerate(known):
+        row = one.row
         recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
-        dice, expected, whole = _measured(model, outcomes[i], row.view, truths[i])
-        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, traits)
+        dice, expected, whole = _measured(model, outcomes[i], truths[i], one)
+        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, one.traits)
         trials = {first: Trial(math.inf, dice, expected) for first in firsts}
         details: DetailsByFirst = {None: whole}
         for first, outcome in by_first[i].items():
-            less, expected_of_less, details[first] = _measured(model, outcome, row.view, truths[i])
+            less, expected_of_less, details[first] = _measured(model, outcome, truths[i], one)
             trials[first] = Trial(doubts[i][first].value(), less, expected_of_less)
         alone_dice = {name: overlap.dice() for name, overlap in alone[i].items()}
         subsets = parts[i].subsets() if parts else None
@@ -303,9 +314,10 @@ class _Answers:
         return found
 
 
-def _measured(model: EnsembleModel, outcome: Outcome, view: str, truth: Mask) -> tuple[float, float, Details]:
+def _measured(model: EnsembleModel, outcome: Outcome, truth: Mask, known: Known) -> tuple[float, float, Details]:
     """The Dice of an outcome's mask, the Dice that its probability expects, and its details."""
     assert outcome.probability is not None
-    mask = model.cut(outcome, view)
-    details = Details(measure_mask(mask, truth), count_levels(outcome.probability, truth))
-    return masks.dice(mask, truth), expected_dice(outcome.probability, mask), details
+    mask = model.cut(outcome, known.row.view)
+    statistics = known.statistics | measure_prediction(outcome.probability, mask)
+    details = Details(measure_mask(mask, truth), count_levels(outcome.probability, truth), statistics)
+    return masks.dice(mask, truth), statistics["expected_dice"], details

@@ -13,7 +13,7 @@ from backdrop.common.progress import progress, working
 from backdrop.common.storage import sha256
 from backdrop.config import Ensemble, find_ensemble
 from backdrop.data.dataset import Dataset, Digests, open_dataset, opened_pair, read_pair
-from backdrop.data.folds import FoldPlan, Row, plans_digest, read_plans, verify
+from backdrop.data.folds import HOLDOUT, FoldPlan, Row, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.baselines import Rival, best_member, compare, parse_baselines, read_baseline
@@ -32,7 +32,7 @@ from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import dump_measures
 from backdrop.evaluation.pictures import encode_jpeg, panel, stack
 from backdrop.evaluation.predicted_dice import Known, learn, measure
-from backdrop.evaluation.quality import describe
+from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
@@ -40,6 +40,7 @@ from backdrop.evaluation.records import (
     METRICS,
     PAGE,
     SPEED,
+    STATISTICS,
     WORST,
     WORST_SHOWN,
     DicePrediction,
@@ -54,6 +55,7 @@ from backdrop.evaluation.records import (
     dump_scores,
 )
 from backdrop.evaluation.scoring import Judges, judges, score
+from backdrop.evaluation.statistics import Statistics, dump_statistics
 from backdrop.evaluation.subsets import Recipes
 from backdrop.inference.batch import chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
@@ -86,8 +88,8 @@ def evaluate(
         data: the dataset.
         plan: the members' fold plan; several if members have different plans, the ensemble's own first.
         members: their addresses: folders, `s3://` prefixes, `runs:/ID/member`.
-        out: the report's folder: `index.html`, `metrics.json`, `images.csv` and `measures.csv` (a row per photograph),
-            `worst.jpg`, and `speed.json`, how long the networks take here.
+        out: the report's folder: `index.html`, `metrics.json`, `images.csv`, `measures.csv` and `statistics.csv` (a
+            row per photograph), `worst.jpg`, and `speed.json`, how long the networks take here.
         ensemble: a shipped ensemble's name or a YAML file's path, for its weights, operations and slices; None for
             equal weights. If it has an early exit, its rule is learned.
         model: a registered model. Its champion's networks are run on the holdout, too, unless MLflow has its scores
@@ -158,6 +160,7 @@ def evaluate(
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scores))
         (folder / MEASURES).write_bytes(dump_measures(measures))
+        (folder / STATISTICS).write_bytes(dump_statistics(_statistics(scores, details)))
         (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
         if opponent:
             (folder / CHAMPION).write_bytes(dump_scores(champion))
@@ -202,6 +205,12 @@ def _choose(
     recipes = choose_recipes(budget.seconds, sets, speed.seconds)
     members = choose_members(recipes, budget.seconds, speed.seconds, model.members)
     return write_choice(config, budget, sets, speed, members)
+
+
+def _statistics(scores: Sequence[Score], details: Mapping[str, Details]) -> Iterator[Statistics]:
+    for one in scores:
+        fold = HOLDOUT if one.fold is None else str(one.fold)
+        yield Statistics(one.image, one.object, one.view, fold, dict(details[one.image].statistics))
 
 
 def _predicted_dice(known: Sequence[Known], scores: Sequence[Score]) -> DicePrediction:

@@ -18,8 +18,10 @@ from backdrop.evaluation.ablation import ALL
 from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
+    MEASURES,
     METRICS,
     PAGE,
+    STATISTICS,
     WORST,
     WORST_SHOWN,
     Evaluation,
@@ -160,7 +162,7 @@ def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan
 
 def _read_report(folder: Path) -> Evaluation:
     """The evaluation, after verifying that its files belong together."""
-    for name in (PAGE, METRICS, IMAGES, WORST):
+    for name in (PAGE, METRICS, IMAGES, MEASURES, STATISTICS, WORST):
         if not (folder / name).is_file():
             raise StorageError(f"{folder} isn't a report (it has no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))

@@ -21,8 +21,10 @@ from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.records import (
     DICE,
     IMAGES,
+    MEASURES,
     METRICS,
     PAGE,
+    STATISTICS,
     WORST,
     Estimate,
     Evaluation,
@@ -30,6 +32,7 @@ from backdrop.evaluation.records import (
     read_scores,
     require_scores,
 )
+from backdrop.evaluation.statistics import Statistics, read_statistics
 from backdrop.inference.member import CONFIG
 from backdrop.report import with_verdict
 from backdrop.tracking.artifacts import file_sizes
@@ -46,6 +49,7 @@ REPORT = "report"
 FILES = "backdrop.files"  # JSON: the sizes in bytes of the files that never change, by name
 VERDICT = "verdict.json"
 CHAMPIONS, CHAMPION_SCORES = "champions", "backdrop.champion"  # a folder, and the beginning of tags
+FIXED = (METRICS, IMAGES, MEASURES, STATISTICS, WORST)  # a report's files that never change
 NOTE = "mlflow.note.content"  # a run's description
 DATASET_DIGEST = 36  # characters, MLflow's maximum
 
@@ -153,6 +157,20 @@ def fetch_ensemble(run_id: str) -> Ensemble:
     what = f"Evaluation run {run_id} can't be fetched"
     with server_errors(what), tempfile.TemporaryDirectory() as scratch:
         return read_ensemble(Path(connect().download_artifacts(run_id, CONFIG, scratch)).parent)
+
+
+def fetch_statistics(run_id: str) -> list[Statistics]:
+    """The statistics of an evaluation's photographs; nothing is kept in the cache.
+
+    Raises:
+        TrackingError: if MLflow has lost them, or the server doesn't answer.
+        StorageError: if they are damaged.
+    """
+    client = connect()
+    what = f"The statistics of evaluation run {run_id} can't be fetched"
+    with server_errors(what), tempfile.TemporaryDirectory() as scratch:
+        _check(client, client.get_run(run_id))
+        return read_statistics(client.download_artifacts(run_id, f"{REPORT}/{STATISTICS}", scratch))
 
 
 def read_ensemble(folder: Path) -> Ensemble:
@@ -300,13 +318,13 @@ def _estimate(name: str, estimate: Estimate | None) -> Iterator[tuple[str, float
 
 
 def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
-    for name in (PAGE, METRICS, IMAGES, WORST):
+    for name in (PAGE, *FIXED):
         client.log_artifact(run_id, str(findings.report / name), REPORT)
     members = f"{json.dumps(dict(findings.members), indent=2)}\n".encode()
     texts = {**findings.plans, CONFIG: dump_yaml(findings.config).encode(), MEMBERS: members}
     for name, data in texts.items():
         client.log_text(run_id, data.decode(), name)
-    sizes = {f"{REPORT}/{name}": (findings.report / name).stat().st_size for name in (METRICS, IMAGES, WORST)}
+    sizes = {f"{REPORT}/{name}": (findings.report / name).stat().st_size for name in FIXED}
     sizes |= {name: len(data) for name, data in texts.items()}
     client.set_tag(run_id, FILES, json.dumps(sizes))
 
