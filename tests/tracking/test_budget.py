@@ -73,7 +73,7 @@ def test_a_budget_that_cannot_be_kept_is_refused_before_any_work(site: Site) -> 
     own.write_text("name: own\n")
     with pytest.raises(ConfigError, match="--budget-ms needs --ensemble"):
         refused(None, 5, chosen)
-    with pytest.raises(StorageError, match=r"own\.yaml exists, and it isn't an ensemble that `evaluate` chose"):
+    with pytest.raises(StorageError, match=r"own\.yaml exists, and it isn't an ensemble for a budget"):
         refused(plain, 5, str(own))
     for budget in (1e-9, 0, -5, math.nan):
         with pytest.raises(ConfigError, match=r"is too little: a member of tiny.* takes .* on .*Allow .* or more"):

@@ -21,7 +21,7 @@ from backdrop.evaluation.subsets import MOST_RECIPES, Recipes
 from backdrop.inference.member import Member
 
 MARK = "# Chosen by `backdrop evaluate`"
-CHOICE = "an ensemble that `evaluate` chose"
+CHOICE = "an ensemble for a budget"
 
 
 @dataclass(frozen=True)
