@@ -16,6 +16,7 @@ from backdrop.common.words import count
 if TYPE_CHECKING:
     from backdrop.evaluation.gate import Verdict
     from backdrop.evaluation.records import Estimate, Evaluation
+    from backdrop.report import Standing
     from backdrop.steps.check import CheckReport
     from backdrop.steps.plan import PlanRecord
     from backdrop.steps.shard import ShardPlan
@@ -166,10 +167,14 @@ def verdict_figures(verdict: Verdict) -> Figures:
     return figures | {name: value for name, value in named.items() if value is not None}
 
 
-def verdict_page(verdict: Verdict) -> str:
-    """The verdict with its reasons."""
+def verdict_page(verdict: Verdict, standing: Standing) -> str:
+    """The verdict with its reasons, and where it stands in the model's history."""
+    from backdrop.report.verdict import standing_text
+
     title = f"{verdict.outcome}: {verdict.summary}" if verdict.summary else verdict.outcome
-    return f"# {title.capitalize()}\n\n" + "".join(f"- {reason}\n" for reason in verdict.reasons)
+    link = f" [In MLflow]({standing.page})" if standing.page else ""
+    head = f"# {title.capitalize()}\n\n{standing_text(verdict, standing)}{link}\n\n"
+    return head + "".join(f"- {reason}\n" for reason in verdict.reasons)
 
 
 def _cells(score: Estimate) -> tuple[str, str, str]:

@@ -26,9 +26,10 @@ def promote(
     from backdrop.tracking.webhook import failure_sent
 
     with failure_sent("promote"):
-        verdict = step(data, name, predict=False)
-    metrics.metadata.update(verdict_figures(verdict))
-    summary.metadata.update(outcome=verdict.outcome, summary=verdict.summary, reasons=list(verdict.reasons))
-    Path(summary.path).write_text(verdict_page(verdict))
-    Path(page.path).write_text(with_verdict(Path(report.path, "index.html").read_text(), verdict))
-    return verdict.outcome
+        decision = step(data, name, predict=False)
+    metrics.metadata.update(verdict_figures(decision))
+    summary.metadata.update(outcome=decision.outcome, summary=decision.summary, reasons=list(decision.reasons))
+    Path(summary.path).write_text(verdict_page(decision, decision.standing))
+    html = Path(report.path, "index.html").read_text()
+    Path(page.path).write_text(with_verdict(html, decision, decision.standing))
+    return decision.outcome

@@ -27,12 +27,12 @@ from backdrop.config import BUDGETS, find_recipe
 from backdrop.config.cluster import Cluster
 from backdrop.config.records import dump_yaml, parse
 from backdrop.data.validation import Fault
-from backdrop.evaluation.gate import Verdict
 from backdrop.evaluation.records import Estimate, Evaluation, Holdout
 from backdrop.inference.member import MemberRecord
-from backdrop.report.verdict import verdict_section
+from backdrop.report.verdict import Standing, verdict_section
 from backdrop.steps.check import CheckReport
 from backdrop.steps.plan import FoundMember, PlanRecord, Run
+from backdrop.steps.promote import Decision
 from backdrop.steps.register import Registration
 from backdrop.steps.shard import ShardPlan
 from backdrop.steps.train import TrainRecord
@@ -381,7 +381,7 @@ def test_promote(artifact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reports, outputs = artifact("report"), {name: artifact(name) for name in ("metrics", "summary", "page")}
     Path(reports.path).mkdir()
     Path(reports.path, "index.html").write_text(f"<p>{verdict_section(None)}")
-    verdict = Verdict(
+    verdict = Decision(
         outcome="rejected",
         summary="too few",
         reasons=("too few objects",),
@@ -389,10 +389,13 @@ def test_promote(artifact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         difference=0.0,
         low=-0.1,
         high=0.1,
+        standing=Standing(
+            version="models:/cars/3", champion=None, rival=None, time="2026-01-31T12:00Z", page="http://m"
+        ),
     )
     asked: dict[str, Any] = {}
 
-    def step(data: str, name: str, predict: bool) -> Verdict:
+    def step(data: str, name: str, predict: bool) -> Decision:
         asked.update(data=data, name=name, predict=predict)
         return verdict
 
@@ -405,5 +408,7 @@ def test_promote(artifact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "summary": "too few",
         "reasons": ["too few objects"],
     }
-    assert Path(outputs["summary"].path).read_text() == "# Rejected: too few\n\n- too few objects\n"
+    text = Path(outputs["summary"].path).read_text()
+    assert text.startswith("# Rejected: too few\n\nmodels:/cars/3 was rejected on 2026-01-31 12:00 UTC.")
+    assert text.endswith("compare it with. [In MLflow](http://m)\n\n- too few objects\n")
     assert "too few objects" in Path(outputs["page"].path).read_text()

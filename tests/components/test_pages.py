@@ -9,6 +9,7 @@ from backdrop.components.pages import SHOWN_FAULTS, as_file, check_page, verdict
 from backdrop.config import find_recipe
 from backdrop.data.validation import Fault
 from backdrop.evaluation.gate import Verdict
+from backdrop.report import Standing
 from backdrop.steps.check import CheckReport
 
 
@@ -30,8 +31,11 @@ def test_long_list_of_faults_says_that_it_is_cut() -> None:
 
 def test_promotion_says_so() -> None:
     verdict = Verdict(outcome="promoted", summary="better than the champion", reasons=("better",), objects=20)
-    page = verdict_page(verdict)
-    assert page == "# Promoted: better than the champion\n\n- better\n"
+    standing = Standing(version="models:/cars/1", champion=None, rival=None, time="2026-01-31T12:00Z")
+    assert verdict_page(verdict, standing) == (
+        "# Promoted: better than the champion\n\nmodels:/cars/1 became the champion on 2026-01-31 12:00 UTC. "
+        "There was no champion to compare it with.\n\n- better\n"
+    )
 
 
 def test_imported_in_a_task_as_kfp_runs_it() -> None:

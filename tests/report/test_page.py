@@ -24,9 +24,12 @@ from backdrop.evaluation.outline import Measures
 from backdrop.evaluation.pictures import MISSING, PANE, STRIP, SURPLUS, TALLEST, curves, data_uri, panel
 from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import Score
-from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render, with_verdict
+from backdrop.report import MemberSummary, Report, Standing, WorstImage, choose_worst, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
 
+STANDING = Standing(
+    version="models:/cars/3", champion="models:/cars/2", rival="models:/cars/2", time="2026-01-31T12:00Z"
+)
 MEASURES = Measures(0.97, 0.9, 0.5, 0.6, 0.7, -0.25)
 HISTORY = [{"epoch": i, "loss": 0.5 * 0.8**i, "dice": 1 - 0.2 * 0.7**i, "lr": 1e-3} for i in range(10)]
 VOID = {"meta", "link", "img", "br", "line", "circle", "path", "rect", "polyline"}
@@ -124,7 +127,7 @@ def test_names_are_escaped() -> None:
     page = Reader(html)
     assert "script" not in page.tags
     assert page.text.count(evil) >= 5
-    judged = with_verdict(html, Verdict(outcome="rejected", reasons=(evil,), objects=3))
+    judged = with_verdict(html, Verdict(outcome="rejected", reasons=(evil,), objects=3), STANDING)
     assert "script" not in Reader(judged).tags
     assert judged.endswith(html[-2000:])
 
@@ -207,8 +210,8 @@ def test_a_verdict_replaces_the_one_before_and_nothing_else() -> None:
     new = scores()
     old = [replace(score, dice=score.dice - 0.001) for score in new]
     blank = render(report(new))
-    promoted = with_verdict(blank, judge(new, old, Gate()))
-    stays = with_verdict(promoted, judge(old, new, Gate()))
+    promoted = with_verdict(blank, judge(new, old, Gate()), STANDING)
+    stays = with_verdict(promoted, judge(old, new, Gate()), STANDING)
     assert "Not judged yet" not in promoted
     assert "rose by 0.00100" in promoted
     assert "fell by 0.00100" in stays
@@ -217,7 +220,7 @@ def test_a_verdict_replaces_the_one_before_and_nothing_else() -> None:
     start, rest = blank.split("<!-- verdict -->")
     assert stays.startswith(start)
     assert stays.endswith(rest.split("<!-- /verdict -->")[1])
-    assert with_verdict(stays, judge(new, old, Gate())) == promoted
+    assert with_verdict(stays, judge(new, old, Gate()), STANDING) == promoted
 
 
 def test_a_verdict_shows_which_view_got_worse() -> None:
@@ -226,7 +229,8 @@ def test_a_verdict_shows_which_view_got_worse() -> None:
     bad = Slice(slice="view", group="03", objects=12, difference=-0.01, low=-0.02, high=-0.005, worse=True)
     changes = {"objects": 12, "difference": 0.001, "low": 0.0005, "high": 0.002}
     for slices, worse in (((good, lone), False), ((good, lone, bad), True)):
-        html = with_verdict(render(report(scores())), Verdict(outcome="rejected", reasons=(), slices=slices, **changes))
+        verdict = Verdict(outcome="rejected", reasons=(), slices=slices, **changes)
+        html = with_verdict(render(report(scores())), verdict, STANDING)
         Reader(html)
         assert ('<tr class="worse"><td>view 03</td>' in html) == worse == ("<details open>" in html)
         assert "-0.04000" in html
@@ -234,17 +238,51 @@ def test_a_verdict_shows_which_view_got_worse() -> None:
 
 def test_a_verdict_shows_the_look_and_what_a_group_rejects_below() -> None:
     new = scores()
-    page = Reader(
-        with_verdict(render(report(new)), judge(new, [replace(s, dice=s.dice - 0.001) for s in new], Gate(), 6))
-    )
+    verdict = judge(new, [replace(s, dice=s.dice - 0.001) for s in new], Gate(), 6)
+    page = Reader(with_verdict(render(report(new)), verdict, STANDING))
     assert "Look 7 at this holdout needs p < 0.000804 and has p < 1e-9; the next needs p < 0.000625." in page.text
     views = len({score.view for score in new})
     assert f"Change by group (a group rejects below p = {0.05 / views:.2g})" in page.text
 
 
+@pytest.mark.parametrize(
+    ("outcome", "change", "difference", "words"),
+    [
+        ("promoted", {}, 0.1, "models:/cars/3 became the champion instead of models:/cars/2 on 2026-01-31 12:00 UTC. "
+         "It was compared with models:/cars/2."),
+        ("promoted", {"champion": None, "rival": None}, None, "models:/cars/3 became the champion on 2026-01-31 "
+         "12:00 UTC. There was no champion to compare it with."),
+        ("rejected", {}, 0.1, "models:/cars/3 was rejected on 2026-01-31 12:00 UTC; models:/cars/2 stays the champion. "
+         "It was compared with models:/cars/2."),
+        ("rejected", {"rival": "models:/b/4"}, None, "stays the champion. It couldn't be compared with models:/b/4."),
+        ("unchanged", {}, None, "models:/cars/2 has been the champion since 2026-01-31 12:00 UTC, so models:/cars/3 "
+         "wasn't judged yet."),
+        ("unchanged", {"champion": "models:/cars/3"}, None, "models:/cars/3 has been the champion since 2026-01-31 "
+         "12:00 UTC."),
+        ("unchanged", {"is_held": True}, None, "models:/cars/2 has been held since 2026-01-31 12:00 UTC, so "
+         "models:/cars/3 wasn't judged."),
+    ],
+)  # fmt: skip
+def test_a_verdict_says_what_became_of_the_version(
+    outcome: Any, change: dict[str, Any], difference: float | None, words: str
+) -> None:
+    verdict = Verdict(outcome=outcome, reasons=(), objects=12, difference=difference)
+    page = Reader(with_verdict(render(report(scores())), verdict, STANDING.model_copy(update=change)))
+    assert words in page.text
+    assert ("Held: champion unchanged" in page.text) == bool(change.get("is_held"))
+    assert all(address.startswith("data:") for address in page.addresses)
+
+
+def test_a_verdict_links_the_version_in_mlflow() -> None:
+    address = 'https://mlflow/#/models/cars/versions/3?a="b'
+    verdict = Verdict(outcome="promoted", reasons=(), objects=12)
+    page = Reader(with_verdict(render(report(scores())), verdict, STANDING.model_copy(update={"page": address})))
+    assert page.addresses.count(address) == 1
+
+
 def test_a_page_without_a_place_for_a_verdict_is_refused() -> None:
     with pytest.raises(GateError, match="no section for a verdict"):
-        with_verdict("<html></html>", Verdict(outcome="rejected", reasons=(), objects=0))
+        with_verdict("<html></html>", Verdict(outcome="rejected", reasons=(), objects=0), STANDING)
 
 
 def test_the_worst_images_come_first_of_the_holdout() -> None:

@@ -3,26 +3,53 @@
 from html import escape
 
 from backdrop.common.errors import GateError
+from backdrop.common.words import moment
+from backdrop.config.records import Record
 from backdrop.evaluation.gate import SLICE_ALPHA, Outcome, Slice, Verdict
 from backdrop.report.charts import Scale, interval
 
 BEGIN, END = "<!-- verdict -->", "<!-- /verdict -->"
 SLICES = 48  # groups shown, those with the largest loss
-TITLES: dict[Outcome, str] = {"promoted": "Promoted", "rejected": "Rejected", "unchanged": "Champion, unchanged"}
+TITLES: dict[Outcome, str] = {"promoted": "Promoted", "rejected": "Rejected", "unchanged": "Champion unchanged"}
+HELD = "Held: champion unchanged"
 
 
-def verdict_section(verdict: Verdict | None) -> str:
+class Standing(Record):
+    """Where a verdict stands in a model's history.
+
+    Attributes:
+        version: the address of the version that was judged, `models:/NAME/VERSION`.
+        champion: that of the champion before the verdict; None if there was none.
+        rival: that of the version that it was compared with: the champion, or a student's teacher; None if there was
+            none.
+        time: of the verdict, in ISO 8601 with the offset from UTC; without one, since when the champion reigns, or is
+            held.
+        is_held: whether nothing was judged because a person holds the champion.
+        page: the version's page in MLflow; None without a server.
+    """
+
+    version: str
+    champion: str | None
+    rival: str | None
+    time: str
+    is_held: bool = False
+    page: str | None = None
+
+
+def verdict_section(verdict: Verdict | None, standing: Standing | None = None) -> str:
     """The section between its two markers; escaped text can't contain a marker, so each is unique."""
-    body = '<p class="badge waiting">Not judged yet</p>' if verdict is None else _judged(verdict)
+    waiting = '<p class="badge waiting">Not judged yet</p>'
+    body = _judged(verdict, standing) if verdict and standing else waiting
     return f'{BEGIN}<section id="verdict"><h2>Verdict</h2>{body}</section>{END}'
 
 
-def with_verdict(html: str, verdict: Verdict) -> str:
+def with_verdict(html: str, verdict: Verdict, standing: Standing) -> str:
     """Puts the gate's verdict into a report, in place of an earlier one.
 
     Args:
         html: a page by `render`.
         verdict: the gate's.
+        standing: where it stands in the model's history.
 
     Raises:
         GateError: if the page has no section for a verdict.
@@ -31,13 +58,33 @@ def with_verdict(html: str, verdict: Verdict) -> str:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise GateError("The report has no section for a verdict", "Create it again with `backdrop evaluate`")
-    return head + verdict_section(verdict) + tail
+    return head + verdict_section(verdict, standing) + tail
 
 
-def _judged(verdict: Verdict) -> str:
+def standing_text(verdict: Verdict, standing: Standing) -> str:
+    """What became of the version, when, and what it was compared with, in a sentence or two."""
+    version, champion, when = standing.version, standing.champion, moment(standing.time)
+    if standing.is_held:
+        return f"{champion} has been held since {when}, so {version} wasn't judged."
+    if verdict.outcome == "unchanged":
+        since = f"{champion} has been the champion since {when}"
+        return f"{since}." if champion == version else f"{since}, so {version} wasn't judged yet."
+    became = "became the champion" if verdict.outcome == "promoted" else "was rejected"
+    instead = f" instead of {champion}" if verdict.outcome == "promoted" and champion else ""
+    stays = f"; {champion} stays the champion" if verdict.outcome == "rejected" and champion else ""
+    compared = "was compared" if verdict.difference is not None else "couldn't be compared"
+    other = f"It {compared} with {standing.rival}." if standing.rival else "There was no champion to compare it with."
+    return f"{version} {became}{instead} on {when}{stays}. {other}"
+
+
+def _judged(verdict: Verdict, standing: Standing) -> str:
     reasons = "".join(f"<li>{escape(reason)}.</li>" for reason in verdict.reasons)
-    title = f'<p class="badge {verdict.outcome}">{TITLES[verdict.outcome]}</p>'
-    return f'{title}<ul class="reasons">{reasons}</ul>{_changes(verdict)}'
+    title = HELD if standing.is_held else TITLES[verdict.outcome]
+    link = f' <a href="{escape(standing.page)}">{escape(standing.version)} in MLflow</a>' if standing.page else ""
+    return (
+        f'<p class="badge {verdict.outcome}">{title}</p><p>{escape(standing_text(verdict, standing))}{link}</p>'
+        f'<ul class="reasons">{reasons}</ul>{_changes(verdict)}'
+    )
 
 
 def _changes(verdict: Verdict) -> str:

@@ -13,8 +13,9 @@ from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.data.folds import FoldPlan, dump_plan, read_plan
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
 from backdrop.evaluation.records import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
+from backdrop.report import Standing
 from backdrop.steps.champion import known_objects, predict_scores, recorded_scores
-from backdrop.tracking import evaluations, history, registry
+from backdrop.tracking import evaluations, history, registry, version_page
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.students import find_teacher
 from backdrop.tracking.version_files import Version, check_files
@@ -25,6 +26,12 @@ SLICES = 100  # kept with a verdict, those with the largest loss
 IS_HELD = "the champion is held"
 IS_LATER = "another champion reigns since the evaluation"
 LATER = "has become the champion since the evaluation, which judged another one; the next run judges again"
+
+
+class Decision(Verdict):
+    """A verdict, and where it stands in the model's history."""
+
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Case:
 
 
 @working("judging the challenger")
-def promote(data: str, name: str, predict: bool = True) -> Verdict:
+def promote(data: str, name: str, predict: bool = True) -> Decision:
     """Judges a model's challenger by the gate of its ensemble, and makes it the champion if it passes.
 
     Both are judged on the holdout of the challenger's plan: the champion by its recorded scores if they are of the
@@ -131,26 +138,33 @@ def promote(data: str, name: str, predict: bool = True) -> Verdict:
     challenger = registry.find_number(name, state.nomination.version)
     challenger = challenger.model_copy(update={"evaluation_run": state.nomination.evaluation})
     if state.champion == challenger.version:
-        _publish(challenger, state.changes[-1].verdict)
-        return _unchanged(challenger, SAME, ITSELF)
+        last = state.changes[-1]
+        if last.verdict:
+            _publish(challenger, last.verdict, _standing(challenger, state, last))
+        return _unchanged(challenger, state, SAME, ITSELF)
     made = state.decision(challenger.version, challenger.evaluation_run, state.champion)
     if not is_decided(challenger.version, challenger.evaluation_run, state):
         case = _open(data, name, challenger, state, predict)
         if case is None:
-            return _unchanged(challenger, IS_LATER, f"models:/{name}/{state.champion} {LATER}")
+            return _unchanged(challenger, state, IS_LATER, f"models:/{name}/{state.champion} {LATER}")
         try:
             state = history.record(name, case.decide)
         except GateError as error:
             if predict:
                 raise
-            return _unchanged(challenger, IS_LATER, f"{error.what}; the next run judges again")
+            reason = f"{error.what}; the next run judges again"
+            return _unchanged(challenger, history.read(name).state, IS_LATER, reason)
         made = state.decision(challenger.version, challenger.evaluation_run, case.replaces)
     if state.hold:
-        return _unchanged(challenger, IS_HELD, _held(name, state.hold))
+        held = _unchanged(challenger, state, IS_HELD, _held(name, state.hold))
+        if evaluations.find_verdict(challenger.evaluation_run) is None:
+            evaluations.log_verdict(challenger.evaluation_run, held, held.standing)
+        return held
     assert made is not None  # it was decided now, or before
     assert made.verdict is not None
-    _publish(challenger, made.verdict)
-    return made.verdict
+    standing = _standing(challenger, state, made)
+    _publish(challenger, made.verdict, standing)
+    return Decision(**dict(made.verdict), standing=standing)
 
 
 def is_decided(challenger: int, evaluation: str, state: State) -> bool:
@@ -245,9 +259,36 @@ def _is_rejected(made: Entry | None) -> bool:
     return made is not None and made.event == "rejected"
 
 
-def _unchanged(challenger: Version, why: str, reason: str) -> Verdict:
+def _unchanged(challenger: Version, state: State, why: str, reason: str) -> Decision:
     plan = read_plan(evaluations.fetch_evaluation(challenger.evaluation_run) / PLAN)
-    return Verdict(outcome="unchanged", summary=why, reasons=(reason,), objects=_objects(plan))
+    hold = state.hold if state.champion != challenger.version else None
+    standing = Standing(
+        version=challenger.address,
+        champion=_address(challenger, state.champion),
+        rival=None,
+        time=(hold or state.changes[-1]).time,
+        is_held=hold is not None,
+        page=version_page(challenger.name, challenger.version),
+    )
+    objects = _objects(plan)
+    return Decision(outcome="unchanged", summary=why, reasons=(reason,), objects=objects, standing=standing)
+
+
+def _standing(challenger: Version, state: State, made: Entry) -> Standing:
+    """Where a decision of the gate's stands in the history."""
+    champion = _address(challenger, made.champion)
+    teacher = find_teacher(challenger.name, challenger.version, state)
+    return Standing(
+        version=challenger.address,
+        champion=champion,
+        rival=teacher.address if teacher else champion,
+        time=made.time,
+        page=version_page(challenger.name, challenger.version),
+    )
+
+
+def _address(challenger: Version, number: int | None) -> str | None:
+    return None if number is None else f"models:/{challenger.name}/{number}"
 
 
 def _held(name: str, hold: Entry) -> str:
@@ -267,8 +308,8 @@ def _objects(plan: FoldPlan) -> int:
     return len({row.object for row in plan.holdout})
 
 
-def _publish(challenger: Version, verdict: Verdict | None) -> None:
+def _publish(challenger: Version, verdict: Verdict, standing: Standing) -> None:
     """Writes a verdict onto the version's report and tags, unless it stands there."""
-    if verdict and evaluations.find_verdict(challenger.evaluation_run) != verdict:
-        evaluations.log_verdict(challenger.evaluation_run, verdict)
+    if evaluations.find_verdict(challenger.evaluation_run) != verdict:
+        evaluations.log_verdict(challenger.evaluation_run, verdict, standing)
         registry.set_verdict(challenger, verdict)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backdrop.common.errors import TrackingError
 from backdrop.common.progress import log
+from backdrop.common.redact import without_credentials
 
 URI = "MLFLOW_TRACKING_URI"
 SWITCH = "BACKDROP_TRACKING"  # "off": no store in the current folder; without URI nothing is tracked
@@ -73,6 +74,12 @@ def sqlite_path(uri: str) -> Path | None:
 def is_server(uri: str) -> bool:
     """Whether the address is a server's."""
     return uri.startswith(("http://", "https://"))
+
+
+def version_page(model: str, version: int) -> str | None:
+    """The address of a version's page in MLflow, without credentials; None without a server."""
+    uri = without_credentials(tracking_uri())
+    return f"{uri.rstrip('/')}/#/models/{model}/versions/{version}" if is_server(uri) else None
 
 
 @functools.cache

@@ -34,7 +34,7 @@ from backdrop.evaluation.records import (
 )
 from backdrop.evaluation.statistics import Statistics, read_statistics
 from backdrop.inference.member import CONFIG
-from backdrop.report import with_verdict
+from backdrop.report import Standing, with_verdict
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, find_runs, server_errors
@@ -183,8 +183,8 @@ def read_ensemble(folder: Path) -> Ensemble:
     return parse(Ensemble, parse_yaml(text, CONFIG), CONFIG)
 
 
-def log_verdict(run_id: str, verdict: Verdict) -> None:
-    """Adds the verdict to an evaluation run, as `verdict.json` and on its report's page.
+def log_verdict(run_id: str, verdict: Verdict, standing: Standing) -> None:
+    """Adds the verdict to an evaluation run: on its report's page, and as `verdict.json` if the gate has judged.
 
     Raises:
         TrackingError: if the server doesn't answer.
@@ -193,9 +193,10 @@ def log_verdict(run_id: str, verdict: Verdict) -> None:
     with server_errors("The verdict can't be written"), tempfile.TemporaryDirectory() as scratch:
         _check(client, client.get_run(run_id))
         page = Path(client.download_artifacts(run_id, f"{REPORT}/{PAGE}", scratch))
-        page.write_text(with_verdict(page.read_text(encoding="utf-8"), verdict), encoding="utf-8")
+        page.write_text(with_verdict(page.read_text(encoding="utf-8"), verdict, standing), encoding="utf-8")
         client.log_artifact(run_id, str(page), REPORT)
-        client.log_text(run_id, f"{verdict.model_dump_json(indent=2)}\n", VERDICT)
+        if verdict.outcome != "unchanged":
+            client.log_text(run_id, f"{verdict.model_dump_json(indent=2)}\n", VERDICT)
 
 
 def _require_unchanged(folder: Path, run_id: str) -> None:

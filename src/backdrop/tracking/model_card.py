@@ -6,13 +6,12 @@ and also `data:` addresses, so pictures are artifacts, by their address on the s
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from html import escape
 from typing import Self
 from urllib.parse import urlencode
 
 from backdrop import __version__
-from backdrop.common.words import count
+from backdrop.common.words import count, moment
 from backdrop.config.records import Record
 from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.records import WORST
@@ -136,11 +135,6 @@ def plain(text: str) -> str:
     """Somebody's words as Markdown that shows them as they are, in one line of at most 600 characters."""
     words = " ".join(text.split())
     return SPECIAL.sub(r"\\\1", escape(words if len(words) <= TEXT else f"{words[: TEXT - 1]}…", quote=False))
-
-
-def moment(time: str) -> str:
-    """A time of the history as `2026-01-31 12:00 UTC`."""
-    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _joined(parts: list[str]) -> str:

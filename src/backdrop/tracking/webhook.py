@@ -23,11 +23,11 @@ from backdrop.common.environment import check_header
 from backdrop.common.errors import BackdropError, ConfigError, shorten
 from backdrop.common.owner import actor
 from backdrop.common.progress import log
-from backdrop.common.redact import is_http, without_credentials
+from backdrop.common.redact import is_http
 from backdrop.common.retry import RetryPolicy, retry
 from backdrop.config.records import Record
 from backdrop.evaluation.gate import Verdict
-from backdrop.tracking import is_server, tracking_uri
+from backdrop.tracking import version_page
 from backdrop.tracking.ledger import Entry, Event
 
 ADDRESS, SECRET = "BACKDROP_WEBHOOK_URL", "BACKDROP_WEBHOOK_SECRET"
@@ -83,8 +83,7 @@ def send_decision(model: str, entry: Entry) -> None:
     """
     if entry.event == "registered" or not os.environ.get(ADDRESS):
         return
-    reason, uri = shorten(entry.reason), without_credentials(tracking_uri())
-    link = f"{uri.rstrip('/')}/#/models/{model}/versions/{entry.version}" if is_server(uri) else None
+    reason, link = shorten(entry.reason), version_page(model, entry.version)
     sentence = f"{model}: version {entry.version} {WORDS[entry.event]}{_champion(entry)}"
     text = _escape(f"{sentence}{': ' if reason else ''}{reason} ({entry.actor})")
     _send(
