@@ -10,10 +10,12 @@ from pathlib import Path
 import cv2
 import pytest
 
-from backdrop.report import render_search
+from backdrop.evaluation.gate import Verdict
+from backdrop.report import Standing, render_search, with_verdict
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.train import train
 from tests.conftest import SMALL
+from tests.e2e.chromium import chromium
 from tests.report.test_search import make_search
 
 pytestmark = pytest.mark.e2e
@@ -52,7 +54,13 @@ def page(data: Path, plan: Path, tmp_path: Path) -> Path:
         return Path(given)
     members = [train(str(data), str(plan), "tiny", fold, str(tmp_path / f"m{fold}"), SMALL).address for fold in (0, 1)]
     evaluate(str(data), str(plan), members, str(tmp_path / "report"))
-    return tmp_path / "report" / "index.html"
+    path = tmp_path / "report" / "index.html"
+    verdict = Verdict(outcome="promoted", reasons=("Better",), objects=3)
+    standing = Standing(
+        version="models:/cars/1", champion=None, rival=None, time="2026-01-31T12:00Z", page="https://mlflow.example/#/1"
+    )
+    path.write_text(with_verdict(path.read_text(encoding="utf-8"), verdict, standing), encoding="utf-8")
+    return path
 
 
 def test_the_console_check_can_fail(browse: Browse, tmp_path: Path) -> None:
@@ -64,8 +72,25 @@ def test_the_console_check_can_fail(browse: Browse, tmp_path: Path) -> None:
 def test_the_report_opens_without_a_word_on_the_console(browse: Browse, page: Path) -> None:
     done = browse(page, "--dump-dom")
     assert "CONSOLE" not in done.stderr
-    for heading in ("Verdict", "Members", "Curves over epochs", "Worst holdout images"):
+    for heading in ("Verdict", "Members", "Curves over epochs", "Worst holdout images", "Typical holdout", "Lineage"):
         assert heading in done.stdout
+
+
+@pytest.mark.parametrize("width", [1280, 480])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_fits_its_window_and_asks_for_nothing(page: Path, tmp_path: Path, width: int, scheme: str) -> None:
+    assert page.stat().st_size < 2_000_000
+    with chromium(tmp_path) as tab:
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        tab.open(page.as_uri(), width)
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        assert tab.run("performance.getEntriesByType('resource').filter(one => !/^data:/.test(one.name)).length") == 0
+        paper = tab.run("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 300) == (scheme == "dark")
+        assert all(tab.names("image", "link", "heading"))
+        tab.press("Tab", 9)
+        assert tab.run("document.activeElement.getAttribute('href')") == "https://mlflow.example/#/1"
+        assert tab.messages == []
 
 
 def test_the_report_is_drawn(browse: Browse, page: Path, tmp_path: Path) -> None:

@@ -18,13 +18,26 @@ from numpy.typing import NDArray
 
 from backdrop.common.errors import GateError
 from backdrop.config import Gate
+from backdrop.evaluation.examples import Difference, Doubtful, Example, choose_different, choose_typical, choose_worst
 from backdrop.evaluation.gate import Slice, Verdict, judge
 from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import Measures
-from backdrop.evaluation.pictures import MISSING, PANE, STRIP, SURPLUS, TALLEST, curves, data_uri, panel
+from backdrop.evaluation.pictures import (
+    MISSING,
+    PANE,
+    STRIP,
+    SURPLUS,
+    TALLEST,
+    TRUE,
+    curves,
+    data_uri,
+    difference_panel,
+    panel,
+)
 from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import Score
-from backdrop.report import MemberSummary, Report, Standing, WorstImage, choose_worst, render, with_verdict
+from backdrop.evaluation.review import Region
+from backdrop.report import Gallery, MemberSummary, Report, Standing, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
 
 STANDING = Standing(
@@ -56,7 +69,7 @@ def report(found: list[Score], worst: int = 2, history: list[dict[str, Any]] = H
         for i, member in enumerate(members)
     ]
     picture = np.full((40, 60, 3), 90, np.uint8)
-    shown = [WorstImage(score, picture) for score in choose_worst(found, worst)]
+    shown = Gallery(worst=[Example(score, picture) for score in choose_worst(found, worst)])
     measures = {score.image: MEASURES for score in found[1:]}
     return Report(name, "sha256:abc", evaluation, found, measures, summaries, shown)
 
@@ -135,9 +148,15 @@ def test_names_are_escaped() -> None:
 def test_a_page_full_of_busy_pictures_stays_small() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (412, 844, 3), dtype=np.uint8)
     plain = report(scores(views=("01", "02", "03")), worst=12)
-    full = replace(plain, worst=[replace(image, panel=noise) for image in plain.worst])
-    assert len(full.worst) == 24
-    assert 500_000 < len(render(full).encode()) < 1_500_000
+    worst = [replace(image, panel=noise) for image in plain.gallery.worst]
+    region = Region("shifted", 0.1, 9, (0, 0, 1, 1))
+    doubts = [Doubtful(one.score, [region], noise) for one in worst[:4]]
+    differences = [Difference(one.score, 0.5, noise) for one in worst[:6]]
+    full = replace(plain, gallery=Gallery(worst, worst[:4], doubts, differences, "backdrop review"))
+    assert len(worst) == 24
+    html = render(full)
+    assert 500_000 < len(html.encode()) < 1_950_000
+    assert Reader(html).tags.count("img") == 24 + 4 + 4 + 6
 
 
 def test_without_a_holdout_the_page_says_so() -> None:
@@ -293,6 +312,42 @@ def test_the_worst_images_come_first_of_the_holdout() -> None:
     assert [(score.dice, score.image) for score in chosen] == held[:3] + folded[:3]
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 30), st.integers(1, 6))
+def test_as_many_images_are_worse_than_the_typical_ones_as_are_better(
+    dices: list[float], held: int, count: int
+) -> None:
+    rows = [Score(f"a{i}_1", f"a{i}", "1", 9, None if i < held else 0, dice, {}) for i, dice in enumerate(dices)]
+    shown = choose_typical(rows, count)
+    pool = [score for score in rows if score.fold is None] or rows
+    rest = [score.dice for score in pool if score not in shown]
+    assert len(shown) == min(count, len(pool))
+    low, high = shown[0].dice, shown[-1].dice
+    assert not [dice for dice in rest if low < dice < high]
+    below = sum(score.dice <= low for score in pool if score not in shown)
+    above = sum(score.dice >= high for score in pool if score not in shown)
+    assert below + above >= len(rest)
+    assert abs(below - above) <= 1 or rest.count(low) + rest.count(high) >= 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=12))
+def test_the_images_where_the_champion_differs_most_are_shown(pairs: list[tuple[float, float]]) -> None:
+    rows = [Score(f"a{i}_1", f"a{i}", "1", 9, None, new, {}) for i, (new, _) in enumerate(pairs)]
+    shown = choose_different(rows, {f"a{i}_1": old for i, (_, old) in enumerate(pairs)}, 3)
+    gaps = sorted((abs(new - old) for new, old in pairs if new != old), reverse=True)
+    assert [abs(score.dice - old) for score, old in shown] == gaps[:3]
+
+
+def test_the_champions_masks_may_be_missing() -> None:
+    plain, picture = report(scores(), worst=0), np.full((40, 60, 3), 90, np.uint8)
+    first, second = plain.scores[:2]
+    gallery = Gallery(differences=[Difference(first, 0.25, picture), Difference(second, 0.5, None)])
+    page = Reader(render(replace(plain, gallery=gallery)))
+    assert page.tags.count("img") == 1
+    assert f"{first.image} Dice {first.dice:.5f}, the champion's 0.25000 ({first.dice - 0.25:+.5f})" in page.text
+    assert f"{second.image} Dice {second.dice:.5f}, the champion's 0.50000" in page.text
+    assert "Champion against challenger" not in Reader(render(plain)).text
+
+
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
 def test_a_scale_keeps_the_order_and_all_values_inside(values: list[float]) -> None:
     scale = dice_scale(values)
@@ -364,6 +419,20 @@ def test_missing_and_surplus_have_their_own_colors() -> None:
         assert missing.mean() == pytest.approx((truth & ~moved).mean(), abs=0.01)
         assert surplus.mean() == pytest.approx((moved & ~truth).mean(), abs=0.01)
         assert np.argwhere(missing)[:, 1].max() < np.argwhere(surplus)[:, 1].min()
+
+
+def test_the_champions_outline_and_the_challengers_have_their_own_colors_where_they_differ() -> None:
+    image, truth = _photo()
+    wide = truth.copy()
+    wide[140:170, 315:345] = True  # the champion adds a bump at the right of the true mask
+    picture = difference_panel(image, truth, truth, wide)
+    assert picture.shape == (187 + STRIP, 2 * PANE + 2, 3)
+    near = picture[:187, PANE + 2 :]
+    assert _share(near, MISSING) > 0.001
+    assert _share(near, SURPLUS) > 0.001
+    assert _share(near, TRUE) > 0.001
+    same = difference_panel(image, truth, truth, truth)[:187]
+    assert _share(same, MISSING) == 0  # the challenger's is on top
 
 
 def test_no_error_has_no_color() -> None:

@@ -87,14 +87,14 @@ def test_a_run_says_what_made_it(tracked: str, member: Path, tmp_path: Path, mon
         if folder.name == "checkout":
             git("init", "--quiet")
             git("commit", "--quiet", "--allow-empty", "--message", "empty")
-        provenance._commit.cache_clear()
+        provenance.commit.cache_clear()
         with MemberRun(KEY, recipe_of(member), 1, fresh=True) as run:
             found = the_run(run.finish(member))
         tags = found.data.tags
         assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("backdrop train", "LOCAL")
         assert tags["mlflow.user"] == found.info.user_id == "ada@laptop"
         commits[folder.name] = tags.get("mlflow.source.git.commit")
-    provenance._commit.cache_clear()
+    provenance.commit.cache_clear()
     assert commits == {"plain": None, "checkout": git("rev-parse", "HEAD")}
 
 

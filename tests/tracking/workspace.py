@@ -23,7 +23,7 @@ from backdrop.evaluation.statistics import NAMES, Statistics, dump_statistics
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.models import build
-from backdrop.report import Report, render
+from backdrop.report import Gallery, Report, render
 from backdrop.steps.register import Registration, register
 
 # For tests that take long: by default they run on the embedded store alone.
@@ -138,7 +138,7 @@ class Workspace:
         evaluation = evaluation.model_copy(update={"cost": model.cost()})
         (folder / "metrics.json").write_bytes(dump_evaluation(evaluation))
         write_tables(folder, scores)
-        (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, {}, [], [])))
+        (folder / "index.html").write_text(render(Report("small", "sha256:0", evaluation, scores, {}, [], Gallery())))
         return folder
 
     def register(self, name: str, seed: int, dice: float, members: list[str] | None = None) -> Registration:

@@ -1,6 +1,7 @@
 """Finds recipes, ensembles and spaces by name (shipped with the package) or by path (your own YAML files)."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -57,6 +58,33 @@ def change_recipe(recipe: Recipe, overrides: Iterable[str], option: str = "--set
     assignments = list(overrides)
     values = override(recipe.model_dump(mode="json"), assignments, option)
     return parse(Recipe, values, recipe.name, [f"{option} {assignment}" for assignment in assignments])
+
+
+def changes(recipe: Recipe) -> list[str] | None:
+    """The assignments `a.b=c` that make a recipe from the shipped one of its name; None if there is none.
+
+    Args:
+        recipe: what `find_recipe(recipe.name, changes)` returns.
+    """
+    if recipe.name not in shipped("recipes"):
+        return None
+    base = find_recipe(recipe.name)
+    made = list(_assignments(base.model_dump(mode="json"), recipe.model_dump(mode="json"), ""))
+    return made if change_recipe(base, made) == recipe else None
+
+
+def _assignments(old: Any, new: Any, key: str) -> Iterator[str]:
+    """What turns one value into another, as few leaves as possible."""
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        pairs = old.items()
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(old)
+    elif old != new:
+        is_plain = isinstance(new, str) and override({"value": ""}, [f"value={new}"]) == {"value": new}
+        yield f"{key}={new if is_plain else json.dumps(new)}"
+    for name, value in pairs:
+        yield from _assignments(value, new[name], f"{key}.{name}" if key else str(name))
 
 
 def read_over(path: str | None) -> dict[str, Any]:

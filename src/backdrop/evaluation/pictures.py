@@ -22,8 +22,8 @@ TALLEST = 2 * PANE  # a taller photograph is squeezed to this height
 STRIP = 22  # height of the caption under a pane
 GAP = 2
 TEXT = 0.48  # OpenCV font scale of the captions
-# Okabe and Ito's vermilion and blue (lightened), distinguishable by color-blind people.
-MISSING, SURPLUS = (226, 84, 12), (24, 142, 255)
+# Okabe and Ito's vermilion, blue (both lightened) and bluish green, distinguishable by color-blind people.
+MISSING, SURPLUS, TRUE = (226, 84, 12), (24, 142, 255), (0, 158, 115)
 INK, PAPER, GRAY = (225, 228, 232), (27, 30, 34), (128, 128, 128)
 PIECE = 10_000_000  # pixels that are computed on at a time
 CLOSE_UP = 8  # a close-up shows this part of the width
@@ -65,7 +65,7 @@ def panel(image: Image, truth: Mask, prediction: NDArray[np.floating[Any]] | Mas
 
 
 def doubt_panel(image: Image, label: Mask, prediction: Mask, box: tuple[int, int, int, int]) -> Image:
-    """Two panes: the photograph with a frame around a close-up, and the close-up with the outlines of both masks.
+    """Two panes, both with the outlines of two masks: the photograph with a frame around a close-up, and the close-up.
 
     The label's outline is orange, the prediction's blue.
 
@@ -75,15 +75,23 @@ def doubt_panel(image: Image, label: Mask, prediction: Mask, box: tuple[int, int
         prediction: the ensemble's.
         box: the region to show: left, top, width and height.
     """
-    height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))
-    part = _around(box, label.shape)
-    whole, near = _fit(image, height).copy(), _fit(image[part], height).copy()
-    _frame(whole, part, height / image.shape[0], PANE / image.shape[1])
-    for mask, color in ((label, MISSING), (prediction, SURPLUS)):
-        shown = _nearest(mask[part], height)
-        near[shown > cv2.erode(shown, np.ones((3, 3), np.uint8))] = color
-    legend = [("label", MISSING), ("ensemble", SURPLUS)]
-    return _beside([_captioned(whole, [("photograph", INK)]), _captioned(near, legend)], 1)
+    return _outlined(image, _around(box, label.shape), [("label", label, MISSING), ("ensemble", prediction, SURPLUS)])
+
+
+def difference_panel(image: Image, truth: Mask, challenger: Mask, champion: Mask) -> Image:
+    """Two panes with the outlines of three masks: the photograph with a frame around a close-up, and the close-up.
+
+    It is where the two predictions differ most. The challenger's outline is blue, the champion's orange, the true one a
+    green line beneath both.
+
+    Args:
+        image: the photograph.
+        truth: its mask.
+        challenger: one prediction.
+        champion: the other.
+    """
+    masks = [("truth", truth, TRUE), ("champion", champion, MISSING), ("challenger", challenger, SURPLUS)]
+    return _outlined(image, _close_up(challenger ^ champion), masks)
 
 
 def pair(image: Image, result: Image) -> Image:
@@ -169,6 +177,21 @@ def _fit(image: Image, height: int) -> Image:
     if image.shape[1] < PANE:
         return cv2.resize(image, (PANE, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8, copy=False)
     return resize(image, height, PANE)
+
+
+def _outlined(
+    image: Image, part: tuple[slice, slice], masks: Sequence[tuple[str, Mask, tuple[int, int, int]]]
+) -> Image:
+    """A photograph and a part of it, which a frame marks, both with the masks' outlines, the last on top."""
+    height = min(TALLEST, max(1, round(PANE * image.shape[0] / image.shape[1])))
+    whole, near = _fit(image, height).copy(), _fit(image[part], height).copy()
+    for _, mask, color in masks:
+        for pane, shown, sides in ((whole, mask, (3, 3)), (near, mask[part], (3, 5))):
+            scaled, side = _nearest(shown, height), sides[color == TRUE]
+            pane[scaled > cv2.erode(scaled, np.ones((side, side), np.uint8))] = color
+    _frame(whole, part, height / image.shape[0], PANE / image.shape[1])
+    legend = [(word, color) for word, _, color in masks]
+    return _beside([_captioned(whole, [("photograph", INK)]), _captioned(near, legend)], 1)
 
 
 def _nearest(mask: Mask, height: int) -> Image:

@@ -111,7 +111,7 @@ def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) ->
     Raises:
         MemberError: if a member wasn't trained with one of the plans on this data.
     """
-    assignments = [_plan_of(member, plans, digests).assignment() for member in model.members]
+    assignments = [plan_of(member, plans, digests).assignment() for member in model.members]
     result: Judges = {}
     for row in plans[0].rows:
         folds = [assignment[row.object] for assignment in assignments]
@@ -185,8 +185,12 @@ def _grouped(models: Judges, rows: Iterable[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:
-    """The plan that the member was trained with. If several match, they assign it the same photographs."""
+def plan_of(member: Member, plans: Sequence[FoldPlan], digests: Digests) -> FoldPlan:
+    """The plan that the member was trained with. If several match, they assign it the same photographs.
+
+    Raises:
+        MemberError: if it wasn't trained with any of them on this data.
+    """
     for plan in plans:
         with contextlib.suppress(MemberError, PlanError):
             verify_member(member, plan, digests)

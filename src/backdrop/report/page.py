@@ -7,26 +7,23 @@ from typing import Any
 
 from backdrop.common.words import count
 from backdrop.evaluation.outline import Measures
-from backdrop.evaluation.pictures import Image, data_uri, number
+from backdrop.evaluation.pictures import number
 from backdrop.evaluation.records import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score
 from backdrop.report.charts import Scale, dice_scale, histogram, line_chart, positive_scale
 from backdrop.report.contributions import contributions_section
+from backdrop.report.gallery import Gallery
+from backdrop.report.lineage import Lineage, lineage_section
 from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
 from backdrop.report.quality import comparisons_section, quality_section, slices_section
 from backdrop.report.verdict import verdict_section
 
-PAGE_BYTES = 1_400_000  # limit of the page without its verdict, which is added later
-PICTURE_BYTES = 90_000  # limit of one picture
+PAGE_BYTES = 1_850_000  # limit of the page without its verdict, which is added later
 CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"))
 ABOUT = """A Dice of several images is the mean over objects of each object's mean over its images. No member trained
 on an object of the holdout. Out of fold, an image is predicted only by members that did not train on it. Intervals are
 bootstrapped over objects."""
 EXIT_NOTE = """Saved is the share of multiply-accumulates. Out of fold, each fold is measured by a rule learned on the
 other folds, with one member of each recipe; on the holdout, the rule and the members are those of the model."""
-LEGEND = (
-    '<p class="note"><span class="key missing"></span>missing: in the true mask, but not predicted '
-    '<span class="key surplus"></span>surplus: predicted, but not in the true mask. The frame marks the close-up.</p>'
-)
 
 
 @dataclass(frozen=True)
@@ -49,19 +46,12 @@ class MemberSummary:
 
 
 @dataclass(frozen=True)
-class WorstImage:
-    """An image with a low Dice, and its panel (see `pictures.panel`)."""
-
-    score: Score
-    panel: Image
-
-
-@dataclass(frozen=True)
 class Report:
     """The content of the page.
 
     `data` is the digest of the plan's data. The scores' traits are all that images can be grouped by. `measures` has
-    what is known of images' masks.
+    what is known of images' masks. Without a
+    `lineage`, the page doesn't say how to make the ensemble again.
     """
 
     name: str
@@ -70,22 +60,17 @@ class Report:
     scores: Sequence[Score]
     measures: Mapping[str, Measures]
     members: Sequence[MemberSummary]
-    worst: Sequence[WorstImage]
-
-
-def choose_worst(scores: Sequence[Score], count: int = 12) -> list[Score]:
-    """The images to show: the `count` worst of the holdout, then the `count` worst out of fold, worst first."""
-    ranking = sorted(scores, key=lambda score: (score.dice, score.image))
-    held = [score for score in ranking if score.fold is None]
-    return held[:count] + [score for score in ranking if score.fold is not None][:count]
+    gallery: Gallery
+    lineage: Lineage | None = None
 
 
 def render(report: Report) -> str:
-    """The page `index.html`, below 1.5 MB; the same report gives the same bytes."""
+    """The page `index.html`, below 2 MB; the same report gives the same bytes."""
     held = [score for score in report.scores if score.fold is None]
     folded = [score for score in report.scores if score.fold is not None]
     parts = {
         "verdict": verdict_section(None),
+        "lineage": lineage_section(report.lineage) if report.lineage else "",
         "members": _members(report.members),
         "curves": _curves(report.members),
         "images": _distributions(held, folded),
@@ -99,7 +84,7 @@ def render(report: Report) -> str:
     }
     # The pictures get the remaining bytes.
     room = PAGE_BYTES - sum(len(part.encode()) for part in parts.values())
-    body = fill("page.html", **parts, worst=_worst(report.worst, room))
+    body = fill("page.html", **parts, **report.gallery.sections(room))
     return frame("Backdrop evaluation", report.name, _headline(report), body, ABOUT, ("data", report.data))
 
 
@@ -235,27 +220,3 @@ def _saving(title: str, saving: Saving) -> list[str]:
         f"{lost.mean:+.5f}",
         "" if lost.low is None else f"{lost.low:+.5f} to {lost.high:+.5f}",
     ]
-
-
-def _worst(worst: Sequence[WorstImage], room: int) -> str:
-    limit = min(PICTURE_BYTES, room // max(1, len(worst)))
-    groups = {
-        "Worst holdout images": [image for image in worst if image.score.fold is None],
-        "Worst out-of-fold images": [image for image in worst if image.score.fold is not None],
-    }
-    return "".join(_gallery(title, images, limit) for title, images in groups.items() if images)
-
-
-def _gallery(title: str, images: Sequence[WorstImage], limit: int) -> str:
-    cards = "".join(_card(image, limit) for image in images)
-    return f'<section><h2>{title}</h2>{LEGEND}<div class="gallery">{cards}</div></section>'
-
-
-def _card(image: WorstImage, limit: int) -> str:
-    score = image.score
-    place = "holdout" if score.fold is None else f"fold {score.fold}"
-    alone = " · ".join(f"{escape(recipe)} {dice_text(dice)}" for recipe, dice in sorted(score.recipes.items()))
-    words = f"<b>{escape(score.image)}</b> Dice {dice_text(score.dice)}, {place}"
-    extra = f"<br><small>{alone}</small>" if len(score.recipes) > 1 else ""
-    picture = f'<img alt="Panel of {escape(score.image)}" loading="lazy" src="{data_uri(image.panel, limit)}">'
-    return f"<figure>{picture}<figcaption>{words}{extra}</figcaption></figure>"

@@ -78,7 +78,7 @@ def _bar(number: int, pages: int) -> str:
 
 def _card(card: Card) -> str:
     place = "holdout" if card.fold is None else f"fold {card.fold}"
-    regions = "".join(f"<li>{_region(region)}</li>" for region in card.regions)
+    regions = "".join(f"<li>{region_text(region)}</li>" for region in card.regions)
     image = escape(card.image)
     picture = f'<img alt="Label and prediction of {image}" src="{data_uri(card.panel, PICTURE_BYTES)}">'
     choices = "".join(
@@ -92,7 +92,8 @@ def _card(card: Card) -> str:
     )
 
 
-def _region(region: Region) -> str:
+def region_text(region: Region) -> str:
+    """A doubtful region in a few words."""
     return f"{region.kind}: {region.pixels:,} pixels, {100 * region.severity:.2f} %"
 
 

@@ -1,6 +1,7 @@
 """The champion's scores on a challenger's holdout: recorded ones, or new ones by its networks."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from backdrop.config.folds import PLAN
 from backdrop.data.dataset import open_dataset
@@ -8,6 +9,9 @@ from backdrop.data.folds import FoldPlan, read_plan, verify
 from backdrop.evaluation.records import IMAGES, Score, read_scores
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.version_files import Version
+
+if TYPE_CHECKING:
+    from backdrop.inference.ensemble import EnsembleModel
 
 
 def recorded_scores(plan: FoldPlan, champion: Version, evaluation_run: str | None = None) -> Sequence[Score] | None:
@@ -35,12 +39,22 @@ def predict_scores(data: str, plan: FoldPlan, champion: Version) -> Sequence[Sco
         PlanError: if `data` isn't what the plan was made for.
         DataError: if a photograph can't be read.
     """
-    from backdrop.evaluation.scoring import score_holdout  # slow: these import torch
-    from backdrop.inference.batch import keep_networks
+    from backdrop.evaluation.scoring import score_holdout  # slow: imports torch
+
+    dataset = open_dataset(data)
+    return score_holdout(dataset, plan, verify(plan, dataset), load(champion))
+
+
+def load(champion: Version) -> "EnsembleModel":
+    """The champion, to predict with.
+
+    Raises:
+        TrackingError: if the version's files were lost or changed, or aren't signed as they must be.
+    """
+    from backdrop.inference.batch import keep_networks  # slow: these import torch
     from backdrop.inference.ensemble import load_ensemble
 
-    dataset, model = open_dataset(data), keep_networks(load_ensemble(registry.fetch_version(champion.address)))
-    return score_holdout(dataset, plan, verify(plan, dataset), model)
+    return keep_networks(load_ensemble(registry.fetch_version(champion.address)))
 
 
 def known_objects(plan: FoldPlan, champion: Version) -> list[str]:

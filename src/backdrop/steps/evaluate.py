@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from backdrop.common.devices import device
-from backdrop.common.errors import ConfigError, MemberError
+from backdrop.common.errors import BackdropError, ConfigError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder, require_file, write_file
-from backdrop.common.progress import progress, working
+from backdrop.common.progress import log, progress, working
 from backdrop.common.storage import sha256
-from backdrop.config import Ensemble, find_ensemble
+from backdrop.config import Ensemble, find_ensemble, shipped
 from backdrop.data.dataset import Dataset, Digests, open_dataset, opened_pair, read_pair
 from backdrop.data.folds import HOLDOUT, FoldPlan, Row, plans_digest, read_plans, verify
 from backdrop.data.metadata import read_metadata
@@ -28,9 +29,16 @@ from backdrop.evaluation.budget import (
 )
 from backdrop.evaluation.contributions import compare_sets, contributions, set_dice
 from backdrop.evaluation.early_exit import First, first_costs, fit
+from backdrop.evaluation.examples import (
+    choose_different,
+    choose_typical,
+    choose_worst,
+    show,
+    show_differences,
+)
 from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import dump_measures
-from backdrop.evaluation.pictures import encode_jpeg, panel, stack
+from backdrop.evaluation.pictures import encode_jpeg, stack
 from backdrop.evaluation.predicted_dice import Known, learn, measure
 from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import (
@@ -54,17 +62,22 @@ from backdrop.evaluation.records import (
     dump_evaluation,
     dump_scores,
 )
-from backdrop.evaluation.scoring import Judges, judges, score
+from backdrop.evaluation.scoring import Judges, judges, plan_of, score
 from backdrop.evaluation.statistics import Statistics, dump_statistics
 from backdrop.evaluation.subsets import Recipes
 from backdrop.inference.batch import chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
-from backdrop.inference.member import Member
+from backdrop.inference.member import CONFIG, Member
 from backdrop.inference.predict import BATCH
 from backdrop.inference.speed import measure_seconds
-from backdrop.report import MemberSummary, Report, WorstImage, choose_worst, render
+from backdrop.report import Gallery, MemberSummary, Report, render
+from backdrop.report.lineage import Lineage, Source
 from backdrop.steps.members import open_member
+from backdrop.tracking.provenance import commit
 from backdrop.training.compute import device_name
+
+if TYPE_CHECKING:
+    from backdrop.tracking.version_files import Version
 
 STEP = "evaluate"
 WORST_BYTES = 200_000
@@ -134,7 +147,7 @@ def evaluate(
     details = scored.details_by(rules)
     sets = set_dice(scores, scored.subsets)
     chosen = _choose(config, budget, sets, speed, network) if config and budget else ""
-    champion, opponent = _champion(data, plans[0], model) if model else ((), None)
+    reigning, champion, opponent = _champion(data, plans[0], model) if model else (None, (), None)
     part = [one for one in scores if one.image in compared]
     champions = Rival("champion", model or "", {one.image: one.dice for one in champion})
     rivals = [champions, best_member(scored.members, part), *others]
@@ -151,11 +164,17 @@ def evaluate(
     }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
-    worst = _worst(dataset, digests, who, scores)
+    worst, doubts = show(dataset, digests, who, choose_worst(scores))
+    typical, _ = show(dataset, digests, who, choose_typical(scores))
+    different = choose_different(part, champions.dice)
+    differences = show_differences(dataset, digests, who, _networks(reigning) if different else None, different)
     known = read_metadata(dataset.root, None)
     shown = [replace(one, traits=known.get(one.object, {}) | one.traits) for one in scores]
     measures = {image: one.measures for image, one in details.items()}
-    page = render(Report(name, plans[0].data, evaluation, shown, measures, _summaries(network, evaluation), worst))
+    lineage = _lineage(dataset, data, plans, digests, network, members, config)
+    gallery = Gallery(worst, typical, doubts, differences, lineage.review())
+    summaries = _summaries(network, evaluation)
+    page = render(Report(name, plans[0].data, evaluation, shown, measures, summaries, gallery, lineage))
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(scores))
@@ -220,8 +239,8 @@ def _predicted_dice(known: Sequence[Known], scores: Sequence[Score]) -> DicePred
     return DicePrediction(rule=rule, holdout=measure(rule, held) if rule and held else None)
 
 
-def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Sequence[Score], Opponent | None]:
-    """The champion's scores on the holdout, and its record if its networks had to be run for them.
+def _champion(data: str, plan: FoldPlan, model: str) -> tuple["Version | None", Sequence[Score], Opponent | None]:
+    """The champion, its scores on the holdout, and its record if its networks had to be run for them.
 
     There are no scores if there is no champion, or if its members know objects of the holdout.
     """
@@ -230,13 +249,13 @@ def _champion(data: str, plan: FoldPlan, model: str) -> tuple[Sequence[Score], O
 
     champion = registry.find_alias(model, "champion")
     if champion is None or known_objects(plan, champion):
-        return (), None
+        return champion, (), None
     recorded = recorded_scores(plan, champion)
     if recorded is not None:
-        return recorded, None
+        return champion, recorded, None
     with working(f"judging the champion, version {champion.version}"):
         scores = predict_scores(data, plan, champion)
-    return scores, Opponent(digest=champion.digest, scores=sha256(dump_scores(scores)))
+    return champion, scores, Opponent(digest=champion.digest, scores=sha256(dump_scores(scores)))
 
 
 def _first_costs(model: EnsembleModel, who: Judges) -> dict[First, float]:
@@ -282,12 +301,32 @@ def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[S
     return effects(cases(), operations, scores)
 
 
-def _worst(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> list[WorstImage]:
-    found, models = [], {row.image: model for row, model in who.items()}
-    for chosen in choose_worst(scores):
-        image, truth = read_pair(dataset.photos[chosen.image], digests)
-        found.append(WorstImage(chosen, panel(image, truth, models[chosen.image].probability(image))))
-    return found
+def _networks(champion: "Version | None") -> EnsembleModel | None:
+    """The champion's networks, to draw its masks; None if its files can't be had, which is no reason to fail."""
+    from backdrop.steps.champion import load  # slow: imports mlflow
+
+    try:
+        return load(champion) if champion else None
+    except BackdropError as error:
+        log(f"The report has no masks of the champion: {error}")
+        return None
+
+
+def _lineage(
+    dataset: Dataset,
+    data: str,
+    plans: Sequence[FoldPlan],
+    digests: Digests,
+    model: EnsembleModel,
+    addresses: Sequence[str],
+    config: Ensemble | None,
+) -> Lineage:
+    """What the ensemble was made from."""
+    known = {open_member(address).name: address for address in addresses}
+    sources = [Source(known[one.name], one, plans.index(plan_of(one, plans, digests))) for one in model.members]
+    name = None if config is None else config.name if config.name in shipped("ensembles") else CONFIG
+    objects = len({photo.object for photo in dataset.photos.values()})
+    return Lineage(data, objects, plans, list(config.plans()) if config else [], sources, name, commit())
 
 
 def _summaries(model: EnsembleModel, evaluation: Evaluation) -> list[MemberSummary]:

@@ -15,6 +15,7 @@ from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, v
 from backdrop.data.metadata import read_license
 from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.ablation import ALL
+from backdrop.evaluation.examples import choose_worst
 from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
@@ -33,7 +34,7 @@ from backdrop.evaluation.records import (
 from backdrop.evaluation.scoring import Judges, judges
 from backdrop.inference.ensemble import EnsembleModel, gather, write_ensemble
 from backdrop.inference.member import Member, verify_member
-from backdrop.report import choose_worst, exit_text
+from backdrop.report import exit_text
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.evaluations import Findings

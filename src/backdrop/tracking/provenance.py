@@ -16,17 +16,17 @@ def provenance(kind: str) -> dict[str, str]:
     Args:
         kind: of the run: member, ensemble, search or trial.
     """
-    commit = _commit()
+    known = commit()
     return {
         "mlflow.source.name": f"backdrop {COMMANDS[kind]}",
         "mlflow.source.type": "LOCAL",
         "mlflow.user": actor(),
-        **({"mlflow.source.git.commit": commit} if commit else {}),
+        **({"mlflow.source.git.commit": known} if known else {}),
     }
 
 
 @functools.cache
-def _commit() -> str:
+def commit() -> str:
     """The commit of the working folder's checkout; empty without one."""
     git = shutil.which("git")
     if not git:

@@ -141,6 +141,20 @@ def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
     return _placed(plan, replace(rule, holdout=0.0), kept | held)
 
 
+def follows(plan: FoldPlan, rule: Rule, own: FoldPlan | None = None) -> bool:
+    """Whether a rule alone makes a plan of the same photographs, without an older plan to extend.
+
+    Args:
+        plan: the plan.
+        rule: how its objects may have been assigned.
+        own: the plan whose holdout it has, if it was made from that.
+    """
+    try:
+        return (_placed(plan, rule, {}) if own is None else refold(own, rule)) == plan
+    except PlanError:  # such as a view that not all objects have
+        return False
+
+
 def dump_plan(plan: FoldPlan) -> bytes:
     """The plan as CSV; the same plan has the same bytes."""
     table = io.StringIO()
