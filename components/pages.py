@@ -146,18 +146,39 @@ def evaluation_figures(evaluation: Evaluation) -> Figures:
     if score is not None:
         named = {"holdout": score.dice, "holdout_low": score.low, "holdout_high": score.high, "objects": score.objects}
         figures |= {name: value for name, value in named.items() if value is not None}
+    learned = evaluation.predicted_dice
+    if learned and learned.holdout and learned.holdout.auroc is not None:
+        figures["auroc_of_predicted_dice"] = learned.holdout.auroc
     return figures
 
 
+def detector_curve(evaluation: Evaluation) -> tuple[list[float], list[float], list[float]] | None:
+    """The ROC curve of the predicted Dice as a detector of the worst 5 % of the holdout's photographs, for KFP.
+
+    Returns:
+        False positive rates, true positive rates, and confidences, which are 1 minus the predicted Dice; None without
+        a holdout, or if no Dice is predicted.
+    """
+    learned = evaluation.predicted_dice
+    roc = learned.holdout.roc if learned and learned.holdout else ()
+    if not roc:
+        return None
+    false, true, limits = map(list, zip(*roc, strict=True))
+    return false, true, [1 - limit for limit in limits]
+
+
 def evaluation_page(evaluation: Evaluation) -> str:
-    """Out-of-fold Dice of each recipe, holdout Dice of each member and of the ensemble."""
+    """Out-of-fold Dice of each recipe, holdout Dice of each member and of the ensemble, and what Dice is predicted."""
+    from backdrop.report import prediction_text
+
     rows = [(f"{recipe}, out of fold", *_cells(score)) for recipe, score in evaluation.oof.items()]
     if evaluation.oof_ensemble is not None:
         rows.append(("**ensemble, out of fold**", *_cells(evaluation.oof_ensemble)))
     rows += [(f"{name}, holdout", *_cells(score)) for name, score in evaluation.holdout.members.items()]
     if evaluation.holdout.ensemble is not None:
         rows.append(("**ensemble, holdout**", *_cells(evaluation.holdout.ensemble)))
-    return "# Evaluation\n\n" + _table(("", "Dice", "95 % interval", "objects"), rows)
+    predicted = f"\n{prediction_text(evaluation.predicted_dice)}\n" if evaluation.predicted_dice else ""
+    return "# Evaluation\n\n" + _table(("", "Dice", "95 % interval", "objects"), rows) + predicted
 
 
 def verdict_figures(verdict: Verdict) -> Figures:

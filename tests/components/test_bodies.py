@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from kfp import dsl
@@ -23,11 +25,12 @@ from backdrop.components.register import register
 from backdrop.components.shard import shard
 from backdrop.components.train import train
 from backdrop.components.tune import tune
-from backdrop.config import BUDGETS, find_recipe
+from backdrop.config import BUDGETS, PredictedDice, find_recipe
 from backdrop.config.cluster import Cluster
 from backdrop.config.records import dump_yaml, parse
 from backdrop.data.validation import Fault
-from backdrop.evaluation.records import Estimate, Evaluation, Holdout
+from backdrop.evaluation.predicted_dice import Known, measure
+from backdrop.evaluation.records import DicePrediction, Estimate, Evaluation, Holdout
 from backdrop.inference.member import MemberRecord
 from backdrop.report.verdict import Standing, verdict_section
 from backdrop.steps.check import CheckReport
@@ -77,7 +80,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Step]:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Callable[[str], dsl.Artifact]:
-    return lambda name: dsl.Artifact(name=name, uri=str(tmp_path / name), metadata={})
+    kinds = {"doubts": dsl.ClassificationMetrics}
+    return lambda name: kinds.get(name, dsl.Artifact)(name=name, uri=str(tmp_path / name), metadata={})
 
 
 @pytest.fixture
@@ -234,20 +238,34 @@ def test_a_failed_task_is_sent_to_the_webhook(
 @pytest.mark.parametrize("searched", ["", "name: searched"])
 @pytest.mark.parametrize("missing", ["train-tiny-1", "train-tiny-linknet-1, train-tiny-0, evaluation"])
 def test_train(
-    searched: str, missing: str, stand_in: Any, plans: Any, artifact: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+    searched: str,
+    missing: str,
+    stand_in: Any,
+    plans: Any,
+    artifact: Any,
+    config: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     member = MemberRecord(
         key="k", recipe="tiny", fold=1, seed=0, epochs=3, selected_epoch=2, dice=0.9, seconds=5.0, parameters=7,
         resumed_at=(), weights="w", settings="s", version="0", threads=1, processes=1, device="cpu", precision="fp32",
     )  # fmt: skip
-    record = TrainRecord(address="runs:/1/member", member=member, reused=True)
+    folder = write_member(tmp_path / "member", find_recipe("tiny", ["network.width=2", "network.depth=1"]), "k", 1)
+    panel = np.full((40, 60, 3), (200, 40, 10), np.uint8)
+    cv2.imwrite(str(folder / "samples" / "worst-1-car-7_01-0.8123.png"), panel)
+    record = TrainRecord(address=str(folder), member=member, reused=True)
     step, reused = stand_in("train", record), Step(record)
     monkeypatch.setattr(sys.modules["backdrop.steps.train"], "reuse", reused, raising=False)
     metrics = artifact("metrics")
     parts = "[{recipe: tiny-linknet}, {recipe: tiny, set: {epochs: 7}, folds: {count: 4}}]"
     ensemble = config(f"name: two\nmembers: {parts}\n")
-    given = ("d", ensemble, plans, "tiny", searched, 1, "m/{key}", missing, metrics)
-    assert train.python_func(*given) == "runs:/1/member"
+    given = ("d", ensemble, plans, "tiny", searched, 1, "m/{key}", missing, metrics, artifact("page"))
+    assert train.python_func(*given) == str(folder)
+    page = Path(artifact("page").path).read_text()
+    assert page.count("<polyline") == 3
+    assert page.count("<img") == 1  # the other one is no picture
+    assert "<b>car-7_01</b> Dice 0.8123" in page
     due = missing == "train-tiny-1"  # what `plan` has found is never trained: its task has no GPU
     asked, other = (step, reused) if due else (reused, step)
     assert not other.given
@@ -305,7 +323,7 @@ def test_tune(workers: int, plans: Any, artifact: Any, config: Any, tmp_path: Pa
 def test_a_tuned_ensemble_has_its_members_schedules(
     stand_in: Any, artifact: Any, config: Any, plans: Any, tmp_path: Path
 ) -> None:
-    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
+    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page", "doubts")}
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
@@ -339,7 +357,7 @@ def evaluation() -> Evaluation:
 
 
 def test_evaluate(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None:
-    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page")}
+    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page", "doubts")}
     Path(outputs["report"].path).mkdir()
     Path(outputs["report"].path, "index.html").write_text("<p>hello")
     step = stand_in("evaluate", evaluation())
@@ -355,6 +373,27 @@ def test_evaluate(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None
     assert "| **ensemble, holdout** | 0.99000 | 0.98000 to 0.99500 | 3 |" in text
     assert "| tiny-0, holdout | 0.96000 |  | 3 |" in text
     assert Path(outputs["page"].path).read_text() == "<p>hello"
+    assert outputs["doubts"].metadata == {}
+
+
+def test_evaluate_shows_how_well_the_predicted_dice_finds_the_worst_masks(
+    stand_in: Any, artifact: Any, config: Any, plans: Any
+) -> None:
+    outputs = {name: artifact(name) for name in ("report", "metrics", "summary", "page", "doubts")}
+    Path(outputs["report"].path).mkdir()
+    Path(outputs["report"].path, "index.html").write_text("<p>hello")
+    rule = PredictedDice(intercept=0, slope=1, spread=1)
+    photos = [Known(f"car{number}", 1 - number / 50, 1 - number / 40) for number in range(21)]
+    learned = DicePrediction(rule=rule, holdout=measure(rule, photos))
+    stand_in("evaluate", evaluation().model_copy(update={"predicted_dice": learned}))
+    evaluate.python_func("d", config("name: demo"), plans, ["m"], False, "cars", **outputs)
+    curve = outputs["doubts"].metadata["confidenceMetrics"]
+    assert [(point["falsePositiveRate"], point["recall"]) for point in curve] == [(0, 0), (0, 1), (1, 1)]
+    assert [point["confidenceThreshold"] for point in curve] == sorted(
+        (point["confidenceThreshold"] for point in curve), reverse=True
+    )
+    assert outputs["metrics"].metadata["auroc_of_predicted_dice"] == 1
+    assert "AUROC for the worst 5 % of photographs 1.00" in Path(outputs["summary"].path).read_text()
 
 
 def test_register(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None:

@@ -54,6 +54,27 @@ def test_the_predicted_dice_beats_the_mean() -> None:
     assert found.auroc > 0.8
 
 
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 40)), min_size=2, max_size=60))
+def test_the_corners_of_the_curve_enclose_the_same_area_as_all_its_points(pairs: list[tuple[int, int]]) -> None:
+    photos = [Known(f"car{i}", expected / 8, dice / 50) for i, (expected, dice) in enumerate(pairs)]
+    found = measure(PredictedDice(intercept=0, slope=1, spread=1), photos)
+    dice = np.array([one.dice for one in photos])
+    bad = dice <= np.quantile(dice, 0.05)
+    if bad.all():
+        assert found.roc == ()
+        return
+    x, y, limits = np.array(found.roc).T
+    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(bad, [-one.expected for one in photos]))
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert (np.diff(limits) >= 0).all()
+    predicted = np.array(
+        [predict_dice(PredictedDice(intercept=0, slope=1, spread=1), one.expected).dice for one in photos]
+    )
+    for share, hits, limit in found.roc[1:]:
+        assert share == pytest.approx((predicted[~bad] <= limit).mean())
+        assert hits == pytest.approx((predicted[bad] <= limit).mean())
+
+
 def test_with_few_objects_nothing_is_promised() -> None:
     random = np.random.default_rng(2)
     assert learn(photographs(random, 17)) is None

@@ -61,13 +61,16 @@ def measure(rule: PredictedDice, photos: Sequence[Known]) -> Promise:
     right = [low <= photo.dice <= high for (_, low, high), photo in zip(found, photos, strict=True)]
     wrong = {photo.object for photo, holds in zip(photos, right, strict=True) if not holds}
     dice = np.array([photo.dice for photo in photos])
+    bad = dice <= np.quantile(dice, WORST)
+    expected = np.array([photo.expected for photo in photos])
     return Promise(
         objects=len(names),
         images=len(photos),
         right=len(names) - len(wrong),
         width=float(np.mean([high - low for _, low, high in found])),
         error=float(np.mean(np.abs(np.array([each.dice for each in found]) - dice))),
-        auroc=_auroc(np.array([-photo.expected for photo in photos]), dice <= np.quantile(dice, WORST)),
+        auroc=_auroc(-expected, bad),
+        roc=_roc(expected, np.array([each.dice for each in found]), bad),
     )
 
 
@@ -96,3 +99,20 @@ def _auroc(doubt: NDArray[np.float64], bad: NDArray[np.bool_]) -> float | None:
     others = doubt[~bad]
     above = (doubt[bad][:, None] > others).mean() + (doubt[bad][:, None] == others).mean() / 2
     return float(above)
+
+
+def _roc(
+    expected: NDArray[np.float64], predicted: NDArray[np.float64], bad: NDArray[np.bool_]
+) -> tuple[tuple[float, float, float], ...]:
+    """The corners of the ROC curve, the most doubtful photographs first; empty if all or none are bad."""
+    if bad.all() or not bad.any():
+        return ()
+    levels, place = np.unique(expected, return_inverse=True)
+    worst, others = (np.bincount(place[part], minlength=len(levels)) for part in (bad, ~bad))
+    limits = np.array([predicted[place == level].max() for level in range(len(levels))])
+    x, y = np.cumsum(others) / others.sum(), np.cumsum(worst) / worst.sum()
+    # Between two corners only one of the two shares grows.
+    straight = ((others[:-1] == 0) & (others[1:] == 0)) | ((worst[:-1] == 0) & (worst[1:] == 0))
+    kept = np.append(~straight, True)
+    corners = zip(x[kept].tolist(), y[kept].tolist(), limits[kept].tolist(), strict=True)
+    return (0.0, 0.0, 0.0), *corners

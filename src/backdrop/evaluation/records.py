@@ -122,6 +122,8 @@ class Promise(Record):
 
     `width` is the intervals' mean width, `error` the mean absolute difference of predicted and real Dice. `auroc` is
     the chance that one of the worst 5 % of photographs is predicted to be worse than another; None if all are alike.
+    `roc` is the curve that it is the area under: the corners from (0, 0) to (1, 1), each with the share of the other
+    photographs and of the worst ones whose predicted Dice is at most the third number.
     """
 
     objects: int = Field(ge=1)
@@ -130,6 +132,7 @@ class Promise(Record):
     width: FiniteFloat
     error: FiniteFloat
     auroc: FiniteFloat | None
+    roc: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...] = ()
 
 
 class DicePrediction(Record):

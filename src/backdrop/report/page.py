@@ -72,7 +72,7 @@ def render(report: Report) -> str:
         "verdict": verdict_section(None),
         "lineage": lineage_section(report.lineage) if report.lineage else "",
         "members": _members(report.members),
-        "curves": _curves(report.members),
+        "curves": curves_of(report.members),
         "images": _distributions(held, folded),
         "repair": _repair(report.evaluation.repair),
         "early_exit": _early_exit(report.evaluation.early_exit),
@@ -121,7 +121,7 @@ def _members(members: Sequence[MemberSummary]) -> str:
     return table(heads, [[escape(str(cell)) for cell in row] for row in rows])
 
 
-def _curves(members: Sequence[MemberSummary]) -> str:
+def curves_of(members: Sequence[MemberSummary]) -> str:
     """A row of small charts for each member, all on the same scales."""
     values = {key: [[number(row.get(key)) for row in m.history] for m in members] for key, _ in CURVES}
     scales = {
