@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from mlflow.entities import Run
 
@@ -70,6 +72,52 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
     names = {"member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples/worst-1.png"}
     assert {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} == names
     assert (copy / "weights.safetensors").read_bytes() == (member / "weights.safetensors").read_bytes()
+
+
+def test_pictures_are_images_of_the_run(tracked: str, member: Path) -> None:
+    picture = np.full((20, 30, 3), (200, 40, 10), np.uint8)
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        run.show("lost", 0, picture)  # nobody follows yet
+        run.follow(member / "metrics.jsonl")
+        for epoch in (0, 3):
+            run.show("car/7_01", epoch, picture)
+        run.finish(member)
+    names = [entry.path for entry in connect().list_artifacts(run.run_id, "images")]
+    stored = sorted(name for name in names if name.endswith(".png"))
+    assert [name.split("+timestamp")[0] for name in stored] == [
+        "images/car_7_01+step+0",
+        "images/car_7_01+step+3",
+    ]
+    path = connect().download_artifacts(run.run_id, stored[0])
+    assert (cv2.imread(path)[..., ::-1] == picture).all()
+
+
+def test_pictures_wait_for_a_server_that_is_away_and_metrics_come_first(member: Path) -> None:
+    class Away:
+        def __init__(self) -> None:
+            self.up, self.sent = False, list[tuple[str, int]]()
+
+        def get_metric_history(self, *_: object) -> list[object]:
+            return []
+
+        def log_batch(self, *_: object, **__: object) -> None:
+            self.sent.append(("metrics", -1))
+
+        def log_image(self, _: str, __: object, key: str, step: int, synchronous: bool) -> None:
+            if not self.up:
+                raise OSError("away")
+            self.sent.append((key, step))
+
+    server = Away()
+    uploader = metrics_uploader.MetricsUploader(server, "run", member / "metrics.jsonl")  # type: ignore[arg-type]
+    for step in range(50):
+        uploader.show("car", step, np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(OSError, match="away"):
+        uploader._pass()
+    assert server.sent == [("metrics", -1)]
+    server.up = True
+    uploader._send_pictures()
+    assert server.sent[1:] == [("car", step) for step in range(10, 50)]  # the last 40
 
 
 def git(*words: str) -> str:

@@ -12,9 +12,13 @@ from backdrop.common.outputs import INVENTORY
 from backdrop.config import find_recipe
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
-from backdrop.inference.member import content_key, read_member
+from backdrop.inference.member import MemberRecord, content_key, read_member
 from backdrop.steps.train import train
+from backdrop.training.checkpoint_store import CheckpointStore
+from backdrop.training.fit import FoldJob, train_member
+from backdrop.training.live_pictures import LivePictures, Show
 from backdrop.training.samples import Samples, epoch_order
+from backdrop.training.trainer import first_network
 from tests.conftest import SMALL
 
 
@@ -75,6 +79,56 @@ def test_the_same_training_gives_the_same_bytes(data: Path, plan: Path, tmp_path
     assert records[0].weights == records[1].weights
     other = train(str(data), str(plan), "tiny", 0, str(tmp_path / "c"), (*SMALL, "seed=1")).member
     assert other.weights != records[0].weights
+
+
+def test_pictures_show_the_same_photographs_and_change_no_bit(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backdrop.training.live_pictures.SHARE", 1e9)  # whatever time they take
+    plain = train(str(data), str(plan), "tiny", 0, str(tmp_path / "plain"), SMALL).member
+    dataset, folds = open_dataset(data), read_plan(plan)
+    shown: list[tuple[str, int, tuple[int, ...]]] = []
+
+    def trained(name: str, show: Show) -> MemberRecord:
+        store = CheckpointStore(tmp_path / name / "checkpoints", None)
+        job = FoldJob(
+            dataset, folds, verify(folds, dataset), find_recipe("tiny", SMALL), 0, tmp_path / name, plain.key, store
+        )
+        return train_member(job, show).record
+
+    drawn = trained("drawn", lambda *picture: shown.append((*picture[:2], picture[2].shape)))
+    assert drawn.weights == plain.weights
+    held = [row.image for row in folds.validation(0)]
+    first, second = ([name for name, epoch, _ in shown if epoch == number] for number in (0, 1))
+    assert first == second
+    assert len(set(first)) == min(4, len(held))
+    assert set(first) <= set(held)
+    assert all(shape[2] == 3 for _, _, shape in shown)
+
+    def fail(*_: object) -> None:
+        raise OSError("no room")
+
+    assert trained("failed", fail).weights == plain.weights
+
+
+def test_pictures_cost_a_hundredth_of_the_time_at_most(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, drawn = 0.0, []
+    monkeypatch.setattr("backdrop.training.live_pictures.time.monotonic", lambda: now)
+    dataset, folds = open_dataset(data), read_plan(plan)
+    recipe = find_recipe("tiny", (*SMALL, "epochs=200", "schedule.1.epochs=199"))
+
+    def show(_: str, epoch: int, __: object) -> None:
+        nonlocal now
+        now += 2.5
+        drawn.append(epoch)
+
+    pictures = LivePictures(dataset, folds.validation(0), verify(folds, dataset), recipe, show)
+    network = first_network(recipe).eval()
+    for epoch in range(200):
+        now += 10.0
+        pictures(network, epoch)
+        assert 2.5 * len(drawn) <= max(0.01 * now, 10.0)
+    assert 2 <= len(set(drawn)) <= 10
 
 
 def test_altered_weights_are_found(data: Path, plan: Path, tmp_path: Path) -> None:

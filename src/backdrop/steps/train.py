@@ -42,6 +42,7 @@ from backdrop.tracking.members import find_member
 if TYPE_CHECKING:
     from backdrop.training.checkpoint_store import CheckpointStore
     from backdrop.training.distributed import Distributed
+    from backdrop.training.live_pictures import Show
 
 NEEDED = (RECIPE, WEIGHTS, METRICS, RECORD)  # of a finished member, which is whole without its pictures
 FETCHED = (RECIPE, WEIGHTS, METRICS, CURVES, ONNX)  # with its samples and its record
@@ -151,11 +152,11 @@ def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
         copied = remote and not fresh and storage.exists(f"{target}/{RECORD}")
         claim = claim_member(target) if remote and distributed.is_main and not copied else None
 
-        def work() -> Member:
+        def work(show: "Show | None" = None) -> Member:
             if reused:
                 return read_member(folder)
             data, what = (spec.dataset, spec.plan, spec.digests), (spec.recipe, spec.fold)
-            return train_member(FoldJob(*data, *what, folder, key, store, spec.pseudo, distributed))
+            return train_member(FoldJob(*data, *what, folder, key, store, spec.pseudo, distributed), show)
 
         identity = (key, spec.recipe, spec.fold, fresh)
         address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
@@ -190,17 +191,20 @@ def reuse(data: str, plan: str, recipe: str, fold: int) -> TrainRecord:
 
 
 def _follow(
-    work: Callable[[], Member], identity: tuple[str, Recipe, int | None, bool], folder: Path, distributed: "Distributed"
+    work: "Callable[[Show | None], Member]",
+    identity: tuple[str, Recipe, int | None, bool],
+    folder: Path,
+    distributed: "Distributed",
 ) -> str:
     """Trains within an MLflow run that shows each epoch, and returns the member's address."""
     if not distributed.is_main:
-        work()
+        work(None)
         return distributed.broadcast("")
     from backdrop.tracking.runs import MemberRun  # slow: imports mlflow
 
     with MemberRun(*identity) as run:
         run.follow(folder / METRICS)
-        return distributed.broadcast(run.finish(work().folder))
+        return distributed.broadcast(run.finish(work(run.show).folder))
 
 
 def _tidy(store: "CheckpointStore") -> None:

@@ -1,9 +1,11 @@
-"""Uploads a member's metrics from its own file in a thread, which never blocks or stops the training."""
+"""Uploads a member's metrics from its own file, and its pictures, in a thread that never stops the training."""
 
 import contextlib
 import json
+import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ from mlflow.entities import Metric
 from backdrop.common.owner import this_process
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
+from backdrop.evaluation.pictures import Image
 
 METRICS = ("lr", "loss", "dice")
 HEARTBEAT = "backdrop.heartbeat"  # tag with the time of a run's last sign of life, in ms since 1970
@@ -21,13 +24,16 @@ OWNER = "backdrop.owner"  # tag with the process that writes the run
 POLICY = RetryPolicy(pause_s=2.0, max_pause_s=60.0)
 BEAT_S = 30.0
 BATCH = 500
+WAITING = 40  # pictures that wait for a server that is away; older ones are dropped
+UNNAMABLE = re.compile(r"[^a-zA-Z0-9_\-. ]")  # what MLflow refuses in a picture's key
 
 
 class MetricsUploader(threading.Thread):
     """Uploads the points of `metrics.jsonl` to a run while training writes it, and updates the run's heartbeat.
 
     Each pass reads the file from its start and sends the points that the run doesn't have by metric and epoch. So
-    nothing is lost while the server is away, and a resumed training may shorten the file.
+    nothing is lost while the server is away, and a resumed training may shorten the file. Pictures are in memory until
+    they are sent.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, path: Path) -> None:
@@ -37,6 +43,11 @@ class MetricsUploader(threading.Thread):
         self._sent: set[tuple[str, int]] | None = None
         self._beat_at = -BEAT_S
         self._closing = threading.Event()
+        self._pictures: deque[tuple[str, int, Image]] = deque(maxlen=WAITING)
+
+    def show(self, name: str, step: int, picture: Image) -> None:
+        """Takes a picture (H, W, 3) RGB of a photograph at an epoch, from 0, to be sent with the next points."""
+        self._pictures.append((UNNAMABLE.sub("_", name), step, picture))
 
     def run(self) -> None:
         """Sends new points repeatedly, and a last time after `close`."""
@@ -64,7 +75,15 @@ class MetricsUploader(threading.Thread):
 
     def _pass(self) -> None:
         self.send()
+        self._send_pictures()
         self._beat()
+
+    def _send_pictures(self) -> None:
+        while self._pictures:
+            name, step, picture = first = self._pictures[0]
+            self._client.log_image(self._run_id, picture, key=name, step=step, synchronous=True)
+            if self._pictures and self._pictures[0] is first:  # else it was dropped meanwhile
+                self._pictures.popleft()
 
     def _warn(self, error: Exception) -> None:
         """Logs an error of the server or a proxy; training continues."""

@@ -15,6 +15,7 @@ from backdrop.common.errors import TrackingError
 from backdrop.common.owner import parse_owner
 from backdrop.common.progress import log
 from backdrop.config import Recipe
+from backdrop.evaluation.pictures import Image
 from backdrop.inference.member import METRICS, Member, member_name, read_member
 from backdrop.tracking.client import connect, experiment_id, find_runs, is_transient, ping, retry, server_errors
 from backdrop.tracking.members import KEY, member_address, upload_member
@@ -168,6 +169,11 @@ class MemberRun(OpenRun):
         self._follower = MetricsUploader(self.client, self.run_id, metrics)
         self._follower.start()
         self._usage.start(self.run_id)
+
+    def show(self, name: str, epoch: int, picture: Image) -> None:
+        """Sends a picture (H, W, 3) RGB of a photograph at an epoch, from 0; never raises."""
+        if self._follower:
+            self._follower.show(name, epoch, picture)
 
     def finish(self, folder: Path) -> str:
         """Uploads the finished member and the missing points; retries for minutes while the server is away.

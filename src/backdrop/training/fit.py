@@ -32,6 +32,7 @@ from backdrop.training.checkpoint import Progress, Weights, save_weights
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.judging import LeftOut
+from backdrop.training.live_pictures import LivePictures, Show
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 from backdrop.training.state import State
@@ -76,8 +77,12 @@ class FoldJob:
         return LeftOut(self.dataset, rows, self.digests, self.recipe, self.distributed)
 
 
-def train_member(job: FoldJob) -> Member:
+def train_member(job: FoldJob, show: Show | None = None) -> Member:
     """Trains a member, from its newest checkpoint if it has one.
+
+    Args:
+        job: what to train.
+        show: takes pictures of the training; None for none.
 
     Raises:
         MemberError: if all checkpoints are damaged.
@@ -89,7 +94,7 @@ def train_member(job: FoldJob) -> Member:
     claim = claim_member(job.folder) if job.distributed.is_main else None
     job.store.require()
     job.distributed.barrier()  # no process trains in vain
-    state = fit(job, claim)
+    state = fit(job, claim, show=show if job.distributed.is_main else None)
     weights = _weights(state, recipe)
     if not weights:
         what = f"{layout.member_name(recipe.name, job.fold)} has no epoch with a valid Dice"
@@ -117,13 +122,14 @@ def train_member(job: FoldJob) -> Member:
     return read_member(job.folder)
 
 
-def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None) -> State:
+def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None, show: Show | None = None) -> State:
     """Trains to the last epoch, from a checkpoint if there is one. Used by `train` and by a search.
 
     Args:
         job: what to train.
         claim: the claim on its folder; None if another process writes there.
         watch: called with the rows of all epochs so far, when training starts and after each epoch.
+        show: takes pictures of the training; None for none.
 
     Raises:
         BackdropError: as `train_member` does.
@@ -135,7 +141,8 @@ def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None) -> State:
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
-    trainer = Trainer(recipe, samples, job.judge, claim, job.store, job.distributed, watch)
+    look = LivePictures(job.dataset, job.judge.rows, job.digests, recipe, show) if show else None
+    trainer = Trainer(recipe, samples, job.judge, claim, job.store, job.distributed, watch, look)
     return trainer.fit(job.key, network)
 
 

@@ -31,6 +31,7 @@ from backdrop.training.step import Batch, set_lr, train_step, update_average
 
 Judge = Callable[[nn.Module], float]
 Watch = Callable[[Sequence[Mapping[str, Any]]], None]
+Look = Callable[[nn.Module, int], None]
 # Losses are checked for NaN at least every 64 steps: checking each would make the GPU wait.
 CHECK_EVERY = 64
 # Several processes compare the first one's clock every 8 steps: each time they wait for each other.
@@ -48,6 +49,7 @@ class Trainer:
         store: the checkpoints.
         distributed: the processes that train together.
         watch: called with the rows of all epochs so far, when training starts and after each epoch.
+        look: called after each epoch with the network that was validated and the epoch, from 0.
 
     Raises:
         ConfigError: if the loss needs the full batch in one process.
@@ -62,9 +64,10 @@ class Trainer:
         store: CheckpointStore,
         distributed: Distributed = ALONE,
         watch: Watch | None = None,
+        look: Look | None = None,
     ) -> None:
         self.recipe, self.samples, self.judge = recipe, samples, judge
-        self.claim, self.store, self.distributed, self.watch = claim, store, distributed, watch
+        self.claim, self.store, self.distributed, self.watch, self.look = claim, store, distributed, watch, look
         if distributed.size > 1 and isinstance(recipe.loss, BceLog) and recipe.loss.over == "batch":
             raise ConfigError("Several processes can't share a batch with loss.over=batch", "Set loss.over=image")
         self.loss: Loss = make_loss(**recipe.loss_options())
@@ -127,7 +130,11 @@ class Trainer:
                 if is_due:
                     saver.save(state)
             self._settle(state)
-        state.end_epoch(lr, self.judge(state.candidate()), _cycle(recipe, epoch), recipe.snapshots or 1)
+        candidate = state.candidate()
+        dice = self.judge(candidate)
+        if self.look:
+            self.look(candidate, epoch)
+        state.end_epoch(lr, dice, _cycle(recipe, epoch), recipe.snapshots or 1)
         self._write_metrics(state)
         if saver.is_due(state.progress.step):
             saver.save(state)
