@@ -24,7 +24,7 @@ from backdrop.evaluation.records import Score, dump_evaluation, read_scores
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import ONNX, Member, read_member, verify_member
-from backdrop.report import Report, render
+from backdrop.report import Gallery, Report, render
 from backdrop.serving.champion import Champion
 from backdrop.steps import distill as step
 from backdrop.steps.distill import distill
@@ -152,7 +152,7 @@ class Student:
         report.mkdir(exist_ok=True)
         (report / "metrics.json").write_bytes(dump_evaluation(evaluation))
         write_tables(report, scores)
-        (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, {}, [], [])))
+        (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, {}, [], Gallery())))
         data, plans, members = str(self.workspace.data), str(self.workspace.plan), [str(self.member.folder)]
         return register(data, plans, members, str(report), str(ensemble), name or self.name)
 
