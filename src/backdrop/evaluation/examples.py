@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backdrop.data.dataset import Dataset, Digests, read_pair
 from backdrop.data.masks import binarize
 from backdrop.evaluation.pictures import Image, difference_panel, doubt_panel, panel
 from backdrop.evaluation.records import Score
 from backdrop.evaluation.review import Region, find_regions, severity
-from backdrop.evaluation.scoring import Judges
-from backdrop.inference.ensemble import EnsembleModel
+
+if TYPE_CHECKING:  # torch's import takes seconds: a report needs none
+    from backdrop.evaluation.scoring import Judges
+    from backdrop.inference.ensemble import EnsembleModel
 
 WORST = 12  # of the holdout, and as many out of fold
 TYPICAL = 4
@@ -77,7 +80,7 @@ def choose_different(
 
 
 def show(
-    dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]
+    dataset: Dataset, digests: Digests, who: "Judges", scores: Sequence[Score]
 ) -> tuple[list[Example], list[Doubtful]]:
     """The images' panels, and those of their labels that are most in doubt, at most 4 and most doubtful first.
 
@@ -105,8 +108,8 @@ def show(
 def show_differences(
     dataset: Dataset,
     digests: Digests,
-    who: Judges,
-    champion: EnsembleModel | None,
+    who: "Judges",
+    champion: "EnsembleModel | None",
     chosen: Sequence[tuple[Score, float]],
 ) -> list[Difference]:
     """Images with the outlines of ensemble and champion, whose networks are run for these images alone.
