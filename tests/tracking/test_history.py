@@ -114,6 +114,27 @@ def test_an_unchanged_run_is_no_look(tracked: str, workspace: Workspace, name: s
 
 
 @server_is_thorough
+def test_the_report_says_that_the_champion_is_held_until_the_gate_judges(
+    tracked: str, workspace: Workspace, name: str
+) -> None:
+    data = str(workspace.data)
+    workspace.register(name, 1, 0.93)
+    promote(data, name)
+    hold(name)
+    run_id = workspace.register(name, 2, 0.95).run_id
+
+    def page() -> str:
+        return Path(connect().download_artifacts(run_id, "report/index.html")).read_text(encoding="utf-8")
+
+    promote(data, name)
+    assert f"models:/{name}/1 has been held since" in page()
+    release(name)
+    promote(data, name)
+    assert f"models:/{name}/2 became the champion instead of models:/{name}/1" in page()
+    assert "has been held" not in page()
+
+
+@server_is_thorough
 def test_a_kill_before_the_aliases_are_set_is_put_right(
     tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
