@@ -121,3 +121,14 @@ def test_no_other_job_knows_the_keys() -> None:
         if manifest["kind"] in ("Job", "Pod") and "secretKeyRef" in str(container(manifest)["env"])
     }
     assert secrets == {"cutouts-preflight", "cutouts-test-mlflow"}
+
+
+def test_drift_is_looked_for_with_options_that_exist() -> None:
+    values = "drift.schedule=0 6 * * 1,drift.images=s3://shop/week,drift.out=s3://shop/drift,pipeline.model=cars"
+    drift = named("CronJob", "backdrop-drift", "scheduled", "--set", values)
+    _, *words = container(drift)["command"]
+    asked = [sys.executable, "-m", "backdrop", *words, "--help"]  # which comes after all options are understood
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert words[:5] == ["drift", "--reference", "models:/cars@champion", "--current", "s3://shop/week"]
+    assert container(drift)["resources"] != container(named("CronJob", "backdrop-heal", "scheduled"))["resources"]

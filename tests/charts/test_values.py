@@ -140,6 +140,11 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
             f"prediction.schedule=0 * * * *,prediction.images=a,prediction.out=b,prediction.work=c,{KFP}",
             'prediction.schedule is "0 * * * *", but it needs six fields. Start with',
         ),
+        ("drift.schedule=0 6 * * 1,drift.images=s3://a/b", "drift.out is empty. Set it to an S3 address, or to"),
+        (
+            "drift.schedule=0 6 * * 1,drift.images=a,drift.out=b,pipeline.ensemble=/etc/backdrop/ours.yaml",
+            "drift is on, but nothing names the model. Set pipeline.model, or drift.model: --set drift.model=",
+        ),
         ("schedule.cron=0 2 * * 0", 'schedule.cron is "0 2 * * 0", but it needs six fields. Start with'),
         ("mlflow.enabled=false", "There is no tracking server. Set mlflow.enabled=true, or set tracking.uri"),
         ("tracking.uri=https://mlflow.example", "Set mlflow.enabled=false, or leave tracking.uri empty"),

@@ -76,9 +76,11 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end -}}
 {{- end }}
 
-{{/* The address of the model that is served. */}}
-{{- define "backdrop.servedModel" -}}
-{{ .Values.serving.model | default (printf "models:/%s@champion" (.Values.pipeline.model | default .Values.pipeline.ensemble)) }}
+{{/* A model's address; by default the champion of the model that the pipeline trains. Takes a dict: root, model. */}}
+{{- define "backdrop.modelOr" -}}
+{{- with .root.Values.pipeline -}}
+{{ $.model | default (printf "models:/%s@champion" (.model | default .ensemble)) }}
+{{- end -}}
 {{- end }}
 
 {{/* A hook that is deleted when it succeeds, and whose log `helm` prints. Takes a dict: on, weight. */}}
@@ -172,7 +174,7 @@ params.yaml: |
 prediction.yaml: |
   {{- with .Values.prediction }}
   images: {{ .images | quote }}
-  model: {{ .model | default (printf "models:/%s@champion" ($.Values.pipeline.model | default $.Values.pipeline.ensemble)) | quote }}
+  model: {{ include "backdrop.modelOr" (dict "root" $ "model" .model) | quote }}
   out: {{ .out | quote }}
   work: {{ .work | quote }}
   format: {{ .format }}
@@ -272,7 +274,8 @@ priorityClassName: {{ . }}
 {{/*
 A pod that runs one command in Backdrop's image, with a token for Kubeflow Pipelines. Takes a dict: root, account,
 command (a list); files (optional), the ConfigMap to mount at /etc/backdrop; tracking (optional), true for the environment
-of the pipeline's tasks; kubernetes (optional), true for a token of the Kubernetes API.
+of the pipeline's tasks; kubernetes (optional), true for a token of the Kubernetes API; volume (optional), the claim to mount
+at /mnt/backdrop; resources and storage (optional), if not those of other Jobs, storage for /tmp.
 */}}
 {{- define "backdrop.jobPod" -}}
 {{- $image := include "backdrop.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) -}}
@@ -298,7 +301,7 @@ containers:
       {{- if .tracking }}
       {{- include "backdrop.trackingEnv" .root | trim | nindent 6 }}
       {{- end }}
-    resources: {{- toYaml .root.Values.jobs.resources | nindent 6 }}
+    resources: {{- toYaml (.resources | default .root.Values.jobs.resources) | nindent 6 }}
     securityContext: {{- toYaml .root.Values.securityContext | nindent 6 }}
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
@@ -312,7 +315,7 @@ containers:
       {{- end }}
 volumes:
   - name: tmp
-    emptyDir: {sizeLimit: 1Gi}
+    emptyDir: {sizeLimit: {{ .storage | default "1Gi" }}}
   - name: network
     configMap: {name: backdrop-network, optional: true}
   - name: kfp-token
@@ -343,6 +346,11 @@ volumes:
 {{- fail (printf "prediction.schedule is %q, but it needs six fields. Start with the seconds: 0 0 * * * * is every hour" .) -}}
 {{- end -}}
 {{- end -}}
+{{- range $key := list "images" "out" -}}
+{{- if and $.Values.drift.schedule (not (get $.Values.drift $key)) -}}
+{{- fail (printf "drift.%s is empty. Set it to an S3 address, or to a folder in pipeline.volume: --set drift.%s=s3://BUCKET/FOLDER" $key $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $trains (not .Values.pipeline.data) -}}
 {{- fail "pipeline.data is empty, so there is nothing to train on. Set it to the dataset's address: --set pipeline.data=s3://BUCKET/FOLDER" -}}
 {{- end -}}
@@ -361,8 +369,10 @@ volumes:
 {{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
 {{- fail (printf "schedule.cron is %q, but it needs six fields. Start with the seconds: 0 0 2 * * 0 is Sundays at 2:00" .Values.schedule.cron) -}}
 {{- end -}}
-{{- if and .Values.serving.enabled (contains "/" .Values.pipeline.ensemble) (not (or .Values.serving.model .Values.pipeline.model)) -}}
-{{- fail "serving.enabled is true, but nothing names the model. Set pipeline.model, or serving.model: --set serving.model=models:/NAME@champion" -}}
+{{- range $part, $uses := dict "serving" .Values.serving.enabled "drift" .Values.drift.schedule -}}
+{{- if and $uses (contains "/" $.Values.pipeline.ensemble) (not (or (get (get $.Values $part) "model") $.Values.pipeline.model)) -}}
+{{- fail (printf "%s is on, but nothing names the model. Set pipeline.model, or %s.model: --set %s.model=models:/NAME@champion" $part $part $part) -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.mlflow.enabled .Values.tracking.uri -}}
 {{- fail "tracking.uri names a server, but mlflow.enabled would start another. Set mlflow.enabled=false, or leave tracking.uri empty" -}}
