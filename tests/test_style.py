@@ -1,6 +1,7 @@
-"""What ruff can't hold: no function takes a train of parameters, and no attribute is born in the middle of a method."""
+"""What ruff can't hold: of functions' parameters, of where attributes begin, and of what tests replace."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for folder in ("src/backdrop", "components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MOST_PARAMETERS = 8
 # A framework calls what these decorate: typer a command, KFP a component's body and a graph.
 CALLED_BY_A_FRAMEWORK = ("command", "component", "cpu_component", "dsl.pipeline")
@@ -67,3 +69,12 @@ def test_no_attribute_is_born_in_the_middle_of_a_method(path: Path) -> None:
         known |= {name for method in methods if method.name in BEGINNINGS for name in born(method)}
         late = {name for method in methods for name in born(method)} - known
         assert not late, f"{each.name} has no such attribute when it is made"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_replaces_the_clock_of_all_threads(path: Path) -> None:
+    """A server in another thread, asyncio's loop, then waits for hours: replace a module's own name `time` instead."""
+    for call in (node for node in nodes(path) if isinstance(node, ast.Call) and name_of(node).endswith(".setattr")):
+        target = ast.unparse(call.args[0])
+        assert target != "time", target
+        assert not re.search(r"\btime\.\w+'$", target), target

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_an_owner_elsewhere_is_dead_if_it_is_silent(
             else:
                 leave(target, stranger(token="next"))
 
-        monkeypatch.setattr(time, "sleep", beat)
+        monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=beat, monotonic=time.monotonic, time=time.time))
         with (
             pytest.raises(StorageError, match=r"in use by `backdrop train` \(process \d+ on node-7"),
             hold(target, "x"),

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,7 +114,7 @@ def test_pictures_show_the_same_photographs_and_change_no_bit(
 
 def test_pictures_cost_a_hundredth_of_the_time_at_most(data: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, drawn = 0.0, []
-    monkeypatch.setattr("backdrop.training.live_pictures.time.monotonic", lambda: now)
+    monkeypatch.setattr("backdrop.training.live_pictures.time", SimpleNamespace(monotonic=lambda: now))
     dataset, folds = open_dataset(data), read_plan(plan)
     recipe = find_recipe("tiny", (*SMALL, "epochs=200", "schedule.1.epochs=199"))
 

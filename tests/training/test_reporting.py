@@ -3,6 +3,7 @@
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def test_a_resumed_training_counts_from_where_it_resumed(
 
 def test_eta_is_the_median_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("backdrop.training.reporting.time", SimpleNamespace(monotonic=lambda: now[0]))
     reporter = EpochReporter(20)
 
     def run(epoch: int, seconds: float, whole: bool = True) -> None:
