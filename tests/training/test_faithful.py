@@ -35,6 +35,7 @@ NUMBERS = {
     ),
 }
 
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_faithful_recipe_computes_what_it_always_did(name: str) -> None:
     settings, losses, square, soft = NUMBERS[name]
