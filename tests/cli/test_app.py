@@ -35,6 +35,8 @@ SURFACE = {
     "merge": {"parts", "out"},
     "evaluate": {"data", "plan", "members", "out", "ensemble", "model", "baseline", "budget_ms", "out_ensemble"},
     "review": {"data", "plan", "members", "out", "ensemble", "share"},
+    "drift": {"reference", "current", "out", "alpha"},
+    "next": {"data", "model", "out", "number"},
     "register": {"data", "plan", "members", "report", "ensemble", "name"},
     "promote": {"data", "name", "override", "version", "reason"},
     "rollback": {"model", "name", "to", "reason"},
