@@ -51,7 +51,7 @@ def browse(tmp_path: Path) -> Browse:
 def page(data: Path, plan: Path, tmp_path: Path) -> Path:
     """The page that BACKDROP_REPORT names, or one made here."""
     if given := os.environ.get("BACKDROP_REPORT"):
-        return Path(given)
+        return Path(given).resolve()
     members = [train(str(data), str(plan), "tiny", fold, str(tmp_path / f"m{fold}"), SMALL).address for fold in (0, 1)]
     evaluate(str(data), str(plan), members, str(tmp_path / "report"))
     path = tmp_path / "report" / "index.html"
@@ -88,8 +88,9 @@ def test_the_report_fits_its_window_and_asks_for_nothing(page: Path, tmp_path: P
         paper = tab.run("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 300) == (scheme == "dark")
         assert all(tab.names("image", "link", "heading"))
-        tab.press("Tab", 9)
-        assert tab.run("document.activeElement.getAttribute('href')") == "https://mlflow.example/#/1"
+        if link := tab.run("document.querySelector('#verdict a')?.href ?? ''"):  # MLflow's, if it is a server
+            tab.press("Tab", 9)
+            assert tab.run("document.activeElement.href") == link
         assert tab.messages == []
 
 
