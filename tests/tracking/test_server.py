@@ -76,10 +76,13 @@ for words in json.loads(sys.argv[1]):
 
 @pytest.fixture
 def without_mlflow(clean: None, tmp_path: Path) -> Run:
+    here = tmp_path / "here"  # a thread that an earlier test left writes to this process's folder
+    here.mkdir()
+
     def run(*arguments: str, code: str = ONCE) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=here)
 
     return run
 
@@ -99,11 +102,11 @@ def test_without_mlflow_training_and_predicting_work_and_say_so_once(
     assert evaluated.returncode == 0, evaluated.stderr
     predicted = without_mlflow("predict", str(data / "train"), "--members", "m0", "--out", "masks")
     assert predicted.returncode == 0, predicted.stderr
-    assert not list(tmp_path.glob("*mlflow*"))
+    assert not list((tmp_path / "here").glob("*mlflow*"))
 
 
 def test_without_mlflow_the_registrys_commands_name_the_extra(without_mlflow: Run, tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").write_bytes(b"")
+    (tmp_path / "here" / "photo.jpg").write_bytes(b"")
     commands = [
         ("models",),
         ("rollback", "--name", "cars"),
