@@ -27,7 +27,7 @@ class LivePictures:
     """Draws the same photographs every few epochs, and hands their panels (see `pictures.panel`) on.
 
     It is called with the validated network and the epoch, counted from 0, and changes nothing of the training, which
-    goes on if it fails.
+    continues if it fails.
 
     Args:
         dataset: the photographs.
