@@ -164,14 +164,14 @@ def by_car(found: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def show(ways: Sequence[str], seeds: int) -> None:
     """Prints a Markdown table; differences are paired by car, and their intervals are over cars."""
-    base = by_car(results("tutorial", seeds))
+    base = by_car(results("tutorial", seeds)) if result_path("tutorial", seeds - 1).exists() else {}
     print("| way | CPU-s | Dice | each seed | against the tutorial's | 95 % interval |\n|" + " --- |" * 6)
     for way in ways:
         found = results(way, seeds)
         cars, took = by_car(found), sum(one["cpu_s"] for one in found) / seeds
-        change = bootstrap({car: cars[car] - base[car] for car in cars})
+        change = bootstrap({car: cars[car] - base[car] for car in cars}) if base else None
         each = ", ".join(f"{sum(one['dice'].values()) / len(cars):.4f}" for one in found)
-        spread = f"{change.mean:+.4f} | {change.low:+.4f} to {change.high:+.4f}"
+        spread = f"{change.mean:+.4f} | {change.low:+.4f} to {change.high:+.4f}" if change else " | "
         print(f"| {way} | {took:.0f} | {sum(cars.values()) / len(cars):.4f} | {each} | {spread} |")
 
 

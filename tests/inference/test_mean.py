@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backdrop.config import Input, Tta
 from backdrop.inference.answer import Answer
-from backdrop.inference.mean import ONE, Mean, integer_weights, quantize
+from backdrop.inference.mean import ONE, Mean, integer_weights, merge, quantize
 
 SIZE = (6, 5)
 
@@ -33,6 +33,24 @@ def test_the_mean_does_not_depend_on_order(votes: list[tuple[int, int]], random)
     assert np.array_equal(means[0].mask(), means[1].mask())
     exact = sum(w * probability(s).double() for s, w in votes) / sum(w for _, w in votes)
     assert np.allclose(means[0].probability(), exact, atol=2**-24)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2**16), st.lists(st.integers(0, 99), min_size=1, max_size=4)), min_size=1, max_size=4
+    )
+)
+def test_merged_means_are_those_of_all_their_networks(groups: list[tuple[int, list[int]]]) -> None:
+    whole, parts = Mean(), []
+    for weight, seeds in groups:
+        part = Mean()
+        for seed in seeds:
+            part.add(probability(seed), 1)
+            whole.add(probability(seed), weight)
+        parts.append((part, weight))
+    merged = merge(parts)
+    assert np.array_equal(merged.probability(), whole.probability())
+    assert np.array_equal(merged.mask(), whole.mask())
 
 
 def test_rounding_is_to_the_nearest_24th_bit() -> None:

@@ -292,7 +292,7 @@ def measure(photo: Photo) -> tuple[tuple[str, str], int]:
     """
     mask = read_mask(photo.mask) if photo.mask else None
     digest = "" if mask is None else mask_digest(mask)
-    return (file_digest(photo.image), digest), 0 if mask is None else int(mask.sum())
+    return (file_digest(photo.image), digest), 0 if mask is None else int(np.count_nonzero(mask))
 
 
 def content_digests(photos: Iterable[Photo]) -> Digests:

@@ -48,8 +48,8 @@ class Overlap:
 
     def add(self, prediction: Mask, truth: Mask) -> None:
         """Counts a part of both masks, of the same shape."""
-        self.common += int((prediction & truth).sum())
-        self.total += int(prediction.sum()) + int(truth.sum())
+        self.common += int(np.count_nonzero(prediction & truth))
+        self.total += int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth))
 
     def dice(self) -> float:
         """The Dice coefficient, 0..1; two empty masks agree (1.0).

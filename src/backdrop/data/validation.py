@@ -98,7 +98,7 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
     if format_of(data) == "gif" and (damage := find_gif_damage(data)):
         faults.append(_error(photo.mask, damage, "Copy it again from where it came, or draw it again"))
     mask_digest = "" if file.mask is None else masks.mask_digest(file.mask)
-    area = 0 if file.mask is None else int(file.mask.sum())
+    area = 0 if file.mask is None else int(np.count_nonzero(file.mask))
     return Look(photo, faults, size, thumbnail, (digest, mask_digest), area)
 
 

@@ -25,7 +25,7 @@ from backdrop.evaluation.subsets import Band, MemberDice, SetDice, Subsets
 from backdrop.inference.answer import Answer
 from backdrop.inference.batch import ahead, chunks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
-from backdrop.inference.mean import Mean
+from backdrop.inference.mean import Mean, merge
 from backdrop.inference.member import Member, verify_member
 from backdrop.inference.uncertainty import Doubt
 
@@ -231,9 +231,10 @@ def _judge_chunk(
     parts: Sequence[SetDice | MemberDice],
 ) -> Iterator[_Found]:
     names = [member.record.recipe for member in model.members]
+    weights = dict(zip(names, model.weights(), strict=True))  # members of a recipe have one weight
     truths = [one.truth.unpack() for one in known]
     outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
-    alone: list[dict[str, Overlap]] = [{m.name: Overlap() for m in model.members} for _ in photos]
+    alone = [{} if one.row.fold is not None else {m.name: Overlap() for m in model.members} for one in known]
     by_recipe = [{name: Overlap() for name in names} for _ in photos]
     # In prediction, all members see a photograph that comes in parts, so its first ones needn't be tried.
     tried = firsts if len(blocks(photos)) == 1 else ()
@@ -242,28 +243,28 @@ def _judge_chunk(
     answers = _Answers(photos)
     more = len(set(names)) + 3 if parts else 0  # what parts take where networks disagree on every pixel
     for rows in blocks(photos, sums=1 + len(set(names)) + len(tried) + more):
-        means = [Mean() for _ in photos]
-        first_means = [{first: Mean() for first in tried} for _ in photos]
         recipe_means = [{name: Mean() for name in names} for _ in photos]
         bands = [Band(truth[rows]) for truth in truths]
-        for member, weight in zip(model.members, model.weights(), strict=True):
+        for member in model.members:
             for i, answer in enumerate(answers.of(member)):
                 probability = answer.probability(rows)
-                means[i].add(probability, weight)
-                for first, mean in first_means[i].items():
+                for first in tried:
                     if member.record.recipe in first:
-                        mean.add(probability, weight)
-                        doubts[i][first].add(probability.cpu().numpy(), weight)
+                        doubts[i][first].add(probability.cpu().numpy(), weights[member.record.recipe])
                 recipe_means[i][member.record.recipe].add(probability, 1)
                 mask = masks.binarize(probability)
                 bands[i].see(mask)
-                alone[i][member.name].add(mask, truths[i][rows])
+                if alone[i]:
+                    alone[i][member.name].add(mask, truths[i][rows])
         for i, truth in enumerate(truths):
-            outcomes[i].take(rows, means[i])
-            for first, mean in first_means[i].items():
-                by_first[i][first].take(rows, mean)
+            weighted = [(mean, weights[name]) for name, mean in recipe_means[i].items()]
+            outcomes[i].take(rows, merge(weighted))
+            for first in tried:
+                some = [(mean, weights[name]) for name, mean in recipe_means[i].items() if name in first]
+                by_first[i][first].take(rows, merge(some))
             for name, mean in recipe_means[i].items():
-                by_recipe[i][name].add(mean.mask(), truth[rows])
+                mask = outcomes[i].mask[rows] if len(weights) == 1 else mean.mask()
+                by_recipe[i][name].add(mask, truth[rows])
         _judge_parts(model, parts, bands, recipe_means, answers, rows)
     for i, one in enumerate(known):
         row = one.row

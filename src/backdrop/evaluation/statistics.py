@@ -61,20 +61,20 @@ def measure_image(image: NDArray[np.uint8]) -> dict[str, float]:
         image: (H, W, 3) RGB.
     """
     small = resize(image, SIDE, SIDE) / np.float32(255)
-    gray = small.mean(2)
-    edge = np.ones(gray.shape, bool)
-    edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    red, green, blue = small[edge].mean(0, dtype=np.float64).tolist()
-    contrast = float(gray.std(dtype=np.float64))
+    gray = cv2.transform(small, np.full((1, 3), 1 / 3, np.float32))
+    edge = np.ones(gray.shape, np.uint8)
+    edge[BORDER:-BORDER, BORDER:-BORDER] = 0
+    red, green, blue, _ = cv2.mean(small, edge)
+    brightness, contrast = (float(value.item()) for value in cv2.meanStdDev(gray))
     steps = [float(np.abs(np.diff(gray, axis=axis)).mean(dtype=np.float64)) for axis in (0, 1)]
     return {
-        "brightness": float(gray.mean(dtype=np.float64)),
+        "brightness": brightness,
         "contrast": contrast,
         "sharpness": sum(steps) / 2 / contrast if contrast > 0 else 0.0,
         "border_red": red,
         "border_green": green,
         "border_blue": blue,
-        "border_spread": float(gray[edge].std(dtype=np.float64)),
+        "border_spread": float(cv2.meanStdDev(gray, mask=edge)[1].item()),
     }
 
 

@@ -4,7 +4,7 @@ A network computes in float; its probability is then rounded once to 2^-24 and s
 where whole numbers below 2^53 are exact, so that the mean is the same to the last bit whatever the order of networks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -56,12 +56,15 @@ class Mean:
     @torch.inference_mode()
     def add(self, probability: Tensor, weight: int) -> None:
         """Adds a network's probability (H, W) with an integer weight."""
-        if self.total is None:
-            self.total = torch.zeros_like(probability, dtype=torch.float64)
-        step = max(1, STRIP // probability.shape[1]) if self.total.device.type == "cpu" else len(probability)
-        for top in range(0, len(probability), step):
-            rows = slice(top, top + step)
-            self.total[rows].add_(quantize(probability[rows]), alpha=weight)
+        first = self.total is None
+        total = torch.empty_like(probability, dtype=torch.float64) if self.total is None else self.total
+        for rows in _strips(total):
+            part = quantize(probability[rows])
+            if first:
+                total[rows].copy_(part).mul_(weight)
+            else:
+                total[rows].add_(part, alpha=weight)
+        self.total = total
         self._weigh(weight)
 
     def keep(self, answer: Answer, weight: int) -> None:
@@ -75,7 +78,10 @@ class Mean:
         """The mean (H, W), 0..1."""
         self._add_kept()
         assert self.total is not None
-        return (self.total / (self.weight * ONE)).float().cpu().numpy()
+        mean = torch.empty_like(self.total, dtype=torch.float32)
+        for rows in _strips(self.total):
+            mean[rows] = self.total[rows] / (self.weight * ONE)
+        return mean.cpu().numpy()
 
     def mask(self) -> masks.Mask:
         """Where the mean exceeds one half, (H, W); exact, on whole numbers."""
@@ -140,6 +146,30 @@ class Mean:
         high = np.sum([np.tensordot(weights, most.double(), 1) for weights, _, most in bounds], axis=0)
         inside, outside = low > (0.5 + SURE) * self.weight, high < (0.5 - SURE) * self.weight
         return np.asarray(inside), ~np.asarray(inside | outside)
+
+
+def merge(means: Sequence[tuple[Mean, int]]) -> Mean:
+    """The mean of the networks of several means, to the last bit as if each had been added with its mean's weight.
+
+    Args:
+        means: means to which something was added, with their integer weights. One alone is returned as it is.
+    """
+    if len(means) == 1:
+        return means[0][0]
+    merged = Mean()
+    for mean, weight in means:
+        assert mean.total is not None
+        if merged.total is None:
+            merged.total = torch.zeros_like(mean.total)
+        merged.total.add_(mean.total, alpha=weight)
+        merged._weigh(mean.weight * weight)
+    return merged
+
+
+def _strips(values: Tensor) -> Iterator[slice]:
+    """Rows to compute on at a time: on a CPU so few that they stay in its cache."""
+    step = max(1, STRIP // values.shape[1]) if values.device.type == "cpu" else len(values)
+    return (slice(top, top + step) for top in range(0, len(values), step))
 
 
 def _sum(stacks: Sequence[tuple[Answer, list[int]]], rows: range, columns: slice | Tensor) -> Tensor:
