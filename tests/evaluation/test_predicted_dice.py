@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from mapie.regression import SplitConformalRegressor
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
+from backdrop.common.storage import sha256
 from backdrop.config import PredictedDice
 from backdrop.evaluation.predicted_dice import Known, learn, measure
-from backdrop.inference.uncertainty import expected_dice, predict_dice
+from backdrop.inference.uncertainty import error_of, expected_dice, predict_dice
 
 
 def photographs(random: np.random.Generator, objects: int, views: int = 4) -> list[Known]:
@@ -73,6 +76,24 @@ def test_the_corners_of_the_curve_enclose_the_same_area_as_all_its_points(pairs:
     for share, hits, limit in found.roc[1:]:
         assert share == pytest.approx((predicted[~bad] <= limit).mean())
         assert hits == pytest.approx((predicted[bad] <= limit).mean())
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=22, max_size=90), st.floats(0, 1))
+def test_with_one_photograph_of_each_object_the_interval_is_that_of_mapie(
+    pairs: list[tuple[float, float]], new: float
+) -> None:
+    photos = [Known(f"car{number}", *pair) for number, pair in enumerate(pairs)]
+    rule = learn(photos)
+    assert rule
+    kept = sorted(photos, key=lambda one: sha256(one.object.encode()))[1::2]
+    line = LinearRegression().fit([[0], [1]], [rule.intercept, rule.intercept + rule.slope])
+    x, y = np.log([[error_of(one.expected)] for one in kept]), np.log([error_of(one.dice) for one in kept])
+    peer = SplitConformalRegressor(line, confidence_level=0.9, conformity_score="absolute", prefit=True)
+    _, intervals = peer.conformalize(x, y).predict_interval(np.log([[error_of(new)]]))
+    low, high = intervals[0, :, 0]
+    assert rule.spread == pytest.approx((high - low) / 2)
+    found = predict_dice(rule, new)
+    assert found[1:] == pytest.approx([min(1, max(0, error_of(math.exp(value)))) for value in (high, low)])
 
 
 def test_with_few_objects_nothing_is_promised() -> None:
