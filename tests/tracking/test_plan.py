@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from backdrop.common import storage
+from backdrop.common.places import INVENTORY
 from backdrop.config import BUDGETS
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan, read_plan
-from backdrop.evaluation.records import METRICS
+from backdrop.evaluation.records import METRICS, PAGE
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.hold import hold
 from backdrop.steps.plan import PlanRecord, Run, plan
@@ -53,6 +54,10 @@ def asked(workspace: Workspace, name: str, seed: int, **more: Any) -> PlanRecord
     out = workspace.root / "plans"
     shutil.rmtree(out, ignore_errors=True)
     return plan(Run(str(workspace.data), ensemble_of(workspace, seed), name, **more), str(out))
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def enroll(workspace: Workspace, name: str, seed: int, dice: float, members: list[str]) -> int:
@@ -157,7 +162,7 @@ def test_a_champion_judged_by_evaluate_needs_no_network_in_promote(
         register(str(data), str(path), members, report, str(wide.ensemble(2)), name)
         return report
 
-    judge(None)
+    first = judge(None)
     later = promote(str(data), name, predict=False)
     assert (later.outcome, later.summary) == ("unchanged", "another champion reigns since the evaluation")
     assert f"models:/{name}/1 has become the champion" in later.reasons[0]
@@ -171,7 +176,11 @@ def test_a_champion_judged_by_evaluate_needs_no_network_in_promote(
     champion = evaluation["comparisons"][0]
     assert (champion["kind"], champion["name"]) == ("champion", name)
     assert champion["gain"]["mean"] == pytest.approx(decided.difference)  # promote judges by the same scores
-    metrics = connect().get_run(find_number(name, 2).evaluation_run).data.metrics
+    run_id = find_number(name, 2).evaluation_run
+    logged, written = (contents(path) for path in (connect().download_artifacts(run_id, "report"), first))
+    assert logged.keys() == written.keys() - {INVENTORY}
+    assert [one for one in logged if logged[one] != written[one]] == [PAGE], "it has the verdict, too"
+    metrics = connect().get_run(run_id).data.metrics
     for part, quality in evaluation["quality"].items():
         assert metrics[f"{part}_boundary_iou"] == pytest.approx(quality["measures"]["boundary_iou"]["mean"])
         assert metrics[f"{part}_calibration_error"] == pytest.approx(quality["calibration"]["error"])

@@ -19,11 +19,8 @@ from backdrop.evaluation.examples import choose_worst
 from backdrop.evaluation.records import (
     CHAMPION,
     IMAGES,
-    MEASURES,
     METRICS,
     PAGE,
-    STATISTICS,
-    WORST,
     WORST_SHOWN,
     Evaluation,
     Exit,
@@ -37,7 +34,7 @@ from backdrop.inference.member import Member, verify_member
 from backdrop.report import exit_text
 from backdrop.steps.members import open_member
 from backdrop.tracking import evaluations, registry
-from backdrop.tracking.evaluations import Findings
+from backdrop.tracking.evaluations import FIXED, Findings
 from backdrop.tracking.members import find_run
 from backdrop.tracking.model_card import Facts
 from backdrop.tracking.students import student_name
@@ -163,7 +160,7 @@ def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan
 
 def _read_report(folder: Path) -> Evaluation:
     """The evaluation, after verifying that its files belong together."""
-    for name in (PAGE, METRICS, IMAGES, MEASURES, STATISTICS, WORST):
+    for name in (PAGE, *FIXED):
         if not (folder / name).is_file():
             raise StorageError(f"{folder} isn't a report (it has no {name})", "Make one with `backdrop evaluate`")
     evaluation = parse(Evaluation, parse_yaml(read_text(folder / METRICS, "report"), METRICS), str(folder / METRICS))

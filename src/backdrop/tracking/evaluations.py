@@ -24,6 +24,7 @@ from backdrop.evaluation.records import (
     MEASURES,
     METRICS,
     PAGE,
+    SPEED,
     STATISTICS,
     WORST,
     Estimate,
@@ -49,7 +50,7 @@ REPORT = "report"
 FILES = "backdrop.files"  # JSON: the sizes in bytes of the files that never change, by name
 VERDICT = "verdict.json"
 CHAMPIONS, CHAMPION_SCORES = "champions", "backdrop.champion"  # a folder, and the beginning of tags
-FIXED = (METRICS, IMAGES, MEASURES, STATISTICS, WORST)  # a report's files that never change
+FIXED = (METRICS, IMAGES, MEASURES, STATISTICS, WORST, SPEED)  # a report's files that never change
 NOTE = "mlflow.note.content"  # a run's description
 DATASET_DIGEST = 36  # characters, MLflow's maximum
 
