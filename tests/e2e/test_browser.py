@@ -12,10 +12,12 @@ import pytest
 
 from backdrop.evaluation.gate import Verdict
 from backdrop.report import Standing, render_search, with_verdict
+from backdrop.report.drift import render_drift
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.train import train
 from tests.conftest import SMALL
 from tests.e2e.chromium import chromium
+from tests.report.test_drift import found
 from tests.report.test_search import make_search
 
 pytestmark = pytest.mark.e2e
@@ -92,6 +94,16 @@ def test_the_report_fits_its_window_and_asks_for_nothing(page: Path, tmp_path: P
             tab.press("Tab", 9)
             assert tab.run("document.activeElement.href") == link
         assert tab.messages == []
+
+
+@pytest.mark.parametrize("width", [1280, 480])
+def test_no_table_about_drift_must_be_scrolled(tmp_path: Path, width: int) -> None:
+    page = tmp_path / "index.html"
+    page.write_text(render_drift("models:/cars/3", found(-6, ("1", "2", "3", "4")), [], []), encoding="utf-8")
+    with chromium(tmp_path) as tab:
+        tab.open(page.as_uri(), width)
+        tables = tab.run("[...document.querySelectorAll('.wide')].map(one => one.scrollWidth - one.clientWidth)")
+        assert tables == [0, 0]
 
 
 def test_the_report_is_drawn(browse: Browse, page: Path, tmp_path: Path) -> None:

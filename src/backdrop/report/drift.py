@@ -144,7 +144,7 @@ def _moved(found: Drift) -> str:
         return ""
     heads = ["statistic", "where", "reference", "current", "difference", "p"]
     note = '<p class="note">The figures are those of the view in which the difference is the largest.</p>'
-    return f"<section><h2>What moved</h2>{table(heads, rows)}{note}</section>"
+    return f"<section><h2>What moved</h2>{table(heads, rows, 'moved')}{note}</section>"
 
 
 def _statistics(found: Drift) -> str:
