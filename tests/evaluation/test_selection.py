@@ -71,8 +71,16 @@ def test_what_looks_like_a_labeled_object_is_not_chosen() -> None:
     labeled = [np.zeros(7), np.ones(7)]
     found = choose({"a": 0.9, "b": 0.1}, {"a": np.zeros(7), "b": np.full(7, 5.0)}, labeled, 1)
     assert [one.object for one in found] == ["b"]
-    nowhere = choose({"b": 0.1, "a": 0.9}, {"a": np.ones(7), "b": np.ones(7)}, [], 2)  # no labeled object at all
-    assert [one.object for one in nowhere] == ["a", "b"]
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 1), min_size=1), LOOKS)
+def test_without_labeled_objects_the_most_doubtful_comes_first(
+    doubts: dict[str, float], looks: list[tuple[float, ...]]
+) -> None:
+    given_looks = {name: np.array(looks[place % len(looks)]) for place, name in enumerate(doubts)}
+    found = choose(doubts, given_looks, [], 9)
+    assert sorted(one.object for one in found) == sorted(doubts)
+    assert (found[0].doubt, found[0].distance) == (max(doubts.values()), math.inf)
 
 
 def test_looks_are_means_over_photographs() -> None:

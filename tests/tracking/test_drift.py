@@ -169,3 +169,8 @@ def test_what_can_t_be_chosen_from_is_refused(model: str, workspace: Workspace, 
         choose_next(str(workspace.data), model, str(tmp_path / "next"))
     with pytest.raises(ConfigError, match="--count must be at least 1"):
         choose_next(str(workspace.data), model, str(tmp_path / "next"), 0)
+    (workspace.data / "test").mkdir()
+    (workspace.data / "test" / "new_01.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="/test has no photograph that can be used"):
+        choose_next(str(workspace.data), model, str(tmp_path / "next"))
+    assert not (tmp_path / "next").exists()

@@ -27,10 +27,11 @@ def choose(
 
     The distance is that to the nearest object that is labeled or was chosen before: the root mean square difference
     of their looks, each figure in standard deviations over all objects. So an object that looks like one that was
-    chosen isn't chosen, too, however doubtful it is; of equals, the first by name is chosen.
+    chosen isn't chosen, too, however doubtful it is; of equals, the first by name is chosen. If nothing is labeled, the
+    most doubtful is chosen first, with an infinite distance.
 
     Args:
-        doubts: of each object that isn't labeled, 0..1.
+        doubts: of each object that isn't labeled, 0..1; of one at least.
         looks: their figures, as from `look`.
         labeled: those of the labeled objects.
         count: how many objects to choose.
@@ -46,7 +47,7 @@ def choose(
     chosen: list[Choice] = []
     left = np.ones(len(names), bool)
     while left.any() and len(chosen) < count:
-        score = np.where(left, doubt * distance, -1.0)
+        score = np.where(left, doubt * np.where(np.isfinite(distance), distance, 1.0), -1.0)
         best = int(score.argmax())
         chosen.append(Choice(names[best], float(doubt[best]), float(distance[best])))
         left[best] = False

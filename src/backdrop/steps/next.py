@@ -48,7 +48,8 @@ def next(data: str, model: str, out: str, count: int = 20) -> list[Next]:  # noq
 
     Raises:
         ConfigError: if the count is out of range.
-        DataError: if there are no such photographs, one isn't named `<object>_<view>`, or one in `train` can't be read.
+        DataError: if there are no such photographs, or none that can be used, one isn't named `<object>_<view>`, or one
+            in `train` can't be read.
         TrackingError: if MLflow can't be reached or has no such model.
         StorageError: if something else is at `out`, or it can't be written.
     """
@@ -60,6 +61,8 @@ def next(data: str, model: str, out: str, count: int = 20) -> list[Next]:  # noq
 
     network = keep_networks(load_ensemble(fetch_version(model)))
     found = _measure(network, list(candidates.values()))
+    if not found:
+        raise DataError(f"{dataset.root}/test has no photograph that can be used", "See the lines above")
     labeled: dict[str, list[dict[str, float]]] = {}
     photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
     for photo, values in zip(photos, in_threads(_look, photos, "reading labeled photographs"), strict=True):
