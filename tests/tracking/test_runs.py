@@ -92,32 +92,32 @@ def test_pictures_are_images_of_the_run(tracked: str, member: Path) -> None:
     assert (cv2.imread(path)[..., ::-1] == picture).all()
 
 
-def test_pictures_wait_for_a_server_that_is_away_and_metrics_come_first(member: Path) -> None:
-    class Away:
-        def __init__(self) -> None:
-            self.up, self.sent = False, list[tuple[str, int]]()
+def test_pictures_wait_for_a_server_that_refuses_them_while_the_run_lives(
+    tracked: str, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up, sent = False, list[tuple[str, int]]()
 
-        def get_metric_history(self, *_: object) -> list[object]:
-            return []
+    def log_image(_: str, __: object, key: str, step: int, synchronous: bool) -> None:
+        if not up:
+            raise OSError("away")
+        assert synchronous
+        sent.append((key, step))
 
-        def log_batch(self, *_: object, **__: object) -> None:
-            self.sent.append(("metrics", -1))
-
-        def log_image(self, _: str, __: object, key: str, step: int, synchronous: bool) -> None:
-            if not self.up:
-                raise OSError("away")
-            self.sent.append((key, step))
-
-    server = Away()
-    uploader = metrics_uploader.MetricsUploader(server, "run", member / "metrics.jsonl")  # type: ignore[arg-type]
-    for step in range(50):
-        uploader.show("car", step, np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(OSError, match="away"):
-        uploader._pass()
-    assert server.sent == [("metrics", -1)]
-    server.up = True
-    uploader._send_pictures()
-    assert server.sent[1:] == [("car", step) for step in range(10, 50)]  # the last 40
+    with MemberRun(KEY, recipe_of(member), 1) as run:
+        server = connect()
+        server.delete_tag(run.run_id, metrics_uploader.HEARTBEAT)
+        monkeypatch.setattr(server, "log_image", log_image)
+        uploader = metrics_uploader.MetricsUploader(server, run.run_id, member / "metrics.jsonl")
+        for step in range(50):
+            uploader.show("car", step, np.zeros((2, 2, 3), np.uint8))
+        with pytest.raises(OSError, match="away"):
+            uploader._pass()
+        found = server.get_run(run.run_id).data
+        assert "loss" in found.metrics
+        assert metrics_uploader.HEARTBEAT in found.tags
+        up = True
+        uploader._send_pictures()
+    assert sent == [("car", step) for step in range(10, 50)]  # the last 40
 
 
 def git(*words: str) -> str:

@@ -75,8 +75,8 @@ class MetricsUploader(threading.Thread):
 
     def _pass(self) -> None:
         self.send()
-        self._send_pictures()
         self._beat()
+        self._send_pictures()  # last: a server may take metrics but no files, and the run lives all the same
 
     def _send_pictures(self) -> None:
         while self._pictures:
