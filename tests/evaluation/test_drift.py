@@ -123,6 +123,22 @@ def test_a_difference_is_standardized_over_all_shuffles(seed: int, held: int, ne
     assert (np.isclose(variance, 1) | (variance == 0)).all()
 
 
+@pytest.mark.parametrize("name", ["all", "ANY", "ansicht-ü", "1,5"])
+def test_a_view_may_have_any_name(name: str) -> None:
+    values = draw(np.random.default_rng(8), 12)
+    views = ["1", name, "9"]
+    places = identify([f"car_{view}.jpg" for view in views], views)
+    assert [place.view for place in places.values()] == views
+    names = [f"{origin}{i}" for origin in "hn" for i in range(6)]
+    reference, current = (photographs(values[part], names[part], views) for part in (slice(6), slice(6, 12)))
+    plain = (photographs(values[part], names[part], ["1", "5", "9"]) for part in (slice(6), slice(6, 12)))
+    found, expected = (
+        {(one.statistic, {name: "5"}.get(one.view, one.view)): one.current for one in compare(*both, 0.05).comparisons}
+        for both in ((reference, current), plain)
+    )
+    assert found == pytest.approx(expected)
+
+
 def test_any_growing_change_of_a_statistic_changes_nothing() -> None:
     reference, current = groups(np.random.default_rng(4), 20, 10)
 

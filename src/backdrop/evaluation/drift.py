@@ -24,7 +24,7 @@ from backdrop.evaluation.statistics import NAMES, Statistics
 SHUFFLES, SEED = 9_999, 20170727
 CHUNK = 2_000_000  # origins that are shuffled at a time
 EQUAL = 1e-9  # differences that are this close are ties, whatever order they were summed in
-ALL = "all"  # views together
+ALL = "all_views"  # together; a view has no underscore
 ANY = ""  # the view of photographs whose names don't tell it
 TINY = 1e-6  # no statistic's standard deviation is taken to be less
 
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 
 class Comparison(Record):
-    """One statistic in one view (or `all`): its mean over the reference's photographs and over the current ones.
+    """One statistic in one view (or `all_views`): its mean over the reference's photographs and over the current ones.
 
     `difference` is that of the objects' mean ranks, in standard deviations when origins are shuffled; positive if
     current values are higher. `p` is the chance that the largest of all comparisons is as large without any drift.
