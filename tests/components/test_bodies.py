@@ -254,6 +254,7 @@ def test_train(
     folder = write_member(tmp_path / "member", find_recipe("tiny", ["network.width=2", "network.depth=1"]), "k", 1)
     panel = np.full((40, 60, 3), (200, 40, 10), np.uint8)
     cv2.imwrite(str(folder / "samples" / "worst-1-car-7_01-0.8123.png"), panel)
+    cv2.imwrite(str(folder / "samples" / "worst-2-a-b_01-<b>&.png"), panel)
     record = TrainRecord(address=str(folder), member=member, reused=True)
     step, reused = stand_in("train", record), Step(record)
     monkeypatch.setattr(sys.modules["backdrop.steps.train"], "reuse", reused, raising=False)
@@ -264,8 +265,9 @@ def test_train(
     assert train.python_func(*given) == str(folder)
     page = Path(artifact("page").path).read_text()
     assert page.count("<polyline") == 3
-    assert page.count("<img") == 1  # the other one is no picture
+    assert page.count("<img") == 2  # the third one is no picture
     assert "<b>car-7_01</b> Dice 0.8123" in page
+    assert "<b>a-b_01</b> Dice &lt;b&gt;&amp;" in page  # whatever its name, it is text
     due = missing == "train-tiny-1"  # what `plan` has found is never trained: its task has no GPU
     asked, other = (step, reused) if due else (reused, step)
     assert not other.given

@@ -48,6 +48,6 @@ def _figure(path: Path) -> str:
     picture = cv2.imread(str(path))
     if picture is None:
         return ""
-    image, _, dice = path.stem.split("-", 2)[-1].rpartition("-")
-    name, uri = escape(image), data_uri(np.asarray(picture[..., ::-1], np.uint8, order="C"), PICTURE_BYTES)
+    name, _, dice = escape(path.stem.split("-", 2)[-1]).rpartition("-")
+    uri = data_uri(np.asarray(picture[..., ::-1], np.uint8, order="C"), PICTURE_BYTES)
     return f'<figure><img alt="Panel of {name}" src="{uri}"><figcaption><b>{name}</b> Dice {dice}</figcaption></figure>'
