@@ -50,8 +50,7 @@ class Report:
     """The content of the page.
 
     `data` is the digest of the plan's data. The scores' traits are all that images can be grouped by. `measures` has
-    what is known of images' masks. Without a
-    `lineage`, the page doesn't say how to make the ensemble again.
+    what is known of images' masks. Without a `lineage`, the page doesn't say how to make the ensemble again.
     """
 
     name: str
