@@ -2,7 +2,8 @@
 
 Split conformal prediction by object (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173): a line is fitted to half of
 the objects, and its errors on the other half say how wide an interval must be. A new object is like one of that half,
-so the intervals of all its photographs hold with the stated probability, whatever the line is worth.
+so the intervals of all its photographs hold with the stated probability, whatever the line is worth. That is if as many
+members judge it: the mean of more is rather better, so that the upper end of an interval can be too low.
 """
 
 import math

@@ -191,7 +191,9 @@ def prediction_text(learned: DicePrediction) -> str:
     """How well the Dice of unlabeled photographs is predicted, in a sentence or two."""
     if learned.rule is None:
         return "The Dice of unlabeled photographs isn't predicted: that takes 18 objects out of fold."
-    text = "The Dice of unlabeled photographs is predicted, with an interval that holds for 90 % of objects."
+    text = (
+        "The Dice of unlabeled photographs is predicted, with an interval that out of fold holds for 90 % of objects."
+    )
     if learned.holdout is None:
         return text
     held = learned.holdout
