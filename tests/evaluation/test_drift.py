@@ -204,6 +204,12 @@ def test_without_views_one_photograph_stands_for_each_object() -> None:
     assert comparable(reference, {"02"}) == [one for one in reference if one.view == "02"]
 
 
+def test_nothing_is_unusual_beside_a_single_photograph() -> None:
+    reference, current = groups(np.random.default_rng(8), 1, 1)
+    _, away = Usual(reference).furthest(current[0].view, current[0].values)
+    assert away == 0
+
+
 def test_the_most_unusual_figure_is_the_furthest_of_its_view() -> None:
     reference, current = groups(np.random.default_rng(9), 50, 1)
     usual, one = Usual(reference), current[0]

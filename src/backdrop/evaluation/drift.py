@@ -167,10 +167,14 @@ class Usual:
         self._spread: dict[str, tuple[Floats, Floats]] = {}
         for view in {one.view for one in reference}:
             values = np.array([_vector(one.values) for one in reference if one.view == view])
-            self._spread[view] = values.mean(0), values.std(0).clip(TINY)
+            spread = values.std(0).clip(TINY) if len(values) > 1 else np.full(len(NAMES), np.inf)
+            self._spread[view] = values.mean(0), spread
 
     def furthest(self, view: str, values: Mapping[str, float]) -> tuple[str, float]:
-        """The statistic in which a photograph is furthest from the view's mean, and by how many standard deviations."""
+        """The statistic in which a photograph is furthest from the view's mean, and by how many standard deviations.
+
+        None is far from the mean of a view with a single photograph: how much such photographs differ is unknown.
+        """
         mean, spread = self._spread[view]
         away = (_vector(values) - mean) / spread
         index = int(np.abs(away).argmax())
