@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from backdrop.data.dataset import in_threads, open_dataset, read_mask
+from backdrop.common.threads import in_threads
+from backdrop.data.dataset import open_dataset, read_mask
 from backdrop.data.masks import Mask
 from backdrop.data.rle import encode_rle
 

@@ -241,7 +241,7 @@ def s3_address(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     """The address of an S3 server with one empty bucket, `photos`, which `AWS_ENDPOINT_URL` doesn't name yet."""
     import boto3
 
-    from backdrop.common import s3
+    from backdrop.common import s3_client
 
     for name, value in {
         "AWS_ACCESS_KEY_ID": "testing",
@@ -252,9 +252,9 @@ def s3_address(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         monkeypatch.setenv(name, value)
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")).close()
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="photos")
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
     yield s3_server
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
 
 
 @pytest.fixture

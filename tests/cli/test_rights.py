@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from backdrop.cli.app import main
-from backdrop.common import s3, storage
+from backdrop.common import s3_client, storage
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
@@ -86,7 +86,7 @@ def without(bucket: str, s3_address: str, monkeypatch: pytest.MonkeyPatch) -> It
         check("0")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
-        s3.client.cache_clear()
+        s3_client.client.cache_clear()
 
     yield grant
     check("inf")

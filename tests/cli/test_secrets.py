@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backdrop.cli.app import main
-from backdrop.common import s3
+from backdrop.common import s3_client
 from backdrop.tracking import client
 
 SCHEMES = ("http://", "https://", "s3://", "postgresql://", "ftp://", "")
@@ -70,10 +70,10 @@ def words(chance: random.Random) -> list[str]:
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["backdrop", *arguments])
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
     with pytest.raises(SystemExit):
         main()
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
 
 
 def try_all(
@@ -111,7 +111,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3, "POLICY", s3.RetryPolicy(0, 0, attempts=1))
+    monkeypatch.setattr(s3_client, "POLICY", s3_client.RetryPolicy(0, 0, attempts=1))
     monkeypatch.setattr(client, "POLICY", client.RetryPolicy(0, 0, attempts=1))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.common import outputs, s3, storage
+from backdrop.common import outputs, s3, s3_client, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.retry import RetryPolicy
 from backdrop.inference.member import CHECKPOINTS, read_member
@@ -22,14 +22,14 @@ from tests.fakes.proxy import faulty
 @pytest.fixture
 def port(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The port of an S3 server with an empty bucket, which `AWS_ENDPOINT_URL` doesn't name yet."""
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.05, 0.05, attempts=7, jitter=True))
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(s3_client, "POLICY", RetryPolicy(0.05, 0.05, attempts=7, jitter=True))
     return int(s3_address.rpartition(":")[2])
 
 
 def use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
 
 
 @pytest.fixture
@@ -83,13 +83,13 @@ def test_what_was_altered_there_is_refused(port: int, monkeypatch: pytest.Monkey
     use(monkeypatch, f"http://127.0.0.1:{port}")
     storage.write_bytes("s3://photos/a", b"one")
     assert storage.exists("s3://photos/a")
-    s3.client().put_object(Bucket="photos", Key="a", Body=b"two", Metadata=s3.metadata("s3://photos/a"))
+    s3_client.client().put_object(Bucket="photos", Key="a", Body=b"two", Metadata=s3.metadata("s3://photos/a"))
     with pytest.raises(StorageError, match="is damaged: its sha256 differs"):
         storage.read_bytes("s3://photos/a")
 
 
 def test_a_server_that_is_away_is_a_clear_error(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.01, 0.01, attempts=2))
+    monkeypatch.setattr(s3_client, "POLICY", RetryPolicy(0.01, 0.01, attempts=2))
     use(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(
         StorageError, match=r"s3://photos/a: S3 at http://127.0.0.1:9 doesn't answer \(Could not connect\)\. Check AWS"
@@ -98,9 +98,9 @@ def test_a_server_that_is_away_is_a_clear_error(port: int, monkeypatch: pytest.M
 
 
 def test_a_server_that_never_answers_is_given_up(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert s3.POLICY.give_up_s + 2 * s3.READ_TIMEOUT_S < 90
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(s3, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.5))
+    assert s3_client.POLICY.give_up_s + 2 * s3_client.READ_TIMEOUT_S < 90
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(s3_client, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.5))
     with silent() as port:
         use(monkeypatch, f"http://127.0.0.1:{port}")
         for call in (storage.list_files, storage.read_bytes, storage.exists, lambda a: storage.write_bytes(a, b"x")):
@@ -113,7 +113,7 @@ def test_a_server_that_never_answers_is_given_up(s3_address: str, monkeypatch: p
 def test_a_server_of_credentials_that_never_answers_is_given_up(
     s3_address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 0.2)
     (tmp_path / "token").write_text("token")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -126,7 +126,7 @@ def test_a_server_of_credentials_that_never_answers_is_given_up(
 
 
 def test_a_slow_line_gets_time_to_send_a_large_object(s3_address: str) -> None:
-    assert s3.client(uploads=True).meta.config.read_timeout >= 60
+    assert s3_client.client(uploads=True).meta.config.read_timeout >= 60
 
 
 OFTEN = (*SMALL, "epochs=6", "schedule=[{kind: constant, epochs: 1, lr: 1e-2}]", "checkpoint.every_steps=1")
@@ -164,7 +164,7 @@ def test_a_training_survives_a_faulty_s3(
     whole = CheckpointStore(shaken / CHECKPOINTS).read()
     assert whole is not None
     assert whole.progress.epoch == 6
-    assert not s3.client().list_multipart_uploads(Bucket="photos").get("Uploads")
+    assert not s3_client.client().list_multipart_uploads(Bucket="photos").get("Uploads")
     assert storage.upload_folder(shaken, "s3://photos/faulty", "member.json") == 0
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from backdrop.common import lock, s3, storage
+from backdrop.common import lock, s3, s3_client, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.lock import hold
 from backdrop.common.owner import Owner, parse_owner, this_process
@@ -216,7 +216,7 @@ def test_without_a_bucket_it_is_refused(bucket: str) -> None:
 
 def test_a_server_that_ignores_conditions(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SETTLE_S", 0.1)
-    client = s3.client()
+    client = s3_client.client()
 
     class Unconditional:
         def put_object(self, IfNoneMatch: str = "", IfMatch: str = "", **rest: object) -> object:  # noqa: N803

@@ -6,7 +6,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from backdrop.common import outputs, s3, storage
+from backdrop.common import outputs, s3, s3_client, storage
 from backdrop.common.errors import ConfigError, StorageError
 
 DEAD = "http://127.0.0.1:9"
@@ -43,11 +43,11 @@ def test_settings_that_boto3_refuses(
     whole = {"AWS_ENDPOINT_URL": DEAD, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "hunter2", **settings}
     for name, value in whole.items():
         monkeypatch.setenv(name, value.format(folder=tmp_path))
-    monkeypatch.setattr(s3, "POLICY", s3.RetryPolicy(0, 0, attempts=1))
-    s3.client.cache_clear()
+    monkeypatch.setattr(s3_client, "POLICY", s3_client.RetryPolicy(0, 0, attempts=1))
+    s3_client.client.cache_clear()
     with pytest.raises(StorageError) as caught:
         call("s3://photos/cars")  # type: ignore[operator]  # each of them takes an address
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -75,7 +75,7 @@ def test_a_key_with_a_line_break_is_named_but_not_shown(
     """A Secret made from a file ends in a line break, and boto3 would show the whole header."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
     monkeypatch.setenv(name, "hunter2xyzzy\n")
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
     with pytest.raises(ConfigError, match=f"^{name} has a space, a line break or a special character") as caught:
         storage.list_files("s3://photos/x")
     assert "hunter2" not in str(caught.value)

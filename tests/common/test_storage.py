@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.common import outputs, s3, storage
+from backdrop.common import outputs, s3, s3_client, storage
 from backdrop.common.errors import StorageError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
@@ -101,7 +101,7 @@ def test_s3_errors_name_the_address_and_the_remedy(bucket: str, monkeypatch: pyt
         storage.read_bytes("s3:///x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3.client.cache_clear()
+    s3_client.client.cache_clear()
     with pytest.raises(StorageError, match=r"s3://photos/x: .*\(Could not connect\)\. Check AWS_ENDPOINT_URL"):
         storage.read_bytes(f"{bucket}/x")
 

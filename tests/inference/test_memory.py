@@ -43,7 +43,7 @@ print(count, before, peak())
 # Frees what many threads have allocated at the same time, and prints glibc's list of heaps.
 HEAPS = """
 import ctypes, threading
-from backdrop.data.dataset import in_threads
+from backdrop.common.threads import in_threads
 meeting = threading.Barrier(5)  # ThreadPoolExecutor has at least five threads
 def work(_):
     meeting.wait()

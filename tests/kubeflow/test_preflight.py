@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backdrop.common import s3, storage
+from backdrop.common import s3_client, storage
 from backdrop.common.errors import BackdropError, EndpointError, StorageError, TrackingError
 from backdrop.config import find_ensemble
 from backdrop.config.cluster import Toleration
@@ -35,7 +35,7 @@ def mlflow(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def bucket(bucket: str) -> Any:
     """A client of an S3 server with an empty bucket named photos."""
-    return s3.client()
+    return s3_client.client()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol
 
-from backdrop.common import s3, storage
+from backdrop.common import s3, s3_client, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.names import checked_name
 from backdrop.common.retry import workers
@@ -153,7 +153,7 @@ class _Bucket:
         return self._address
 
     def require_folder(self, whole: bool) -> None:  # noqa: ARG002  # a prefix can always be replaced
-        head = s3.head(self._address) if s3.split(self._address)[1] else None
+        head = s3.head(self._address) if s3_client.split(self._address)[1] else None
         if head and head.size:
             raise StorageError(f"{self._address} is an object, not a prefix", REMEDY)
 
@@ -219,7 +219,7 @@ def checked_address(address: str | Path) -> str:
         if "://" in text or "\0" in text:
             raise StorageError(f"{text!r} can't be written", "Name a folder or an s3:// address")
         return text
-    _, key = s3.split(text)
+    _, key = s3_client.split(text)
     if key.strip("/"):
         checked_name(key.rstrip("/"), "--out")
     return text.rstrip("/")

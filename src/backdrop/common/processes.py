@@ -1,33 +1,17 @@
-"""Processes: their memory, and child processes that end with their parent, also on SIGTERM and SIGKILL."""
+"""Child processes that end with their parent, also on SIGTERM and SIGKILL."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
 
 GRACE_S = 20.0
 # Reads a process group's number, waits until its input ends, because the parent has, and then ends the group.
 GUARD = """read group && { read end; kill -s TERM -- "-$group"; sleep 5; kill -s KILL -- "-$group"; }"""
-
-ARENA_MAX = -8  # glibc's M_ARENA_MAX, see malloc.h
-
-
-@cache
-def share_heaps() -> None:
-    """Lets all threads share two heaps, unless `MALLOC_ARENA_MAX` says otherwise.
-
-    glibc gives threads heaps of their own, where what they have freed stays. With photographs passing from threads that
-    decode them to others, that was a third of the memory of `predict`, and another amount each time.
-    """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError):  # not glibc
-            ctypes.CDLL(None).mallopt(ARENA_MAX, 2)
 
 
 @contextlib.contextmanager

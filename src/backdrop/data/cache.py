@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from backdrop.common import storage
 from backdrop.common.errors import StorageError
 from backdrop.common.progress import log
+from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Input
-from backdrop.data.dataset import Digests, Photo, in_threads, opened_image, read_levels
+from backdrop.data.dataset import Digests, Photo, opened_image, read_levels
 from backdrop.data.preprocessing import to_input
 
 FORMAT = 3

@@ -4,9 +4,8 @@
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError
-from backdrop.common.processes import share_heaps
-from backdrop.common.progress import progress
+from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.formats import decoded, decoded_levels
 from backdrop.data.listing import (
@@ -337,31 +335,6 @@ def _open(path: Path) -> Iterator[BufferedReader]:
             yield file
     except OSError as error:
         raise DataError(f"{printable(path)} can't be read ({error.strerror})", "Check the file") from error
-
-
-def in_threads(
-    function: Callable[[T], U], items: Sequence[T], label: str | None = None, lasting: bool = True
-) -> list[U]:
-    """Applies `function` to every item in threads, in order. Hashing and decoding release Python's lock.
-
-    Args:
-        function: what to apply.
-        items: its arguments.
-        label: of a progress bar; None shows none.
-        lasting: whether the progress bar leaves a line.
-    """
-    share_heaps()
-    shown = progress(label, len(items), lasting) if label else nullcontext(_quiet)
-    with ThreadPoolExecutor() as pool, shown as advance:
-        results = []
-        for result in pool.map(function, items):
-            results.append(result)
-            advance()
-        return results
-
-
-def _quiet() -> None:
-    pass
 
 
 def _changed(path: Path) -> DataError:

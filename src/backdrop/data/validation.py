@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import DataError
+from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
-from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, in_threads, read_file
+from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, read_file
 from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of
 from backdrop.data.listing import NOT_UTF8, printable
 from backdrop.data.mask_files import MaskFile, interpret

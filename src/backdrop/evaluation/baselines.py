@@ -6,7 +6,8 @@ from typing import Literal
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
-from backdrop.data.dataset import Dataset, Digests, in_threads, mask_files, read_mask
+from backdrop.common.threads import in_threads
+from backdrop.data.dataset import Dataset, Digests, mask_files, read_mask
 from backdrop.data.masks import dice
 from backdrop.evaluation.metrics import bootstrap, estimate_values, object_means
 from backdrop.evaluation.outline import NAMES, Measures, measure_mask

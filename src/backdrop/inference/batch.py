@@ -20,8 +20,9 @@ from backdrop import __version__
 from backdrop.common import storage
 from backdrop.common.devices import device
 from backdrop.common.errors import DataError
+from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
-from backdrop.data.dataset import CHUNK, file_digest, in_threads, opened_image
+from backdrop.data.dataset import CHUNK, file_digest, opened_image
 from backdrop.data.masks import Mask
 from backdrop.data.photographs import Source
 from backdrop.data.rle import encode_rle

@@ -15,7 +15,7 @@ from typing import Any
 from kfp import local
 from rich.console import Console
 
-from backdrop.common import s3, storage
+from backdrop.common import s3_client, storage
 from backdrop.common.environment import environment
 from backdrop.common.errors import TrackingError
 from backdrop.common.lock import hold
@@ -84,7 +84,7 @@ def run_here(request: Request, console: Console) -> int:
     """
     members = planned(request.ensemble, request.folds)
     if storage.is_remote(request.data):
-        s3.split(request.data)  # refuses credentials, which would be in the tasks' arguments
+        s3_client.split(request.data)  # refuses credentials, which would be in the tasks' arguments
     else:
         storage.local_folder(request.data)
     if request.containers:

@@ -8,11 +8,12 @@ from pathlib import Path
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, MemberError
 from backdrop.common.progress import log, progress, working
+from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
 from backdrop.config.network import Tta
-from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, in_threads, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher

@@ -9,10 +9,11 @@ from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, DataError, TrainingError
 from backdrop.common.outputs import require_file, write_file
 from backdrop.common.progress import working
+from backdrop.common.threads import in_threads
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
 from backdrop.config.ensemble import AUTO
 from backdrop.config.records import Record, parse_yaml
-from backdrop.data.dataset import Dataset, Photo, content_digests, in_threads, open_dataset, read_image
+from backdrop.data.dataset import Dataset, Photo, content_digests, open_dataset, read_image
 from backdrop.training.proposal import Photographs, Proposal, propose, training_hours
 from backdrop.training.throughput import Throughput, measure
 

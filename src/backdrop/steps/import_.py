@@ -12,8 +12,8 @@ from backdrop.common.errors import ConfigError, DataError, StorageError
 from backdrop.common.lock import hold
 from backdrop.common.outputs import inspect, output_folder, require
 from backdrop.common.places import checked_address
+from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
-from backdrop.data.dataset import in_threads
 from backdrop.data.importing.convert import convert, encode_mask
 from backdrop.data.importing.naming import UNNAMED, Name, name_photos
 from backdrop.data.importing.sources import Source, find_sources

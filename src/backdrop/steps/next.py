@@ -8,8 +8,9 @@ from backdrop.common.errors import ConfigError, DataError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import log, progress, working
+from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Photo, in_threads, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Photo, open_dataset, opened_image
 from backdrop.data.photographs import Source
 from backdrop.evaluation.selection import choose, look
 from backdrop.evaluation.statistics import measure_image

@@ -10,9 +10,10 @@ from torch import nn
 
 from backdrop.common.devices import precision_of
 from backdrop.common.progress import progress
+from backdrop.common.threads import in_threads
 from backdrop.config import Input, Recipe
 from backdrop.data.cache import DecodedCache, open_cache
-from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, in_threads, read_mask
+from backdrop.data.dataset import CHUNK, Dataset, Digests, Photo, read_mask
 from backdrop.data.folds import Row
 from backdrop.data.masks import Overlap, PackedMask
 from backdrop.evaluation.metrics import object_means

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from backdrop.common import storage, text
 from backdrop.common.errors import PlanError, shorten
+from backdrop.common.threads import in_threads
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, in_threads, measure
+from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, measure
 from backdrop.data.folds.assign import Assignments, assign
 
 HOLDOUT = "holdout"
