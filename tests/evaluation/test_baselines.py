@@ -115,6 +115,10 @@ def test_a_baseline_that_lacks_a_mask_or_has_another_size_is_refused_before_any_
     first, second = sorted(masks.iterdir())
     shutil.move(second, tmp_path / second.name)
     assert f"has no mask of {second.stem}. Add {second.stem}.png, or leave other out" in refused()
+    for name in (f"{second.stem}.jpg", f"{second.stem}_MASK.BMP"):
+        cv2.imwrite(str(masks / name), np.zeros((48, 64), np.uint8))
+        assert f"has no mask of {second.stem}: {name} is there, but a mask must be PNG or GIF" in refused()
+        (masks / name).unlink()
     cv2.imwrite(str(second), np.zeros((20, 30), np.uint8))
     assert "is 30x20, but its photograph 64x48" in refused()
     cv2.imwrite(str(first), np.arange(48 * 64, dtype=np.uint8).reshape(48, 64))

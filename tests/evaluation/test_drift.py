@@ -1,7 +1,9 @@
 """The test for drift: its false alarms, what it finds, what it can't tell, and what names tell it."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -137,6 +139,15 @@ def test_a_view_may_have_any_name(name: str) -> None:
         for both in ((reference, current), plain)
     )
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["café_01", "day/Škoda Ø_01", "가_01"])
+def test_objects_and_views_have_the_accents_of_a_plan(name: str, form: Literal["NFC", "NFD"]) -> None:
+    """macOS decomposes them; a known object would count as new."""
+    file = f"{unicodedata.normalize(form, name)}.jpg"
+    assert identify([file], {"01"}) == {file: Place(unicodedata.normalize("NFC", name[:-3]), "01")}
+    assert identify([file], {"02"}) == {file: Place(unicodedata.normalize("NFC", name), ANY)}
 
 
 def test_any_growing_change_of_a_statistic_changes_nothing() -> None:

@@ -146,6 +146,16 @@ def test_labels_of_another_plan_or_altered_ones_are_refused(
         read_labels(folder, read_plan(plan), open_dataset(unlabeled), 0)
 
 
+def test_files_of_test_that_are_passed_over_are_told(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (unlabeled / "test" / "new9_01.nef").write_bytes(b"raw")
+    (unlabeled / "train" / "notes.txt").write_text("not of test")
+    label(str(unlabeled), str(plan), members, str(tmp_path / "l"))
+    captured = capsys.readouterr()
+    assert "1 file passed over: .nef (1)" in captured.out + captured.err
+
+
 def test_what_can_not_be_labeled_is_named(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, make_dataset: Callable[..., Path]
 ) -> None:

@@ -17,7 +17,7 @@ from backdrop.data.dataset import open_dataset, read_image
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.evaluation.statistics import NAMES, measure_image, measure_prediction, read_statistics
 from backdrop.inference.ensemble import load_ensemble
-from backdrop.steps.drift import drift
+from backdrop.steps.drift import DriftRecord, drift
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.next import next as choose_next
 from backdrop.steps.register import register
@@ -99,8 +99,12 @@ def test_what_can_t_be_compared_is_said(model: str, workspace: Workspace, tmp_pa
     (folder / "broken_01.jpg").write_bytes(b"no picture")
     for name, copy in (("car00_01.jpg", "car00_01.jpg"), ("car00_02.jpg", "front.jpg")):
         (folder / copy).write_bytes((workspace.data / "train" / name).read_bytes())
-    record = drift(model, str(folder), str(tmp_path / "out"))
+    (folder / "raw_01.nef").write_bytes(b"raw")
+    _, printed = run("drift", "--reference", model, "--current", folder, "--out", tmp_path / "out")
+    assert "1 file passed over: .nef (1)" in printed
+    record = DriftRecord.model_validate_json((tmp_path / "out" / "drift.json").read_text())
     assert (record.compared, record.failed, record.known, record.other_views) == (12, 1, 1, 1)
+    assert [(one.file, one.photograph) for one in record.passed_over] == [("raw_01.nef", True)]
     assert "1 photograph can&#x27;t be used" in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -142,7 +146,9 @@ def test_without_a_holdout_there_is_no_reference(workspace: Workspace, tracked: 
         drift(f"models:/{tmp_path.name}/{made.version}", str(draw(tmp_path / "new", 2)), str(tmp_path / "out"))
 
 
-def test_unlike_objects_come_first_to_be_labeled(model: str, workspace: Workspace, tmp_path: Path) -> None:
+def test_unlike_objects_come_first_to_be_labeled(
+    model: str, workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     test = workspace.data / "test"
     test.mkdir()
     for path in draw(tmp_path / "new", 5).rglob("*.jpg"):
@@ -150,6 +156,7 @@ def test_unlike_objects_come_first_to_be_labeled(model: str, workspace: Workspac
         cv2.imwrite(str(test / path.name), image[::-1] // 3 if path.name.startswith("new03") else image)
     (test / "car00_09.jpg").write_bytes((workspace.data / "train" / "car00_01.jpg").read_bytes())  # labeled already
     (test / "new04_01.jpg").write_bytes(b"no picture")
+    (test / "new05_01.nef").write_bytes(b"raw")
     code, printed = run("next", workspace.data, "--model", model, "--count", 4, "--out", tmp_path / "next")
     with (tmp_path / "next" / "next.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -162,6 +169,7 @@ def test_unlike_objects_come_first_to_be_labeled(model: str, workspace: Workspac
     assert worth == sorted(worth, reverse=True)
     assert printed.splitlines()[0].split()[:2] == ["1", "new03"]
     assert len(choose_next(str(workspace.data), model, str(tmp_path / "all"), 100)) == 5
+    assert "1 file passed over: .nef (1)" in capsys.readouterr().err
 
 
 def test_what_can_t_be_chosen_from_is_refused(model: str, workspace: Workspace, tmp_path: Path) -> None:

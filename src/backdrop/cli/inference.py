@@ -240,6 +240,8 @@ def drift(
     print(verdict_line(record))
     for line in (*notes(record), *moved_lines(record)):
         print(line)
+    if record.passed_over:
+        print(passed_over_text(record.passed_over))
     print(f"{out}/index.html")
     raise typer.Exit({"no drift": 0, "unclear": 2, "drift": 3}[record.verdict])
 

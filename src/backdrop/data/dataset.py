@@ -106,6 +106,12 @@ class Dataset:
                 raise self.missing_mask(self.photos[stem]).error()
         return [self.photos[stem] for stem in chosen]
 
+    @property
+    def unlabeled_passed_over(self) -> list[PassedOver]:
+        """The files of `test` that aren't read."""
+        folder = printable(self.root / "test")
+        return [one for one in self.passed_over if Path(one.file).is_relative_to(folder)]
+
     def first(self, objects: int | None) -> "Dataset":
         """The dataset with this number of objects, the first by name, and their masks; all if None."""
         if objects is None:
@@ -121,9 +127,8 @@ class Dataset:
         if unusable is None:
             what, remedy = "has no mask", "Add its mask to train_masks/ or remove the photograph"
         else:
-            blurs = ": JPEG blurs edges" if unusable.suffix.lower() in JPEG_SUFFIXES else ""
-            what = f"has no mask: {unusable.name} is there, but a mask must be PNG or GIF{blurs}"
-            remedy = "Export it as PNG, or convert it with `backdrop import SRC OUT --threshold 128`"
+            reason, remedy = _not_read(unusable)
+            what = f"has no mask: {reason}"
         return Fault(level="error", file=printable(photo.image), what=what, remedy=remedy)
 
 
@@ -137,6 +142,12 @@ def mask_files(folder: Path) -> dict[str, Path]:
     for fault in faults:
         raise fault.error()
     return files
+
+
+def find_unusable(folder: Path, stem: str) -> tuple[str, str] | None:
+    """A photograph's mask in a format that isn't read: that it is there, and the remedy; None if there is none."""
+    others = (Path(one.file) for one in list_images(folder, MASK_SUFFIXES).passed_over if one.photograph)
+    return next((_not_read(path) for path in others if _stem(path, "_mask") == stem), None)
 
 
 def open_dataset(data: str | Path) -> Dataset:
@@ -335,6 +346,12 @@ def _open(path: Path) -> Iterator[BufferedReader]:
             yield file
     except OSError as error:
         raise DataError(f"{printable(path)} can't be read ({error.strerror})", "Check the file") from error
+
+
+def _not_read(mask: Path) -> tuple[str, str]:
+    blurs = ": JPEG blurs edges" if mask.suffix.lower() in JPEG_SUFFIXES else ""
+    remedy = "Export it as PNG, or convert it with `backdrop import SRC OUT --threshold 128`"
+    return f"{printable(mask.name)} is there, but a mask must be PNG or GIF{blurs}", remedy
 
 
 def _changed(path: Path) -> DataError:

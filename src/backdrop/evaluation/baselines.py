@@ -7,7 +7,8 @@ from typing import Literal
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.common.threads import in_threads
-from backdrop.data.dataset import Dataset, Digests, mask_files, read_mask
+from backdrop.common.words import count
+from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask
 from backdrop.data.masks import dice
 from backdrop.evaluation.metrics import bootstrap, estimate_values, object_means
 from backdrop.evaluation.outline import NAMES, Measures, measure_mask
@@ -56,11 +57,14 @@ def read_baseline(name: str, address: str, images: Sequence[str], dataset: Datas
         DataError: if a mask is missing, isn't one, or has another size than the photograph.
         StorageError: if the folder can't be read.
     """
-    files = mask_files(storage.local_folder(address))
+    folder = storage.local_folder(address)
+    files = mask_files(folder)
     missing = [image for image in images if image not in files]
     if missing:
-        more = f", nor of {len(missing) - 1:,} others" if len(missing) > 1 else ""
-        raise DataError(f"{address} has no mask of {missing[0]}{more}", f"Add {missing[0]}.png, or leave {name} out")
+        more = f", nor of {count(len(missing) - 1, 'other')}" if len(missing) > 1 else ""
+        unusable = find_unusable(folder, missing[0])
+        reason, remedy = unusable or ("", f"Add {missing[0]}.png, or leave {name} out")
+        raise DataError(f"{address} has no mask of {missing[0]}{more}{reason and f': {reason}'}", remedy)
 
     def one(image: str) -> tuple[float, Measures]:
         true = dataset.photos[image].mask

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from backdrop.common.storage import sha256
 from backdrop.config.records import Record
+from backdrop.data.listing import normalized
 from backdrop.evaluation.statistics import NAMES, Statistics
 
 SHUFFLES, SEED = 9_999, 20170727
@@ -80,7 +81,7 @@ class Place:
 
 
 def identify(names: Sequence[str], views: Collection[str]) -> dict[str, Place]:
-    """The objects and views of photographs.
+    """The objects and views of photographs, with composed accents, as in a plan.
 
     If no name ends in one of the reference's views, each photograph is an object of its own, of the view ANY.
     Otherwise photographs whose names end in another are left out, because there is nothing to compare them with.
@@ -89,7 +90,7 @@ def identify(names: Sequence[str], views: Collection[str]) -> dict[str, Place]:
         names: relative paths.
         views: the reference's.
     """
-    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names}
+    stems = {name: normalized(str(PurePosixPath(name).with_suffix(""))) for name in names}
     places = {name: Place(*stem.rpartition("_")[::2]) for name, stem in stems.items()}
     known = {name: place for name, place in places.items() if place.view in views and place.object}
     return known or {name: Place(stem, ANY) for name, stem in stems.items()}

@@ -11,6 +11,7 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.words import count
 from backdrop.data.dataset import read_image
 from backdrop.data.folds import HOLDOUT
+from backdrop.data.listing import PassedOver
 from backdrop.data.photographs import Source, find_photographs
 from backdrop.data.rle import decode_rle
 from backdrop.evaluation.drift import Drift, Place, Usual, comparable, compare, identify
@@ -32,6 +33,7 @@ class DriftRecord(Drift):
 
     `model` is the address of the version. Of the photographs `compared` were compared, and `failed` can't be used;
     `known` are of objects that the model was trained or judged on, and `other_views` of views that it wasn't.
+    `passed_over` are the other files, by name.
     """
 
     model: str
@@ -39,6 +41,7 @@ class DriftRecord(Drift):
     failed: int
     known: int
     other_views: int
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 @dataclass
@@ -82,7 +85,7 @@ def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> Drift
     held = [one for one in fetch_statistics(version.evaluation_run) if one.fold == HOLDOUT]
     if not held:
         raise MemberError(f"{version.address} was judged without a holdout", "Evaluate with a plan that has one")
-    sources, _ = find_photographs([current], [Path(out).absolute()])
+    sources, passed_over = find_photographs([current], [Path(out).absolute()])
     places = identify([source.name for source in sources], {one.view for one in held})
     plan = plan_of(version)
     new = _without(places, {*plan.assignment(), *(row.image for row in plan.rows)})
@@ -102,6 +105,7 @@ def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> Drift
         failed=survey.failed,
         known=len(places) - len(new),
         other_views=len(sources) - len(places),
+        passed_over=passed_over,
     )
     page = render_drift(version.address, found, notes(record), _unusual(survey, chosen))
     with output_folder(out, STEP, RECORD) as folder:

@@ -8,11 +8,12 @@ from pathlib import Path
 from backdrop.common.errors import DataError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
-from backdrop.common.progress import progress, working
+from backdrop.common.progress import log, progress, working
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
+from backdrop.data.listing import summarize
 from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
@@ -66,6 +67,8 @@ def label(
     check_unlabeled(dataset, plans[0])
     if not dataset.unlabeled:
         raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
+    if dataset.unlabeled_passed_over:
+        log(summarize(dataset.unlabeled_passed_over))
     digests = verify(plans[0], dataset)
     model = keep_networks(gather([open_member(address) for address in members], config))
     able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})

@@ -11,6 +11,7 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, open_dataset, opened_image
+from backdrop.data.listing import summarize
 from backdrop.data.photographs import Source
 from backdrop.evaluation.selection import choose, look
 from backdrop.evaluation.statistics import measure_image
@@ -91,6 +92,8 @@ def _candidates(dataset: Dataset) -> dict[str, Photo]:
     found = {stem: photo for stem, photo in dataset.unlabeled.items() if photo.object not in labeled}
     if not found:
         raise DataError(f"{dataset.root}/test has no photographs of new objects", "Put those without masks there")
+    if dataset.unlabeled_passed_over:
+        log(summarize(dataset.unlabeled_passed_over))
     return found
 
 
