@@ -1,5 +1,6 @@
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from backdrop.common import outputs, s3, s3_client, storage
 from backdrop.common.errors import StorageError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
+from backdrop.data.photographs import find_photographs
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from tests.conftest import SMALL
@@ -67,6 +69,15 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="can't be written"):
         storage.write_bytes(tmp_path / "file" / "below", b"")
+
+
+@pytest.mark.parametrize("address", ["", " "])
+@pytest.mark.parametrize(
+    "read", [storage.read_bytes, storage.local_folder, lambda address: find_photographs([address], ())]
+)
+def test_an_empty_address_is_not_the_current_folder(read: Callable[[str], object], address: str) -> None:
+    with pytest.raises(StorageError, match="An address is empty"):
+        read(address)
 
 
 def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, data: Path, tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def test_a_budget_that_cannot_be_kept_is_refused_before_any_work(site: Site) -> 
     own.write_text("name: own\n")
     with pytest.raises(ConfigError, match="--budget-ms needs --ensemble"):
         refused(None, 5, chosen)
+    for inside in (out, f"{out}/budget.yaml", f"{out}/below/budget.yaml"):
+        with pytest.raises(ConfigError, match="lies in the report, which is replaced as a whole"):
+            refused(str(plain), 5, inside)
     with pytest.raises(StorageError, match=r"own\.yaml exists, and it isn't an ensemble for a budget"):
         refused(plain, 5, str(own))
     for budget in (1e-9, 0, -5, math.nan):

@@ -50,6 +50,16 @@ def parent(address: str) -> str:
     return address.rpartition("/")[0] if is_remote(address) else str(Path(address).absolute().parent)
 
 
+def require_named(address: str | Path) -> None:
+    """Refuses an empty address, as of an unset variable, which would be the current folder.
+
+    Raises:
+        StorageError: if it's empty.
+    """
+    if not str(address).strip():
+        raise StorageError("An address is empty", "Name a file, a folder or an s3:// address")
+
+
 def join(folder: str, address: str) -> str:
     """An address relative to a folder or `s3://` prefix; absolute paths and URLs don't change."""
     if "://" in address or Path(address).is_absolute():
@@ -72,8 +82,9 @@ def read_bytes(address: str | Path) -> bytes:
     """The content of a file: a path, an `s3://` or an `https://` address.
 
     Raises:
-        StorageError: if it doesn't exist or can't be read.
+        StorageError: if it's empty, doesn't exist or can't be read.
     """
+    require_named(address)
     if is_remote(address):
         return s3.read(str(address))
     if is_url(address):
@@ -188,8 +199,9 @@ def local_folder(address: str | Path, names: Collection[str] | None = None) -> P
     folder, and an interrupted copy is never used. Files of an earlier copy whose size has changed are copied again.
 
     Raises:
-        StorageError: if the folder or prefix doesn't exist, or S3 doesn't answer.
+        StorageError: if the address is empty, the folder or prefix doesn't exist, or S3 doesn't answer.
     """
+    require_named(address)
     if not is_remote(address):
         folder = Path(address)
         if not folder.is_dir():

@@ -132,6 +132,7 @@ def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     """The folder below which an input's photographs have their names, and its files."""
     if address == STDIN:
         raise ConfigError("- stands for one photograph on standard input", "Name it alone, and leave --out out")
+    storage.require_named(address)
     path = Path(address)
     if storage.is_remote(address):
         is_object = not address.endswith("/") and "/" in address.removeprefix("s3://") and s3.head(address) is not None

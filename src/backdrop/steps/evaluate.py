@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from backdrop.common.errors import BackdropError, ConfigError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder, require_file, write_file
 from backdrop.common.progress import log, progress, working
-from backdrop.common.storage import sha256
+from backdrop.common.storage import absolute, sha256
 from backdrop.config import Ensemble, find_ensemble, shipped
 from backdrop.data.dataset import Dataset, Digests, open_dataset, opened_pair, read_pair
 from backdrop.data.folds import HOLDOUT, FoldPlan, Row, plans_digest, read_plans, verify
@@ -112,7 +113,8 @@ def evaluate(
             are chosen out of fold.
 
     Raises:
-        ConfigError: if a baseline isn't written so, no member fits into the budget, or `ensemble` is missing with it.
+        ConfigError: if a baseline isn't written so, no member fits into the budget, or with one, `ensemble` is missing
+            or its file lies in `out`.
         MemberError: if a member isn't complete, or wasn't trained by one of the plans on these data; or if an early
             exit can't be learned, or recipes can't be chosen.
         PlanError: if a plan belongs to other data, or has another holdout than the first.
@@ -123,7 +125,7 @@ def evaluate(
     """
     config = find_ensemble(ensemble) if ensemble else None
     if budget:
-        _require_writable(budget, config)
+        _require_writable(budget, config, out)
     folders = parse_baselines(baselines)
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
@@ -190,9 +192,11 @@ def evaluate(
     return evaluation
 
 
-def _require_writable(budget: Budget, config: Ensemble | None) -> None:
+def _require_writable(budget: Budget, config: Ensemble | None, out: str) -> None:
     if config is None:
         raise ConfigError("--budget-ms needs --ensemble", "Name the ensemble to choose from")
+    if Path(absolute(budget.out)).is_relative_to(absolute(out)):
+        raise ConfigError(f"{budget.out} lies in the report, which is replaced as a whole", "Name a file outside --out")
     require_file(budget.out, is_choice, CHOICE)
 
 
