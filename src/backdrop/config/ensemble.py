@@ -137,7 +137,7 @@ class EarlyExit(Record):
 
 
 class PredictedDice(Record):
-    """What `evaluate` learned out of fold about the Dice of photographs that nobody labeled; `register` writes it.
+    """What `evaluate` learned about the Dice of photographs that nobody labeled; `register` writes it.
 
     ln(1.0001 - Dice) is `intercept` + `slope` * ln(1.0001 - expected), where `expected` is the Dice that follows from
     the photograph's probability. For nine in ten objects never seen, all photographs are within `spread` of that.

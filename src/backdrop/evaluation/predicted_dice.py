@@ -1,9 +1,12 @@
-"""Learns out of fold what Dice to expect of a photograph that nobody labeled, with a promise.
+"""Learns what Dice to expect of a photograph that nobody labeled, with a promise.
 
-Split conformal prediction by object (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173): a line is fitted to half of
-the objects, and its errors on the other half say how wide an interval must be. A new object is like one of that half,
-so the intervals of all its photographs hold with the stated probability, whatever the line is worth. That is if as many
-members judge it: the mean of more is rather better, so that the upper end of an interval can be too low.
+Split conformal prediction by object (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173): a line is fitted to the
+photographs of some objects, and its errors on those of others say how wide an interval must be. A new object is like
+one of these others, so the intervals of all its photographs hold with the stated probability, whatever the line is
+worth.
+
+It is like them if the same members judge both. That is so of objects held out, but not out of fold: one fold's members
+judge a photograph there, and all members together are rather better.
 """
 
 import math
@@ -15,11 +18,11 @@ from numpy.typing import NDArray
 
 from backdrop.common.storage import sha256
 from backdrop.config import PredictedDice
-from backdrop.evaluation.records import Promise
+from backdrop.evaluation.records import DicePrediction, Promise
 from backdrop.inference.uncertainty import error_of, predict_dice
 
 HOLDS = 0.9  # of objects never seen
-CALIBRATION = 9  # objects; with fewer, no error is large enough to hold for nine of ten
+CALIBRATION = 9  # objects that an interval's width is learned from; of fewer, no error is larger than nine in ten
 ALIKE = 1e-9  # the variance of logarithms below which there is no slope to find
 WORST = 0.05  # share of photographs whose detection is measured
 
@@ -33,25 +36,48 @@ class Known:
     dice: float
 
 
-def learn(photos: Sequence[Known]) -> PredictedDice | None:
+def learn(folded: Sequence[Known], held: Sequence[Known]) -> PredictedDice | None:
     """The prediction of Dice, its interval right for all photographs of nine in ten objects never seen.
 
+    The line is fitted out of fold, and the interval's width learned from objects held out. If these are fewer than
+    nine, both are learned out of fold, each from half of the objects; the interval's upper end is then rather low.
+
     Args:
-        photos: photographs out of fold.
+        folded: photographs out of fold.
+        held: photographs of the holdout.
 
     Returns:
-        None if there are fewer than 18 objects.
+        None if there are fewer than nine objects held out and fewer than 18 out of fold, or none out of fold.
     """
-    photos = sorted(photos, key=astuple)  # sums of floats depend on their order
-    names = sorted({photo.object for photo in photos}, key=lambda name: sha256(name.encode()))
-    fitted, kept = names[::2], names[1::2]
-    if len(kept) < CALIBRATION:
+    folded, held = sorted(folded, key=astuple), sorted(held, key=astuple)  # sums of floats depend on their order
+    fitted, kept = folded, held
+    if not is_enough(held):
+        names = sorted({photo.object for photo in folded}, key=lambda name: sha256(name.encode()))
+        fitted, kept = ([one for one in folded if one.object in part] for part in ({*names[::2]}, {*names[1::2]}))
+    if not fitted or not is_enough(kept):
         return None
-    slope, intercept = _line([photo for photo in photos if photo.object in fitted])
+    slope, intercept = _line(fitted)
     line = PredictedDice(intercept=intercept, slope=slope, spread=0.0)
-    largest = sorted(_largest_error(line, [photo for photo in photos if photo.object == name]) for name in kept)
+    largest = sorted(_largest_error(line, photos) for photos in _by_object(kept).values())
     rank = math.ceil((len(largest) + 1) * HOLDS)
     return line.model_copy(update={"spread": largest[rank - 1]})
+
+
+def is_enough(photos: Sequence[Known]) -> bool:
+    """Whether an interval's width can be learned from these photographs: whether they are of nine objects."""
+    return len({photo.object for photo in photos}) >= CALIBRATION
+
+
+def learn_and_measure(folded: Sequence[Known], held: Sequence[Known]) -> DicePrediction:
+    """What is learned, as by `learn`, and how that does on the holdout, if there is one.
+
+    For how many objects of the holdout it is right says nothing if its interval was made to be right for them.
+    """
+    rule = learn(folded, held)
+    if rule is None or not held:
+        return DicePrediction(rule=rule, holdout=None)
+    promise = measure(rule, held)
+    return DicePrediction(rule=rule, holdout=promise.model_copy(update={"right": None}) if is_enough(held) else promise)
 
 
 def measure(rule: PredictedDice, photos: Sequence[Known]) -> Promise:
@@ -73,6 +99,13 @@ def measure(rule: PredictedDice, photos: Sequence[Known]) -> Promise:
         auroc=_auroc(-expected, bad),
         roc=_roc(expected, np.array([each.dice for each in found]), bad),
     )
+
+
+def _by_object(photos: Sequence[Known]) -> dict[str, list[Known]]:
+    groups: dict[str, list[Known]] = {}
+    for photo in photos:
+        groups.setdefault(photo.object, []).append(photo)
+    return groups
 
 
 def _line(photos: Sequence[Known]) -> tuple[float, float]:

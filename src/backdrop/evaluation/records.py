@@ -120,15 +120,16 @@ class Exit(Record):
 class Promise(Record):
     """How the predicted Dice does on labeled photographs: for `right` of `objects`, every photograph's interval holds.
 
-    `width` is the intervals' mean width, `error` the mean absolute difference of predicted and real Dice. `auroc` is
-    the chance that one of the worst 5 % of photographs is predicted to be worse than another; None if all are alike.
+    `right` is None if the interval's width was learned from these very objects. `width` is the intervals' mean width,
+    `error` the mean absolute difference of predicted and real Dice. `auroc` is the chance that one of the worst 5 % of
+    photographs is predicted to be worse than another; None if all are alike.
     `roc` is the curve that it is the area under: the corners from (0, 0) to (1, 1), each with the share of the other
     photographs and of the worst ones whose predicted Dice is at most the third number.
     """
 
     objects: int = Field(ge=1)
     images: int = Field(ge=1)
-    right: int = Field(ge=0)
+    right: int | None = Field(ge=0)
     width: FiniteFloat
     error: FiniteFloat
     auroc: FiniteFloat | None
@@ -136,9 +137,10 @@ class Promise(Record):
 
 
 class DicePrediction(Record):
-    """What was learned out of fold about the Dice of unlabeled photographs, and how that does on the holdout.
+    """What was learned about the Dice of unlabeled photographs, and how that does on the holdout.
 
-    None instead of a `rule` with fewer than 18 objects out of fold, and instead of `holdout` without one.
+    None instead of a `rule` with fewer than nine objects held out and 18 out of fold, and instead of `holdout` without
+    one.
     """
 
     rule: PredictedDice | None

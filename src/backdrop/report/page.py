@@ -190,16 +190,15 @@ def _predicted_dice(learned: DicePrediction | None) -> str:
 def prediction_text(learned: DicePrediction) -> str:
     """How well the Dice of unlabeled photographs is predicted, in a sentence or two."""
     if learned.rule is None:
-        return "The Dice of unlabeled photographs isn't predicted: that takes 18 objects out of fold."
-    text = (
-        "The Dice of unlabeled photographs is predicted, with an interval that out of fold holds for 90 % of objects."
-    )
-    if learned.holdout is None:
-        return text
+        return "The Dice of unlabeled photographs isn't predicted: that takes 9 objects held out, or 18 out of fold."
+    text = "The Dice of unlabeled photographs is predicted, with an interval that {} holds for 90 % of objects."
     held = learned.holdout
-    right = f"it holds for {held.right} of {count(held.objects, 'object')}, {held.width:.4f} wide on average"
-    area = "" if held.auroc is None else f"; AUROC for the worst 5 % of photographs {held.auroc:.2f}"
-    return f"{text} On the holdout, {right}, {held.error:.4f} off{area}."
+    if held is None:
+        return text.format("out of fold")
+    right = "" if held.right is None else f"holds for {held.right} of {count(held.objects, 'object')}, and "
+    figures = f"it {right}is {held.width:.4f} wide on average; the predicted Dice is {held.error:.4f} off"
+    area = "" if held.auroc is None else f", with AUROC {held.auroc:.2f} for the worst 5 % of photographs"
+    return f"{text.format('out of fold' if right else 'on the holdout')} There, {figures}{area}."
 
 
 def exit_text(learned: Exit) -> str:

@@ -29,7 +29,7 @@ from backdrop.evaluation.budget import (
     write_choice,
 )
 from backdrop.evaluation.contributions import compare_sets, contributions, set_dice
-from backdrop.evaluation.early_exit import First, first_costs, fit
+from backdrop.evaluation.early_exit import First, Rules, first_costs, fit
 from backdrop.evaluation.examples import (
     choose_different,
     choose_typical,
@@ -40,7 +40,7 @@ from backdrop.evaluation.examples import (
 from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import dump_measures
 from backdrop.evaluation.pictures import encode_jpeg, stack
-from backdrop.evaluation.predicted_dice import Known, learn, measure
+from backdrop.evaluation.predicted_dice import Known, learn_and_measure
 from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import (
     CHAMPION,
@@ -52,7 +52,6 @@ from backdrop.evaluation.records import (
     STATISTICS,
     WORST,
     WORST_SHOWN,
-    DicePrediction,
     Effect,
     Estimate,
     Evaluation,
@@ -63,7 +62,7 @@ from backdrop.evaluation.records import (
     dump_evaluation,
     dump_scores,
 )
-from backdrop.evaluation.scoring import Judges, judges, plan_of, score
+from backdrop.evaluation.scoring import Judges, Scored, judges, plan_of, score
 from backdrop.evaluation.statistics import Statistics, dump_statistics
 from backdrop.evaluation.subsets import Recipes
 from backdrop.inference.batch import chunks, keep_networks, lazily
@@ -158,7 +157,7 @@ def evaluate(
         "quality": describe(scores, details),
         "repair": _effects(dataset, digests, who, scores),
         "early_exit": learned,
-        "predicted_dice": _predicted_dice([one.known(rules.get(one.score.fold)) for one in scored.judged], scores),
+        "predicted_dice": learn_and_measure(*_known(scored, rules)),
         "champion": opponent,
         "contributions": contributions(scores, scored.subsets, network),
         "sets": compare_sets(sets, network),
@@ -230,17 +229,16 @@ def _choose(
     return write_choice(config, budget, sets, speed, members)
 
 
+def _known(scored: Scored, rules: Rules) -> tuple[list[Known], list[Known]]:
+    """The photographs out of fold, and those of the holdout."""
+    folded, held = ([one for one in scored.judged if (one.score.fold is None) is part] for part in (False, True))
+    return [one.known(rules.get(one.score.fold)) for one in folded], [one.known(rules.get(None)) for one in held]
+
+
 def _statistics(scores: Sequence[Score], details: Mapping[str, Details]) -> Iterator[Statistics]:
     for one in scores:
         fold = HOLDOUT if one.fold is None else str(one.fold)
         yield Statistics(one.image, one.object, one.view, fold, dict(details[one.image].statistics))
-
-
-def _predicted_dice(known: Sequence[Known], scores: Sequence[Score]) -> DicePrediction:
-    pairs = list(zip(known, scores, strict=True))
-    rule = learn([one for one, score in pairs if score.fold is not None])
-    held = [one for one, score in pairs if score.fold is None]
-    return DicePrediction(rule=rule, holdout=measure(rule, held) if rule and held else None)
 
 
 def _champion(data: str, plan: FoldPlan, model: str) -> tuple["Version | None", Sequence[Score], Opponent | None]:
