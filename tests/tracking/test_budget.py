@@ -35,7 +35,7 @@ def test_what_was_chosen_is_evaluated_registered_and_used(site: Site, tracked: s
     result = CliRunner().invoke(app.app, ["evaluate", str(site.data), *map(str, (*options, *budget))])
     assert result.exit_code == 0, result.output
     evaluation = Evaluation.model_validate_json((report / "metrics.json").read_bytes())
-    best = max((one for one in evaluation.sets if one.best), key=lambda one: one.dice.dice)
+    best = max(one.dice.dice for one in evaluation.sets if one.best)
     speed = read_speed(str(report))
     assert speed.seconds.keys() == {"tiny", "tiny-linknet"}
     assert all(0 < seconds < 60 for seconds in speed.seconds.values())
@@ -48,9 +48,10 @@ def test_what_was_chosen_is_evaluated_registered_and_used(site: Site, tracked: s
     assert "<h2>What members add</h2>" in page
     assert all(f"<td>{read_member(Path(member)).name}</td>" in page for member in site.members)
 
-    # The best set of recipes, with all of their members: there is time for all.
-    assert tuple(find_ensemble(str(chosen)).weights()) == best.recipes
-    site.members = [member for member in site.members if read_member(Path(member)).record.recipe in best.recipes]
+    # A best set of recipes, the quickest of several, with all of their members: there is time for all.
+    recipes = tuple(find_ensemble(str(chosen)).weights())
+    assert [one.dice.dice for one in evaluation.sets if one.recipes == recipes] == [best]
+    site.members = [member for member in site.members if read_member(Path(member)).record.recipe in recipes]
     again = site.evaluate(str(chosen))
     version = site.register(str(chosen))
     assert promote(str(site.data), site.root.name).outcome == "promoted"
