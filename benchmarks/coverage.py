@@ -37,6 +37,7 @@ from backdrop.steps.train import train
 WORK = Path("work/benchmark-coverage")
 FOLDS, HOLDOUT = 2, 0.5
 RESAMPLES = 1000
+NEEDED = (0.97, 0.975, 0.98, 0.985)  # Dice
 HEAD = ("seed", "interval", "cars for which it holds", "95 % interval", "its lower end", "photographs", "mean width")
 
 Cars = dict[str, list[Known]]
@@ -83,15 +84,24 @@ def measured(rule: PredictedDice, photos: Sequence[Known]) -> list[float]:
     return [cars.right, cars.objects, cars.objects - len(worse), singly.right / singly.objects, cars.width]
 
 
-def crossed(folded: Sequence[Known], held: Cars) -> list[float]:
-    """As `measured`, of each half of the held-out cars by a rule whose width is learned from the other half."""
+def crossed(folded: Sequence[Known], held: Cars) -> list[tuple[PredictedDice, list[Known]]]:
+    """Each half of the held-out cars, and the rule whose width is learned from the other half."""
     names = np.random.default_rng(0).permutation(sorted(held)).tolist()
     halves = [[one for name in some for one in held[name]] for some in (names[::2], names[1::2])]
-    found = []
-    for part, other in (halves, halves[::-1]):
-        rule = learn(folded, other)
-        assert rule
-        found.append(measured(rule, part))
+    rules = [learn(folded, other) for other in halves[::-1]]
+    return [(rule, part) for rule, part in zip(rules, halves, strict=True) if rule]
+
+
+def accepted(pairs: Iterable[tuple[PredictedDice, list[Known]]], needed: float) -> tuple[int, int, int, int]:
+    """The numbers of photographs whose lower end is what is needed, of all, of cars with a worse one, and of all."""
+    photos = [(rule, one) for rule, part in pairs for one in part]
+    taken = [one for rule, one in photos if predict_dice(rule, one.expected).low >= needed]
+    worse = {one.object for one in taken if one.dice < needed}
+    return len(taken), len(photos), len(worse), len({one.object for _, one in photos})
+
+
+def together(found: Sequence[Sequence[float]]) -> list[float]:
+    """The sums of what `measured` counts, and the means of its shares."""
     right, cars, above, share, width = zip(*found, strict=True)
     return [sum(right), sum(cars), sum(above), float(np.mean(share)), float(np.mean(width))]
 
@@ -139,6 +149,7 @@ def main() -> None:
     data = str(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve())
     rules: list[PredictedDice] = []
     held: list[Cars] = []
+    halves: list[list[tuple[PredictedDice, list[Known]]]] = []
     figures: dict[str, list[list[float]]] = {"by object": [], "out of fold alone": [], "naive": []}
     for seed in range(asked.seeds):
         folded, others = judged(data, seed, asked.set)
@@ -146,15 +157,19 @@ def main() -> None:
         assert rule
         rules.append(rule)
         held.append(by_car(others))
-        figures["by object"].append(crossed(folded, by_car(others)))
+        halves.append(crossed(folded, by_car(others)))
+        figures["by object"].append(together([measured(*pair) for pair in halves[-1]]))
         figures["out of fold alone"].append(measured(rule, others))
         figures["naive"].append(measured(naive(rule, folded), others))
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     for name, found in figures.items():
         for seed, one in enumerate(found):
             row(str(seed), name, one)
-        right, cars, above, share, width = zip(*found, strict=True)
-        row("all", name, [sum(right), sum(cars), sum(above), float(np.mean(share)), float(np.mean(width))])
+        row("all", name, together(found))
+    print("\n| Dice needed | accepted photographs | cars with an accepted one that is worse |\n| --- | --- | --- |")
+    for needed in NEEDED:
+        taken, photos, worse, cars = np.sum([accepted(pairs, needed) for pairs in halves], axis=0).tolist()
+        print(f"| {needed} | {100 * taken / photos:.1f} % | {worse} of {cars}, {100 * worse / cars:.1f} % |")
     areas = [spread([rule], [cars]) for rule, cars in zip(rules, held, strict=True)]
     print(f"\nAUROC for the worst 5 % of photographs: {', '.join(areas)}; all {spread(rules, held)}")
 

@@ -395,7 +395,7 @@ def test_evaluate_shows_how_well_the_predicted_dice_finds_the_worst_masks(
         (point["confidenceThreshold"] for point in curve), reverse=True
     )
     assert outputs["metrics"].metadata["auroc_of_predicted_dice"] == 1
-    assert "AUROC for the worst 5 % of photographs 1.00" in Path(outputs["summary"].path).read_text()
+    assert "AUROC 1.00 for the worst 5 % of photographs" in Path(outputs["summary"].path).read_text()
 
 
 def test_register(stand_in: Any, artifact: Any, config: Any, plans: Any) -> None:

@@ -111,6 +111,24 @@ def test_the_corners_of_the_curve_enclose_the_same_area_as_all_its_points(pairs:
         assert hits == pytest.approx((predicted[bad] <= limit).mean())
 
 
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 50)), min_size=1, max_size=60))
+def test_the_risk_is_the_mean_error_of_what_is_accepted(pairs: list[tuple[int, int]]) -> None:
+    photos = [Known(f"car{i}", expected / 40, dice / 50) for i, (expected, dice) in enumerate(pairs)]
+    rule = PredictedDice(intercept=0, slope=1, spread=1)
+    predicted = np.array([predict_dice(rule, one.expected).dice for one in photos])
+    points = measure(rule, photos).risks
+    for share, risk, limit in points:
+        accepted = predicted >= limit
+        assert share == pytest.approx(accepted.mean())
+        assert risk == pytest.approx(
+            np.mean([1 - one.dice for one, taken in zip(photos, accepted, strict=True) if taken])
+        )
+    shares = [share for share, _, _ in points]
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1
+    assert all(sum(wanted - 0.05 < share for share in shares) for wanted in np.arange(0.05, 1.01, 0.05))
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=22, max_size=90), st.floats(0, 1))
 def test_with_one_photograph_of_each_object_the_interval_is_that_of_mapie(
     pairs: list[tuple[float, float]], new: float

@@ -5,6 +5,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,13 @@ from backdrop.evaluation.pictures import (
     difference_panel,
     panel,
 )
+from backdrop.evaluation.predicted_dice import Known, learn_and_measure
 from backdrop.evaluation.quality import Details, describe
 from backdrop.evaluation.records import Score
 from backdrop.evaluation.review import Region
 from backdrop.report import Gallery, MemberSummary, Report, Standing, render, with_verdict
 from backdrop.report.charts import dice_scale, histogram, line_chart, positive_scale
+from backdrop.report.page import prediction_text
 
 STANDING = Standing(
     version="models:/cars/3", champion="models:/cars/2", rival="models:/cars/2", time="2026-01-31T12:00Z"
@@ -223,6 +226,24 @@ def test_measures_and_calibration_are_shown() -> None:
     assert "holdout: calibration error" in text
     assert f"{100 * 10 / 194:.2f} % of pixels are unsure, and {abs(1000 / 255 - 5) / 10:.4f} over these" in text
     assert "Calibration" not in Reader(render(given_report)).text
+
+
+@pytest.mark.parametrize("held", [3, 9])
+def test_the_predicted_dice_is_shown_with_what_can_be_accepted(held: int) -> None:
+    shown = report(scores())
+    folded, others = (
+        [Known(f"{name}{i}", 1 - i / 99, 1 - i / 90) for i in range(n)] for name, n in (("a", 20), ("b", held))
+    )
+    learned = learn_and_measure(folded, others)
+    page = render(replace(shown, evaluation=shown.evaluation.model_copy(update={"predicted_dice": learned})))
+    text = escape(prediction_text(learned))
+    assert f"<p>{text}</p>" in page
+    assert ("holds for 90 % of objects never seen" in text) == (held == 9)
+    assert ("and is" in text) == (held == 3)
+    assert 'aria-label="risk and coverage"' in page
+    assert learned.holdout
+    for share, risk, limit in learned.holdout.risks:
+        assert f"<title>{100 * share:.0f} %, predicted Dice from {limit:.4f}: {1 - risk:.4f} on average</title>" in page
 
 
 def test_a_verdict_replaces_the_one_before_and_nothing_else() -> None:

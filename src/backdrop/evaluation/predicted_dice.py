@@ -25,6 +25,7 @@ HOLDS = 0.9  # of objects never seen
 CALIBRATION = 9  # objects that an interval's width is learned from; of fewer, no error is larger than nine in ten
 ALIKE = 1e-9  # the variance of logarithms below which there is no slope to find
 WORST = 0.05  # share of photographs whose detection is measured
+COVERAGES = 20  # points of the risk-coverage curve
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def measure(rule: PredictedDice, photos: Sequence[Known]) -> Promise:
         error=float(np.mean(np.abs(np.array([each.dice for each in found]) - dice))),
         auroc=_auroc(-expected, bad),
         roc=_roc(expected, np.array([each.dice for each in found]), bad),
+        risks=_risks(np.array([each.dice for each in found]), dice),
     )
 
 
@@ -150,3 +152,14 @@ def _roc(
     kept = np.append(~straight, True)
     corners = zip(x[kept].tolist(), y[kept].tolist(), limits[kept].tolist(), strict=True)
     return (0.0, 0.0, 0.0), *corners
+
+
+def _risks(predicted: NDArray[np.float64], dice: NDArray[np.float64]) -> tuple[tuple[float, float, float], ...]:
+    """Points of the risk-coverage curve; photographs with the same predicted Dice are accepted together."""
+    limits, place = np.unique(-predicted, return_inverse=True)
+    accepted = np.cumsum(np.bincount(place))
+    risks = np.cumsum(np.bincount(place, 1 - dice)) / accepted
+    shares = np.arange(1, COVERAGES + 1) / COVERAGES
+    chosen = np.unique(np.searchsorted(accepted, shares * len(dice) - 1e-9))
+    points = accepted[chosen] / len(dice), risks[chosen], -limits[chosen]
+    return tuple(zip(*(values.tolist() for values in points), strict=True))

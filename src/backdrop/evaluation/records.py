@@ -124,7 +124,9 @@ class Promise(Record):
     `error` the mean absolute difference of predicted and real Dice. `auroc` is the chance that one of the worst 5 % of
     photographs is predicted to be worse than another; None if all are alike.
     `roc` is the curve that it is the area under: the corners from (0, 0) to (1, 1), each with the share of the other
-    photographs and of the worst ones whose predicted Dice is at most the third number.
+    photographs and of the worst ones whose predicted Dice is at most the third number. `risks` is the risk-coverage
+    curve of accepting the photographs with the highest predicted Dice: their share, the mean of 1 - Dice over them, and
+    the lowest predicted Dice among them. Geifman and El-Yaniv (2017), arXiv:1705.08500.
     """
 
     objects: int = Field(ge=1)
@@ -134,6 +136,7 @@ class Promise(Record):
     error: FiniteFloat
     auroc: FiniteFloat | None
     roc: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...] = ()
+    risks: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat], ...] = ()
 
 
 class DicePrediction(Record):

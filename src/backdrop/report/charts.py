@@ -140,6 +140,26 @@ def reliability(points: Sequence[tuple[float, float, str]], label: str) -> str:
     return _svg(parts, label, WIDE, TALL)
 
 
+def risk_coverage(points: Sequence[tuple[float, float, str]], dices: Scale, label: str) -> str:
+    """The mean Dice of the photographs that are accepted against their share, 0..1.
+
+    Args:
+        points: (share, Dice, tooltip), ascending.
+        dices: the upright scale.
+        label: text for screen readers.
+    """
+    left, right, floor = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
+    places = [(left + (right - left) * x, dices.place(y, floor, TOP)) for x, y, _ in points]
+    parts = _upright_axis(dices)
+    parts += [
+        _text(left + (right - left) * tick, HEIGHT - 4, f"{tick:.0%}", "middle") for tick in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    parts.append(f'<polyline class="line" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
+    for (x, y), (_, _, title) in zip(places, points, strict=True):
+        parts.append(f"<g><title>{escape(title)}</title>{_dot(x, y, 'line-dot')}</g>")
+    return _svg(parts, label)
+
+
 def pareto(points: Sequence[tuple[float, float, str, str]], costs: Scale, dices: Scale, label: str) -> str:
     """Dice against cost: what is best for its cost on a line, with its number, and others as small dots.
 

@@ -9,7 +9,7 @@ from backdrop.common.words import count
 from backdrop.evaluation.outline import Measures
 from backdrop.evaluation.pictures import number
 from backdrop.evaluation.records import DicePrediction, Effect, Estimate, Evaluation, Exit, Saving, Score
-from backdrop.report.charts import Scale, dice_scale, histogram, line_chart, positive_scale
+from backdrop.report.charts import Scale, dice_scale, histogram, line_chart, positive_scale, risk_coverage
 from backdrop.report.contributions import contributions_section
 from backdrop.report.gallery import Gallery
 from backdrop.report.lineage import Lineage, lineage_section
@@ -22,6 +22,10 @@ CURVES = (("loss", "loss"), ("dice", "out-of-fold Dice"), ("lr", "learning rate"
 ABOUT = """A Dice of several images is the mean over objects of each object's mean over its images. No member trained
 on an object of the holdout. Out of fold, an image is predicted only by members that did not train on it. Intervals are
 bootstrapped over objects."""
+ACCEPTED_NOTE = (
+    "In predictions.csv, accept the photographs without a look whose low is at least the Dice that you need: of ten "
+    "objects never seen, at most one has an accepted photograph that is worse."
+)
 EXIT_NOTE = """Saved is the share of multiply-accumulates. Out of fold, each fold is measured by a rule learned on the
 other folds, with one member of each recipe; on the holdout, the rule and the members are those of the model."""
 
@@ -184,21 +188,40 @@ def _early_exit(learned: Exit | None) -> str:
 
 
 def _predicted_dice(learned: DicePrediction | None) -> str:
-    return f"<section><h2>Predicted Dice</h2><p>{escape(prediction_text(learned))}</p></section>" if learned else ""
+    if learned is None:
+        return ""
+    text = f"<p>{escape(prediction_text(learned))}</p>"
+    chart = _risks(learned.holdout.risks) if learned.holdout and learned.holdout.risks else ""
+    return f"<section><h2>Predicted Dice</h2>{text}{chart}</section>"
+
+
+def _risks(risks: Sequence[tuple[float, float, float]]) -> str:
+    points = [
+        (share, 1 - risk, f"{100 * share:.0f} %, predicted Dice from {limit:.4f}: {1 - risk:.4f} on average")
+        for share, risk, limit in risks
+    ]
+    scale = dice_scale([dice for _, dice, _ in points])
+    words = "Accepting those with the highest predicted Dice: their share of the holdout, and their mean Dice"
+    chart = risk_coverage(points, scale, "risk and coverage")
+    figure = f"<figure>{chart}<figcaption>{words}</figcaption></figure>"
+    return f'<div class="figures">{figure}<p class="note">{ACCEPTED_NOTE}</p></div>'
 
 
 def prediction_text(learned: DicePrediction) -> str:
     """How well the Dice of unlabeled photographs is predicted, in a sentence or two."""
     if learned.rule is None:
         return "The Dice of unlabeled photographs isn't predicted: that takes 9 objects held out, or 18 out of fold."
-    text = "The Dice of unlabeled photographs is predicted, with an interval that {} holds for 90 % of objects."
     held = learned.holdout
+    by_holdout = held is not None and held.right is None
+    holds = "holds for 90 % of objects never seen" if by_holdout else "out of fold holds for 90 % of objects"
+    text = f"The Dice of unlabeled photographs is predicted, with an interval that {holds}."
     if held is None:
-        return text.format("out of fold")
+        return text
     right = "" if held.right is None else f"holds for {held.right} of {count(held.objects, 'object')}, and "
+    source = ", from which its width was learned," if by_holdout else ","
     figures = f"it {right}is {held.width:.4f} wide on average; the predicted Dice is {held.error:.4f} off"
     area = "" if held.auroc is None else f", with AUROC {held.auroc:.2f} for the worst 5 % of photographs"
-    return f"{text.format('out of fold' if right else 'on the holdout')} There, {figures}{area}."
+    return f"{text} On the holdout{source} {figures}{area}."
 
 
 def exit_text(learned: Exit) -> str:
