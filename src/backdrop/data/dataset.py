@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,6 @@ CHUNK = 32  # photographs in memory at once
 
 # Of a photograph's file and of its mask's pixels, by stem.
 Digests = dict[str, tuple[str, str]]
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 class Fault(Record):

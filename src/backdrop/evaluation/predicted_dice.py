@@ -10,6 +10,7 @@ judge a photograph there, and all members together are rather better.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -90,16 +91,18 @@ def measure(rule: PredictedDice, photos: Sequence[Known]) -> Promise:
     wrong = {photo.object for photo, holds in zip(photos, right, strict=True) if not holds}
     dice = np.array([photo.dice for photo in photos])
     bad = dice <= np.quantile(dice, WORST)
-    expected = np.array([photo.expected for photo in photos])
+    expected, predicted = (
+        np.array(values) for values in ([one.expected for one in photos], [one.dice for one in found])
+    )
     return Promise(
         objects=len(names),
         images=len(photos),
         right=len(names) - len(wrong),
         width=float(np.mean([high - low for _, low, high in found])),
-        error=float(np.mean(np.abs(np.array([each.dice for each in found]) - dice))),
+        error=float(np.mean(np.abs(predicted - dice))),
         auroc=_auroc(-expected, bad),
-        roc=_roc(expected, np.array([each.dice for each in found]), bad),
-        risks=_risks(np.array([each.dice for each in found]), dice),
+        roc=_roc(expected, predicted, bad),
+        risks=_risks(predicted, dice),
     )
 
 
@@ -113,8 +116,8 @@ def _by_object(photos: Sequence[Known]) -> dict[str, list[Known]]:
 def _line(photos: Sequence[Known]) -> tuple[float, float]:
     """Slope, at least 0, and intercept of the errors' logarithms, each object counting the same."""
     x, y = np.log([error_of(photo.expected) for photo in photos]), np.log([error_of(photo.dice) for photo in photos])
-    names = [photo.object for photo in photos]
-    weights = np.array([1 / names.count(name) for name in names])
+    counts = Counter(photo.object for photo in photos)
+    weights = np.array([1 / counts[photo.object] for photo in photos])
     weights /= weights.sum()
     middle, height = float(weights @ x), float(weights @ y)
     spread = float(weights @ (x - middle) ** 2)
