@@ -3,10 +3,9 @@
 PYTHONPATH=src python benchmarks/gpu.py [results.json]
 
 First what the GPU can do at best. Then each network of `best-overfitting` as `train` trains and judges it, and all 49
-as `predict` uses them, with random weights and rendered photographs of 1918x1280. Then other settings of training, the
-compiled networks last. Each row is printed and written as soon as it is measured; a row that fails says why, and a row
-that begins too late is left out. At the end come the hours of the winners' schedule and of
-Carvana's 100,064 photographs.
+as `predict` uses them, with random weights and rendered photographs of 1918x1280. Then the same compiled, and other
+settings of training. Each row is printed and written as soon as it is measured; a row that fails says why, and a row
+that begins too late is left out. `hours` are those of the winners' schedule and of Carvana's 100,064 photographs.
 """
 
 import json
@@ -46,16 +45,13 @@ LABELED, UNLABELED = 5_088, 100_064  # photographs of Carvana
 PREDICTED = 48
 LATEST_S = 400  # no row begins later
 ROUNDS, ROUND_S = 5, 0.4
-WAYS = {
+COMPILED, AUTOTUNED = ", compiled", ", cuDNN autotuned"
+WAYS = {  # measured with the first network alone
     "fp32 with TF32": {"compute.precision": "tf32"},
     "fp32 without TF32": {"compute.precision": "fp32"},
     "photographs cached on the GPU": {"loading.cache": "device"},
     "deterministic": {"compute.deterministic": True},
-    "compiled": {"compute.compile": True},
 }
-PREDICTIONS = {"predict": "", "predict, cuDNN autotuned": "autotuned"}
-LATE_PREDICTIONS = {"predict, compiled": "compiled"}
-FIRST_ALONE = ("fp32 with TF32", "fp32 without TF32", "photographs cached on the GPU", "deterministic")
 
 
 class Results:
@@ -135,7 +131,7 @@ def random_member(recipe: Recipe, fold: int) -> RandomMember:
     return RandomMember(Path(), record, recipe)
 
 
-def training(recipe: Recipe, photos: Sequence[Photo], seconds: float, flops: float) -> dict[str, Any]:
+def training(photos: Sequence[Photo], seconds: float, flops: float, recipe: Recipe) -> dict[str, Any]:
     """Photographs per second that `train` trains and judges, its share of the ceiling, and its peak memory."""
     found = measure(recipe, photos, content_digests(photos), seconds)
     cost = macs(build(**recipe.network_options()), recipe.input.height, recipe.input.width)
@@ -158,8 +154,8 @@ def prediction(ensemble: Ensemble, photos: Sequence[Photo], flops: float, way: s
 def _predict(ensemble: Ensemble, photos: Sequence[Photo], count: int, way: str) -> dict[str, float]:
     model, cuda = random_model(ensemble), torch.cuda.is_available()
     sources = [Source(photos[i % len(photos)].image, f"{i}.jpg") for i in range(count)]
-    torch.backends.cudnn.benchmark = way == "autotuned"
-    if way == "compiled":
+    torch.backends.cudnn.benchmark = way == AUTOTUNED
+    if way == COMPILED:
         for member in model.members:
             member.network().compile()
     cut_out(model, sources[:4])
@@ -207,7 +203,7 @@ def now(where: torch.device) -> float:
     return time.monotonic()
 
 
-def hours(ensemble: Ensemble, results: Results) -> dict[str, Any]:
+def hours(ensemble: Ensemble, results: Results, suffix: str) -> dict[str, Any]:
     """Hours to train and judge all members of an ensemble on all of Carvana, and to predict the rest of it."""
     total = {"train": 0.0, "judge": 0.0}
     for name, parts in parts_by_network(ensemble).items():
@@ -215,9 +211,9 @@ def hours(ensemble: Ensemble, results: Results) -> dict[str, Any]:
             recipe, count = part.resolve(), folds(ensemble, part)
             replays = 1 / recipe.replay_every if recipe.replay_every else 0
             seen = LABELED * (count - 1) / count * (1 + replays)
-            total["train"] += count * recipe.epochs * seen / results.value(name, "training") / 3600
-            total["judge"] += (recipe.epochs + 1) * LABELED / results.value(name, "judging") / 3600
-    predict = UNLABELED * results.value("predict", "s_per_photograph") / 3600
+            total["train"] += count * recipe.epochs * seen / results.value(name + suffix, "training") / 3600
+            total["judge"] += (recipe.epochs + 1) * LABELED / results.value(name + suffix, "judging") / 3600
+    predict = UNLABELED * results.value("predict" + suffix, "s_per_photograph") / 3600
     return {"schedule": sum(total.values()), **total, "predict 100,064": predict}
 
 
@@ -226,17 +222,17 @@ def run(ensemble: Ensemble, photos: Sequence[Photo], results: Results, where: to
     results.row("ceilings", lambda: ceilings(where, 8192 if where.type == "cuda" else 64))
     flops = results.value("ceilings", "flops")
     networks = {name: parts[0] for name, parts in parts_by_network(ensemble).items()}
-    for name, part in networks.items():
-        results.row(name, partial(training, resolve(part), photos, seconds, flops))
-    predict = partial(prediction, ensemble, photos, flops)
-    for row, way in PREDICTIONS.items():
-        results.row(row, partial(predict, way))
-    results.row("hours", lambda: hours(ensemble, results))
+    predict, train = partial(prediction, ensemble, photos, flops), partial(training, photos, seconds, flops)
+    for suffix in ("", COMPILED):
+        compiled = {"compute.compile": bool(suffix)}
+        results.row("predict" + suffix, partial(predict, suffix))
+        for name, part in networks.items():
+            results.row(name + suffix, partial(train, resolve(part, compiled)))
+        results.row("hours" + suffix, partial(hours, ensemble, results, suffix))
+    results.row("predict" + AUTOTUNED, partial(predict, AUTOTUNED))
+    name, part = next(iter(networks.items()))
     for way, settings in WAYS.items():
-        for name, part in list(networks.items())[: 1 if way in FIRST_ALONE else None]:
-            results.row(f"{name}, {way}", partial(training, resolve(part, settings), photos, seconds, flops))
-    for row, way in LATE_PREDICTIONS.items():
-        results.row(row, partial(predict, way))
+        results.row(f"{name}, {way}", partial(train, resolve(part, settings)))
 
 
 def resolve(part: Part, settings: dict[str, Any] | None = None) -> Recipe:

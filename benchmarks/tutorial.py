@@ -1,10 +1,10 @@
 """Compares recipes with the U-Net of the tutorials on real cars that none trained on, three seeds each.
 
-BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/tutorial.py [WAY …] [--seeds 3] [--seconds S]
+BACKDROP_CARVANA=FOLDER .venv/bin/python benchmarks/tutorial.py [WAY …] [--seeds 3] [--passes P] [--jobs 1]
 
 60 cars of 16 views at 512x512: 32 to train on, 16 of fold 0 for the recipes to select their epoch, 12 held out to judge
-by. In one thread, the tutorial's network trains for S CPU-seconds, or for as many as `tiny` took. Each run is a process
-of its own, and reused if it has finished.
+by. The tutorial's network sees each photograph P times. Each run is a process of its own with one thread, on the GPU if
+there is one, and is reused if it has finished.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,31 @@ from backdrop.evaluation.metrics import bootstrap, object_means
 from backdrop.inference.member import read_member
 from backdrop.steps.split import split
 from backdrop.steps.train import train
+from backdrop.training.compute import device_name
 from backdrop.training.judging import Labeled, dices
 
 WORK = Path("work/benchmark-tutorial")
 CARS, HOLDOUT = 60, 0.2
+PASSES = 100  # of the tutorial's network
 BEFORE = ("loss={kind: bce_dice}", "compute.precision=fp32", "epochs=32")
+TUTORIAL = "tutorial"
 WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    TUTORIAL: ("tiny", ()),
     "tiny": ("tiny", ()),
     "tiny before": ("tiny", BEFORE),
     "quick": ("quick", ()),
-    "tutorial": ("tiny", ()),
 }
+# The winners' networks from random weights, alike but for their loss and the highest learning rate that VGG bears.
+AT_512 = (
+    *("pretrained=null", "input.size=512x512", "input.fit=stretch", "epochs=16", "batch_size=4", "ema=0.98"),
+    *("optimizer={kind: adamw, weight_decay: 1e-4, clip_norm: 1.0}", "tta.hflip=true"),
+    "augmentation=[{kind: hflip}, {kind: affine}, {kind: brightness, factor: [0.8, 1.2]}, {kind: hsv}, {kind: erase}]",
+)
+BOX = "loss={kind: boundary, profile: box, squared: true}"
+for _name, _rate in {"linknet34": 1e-3, "unet11": 2e-4, "unet-scratch": 1e-3, "unet-vgg11": 2e-4}.items():
+    _phase = f"schedule=[{{kind: one_cycle, epochs: 16, lr: {_rate}, start: {_rate / 5}, final: 1e-5}}]"
+    WAYS[f"{_name} 512"] = (_name, (*AT_512, _phase))
+    WAYS[f"{_name} 512 box"] = (_name, (*AT_512, _phase, BOX))
 
 
 class TutorialUNet(nn.Module):
@@ -78,14 +93,13 @@ def convolutions(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train_tutorial(photos: Sequence[Photo], seed: int, seconds: float) -> nn.Module:
+def train_tutorial(photos: Sequence[Photo], seed: int, passes: int) -> nn.Module:
     """Trains as tutorials do: Adam at 1e-3, cross-entropy, mirrored photographs, batches of 4 at 256x256."""
     torch.manual_seed(seed)
     images, masks = (torch.stack([load(photo, part) for photo in photos]) for part in ("image", "mask"))
     network, random = TutorialUNet().to(device()), np.random.default_rng(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    start = time.process_time()
-    while time.process_time() - start < seconds:
+    for _ in range(passes):
         for batch in torch.from_numpy(random.permutation(len(photos))).split(4):
             inputs, targets = images[batch].to(device()).float() / 255, masks[batch].to(device()).float() / 255
             if random.random() < 0.5:
@@ -105,20 +119,21 @@ def load(photo: Photo, part: str) -> Tensor:
     return torch.from_numpy(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA))[None]
 
 
-def run(way: str, seed: int, seconds: float) -> None:
-    """Trains one way with one seed, and writes each held-out car's Dice and the CPU-seconds."""
+def run(way: str, seed: int, passes: int) -> None:
+    """Trains one way with one seed, and writes each held-out car's Dice, the CPU-seconds and the device."""
     data, plan = WORK / "data", read_plan(WORK / "plan.csv")
     dataset, (name, overrides) = open_dataset(data), WAYS[way]
     torch.set_num_threads(1)
     start = time.process_time()
-    if way == "tutorial":
-        network = train_tutorial(dataset.select(row.image for row in plan.training(0)), seed, seconds)
+    if way == TUTORIAL:
+        network = train_tutorial(dataset.select(row.image for row in plan.training(0)), seed, passes)
     else:
         out = str(WORK / "members" / f"{way.replace(' ', '-')}-{seed}")
         address = train(str(data), str(WORK / "plan.csv"), name, 0, out, (*overrides, f"seed={seed}")).address
         network = read_member(Path(address)).network().to(device())
     took = time.process_time() - start
-    result = {"cpu_s": took, "dice": judge(network, dataset, plan, find_recipe(name, overrides))}
+    dice = judge(network, dataset, plan, find_recipe(name, overrides))
+    result = {"cpu_s": took, "device": device_name(device()), "dice": dice}
     result_path(way, seed).parent.mkdir(exist_ok=True)
     result_path(way, seed).write_text(json.dumps(result))
 
@@ -163,38 +178,43 @@ def by_car(found: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def show(ways: Sequence[str], seeds: int) -> None:
-    """Prints a Markdown table; differences are paired by car, and their intervals are over cars."""
-    base = by_car(results("tutorial", seeds)) if result_path("tutorial", seeds - 1).exists() else {}
-    print("| way | CPU-s | Dice | each seed | against the tutorial's | 95 % interval |\n|" + " --- |" * 6)
+    """Prints a Markdown table; differences to the first way are paired by car, and their intervals are over cars."""
+    base = by_car(results(ways[0], seeds))
+    print(f"| way | device | CPU-s | Dice | each seed | against {ways[0]} | 95 % interval |\n|" + " --- |" * 7)
     for way in ways:
         found = results(way, seeds)
         cars, took = by_car(found), sum(one["cpu_s"] for one in found) / seeds
-        change = bootstrap({car: cars[car] - base[car] for car in cars}) if base else None
+        change = bootstrap({car: cars[car] - base[car] for car in cars})
         each = ", ".join(f"{sum(one['dice'].values()) / len(cars):.4f}" for one in found)
-        spread = f"{change.mean:+.4f} | {change.low:+.4f} to {change.high:+.4f}" if change else " | "
-        print(f"| {way} | {took:.0f} | {sum(cars.values()) / len(cars):.4f} | {each} | {spread} |")
+        mean = sum(cars.values()) / len(cars)
+        spread = "| " if way == ways[0] else f"{change.mean:+.4f} | {change.low:+.4f} to {change.high:+.4f}"
+        print(f"| {way} | {found[0]['device']} | {took:.0f} | {mean:.4f} | {each} | {spread} |")
 
 
 def main() -> None:
-    """Runs all ways, the tutorial's last, because it gets the CPU-seconds that `tiny` took."""
+    """Runs all ways, seed by seed."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("ways", nargs="*", default=list(WAYS))
+    parser.add_argument("ways", nargs="*", default=[TUTORIAL, "tiny before", "tiny", "quick"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--passes", type=int, default=PASSES)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.run:
-        return run(*asked.run)
+        way, seed = asked.run
+        return run(way, seed, asked.passes)
     if "BACKDROP_CARVANA" not in os.environ:
         sys.exit("BACKDROP_CARVANA must name the folder that holds squashed-512")
     make_data(Path(os.environ["BACKDROP_CARVANA"], "squashed-512").resolve())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "BACKDROP_TRACKING": "off"}
 
-    for way in sorted(asked.ways, key=lambda way: way == "tutorial"):
-        for seed in (seed for seed in range(asked.seeds) if not result_path(way, seed).exists()):
-            seconds = asked.seconds or (results("tiny", 1)[0]["cpu_s"] if way == "tutorial" else 0)
-            command = [sys.executable, __file__, "--run", json.dumps([way, seed, seconds])]
-            subprocess.run(command, check=True, env=environment)
+    def start(way: str, seed: int) -> None:
+        command = [sys.executable, __file__, "--passes", str(asked.passes), "--run", json.dumps([way, seed])]
+        subprocess.run(command, check=True, env=environment)
+
+    runs = [(way, seed) for seed in range(asked.seeds) for way in asked.ways if not result_path(way, seed).exists()]
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        list(pool.map(lambda one: start(*one), runs))
     show(asked.ways, asked.seeds)
     return None
 
