@@ -415,7 +415,7 @@ def test_a_package_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch)
         build(find_ensemble("tiny"))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_hundred_members_fit_and_two_hundred_do_not() -> None:
     package = build(large(10, 10))
     assert estimate_size(package.documents).end < MOST

@@ -103,7 +103,7 @@ predict(photos, out, members, options=PictureOptions("webp", (200, 0, 0), 10))
 """
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_runs_resume_with_the_same_bytes(
     kills: int,
     photos: Path,  # noqa: F811

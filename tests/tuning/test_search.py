@@ -115,7 +115,7 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
         tune(data, plan, "tiny", str(out), BUDGET.model_copy(update={"seed": 1}), str(space))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_search_that_lost_files_is_made_again_from_its_trials(
     whole: Whole, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +173,7 @@ def kill_again_and_again(whole: Whole, tmp_path: Path, kills: int, seed: int, bu
     assert read_search(str(out)) == search
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_killed_search_resumes_and_ends_the_same(whole: Whole, tmp_path: Path) -> None:
     kill_again_and_again(whole, tmp_path, kills=1, seed=0)
 
