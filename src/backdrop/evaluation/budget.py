@@ -83,6 +83,22 @@ def require_room(budget: Budget, speed: Speed) -> None:
         raise ConfigError(what, f"Allow {least:g} or more, or train a smaller network")
 
 
+def choose(
+    config: Ensemble, budget: Budget, dice: Mapping[Recipes, Estimate], speed: Speed, members: Sequence[Member]
+) -> str:
+    """The YAML of the best ensemble for a budget that has room for a member, with the reasons in its comments.
+
+    Args:
+        config: the ensemble to choose from, resolved.
+        budget: what its networks may take.
+        dice: of each set of recipes out of fold.
+        speed: the recipes' seconds.
+        members: the ensemble's.
+    """
+    recipes = choose_recipes(budget.seconds, dice, speed.seconds)
+    return write_choice(config, budget, dice, speed, choose_members(recipes, budget.seconds, speed.seconds, members))
+
+
 def choose_recipes(budget_s: float, dice: Mapping[Recipes, Estimate], seconds: Mapping[str, float]) -> Recipes:
     """The set of recipes with the highest Dice out of fold of those whose members, one each, fit into the budget.
 

@@ -22,11 +22,9 @@ from backdrop.evaluation.baselines import Rival, best_member, compare, parse_bas
 from backdrop.evaluation.budget import (
     CHOICE,
     Budget,
-    choose_members,
-    choose_recipes,
+    choose,
     is_choice,
     require_room,
-    write_choice,
 )
 from backdrop.evaluation.contributions import compare_sets, contributions, set_dice
 from backdrop.evaluation.early_exit import First, Rules, first_costs, fit
@@ -53,7 +51,6 @@ from backdrop.evaluation.records import (
     WORST,
     WORST_SHOWN,
     Effect,
-    Estimate,
     Evaluation,
     Exit,
     Opponent,
@@ -64,7 +61,6 @@ from backdrop.evaluation.records import (
 )
 from backdrop.evaluation.scoring import Judges, Scored, judges, plan_of, score
 from backdrop.evaluation.statistics import Statistics, dump_statistics
-from backdrop.evaluation.subsets import Recipes
 from backdrop.inference.batch import chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.member import CONFIG, Member
@@ -147,7 +143,7 @@ def evaluate(
     scores = [_with_metadata(one.by(rules.get(one.score.fold)), metadata) for one in scored.judged]
     details = scored.details_by(rules)
     sets = set_dice(scores, scored.subsets)
-    chosen = _choose(config, budget, sets, speed, network) if config and budget else ""
+    chosen = choose(config, budget, sets, speed, network.members) if config and budget else ""
     reigning, champion, opponent = _champion(data, plans[0], model) if model else (None, (), None)
     part = [one for one in scores if one.image in compared]
     champions = Rival("champion", model or "", {one.image: one.dice for one in champion})
@@ -165,16 +161,16 @@ def evaluate(
     }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
-    worst, doubts = show(dataset, digests, who, choose_worst(scores))
-    typical, _ = show(dataset, digests, who, choose_typical(scores))
-    different = choose_different(part, champions.dice)
-    differences = show_differences(dataset, digests, who, _networks(reigning) if different else None, different)
     known = read_metadata(dataset.root, None)
     shown = [replace(one, traits=known.get(one.object, {}) | one.traits) for one in scores]
     measures = {image: one.measures for image, one in details.items()}
     lineage = _lineage(dataset, data, plans, digests, network, members, config)
+    worst, doubts = show(dataset, digests, who, choose_worst(scores))
+    typical, _ = show(dataset, digests, who, choose_typical(scores))
+    different = choose_different(part, champions.dice)
+    differences = show_differences(dataset, digests, who, _networks(reigning) if different else None, different)
     gallery = Gallery(worst, typical, doubts, differences, lineage.review())
-    summaries = _summaries(network, evaluation)
+    summaries = [_summary(member, evaluation) for member in network.members]
     page = render(Report(name, plans[0].data, evaluation, shown, measures, summaries, gallery, lineage))
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
@@ -184,7 +180,7 @@ def evaluate(
         (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
         if opponent:
             (folder / CHAMPION).write_bytes(dump_scores(champion))
-        (folder / SPEED).write_text(f"{speed.model_dump_json(indent=2)}\n")
+        (folder / SPEED).write_text(f"{speed.model_dump_json(indent=2)}\n", encoding="utf-8")
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     if budget:
         write_file(budget.out, chosen.encode(), is_choice, CHOICE)
@@ -218,15 +214,6 @@ def _speed(dataset: Dataset, digests: Digests, model: EnsembleModel, rows: Seque
     size = f"{photos[0].width}x{photos[0].height}"
     threads = torch.get_num_threads()
     return Speed(device=device_name(device()), threads=threads, photographs=len(photos), size=size, seconds=seconds)
-
-
-def _choose(
-    config: Ensemble, budget: Budget, sets: Mapping[Recipes, Estimate], speed: Speed, model: EnsembleModel
-) -> str:
-    """The YAML of the best ensemble for a budget."""
-    recipes = choose_recipes(budget.seconds, sets, speed.seconds)
-    members = choose_members(recipes, budget.seconds, speed.seconds, model.members)
-    return write_choice(config, budget, sets, speed, members)
 
 
 def _known(scored: Scored, rules: Rules) -> tuple[list[Known], list[Known]]:
@@ -329,10 +316,6 @@ def _lineage(
     name = None if config is None else config.name if config.name in shipped("ensembles") else CONFIG
     objects = len({photo.object for photo in dataset.photos.values()})
     return Lineage(data, objects, plans, list(config.plans()) if config else [], sources, name, commit())
-
-
-def _summaries(model: EnsembleModel, evaluation: Evaluation) -> list[MemberSummary]:
-    return [_summary(member, evaluation) for member in model.members]
 
 
 def _summary(member: Member, evaluation: Evaluation) -> MemberSummary:
