@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -218,86 +218,114 @@ def _judge(
     recipes = {member.record.recipe for member in model.members}
     firsts = [first for first in firsts if recipes.intersection(first)]
     for chunk in ahead(chunks(model, lazily(prepare, rows), sums=1 + len(recipes) + len(firsts))):
-        known = [one for _, one in chunk]
-        kinds = [MemberDice if one.row.fold is None else SetDice for one in known] if with_subsets else []
-        yield from _judge_chunk(model, [photo for photo, _ in chunk], known, firsts, [kind(model) for kind in kinds])
+        yield from _judge_chunk(model, chunk, firsts, with_subsets)
 
 
 def _judge_chunk(
     model: EnsembleModel,
-    photos: Sequence[Photograph],
-    known: Sequence[Known],
-    firsts: Sequence[First],
-    parts: Sequence[SetDice | MemberDice],
+    chunk: Sequence[tuple[Photograph, Known]],
+    firsts: Collection[First],
+    with_subsets: bool,
 ) -> Iterator[_Found]:
-    names = [member.record.recipe for member in model.members]
-    weights = dict(zip(names, model.weights(), strict=True))  # members of a recipe have one weight
-    truths = [one.truth.unpack() for one in known]
-    outcomes = [model.outcome(photo, with_probability=True) for photo in photos]
-    alone = [{} if one.row.fold is not None else {m.name: Overlap() for m in model.members} for one in known]
-    by_recipe = [{name: Overlap() for name in names} for _ in photos]
+    photos = [photo for photo, _ in chunk]
     # In prediction, all members see a photograph that comes in parts, so its first ones needn't be tried.
     tried = firsts if len(blocks(photos)) == 1 else ()
-    by_first = [{first: model.outcome(photo, with_probability=True) for first in tried} for photo in photos]
-    doubts = [{first: Doubt() for first in tried} for _ in photos]
+    judgings = [_Judging(model, photo, known, tried, with_subsets) for photo, known in chunk]
     answers = _Answers(photos)
-    more = len(set(names)) + 3 if parts else 0  # what parts take where networks disagree on every pixel
-    for rows in blocks(photos, sums=1 + len(set(names)) + len(tried) + more):
-        recipe_means = [{name: Mean() for name in names} for _ in photos]
-        bands = [Band(truth[rows]) for truth in truths]
+    recipes = len({member.record.recipe for member in model.members})
+    more = recipes + 3 if with_subsets else 0  # what parts take where networks disagree on every pixel
+    for rows in blocks(photos, sums=1 + recipes + len(tried) + more):
+        for one in judgings:
+            one.begin(rows)
         for member in model.members:
-            for i, answer in enumerate(answers.of(member)):
-                probability = answer.probability(rows)
-                for first in tried:
-                    if member.record.recipe in first:
-                        doubts[i][first].add(probability.cpu().numpy(), weights[member.record.recipe])
-                recipe_means[i][member.record.recipe].add(probability, 1)
-                mask = masks.binarize(probability)
-                bands[i].see(mask)
-                if alone[i]:
-                    alone[i][member.name].add(mask, truths[i][rows])
-        for i, truth in enumerate(truths):
-            weighted = [(mean, weights[name]) for name, mean in recipe_means[i].items()]
-            outcomes[i].take(rows, merge(weighted))
-            for first in tried:
-                some = [(mean, weights[name]) for name, mean in recipe_means[i].items() if name in first]
-                by_first[i][first].take(rows, merge(some))
-            for name, mean in recipe_means[i].items():
-                mask = outcomes[i].mask[rows] if len(weights) == 1 else mean.mask()
-                by_recipe[i][name].add(mask, truth[rows])
-        _judge_parts(model, parts, bands, recipe_means, answers, rows)
-    for i, one in enumerate(known):
-        row = one.row
-        recipes = {name: overlap.dice() for name, overlap in by_recipe[i].items()}
-        dice, expected, whole = _measured(model, outcomes[i], truths[i], one)
-        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, one.traits)
+            for one, answer in zip(judgings, answers.of(member), strict=True):
+                one.see(member, answer)
+        for one in judgings:
+            one.end()
+        again = [one for one in judgings if isinstance(one.part, MemberDice) and len(model.members) > 1]
+        for member in model.members if again else ():
+            for one, answer in zip(judgings, answers.of(member), strict=True):
+                one.leave_out(member, answer)
+    for one in judgings:
+        yield one.found(firsts)
+
+
+class _Judging:
+    """A photograph while its members answer, some rows at a time: all of them, then, if asked for, all but one."""
+
+    def __init__(
+        self, model: EnsembleModel, photo: Photograph, known: Known, firsts: Collection[First], with_subsets: bool
+    ) -> None:
+        self._model, self._known, self._truth = model, known, known.truth.unpack()
+        is_held_out = known.row.fold is None
+        kind = MemberDice if is_held_out else SetDice
+        self.part = kind(model) if with_subsets else None
+        names = [member.record.recipe for member in model.members]
+        self._weights = dict(zip(names, model.weights(), strict=True))  # members of a recipe have one weight
+        self._outcome = model.outcome(photo, with_probability=True)
+        self._by_first = {first: (model.outcome(photo, with_probability=True), Doubt()) for first in firsts}
+        self._by_recipe = {name: Overlap() for name in names}
+        self._alone = {member.name: Overlap() for member in model.members} if is_held_out else {}
+
+    def begin(self, rows: slice) -> None:
+        """Goes on with these rows."""
+        self._rows, self._band = rows, Band(self._truth[rows])
+        self._means = {name: Mean() for name in self._weights}
+
+    def see(self, member: Member, answer: Answer) -> None:
+        """Adds a member's answer."""
+        recipe, probability = member.record.recipe, answer.probability(self._rows)
+        for first, (_, doubt) in self._by_first.items():
+            if recipe in first:
+                doubt.add(probability.cpu().numpy(), self._weights[recipe])
+        self._means[recipe].add(probability, 1)
+        mask = masks.binarize(probability)
+        self._band.see(mask)
+        if self._alone:
+            self._alone[member.name].add(mask, self._truth[self._rows])
+
+    def end(self) -> None:
+        """Judges these rows, which all members have answered."""
+        self._outcome.take(self._rows, self._merged(self._weights))
+        for first, (outcome, _) in self._by_first.items():
+            outcome.take(self._rows, self._merged(first))
+        for name, mean in self._means.items():
+            mask = self._outcome.mask[self._rows] if len(self._weights) == 1 else mean.mask()
+            self._by_recipe[name].add(mask, self._truth[self._rows])
+        if self.part:
+            totals = {name: mean.total for name, mean in self._means.items() if mean.total is not None}
+            self.part.add(self._band, totals)
+
+    def leave_out(self, member: Member, answer: Answer) -> None:
+        """Judges these rows without a member."""
+        if isinstance(self.part, MemberDice):
+            self.part.add_without(self._band, member, answer.probability(self._rows))
+
+    def _merged(self, recipes: Collection[str]) -> Mean:
+        return merge([(mean, self._weights[name]) for name, mean in self._means.items() if name in recipes])
+
+    def found(self, firsts: Collection[First]) -> _Found:
+        """The photograph as judged; a first one that wasn't tried never stops."""
+        row = self._known.row
+        recipes = {name: overlap.dice() for name, overlap in self._by_recipe.items()}
+        dice, expected, whole = self._measured(self._outcome)
+        score = Score(row.image, row.object, row.view, row.area, row.fold, dice, recipes, self._known.traits)
         trials = {first: Trial(math.inf, dice, expected) for first in firsts}
         details: DetailsByFirst = {None: whole}
-        for first, outcome in by_first[i].items():
-            less, expected_of_less, details[first] = _measured(model, outcome, truths[i], one)
-            trials[first] = Trial(doubts[i][first].value(), less, expected_of_less)
-        alone_dice = {name: overlap.dice() for name, overlap in alone[i].items()}
-        subsets = parts[i].subsets() if parts else None
-        yield _Found(Judged(score, trials, expected), alone_dice, details, subsets)
+        for first, (outcome, doubt) in self._by_first.items():
+            less, expected_of_less, details[first] = self._measured(outcome)
+            trials[first] = Trial(doubt.value(), less, expected_of_less)
+        alone = {name: overlap.dice() for name, overlap in self._alone.items()}
+        return _Found(Judged(score, trials, expected), alone, details, self.part.subsets() if self.part else None)
 
-
-def _judge_parts(
-    model: EnsembleModel,
-    parts: Sequence[SetDice | MemberDice],
-    bands: Sequence[Band],
-    recipe_means: Sequence[Mapping[str, Mean]],
-    answers: "_Answers",
-    rows: slice,
-) -> None:
-    """Some rows of photographs by parts of the ensemble, once all members' sums are known."""
-    for part, band, by_name in zip(parts, bands, recipe_means, strict=False):
-        part.add(band, {name: mean.total for name, mean in by_name.items() if mean.total is not None})
-    if not any(isinstance(part, MemberDice) for part in parts) or len(model.members) == 1:
-        return
-    for member in model.members:
-        for part, band, answer in zip(parts, bands, answers.of(member), strict=True):
-            if isinstance(part, MemberDice):
-                part.add_without(band, member, answer.probability(rows))
+    def _measured(self, outcome: Outcome) -> tuple[float, float, Details]:
+        """The Dice of an outcome's mask, the Dice that its probability expects, and its details."""
+        assert outcome.probability is not None
+        truth = self._truth
+        mask = self._model.cut(outcome, self._known.row.view)
+        statistics = self._known.statistics | measure_prediction(outcome.probability, mask)
+        details = Details(measure_mask(mask, truth), count_levels(outcome.probability, truth), statistics)
+        return masks.dice(mask, truth), statistics["expected_dice"], details
 
 
 class _Answers:
@@ -317,12 +345,3 @@ class _Answers:
             self._kept[member.name] = found
             self._room -= size
         return found
-
-
-def _measured(model: EnsembleModel, outcome: Outcome, truth: Mask, known: Known) -> tuple[float, float, Details]:
-    """The Dice of an outcome's mask, the Dice that its probability expects, and its details."""
-    assert outcome.probability is not None
-    mask = model.cut(outcome, known.row.view)
-    statistics = known.statistics | measure_prediction(outcome.probability, mask)
-    details = Details(measure_mask(mask, truth), count_levels(outcome.probability, truth), statistics)
-    return masks.dice(mask, truth), statistics["expected_dice"], details
