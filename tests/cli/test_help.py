@@ -83,6 +83,29 @@ def test_every_option_says_what_it_is_and_its_default(path: tuple[str, ...]) -> 
             assert f"[default: {shown}" in text, parameter.name
 
 
+@pytest.mark.parametrize("path", LEAVES)
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_value_is_refused_where_it_is_not_the_default(path: tuple[str, ...], empty: str) -> None:
+    """A shell's unset variable gives one: it would be the current folder, or stand for nothing."""
+    arguments = [one for one in lookup(path).params if one.param_type_name == "argument"]
+    for option in lookup(path).params:
+        if option in arguments or option.is_flag:
+            continue
+        said = refusal(path, [*("x" for _ in arguments), f"{option.opts[0]}={empty}"])
+        assert (f"{option.opts[0]} is empty. Give it a value" in said) == (option.default != "")
+    if any(one.default != "" for one in arguments):
+        assert "is empty. Give it a value." in refusal(path, [empty for _ in arguments])
+
+
+def refusal(path: tuple[str, ...], words: list[str]) -> str:
+    """What is said before the command begins; empty if all words are taken."""
+    try:
+        lookup(path).make_context("backdrop", list(words)).close()
+    except Exception as error:
+        return str(error)
+    return ""
+
+
 def test_the_shell_completes_commands() -> None:
     asked = {"_BACKDROP_COMPLETE": "complete_bash", "COMP_WORDS": "backdrop pipeline s", "COMP_CWORD": "2"}
     result = RUN.invoke(app, [], prog_name="backdrop", env=asked)

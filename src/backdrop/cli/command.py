@@ -1,6 +1,6 @@
 """Declares commands: their help names arguments as the docs do, and ends with an example."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -73,11 +73,22 @@ class Command(TyperCommand):
 
     def _parse(self, ctx: Any, args: list[str]) -> list[str]:
         with _redacted():
+            values, _, _ = self.make_parser(ctx).parse_args(list(args))
+            self._require_filled(values)
             rest = super().parse_args(ctx, args)
         out = str(ctx.params.get("out") or "")
         if "://" in out and not out.startswith("s3://"):
             raise ConfigError(f"{out} can't be written", "Name a path or an s3:// address")
         return rest
+
+    def _require_filled(self, values: Mapping[str, object]) -> None:
+        """Refuses an empty value, as of a shell's unset variable: a path would be the current folder."""
+        for one in self.params:
+            given = values.get(one.name)
+            words = [word for word in (given if isinstance(given, list | tuple) else [given]) if isinstance(word, str)]
+            if one.default != "" and not all(word.strip() for word in words):
+                name = one.opts[0] if one.param_type_name == "option" else one.metavar
+                raise ConfigError(f"{name} is empty", f"Give it a value{'' if one.required else ', or leave it out'}")
 
     def _spread(self, ctx: Any, args: Sequence[str]) -> Iterator[tuple[bool, str]]:
         """The words with `--members` before each member, and whether each is neither option nor an option's value."""
