@@ -24,7 +24,7 @@ def check(
     with failure_sent("check"), as_file(ensemble) as path:
         report = step(data, [path], objects or None)
         Path(config.path).write_text(ensemble, encoding="utf-8")
-        Path(faults.path).write_text(check_page(report))
+        Path(faults.path).write_text(check_page(report), encoding="utf-8")
         if report.errors:
             sys.exit(check_failure(report))
     return data

@@ -39,6 +39,6 @@ def evaluate(
     metrics.metadata.update(evaluation_figures(evaluation))
     if curve := detector_curve(evaluation):
         doubts.log_roc_curve(*curve)
-    Path(summary.path).write_text(evaluation_page(evaluation))
+    Path(summary.path).write_text(evaluation_page(evaluation), encoding="utf-8")
     Path(page.path).write_bytes(Path(report.path, "index.html").read_bytes())
     return members

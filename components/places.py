@@ -40,8 +40,10 @@ def write_places(
     """
     tasks = [task for group in groups for task in group]
     for number, task in enumerate(tasks):
-        (folder / f"{GPUS}_{number}").write_text(gpus if task in missing else "0")
+        (folder / f"{GPUS}_{number}").write_text(gpus if task in missing else "0", encoding="utf-8")
     for number, group in enumerate(groups):
         works = any(task in missing for task in group)
         for name, value in zip(SHARED, shared if works else (LIGHT_CPU, LIGHT_MEMORY, {}), strict=True):
-            (folder / f"{name}_{number}").write_text(value if isinstance(value, str) else json.dumps(value))
+            (folder / f"{name}_{number}").write_text(
+                value if isinstance(value, str) else json.dumps(value), encoding="utf-8"
+            )

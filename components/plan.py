@@ -45,7 +45,7 @@ def plan(
         record = step(run, plans.path)
     plans.metadata["data"] = record.data
     summary.metadata.update(record.model_dump(mode="json"))
-    Path(summary.path).write_text(plan_page(record, name))
-    Path(missing).write_text(", ".join(record.missing))
+    Path(summary.path).write_text(plan_page(record, name), encoding="utf-8")
+    Path(missing).write_text(", ".join(record.missing), encoding="utf-8")
     write_places(Path(missing).parent, groups, record.missing, gpus, (cpu, memory, node_selector))
     return bool(record.missing)

@@ -29,7 +29,7 @@ def promote(
         decision = step(data, name, predict=False)
     metrics.metadata.update(verdict_figures(decision))
     summary.metadata.update(outcome=decision.outcome, summary=decision.summary, reasons=list(decision.reasons))
-    Path(summary.path).write_text(verdict_page(decision, decision.standing))
-    html = Path(report.path, "index.html").read_text()
-    Path(page.path).write_text(with_verdict(html, decision, decision.standing))
+    Path(summary.path).write_text(verdict_page(decision, decision.standing), encoding="utf-8")
+    html = Path(report.path, "index.html").read_text(encoding="utf-8")
+    Path(page.path).write_text(with_verdict(html, decision, decision.standing), encoding="utf-8")
     return decision.outcome

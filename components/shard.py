@@ -45,9 +45,9 @@ def shard(
     with failure_sent("shard"):
         options = options_of(background, crop, type)
         made = step(Request(images, model, out, work, len(tasks), chosen, options))
-    Path(plan.path).write_text(made.model_dump_json())
-    Path(summary.path).write_text(shard_page(made))
+    Path(plan.path).write_text(made.model_dump_json(), encoding="utf-8")
+    Path(summary.path).write_text(shard_page(made), encoding="utf-8")
     due = [tasks[number - 1] for number in made.missing]
-    Path(missing).write_text(", ".join(due))
+    Path(missing).write_text(", ".join(due), encoding="utf-8")
     write_places(Path(missing).parent, groups, due, gpus, (cpu, memory, node_selector))
     return bool(made.versions)

@@ -61,6 +61,6 @@ def tune(
             record = reuse(plan, path, out, BUDGETS[budget])
         tuned = find_recipe(path, (), read_over(f"{record.out}/{SCHEDULE}"))
     metrics.metadata.update(search_figures(record.search))
-    Path(summary.path).write_text(search_page(record.search))
+    Path(summary.path).write_text(search_page(record.search), encoding="utf-8")
     Path(page.path).write_bytes(storage.read_bytes(f"{record.out}/{PAGE}"))
     return dump_yaml(tuned)

@@ -143,7 +143,7 @@ def connect() -> Iterator[Kubernetes]:
 
 def pod_namespace() -> str:
     """The namespace of this process's pod; empty outside a pod."""
-    return POD_NAMESPACE.read_text().strip() if POD_NAMESPACE.is_file() else ""
+    return POD_NAMESPACE.read_text(encoding="utf-8").strip() if POD_NAMESPACE.is_file() else ""
 
 
 def own_namespace() -> str:

@@ -84,7 +84,8 @@ def actor() -> str:
 @cache
 def _machine() -> tuple[str, str]:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(Path("/proc/self/ns/pid").readlink())
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return boot, str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux
         return "", ""
 
@@ -92,7 +93,9 @@ def _machine() -> tuple[str, str]:
 def _started(pid: int) -> str:
     """The start of a process in the kernel's clock ticks; empty if it doesn't run."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # It has the program's name, of which the kernel may have cut a character in two.
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else fields[19]

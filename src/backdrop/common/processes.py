@@ -51,7 +51,7 @@ def session(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        text=True,
+        encoding="utf-8",
     ) as guard:
         assert guard.stdin is not None
         try:

@@ -296,7 +296,7 @@ def gather(members: Sequence[Member], config: Ensemble | None) -> EnsembleModel:
 def write_ensemble(folder: Path, config: Ensemble, members: Sequence[Member]) -> None:
     """Writes what `load_ensemble` reads: `ensemble.yaml`, and each member's record, recipe, weights and ONNX graph."""
     (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(dump_yaml(config))
+    (folder / CONFIG).write_text(dump_yaml(config), encoding="utf-8")
     for member in members:
         target = folder / MEMBERS / member.name
         target.mkdir(parents=True)

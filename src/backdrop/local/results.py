@@ -44,7 +44,9 @@ class Outputs:
 
 def read_outputs(root: Path) -> Outputs:
     """Reads the outputs in a run's folder, where each task has a folder of its name."""
-    return Outputs({path.parent.name: json.loads(path.read_text()) for path in sorted(root.rglob(OUTPUT))})
+    return Outputs(
+        {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(root.rglob(OUTPUT))}
+    )
 
 
 def members_table(members: Sequence[Planned], tasks: Mapping[str, Task], outputs: Outputs) -> Table:

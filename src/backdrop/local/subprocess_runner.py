@@ -28,7 +28,7 @@ def run_process(full_command: Sequence[str], env_vars: Mapping[str, str] | None 
         signal.SIGINT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env={**os.environ, **(env_vars or {})},
     ) as task:

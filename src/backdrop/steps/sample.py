@@ -72,7 +72,7 @@ def sample(out: str, objects: int = 14, views: int = 16, size: str = "768x512", 
         with progress("drawing photographs", len(tasks)) as advance, _pool() as pool:
             for _ in pool.map(draw, tasks, chunksize=4):
                 advance()
-        (folder / RECORD).write_text(record.model_dump_json())
+        (folder / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
     return record
 
 

@@ -42,7 +42,7 @@ def _fetch(folder: Path, fill: Callable[[Path], None]) -> None:
         filled = Path(scratch) / folder.name
         filled.mkdir()
         fill(filled)
-        (filled / FILES).write_text(json.dumps(_digests(filled)))
+        (filled / FILES).write_text(json.dumps(_digests(filled)), encoding="utf-8")
         try:
             filled.rename(folder)
         except OSError:
@@ -52,7 +52,7 @@ def _fetch(folder: Path, fill: Callable[[Path], None]) -> None:
 
 def _is_unchanged(folder: Path) -> bool:
     try:
-        return bool(parse_json((folder / FILES).read_text()) == _digests(folder))
+        return bool(parse_json((folder / FILES).read_text(encoding="utf-8")) == _digests(folder))
     except (OSError, ValueError):
         return False
 

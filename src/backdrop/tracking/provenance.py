@@ -33,8 +33,8 @@ def commit() -> str:
         return ""
     try:
         done = subprocess.run(  # noqa: S603  # no words from outside
-            [git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            [git, "rev-parse", "HEAD"], capture_output=True, timeout=PATIENCE_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.decode("ascii").strip() if done.returncode == 0 else ""

@@ -59,7 +59,9 @@ def is_current(database: Path) -> bool:
     """Whether the store exists, and the installed MLflow created or checked it."""
     try:
         current = revision(database)
-        return current is not None and database.with_name(f".{database.name}.lock").read_text() == _marker(current)
+        return current is not None and database.with_name(f".{database.name}.lock").read_text(
+            encoding="utf-8"
+        ) == _marker(current)
     except (OSError, TrackingError):
         return False
 

@@ -116,9 +116,9 @@ def upload(client: MlflowClient, model: LoggedModel, folder: Path) -> dict[str, 
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "model"
         _write_model(target, model, folder)
-        (target / NO_BYTECODE).write_text("Not a folder, so that Python keeps no copy of the code beside it.\n")
+        (target / NO_BYTECODE).write_bytes(b"Not a folder, so that Python keeps no copy of the code beside it.\n")
         digests = _digests(target)
-        (target / FILES).write_text(f"{json.dumps(digests, indent=2, sort_keys=True)}\n")
+        (target / FILES).write_text(f"{json.dumps(digests, indent=2, sort_keys=True)}\n", encoding="utf-8")
         signing.sign(target)
         client.log_model_artifacts(str(model.model_id), str(target))
         sizes = {name: (target / name).stat().st_size for name in (*digests, FILES)}
@@ -247,7 +247,7 @@ def tag(version: Version, key: str, value: str) -> None:
 
 def requirement(members: Path) -> str:
     """What pip must install to predict with the members in a folder, in pip's words."""
-    recipes = [parse_yaml(path.read_text(), str(path)) for path in members.glob(f"*/{RECIPE}")]
+    recipes = [parse_yaml(path.read_text(encoding="utf-8"), str(path)) for path in members.glob(f"*/{RECIPE}")]
     extras = ["encoders"] if any(recipe["network"]["kind"] == "timm_unet" for recipe in recipes) else []
     extras += ["student"] if any(members.glob(f"*/{ONNX}")) else []
     return f"backdrop-ml{'[' + ','.join(extras) + ']' if extras else ''}=={__version__}"

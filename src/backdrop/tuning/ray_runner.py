@@ -272,7 +272,8 @@ class PresetSafeASHA(ASHAScheduler):
 def _reason(trial: RayTrial) -> str:
     """The last line of the trial's traceback, or our own error if there is one."""
     path = Path(trial.error_file)
-    lines = [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
     ours = [line.partition(": ")[2] for line in lines if line.startswith("backdrop.common.errors.")]
     return shorten((ours or lines or ["its process died"])[-1])
 
