@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from mlflow.entities import Run
 
 from backdrop.common.errors import MemberError, TrackingError
@@ -84,12 +87,20 @@ def test_pictures_are_images_of_the_run(tracked: str, member: Path) -> None:
         run.finish(member)
     names = [entry.path for entry in connect().list_artifacts(run.run_id, "images")]
     stored = sorted(name for name in names if name.endswith(".png"))
-    assert [name.split("+timestamp")[0] for name in stored] == [
-        "images/car_7_01+step+0",
-        "images/car_7_01+step+3",
-    ]
+    key = metrics_uploader.picture_key("car/7_01")
+    assert [name.split("+timestamp")[0] for name in stored] == [f"images/{key}+step+0", f"images/{key}+step+3"]
     path = connect().download_artifacts(run.run_id, stored[0])
     assert (cv2.imread(path)[..., ::-1] == picture).all()
+
+
+@given(st.sets(st.text(st.sampled_from("aé_/#. "), min_size=1, max_size=150) | st.text(min_size=1, max_size=300)))
+@example({"über_01", "äber_01", "_ber_01", "a" * 254, "a" * 253 + "b"})
+def test_no_two_photographs_share_a_key_that_mlflow_takes(names: set[str]) -> None:
+    keys = [metrics_uploader.picture_key(name) for name in names]
+    assert len({*keys}) == len(names)
+    assert not any(metrics_uploader.UNNAMABLE.search(key) or len(key) > 150 for key in keys)
+    plain = re.compile(r"[\w. -]{1,100}", re.ASCII)
+    assert all(key == name for key, name in zip(keys, names, strict=True) if plain.fullmatch(name))
 
 
 def test_pictures_wait_for_a_server_that_refuses_them_while_the_run_lives(

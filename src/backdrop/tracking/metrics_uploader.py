@@ -16,6 +16,7 @@ from mlflow.entities import Metric
 from backdrop.common.owner import this_process
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
+from backdrop.common.storage import sha256
 from backdrop.evaluation.pictures import Image
 
 METRICS = ("lr", "loss", "dice")
@@ -26,6 +27,7 @@ BEAT_S = 30.0
 BATCH = 500
 WAITING = 40  # pictures that wait for a server that is away; older ones are dropped
 UNNAMABLE = re.compile(r"[^a-zA-Z0-9_\-. ]")  # what MLflow refuses in a picture's key
+LONGEST = 100  # characters of a key; MLflow makes a file's name of it and of 90 more
 
 
 class MetricsUploader(threading.Thread):
@@ -47,7 +49,7 @@ class MetricsUploader(threading.Thread):
 
     def show(self, name: str, step: int, picture: Image) -> None:
         """Takes a picture (H, W, 3) RGB of a photograph at an epoch, from 0, to be sent with the next points."""
-        self._pictures.append((UNNAMABLE.sub("_", name), step, picture))
+        self._pictures.append((picture_key(name), step, picture))
 
     def run(self) -> None:
         """Sends new points repeatedly, and a last time after `close`."""
@@ -108,6 +110,12 @@ class MetricsUploader(threading.Thread):
         return {(metric.key, metric.step) for history in histories for metric in history}
 
 
+def picture_key(name: str) -> str:
+    """The key in MLflow of a photograph's pictures: its name, or else what is left of that and a part of its sha256."""
+    kept = UNNAMABLE.sub("_", name[:LONGEST])
+    return kept if kept == name else f"{kept}-{sha256(name.encode())[:8]}"
+
+
 @cache
 def owner() -> str:
     """The tag of runs that this process writes."""
@@ -123,7 +131,7 @@ def read_points(path: Path) -> Iterator[Metric]:
     """The points of a `metrics.jsonl` with their times; a line that is still being written is ignored."""
     text = ""
     with contextlib.suppress(OSError, UnicodeDecodeError):  # it doesn't exist yet, or is damaged
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     for line in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             row = json.loads(line)
