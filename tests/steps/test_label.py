@@ -121,6 +121,7 @@ def test_a_member_trained_on_pseudo_labels_is_another_and_is_judged_as_any(
     assert records[0].member.key != first.key
     assert records[0].member.weights != first.weights
     assert records[0].member.pseudo.startswith("sha256:")
+    assert records[0].member.pseudo_objects == tuple(sorted({one["object"] for one in rows(Path(folder))}))
     folds = read_plan(plan)
     verify_member(read_member(Path(records[0].address)), folds, verify(folds, open_dataset(unlabeled)))
     evaluation = evaluate(str(unlabeled), str(plan), [one.address for one in records], str(tmp_path / "report"))

@@ -17,6 +17,7 @@ from backdrop.data.dataset import open_dataset, read_image
 from backdrop.data.folds import dump_plan, make_plan
 from backdrop.evaluation.statistics import NAMES, measure_image, measure_prediction, read_statistics
 from backdrop.inference.ensemble import load_ensemble
+from backdrop.inference.member import MemberRecord, content_key
 from backdrop.steps.drift import DriftRecord, drift
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.next import next as choose_next
@@ -32,11 +33,14 @@ pytestmark = pytest.mark.parametrize("tracked", ["embedded"], indirect=True)
 @pytest.fixture
 def model(workspace: Workspace, tracked: str) -> str:
     """A version of two members with random weights, as `evaluate` found it."""
+    return make_model(workspace)
+
+
+def make_model(workspace: Workspace) -> str:
     data, plan, members = str(workspace.data), str(workspace.plan), [str(path) for path in workspace.members(1)]
     report, ensemble = str(workspace.root / "evaluated"), str(workspace.ensemble(1))
     evaluate(data, plan, members, report, ensemble)
     version = workspace.root.name
-
     made = register(data, plan, members, report, ensemble, version)
     return f"models:/{version}/{made.version}"
 
@@ -106,6 +110,19 @@ def test_what_can_t_be_compared_is_said(model: str, workspace: Workspace, tmp_pa
     assert (record.compared, record.failed, record.known, record.other_views) == (12, 1, 1, 1)
     assert [(one.file, one.photograph) for one in record.passed_over] == [("raw_01.nef", True)]
     assert "1 photograph can&#x27;t be used" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_objects_that_a_member_knows_by_pseudo_labels_are_not_new(
+    workspace: Workspace, tracked: str, tmp_path: Path
+) -> None:
+    record = workspace.members(1)[0] / "member.json"
+    values = json.loads(record.read_text()) | {"pseudo": "sha256:0", "pseudo_objects": ["new00", "new03"]}
+    record.write_text(json.dumps(values))
+    own = MemberRecord.model_validate(values)
+    key = content_key(workspace.recipe(1), *workspace.read(), own.fold, own.pseudo)
+    record.write_text(json.dumps(values | {"key": key}))
+    found = drift(make_model(workspace), str(draw(tmp_path / "new", 6)), str(tmp_path / "out"))
+    assert (found.compared, found.known) == (8, 4)
 
 
 def test_names_without_views_are_compared_all_together(model: str, tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ class MemberRecord(Record):
     `key` is the content key; `dice` the member's out-of-fold Dice at the photographs' own size; `selected_epoch` the
     best epoch (the best of several, with snapshots); `resumed_at` the steps at which a killed run resumed; `weights`
     the sha256 of the weights file, `settings` that of `recipe.yaml`; `version` the package's version; `pseudo` the
-    digest of the pseudo-labeled photographs, empty without any. `threads`, `processes`, `device` and `precision`
-    describe the computation: with others, the weights differ in their last bits.
+    digest of the pseudo-labeled photographs, empty without any, and `pseudo_objects` the objects on them that the plan
+    doesn't place. `threads`, `processes`, `device` and `precision` describe the computation: with others, the weights
+    differ in their last bits.
 
     A student has trained on all folds' soft masks: its `fold` is None, `teacher` the model that made them, `dice` that
     on one photograph of each object that it trained on, and `onnx` the sha256 of its network as an ONNX graph.
@@ -68,6 +69,7 @@ class MemberRecord(Record):
     device: str
     precision: str
     pseudo: str = ""
+    pseudo_objects: tuple[str, ...] = ()
     teacher: Teacher | None = None
     onnx: str = ""
 
@@ -115,7 +117,7 @@ class Member:
         """
         path = self.folder / METRICS
         try:
-            return [dict(parse_json(line)) for line in path.read_text().splitlines()]
+            return [dict(parse_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError, TypeError) as error:
             raise MemberError(f"{path} is damaged ({shorten(error)})", "Copy or train the member again") from error
 

@@ -58,7 +58,7 @@ class _Survey:
 def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> DriftRecord:
     """Compares new photographs with those of the holdout on which a registered model was judged.
 
-    Objects that the model was trained or judged on are left out.
+    Objects that the model was trained or judged on are left out, those with pseudo-labels too.
 
     Args:
         reference: a registered model's address, such as `models:/NAME@champion`.
@@ -88,13 +88,15 @@ def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> Drift
     sources, passed_over = find_photographs([current], [Path(out).absolute()])
     places = identify([source.name for source in sources], {one.view for one in held})
     plan = plan_of(version)
-    new = _without(places, {*plan.assignment(), *(row.image for row in plan.rows)})
+    network = keep_networks(load_ensemble(fetch(version)))
+    labeled = {name for member in network.members for name in member.record.pseudo_objects}
+    new = _without(places, {*plan.assignment(), *(row.image for row in plan.rows), *labeled})
     if not new:
         what = f"{current} has only photographs of objects that {version.address} knows"
         raise DataError(what, "Name a folder of new ones")
     base = comparable(held, {place.view for place in new.values()})
     chosen = [source for source in sources if source.name in new]
-    survey = _survey(keep_networks(load_ensemble(fetch(version))), chosen, new, Usual(base))
+    survey = _survey(network, chosen, new, Usual(base))
     if not survey.rows:
         raise DataError(f"{current} has no photograph that can be used", "See the lines above")
     found = compare(base, survey.rows, alpha)
@@ -111,7 +113,7 @@ def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> Drift
     with output_folder(out, STEP, RECORD) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / STATISTICS).write_bytes(dump_statistics(survey.rows))
-        (folder / RECORD).write_text(f"{record.model_dump_json(indent=1)}\n")
+        (folder / RECORD).write_text(f"{record.model_dump_json(indent=1)}\n", encoding="utf-8")
     return record
 
 

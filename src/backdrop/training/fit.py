@@ -188,6 +188,7 @@ def _record(job: FoldJob, progress: Progress, files: Mapping[str, bytes], dice: 
         device=progress.device,
         precision=progress.precision,
         pseudo=job.pseudo.digest,
+        pseudo_objects=tuple(sorted({photo.object for photo in job.pseudo.photos} - job.plan.assignment().keys())),
         teacher=job.pseudo.teacher,
         onnx=storage.sha256(files[layout.ONNX]) if layout.ONNX in files else "",
     )
