@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError
+from backdrop.data.listing import normalized
 from backdrop.inference.submission import check_names, open_submission, read_rows
 
 SAMPLE = "img,rle_mask\na_01.jpg,1 1\na_02.jpg,1 1\n"
@@ -71,6 +73,20 @@ def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:
 def test_what_is_no_submission_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(DataError, match=r"sample is not a submission of img,rle_mask rows\. Use Kaggle's"):
         read_rows(put(tmp_path / "sample", data))
+
+
+@given(st.sets(NAMES.map(normalized), min_size=1))
+def test_names_are_those_of_the_sample_however_their_accents_are_written(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str]
+) -> None:
+    sample = tmp_path_factory.mktemp("any") / "s.csv.gz"
+    forms = [(unicodedata.normalize("NFD", name), name) for name in sorted(names | {"Škoda_01.jpg"})]
+    for pairs in (forms, [pair[::-1] for pair in forms]):
+        ours, theirs = zip(*pairs, strict=True)
+        with open_submission(sample) as write:
+            for name in theirs:
+                write(name, "1 1")
+        assert check_names(ours, str(sample)) == dict(zip(ours, theirs, strict=True))
 
 
 def test_other_images_than_the_sample_names_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from backdrop.common import storage, text
 from backdrop.common.errors import DataError
 from backdrop.common.words import count
+from backdrop.data.listing import normalized
 
 HEADER = ["img", "rle_mask"]
 LEVEL = 6  # of compression: 9 takes far longer for the same size
@@ -49,20 +50,25 @@ def read_rows(address: str) -> list[tuple[str, str]]:
     return [(image, rle) for _, (image, rle) in rows]
 
 
-def check_names(images: Collection[str], sample: str) -> None:
+def check_names(images: Collection[str], sample: str) -> dict[str, str]:
     """Verifies that a sample submission names exactly these images.
+
+    Returns:
+        Each image's name as the sample writes it: accents may be composed in one and decomposed in the other.
 
     Raises:
         StorageError: if the sample can't be read.
         DataError: if it isn't a submission, or names other images.
     """
-    actual, expected = set(images), {image for image, _ in read_rows(sample)}
-    if missing := expected - actual:
+    actual = {normalized(image): image for image in images}
+    expected = {normalized(image): image for image, _ in read_rows(sample)}
+    if missing := {expected[name] for name in expected.keys() - actual.keys()}:
         what = f"{sample} names {count(len(missing), 'image')} that you don't have: {_first(missing)}"
         raise DataError(what, "Copy all photographs of the test set into one folder, and use that folder")
-    if surplus := actual - expected:
+    if surplus := {actual[name] for name in actual.keys() - expected.keys()}:
         what = f"{sample} doesn't name {len(surplus)} of the images: {_first(surplus)}"
         raise DataError(what, "Remove them, or use the sample submission of these images")
+    return {image: expected[name] for name, image in actual.items()}
 
 
 def _first(names: set[str]) -> str:

@@ -119,8 +119,7 @@ def predict(
     if isinstance(images, Shard) and sample_submission is not None:
         raise ConfigError("A share has only some of the sample's photographs", "Leave --sample-submission out")
     photos, passed_over, shard = _find(images, [Path(out).absolute(), partial_folder.absolute()], format, pictures)
-    if sample_submission is not None:
-        _check(photos, format, sample_submission)
+    names = {} if sample_submission is None else _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
     dices: dict[str, DiceRange] = {}
@@ -135,7 +134,7 @@ def predict(
                     dices[cutout.image] = cutout.dice
                     doubtful = sorted([*doubtful, cutout], key=_doubt)[:SHOWN]
                 if not cutout.failure or format == "submission":
-                    write(cutout)
+                    write(cutout.model_copy(update={"image": names.get(cutout.image, cutout.image)}))
                 advance(cutout.image)
         record = PredictRecord(
             model=chosen.digest(),
@@ -148,7 +147,7 @@ def predict(
         _write_failed(folder, failed)
         _write_dices(folder, dices)
         _write_doubtful(folder, record, doubtful, photos, store)
-        (folder / RECORD).write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n")
+        (folder / RECORD).write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
     store.clear()
     return record
 
@@ -251,10 +250,11 @@ def style_of(format: Format, pictures: Pictures | None) -> str:  # noqa: A002  #
     return storage.sha256(json.dumps([format, pictures and pictures.digest()]).encode())
 
 
-def _check(photos: Sequence[Source], format: Format, sample: str) -> None:  # noqa: A002  # as above
+def _check(photos: Sequence[Source], format: Format, sample: str) -> dict[str, str]:  # noqa: A002  # as above
+    """Each photograph's name as the sample has it."""
     if format != "submission":
         raise ConfigError("--sample-submission is of no use without --format submission", "Leave one out, or add one")
-    check_names([photo.name for photo in photos], sample)
+    return check_names([photo.name for photo in photos], sample)
 
 
 def _open(members: Sequence[str], model: str | None, ensemble: str | None) -> EnsembleModel:
