@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from backdrop.cli import app
+from backdrop.cli import app, inference
 from backdrop.config import find_ensemble, shipped
+from backdrop.evaluation.records import Spread
 from tests.conftest import SMALL
 
 RUN = CliRunner()
@@ -185,6 +186,15 @@ def test_errors_are_one_line_and_exit_code_2(main, data: Path, plan: Path, tmp_p
         assert said.startswith("error: ")
         assert message in said
         assert len(said.splitlines()) == 1
+
+
+def test_a_gain_is_higher_and_a_loss_as_much_lower() -> None:
+    """The interval of a loss is a loss's, too."""
+    for low, high, interval in ((None, None, ""), (-0.0005, 0.003, " (-0.00050 to +0.00300)")):
+        gain = Spread(mean=0.00125, low=low, high=high)
+        loss = Spread(mean=-0.00125, low=None if high is None else -high, high=None if low is None else -low)
+        assert inference._gain_text(gain) == f"higher by 0.00125{interval}"
+        assert inference._gain_text(loss) == f"lower by 0.00125{interval}"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,9 @@ def test_what_was_chosen_is_evaluated_registered_and_used(site: Site, tracked: s
     assert speed.seconds.keys() == {"tiny", "tiny-linknet"}
     assert all(0 < seconds < 60 for seconds in speed.seconds.values())
     assert (speed.photographs, speed.size) == (4, "64x48")
+    (site.root / "speed.json").write_text(speed.model_dump_json().replace("threads", "wires"))
+    with pytest.raises(ConfigError, match=r"speed\.json: unknown key wires"):
+        read_speed(str(site.root))
     for one in evaluation.contributions:
         assert one.part == "holdout" or f"adds         {one.name:20} Dice {one.added.mean:+.5f} (" in result.stdout
     for line in chosen.read_text().splitlines():

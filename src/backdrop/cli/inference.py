@@ -14,7 +14,7 @@ from backdrop.common.words import count
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backdrop.evaluation.records import Comparison, Contribution, Exit
+    from backdrop.evaluation.records import Comparison, Contribution, Exit, Spread
     from backdrop.inference.compose import PictureOptions
     from backdrop.steps.predict import Format
 
@@ -94,9 +94,16 @@ def _print_baselines(comparisons: "Sequence[Comparison]") -> None:
     """What the ensemble gains over each baseline, in a line."""
     for one in comparisons:
         if one.kind == "baseline":
-            low_high = "" if one.gain.low is None else f" ({one.gain.low:+.5f} to {one.gain.high:+.5f})"
-            gain = f"ensemble higher by {one.gain.mean:+.5f}{low_high}"
-            print(f"{'baseline':12} {one.name:20} Dice {one.dice.dice:.5f}, {gain}")
+            print(f"{'baseline':12} {one.name:20} Dice {one.dice.dice:.5f}, ensemble {_gain_text(one.gain)}")
+
+
+def _gain_text(gain: "Spread") -> str:
+    """`higher by 0.00150 (-0.00020 to +0.00300)`; a lower value's interval is that of the loss."""
+    low, mean, high = gain.low, gain.mean, gain.high
+    if mean < 0:
+        low, mean, high = None if high is None else -high, -mean, None if low is None else -low
+    interval = "" if low is None or high is None else f" ({low:+.5f} to {high:+.5f})"
+    return f"{'lower' if gain.mean < 0 else 'higher'} by {mean:.5f}{interval}"
 
 
 def _print_contributions(contributions: "Sequence[Contribution]", out: str) -> None:

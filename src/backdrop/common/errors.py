@@ -121,8 +121,8 @@ def explain(error: Exception, report: str) -> BackdropError:
 
 
 def shorten(message: object) -> str:
-    """A foreign message on one line, without passwords, truncated."""
-    text = " ".join(redact(str(message)).split())
+    """A foreign message on one line, without passwords, truncated; of our own errors, what is wrong."""
+    text = " ".join(redact(message.what if isinstance(message, BackdropError) else str(message)).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 

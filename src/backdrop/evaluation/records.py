@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat
 from backdrop.common import storage, text
 from backdrop.common.errors import StorageError, shorten
 from backdrop.config import ExitRule, PredictedDice
-from backdrop.config.records import Record
+from backdrop.config.records import Record, parse, parse_yaml, read_text
 from backdrop.data.folds import HOLDOUT
 
 # The files of a report.
@@ -294,9 +294,10 @@ def read_speed(report: str) -> Speed:
     """The `speed.json` of a report.
 
     Raises:
-        StorageError: if it can't be read.
+        ConfigError: if it can't be read, or is damaged.
     """
-    return Speed.model_validate_json(storage.read_bytes(f"{report}/{SPEED}"))
+    path = f"{report}/{SPEED}"
+    return parse(Speed, parse_yaml(read_text(path, "speed"), path), path)
 
 
 def dump_scores(scores: Iterable[Score]) -> bytes:

@@ -65,7 +65,7 @@ def comparisons_section(evaluation: Evaluation) -> str:
     for one in evaluation.comparisons:
         name = {"champion": "champion of ", "member": "best member, ", "baseline": ""}[one.kind] + one.name
         rows.append(_compared(name, one.dice, one.gain, one.measures))
-    heads = ["masks", "Dice", "ensemble higher by", "95 % interval", "boundary IoU", "within 2 px", "boundary error"]
+    heads = ["masks", "Dice", "ensemble's gain", "95 % interval", "boundary IoU", "within 2 px", "boundary error"]
     note = f'<p class="note">{COMPARISONS_NOTE}</p>'
     return f"<section><h2>Compared</h2>{table([*heads, 'objects'], rows)}{note}</section>"
 

@@ -260,7 +260,8 @@ def find_verdict(run_id: str) -> Verdict | None:
     with server_errors("The verdict can't be read"), tempfile.TemporaryDirectory() as scratch:
         if VERDICT not in {entry.path for entry in client.list_artifacts(run_id)}:
             return None
-        return Verdict.model_validate_json(Path(client.download_artifacts(run_id, VERDICT, scratch)).read_bytes())
+        text = read_text(Path(client.download_artifacts(run_id, VERDICT, scratch)), "verdict")
+        return parse(Verdict, parse_yaml(text, VERDICT), VERDICT)
 
 
 def _digest(plans: Mapping[str, bytes]) -> str:

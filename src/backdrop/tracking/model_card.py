@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from backdrop import __version__
 from backdrop.common.words import count, moment
-from backdrop.config.records import Record
+from backdrop.config.records import Record, parse, parse_yaml
 from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.records import WORST
 from backdrop.tracking.ledger import Entry, State
@@ -63,8 +63,12 @@ class Facts(Record):
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> Self | None:
-        """The facts in a version's tags; None if it has none."""
-        return cls.model_validate_json(tags[FACTS]) if FACTS in tags else None
+        """The facts in a version's tags; None if it has none.
+
+        Raises:
+            ConfigError: if somebody has changed the tag.
+        """
+        return parse(cls, parse_yaml(tags[FACTS], FACTS), f"Tag {FACTS}") if FACTS in tags else None
 
     def tags(self) -> dict[str, str]:
         """The version's tags: those that MLflow's list can filter and sort by, and all facts as JSON."""

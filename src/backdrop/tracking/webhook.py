@@ -113,7 +113,7 @@ def failure_sent(task: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         if os.environ.get(ADDRESS):
-            reason = shorten(error if isinstance(error, BackdropError | SystemExit) else repr(error))
+            reason = shorten(str(error) if isinstance(error, BackdropError | SystemExit) else repr(error))
             text = _escape(f"Task {task} of a pipeline failed: {reason} ({actor()})")
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             _send(Message(text=text, event="failed", task=task, reason=reason, actor=actor(), time=now))
