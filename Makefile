@@ -44,7 +44,8 @@ test: setup ## Run the tests (a few minutes on two cores, no network); COVERAGE=
 test-thorough: setup ## Run the tests that try the same in more settings, and those of tens of seconds (minutes)
 	$(TESTING) $(BIN)/python -m pytest -m thorough $(WORKERS)
 
-test-slow: setup ## Run the tests that take minutes each, or need Docker, helm or a browser (hours)
+test-slow: setup ## Measure coverage, and run the tests that take minutes each, or need Docker, helm or a browser (hours)
+	$(MAKE) test COVERAGE=1
 	$(BIN)/python -m pytest -m 'slow or e2e' -o faulthandler_timeout=0
 
 # timm needs torchvision, which isn't pinned beside torch: pip finds two that fit each other.
