@@ -156,7 +156,7 @@ def test_recipes(tmp_path: Path) -> None:
 
 def test_ensembles() -> None:
     assert [line.split()[0] for line in run("ensembles", "ls").splitlines()] == [
-        *("best-overfitting", "best-overfitting-interview", "compact", "demo", "linknet34", "student", "tiny"),
+        *("best-overfitting", "best-overfitting-interview", "compact", "demo", "linknet34", "quick", "student", "tiny"),
     ]
     assert "members:" in run("ensembles", "show", "demo")
 
