@@ -266,6 +266,8 @@ class _Judging:
         self._by_first = {first: (model.outcome(photo, with_probability=True), Doubt()) for first in firsts}
         self._by_recipe = {name: Overlap() for name in names}
         self._alone = {member.name: Overlap() for member in model.members} if is_held_out else {}
+        self._rows, self._means = slice(0), dict[str, Mean]()
+        self._band = Band(self._truth[self._rows])
 
     def begin(self, rows: slice) -> None:
         """Goes on with these rows."""
