@@ -3,9 +3,9 @@
 PYTHONPATH=src python benchmarks/gpu.py [results.json]
 
 First what the GPU can do at best. Then each network of `best-overfitting` as `train` trains and judges it, and all 49
-as `predict` uses them, with random weights and rendered photographs of 1918x1280. Then the same compiled, and other
-settings of training. Each row is printed and written as soon as it is measured; a row that fails says why, and a row
-that begins too late is left out. `hours` are those of the winners' schedule and of Carvana's 100,064 photographs.
+as `predict` uses them, with random weights and rendered photographs of 1918x1280. Then each network compiled, and other
+settings. Each row is printed and written as soon as it is measured; a row that fails says why, and a row that begins
+too late is left out. `hours` are those of the winners' schedule and of Carvana's 100,064 photographs.
 """
 
 import json
@@ -140,19 +140,19 @@ def training(photos: Sequence[Photo], seconds: float, flops: float, recipe: Reci
     return asdict(found) | {"share": share, "GiB": found.memory / 2**30}
 
 
-def prediction(ensemble: Ensemble, photos: Sequence[Photo], flops: float, way: str) -> dict[str, Any]:
+def prediction(photos: Sequence[Photo], flops: float, model: EnsembleModel, way: str) -> dict[str, Any]:
     """Seconds per photograph of `predict` without its start, and peak memory.
 
     In a process of its own, because cuDNN goes on with the algorithms that it once chose.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(_predict, ensemble, photos, PREDICTED, way).result()
-    cost = sum(folds(ensemble, part) * prediction_cost(part.resolve()) for part in ensemble.parts())
+        found = pool.submit(_predict, model, photos, PREDICTED, way).result()
+    cost = sum(prediction_cost(member.recipe) for member in model.members)
     return found | {"share": 2 * cost / found["s_per_photograph"] / flops}
 
 
-def _predict(ensemble: Ensemble, photos: Sequence[Photo], count: int, way: str) -> dict[str, float]:
-    model, cuda = random_model(ensemble), torch.cuda.is_available()
+def _predict(model: EnsembleModel, photos: Sequence[Photo], count: int, way: str) -> dict[str, float]:
+    cuda = torch.cuda.is_available()
     sources = [Source(photos[i % len(photos)].image, f"{i}.jpg") for i in range(count)]
     torch.backends.cudnn.benchmark = way == AUTOTUNED
     if way == COMPILED:
@@ -222,14 +222,18 @@ def run(ensemble: Ensemble, photos: Sequence[Photo], results: Results, where: to
     results.row("ceilings", lambda: ceilings(where, 8192 if where.type == "cuda" else 64))
     flops = results.value("ceilings", "flops")
     networks = {name: parts[0] for name, parts in parts_by_network(ensemble).items()}
-    predict, train = partial(prediction, ensemble, photos, flops), partial(training, photos, seconds, flops)
+    predict, train = partial(prediction, photos, flops), partial(training, photos, seconds, flops)
+    whole = random_model(ensemble)
+    alone = {name: EnsembleModel((random_member(part.resolve(), 0),), {}) for name, part in networks.items()}
+    results.row("predict", partial(predict, whole, ""))
     for suffix in ("", COMPILED):
         compiled = {"compute.compile": bool(suffix)}
-        results.row("predict" + suffix, partial(predict, suffix))
         for name, part in networks.items():
             results.row(name + suffix, partial(train, resolve(part, compiled)))
+            results.row(f"{name} predicts{suffix}", partial(predict, alone[name], suffix))
         results.row("hours" + suffix, partial(hours, ensemble, results, suffix))
-    results.row("predict" + AUTOTUNED, partial(predict, AUTOTUNED))
+    for way in (AUTOTUNED, COMPILED):
+        results.row("predict" + way, partial(predict, whole, way))
     name, part = next(iter(networks.items()))
     for way, settings in WAYS.items():
         results.row(f"{name}, {way}", partial(train, resolve(part, settings)))
