@@ -1,12 +1,16 @@
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from backdrop.common.errors import DataError, StorageError
-from backdrop.data import dataset
+from backdrop.common.names import checked_name
+from backdrop.data import dataset, listing
 
 
 def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
@@ -15,6 +19,24 @@ def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
     photo = listed.photos["car03_02"]
     assert (photo.object, photo.view) == ("car03", "02")
     assert photo.mask == data / "train_masks" / "car03_02_mask.png"
+
+
+@given(st.binary(min_size=1, max_size=255).filter(lambda name: not {0, ord("/")} & {*name}))
+@example(b"back\\slash_01.jpg")
+@example(b"line\nbreak_01.jpg")
+@example(b"\x7f_01.jpg")
+@example(b"x" * 251 + b".jpg")
+@example("é".encode() * 125 + b".jpg")
+def test_a_name_without_fault_is_one_that_outputs_can_have(name: bytes) -> None:
+    path = Path(os.fsdecode(name))
+    assert "\n" not in listing.printable(path)
+    assume(path.name not in ("", ".", ".."))
+    if listing.name_fault(path):
+        with pytest.raises((StorageError, UnicodeEncodeError)):
+            checked_name(f"{path.stem}.webp", "out").encode()
+    else:
+        assert checked_name(f"{path.stem}.webp", "out")
+        assert path.name.encode() == name
 
 
 @pytest.mark.parametrize("levels", [(0, 1), (0, 255)])

@@ -158,15 +158,19 @@ def test_names_are_faults_beside_the_others(data: Path) -> None:
     (data / "train" / "shoe.jpg").write_bytes(whole)
     (data / "train" / "_7.jpg").write_bytes(whole)
     (data / "train" / "car00_01.png").write_bytes(whole)
-    (data / "train" / os.fsdecode(b"caf\xe9_01.jpg")).write_bytes(whole)
+    for name in (os.fsdecode(b"caf\xe9_01.jpg"), "back\\slash_01.jpg", "line\nbreak_01.jpg", f"{'x' * 248}_01.jpg"):
+        (data / "train" / name).write_bytes(whole)
     (data / "train_masks" / "car01_01_mask.png").unlink()
     report = check(str(data))
     assert words(report) == [
         "_7.jpg isn't named <object>_<view>",
+        r"back\slash_01.jpg has a name that contains a backslash or a control character",
         r"caf\xe9_01.jpg has a name that isn't UTF-8",
         f"car00_01.jpg and {data}/train/car00_01.png have one stem",
         "car01_01.jpg has no mask",
+        r"line\x0abreak_01.jpg has a name that contains a backslash or a control character",
         "shoe.jpg isn't named <object>_<view>",
+        f"{'x' * 248}_01.jpg has a name that is too long",
     ]
     assert report.model_dump_json()
     with pytest.raises(DataError):

@@ -67,9 +67,11 @@ def test_shares_tell_their_dice_as_one_run_does(
 @pytest.mark.parametrize("format", ["cutout", "mask", "rle", "submission"])
 def test_shares_together_are_one_run(photos: Path, members: list[str], tmp_path: Path, format: Format) -> None:  # noqa: A002, F811
     reasons = spoil(photos)
+    (photos / "back\\slash_01.jpg").write_bytes((photos / "car0_01.jpg").read_bytes())  # no output can have it
     (photos / "shop").mkdir()
     shutil.copy(photos / "car0_01.jpg", photos / "shop" / "car.jpg")
-    whole = predict(str(photos), str(tmp_path / "whole"), members, format=format)
+    for _ in range(2):  # the second replaces the first
+        whole = predict(str(photos), str(tmp_path / "whole"), members, format=format)
     parts = shares(photos, members, tmp_path, 3, format)
     random.Random(0).shuffle(parts)
     record = merge(parts, str(tmp_path / "merged"))
@@ -98,7 +100,7 @@ def test_what_is_missing_or_foreign_is_named(photos: Path, members: list[str], t
     with pytest.raises(DataError, match=r"Share 2/3 is missing\. Run its"):
         merge([parts[0], parts[2]], out)
     with pytest.raises(DataError, match=r"/again and .*/1 are both share 1"):
-        merge([*parts, shutil.copytree(parts[0], tmp_path / "again")], out)
+        merge([*parts, str(shutil.copytree(parts[0], tmp_path / "again"))], out)
     others: list[tuple[str, str, list[str], Format, type[BackdropError]]] = [
         ("model", "were made by different models", members[:1], "mask", MemberError),
         ("alpha", "are shares of different runs", members, "alpha", DataError),
@@ -110,10 +112,12 @@ def test_what_is_missing_or_foreign_is_named(photos: Path, members: list[str], t
         predict(Shard(str(photos), 2, 3), str(tmp_path / name), chosen, format=kind)
         with pytest.raises(error, match=message):
             merge([parts[0], str(tmp_path / name), parts[2]], out)
+    with pytest.raises(ConfigError, match="/2/ is one of the shares"):
+        merge(parts, f"{parts[1]}/")
     predict(str(photos), str(tmp_path / "all"), members, format="mask")
     with pytest.raises(DataError, match="is not a share"):
         merge([str(tmp_path / "all")], out)
-    with pytest.raises(BackdropError, match=r"has no predict\.json|isn't|is not"):
+    with pytest.raises(BackdropError, match=r"has no predict\.json"):
         merge([str(photos)], out)
     assert not list(Path(out).glob("*"))
 

@@ -5,6 +5,11 @@ from backdrop.common.errors import StorageError, shorten
 MAX_BYTES = 255  # of one name, on common file systems
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name has neither a backslash nor a control character."""
+    return not any(letter in "\\\x7f" or ord(letter) < ord(" ") for letter in name)
+
+
 def checked_name(name: str, origin: str, folders: bool = True) -> str:
     """The name of a file below a folder, unless it could lead anywhere else.
 
@@ -21,6 +26,6 @@ def checked_name(name: str, origin: str, folders: bool = True) -> str:
     if not {"", ".", ".."}.isdisjoint(parts) or "\\" in name or (len(parts) > 1 and not folders):
         raise StorageError(f"{origin} has {shorten(repr(name))}, which leads out of the folder", "Rename it")
     too_long = any(len(part.encode(errors="surrogatepass")) > MAX_BYTES for part in parts)
-    if too_long or any(ord(letter) < ord(" ") or letter == "\x7f" for letter in name):
+    if too_long or not is_plain(name):
         raise StorageError(f"{origin} has {shorten(repr(name))}, which can't be a file's name", "Rename it")
     return name

@@ -20,10 +20,10 @@ from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.formats import decoded, decoded_levels
 from backdrop.data.listing import (
+    BAD_NAMES,
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
-    NOT_UTF8,
     PassedOver,
     list_images,
     normalized,
@@ -195,7 +195,7 @@ def list_dataset(data: str | Path) -> Dataset:
         photos,
         orphans=tuple(path for stem, path in sorted(masks.items()) if stem not in images),
         unlabeled=unlabeled,
-        faults=(*name_faults, *_utf8_faults(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
+        faults=(*name_faults, *_bad_names(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
         unlabeled_faults=(*test_twins, *test_names),
         passed_over=tuple(one for one in passed_over if one.file not in reported),
         unusable=unusable,
@@ -387,6 +387,7 @@ def _name(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Ph
     return photos, faults
 
 
-def _utf8_faults(*groups: Iterable[PassedOver]) -> Iterator[Fault]:
-    for one in (one for group in groups for one in group if one.reason == NOT_UTF8):
-        yield Fault(level="error", file=one.file, what="has a name that isn't UTF-8", remedy="Rename it")
+def _bad_names(*groups: Iterable[PassedOver]) -> Iterator[Fault]:
+    for one in (one for group in groups for one in group if one.reason in BAD_NAMES):
+        what = f"has a {one.reason.replace('name', 'name that')}"
+        yield Fault(level="error", file=one.file, what=what, remedy="Rename it")

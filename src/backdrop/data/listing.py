@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdrop.common.names import MAX_BYTES, is_plain
 from backdrop.common.words import count
 from backdrop.config.records import Record
 from backdrop.data.formats import format_of
@@ -19,7 +20,11 @@ OTHER_IMAGES = {
     *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".hif", ".iiq", ".jp2", ".jpx", ".jxl"),
     *(".nef", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".srw", ".svg", ".tga", ".x3f", ".xcf"),
 }
-NOT_UTF8 = "name isn't UTF-8"
+# Names that outputs, tables or S3 can't have.
+NOT_UTF8, TOO_LONG = "name isn't UTF-8", "name is too long"
+UNSAFE = "name contains a backslash or a control character"
+BAD_NAMES = (NOT_UTF8, TOO_LONG, UNSAFE)
+LONGEST = MAX_BYTES - len(".webp")  # bytes of a stem, so that its results have names, too
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
@@ -68,7 +73,7 @@ def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) 
 
 def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
     """Whether to look into a path; a folder that is named like an image is reported as one that can't be read."""
-    named_so = path.name.startswith(".") or path.suffix.lower() in suffixes or not is_utf8(path)
+    named_so = path.name.startswith(".") or path.suffix.lower() in suffixes or name_fault(path)
     return path.is_dir() and not path.is_symlink() and not named_so
 
 
@@ -93,13 +98,18 @@ def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
 
 
 def printable(path: str | Path) -> str:
-    r"""A path that can be printed and written as UTF-8; bytes that aren't UTF-8 become \xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""A path that can be printed on one line and written as UTF-8; other bytes and control characters become \xNN."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(f"\\x{ord(letter):02x}" if ord(letter) < ord(" ") or letter == "\x7f" else letter for letter in text)
 
 
-def is_utf8(path: Path) -> bool:
-    """Whether a file's name can be written into tables and sent to S3."""
-    return printable(path.name) == path.name
+def name_fault(path: Path) -> str:
+    """What is wrong with a file's name, one of `BAD_NAMES`; empty if outputs, tables and S3 can have it."""
+    if not is_plain(path.name):
+        return UNSAFE
+    if printable(path.name) != path.name:
+        return NOT_UTF8
+    return TOO_LONG if len(path.stem.encode()) > LONGEST else ""
 
 
 def normalized(name: str) -> str:
@@ -118,9 +128,11 @@ def _reason(path: Path, suffixes: set[str]) -> PassedOver | None:
     """The reason to pass over a file; None to take it. A file named like an image is taken, and may fail when read."""
     suffix, name = path.suffix.lower(), printable(path)
     if suffix in suffixes:
-        return None if is_utf8(path) else PassedOver(file=name, reason=NOT_UTF8, photograph=True)
+        fault = name_fault(path)
+        return PassedOver(file=name, reason=fault, photograph=True) if fault else None
     if path.is_dir():
-        return PassedOver(file=name, reason="folder", photograph=_holds_images(path))
+        reason = "link to a folder" if path.is_symlink() else "folder"
+        return PassedOver(file=name, reason=reason, photograph=_holds_images(path))
     if not path.is_file():
         return PassedOver(file=name, reason="broken link" if path.is_symlink() else "not a regular file")
     return PassedOver(file=name, reason=f"{suffix or 'unnamed'} files aren't read", photograph=_is_image(path))

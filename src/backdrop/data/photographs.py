@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.common.progress import log
 from backdrop.data.dataset import CHUNK
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     Listing,
     PassedOver,
     list_tree,
+    name_fault,
     normalized,
     printable,
     sort_out,
@@ -67,14 +69,17 @@ def parse_shard(text: str, inputs: Sequence[str]) -> Shard:
 
 
 def list_names(images: str, skipped: Collection[Path] = ()) -> list[str]:
-    """The names of the photographs below a folder or prefix, sorted.
+    """The names of the photographs below a folder or prefix, sorted; other files in the folder are counted in a line.
 
     Raises:
         DataError: if there are none, or two would have outputs of one name.
         StorageError: if it can't be listed.
     """
     if not storage.is_remote(images):
-        return [source.name for source in find_photographs([images], skipped)[0]]
+        found, passed_over = find_photographs([images], skipped)
+        if passed_over:
+            log(summarize(passed_over))
+        return [source.name for source in found]
     sources: dict[str, Source] = {}
     for name in storage.list_files(images):
         if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
@@ -111,7 +116,8 @@ def find_photographs(inputs: Sequence[str], skipped: Collection[Path]) -> tuple[
 
     Raises:
         ConfigError: if an input is `-`.
-        DataError: if there are no photographs, or two would have outputs of one name.
+        DataError: if there are no photographs, one that is named has a name that outputs can't have, or two would have
+            outputs of one name.
         StorageError: if an input doesn't exist or can't be read.
     """
     sources: dict[str, Source] = {}
@@ -141,7 +147,9 @@ def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
         if path.is_dir():
             return path, list_tree(path, IMAGE_SUFFIXES, skipped)
         if path.exists():
-            return path.parent, Listing((path,), ())  # whatever its name says
+            if fault := name_fault(path):
+                raise DataError(f"{printable(path)} has a {fault.replace('name', 'name that')}", "Rename it")
+            return path.parent, Listing((path,), ())  # whatever its suffix says
         return _expand(address, skipped)
     except OSError as error:
         what = f"{printable(error.filename or address)} can't be read ({error.strerror})"

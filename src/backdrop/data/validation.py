@@ -16,7 +16,7 @@ from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, read_file
 from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of
-from backdrop.data.listing import NOT_UTF8, printable
+from backdrop.data.listing import BAD_NAMES, printable
 from backdrop.data.mask_files import MaskFile, interpret
 
 # Two photographs are near duplicates if their thumbnails differ by less than this, root mean square of 0..255.
@@ -134,7 +134,7 @@ def _lost(dataset: Dataset) -> list[Fault]:
     return [
         Fault(level="warning", file=one.file, what=f"is passed over ({one.reason})", remedy=remedy)
         for one in dataset.passed_over
-        if one.photograph and one.reason != NOT_UTF8 and not one.file.startswith(test)
+        if one.photograph and one.reason not in BAD_NAMES and not one.file.startswith(test)
     ]
 
 

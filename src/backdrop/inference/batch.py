@@ -23,6 +23,7 @@ from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import CHUNK, file_digest, opened_image
+from backdrop.data.listing import printable
 from backdrop.data.masks import Mask
 from backdrop.data.photographs import Source
 from backdrop.data.rle import encode_rle
@@ -261,7 +262,7 @@ def _prepare(model: EnsembleModel, source: Source) -> tuple[Source, Photograph |
 
 
 def _reason(source: Source, error: DataError) -> str:
-    return error.what.removeprefix(f"{source.path} ")
+    return error.what.removeprefix(f"{printable(source.path)} ")
 
 
 def _usable(

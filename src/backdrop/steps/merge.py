@@ -75,10 +75,13 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         versions: of the photographs' files, by name, so that a later run knows which are new.
 
     Raises:
+        ConfigError: if `out` is one of the shares.
         DataError: if a share is missing, is there twice, or is of another run.
         MemberError: if the shares were made by different models.
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
+    if storage.absolute(out).rstrip("/") in {storage.absolute(part).rstrip("/") for part in parts}:
+        raise ConfigError(f"{out} is one of the shares", "Name another --out")
     with hold(out, STEP):
         found = [_read(part) for part in parts]
         first = _check(found)
@@ -144,7 +147,8 @@ def _earlier(out: str, style: str) -> dict[str, Row]:
 
 def _read(address: str) -> Part:
     folder = storage.local_folder(address)
-    inventory, record = inspect(address, predict.STEP), predict.find_record(address)
+    record = predict.find_record(address)
+    inventory = inspect(address, predict.STEP) if record else None
     if inventory is None or record is None:
         raise DataError(f"{address} has no {predict.RECORD}", "Run its `backdrop predict --shard` again")
     if record.shard is None:
