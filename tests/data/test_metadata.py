@@ -7,7 +7,7 @@ import pytest
 from backdrop.common.errors import DataError
 from backdrop.config import Ensemble, Gate
 from backdrop.config.records import dump_yaml
-from backdrop.data.metadata import read_metadata
+from backdrop.data.metadata import find_metadata, read_metadata
 from backdrop.steps.check import check
 
 
@@ -23,6 +23,33 @@ def test_columns_are_read_by_object(first: str, separator: str, tmp_path: Path) 
     folder = written(tmp_path, "\n".join(lines).replace(",", separator))
     assert read_metadata(folder, ["year"]) == {"car0": {"year": "2001"}, "car1": {}, "car2": {"year": "2003"}}
     assert read_metadata(folder, ["make", "year"])["car0"] == {"make": "ford", "year": "2001"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("above", ["", "\n", ",,\n"])
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
+def test_what_editors_leave_in_a_table_says_nothing(
+    separator: str, above: str, newline: str, encoding: str, tmp_path: Path
+) -> None:
+    """Spaces, empty lines, byte order marks, and accents composed or not."""
+    lines = ["object,Mu\u0308nze,make", "Škoda1,2001,Škoda", "", "car1,,opel", ""]
+    table = (above + newline.join(lines)).replace(",", separator)
+    (tmp_path / "metadata.csv").write_bytes(table.encode(encoding))
+    expected = {"Škoda1": {"Münze": "2001", "make": "Škoda"}, "car1": {"make": "opel"}}
+    assert read_metadata(tmp_path, None) == read_metadata(tmp_path, ["Münze", "make"]) == expected
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"file_name,text\na.jpg,red\n", "id,make\ncar0,Citroën\n".encode("latin-1"), b"id,make\ncar0\n"]
+)
+def test_a_table_that_nothing_depends_on_stops_nothing_and_is_told(content: bytes, data: Path) -> None:
+    (data / "metadata.csv").write_bytes(content)
+    known, fault = find_metadata(data)
+    assert (known, fault.startswith(f"{data}/metadata.csv is damaged (")) == ({}, True)
+    report = check(str(data))
+    assert report.errors == []
+    assert [one.error().what for one in report.faults] == [f"{fault}, so reports have no slices by it"]
 
 
 def test_without_columns_no_file_is_needed(tmp_path: Path) -> None:

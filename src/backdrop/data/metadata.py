@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backdrop.common import storage, text
-from backdrop.common.errors import DataError, shorten
+from backdrop.common.errors import DataError, StorageError, shorten
 from backdrop.data.listing import normalized
 
 METADATA = "metadata.csv"
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 NAMES = ("id", "object")  # the first column, as Kaggle calls it or as we do
+EMPTY = '",;\t\n '  # what may be above its name
 REMEDY = "Correct it, or gate.slices of the ensemble"
 
 
@@ -34,16 +35,24 @@ def read_metadata(root: Path, columns: Sequence[str] | None) -> dict[str, dict[s
         raise DataError(f"{path} is damaged ({shorten(error)})", REMEDY) from error
     columns = header[1:] if columns is None else columns
     for name in columns:
-        if name not in header:
+        if normalized(name) not in header:
             raise DataError(f"{path} has no column {name}", f"Let gate.slices name one of {', '.join(header[1:])}")
     found: dict[str, dict[str, str]] = {}
     for line, row in rows:
-        key = normalized(row[0])
+        key = normalized(row[0].strip())
         if key in found:
             raise DataError(f"{path} lists object {key} twice (line {line})", "Remove one of the lines")
-        values = dict(zip(header, row, strict=True))
-        found[key] = {name: values[name] for name in columns if values[name]}
+        values = dict(zip(header, (value.strip() for value in row), strict=True))
+        found[key] = {name: values[normalized(name)] for name in columns if values[normalized(name)]}
     return found
+
+
+def find_metadata(root: Path) -> tuple[dict[str, dict[str, str]], str]:
+    """What `metadata.csv` says of objects, where nothing depends on it, and why it can't be used, if it can't."""
+    try:
+        return read_metadata(root, None), ""
+    except (DataError, StorageError) as error:
+        return {}, error.what
 
 
 def read_license(data: str) -> str:
@@ -63,5 +72,6 @@ def read_license(data: str) -> str:
 
 
 def _read(table: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    first = next((name for name in NAMES if table.lstrip('"').startswith(name)), NAMES[0])
-    return text.read_table(table, [first], more=True)
+    first = next((name for name in NAMES if table.lstrip(EMPTY).startswith(name)), NAMES[0])
+    header, rows = text.read_table(table, [first], more=True)
+    return [normalized(name.strip()) for name in header], rows

@@ -9,7 +9,7 @@ from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Fault, list_dataset
 from backdrop.data.listing import PassedOver, printable
-from backdrop.data.metadata import METADATA, read_metadata
+from backdrop.data.metadata import METADATA, find_metadata, read_metadata
 from backdrop.data.validation import Look, in_order, inspect
 
 
@@ -67,8 +67,13 @@ def check(data: str, ensembles: Sequence[str] = (), objects: int | None = None) 
 
 
 def _unknown_slices(ensembles: Sequence[Ensemble], root: Path) -> Iterator[Fault]:
-    """The ensembles' slices that `metadata.csv` lacks."""
-    for ensemble in ensembles:
+    """What `metadata.csv` lacks of the ensembles' slices, or else why it can't be read."""
+    _, fault = find_metadata(root)
+    needed = [one for one in ensembles if one.gate.metadata_columns]
+    if fault and not needed:
+        what = f"{fault.removeprefix(f'{root / METADATA} ')}, so reports have no slices by it"
+        yield Fault(level="warning", file=printable(root / METADATA), what=what, remedy="Correct it, or rename it")
+    for ensemble in needed:
         try:
             read_metadata(root, ensemble.gate.metadata_columns)
         except DataError as error:

@@ -16,7 +16,7 @@ from backdrop.common.storage import absolute, sha256
 from backdrop.config import Ensemble, find_ensemble, shipped
 from backdrop.data.dataset import Dataset, Digests, open_dataset, opened_pair, read_pair
 from backdrop.data.folds import HOLDOUT, FoldPlan, Row, plans_digest, read_plans, verify
-from backdrop.data.metadata import read_metadata
+from backdrop.data.metadata import find_metadata, read_metadata
 from backdrop.evaluation.ablation import Case, effects
 from backdrop.evaluation.baselines import Rival, best_member, compare, parse_baselines, read_baseline
 from backdrop.evaluation.budget import (
@@ -124,6 +124,7 @@ def evaluate(
     folders = parse_baselines(baselines)
     plans, dataset = read_plans(plan), open_dataset(data)
     metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
+    known = _all_metadata(dataset)
     digests = verify(plans[0], dataset)
     exhaustive = config and config.learned(None, None)
     network = keep_networks(gather([open_member(address) for address in members], exhaustive))
@@ -161,7 +162,6 @@ def evaluate(
     }
     evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
     name = config.name if config else "ensemble"
-    known = read_metadata(dataset.root, None)
     shown = [replace(one, traits=known.get(one.object, {}) | one.traits) for one in scores]
     measures = {image: one.measures for image, one in details.items()}
     lineage = _lineage(dataset, data, plans, digests, network, members, config)
@@ -271,6 +271,14 @@ def _cost(model: EnsembleModel, learned: Exit | None) -> int:
 
 def _with_metadata(score: Score, metadata: Mapping[str, dict[str, str]]) -> Score:
     return replace(score, traits={**score.traits, **metadata.get(score.object, {})})
+
+
+def _all_metadata(dataset: Dataset) -> dict[str, dict[str, str]]:
+    """All that is known of objects, for the page's slices; nothing, and a line that says so, if it can't be read."""
+    known, fault = find_metadata(dataset.root)
+    if fault:
+        log(f"The report has no slices by metadata.csv: {fault}")
+    return known
 
 
 def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> tuple[Effect, ...]:
