@@ -81,6 +81,15 @@ def test_it_leaves_nothing(target: str, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
 
+def test_a_lock_that_can_t_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """As on a full disk, where files can be created, but not filled."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+    command = [sys.executable, "-B", "-c", limit + HOLD, str(tmp_path / "new" / "out"), "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "can't be written (File too large)" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_beside_a_folder_survives_its_replacement(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with hold(out, "evaluate", beside=True):

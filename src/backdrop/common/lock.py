@@ -177,9 +177,13 @@ class _FileLock:
                 return previous
             time.sleep(POLL_S)  # it has just been made, or removed
         self.descriptor = descriptor
-        with disk_errors(self.path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, owner.dump().encode(), 0)
+        try:
+            with disk_errors(self.path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, owner.dump().encode(), 0)
+        except StorageError:  # such as of a full disk
+            self.release()
+            raise
         if locked is None:
             time.sleep(SETTLE_S)
             last = self._read(descriptor)

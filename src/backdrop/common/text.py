@@ -66,7 +66,7 @@ def read_table(
     for separator in SEPARATORS:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         try:
-            header = _trimmed(next(filter(any, rows), []))
+            header = _trimmed(next((row for row in rows if "".join(row).strip()), []))
             if header[: len(columns)] == list(columns) and (more or len(header) == len(columns)):
                 return header, [
                     (rows.line_num + line - 1, _fitted(row, header, rows.line_num + line - 1))
