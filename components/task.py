@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from backdrop.common.errors import ERROR, FIX, BackdropError, explain
+from backdrop.common.processes import cpu_limit
 from backdrop.common.redact import redact
 from backdrop.config.cluster import TASK_PREFIX
 
@@ -28,6 +29,7 @@ def main() -> None:
         SystemExit: with the error's exit code, as on the command line.
     """
     take_settings()
+    limit_threads()
     module = sys.argv.pop(1)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -52,6 +54,12 @@ def take_settings() -> None:
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     for name in [name for name in os.environ if name.startswith(f"{TASK_PREFIX}AWS_")]:
         os.environ[name.removeprefix(TASK_PREFIX)] = os.environ.pop(name)
+
+
+def limit_threads() -> None:
+    """Lets libraries start as many threads as the container may use CPUs: by default they count those of the node."""
+    if limit := cpu_limit():
+        os.environ.setdefault("OMP_NUM_THREADS", str(limit))
 
 
 def _say(code: int, *lines: str) -> int:

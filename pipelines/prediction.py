@@ -62,7 +62,7 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
             type: of cut-outs: png, webp or jpeg.
             accelerator: the GPUs' resource name.
             gpus: GPUs of each share's task; as text, because KFP reads only text here.
-            cpu: cores that each share's task requests.
+            cpu: cores that each share's task requests, and its limit.
             memory: memory of each share's task, /dev/shm included.
             node_selector: labels of the GPU nodes.
             tolerations: tolerations of the GPU nodes' taints.

@@ -17,6 +17,7 @@ from backdrop.components.places import GPUS, SHARED, Groups, place_outputs
 from backdrop.config.cluster import (
     CONFIG_KEYS,
     LIGHT_CPU,
+    LIGHT_CPU_LIMIT,
     LIGHT_MEMORY,
     NETWORK,
     NETWORK_FOLDER,
@@ -64,8 +65,9 @@ def configure(task: PipelineTask, *secrets: str) -> PipelineTask:
     kubernetes.use_config_map_as_volume(task, NETWORK, NETWORK_FOLDER, optional=True)
     keys = _variables([*SECRET_KEYS, *WEBHOOK_KEYS, *secrets])
     kubernetes.use_secret_as_env(task, SETTINGS, keys, optional=True)
-    # Where there is a quota, a pod that requests nothing is refused; on_gpu requests more.
-    task.set_cpu_request(LIGHT_CPU).set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
+    # Where there is a quota, a pod without a request or a limit is refused; on_gpu sets more.
+    task.set_cpu_request(LIGHT_CPU).set_cpu_limit(LIGHT_CPU_LIMIT)
+    task.set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
     return task
 
 
@@ -77,7 +79,8 @@ def _variables(keys: Sequence[str]) -> dict[str, str]:
 def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:
     """Settings of a task that runs networks: a GPU, shared memory, and a retry if its node goes away."""
     task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.gpus)
-    task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
+    task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu)
+    task.set_memory_request(pool.memory).set_memory_limit(pool.memory)
     # Without this the compiler leaves them undeclared inside a dsl.If.
     task.register_pipeline_channels([pool.accelerator, pool.gpus, pool.cpu, pool.memory])
     kubernetes.add_node_selector_json(task, pool.node_selector)

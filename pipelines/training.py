@@ -131,7 +131,7 @@ def training(
             promotion: whether the challenger may become the champion.
             accelerator: the GPUs' resource name.
             gpus: GPUs of each GPU task; as text, because KFP reads only text here.
-            cpu: cores that each GPU task requests.
+            cpu: cores that each GPU task requests, and its limit.
             memory: memory of each GPU task, /dev/shm included.
             node_selector: labels of the GPU nodes.
             tolerations: tolerations of the GPU nodes' taints.

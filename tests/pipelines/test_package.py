@@ -239,11 +239,12 @@ def test_secrets_are_only_referred_to(task: str, graph: dict[str, Any], settings
 
 
 @pytest.mark.parametrize("task", ALL)
-def test_every_task_has_requests_and_a_limit(task: str, graph: dict[str, Any]) -> None:
+def test_every_task_has_requests_and_limits(task: str, graph: dict[str, Any]) -> None:
     resources = container(graph, task)["resources"]
     light = task not in ON_GPU
     assert (resources["resourceCpuRequest"] == "500m") == light
     assert (resources["resourceMemoryRequest"] == "2Gi") == light
+    assert resources["resourceCpuLimit"] == ("2" if light else resources["resourceCpuRequest"])
     assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"]
 
 

@@ -1,17 +1,39 @@
-"""Child processes that end with their parent, also on SIGTERM and SIGKILL."""
+"""Child processes that end with their parent, also on SIGTERM and SIGKILL, and the CPUs that they may use."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 GRACE_S = 20.0
 # Reads a process group's number, waits until its input ends, because the parent has, and then ends the group.
 GUARD = """read group && { read end; kill -s TERM -- "-$group"; sleep 5; kill -s KILL -- "-$group"; }"""
+
+CGROUP = Path("/sys/fs/cgroup")  # of the container
+
+
+def cpus() -> int:
+    """The CPUs that this process may use: those of its affinity, or fewer if its container's limit is below that."""
+    own = len(os.sched_getaffinity(0))
+    return min(own, cpu_limit() or own)
+
+
+def cpu_limit() -> int | None:
+    """The limit of this container's CPUs, rounded up; None without one.
+
+    A container sees all CPUs of its node, and a thread for each of them would wait for the others most of the time.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, v1
+        with contextlib.suppress(OSError, ValueError):  # another version, or "max"
+            quota, period = map(int, " ".join((CGROUP / name).read_text() for name in names).split())
+            return max(1, math.ceil(quota / period)) if quota > 0 else None
+    return None
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ VOLUME_FOLDER = "/mnt/backdrop"
 RETRIES = 2
 # Of a task that runs no network: `register` was measured at 440 MB, `check` at 350 MB for each process.
 LIGHT_CPU, LIGHT_MEMORY = "500m", "2Gi"
+LIGHT_CPU_LIMIT = "2"  # `check` reads all photographs; four times the request is what the chart's Jobs have, too
 
 NODE_SELECTOR = {"nvidia.com/gpu.present": "true"}
 TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -80,14 +81,14 @@ class Cluster(Record):
         workers: number of worker pods.
         accelerator: resource name of the GPUs.
         gpus: GPUs per worker; 0 for none.
-        cpu: CPU cores that each worker requests, such as 4 or 300m.
-        memory: memory limit of each worker, /dev/shm included.
-        storage: disk that each worker requests and may fill, for its copy of the dataset; empty to leave it open.
+        cpu: CPU cores that each worker requests, and its limit, such as 4 or 300m.
+        memory: memory that each worker requests, and its limit, /dev/shm included.
+        storage: disk that each pod requests and may fill, for its copy of the dataset; empty to leave it open.
         node_selector: labels of the workers' nodes.
         tolerations: tolerations of the workers.
         affinity: affinity of the workers, as in a pod.
-        head_cpu: CPU cores that the head requests.
-        head_memory: memory limit of the head.
+        head_cpu: CPU cores that the head requests, and its limit.
+        head_memory: memory that the head requests, and its limit.
         labels: labels of the job and of all pods, such as Kueue's `kueue.x-k8s.io/queue-name`.
         priority_class: priority class of all pods; empty for the cluster's default.
         service_account: service account of all pods; empty for the namespace's default.

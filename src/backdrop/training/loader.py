@@ -1,6 +1,5 @@
 """Loads batches in worker processes, and says why a worker died."""
 
-import os
 import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from torch.utils.data._utils import signal_handling
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import BackdropError, TrainingError
+from backdrop.common.processes import cpus
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
 Loaded = Sequence[torch.Tensor] | BackdropError
@@ -58,8 +58,8 @@ def _worker_count(requested: int | None, device: torch.device) -> int:
     """The requested number; by default one per CPU of this process (at most 8) for a GPU, and none for a CPU."""
     if requested is not None:
         return requested
-    cpus = len(os.sched_getaffinity(0)) // read_count("LOCAL_WORLD_SIZE")
-    return min(GPU_WORKERS, cpus) if device.type == "cuda" else 0
+    own = cpus() // read_count("LOCAL_WORLD_SIZE")
+    return min(GPU_WORKERS, own) if device.type == "cuda" else 0
 
 
 def collate(items: Sequence[Item | BackdropError]) -> Loaded:

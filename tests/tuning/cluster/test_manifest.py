@@ -107,12 +107,10 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
     head = pods(job)["head"]["spec"]
     assert not {"nodeSelector", "tolerations"} & set(head)
     assert head["containers"][0]["resources"] == {
-        "requests": {"cpu": "1", "memory": "4Gi"},
-        "limits": {"memory": "4Gi"},
+        kind: {"cpu": "1", "memory": "4Gi", "ephemeral-storage": "200Gi"} for kind in ("requests", "limits")
     }
     assert pods(manifest(PLAIN, "tune-1", COMMAND))["head"]["spec"]["containers"][0]["resources"] == {
-        "requests": {"cpu": "2", "memory": "8Gi"},
-        "limits": {"memory": "8Gi"},
+        kind: {"cpu": "2", "memory": "8Gi"} for kind in ("requests", "limits")
     }
     for labeled in (job, *pods(job).values()):
         assert labeled["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "vision"
@@ -123,7 +121,7 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
     pod = workers["template"]["spec"]
     assert pod["containers"][0]["resources"] == {
         "requests": {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "200Gi"},
-        "limits": {"memory": "64Gi", "ephemeral-storage": "200Gi", "amd.com/gpu": "2"},
+        "limits": {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "200Gi", "amd.com/gpu": "2"},
     }
     assert pod["affinity"] == {"nodeAffinity": {}}
     assert "affinity" not in head
@@ -141,7 +139,7 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
 def test_without_gpus_none_are_asked_for() -> None:
     cluster = PLAIN.model_copy(update={"gpus": 0})
     pod = pods(manifest(cluster, "tune-1", COMMAND))["workers"]["spec"]
-    assert pod["containers"][0]["resources"]["limits"] == {"memory": "16Gi"}
+    assert pod["containers"][0]["resources"]["limits"] == {"cpu": "4", "memory": "16Gi"}
 
 
 def test_it_is_the_command_on_a_cluster_of_its_own_with_a_token() -> None:

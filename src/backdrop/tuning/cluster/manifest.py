@@ -73,15 +73,15 @@ def manifest(cluster: Cluster, name: str, command: Sequence[str]) -> dict[str, A
 
 def _head(cluster: Cluster) -> dict[str, Any]:
     """The head runs the command, but no trials."""
-    memory = {"memory": cluster.head_memory}
-    resources = {"requests": {"cpu": cluster.head_cpu, **memory}, "limits": memory}
-    return {"rayStartParams": {"num-cpus": "0"}, "template": _template(cluster, "ray-head", resources)}
+    amounts = _amounts(cluster, cluster.head_cpu, cluster.head_memory)
+    template = _template(cluster, "ray-head", {"requests": amounts, "limits": amounts})
+    return {"rayStartParams": {"num-cpus": "0"}, "template": template}
 
 
 def _workers(cluster: Cluster) -> dict[str, Any]:
-    both = {"memory": cluster.memory} | ({"ephemeral-storage": cluster.storage} if cluster.storage else {})
-    limits = both | ({cluster.accelerator: str(cluster.gpus)} if cluster.gpus else {})
-    resources = {"requests": {"cpu": cluster.cpu, **both}, "limits": limits}
+    amounts = _amounts(cluster, cluster.cpu, cluster.memory)
+    gpus = {cluster.accelerator: str(cluster.gpus)} if cluster.gpus else {}
+    resources = {"requests": amounts, "limits": amounts | gpus}
     template = _template(cluster, "ray-worker", resources)
     volume = {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_SIZE}}
     template["spec"]["volumes"].append(volume)
@@ -98,6 +98,11 @@ def _workers(cluster: Cluster) -> dict[str, Any]:
         "rayStartParams": {"num-cpus": _whole_cores(cluster.cpu), "num-gpus": str(cluster.gpus)},
         "template": template,
     }
+
+
+def _amounts(cluster: Cluster, cpu: str, memory: str) -> dict[str, str]:
+    """What a pod requests, and is limited to: a quota may demand both. Each pod copies the dataset, the head's too."""
+    return {"cpu": cpu, "memory": memory} | ({"ephemeral-storage": cluster.storage} if cluster.storage else {})
 
 
 def _whole_cores(cpu: str) -> str:
