@@ -1,5 +1,6 @@
 """What the chart makes is accepted by Kubernetes, belongs together, and gets in nobody's way."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,24 @@ def test_every_object_is_labeled(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_labels_and_annotations_of_yours_are_on_every_object(case: str) -> None:
+    """But none takes the place of the chart's own, by which its pods are found."""
+    labels, notes = {"cost-center": "a.7", "app.kubernetes.io/name": "ours"}, {"example.com/owner": "ada"}
+    given = ("--set-json", f"commonLabels={json.dumps(labels)}", "--set-json", f"commonAnnotations={json.dumps(notes)}")
+    before, after = ({(m["kind"], m["metadata"]["name"]): m for m in manifests(case, *more)} for more in ((), given))
+    for key, manifest in after.items():
+        if key[1] in ("as-object", "as-text"):  # the extra objects
+            continue
+        spec = manifest.get("spec", {})
+        pod = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+        for about in (manifest["metadata"], *([pod["metadata"]] if pod else [])):
+            assert about["labels"]["cost-center"] == "a.7"
+            assert about["labels"]["app.kubernetes.io/name"] == "backdrop"
+            assert about["annotations"]["example.com/owner"] == "ada"
+        assert spec.get("selector") == before[key].get("spec", {}).get("selector")
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_two_releases_share_nothing_but_the_settings(case: str) -> None:
     options = ("--set", "fullnameOverride=,extraObjects=null")
     assert identities(case, *options, release="one") & identities(case, *options, release="two") == {SETTINGS}
@@ -152,9 +171,13 @@ def test_releases_of_one_name_in_two_namespaces_share_nothing() -> None:
     assert not here & there
 
 
-def test_a_long_name_is_cut() -> None:
-    names = {name for _, name in identities("full", "--set", "fullnameOverride=", release="r" * 53)}
-    assert max(map(len, names)) <= 63
+@pytest.mark.parametrize("release", ["r" * 53, "7" * 53])
+def test_a_long_name_is_cut(release: str) -> None:
+    """A CronJob's name has at most 52 characters, because its Jobs get 11 more."""
+    made = identities("full", "--set", "fullnameOverride=", release=release) - {SETTINGS}
+    longest = {kind: max(len(name) for one, name in made if one == kind) for kind, _ in made}
+    assert longest.pop("CronJob") == 52
+    assert max(length for kind, length in longest.items() if kind not in CLUSTER_WIDE) <= 63
 
 
 @pytest.mark.parametrize(
@@ -212,9 +235,10 @@ def test_without_a_cluster_no_two_jobs_fight() -> None:
         assert ("schedule" in names) == ("schedule" in {name.rpartition("-")[2] for name, _ in pods(case)})
         assert all(job["spec"]["ttlSecondsAfterFinished"] for job in jobs)
         assert not [m for m in manifests(**about) if m["kind"] == "Pod"]
-    assert [m["metadata"]["name"] for m in manifests("unscheduled", live=False) if m["kind"] == "Job"] == [
-        "backdrop-unschedule"
-    ]
+    assert {name for kind, name in identities("unscheduled", live=False) if kind == "Job"} == {
+        "backdrop-unschedule",
+        "backdrop-unpredict",
+    }
 
 
 def test_a_job_that_fails_stays_in_a_cluster() -> None:
@@ -241,10 +265,11 @@ def test_hooks_come_in_order_and_go() -> None:
 
 def test_a_schedule_that_is_turned_off_is_removed_by_the_upgrade() -> None:
     hooks = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("unscheduled") if m["kind"] == "Job"}
-    assert hooks == {"backdrop-unschedule": "post-upgrade"}
-    upgraded = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("scheduled", "--is-upgrade") if hook(m)}
-    assert upgraded["backdrop-unpredict"] == "post-upgrade"
-    assert upgraded["backdrop-unschedule"] == "pre-delete"
+    assert hooks == {"backdrop-unschedule": "post-upgrade", "backdrop-unpredict": "post-upgrade"}
+    # Argo CD knows of no upgrade: it renders as for an installation, and runs what is after an upgrade, too.
+    scheduled = {m["metadata"]["name"]: hook(m)["hook"] for m in manifests("scheduled") if hook(m)}
+    assert scheduled["backdrop-unpredict"] == "post-upgrade"
+    assert scheduled["backdrop-unschedule"] == "pre-delete"
     # Where no Kubeflow is known there was no schedule.
     assert not [m for m in manifests() if m["kind"] == "Job"]
 

@@ -15,6 +15,14 @@ from tests.charts.rendering import CASES, Manifest, containers, manifests, named
 
 pytestmark = pytest.mark.e2e
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
+AMOUNTS = {"cpu", "memory", "ephemeral-storage"}  # a quota may demand requests and limits of each
+
+
+def disk(spec: Manifest) -> dict[str, Any]:
+    """The volume at /tmp."""
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == "tmp")
+    found: dict[str, Any] = volume["emptyDir"]
+    return found
 
 
 def violations(pod: Manifest, assigned: tuple[int | None, ...] = (1000, 1000)) -> Iterator[str]:
@@ -46,8 +54,10 @@ def violations(pod: Manifest, assigned: tuple[int | None, ...] = (1000, 1000)) -
             yield "home"
         if {"name": "tmp", "mountPath": "/tmp"} not in container["volumeMounts"]:
             yield "tmp"
-        if any(set(container["resources"].get(kind, {})) != {"cpu", "memory"} for kind in ("requests", "limits")):
+        if any(set(container["resources"].get(kind, {})) != AMOUNTS for kind in ("requests", "limits")):
             yield "resources"
+        if disk(spec).get("sizeLimit") != container["resources"]["limits"].get("ephemeral-storage"):
+            yield "disk"  # it would be evicted before the volume is full
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,6 +91,8 @@ def forget(*path: Any) -> Callable[[Manifest], None]:
         (forget("containers", 0, "securityContext", "capabilities"), "capabilities"),
         (forget("initContainers", 0, "securityContext", "readOnlyRootFilesystem"), "writable root"),
         (forget("containers", 0, "resources", "limits", "cpu"), "resources"),
+        (forget("initContainers", 0, "resources", "requests", "ephemeral-storage"), "resources"),
+        (lambda pod: disk(pod["spec"]).update(sizeLimit="1Ti"), "disk"),
         (forget("containers", 0, "volumeMounts", 0), "tmp"),
         (lambda pod: pod["spec"]["volumes"].append({"name": "node", "hostPath": {"path": "/"}}), "volume"),
         (lambda pod: pod["spec"].update(hostNetwork=True), "host"),
@@ -201,6 +213,22 @@ def test_policies_follow_the_addresses(
             for address in ("http://elsewhere.example:1", url)
         )
         assert [rule for rule in after if rule not in before] == [wanted]
+
+
+@pytest.mark.parametrize("key", ["mlflowFrom", "servingFrom"])
+@pytest.mark.parametrize("peers", ["[]", "null"])
+def test_an_empty_list_of_callers_is_nobody(key: str, peers: str) -> None:
+    """In a rule of Kubernetes an empty `from` is everybody."""
+    name = f"cutouts-{key.removesuffix('From')}"
+    policy = named("NetworkPolicy", name, "full", "--set-json", f"networkPolicy.{key}={peers}")
+    assert policy["spec"]["ingress"] == []
+
+
+def test_no_pod_starts_more_threads_than_its_limit_has_cores() -> None:
+    limit = {"resourceFieldRef": {"resource": "limits.cpu"}}
+    for name, pod in pods("full"):
+        for container in containers(pod) if not name.endswith("-mlflow") else ():
+            assert {"name": "OMP_NUM_THREADS", "valueFrom": limit} in container["env"], name
 
 
 def test_dns_is_kubernetes_and_openshifts() -> None:

@@ -1,6 +1,9 @@
 """Values: each is documented and has its type; a wrong one is refused with a word on what to do."""
 
+import copy
+import functools
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -8,10 +11,32 @@ import pytest
 import yaml
 
 from charts import readme
-from tests.charts.rendering import CHART, helm, rendered
+from tests.charts.rendering import CHART, LIVE, helm, rendered, values_of
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+# One or more of these fit each value.
+SAMPLES: list[Any] = [
+    *(True, False, 1, 2, 1100, 1101, 0.25, 0.5, "1", "2", "", "a", "b", "a.b/c", "a.b/d", "s3://a/b", "s3://a/c"),
+    *("http://a:1", "http://a:2", "models:/a@b", "models:/a/1", "0 0 0 0 0 0", "1 0 0 0 0 0", "0 0 0 0 0", "1 0 0 0 0"),
+    *(
+        "sha256:" + "a" * 64,
+        "sha256:" + "b" * 64,
+        "IfNotPresent",
+        "Always",
+        "fast",
+        "full",
+        "mask",
+        "alpha",
+        "png",
+        "webp",
+    ),
+    *("sqlite", "external", "::", "::1", "1Gi", [], {}, [{"name": "a"}], ["a"], {"a": "b"}, [{"key": "a"}]),
+    *([{"maxSkew": 1}], {"nodeAffinity": {}}, {"runAsUser": 1}, {"requests": {"cpu": "1"}}, {"periodSeconds": 1}),
+    *({"storage": "1Gi"}, [{"ports": [{"port": 1}]}], [{"podSelector": {"a": "b"}}], [{"a": "b"}]),
+]
+PLAIN = ("--set-json", 'image.digest=""', "--set-json", 'image.cpu.digest=""', "--set-json", "tuning.ray=false")
+OTHERS = (*values_of("full"), "--api-versions", LIVE, *PLAIN)
 KFP = "kfp.endpoint=http://kfp:8888"
 DATA = "pipeline.data=s3://photos/cars"
 
@@ -31,6 +56,30 @@ def differences(node: dict[str, Any], values: Any, path: str = "") -> list[str]:
     return differing
 
 
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The chart's values with another one; None takes it out, as Helm does."""
+    values = copy.deepcopy(VALUES)
+    *groups, key = path.split(".")
+    at = functools.reduce(dict.__getitem__, groups, values)
+    at[key] = value
+    if value is None:
+        del at[key]
+    return values
+
+
+@functools.cache
+def outcome(*options: str) -> tuple[str, str]:
+    """What the chart renders with everything on, and what it says."""
+    done = helm("template", "x", str(CHART), *OTHERS, *options)
+    return done.stdout, done.stderr
+
+
+def documented() -> dict[str, Any]:
+    """Every value with its default, without those that this chart doesn't use itself."""
+    rows = readme.rows((CHART / "values.yaml").read_text())
+    return {key: default for key, default, _ in rows if default is not None and key not in ("enabled", "global")}
+
+
 def objects(node: Any) -> list[dict[str, Any]]:
     """Every object schema that names its properties."""
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
@@ -44,7 +93,8 @@ def test_schema_is_a_schema() -> None:
 
 
 def test_schema_and_values_have_the_same_keys() -> None:
-    assert [path for path in differences(SCHEMA, VALUES) if not path.startswith(".jobs.resources")] == []
+    kubernetes = re.compile(r"\.(jobs\.resources|affinity|podSecurityContext|securityContext|tuning\.cluster)\b")
+    assert [path for path in differences(SCHEMA, VALUES) if not kubernetes.match(path)] == []
 
 
 def test_no_object_takes_a_key_that_it_does_not_name() -> None:
@@ -57,21 +107,20 @@ def test_no_object_takes_a_key_that_it_does_not_name() -> None:
 @pytest.mark.parametrize(
     ("path", "address"),
     [
-        (("kfp", "endpoint"), "https://{}kubeflow.example:8888/pipeline"),
-        (("tracking", "uri"), "https://{}mlflow.example"),
-        (("s3", "endpoint"), "http://{}minio:9000"),
-        (("pipeline", "data"), "s3://{}photos/cars"),
-        (("pipeline", "work"), "s3://{}photos/work"),
-        (("mlflow", "artifacts"), "s3://{}models"),
+        ("kfp.endpoint", "https://{}kubeflow.example:8888/pipeline"),
+        ("tracking.uri", "https://{}mlflow.example"),
+        ("s3.endpoint", "http://{}minio:9000"),
+        ("pipeline.data", "s3://{}photos/cars"),
+        ("pipeline.work", "s3://{}photos/work"),
+        ("mlflow.artifacts", "s3://{}models"),
     ],
 )
-def test_an_address_with_credentials_is_refused(path: tuple[str, str], address: str) -> None:
+def test_an_address_with_credentials_is_refused(path: str, address: str) -> None:
     """They would be in the release, in a ConfigMap and in the pipeline's parameters."""
-    group, key = path
     schema = jsonschema.Draft7Validator(SCHEMA)
-    assert schema.is_valid({group: {key: address.format("")}})
+    assert schema.is_valid(changed(path, address.format("")))
     for credentials in ("me:secret@", "token@", "me:se/cr@et@", "me@"):
-        assert not schema.is_valid({group: {key: address.format(credentials)}})
+        assert not schema.is_valid(changed(path, address.format(credentials)))
 
 
 def test_readme_is_up_to_date() -> None:
@@ -116,6 +165,19 @@ def test_every_value_is_documented() -> None:
         ("clusterDomain=cluster..", "at '/clusterDomain': 'cluster..' does not match pattern"),
         ("kfp.endpoint=http://", "at '/kfp/endpoint': 'http://' does not match pattern"),
         ("pipeline.files.network=x", "invalid propertyName 'network'"),
+        ("pipeline.labels.cost center=x", "invalid propertyName 'cost center'"),
+        ("commonLabels.a/b/c=x", "invalid propertyName 'a/b/c'"),
+        ("podSecurityContext.runAsUser=me", "at '/podSecurityContext/runAsUser': got string, want integer"),
+        ("podSecurityContext.runAsUsers=1", "additional properties 'runAsUsers' not allowed"),
+        ("securityContext.capabilities.drops[0]=ALL", "additional properties 'drops' not allowed"),
+        ("affinity.nodeAfinity.x=1", "at '/affinity': additional properties 'nodeAfinity' not allowed"),
+        ("tuning.cluster.head_cpus=2", "at '/tuning/cluster': additional properties 'head_cpus' not allowed"),
+        ("mlflow.readinessProbe.timeout=5", "invalid propertyName 'timeout'"),
+        ("image.repository=registry.example/b:1", "at '/image/repository': 'registry.example/b:1' does not match"),
+        ("image.repository=registry.example/b@sha256:1", "at '/image/repository': 'registry.example/b@sha256:1'"),
+        ("s3.region=eu central", "at '/s3/region': 'eu central' does not match pattern"),
+        ("mlflow.port=null", "at '/mlflow': missing property 'port'"),
+        ("mlflow=null", "missing property 'mlflow'"),
         ("mlflow.database=postgres", "at '/mlflow/database': value must be one of 'sqlite', 'external'"),
     ],
 )
@@ -167,6 +229,34 @@ def test_what_is_missing_is_reported(values: str, message: str) -> None:
     done = helm("template", "backdrop", str(CHART), "--set", values)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+EMPTY = {str: "", list: [], dict: {}}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("group", sorted(VALUES.keys() - {"enabled", "global"}))
+def test_null_is_refused_or_empty(group: str) -> None:
+    """As in `nodeSelector:` with nothing below it: Helm takes the default away, and templates find nothing there."""
+    schema = jsonschema.Draft7Validator(SCHEMA)
+    for path, default in documented().items():
+        full_map = isinstance(default, dict) and default  # which Helm merges with an empty one
+        if path.split(".")[0] == group and schema.is_valid(changed(path, None)) and not full_map:
+            null, empty = (
+                helm("template", "x", str(CHART), *values_of("full"), "--set-json", f"{path}={json.dumps(value)}")
+                for value in (None, EMPTY[type(default)])
+            )
+            assert (null.stdout, null.stderr) == (empty.stdout, empty.stderr), path
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("group", sorted(VALUES.keys() - {"enabled", "global"}))
+def test_every_value_changes_what_is_installed(group: str) -> None:
+    schema, own = jsonschema.Draft7Validator(SCHEMA), {path for path in documented() if path.split(".")[0] == group}
+    for path in own:
+        fits = (sample for sample in SAMPLES if schema.is_valid(changed(path, sample)))
+        made = (outcome("--set-json", f"{path}={json.dumps(one)}") for one in fits)
+        assert any(other != outcome() for other in made), path
 
 
 @pytest.mark.e2e

@@ -120,8 +120,18 @@ def test_every_key_of_a_yaml_block_exists(
             read_parameters(path, build_prediction(2))
         else:  # the chart's values
             schema = json.loads((ROOT / "charts/backdrop/values.schema.json").read_text())
-            schema.pop("required", None)
-            jsonschema.validate(content, schema)
+            defaults = yaml.safe_load((ROOT / "charts/backdrop/values.yaml").read_text())
+            jsonschema.validate(over(defaults, content), schema)
+
+
+def over(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The chart's values with these, as Helm merges them."""
+
+    def merged(key: str) -> Any:
+        before, value = defaults.get(key), values.get(key, defaults.get(key))
+        return over(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+
+    return {key: merged(key) for key in {**defaults, **values}}
 
 
 VARIES = re.compile(rf"[0-9a-f]{{12,64}}|\d[\d,]*(?:\.\d+)*|{HIDDEN}")

@@ -1,6 +1,6 @@
 {{/*
-Prefix of every object's name; short enough for the suffixes. A release's name may have dots and begin with a digit, a
-Service's may not.
+Prefix of every object's name; short enough for the suffixes: a CronJob's name has at most 52 characters. A release's name
+may have dots and begin with a digit, a Service's may not.
 */}}
 {{- define "backdrop.fullname" -}}
 {{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
@@ -10,7 +10,7 @@ Service's may not.
 {{- if regexMatch "^[0-9]" $name -}}
 {{- $name = printf "%s-%s" .Chart.Name .Release.Name -}}
 {{- end -}}
-{{- .Values.fullnameOverride | default $name | lower | replace "." "-" | replace "_" "-" | trunc 48 | regexFind "^.*[a-z0-9]" -}}
+{{- .Values.fullnameOverride | default $name | lower | replace "." "-" | replace "_" "-" | trunc 46 | regexFind "^.*[a-z0-9]" -}}
 {{- end }}
 
 {{/*
@@ -33,20 +33,31 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* Labels of every object. Takes a dict: root, component. */}}
+{{/* The chart's own labels, which no value replaces. Takes a dict: root, component. */}}
 {{- define "backdrop.labels" -}}
 {{ include "backdrop.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | replace "+" "_" | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/part-of: backdrop
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Labels of every pod. Takes a dict: root, component. */}}
-{{- define "backdrop.podLabels" -}}
-{{ include "backdrop.labels" . }}
-{{- with .root.Values.podLabels }}
-{{ toYaml . }}
+{{/* Labels and annotations of every object. Takes a dict: root, component; annotations (optional), its own. */}}
+{{- define "backdrop.about" -}}
+{{- $common := .root.Values -}}
+labels: {{- merge (include "backdrop.labels" . | fromYaml) ($common.commonLabels | default dict) | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) ($common.commonAnnotations | default dict) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The same of every pod. */}}
+{{- define "backdrop.podAbout" -}}
+{{- $pod := .root.Values -}}
+{{- $labels := merge (include "backdrop.labels" . | fromYaml) ($pod.podLabels | default dict) ($pod.commonLabels | default dict) -}}
+labels: {{- toYaml $labels | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) ($pod.podAnnotations | default dict) ($pod.commonAnnotations | default dict) }}
+annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -133,7 +144,7 @@ http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{
 {{- range list $short $long (printf "%s.svc" $long) $full "localhost" "127.0.0.1" -}}
 {{- $hosts = concat $hosts (list . (printf "%s:%v" . $.Values.mlflow.port)) -}}
 {{- end -}}
-{{- concat $hosts .Values.mlflow.allowedHosts | join "," -}}
+{{- concat $hosts (.Values.mlflow.allowedHosts | default list) | join "," -}}
 {{- end }}
 
 {{/* The claim of MLflow's volume: our own or an existing one; empty if neither database nor artifacts need it. */}}
@@ -150,9 +161,15 @@ accelerator: {{ .accelerator | quote }}
 gpus: {{ .gpus | quote }}
 cpu: {{ .cpu | quote }}
 memory: {{ .memory | quote }}
-node_selector: {{ .nodeSelector | toJson }}
-tolerations: {{ .tolerations | toJson }}
+node_selector: {{ .nodeSelector | default dict | toJson }}
+tolerations: {{ .tolerations | default list | toJson }}
 {{- end }}
+{{- end }}
+
+{{/* Settings of the Ray cluster: its pods have the tasks' account, and so their pull secrets and their role in a cloud. */}}
+{{- define "backdrop.rayCluster" -}}
+{{- $account := .Values.tuning.ray | ternary (dict "service_account" .Values.schedule.serviceAccount) dict -}}
+{{- merge (dict) (.Values.tuning.cluster | default dict) $account | toJson -}}
 {{- end }}
 
 {{/* The files in /etc/backdrop: the pipeline's run-time parameters, and pipeline.files. */}}
@@ -168,7 +185,7 @@ params.yaml: |
   promotion: {{ .promotion }}
   {{- end }}
   ray_workers: {{ int .Values.tuning.workers }}
-  ray_cluster: {{ .Values.tuning.cluster | toJson }}
+  ray_cluster: {{ include "backdrop.rayCluster" . }}
   {{- include "backdrop.gpuNodePool" . | nindent 2 }}
 {{- if .Values.prediction.schedule }}
 prediction.yaml: |
@@ -178,7 +195,7 @@ prediction.yaml: |
   out: {{ .out | quote }}
   work: {{ .work | quote }}
   format: {{ .format }}
-  background: {{ .background | quote }}
+  background: {{ .background | default "" | quote }}
   crop: {{ float64 .crop | printf "%.2f" }}
   type: {{ .type }}
   {{- end }}
@@ -196,7 +213,7 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 {{- define "backdrop.egressTo" -}}
 {{- with .url -}}
 {{- $url := urlParse . -}}
-{{- $host := trimSuffix "." $url.hostname -}}
+{{- $host := trimSuffix "." (lower $url.hostname) -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "https" | ternary "443" "80") -}}
 {{- $service := trimSuffix (printf ".%s" $.root.Values.clusterDomain) $host -}}
 {{- $inside := or (hasSuffix ".svc" $service) (not (regexMatch "[.:]" $service)) -}}
@@ -226,6 +243,17 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 {{- end -}}
 {{- end }}
 
+{{/* Ingress from the peers in a list; from nobody if it is empty, which in a rule would mean everybody. */}}
+{{- define "backdrop.ingress" -}}
+{{- if . -}}
+ingress:
+  - from: {{- toYaml . | nindent 6 }}
+    ports: [{protocol: TCP, port: http}]
+{{- else -}}
+ingress: []
+{{- end -}}
+{{- end }}
+
 {{/* A company's proxy and certificates, from the ConfigMap that the pipeline's tasks read too. No proxy reaches a Service. */}}
 {{- define "backdrop.networkEnv" -}}
 - name: NETWORK_NO_PROXY
@@ -246,6 +274,17 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 - name: {{ . }}
   valueFrom: {secretKeyRef: {name: backdrop, key: {{ . }}, optional: true}}
 {{- end }}
+{{- end }}
+
+{{/* Otherwise its networks would use as many threads as the node has cores. */}}
+{{- define "backdrop.threadsEnv" -}}
+- name: OMP_NUM_THREADS
+  valueFrom: {resourceFieldRef: {resource: limits.cpu}}
+{{- end }}
+
+{{/* A volume on the node's disk. A container can write nowhere else, so its limit is the volume's. Takes its resources. */}}
+{{- define "backdrop.disk" -}}
+emptyDir: {{ with get (.limits | default dict) "ephemeral-storage" }}{sizeLimit: {{ . }}}{{ else }}{}{{ end }}
 {{- end }}
 
 {{/* Where a pod runs, and its pull secrets. Service links would set variables such as MLFLOW_PORT, which MLflow reads. */}}
@@ -275,11 +314,12 @@ priorityClassName: {{ . }}
 A pod that runs one command in Backdrop's image, with a token for Kubeflow Pipelines. Takes a dict: root, account,
 command (a list); files (optional), the ConfigMap to mount at /etc/backdrop; tracking (optional), true for the environment
 of the pipeline's tasks; kubernetes (optional), true for a token of the Kubernetes API; volume (optional), the claim to mount
-at /mnt/backdrop; resources and storage (optional), if not those of other Jobs, storage for /tmp.
+at /mnt/backdrop; resources (optional), if not those of other Jobs.
 */}}
 {{- define "backdrop.jobPod" -}}
 {{- $image := include "backdrop.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) -}}
 {{- $cpu := include "backdrop.image" (dict "image" .root.Values.image.cpu "tag" .root.Chart.AppVersion) -}}
+{{- $resources := .resources | default .root.Values.jobs.resources -}}
 restartPolicy: Never
 serviceAccountName: {{ .account }}
 automountServiceAccountToken: {{ .kubernetes | default false }}
@@ -292,6 +332,7 @@ containers:
     command: {{ .command | toJson }}
     env:
       - {name: HOME, value: /tmp}
+      {{- include "backdrop.threadsEnv" . | nindent 6 }}
       # The tasks' images, for Jobs that compile the pipeline.
       - {name: BACKDROP_IMAGE, value: {{ $image | quote }}}
       - {name: BACKDROP_CPU_IMAGE, value: {{ $cpu | quote }}}
@@ -301,7 +342,7 @@ containers:
       {{- if .tracking }}
       {{- include "backdrop.trackingEnv" .root | trim | nindent 6 }}
       {{- end }}
-    resources: {{- toYaml (.resources | default .root.Values.jobs.resources) | nindent 6 }}
+    resources: {{- toYaml $resources | nindent 6 }}
     securityContext: {{- toYaml .root.Values.securityContext | nindent 6 }}
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
@@ -315,7 +356,7 @@ containers:
       {{- end }}
 volumes:
   - name: tmp
-    emptyDir: {sizeLimit: {{ .storage | default "1Gi" }}}
+    {{- include "backdrop.disk" $resources | nindent 4 }}
   - name: network
     configMap: {name: backdrop-network, optional: true}
   - name: kfp-token
@@ -335,7 +376,7 @@ volumes:
 {{/* Refuses values that can't work, and says what to do. */}}
 {{- define "backdrop.check" -}}
 {{- $trains := or .Values.schedule.enabled .Values.preflight.enabled -}}
-{{- $needsKfp := or $trains (ne .Values.prediction.schedule "") -}}
+{{- $needsKfp := or $trains .Values.prediction.schedule -}}
 {{- range $key := list "images" "out" "work" -}}
 {{- if and $.Values.prediction.schedule (not (get $.Values.prediction $key)) -}}
 {{- fail (printf "prediction.%s is empty. Set it to an S3 address, or to a folder in pipeline.volume: --set prediction.%s=s3://BUCKET/FOLDER" $key $key) -}}
