@@ -31,7 +31,7 @@ def cpu_limit() -> int | None:
     """
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, v1
         with contextlib.suppress(OSError, ValueError):  # another version, or "max"
-            quota, period = map(int, " ".join((CGROUP / name).read_text() for name in names).split())
+            quota, period = map(int, " ".join((CGROUP / name).read_text(encoding="utf-8") for name in names).split())
             return max(1, math.ceil(quota / period)) if quota > 0 else None
     return None
 
