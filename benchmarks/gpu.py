@@ -46,6 +46,7 @@ PREDICTED = 48
 LATEST_S = 400  # no row begins later
 ROUNDS, ROUND_S = 5, 0.4
 COMPILED, AUTOTUNED = ", compiled", ", cuDNN autotuned"
+EACH_NETWORK, LATE_PREDICTIONS = ("", COMPILED), (AUTOTUNED, COMPILED)
 WAYS = {  # measured with the first network alone
     "fp32 with TF32": {"compute.precision": "tf32"},
     "fp32 without TF32": {"compute.precision": "fp32"},
@@ -226,13 +227,13 @@ def run(ensemble: Ensemble, photos: Sequence[Photo], results: Results, where: to
     whole = random_model(ensemble)
     alone = {name: EnsembleModel((random_member(part.resolve(), 0),), {}) for name, part in networks.items()}
     results.row("predict", partial(predict, whole, ""))
-    for suffix in ("", COMPILED):
+    for suffix in EACH_NETWORK:
         compiled = {"compute.compile": bool(suffix)}
         for name, part in networks.items():
             results.row(name + suffix, partial(train, resolve(part, compiled)))
             results.row(f"{name} predicts{suffix}", partial(predict, alone[name], suffix))
         results.row("hours" + suffix, partial(hours, ensemble, results, suffix))
-    for way in (AUTOTUNED, COMPILED):
+    for way in LATE_PREDICTIONS:
         results.row("predict" + way, partial(predict, whole, way))
     name, part = next(iter(networks.items()))
     for way, settings in WAYS.items():
