@@ -9,10 +9,10 @@ from backdrop.components.image import component
 def predict(
     plan: dsl.Input[dsl.Artifact],
     number: int,
-    format: str,  # noqa: A002  # the step's parameter
+    format: str,  # noqa: A002  # named as the command's option
     background: str,
     crop: float,
-    type: str,  # noqa: A002  # as above
+    type: str,  # noqa: A002  # named as the command's option
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Predicts a share, unless its output is whole, and returns the address of its results.

@@ -12,10 +12,10 @@ def shard(
     model: str,
     out: str,
     work: str,
-    format: str,  # noqa: A002  # the step's parameter
+    format: str,  # noqa: A002  # named as the command's option
     background: str,
     crop: float,
-    type: str,  # noqa: A002  # as above
+    type: str,  # noqa: A002  # named as the command's option
     groups: list,
     gpus: str,
     cpu: str,

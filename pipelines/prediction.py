@@ -38,10 +38,10 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
         model: str,
         out: str,
         work: str,
-        format: str = "cutout",  # noqa: A002  # the step's parameter
+        format: str = "cutout",  # noqa: A002  # named as the command's option
         background: str = "",
         crop: float = -1.0,
-        type: str = "png",  # noqa: A002  # as above
+        type: str = "png",  # noqa: A002  # named as the command's option
         accelerator: str = "nvidia.com/gpu",
         gpus: str = "1",
         cpu: str = "4",
@@ -105,10 +105,10 @@ def _shares(tasks: Sequence[str], retries: int) -> GraphComponent:
     @with_parameters([f"{GPUS}_{number}" for number in range(len(tasks))])
     def graph(
         plan: dsl.Input[dsl.Artifact],
-        format: str,  # noqa: A002  # the step's parameter
+        format: str,  # noqa: A002  # named as the command's option
         background: str,
         crop: float,
-        type: str,  # noqa: A002  # as above
+        type: str,  # noqa: A002  # named as the command's option
         accelerator: str,
         cpu: str,
         memory: str,

@@ -184,7 +184,7 @@ def training(
             report, judged = evaluation["report"], evaluation["Output"]
             registered = register(**common, members=judged, report=report, name=name)
             model = configure(registered, SIGNING_KEY, TRUSTED_KEY).outputs["Output"]
-            with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # as above
+            with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # KFP compiles the comparison
                 configure(promote(data=source.data, name=model, report=report), TRUSTED_KEY)
 
     return graph

@@ -25,6 +25,7 @@ from backdrop.data.listing import (
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
     PassedOver,
+    bad_name,
     list_images,
     normalized,
     printable,
@@ -389,5 +390,4 @@ def _name(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Ph
 
 def _bad_names(*groups: Iterable[PassedOver]) -> Iterator[Fault]:
     for one in (one for group in groups for one in group if one.reason in BAD_NAMES):
-        what = f"has a {one.reason.replace('name', 'name that')}"
-        yield Fault(level="error", file=one.file, what=what, remedy="Rename it")
+        yield Fault(level="error", file=one.file, what=bad_name(one.reason), remedy="Rename it")

@@ -112,6 +112,11 @@ def name_fault(path: Path) -> str:
     return TOO_LONG if len(path.stem.encode()) > LONGEST else ""
 
 
+def bad_name(fault: str) -> str:
+    """One of `BAD_NAMES` as a message says it of a file, such as `has a name that is too long`."""
+    return f"has a {fault.replace('name', 'name that', 1)}"
+
+
 def normalized(name: str) -> str:
     """A name with composed accents (NFC), because macOS decomposes them."""
     return unicodedata.normalize("NFC", name)

@@ -14,6 +14,7 @@ from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     Listing,
     PassedOver,
+    bad_name,
     list_tree,
     name_fault,
     normalized,
@@ -148,7 +149,7 @@ def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
             return path, list_tree(path, IMAGE_SUFFIXES, skipped)
         if path.exists():
             if fault := name_fault(path):
-                raise DataError(f"{printable(path)} has a {fault.replace('name', 'name that')}", "Rename it")
+                raise DataError(f"{printable(path)} {bad_name(fault)}", "Rename it")
             return path.parent, Listing((path,), ())  # whatever its suffix says
         return _expand(address, skipped)
     except OSError as error:

@@ -88,12 +88,7 @@ def choose(
 ) -> str:
     """The YAML of the best ensemble for a budget that has room for a member, with the reasons in its comments.
 
-    Args:
-        config: the ensemble to choose from, resolved.
-        budget: what its networks may take.
-        dice: of each set of recipes out of fold.
-        speed: the recipes' seconds.
-        members: the ensemble's.
+    The arguments are those of `write_choice`, but `members` are all that there are.
     """
     recipes = choose_recipes(budget.seconds, dice, speed.seconds)
     return write_choice(config, budget, dice, speed, choose_members(recipes, budget.seconds, speed.seconds, members))

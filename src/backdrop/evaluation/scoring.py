@@ -270,7 +270,7 @@ class _Judging:
         self._band = Band(self._truth[self._rows])
 
     def begin(self, rows: slice) -> None:
-        """Goes on with these rows."""
+        """Starts on these rows, of which no member's answer is known yet."""
         self._rows, self._band = rows, Band(self._truth[rows])
         self._means = {name: Mean() for name in self._weights}
 
