@@ -58,7 +58,11 @@ def load(champion: Version) -> "EnsembleModel":
 
 
 def known_objects(plan: FoldPlan, champion: Version) -> list[str]:
-    """Objects of the plan's holdout on which the champion's members trained or chose their epochs."""
+    """Objects of the plan's holdout on which the champion's members trained or chose their epochs.
+
+    Those that they know by pseudo-labels alone aren't among them: no mask told the members more than they knew, and if
+    having seen the photographs helps, it helps the champion to stay.
+    """
     places = plan_of(champion).assignment()
     return sorted({row.object for row in plan.holdout if places.get(row.object) is not None})
 
