@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from backdrop.common.errors import MemberError, StorageError
 from backdrop.evaluation import metrics
-from backdrop.evaluation.metrics import bootstrap, mean_dice, object_means, summarize
+from backdrop.evaluation.metrics import bootstrap, estimate, object_means, summarize
 from backdrop.evaluation.records import Estimate, Score, dump_evaluation, dump_scores, read_scores
 from backdrop.evaluation.slices import measure_traits, slice_groups
 
@@ -40,21 +40,21 @@ def score_lists(draw: st.DrawFn) -> list[Score]:
 
 def test_objects_count_alike_however_many_views_they_have() -> None:
     scores = [score("a_01", 0.9), score("a_02", 0.7), score("a_03", 0.8), score("b_01", 0.4)]
-    assert mean_dice(scores) == pytest.approx((0.8 + 0.4) / 2)
+    assert estimate(scores).dice == pytest.approx((0.8 + 0.4) / 2)
 
 
 @given(score_lists(), st.randoms(use_true_random=False))
-def test_mean_dice_is_that_of_a_plain_loop_in_any_order(scores: list[Score], chance: random.Random) -> None:
+def test_the_mean_is_that_of_a_plain_loop_in_any_order(scores: list[Score], chance: random.Random) -> None:
     if not scores:
         with pytest.raises(ValueError, match="no objects"):
-            mean_dice(scores)
+            estimate(scores)
         return
     groups = defaultdict(list)
     for one in scores:
         groups[one.object].append(one.dice)
     expected = statistics.fmean(statistics.fmean(group) for group in groups.values())
-    assert mean_dice(scores) == pytest.approx(expected)
-    assert mean_dice(chance.sample(scores, len(scores))) == mean_dice(scores)
+    assert estimate(scores).dice == pytest.approx(expected)
+    assert estimate(chance.sample(scores, len(scores))) == estimate(scores)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

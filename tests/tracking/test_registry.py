@@ -20,7 +20,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan, read_plan
-from backdrop.evaluation.metrics import mean_dice
+from backdrop.evaluation.metrics import estimate
 from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import content_key
@@ -261,7 +261,7 @@ def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     assert verdict.objects == 14
     plan, digests = wide.read()
     model = load_ensemble(fetch_version(f"models:/{name}/1"))
-    old = mean_dice(score_holdout(open_dataset(wide.data), plan, digests, model))
+    old = estimate(score_holdout(open_dataset(wide.data), plan, digests, model)).dice
     run = connect().get_run(second.run_id)
     assert verdict.difference == pytest.approx(run.data.metrics["holdout_dice"] - old)
 

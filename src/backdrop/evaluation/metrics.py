@@ -44,15 +44,6 @@ def object_means(values: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {name: math.fsum(groups[name]) / len(groups[name]) for name in sorted(groups)}
 
 
-def mean_dice(scores: Iterable[Score]) -> float:
-    """Mean over objects of the mean over each object's images.
-
-    Raises:
-        ValueError: if there are no scores, or one is not a number.
-    """
-    return _mean(object_means((score.object, score.dice) for score in scores))
-
-
 def bootstrap(values: Mapping[str, float]) -> Interval:
     """Mean of the objects' values and its 95 % interval, by resampling the objects with replacement.
 
@@ -76,7 +67,11 @@ def bootstrap(values: Mapping[str, float]) -> Interval:
 
 
 def estimate(scores: Iterable[Score]) -> Estimate:
-    """Mean Dice of scores with its interval (None for a single object); raises the errors of `mean_dice`."""
+    """Mean over objects of the mean Dice of each one's images, with its interval (None for a single object).
+
+    Raises:
+        ValueError: if there are no scores, or a Dice is not a number.
+    """
     return estimate_values((score.object, score.dice) for score in scores)
 
 
