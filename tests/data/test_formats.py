@@ -80,6 +80,21 @@ def test_photographs_are_turned_as_a_viewer_shows_them(kind: str, orientation: i
     exif[0x0112] = orientation
     data = saved(scene(20, 30), kind, exif=exif)
     assert np.array_equal(formats.decode_photo(data, "a"), by_opencv(data))
+    assert formats.shape_of(data) == by_opencv(data).shape[:2]
+
+
+@given(st.integers(128, 600), st.integers(128, 600), st.sampled_from([0, 1, 2]), st.booleans(), st.integers(1, 8))
+def test_a_shrunk_jpeg_has_the_thumbnail_of_the_whole(
+    height: int, width: int, sampling: int, progressive: bool, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = cv2.GaussianBlur(scene(height, width), (0, 0), 3)  # still rougher than photographs
+    data = saved(image, "JPEG", quality=95, subsampling=sampling, progressive=progressive, exif=exif)
+    shrunk, whole = formats.decode_photo(data, "a", least=128), formats.decode_photo(data, "a")
+    assert min(shrunk.shape[:2]) >= 128
+    thumbnails = [cv2.resize(each, (32, 32), interpolation=cv2.INTER_AREA).astype(int) for each in (shrunk, whole)]
+    assert np.sqrt(np.square(thumbnails[0] - thumbnails[1]).mean()) < 1.5  # near duplicates differ by less than 2
 
 
 def test_a_hole_in_a_jpeg_is_found_with_libjpeg_s_own_words() -> None:
@@ -97,6 +112,14 @@ def warned_by_libjpeg(data: bytes, capfd: pytest.CaptureFixture[str]) -> bool:
     return bool(capfd.readouterr().err)
 
 
+def damage_of(data: bytes, least: int) -> str:
+    try:
+        formats.decode_photo(data, "a", least)
+    except DataError as error:
+        return error.what
+    return ""
+
+
 def test_what_libjpeg_warns_of_is_damage_and_nothing_else_is(capfd: pytest.CaptureFixture[str]) -> None:
     random = np.random.default_rng(0)
     data = saved(scene(100, 150), "JPEG", quality=90)
@@ -105,13 +128,10 @@ def test_what_libjpeg_warns_of_is_damage_and_nothing_else_is(capfd: pytest.Captu
     for _ in range(200):
         changed = bytearray(data)
         changed[int(random.integers(scan, len(data) - 2))] ^= int(random.integers(1, 256))
-        try:
-            formats.decode_photo(bytes(changed), "a")
-            damaged = False
-        except DataError:
-            damaged = True
-        assert damaged == warned_by_libjpeg(bytes(changed), capfd)
-        count += damaged
+        damage = [damage_of(bytes(changed), least) for least in (0, 8, 32)]
+        assert bool(damage[0]) == warned_by_libjpeg(bytes(changed), capfd)
+        assert len({*damage}) == 1
+        count += bool(damage[0])
     assert count > 50
 
 

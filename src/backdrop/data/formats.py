@@ -11,7 +11,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import cv2
@@ -38,6 +39,7 @@ HARMLESS = (
 # In a JPEG's scan, what begins the next segment: 0xff isn't followed by zero, a restart marker or padding there.
 SEGMENT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 
 Pixels = NDArray[np.uint8]
@@ -69,28 +71,31 @@ def max_pixels() -> int:
     return read_count("BACKDROP_MAX_PIXELS", MAX_PIXELS, "Set it to a number of pixels, such as 300000000")
 
 
-def decode_photo(data: bytes, name: object) -> Pixels:
+def decode_photo(data: bytes, name: object, least: int = 0) -> Pixels:
     """A photograph as a viewer shows it (EXIF orientation applied): (H, W, 3) RGB, 0..255.
 
     Args:
         data: the file's bytes.
         name: its name in messages.
+        least: if set, a JPEG of at least this height and width may come shrunk down to that. It takes a fraction of the
+            time, and finds the same damage.
 
     Raises:
         DataError: if it is damaged, too large, or not a readable image.
     """
-    with decoded(data, name) as image:
+    with decoded(data, name, least) as image:
         return image
 
 
 @contextlib.contextmanager
-def decoded(data: bytes, name: object) -> Iterator[Pixels]:
+def decoded(data: bytes, name: object, least: int = 0) -> Iterator[Pixels]:
     """Like `decode_photo`, for pixels that are needed only inside the block.
 
     Blocks that run side by side wait for each other where their photographs would be too large together.
     """
     file_format, pixels = examine(data, name)
-    decoders = {"jpeg": _decode_jpeg, "heic": _decode_heic, "png": _opencv}
+    jpeg = partial(_decode_jpeg, least=least)
+    decoders: dict[str, Callable[[bytes], Pixels]] = {"jpeg": jpeg, "heic": _decode_heic, "png": _opencv}
     with _room.take(pixels):
         with _readable(name):
             image = np.ascontiguousarray(decoders.get(file_format, _decode_other)(data))
@@ -123,6 +128,13 @@ def decoded_levels(data: bytes, name: object) -> Iterator[Levels]:
         yield levels
 
 
+def shape_of(data: bytes) -> tuple[int, int]:
+    """The height and width of a readable image as a viewer shows it."""
+    width, height = _size(data)
+    turned_already = format_of(data) in ("heic", "tiff")
+    return (width, height) if not turned_already and orientation_of(data) in SWAPPING else (height, width)
+
+
 def orientation_of(data: bytes) -> int:
     """The EXIF orientation 1..8 of a readable image; 1 for HEIC, whose decoder applies it."""
     return 1 if format_of(data) == "heic" else _orientation(_pillow(data))
@@ -130,7 +142,7 @@ def orientation_of(data: bytes) -> int:
 
 def turn(image: Any, orientation: int) -> Any:
     """Applies an EXIF orientation 1..8 to an image or a mask (H, W, ...)."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in SWAPPING:
         image = image.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
@@ -163,7 +175,7 @@ def examine(data: bytes, name: object) -> tuple[str, int]:
     if file_format == "png" and (damage := _png_damage(data)):
         raise DataError(f"{name} {damage}", COPY_AGAIN)
     with _readable(name):
-        width, height = _heif(data).size if file_format == "heic" else _pillow(data).size
+        width, height = _size(data)
     if width * height > max_pixels():
         what = f"{name} has {width}x{height} pixels, more than the {max_pixels():,} that are decoded"
         raise TooLargeError(what, "Scale it down, or set BACKDROP_MAX_PIXELS")
@@ -234,6 +246,12 @@ def _pillow(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
+def _size(data: bytes) -> tuple[int, int]:
+    """The width and height as stored, from the header."""
+    size: tuple[int, int] = (_heif(data) if format_of(data) == "heic" else _pillow(data)).size
+    return size
+
+
 def _load(data: bytes) -> Image.Image:
     image = _pillow(data)
     image.load()
@@ -251,10 +269,10 @@ def _decode_heic(data: bytes) -> Pixels:
     return np.asarray(_heif(data).to_pillow().convert("RGB"))
 
 
-def _decode_jpeg(data: bytes) -> Pixels:
+def _decode_jpeg(data: bytes, least: int) -> Pixels:
     """Decodes by libjpeg-turbo: bit by bit as OpenCV does, but with its warnings."""
     try:
-        image = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        image = simplejpeg.decode_jpeg(data, "RGB", strict=True, min_height=least, min_width=least)
     except ValueError as error:
         if damage := _jpeg_damage(data, str(error)):
             raise DataError(damage, COPY_AGAIN) from error

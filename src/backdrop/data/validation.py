@@ -15,7 +15,7 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, read_file
-from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of
+from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of, shape_of
 from backdrop.data.listing import BAD_NAMES, printable
 from backdrop.data.mask_files import MaskFile, interpret
 
@@ -84,8 +84,8 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
     try:
         data = read_file(photo.image)
         digest = storage.sha256(data)
-        image = decode_photo(data, printable(photo.image))
-        size, thumbnail = _size(image), masks.resize(image, THUMBNAIL, THUMBNAIL)
+        image = decode_photo(data, printable(photo.image), least=4 * THUMBNAIL)
+        size, thumbnail = _size(shape_of(data)), masks.resize(image, THUMBNAIL, THUMBNAIL)
     except DataError as error:
         faults.append(_fault(photo.image, error))
     if photo.mask is None:
@@ -103,14 +103,14 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
     return Look(photo, faults, size, thumbnail, (digest, mask_digest), area)
 
 
-def _size(image: NDArray[np.generic]) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _mask_faults(path: Path, file: MaskFile, size: str | None) -> list[Fault]:
     """A mask's faults; `size` is the photograph's, if it could be read."""
     faults = []
-    own = _size(file.content)
+    own = _size(file.content.shape)
     if size is not None and own != size:
         remedy = "Export both at one size (mind an EXIF rotation of the photograph)"
         faults.append(_error(path, f"is {own}, but its photograph is {size}", remedy))
