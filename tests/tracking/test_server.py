@@ -67,6 +67,8 @@ from backdrop.cli.app import main
 ONCE = f"{HIDE}main()"
 EACH = f"""{HIDE}
 import json
+from backdrop.common import progress
+progress.HEARTBEAT_S = 1e6  # however busy the machine is
 for words in json.loads(sys.argv[1]):
     sys.argv[1:] = words
     try: main()
