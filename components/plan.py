@@ -21,6 +21,9 @@ def plan(
     cpu: str,
     memory: str,
     node_selector: dict,
+    tolerations: list,
+    cpu_node_selector: dict,
+    cpu_tolerations: list,
     plans: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Markdown],
     missing: dsl.OutputPath(str),  # type: ignore[valid-type]  # KFP's way to name an output's file
@@ -29,6 +32,7 @@ def plan(
 
     `config` is the ensemble's YAML; `objects` 0 and empty `folds` mean all; `searches` is where searches write.
     `groups` are the tasks that may need a GPU, by their sub-pipelines; what follows is what such a task gets.
+    One whose result exists goes to the nodes without a GPU, the last two.
     """
     from pathlib import Path
 
@@ -47,5 +51,6 @@ def plan(
     summary.metadata.update(record.model_dump(mode="json"))
     Path(summary.path).write_text(plan_page(record, name), encoding="utf-8")
     Path(missing).write_text(", ".join(record.missing), encoding="utf-8")
-    write_places(Path(missing).parent, groups, record.missing, gpus, (cpu, memory, node_selector))
+    nodes = (node_selector, tolerations), (cpu_node_selector, cpu_tolerations)
+    write_places(Path(missing).parent, groups, record.missing, (gpus, cpu, memory), *nodes)
     return bool(record.missing)

@@ -21,6 +21,9 @@ def shard(
     cpu: str,
     memory: str,
     node_selector: dict,
+    tolerations: list,
+    cpu_node_selector: dict,
+    cpu_tolerations: list,
     plan: dsl.Output[dsl.Artifact],
     summary: dsl.Output[dsl.Markdown],
     missing: dsl.OutputPath(str),  # type: ignore[valid-type]  # KFP's way to name an output's file
@@ -28,7 +31,7 @@ def shard(
     """Writes the plan of the shares, and returns whether there are new photographs; `missing` names the tasks to run.
 
     `crop` below 0 keeps a photograph's frame. `groups` are the tasks of the shares; what follows is what a task gets
-    whose share isn't predicted yet.
+    whose share isn't predicted yet; one whose is goes to the nodes without a GPU, the last two.
     """
     from pathlib import Path
 
@@ -49,5 +52,6 @@ def shard(
     Path(summary.path).write_text(shard_page(made), encoding="utf-8")
     due = [tasks[number - 1] for number in made.missing]
     Path(missing).write_text(", ".join(due), encoding="utf-8")
-    write_places(Path(missing).parent, groups, due, gpus, (cpu, memory, node_selector))
+    nodes = (node_selector, tolerations), (cpu_node_selector, cpu_tolerations)
+    write_places(Path(missing).parent, groups, due, (gpus, cpu, memory), *nodes)
     return bool(made.versions)

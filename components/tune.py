@@ -24,6 +24,8 @@ def tune(
     memory: str,
     node_selector: dict,
     tolerations: list,
+    head_node_selector: dict,
+    head_tolerations: list,
     cluster: dict,
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
@@ -52,6 +54,7 @@ def tune(
 
     pods = {"image": image, "workers": workers, "accelerator": accelerator, "memory": memory}
     pods |= {"gpus": int(gpus), "cpu": cpu, "node_selector": node_selector, "tolerations": tolerations}
+    pods |= {"head_node_selector": head_node_selector, "head_tolerations": head_tolerations}
     cluster_file = as_file(json.dumps(cluster | pods)) if workers else nullcontext()
     with failure_sent("tune"), recipe_file(config.path, recipe) as path, cluster_file as cluster_path:
         plan, resources = recipe_plan(plans.path, config.path, recipe), Resources(cluster=cluster_path)

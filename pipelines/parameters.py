@@ -31,6 +31,10 @@ OWN = {
         key: f"it is the parameter {key}, of GPU tasks too"
         for key in ("accelerator", "gpus", "cpu", "memory", "node_selector", "tolerations")
     },
+    **{
+        f"head_{key}": f"it is the parameter cpu_{key}, of tasks without a GPU too"
+        for key in ("node_selector", "tolerations")
+    },
 }
 # Kubernetes checks these only when it creates a pod, hours into a run.
 QUANTITIES = {"cpu": "a number of cores such as 4 or 500m", "memory": "a size such as 16Gi"}
@@ -64,16 +68,14 @@ def with_defaults(values: Mapping[str, Any], package: Package) -> dict[str, Any]
 
 
 def tolerations_of(source: str, values: list[Any]) -> list[Toleration]:
-    """Tolerations as records.
+    """Tolerations as records; `source` is what an error begins with.
 
     Raises:
         ConfigError: if one doesn't have Kubernetes' form.
     """
     if not all(isinstance(value, dict) for value in values):
-        raise ConfigError(
-            f"{source}: tolerations must be a list of mappings", "Write each as {key: …, operator: Exists}"
-        )
-    return [parse(Toleration, value, f"{source}: tolerations") for value in values]
+        raise ConfigError(f"{source} must be a list of mappings", "Write each as {key: …, operator: Exists}")
+    return [parse(Toleration, value, source) for value in values]
 
 
 def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
@@ -93,10 +95,10 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
         raise ConfigError(f"{path}: {name} is {value}", f"Give at least {MINIMUM[name]}")
     if name == "accelerator" and not RESOURCE.fullmatch(value):
         raise ConfigError(f"{path}: {name} is {value!r}", "Give a resource's whole name, such as nvidia.com/gpu")
-    if name == "node_selector":
-        _check_labels(f"{path}: node_selector", value)
-    if name == "tolerations":
-        tolerations_of(str(path), value)
+    if name.endswith("node_selector"):
+        _check_labels(f"{path}: {name}", value)
+    if name.endswith("tolerations"):
+        tolerations_of(f"{path}: {name}", value)
     if name == "ray_cluster":
         _check_cluster(path, value)
 

@@ -17,7 +17,16 @@ from backdrop.components.places import GPUS
 from backdrop.components.predict import predict
 from backdrop.components.shard import shard
 from backdrop.config.cluster import NODE_SELECTOR, PIPELINE, RETRIES, TOLERATIONS, TRUSTED_KEY
-from backdrop.pipelines.task_settings import GpuPool, configure, named, on_gpu, places_of, with_parameters, with_places
+from backdrop.pipelines.task_settings import (
+    CpuNodes,
+    GpuPool,
+    named,
+    on_cpu,
+    on_gpu,
+    places_of,
+    with_parameters,
+    with_places,
+)
 
 NAME = "prediction"
 
@@ -48,6 +57,8 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
         memory: str = "16Gi",
         node_selector: dict[str, str] = NODE_SELECTOR,
         tolerations: list[dict[str, str]] = TOLERATIONS,
+        cpu_node_selector: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
+        cpu_tolerations: list[dict[str, str]] = [],  # noqa: B006
     ) -> None:
         """Predicts the photographs that have no results yet.
 
@@ -66,10 +77,13 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
             memory: memory of each share's task, /dev/shm included.
             node_selector: labels of the GPU nodes.
             tolerations: tolerations of the GPU nodes' taints.
+            cpu_node_selector: labels of the nodes for tasks without a GPU.
+            cpu_tolerations: tolerations of those nodes' taints.
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
+        nodes = CpuNodes(cpu_node_selector, cpu_tolerations)
         style = {"format": format, "background": background, "crop": crop, "type": type}
-        sharing = configure(
+        sharing = on_cpu(
             with_places(shard, groups)(
                 images=images,
                 model=model,
@@ -81,7 +95,10 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
                 cpu=cpu,
                 memory=memory,
                 node_selector=node_selector,
+                tolerations=tolerations,
+                **nodes.inputs(),
             ),
+            nodes,
             TRUSTED_KEY,
         ).outputs
         places = places_of(groups, pool, sharing)
@@ -89,7 +106,8 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
             place = {name: value for name, value in places[tasks[0]].inputs().items() if name != GPUS}
             own = {f"{GPUS}_{number}": places[task].gpus for number, task in enumerate(tasks)}
             predicted = shares(plan=sharing["plan"], **style, **place, **own).outputs
-            configure(merge(plan=sharing["plan"], parts=[predicted[_output(task)] for task in tasks], out=out))
+            merging = merge(plan=sharing["plan"], parts=[predicted[_output(task)] for task in tasks], out=out)
+            on_cpu(merging, nodes)
 
     return graph
 
@@ -122,7 +140,7 @@ def _shares(tasks: Sequence[str], retries: int) -> GraphComponent:
                 plan=plan, number=number, format=format, background=background, crop=crop, type=type
             )
             pool = GpuPool(accelerator, own, cpu, memory, node_selector, tolerations, retries)
-            addresses.append(on_gpu(configure(share, TRUSTED_KEY), pool).outputs["Output"])
+            addresses.append(on_gpu(share, pool, TRUSTED_KEY).outputs["Output"])
         return outputs(*addresses)
 
     return graph

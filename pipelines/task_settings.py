@@ -51,11 +51,20 @@ class GpuPool:
         return {name: value for name, value in vars(self).items() if name != "retries"}
 
 
-def configure(task: PipelineTask, *secrets: str) -> PipelineTask:
-    """Settings of every task: not root, an environment from the cluster, and no KFP cache, which misses changes.
+@dataclass(frozen=True)
+class CpuNodes:
+    """The nodes of tasks without a GPU, as pipeline parameters that are set when a run starts."""
 
-    `secrets` are further keys of the cluster's Secret, which other tasks have no use for.
-    """
+    node_selector: PipelineChannel
+    tolerations: PipelineChannel
+
+    def inputs(self, prefix: str = "cpu_") -> dict[str, PipelineChannel]:
+        """The parameters, as a task's inputs that have this prefix."""
+        return {f"{prefix}{name}": value for name, value in vars(self).items()}
+
+
+def _configure(task: PipelineTask, secrets: Sequence[str]) -> None:
+    """Settings of every task: not root, an environment from the cluster, and no KFP cache, which misses changes."""
     task.set_caching_options(False)
     task.set_env_variable("PYTHONUNBUFFERED", "1")  # or a pod's log lags behind
     # No user: it is the image's, or one that the cluster assigns, as OpenShift does.
@@ -65,10 +74,6 @@ def configure(task: PipelineTask, *secrets: str) -> PipelineTask:
     kubernetes.use_config_map_as_volume(task, NETWORK, NETWORK_FOLDER, optional=True)
     keys = _variables([*SECRET_KEYS, *WEBHOOK_KEYS, *secrets])
     kubernetes.use_secret_as_env(task, SETTINGS, keys, optional=True)
-    # Where there is a quota, a pod without a request or a limit is refused; on_gpu sets more.
-    task.set_cpu_request(LIGHT_CPU).set_cpu_limit(LIGHT_CPU_LIMIT)
-    task.set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
-    return task
 
 
 def _variables(keys: Sequence[str]) -> dict[str, str]:
@@ -76,8 +81,23 @@ def _variables(keys: Sequence[str]) -> dict[str, str]:
     return {key: f"{TASK_PREFIX}{key}" if key.startswith("AWS_") else key for key in keys}
 
 
-def on_gpu(task: PipelineTask, pool: GpuPool) -> PipelineTask:
+def on_cpu(task: PipelineTask, nodes: CpuNodes, *secrets: str) -> PipelineTask:
+    """Settings of a task that runs no network.
+
+    `secrets` are further keys of the cluster's Secret, which other tasks have no use for.
+    """
+    _configure(task, secrets)
+    # Where there is a quota, a pod without a request or a limit is refused.
+    task.set_cpu_request(LIGHT_CPU).set_cpu_limit(LIGHT_CPU_LIMIT)
+    task.set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
+    kubernetes.add_node_selector_json(task, nodes.node_selector)
+    kubernetes.add_toleration_json(task, nodes.tolerations)
+    return task
+
+
+def on_gpu(task: PipelineTask, pool: GpuPool, *secrets: str) -> PipelineTask:
     """Settings of a task that runs networks: a GPU, shared memory, and a retry if its node goes away."""
+    _configure(task, secrets)
     task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.gpus)
     task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu)
     task.set_memory_request(pool.memory).set_memory_limit(pool.memory)
@@ -99,7 +119,8 @@ def named(component: PythonComponent, name: str) -> PythonComponent:
 def with_places(component: PythonComponent, groups: Groups) -> PythonComponent:
     """A component that decides where tasks run, with outputs that say where each of them is placed."""
     spec = component.component_spec
-    outputs = {name: OutputSpec("String" if kind is str else "Dict") for name, kind in place_outputs(groups).items()}
+    kinds: dict[type, str] = {str: "String", dict: "Dict", list: "List"}
+    outputs = {name: OutputSpec(kinds[kind]) for name, kind in place_outputs(groups).items()}
     return PythonComponent(
         dataclasses.replace(spec, outputs={**(spec.outputs or {}), **outputs}), component.python_func
     )

@@ -13,7 +13,7 @@ resources, so that what exists already is only looked up, on any node.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
@@ -34,7 +34,16 @@ from backdrop.config.catalog import change_recipe
 from backdrop.config.cluster import NODE_SELECTOR, PIPELINE, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
 from backdrop.config.planned import Planned, planned
 from backdrop.config.records import dump_yaml
-from backdrop.pipelines.task_settings import GpuPool, configure, named, on_gpu, places_of, with_parameters, with_places
+from backdrop.pipelines.task_settings import (
+    CpuNodes,
+    GpuPool,
+    named,
+    on_cpu,
+    on_gpu,
+    places_of,
+    with_parameters,
+    with_places,
+)
 
 Tuned = Literal["off", "fast", "full"]
 RAY_WORKERS = 2
@@ -118,8 +127,10 @@ def training(
         memory: str = "16Gi",
         node_selector: dict[str, str] = NODE_SELECTOR,
         tolerations: list[dict[str, str]] = TOLERATIONS,
+        cpu_node_selector: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
+        cpu_tolerations: list[dict[str, str]] = [],  # noqa: B006
         ray_workers: int = RAY_WORKERS,
-        ray_cluster: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
+        ray_cluster: dict[str, str] = {},  # noqa: B006
     ) -> None:
         """Trains, judges and promotes the ensemble.
 
@@ -135,15 +146,18 @@ def training(
             memory: memory of each GPU task, /dev/shm included.
             node_selector: labels of the GPU nodes.
             tolerations: tolerations of the GPU nodes' taints.
+            cpu_node_selector: labels of the nodes for tasks without a GPU, and for the Ray cluster's head.
+            cpu_tolerations: tolerations of those nodes' taints.
             ray_workers: pods of the Ray cluster for schedule searches, if one is used; each has the GPUs above.
             ray_cluster: that cluster's further settings, as in a cluster's YAML: head_memory, labels and so on.
         """
         pool = GpuPool(accelerator, gpus, cpu, memory, node_selector, tolerations, retries)
-        checking = configure(check(data=data, ensemble=config, objects=objects))
-        planning = configure(
+        nodes = CpuNodes(cpu_node_selector, cpu_tolerations)
+        checked = on_cpu(check(data=data, ensemble=config, objects=objects), nodes).outputs
+        planning = on_cpu(
             with_places(plan, groups)(
-                data=checking.outputs["Output"],
-                config=checking.outputs["config"],
+                data=checked["Output"],
+                config=checked["config"],
                 name=name,
                 searches=f"{work}/{SEARCH}",
                 objects=objects,
@@ -155,17 +169,23 @@ def training(
                 cpu=cpu,
                 memory=memory,
                 node_selector=node_selector,
+                tolerations=tolerations,
+                **nodes.inputs(),
             ),
+            nodes,
             TRUSTED_KEY,
         ).outputs
         places = places_of(groups, pool, planning)
-        source = Source(checking.outputs["Output"], checking.outputs["config"], planning["plans"], planning["missing"])
+        source = Source(checked["Output"], checked["config"], planning["plans"], planning["missing"])
         # With a branch in the graph, a local run still trains the others when a member fails; without, it stops.
         with dsl.If(planning["Output"] == True, name="work"):  # noqa: E712  # KFP compiles the comparison
             found = {}
             for search in searches:
-                task = _tune(search, source, work, tuned, pool, None if ray else places, ray_workers, ray_cluster)
-                found[search.name] = task.outputs["Output"]
+                pods = {"workers": ray_workers, "cluster": ray_cluster} if ray else {"workers": 0, "cluster": {}}
+                pods |= {**pool.inputs(), **nodes.inputs("head_")}
+                task = _tune(search, source, work, tuned, pods)
+                place = places.get(f"tune-{search.name}")  # none for one that only watches a Ray cluster
+                found[search.name] = (on_gpu(task, place) if place else on_cpu(task, nodes)).outputs["Output"]
             addresses = []
             for part, subpipeline in zip(parts, subpipelines, strict=True):
                 recipe = part[0].recipe.name
@@ -180,12 +200,12 @@ def training(
                 addresses += [members_task.outputs[output(member)] for member in part]
             common = {"data": source.data, "config": source.config, "plans": source.plans, "tuned": bool(searches)}
             judging = evaluate(**common, members=addresses, name=name)
-            evaluation = on_gpu(configure(judging, TRUSTED_KEY), pool).outputs
+            evaluation = on_gpu(judging, pool, TRUSTED_KEY).outputs
             report, judged = evaluation["report"], evaluation["Output"]
             registered = register(**common, members=judged, report=report, name=name)
-            model = configure(registered, SIGNING_KEY, TRUSTED_KEY).outputs["Output"]
+            model = on_cpu(registered, nodes, SIGNING_KEY, TRUSTED_KEY).outputs["Output"]
             with dsl.If(promotion == True, name="promotion"):  # noqa: E712  # KFP compiles the comparison
-                configure(promote(data=source.data, name=model, report=report), TRUSTED_KEY)
+                on_cpu(promote(data=source.data, name=model, report=report), nodes, TRUSTED_KEY)
 
     return graph
 
@@ -231,7 +251,7 @@ def members_of_recipe(members: Sequence[Planned], retries: int, flat: bool) -> G
                 missing=missing,
             )
             pool = GpuPool(accelerator, own, cpu, memory, node_selector, tolerations, retries)
-            addresses.append(on_gpu(configure(task), pool).outputs["Output"])
+            addresses.append(on_gpu(task, pool).outputs["Output"])
         return outputs(*addresses)
 
     return graph
@@ -247,25 +267,14 @@ def _tune(
     source: Source,
     work: PipelineChannel,
     budget: Tuned,
-    pool: GpuPool,
-    places: Mapping[str, GpuPool] | None,
-    workers: PipelineChannel,
-    cluster: PipelineChannel,
+    pods: Mapping[str, Any],
 ) -> PipelineTask:
-    """The tune component, named after the recipe.
-
-    Without `places`, it searches on a Ray cluster of `workers` pods in the pool, with what `cluster` says beside, and
-    only watches, which takes no GPU.
-    """
-    name = f"tune-{recipe.name}"
-    task = named(tune, name)(
+    """The tune component, named after the recipe; `pods` are those of its Ray cluster."""
+    return named(tune, f"tune-{recipe.name}")(
         **source.inputs(),
         recipe=recipe.name,
         out=f"{work}/{SEARCH.replace('{recipe}', recipe.name)}",
         budget=budget,
-        workers=0 if places else workers,
-        cluster={} if places else cluster,
         image=IMAGE,
-        **pool.inputs(),
+        **pods,
     )
-    return on_gpu(configure(task), places[name]) if places else configure(task)

@@ -148,7 +148,7 @@ def plans(tmp_path: Path) -> dsl.Artifact:
 
 FOUND = {"tiny-0": FoundMember(address="runs:/1/member", epochs=8, dice=0.9)}
 GROUPS = [["train-tiny-0", "train-tiny-1"], ["train-other-0"]]
-POOL = ("2", "8", "32Gi", {"gpu": "yes"})
+POOL = ("2", "8", "32Gi", {"gpu": "yes"}, [{"key": "gpu"}], {"gpu": "no"}, [{"key": "cpu"}])
 
 
 def planned_run(*missing: str) -> PlanRecord:
@@ -191,12 +191,12 @@ def test_only_tasks_with_work_get_a_gpu(artifact: Any, config: Any, monkeypatch:
 
     assert places("train-tiny-1", "evaluation") == {
         "gpus_0": "0", "gpus_1": "2", "gpus_2": "0",
-        "cpu_0": "8", "memory_0": "32Gi", "node_selector_0": '{"gpu": "yes"}',
-        "cpu_1": "500m", "memory_1": "2Gi", "node_selector_1": "{}",
+        "cpu_0": "8", "memory_0": "32Gi", "node_selector_0": '{"gpu": "yes"}', "tolerations_0": '[{"key": "gpu"}]',
+        "cpu_1": "500m", "memory_1": "2Gi", "node_selector_1": '{"gpu": "no"}', "tolerations_1": '[{"key": "cpu"}]',
     }  # fmt: skip
     unchanged = places()
     assert {unchanged[f"gpus_{task}"] for task in range(3)} == {"0"}
-    assert {unchanged[f"node_selector_{group}"] for group in range(2)} == {"{}"}
+    assert {unchanged[f"node_selector_{group}"] for group in range(2)} == {'{"gpu": "no"}'}
     assert "models:/cars/3 and its verdict" in Path(artifact("summary").path).read_text()
 
 
@@ -303,7 +303,7 @@ def test_tune(workers: int, plans: Any, artifact: Any, config: Any, tmp_path: Pa
     monkeypatch.setattr("backdrop.steps.tune.tune", step)
     outputs = {name: artifact(name) for name in ("metrics", "summary", "page")}
     ensemble = config("name: one\nmembers: [{recipe: tiny}]\n")
-    pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [], {"head_cpu": "1"})
+    pool = ("image", "nvidia.com/gpu", "1", "4", "16Gi", {"a": "b"}, [], {"c": "d"}, [{"key": "e"}], {"head_cpu": "1"})
     where = ("d", ensemble, plans, "tiny", str(out), "fast")
     tuned = tune.python_func(*where, "tune-tiny, verdict", workers, *pool, **outputs)
     assert seen["given"] == ("d", f"{plans.path}/000.csv", seen["given"][2], str(out), BUDGETS["fast"])

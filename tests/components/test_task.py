@@ -28,7 +28,15 @@ PLAN = {
     "promotion": True,
     "groups": GROUPS,
 }
-POOL = {"gpus": "1", "cpu": "4", "memory": "16Gi", "node_selector": {"gpu": "yes"}}
+POOL = {
+    "gpus": "1",
+    "cpu": "4",
+    "memory": "16Gi",
+    "node_selector": {"gpu": "yes"},
+    "tolerations": [{"operator": "Exists"}],
+    "cpu_node_selector": {},
+    "cpu_tolerations": [],
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +90,13 @@ def test_plan_leaves_what_kubeflow_places_tasks_by(
     assert json.loads((tmp_path / "outputs.json").read_text())["parameterValues"]["Output"] is True
     assert (tmp_path / "missing").read_text() == "train-tiny-0, evaluation, verdict"
     values = {name: (tmp_path / name).read_text() for name in place_outputs(GROUPS)}
-    assert values == {"gpus_0": "1", "cpu_0": "4", "memory_0": "16Gi", "node_selector_0": '{"gpu": "yes"}'}
+    assert values == {
+        "gpus_0": "1",
+        "cpu_0": "4",
+        "memory_0": "16Gi",
+        "node_selector_0": '{"gpu": "yes"}',
+        "tolerations_0": '[{"operator": "Exists"}]',
+    }
 
 
 def test_faults_of_the_data_end_in_the_first(run: Run, data: Path) -> None:

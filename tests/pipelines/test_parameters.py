@@ -75,6 +75,12 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
         ("data: x\nnode_selector: [a]", "node_selector is ['a'], not a mapping."),
         ("data: x\nnode_selector: {gpu: true}", 'node_selector: gpu is True, not text. Put it in quotes: "true".'),
         ("data: x\ntolerations: {key: gpu}", "tolerations is {'key': 'gpu'}, not a list."),
+        ("data: x\ncpu_node_selector: {cpu: true}", "cpu_node_selector: cpu is True, not text. Put it in quotes"),
+        ("data: x\ncpu_tolerations: [{kye: cpu}]", "cpu_tolerations: unknown key kye. Did you mean key?"),
+        (
+            "data: d\nray_cluster: {head_tolerations: []}",
+            "ray_cluster has head_tolerations. Take it out: it is the parameter cpu_tolerations, of tasks without",
+        ),
         ("data: x\ntolerations: [gpu]", "tolerations must be a list of mappings. Write each as"),
         ("data: x\ntolerations: [{kye: gpu}]", "tolerations: unknown key kye. Did you mean key?"),
         (

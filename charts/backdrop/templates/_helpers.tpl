@@ -154,8 +154,8 @@ http://{{ include "backdrop.fullname" . }}-mlflow.{{ .Release.Namespace }}.svc.{
 {{- end -}}
 {{- end }}
 
-{{/* gpu.nodePool as the pipeline's run-time parameters. The only place that reads it. */}}
-{{- define "backdrop.gpuNodePool" -}}
+{{/* Where tasks run, as the pipeline's run-time parameters. The only place that reads gpu.nodePool. */}}
+{{- define "backdrop.nodes" -}}
 {{- with .Values.gpu.nodePool -}}
 accelerator: {{ .accelerator | quote }}
 gpus: {{ .gpus | quote }}
@@ -164,6 +164,8 @@ memory: {{ .memory | quote }}
 node_selector: {{ .nodeSelector | default dict | toJson }}
 tolerations: {{ .tolerations | default list | toJson }}
 {{- end }}
+cpu_node_selector: {{ .Values.nodeSelector | default dict | toJson }}
+cpu_tolerations: {{ .Values.tolerations | default list | toJson }}
 {{- end }}
 
 {{/* Settings of the Ray cluster: its pods have the tasks' account, and so their pull secrets and their role in a cloud. */}}
@@ -186,7 +188,7 @@ params.yaml: |
   {{- end }}
   ray_workers: {{ int .Values.tuning.workers }}
   ray_cluster: {{ include "backdrop.rayCluster" . }}
-  {{- include "backdrop.gpuNodePool" . | nindent 2 }}
+  {{- include "backdrop.nodes" . | nindent 2 }}
 {{- if .Values.prediction.schedule }}
 prediction.yaml: |
   {{- with .Values.prediction }}
@@ -199,7 +201,7 @@ prediction.yaml: |
   crop: {{ float64 .crop | printf "%.2f" }}
   type: {{ .type }}
   {{- end }}
-  {{- include "backdrop.gpuNodePool" . | nindent 2 }}
+  {{- include "backdrop.nodes" . | nindent 2 }}
 {{- end }}
 {{- with .Values.pipeline.files }}
 {{ toYaml . }}

@@ -89,6 +89,8 @@ class Cluster(Record):
         affinity: affinity of the workers, as in a pod.
         head_cpu: CPU cores that the head requests, and its limit.
         head_memory: memory that the head requests, and its limit.
+        head_node_selector: labels of the head's nodes.
+        head_tolerations: tolerations of the head.
         labels: labels of the job and of all pods, such as Kueue's `kueue.x-k8s.io/queue-name`.
         priority_class: priority class of all pods; empty for the cluster's default.
         service_account: service account of all pods; empty for the namespace's default.
@@ -109,6 +111,8 @@ class Cluster(Record):
     affinity: dict[str, Any] = Field(default_factory=dict)
     head_cpu: Quantity = "2"
     head_memory: Quantity = "8Gi"
+    head_node_selector: dict[str, str] = Field(default_factory=dict)
+    head_tolerations: list[dict[str, str]] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)
     priority_class: str = ""
     service_account: str = ""

@@ -29,6 +29,8 @@ FULL = Cluster(
     affinity={"nodeAffinity": {}},
     head_cpu="1",
     head_memory="4Gi",
+    head_node_selector={"pool": "small"},
+    head_tolerations=[{"key": "small", "operator": "Exists"}],
     labels={"kueue.x-k8s.io/queue-name": "vision"},
     priority_class="batch",
     node_selector={"pool": "big"},
@@ -105,7 +107,8 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
     spec, (workers,) = job["spec"], job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert spec["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
     head = pods(job)["head"]["spec"]
-    assert not {"nodeSelector", "tolerations"} & set(head)
+    assert head["nodeSelector"] == {"pool": "small"}
+    assert head["tolerations"] == [{"key": "small", "operator": "Exists"}]
     assert head["containers"][0]["resources"] == {
         kind: {"cpu": "1", "memory": "4Gi", "ephemeral-storage": "200Gi"} for kind in ("requests", "limits")
     }

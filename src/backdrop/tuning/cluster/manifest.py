@@ -75,6 +75,7 @@ def _head(cluster: Cluster) -> dict[str, Any]:
     """The head runs the command, but no trials."""
     amounts = _amounts(cluster, cluster.head_cpu, cluster.head_memory)
     template = _template(cluster, "ray-head", {"requests": amounts, "limits": amounts})
+    template["spec"] |= {"nodeSelector": cluster.head_node_selector, "tolerations": cluster.head_tolerations}
     return {"rayStartParams": {"num-cpus": "0"}, "template": template}
 
 
