@@ -123,9 +123,9 @@ def test_rights_are_few() -> None:
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]},
         {"apiGroups": [""], **argo},
     ]
-    assert {rule["apiGroups"][0] for name in ("cutouts", "cutouts-preflight") for rule in rules[name]} == {
-        "pipelines.kubeflow.org"
-    }
+    kubeflows, quotas = rules["cutouts-preflight"]
+    assert quotas == {"apiGroups": [""], "resources": ["resourcequotas", "limitranges"], "verbs": ["list"]}
+    assert {rule["apiGroups"][0] for rule in [kubeflows, *rules["cutouts"]]} == {"pipelines.kubeflow.org"}
 
 
 def test_the_cluster_role_can_be_left_out() -> None:

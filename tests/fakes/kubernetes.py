@@ -32,6 +32,7 @@ class FakeKubernetes(ThreadingHTTPServer):
     Attributes:
         nodes: of the cluster.
         kinds: of objects in the group ray.io; None if it isn't installed.
+        bounds: resourcequotas and limitranges, each with its plural; None if one may not list them.
         refuses: a status that it answers everything with, if not 0.
         statuses: what the operator makes of any RayJob, one more each time somebody looks; the last stays. One that is
             callable is called instead.
@@ -48,6 +49,7 @@ class FakeKubernetes(ThreadingHTTPServer):
         self.kinds: list[str] | None = None
         self.refuses = 0
         self.config_maps: dict[tuple[str, str], dict[str, str]] = {}  # that one may read, by namespace and name
+        self.bounds: list[tuple[str, dict[str, Any]]] | None = []
         self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
         self.statuses: list[dict[str, Any] | Callable[[], None]] = []
         self.faults: list[Answer | None] = []
@@ -115,6 +117,18 @@ class FakeKubernetes(ThreadingHTTPServer):
         self.nodes.append(node)
         return node
 
+    def add_quota(self, name: str, hard: dict[str, str], used: dict[str, str] | None = None, **more: Any) -> None:
+        """A ResourceQuota; `more` are its scopes or its scopeSelector."""
+        spec, status = {"hard": hard, **more}, {"hard": hard, "used": used or {}}
+        self.bounds = [
+            *(self.bounds or []),
+            ("resourcequotas", {"metadata": {"name": name}, "spec": spec, "status": status}),
+        ]
+
+    def add_limits(self, **item: Any) -> None:
+        """A LimitRange with one item."""
+        self.bounds = [*(self.bounds or []), ("limitranges", {"metadata": {"name": "l"}, "spec": {"limits": [item]}})]
+
     def look_at_cluster(self, path: str, query: dict[str, list[str]]) -> Answer:
         """GET of nodes by their labels, or of the kinds of a group."""
         if path == "/api/v1/nodes":
@@ -125,6 +139,11 @@ class FakeKubernetes(ThreadingHTTPServer):
             if match.groups() in self.config_maps:
                 return 200, {"kind": "ConfigMap", "data": self.config_maps[match[1], match[2]]}
             return refusal(403, "Forbidden", f"cannot get resource configmaps in the namespace {match[1]}")
+        if match := re.fullmatch("/api/v1/namespaces/([^/]+)/(resourcequotas|limitranges)", path):
+            if self.bounds is None:
+                return refusal(403, "Forbidden", f"cannot list resource {match[2]} in the namespace {match[1]}")
+            items = [one for kind, one in self.bounds if kind == match[2]]
+            return 200, {"kind": "List", "items": items}
         if path == "/apis/ray.io/v1" and self.kinds is not None:
             entries = [
                 {"name": kind.lower(), "kind": kind, "namespaced": True, "singularName": "", "verbs": ["get"]}

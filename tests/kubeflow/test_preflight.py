@@ -1,5 +1,6 @@
 """The preflight: against a real MLflow, a real S3 server, and small fakes of Kubeflow's and Kubernetes' APIs."""
 
+import json
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.cluster import Toleration
 from backdrop.config.network import MIRROR
 from backdrop.kubeflow import preflight
-from backdrop.kubeflow.node_check import check_nodes, check_rayjobs, check_retries
+from backdrop.kubeflow.node_check import check_drivers, check_nodes, check_rayjobs, check_retries
 from tests.fakes.http import Hook, running
 from tests.fakes.kfp import FakeKfp
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
@@ -22,6 +23,7 @@ from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes
 KFPS = "spec: {templateDefaults: {retryStrategy: {retryPolicy: OnError}}}"
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 SELECTOR = {"nvidia.com/gpu.present": "true"}
+CLUSTER = ("nodes", "cpus", "drivers", "quotas", "retries")
 NEEDS = {"nvidia.com/gpu": "1", "cpu": "4", "memory": "16Gi"}
 Call = Callable[..., tuple[int, str, str]]
 
@@ -54,6 +56,7 @@ def test_all_is_well(
 ) -> None:
     put_photo(bucket)
     kubernetes.add_node("gpu-a", [GPU], gpu="4")
+    kubernetes.add_node("cpu-a")["metadata"]["labels"] = {}
     kubernetes.kinds = ["RayCluster", "RayJob"]
     kubernetes.config_maps["kubeflow", "workflow-controller-configmap"] = {"workflowDefaults": KFPS}
     code, out, err = call("preflight", "--params", params, "--ray")
@@ -65,6 +68,9 @@ def test_all_is_well(
         "ok     work     s3://photos/work can be written, read and deleted",
         "ok     nodes    1 of 1 node with the labels nvidia.com/gpu.present=true can offer "
         "1 of nvidia.com/gpu, 4 of cpu, 16Gi of memory",
+        "ok     cpus     1 of 2 nodes can offer 500m of cpu, 2Gi of memory",
+        "ok     drivers  1 of 2 nodes can offer 100m of cpu, 64Mi of memory",
+        "ok     quotas   no quota in namespace mine",
         "ok     retries  Argo tries again pods that are lost; containers that die aren't, so tasks start "
         "their own work again (OnError)",
         "ok     ray      ray.io/v1 RayJob is installed",
@@ -100,8 +106,8 @@ def test_nothing_is_well(
     lines = out.splitlines()
     assert (code, err) == (1, "")
     assert [line.split()[:2] for line in lines] == [
-        *(["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes")),
-        ["ok", "retries"],
+        *(["FAILED", name] for name in ("kubeflow", "mlflow", "data", "work", "nodes", "cpus")),
+        *(["ok", name] for name in ("drivers", "quotas", "retries")),
         ["FAILED", "ray"],
     ]
     assert lines[0].endswith("No Kubeflow endpoint is set. Give --host, or set KF_PIPELINES_ENDPOINT.")
@@ -109,9 +115,9 @@ def test_nothing_is_well(
     assert "s3://photos/cars/train: S3 says:" in lines[2]
     assert "S3 says:" in lines[3]
     assert lines[4].endswith(
-        "No node has the labels nvidia.com/gpu.present=true. Fix node_selector, or add a node to the pool."
+        "There is no node with the labels nvidia.com/gpu.present=true. Fix node_selector, or add a node to the pool."
     )
-    assert lines[6].endswith("Kubernetes has no ray.io/v1 RayJob. Install the KubeRay operator and its CRDs.")
+    assert lines[-1].endswith("Kubernetes has no ray.io/v1 RayJob. Install the KubeRay operator and its CRDs.")
 
 
 def test_an_ensemble_that_the_data_cannot_be_split_for(
@@ -128,13 +134,13 @@ def test_an_ensemble_that_the_data_cannot_be_split_for(
         ensemble.write_text(f"name: ours\nfolds: {folds}\nmembers: [{{recipe: tiny}}]\n")
         lines = call("preflight", "--ensemble", str(ensemble), "--params", params)[1].splitlines()
         assert lines[3] == message
-    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", "split", "weights", "nodes", "retries"]
+    assert [line.split()[1] for line in lines] == [*("kubeflow", "mlflow", "data", "split", "weights"), *CLUSTER]
 
 
 def test_only_what_a_run_needs_is_looked_at(host: str, params: str, call: Call, data: Path) -> None:
     Path(params).write_text(f"data: {data}\n")
     lines = call("preflight", "--params", params)[1].splitlines()
-    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", "nodes", "retries"]
+    assert [line.split()[1] for line in lines] == ["kubeflow", "mlflow", "data", *CLUSTER]
     assert lines[2] == f"ok     data     12 files in {data}/train"
 
 
@@ -199,6 +205,21 @@ def test_taints(toleration: dict[str, str], taint: dict[str, str], covered: bool
         check_nodes(SELECTOR, NEEDS, given)
 
 
+def test_where_every_node_is_tainted_each_kind_of_pod_needs_a_toleration(kubernetes: FakeKubernetes) -> None:
+    kubernetes.add_node("cpu-a", [{"key": "pool", "value": "cpu", "effect": "NoSchedule"}])
+    toleration = {"key": "pool", "operator": "Exists"}
+    defaults = kubernetes.config_maps["kubeflow", "workflow-controller-configmap"] = {}
+    with pytest.raises(EndpointError, match=r"pool=cpu:NoSchedule isn't tolerated\)\. Fix cpu_tolerations, or the"):
+        check_nodes({}, {"cpu": "500m"}, [], "cpu_")
+    with pytest.raises(EndpointError, match=r"own pods .* fit nowhere: .* tolerated\)\. Fix workflowDefaults\.spec\."):
+        check_drivers()
+    defaults["workflowDefaults"] = f"spec: {{tolerations: [{json.dumps(toleration)}]}}"
+    assert check_drivers() == "1 of 1 node can offer 100m of cpu, 64Mi of memory"
+    assert check_nodes({}, {"cpu": "500m"}, [Toleration.model_validate(toleration)], "cpu_").startswith("1 of 1 node")
+    kubernetes.config_maps.clear()
+    assert check_drivers().startswith("where Kubeflow's own pods run isn't known: Kubernetes at ")
+
+
 def test_nodes_that_will_not_do(kubernetes: FakeKubernetes) -> None:
     kubernetes.add_node("a")
     kubernetes.add_node("b", gpu="8")["spec"]["unschedulable"] = True
@@ -208,8 +229,8 @@ def test_nodes_that_will_not_do(kubernetes: FakeKubernetes) -> None:
     with pytest.raises(EndpointError) as caught:
         check_nodes(SELECTOR, NEEDS, [])
     assert str(caught.value) == (
-        "The pod fits on none of 3 nodes with these labels (a: it offers 0 of nvidia.com/gpu, not 1; "
-        "b: it's cordoned; c: it offers 16000000Ki of memory, not 16Gi). "
+        "The pod fits on none of 3 nodes with the labels nvidia.com/gpu.present=true "
+        "(a: it offers 0 of nvidia.com/gpu, not 1; b: it's cordoned; c: it offers 16000000Ki of memory, not 16Gi). "
         "Fix tolerations, gpus, cpu or memory, or the nodes."
     )
     kubernetes.add_node("e", gpu="1")

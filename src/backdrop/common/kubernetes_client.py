@@ -70,6 +70,18 @@ class Kubernetes:
             found = client.CoreV1Api(self.api).read_namespaced_config_map(name, namespace, _request_timeout=TIMEOUT_S)
             return dict(found.data or {})
 
+    def quotas(self, namespace: str) -> list[Any]:
+        """The ResourceQuotas of a namespace."""
+        with self._errors(f"list resourcequotas in namespace {namespace}"):
+            core = client.CoreV1Api(self.api)
+            return list(core.list_namespaced_resource_quota(namespace, _request_timeout=TIMEOUT_S).items)
+
+    def limit_ranges(self, namespace: str) -> list[Any]:
+        """The LimitRanges of a namespace."""
+        with self._errors(f"list limitranges in namespace {namespace}"):
+            core = client.CoreV1Api(self.api)
+            return list(core.list_namespaced_limit_range(namespace, _request_timeout=TIMEOUT_S).items)
+
     def kinds(self, group: str, version: str) -> set[str]:
         """The kinds of objects in an API group; none if the group doesn't exist."""
         try:

@@ -1,4 +1,4 @@
-"""Asks Kubernetes' API whether a task's pod fits on one of the GPU nodes, and what happens if it is lost there."""
+"""Asks Kubernetes' API whether a run's pods fit on a node, and what happens if they are lost there."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,11 @@ import yaml
 
 from backdrop.common import kubernetes_client
 from backdrop.common.errors import EndpointError
+from backdrop.common.kubernetes_client import ApiError
 from backdrop.common.words import count
 from backdrop.config.cluster import Toleration
 from backdrop.config.quantity import parse_quantity
+from backdrop.pipelines.parameters import tolerations_of
 
 SHOWN = 3  # nodes that an error names
 # Argo's settings, where Kubeflow Pipelines installs it, and its words for which ends of a pod are tried again.
@@ -23,15 +25,20 @@ RETRIED = {
     "OnTransientError": f"tries again neither pods that are lost nor containers that die: {HEAL}",
 }
 DEFAULT_POLICY = "OnFailure"
+DRIVER = {"cpu": "100m", "memory": "64Mi"}
+DRIVERS_REMEDY = f"Fix workflowDefaults.spec.tolerations in {ARGO_SETTINGS} of namespace {ARGO_NAMESPACE}"
 
 
-def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:
+def check_nodes(
+    selector: Mapping[str, str], needs: Mapping[str, str], tolerations: Sequence[Toleration], prefix: str = ""
+) -> str:
     """Looks for a node with the labels and the resources, and with no taint that the pod doesn't tolerate.
 
     Args:
         selector: the labels.
         needs: required allocatable amount of each resource, such as `{"nvidia.com/gpu": "1"}`.
         tolerations: the pod's.
+        prefix: of the parameters that gave the labels and the tolerations.
 
     Returns:
         A sentence that says how many nodes fit.
@@ -40,19 +47,41 @@ def check_nodes(selector: Mapping[str, str], needs: Mapping[str, str], toleratio
         EndpointError: if none fits, with the reasons, or Kubernetes' API can't be reached.
     """
     labels = ",".join(f"{key}={value}" for key, value in selector.items())
+    labeled = f" with the labels {labels}" if labels else ""
     with kubernetes_client.connect() as kubernetes:
         nodes = kubernetes.nodes(selector)
     if not nodes:
-        raise EndpointError(f"No node has the labels {labels}", "Fix node_selector, or add a node to the pool")
+        raise EndpointError(f"There is no node{labeled}", f"Fix {prefix}node_selector, or add a node to the pool")
     obstacles = {node.metadata.name: _obstacle(node, needs, tolerations) for node in nodes}
     fit = [name for name, obstacle in obstacles.items() if not obstacle]
     if not fit:
         reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in list(obstacles.items())[:SHOWN])
         raise EndpointError(
-            f"The pod fits on none of {count(len(nodes), 'node')} with these labels ({reasons})",
-            "Fix tolerations, gpus, cpu or memory, or the nodes",
+            f"The pod fits on none of {count(len(nodes), 'node')}{labeled} ({reasons})",
+            f"Fix {prefix}tolerations{'' if prefix else ', gpus, cpu or memory'}, or the nodes",
         )
-    return f"{len(fit)} of {count(len(nodes), 'node')} with the labels {labels} can offer {_amounts(needs)}"
+    return f"{len(fit)} of {count(len(nodes), 'node')}{labeled} can offer {_amounts(needs)}"
+
+
+def check_drivers() -> str:
+    """Checks that the pods fit somewhere that Kubeflow itself starts for each task: they have Argo's defaults.
+
+    It is no fault if we may not read them.
+
+    Raises:
+        EndpointError: if they don't fit, or Kubernetes' API can't be reached.
+    """
+    try:
+        spec = _workflow_defaults()
+    except EndpointError as error:
+        return f"where Kubeflow's own pods run isn't known: {error.what}"
+    tolerations = tolerations_of("workflowDefaults: tolerations", spec.get("tolerations") or [])
+    try:
+        return check_nodes(spec.get("nodeSelector") or {}, DRIVER, tolerations)
+    except ApiError:
+        raise
+    except EndpointError as error:
+        raise EndpointError(f"Kubeflow's own pods for each task fit nowhere: {error.what}", DRIVERS_REMEDY) from error
 
 
 def check_rayjobs() -> str:
@@ -70,22 +99,24 @@ def check_rayjobs() -> str:
 def check_retries() -> str:
     """Says which losses Argo makes up for; it is no fault if we may not read that."""
     try:
-        with kubernetes_client.connect() as kubernetes:
-            settings = kubernetes.config_map(ARGO_NAMESPACE, ARGO_SETTINGS)
+        found: Any = _workflow_defaults()
     except EndpointError as error:
         return f"which losses Argo tries again isn't known: {error.what}"
-    policy = _policy(settings)
+    for key in ("templateDefaults", "retryStrategy", "retryPolicy"):
+        found = found.get(key) if isinstance(found, dict) else None
+    policy = str(found or DEFAULT_POLICY)  # of templates that name none, as all of Kubeflow's
     return f"Argo {RETRIED.get(policy, f'has the retryPolicy {policy}')} ({policy})"
 
 
-def _policy(settings: Mapping[str, str]) -> str:
-    """The retryPolicy of templates that name none, as all of Kubeflow's."""
+def _workflow_defaults() -> dict[str, Any]:
+    """What Argo adds to the spec of each workflow; empty if it can't be read as YAML."""
+    with kubernetes_client.connect() as kubernetes:
+        settings = kubernetes.config_map(ARGO_NAMESPACE, ARGO_SETTINGS)
     found: Any = {}
     with contextlib.suppress(yaml.YAMLError):
         found = yaml.safe_load(settings.get("workflowDefaults") or "")
-    for key in ("spec", "templateDefaults", "retryStrategy", "retryPolicy"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return str(found or DEFAULT_POLICY)
+    spec = found.get("spec") if isinstance(found, dict) else None
+    return spec if isinstance(spec, dict) else {}
 
 
 def _obstacle(node: Any, needs: Mapping[str, str], tolerations: Sequence[Toleration]) -> str:

@@ -1,5 +1,6 @@
-"""Checks what a run needs before it starts: Kubeflow, MLflow, the bucket, the dataset, the GPU nodes, KubeRay."""
+"""Checks what a run needs before it starts: Kubeflow, MLflow, the bucket, the dataset, nodes and quotas, KubeRay."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -7,14 +8,19 @@ from typing import Any
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import BackdropError, DataError, StorageError, TrackingError
+from backdrop.common.kubernetes_client import own_namespace
 from backdrop.common.progress import working
 from backdrop.common.words import count
+from backdrop.components.image import IMAGE
 from backdrop.config import Ensemble
+from backdrop.config.cluster import LIGHT_CPU, LIGHT_CPU_LIMIT, LIGHT_MEMORY, Cluster
 from backdrop.config.network import MIRROR
+from backdrop.config.records import parse
 from backdrop.data.folds.plan import check_rules
 from backdrop.data.listing import IMAGE_SUFFIXES
-from backdrop.kubeflow.client import connect
-from backdrop.kubeflow.node_check import check_nodes, check_rayjobs, check_retries
+from backdrop.kubeflow.client import NAMESPACE, connect
+from backdrop.kubeflow.node_check import check_drivers, check_nodes, check_rayjobs, check_retries
+from backdrop.kubeflow.quota_check import Pod, check_quotas
 from backdrop.pipelines.parameters import tolerations_of
 from backdrop.tracking import URI, is_server, tracking_uri
 from backdrop.tracking.client import connect as connect_mlflow
@@ -60,6 +66,9 @@ def _checks(
         yield "split", lambda: check_split(values["data"], ensemble, values["objects"])
         yield "weights", lambda: check_weights(ensemble)
     yield "nodes", lambda: _check_pool(values)
+    yield "cpus", lambda: _check_cpu_nodes(values)
+    yield "drivers", check_drivers
+    yield "quotas", lambda: check_quotas(namespace or os.environ.get(NAMESPACE) or own_namespace(), pods(values, ray))
     yield "retries", check_retries
     if ray:
         yield "ray", check_rayjobs
@@ -161,4 +170,34 @@ def check_work(work: str) -> str:
 
 def _check_pool(values: Mapping[str, Any]) -> str:
     needs = {values["accelerator"]: values["gpus"], "cpu": values["cpu"], "memory": values["memory"]}
-    return check_nodes(values["node_selector"], needs, tolerations_of("The parameters", values["tolerations"]))
+    tolerations = tolerations_of("The parameters: tolerations", values["tolerations"])
+    return check_nodes(values["node_selector"], needs, tolerations)
+
+
+def _check_cpu_nodes(values: Mapping[str, Any]) -> str:
+    needs = {"cpu": LIGHT_CPU, "memory": LIGHT_MEMORY}
+    tolerations = tolerations_of("The parameters: cpu_tolerations", values["cpu_tolerations"])
+    return check_nodes(values["cpu_node_selector"], needs, tolerations, "cpu_")
+
+
+def pods(values: Mapping[str, Any], ray: bool) -> dict[str, list[Pod]]:
+    """What a run's pods ask for, by what they are.
+
+    Args:
+        values: the run's parameters.
+        ray: whether it searches on a Ray cluster, whose pods run at the same time.
+    """
+    whole = {"cpu": values["cpu"], "memory": values["memory"]}
+    gpus = {values["accelerator"]: values["gpus"]} if int(values["gpus"]) else {}
+    light = {"cpu": LIGHT_CPU, "memory": LIGHT_MEMORY}
+    found = {
+        "tasks on the GPU nodes": [Pod(whole | gpus, whole | gpus)],
+        "other tasks": [Pod(light, {**light, "cpu": LIGHT_CPU_LIMIT})],
+    }
+    if not ray:
+        return found
+    cluster = parse(Cluster, {"image": IMAGE, **values["ray_cluster"]}, "The parameters: ray_cluster")
+    disk = {"ephemeral-storage": cluster.storage} if cluster.storage else {}
+    workers = int(values["ray_workers"])  # KFP's own defaults are floats
+    head, worker = {"cpu": cluster.head_cpu, "memory": cluster.head_memory, **disk}, {**whole, **gpus, **disk}
+    return found | {"Ray clusters": [Pod(head, head), *[Pod(worker, worker)] * workers]}
