@@ -86,6 +86,7 @@ def test_a_cut_out_is_what_predict_makes(service: Service, model: EnsembleModel,
     [
         ("type=gif", "type: Input should be 'png', 'webp' or 'jpeg'"),
         ("background=mauvish", "mauvish is not a color"),
+        ("background=", "background: String should have at least 1 character"),
         ("background=%23ff000080", "#ff000080 is not a color without transparency"),
         ("crop=51", "crop: Input should be less than or equal to 50"),
         ("crop=nan", "crop: Input should be"),
@@ -180,11 +181,23 @@ def test_a_photograph_of_too_many_pixels_is_refused_before_it_is_decoded(
 
 
 def test_an_unknown_path_or_method_is_answered_in_json(service: Service) -> None:
-    for method, path, status in (("GET", "/v2", 404), ("GET", "/v1/mask", 405), ("PUT", "/readyz", 405)):
+    for method, path, status in (
+        ("GET", "/v2", 404),
+        ("GET", "/healthz/", 404),  # not a redirect, which behind a proxy with TLS would lead to http://
+        ("GET", "/v1/mask", 405),
+        ("PUT", "/readyz", 405),
+    ):
         reply = service.ask(method, path)
         assert reply.status == status
         assert set(reply.json) == {"error", "remedy"}
     assert reply.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/mask", "/v2"])
+def test_head_is_answered_as_get_without_its_body(service: Service, path: str) -> None:
+    get, head = service.get(path), service.ask("HEAD", path)
+    assert (head.status, head.headers["content-type"]) == (get.status, get.headers["content-type"])
+    assert not head.body
 
 
 def test_without_a_model_it_lives_but_is_not_ready(png: bytes) -> None:
@@ -303,6 +316,17 @@ def test_a_request_is_one_line_of_json_without_its_secrets(
     assert "hidden-word" not in line
     assert entry["path"] == "/v1/mask"
     assert entry["received"] == len(png)
+
+
+def test_a_log_that_cannot_be_written_changes_nothing(
+    service: Service, png: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, io.TextIOWrapper(full, write_through=True) as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert service.post("/v1/mask", png).status == 200
+        assert service.post("/v1/mask", b"").status == 400
+        monkeypatch.undo()
+    assert not caplog.records
 
 
 def test_the_page_is_small_and_of_one_piece(service: Service) -> None:

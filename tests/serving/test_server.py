@@ -1,6 +1,8 @@
-"""What `backdrop serve` is given: tokens, an address to listen at, a model."""
+"""What `backdrop serve` is given: tokens, an address to listen at, a model; and its connections."""
 
+import contextlib
 import http.client
+import json
 import socket
 import threading
 import time
@@ -12,7 +14,7 @@ from backdrop.common.errors import ConfigError, TrackingError
 from backdrop.inference.ensemble import EnsembleModel
 from backdrop.serving.gate import Limits
 from backdrop.serving.server import _listen, make_server, read_tokens, serve
-from tests.serving.conftest import champion_of
+from tests.serving.conftest import Service, champion_of, serving
 
 LONG = "a-token-that-is-long-enough"
 
@@ -65,6 +67,14 @@ def test_it_listens_to_both_families_of_addresses(model: EnsembleModel) -> None:
             thread.join()
 
 
+def test_an_address_in_brackets_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    monkeypatch.setenv("BACKDROP_MAX_PIXELS", "64000000")
+    with _listen("::1", 0) as taken, pytest.raises(ConfigError, match="Address already in use"):
+        serve("models:/cars@champion", host="[::1]", port=taken.getsockname()[1])
+
+
 def test_what_cannot_be_served_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKDROP_MAX_PIXELS", "64000000")
     with pytest.raises(TrackingError, match="cars isn't a model's address"):
@@ -74,3 +84,38 @@ def test_what_cannot_be_served_is_refused_at_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("BACKDROP_MAX_PIXELS", "many")
     with pytest.raises(ConfigError, match="BACKDROP_MAX_PIXELS is many"):
         serve("models:/cars@champion")
+
+
+def test_what_is_not_http_is_answered_in_json(service: Service) -> None:
+    for sent in (b"\x16\x03\x01\r\n\r\n", b"POST /v1/mask HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+            connection.sendall(sent)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 400
+            assert set(json.loads(answer.read())) == {"error", "remedy"}
+            assert not connection.recv(1)  # closed
+    assert service.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/mask HTTP/1.1\r\nHost: a\r\n"])
+def test_a_connection_without_a_request_is_closed(model: EnsembleModel, sent: bytes) -> None:
+    with (
+        serving(champion_of(model), Limits(seconds=0.3)) as service,
+        socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection,
+    ):
+        connection.sendall(sent)
+        assert not connection.recv(1)
+
+
+def test_a_connection_in_use_is_kept(model: EnsembleModel) -> None:
+    with serving(champion_of(model), Limits(seconds=0.5)) as service:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.connect()
+            first = connection.sock
+            for _ in range(4):
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().read() == b"alive\n"
+                time.sleep(0.2)
+            assert connection.sock is first  # not opened again

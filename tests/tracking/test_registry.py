@@ -37,6 +37,7 @@ from backdrop.tracking.model_list import ListedModel
 from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
 from backdrop.tracking.runs import MemberRun
 from backdrop.tracking.version_files import ensemble_digest
+from tests.conftest import small_disk
 from tests.tracking.workspace import HELD, Workspace, server_is_thorough, write_member
 
 
@@ -316,6 +317,18 @@ def test_altered_weights_in_the_registry_are_found(tracked: str, workspace: Work
     with pytest.raises(TrackingError, match="were changed after it was registered"):
         fetch_version(f"models:/{name}@challenger")
     assert not list((storage.cache_folder() / "ensembles").iterdir())
+
+
+@server_is_thorough
+def test_a_version_that_the_cache_has_no_room_for_is_an_error_of_one_file(
+    tracked: str, workspace: Workspace, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(workspace, name, seed=1, dice=0.95)
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "full"))
+    with small_disk(tmp_path / "full", "16k"):
+        with pytest.raises(StorageError, match=r"can't be written \(No space left on device\)\. Free some space\.$"):
+            fetch_version(f"models:/{name}@challenger")
+        assert not list((storage.cache_folder() / "ensembles").iterdir())
 
 
 def test_a_report_of_other_members_is_refused(

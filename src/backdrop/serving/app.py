@@ -57,7 +57,13 @@ def create_app(champion: Champion, limits: Limits) -> tuple[ASGIApp, Gate]:
         batcher.close()
 
     api = FastAPI(
-        title="Backdrop", version=__version__, description=ABOUT, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Backdrop",
+        version=__version__,
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # behind a proxy with TLS it would lead to http://, and the token with it
     )
     gate = Gate(api, limits)
     _handle_errors(api)

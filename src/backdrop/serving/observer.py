@@ -1,5 +1,6 @@
 """What an operator sees: a line of JSON for each request, and metrics for Prometheus."""
 
+import contextlib
 import json
 import sys
 import time
@@ -62,6 +63,7 @@ class Observer:
             await self._app(scope, receive, send)
             return
         began, status, sent, model = time.monotonic(), 0, 0, ""
+        is_head = scope["method"] == "HEAD"  # answered as GET, which FastAPI doesn't do; the server leaves the body out
 
         async def give(message: Message) -> None:
             nonlocal status, sent, model
@@ -71,10 +73,11 @@ class Observer:
                 headers["X-Content-Type-Options"] = "nosniff"
                 model = headers.get(MODEL, "")
             await send(message)
-            sent += len(message.get("body", b""))
+            if not is_head:
+                sent += len(message.get("body", b""))
 
         try:
-            await self._app(scope, receive, give)
+            await self._app({**scope, "method": "GET"} if is_head else scope, receive, give)
         finally:
             path, seconds = scope["path"], time.monotonic() - began
             known = path if path in PATHS else "other"
@@ -92,4 +95,5 @@ class Observer:
                     "sent": sent,
                     "model": model,
                 }
-                print(json.dumps(line), flush=True, file=sys.stdout)
+                with contextlib.suppress(OSError):  # a log that can't be written, as on a full disk, stops nothing
+                    print(json.dumps(line), flush=True, file=sys.stdout)

@@ -24,7 +24,9 @@ class CutoutOptions(NoOptions):
     """The query of `/v1/cutout`."""
 
     type: PictureType = Field("png", description="Format of the picture; JPEG is white for transparent.")
-    background: str | None = Field(None, description="Color, #rrggbb or a CSS name.", examples=["#ffffff", "white"])
+    background: str | None = Field(
+        None, min_length=1, description="Color, #rrggbb or a CSS name.", examples=["#ffffff", "white"]
+    )
     crop: float | None = Field(
         None, ge=0, le=MAX_MARGIN, description="Crop to the product, with this margin in percent of its longer side."
     )

@@ -1,12 +1,17 @@
 """Runs the service in this process until it is told to stop."""
 
+import asyncio
 import logging
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from backdrop.common.environment import check_header
 from backdrop.common.errors import ConfigError
@@ -16,6 +21,7 @@ from backdrop.data.formats import max_pixels
 from backdrop.serving.app import create_app
 from backdrop.serving.champion import Champion
 from backdrop.serving.gate import Gate, Limits
+from backdrop.serving.problems import ProblemError
 
 TOKEN = "BACKDROP_SERVE_TOKEN"  # noqa: S105  # the variable's name
 MIN_TOKEN, MAX_TOKEN = 16, 1000  # characters
@@ -27,7 +33,7 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 8000, limits: Limits 
 
     Args:
         model: such as `models:/cars@champion`, which is followed, or `models:/cars/3`.
-        host: the address to listen at.
+        host: the address to listen at; one of IPv6 may be in brackets, as in a URL.
         port: to listen at; 0 for a free one, which is printed.
         limits: what it accepts; by default anyone's requests.
 
@@ -38,6 +44,7 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 8000, limits: Limits 
     os.environ.setdefault("BACKDROP_MAX_PIXELS", MAX_PIXELS)
     max_pixels()
     limits = limits or Limits()
+    host = host.removeprefix("[").removesuffix("]")
     server = make_server(Champion(model), limits)
     with _listen(host, port) as listener, waiting(""):
         at = f"{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -50,7 +57,7 @@ def make_server(champion: Champion, limits: Limits) -> uvicorn.Server:
     app, gate = create_app(champion, limits)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=partial(_Protocol, limits.seconds),  # type: ignore[arg-type]  # called like the class
         ws="none",
         lifespan="on",
         log_config=None,
@@ -96,6 +103,48 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"{host}:{port} can't be listened at ({error})", "Choose others by --host and --port"
         ) from error
+
+
+class _Protocol(H11Protocol):
+    """A connection, which is closed if headers don't come in time: idle clients must not use up all there can be."""
+
+    def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = seconds
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what isn't HTTP as every error is answered, unless an answer has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = bytes(ProblemError(400, msg.rstrip("."), "Send a request of HTTP/1.1").response().body)
+            headers = [("content-type", "application/json"), ("connection", "close")]
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch(self) -> None:
+        """Sets the deadline while headers are awaited; before another request begins, uvicorn has a shorter one."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self._seconds, self.transport.close)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class _Server(uvicorn.Server):

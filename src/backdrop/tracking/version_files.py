@@ -196,8 +196,12 @@ def fetch(version: Version) -> Path:
                 signing.verify(model, key, version.address)
             ensemble = model / "artifacts" / ENSEMBLE
             _verify(ensemble, version)
-            for path in ensemble.iterdir():
-                shutil.move(path, folder)  # the cache may be another disk
+            for path in sorted(ensemble.rglob("*")):  # a folder comes before its files
+                copy = folder / path.relative_to(ensemble)
+                if path.is_dir():
+                    copy.mkdir()
+                else:
+                    shutil.move(path, copy)  # the cache may be another disk
 
     digest = checked_name(version.digest, f"The tag of {version.address}", folders=False)
     # What one key vouches for, another doesn't.
