@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from backdrop.cli.app import app
+from backdrop.common import s3, storage
 from backdrop.common.errors import TrackingError
+from backdrop.data.photographs import list_names
 from backdrop.inference.compose import PictureOptions
 from backdrop.steps.merge import PHOTOGRAPHS, merge
 from backdrop.steps.predict import Format, predict
@@ -71,6 +73,24 @@ def test_only_new_and_changed_photographs_are_predicted(model: str, photos: Path
     done(shard(whole), tmp_path / "submission", "submission")
     assert len(shard(whole).versions) == 6
     assert shard(whole).missing == ()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_photograph_that_is_deleted_meanwhile_is_left_out(
+    model: str, photos: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    images, names = f"{bucket}/new" if remote else str(photos), sorted(path.name for path in photos.iterdir())
+    if remote:
+        storage.upload_folder(photos, images, names[0])
+
+    def list_and_delete(address: str) -> list[str]:
+        listed = list_names(address)
+        s3.delete(f"{images}/{names[2]}") if remote else (photos / names[2]).unlink()
+        return listed
+
+    monkeypatch.setattr("backdrop.steps.shard.list_names", list_and_delete)
+    plan = shard(Request(images, model, str(tmp_path / "out"), str(tmp_path / "work"), 2))
+    assert list(plan.versions) == [*names[:2], *names[3:]]
 
 
 def test_a_model_that_is_not_there(model: str, photos: Path, tmp_path: Path) -> None:

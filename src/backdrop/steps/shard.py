@@ -1,5 +1,6 @@
 """`shard`: finds the photographs that have no results yet, and divides them into shares."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,10 +114,17 @@ def shard(request: Request) -> ShardPlan:
 
 
 def _versions(images: str) -> dict[str, str]:
-    """What changes with a photograph's file, by name: in S3 its ETag, on disk its size and time."""
+    """What changes with a photograph's file, by name: in S3 its ETag, on disk its size and time.
+
+    A photograph that is deleted meanwhile isn't among them.
+    """
     names = list_names(images)
     if storage.is_remote(images):
         etags = {entry.name: entry.etag.strip('"') for entry in s3.objects(images)}
-        return {name: etags[name] for name in names}
-    stats = {name: Path(images, name).stat() for name in names}
-    return {name: f"{stat.st_size}-{stat.st_mtime_ns}" for name, stat in stats.items()}
+        return {name: etags[name] for name in names if name in etags}
+    versions = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            stat = Path(images, name).stat()
+            versions[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+    return versions
