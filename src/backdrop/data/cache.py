@@ -25,7 +25,7 @@ from backdrop.config import Input
 from backdrop.data.dataset import Digests, Photo, opened_image, read_levels
 from backdrop.data.preprocessing import to_input
 
-FORMAT = 3
+FORMAT = 4
 DIGEST = 32  # bytes of a sha256
 SHARE = 0.5  # of the free space that a cache takes without being asked to
 

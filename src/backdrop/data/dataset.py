@@ -204,7 +204,7 @@ def list_dataset(data: str | Path) -> Dataset:
 
 
 def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
-    """A photograph as a viewer shows it (EXIF orientation applied): (H, W, 3) RGB, 0..255.
+    """A photograph as a viewer shows it (EXIF orientation and color profile applied): (H, W, 3) sRGB, 0..255.
 
     Args:
         path: the file.

@@ -23,6 +23,7 @@ from PIL import Image
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError
+from backdrop.data.color_profiles import as_srgb
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
 MAX_SCANS = 100  # of a progressive JPEG; programs that write them make about ten
@@ -72,7 +73,7 @@ def max_pixels() -> int:
 
 
 def decode_photo(data: bytes, name: object, least: int = 0) -> Pixels:
-    """A photograph as a viewer shows it (EXIF orientation applied): (H, W, 3) RGB, 0..255.
+    """A photograph as a viewer shows it (EXIF orientation and color profile applied): (H, W, 3) sRGB, 0..255.
 
     Args:
         data: the file's bytes.
@@ -99,6 +100,7 @@ def decoded(data: bytes, name: object, least: int = 0) -> Iterator[Pixels]:
     with _room.take(pixels):
         with _readable(name):
             image = np.ascontiguousarray(decoders.get(file_format, _decode_other)(data))
+            image = as_srgb(image, _profile(data))
         del data  # may be as large as the image
         yield image
 
@@ -250,6 +252,12 @@ def _size(data: bytes) -> tuple[int, int]:
     """The width and height as stored, from the header."""
     size: tuple[int, int] = (_heif(data) if format_of(data) == "heic" else _pillow(data)).size
     return size
+
+
+def _profile(data: bytes) -> bytes:
+    """The ICC profile; empty if there is none."""
+    opened = _heif(data) if format_of(data) == "heic" else _pillow(data)
+    return opened.info.get("icc_profile") or b""
 
 
 def _load(data: bytes) -> Image.Image:

@@ -1,0 +1,108 @@
+"""Photographs in other color spaces than sRGB, against the definitions of these spaces."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from backdrop.data import formats
+from backdrop.data.color_profiles import as_srgb
+from tests.data.test_formats import HEIC
+
+# The columns of red, green and blue in XYZ under D50, as their makers' profiles have them.
+ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+DISPLAY_P3 = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
+SRGB = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
+WHITE = (0.9642, 1.0, 0.8249)
+
+
+def fixed(value: float) -> bytes:
+    return struct.pack(">i", round(value * 65536))
+
+
+def profile_of(primaries: tuple[tuple[float, ...], ...], gamma: float) -> bytes:
+    """A profile of three primaries and a gamma: ICC.1:2001-04."""
+    xyz = [b"XYZ \0\0\0\0" + b"".join(map(fixed, color)) for color in (WHITE, *primaries)]
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    words = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(79)
+    names = (b"wtpt", b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC", b"desc", b"cprt")
+    parts = [*xyz, curve, curve, curve, words, b"text\0\0\0\0none\0\0\0\0"]
+    table, body, start = struct.pack(">I", len(names)), b"", 132 + 12 * len(names)
+    for name, part in zip(names, parts, strict=True):
+        table += name + struct.pack(">II", start + len(body), len(part))
+        body += part + bytes(-len(part) % 4)
+    head = bytearray(128)
+    head[0:4], head[8:12] = struct.pack(">I", start + len(body)), b"\x02\x10\0\0"
+    head[12:24], head[36:40], head[68:80] = b"mntrRGB XYZ ", b"acsp", b"".join(map(fixed, WHITE))
+    return bytes(head) + table + body
+
+
+def expected(colors: np.ndarray, primaries: tuple[tuple[float, ...], ...], gamma: float) -> np.ndarray:
+    """The sRGB levels of colors (N, 3) by the definitions, in float64."""
+    light = (colors / 255) ** gamma @ np.array(primaries) @ np.linalg.inv(np.array(SRGB))
+    light = light.clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@given(st.sampled_from([ADOBE_RGB, DISPLAY_P3]), st.sampled_from([1.8, 2.19921875]), st.integers(0, 2**32 - 1))
+def test_colors_are_those_of_the_definition(primaries: tuple[tuple[float, ...], ...], gamma: float, seed: int) -> None:
+    colors = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    converted = as_srgb(colors.copy(), profile_of(primaries, gamma)).astype(float)
+    wanted = expected(colors.reshape(-1, 3), primaries, gamma).reshape(colors.shape)
+    assert np.abs(converted - wanted).max() < 2
+    assert np.abs(converted - colors).max() > 3
+
+
+def saved(colors: np.ndarray, kind: str, profile: bytes) -> bytes:
+    """A file with a profile. A HEIC file has two colors of its own."""
+    if kind == "HEIC":
+        return with_profile(HEIC.read_bytes(), profile) if profile else HEIC.read_bytes()
+    file = io.BytesIO()
+    lossless = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    Image.fromarray(colors).save(file, kind, icc_profile=profile, **lossless)
+    return file.getvalue()
+
+
+def with_profile(heic: bytes, profile: bytes) -> bytes:
+    """A HEIC file of one tile whose color box has a profile."""
+    start = heic.index(b"colr") - 4
+    box = struct.pack(">I", len(profile) + 12) + b"colrprof" + profile
+    (length,) = struct.unpack(">I", heic[start : start + 4])
+    changed = bytearray(heic)
+    sizes = [heic.index(name) - 4 for name in (b"meta", b"iprp", b"ipco")]
+    for at in (*sizes, heic.index(b"iloc") + 22):  # the last one is where the tile lies
+        (value,) = struct.unpack(">I", heic[at : at + 4])
+        changed[at : at + 4] = struct.pack(">I", value + len(box) - length)
+    changed[start : start + length] = box
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "HEIC"])
+def test_photographs_are_read_in_srgb_whatever_their_format(kind: str) -> None:
+    colors = np.zeros((48, 64, 3), np.uint8) + np.array([[[40, 180, 90]]], np.uint8)
+    profile = profile_of(DISPLAY_P3, 2.2)
+    plain = formats.decode_photo(saved(colors, kind, b""), "a")
+    shown = formats.decode_photo(saved(colors, kind, profile), "a")
+    wanted = expected(plain.reshape(-1, 3), DISPLAY_P3, 2.2).reshape(plain.shape)
+    assert np.abs(shown - wanted).max() < 2
+    assert np.abs(shown.astype(float) - plain).max() > 3
+
+
+@given(st.binary(max_size=400), st.integers(0, 479), st.integers(1, 200))
+def test_a_damaged_profile_stops_nothing(noise: bytes, start: int, length: int) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    whole = profile_of(ADOBE_RGB, 2.2)
+    for damaged in (noise, whole[:start], whole[:start] + noise[:length] + whole[start + length :]):
+        assert as_srgb(colors.copy(), damaged).shape == colors.shape
+
+
+def test_srgb_is_left_as_it_is_and_gray_and_cmyk_profiles_are_not_used() -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray = profile_of(SRGB, 1.0).replace(b"mntrRGB ", b"mntrGRAY")
+    for profile in (own, gray, b"", b"none"):
+        assert as_srgb(colors, profile) is colors
