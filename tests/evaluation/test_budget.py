@@ -16,8 +16,8 @@ from backdrop.config.postprocessing import BestMembers, FillHoles
 from backdrop.evaluation.budget import (
     Budget,
     as_budget,
+    best_recipes,
     choose_members,
-    choose_recipes,
     is_choice,
     read_reasons,
     require_room,
@@ -62,7 +62,7 @@ def test_the_choice_fits_and_no_other_that_fits_is_better_or_as_good_and_cheaper
     dice = {some: Estimate(dice=data.draw(DICES), objects=9) for some in all_sets("abc")}
     seconds = {name: data.draw(TIMES) for name in "abc"}
     budget = data.draw(st.floats(min(seconds.values()), 1))
-    recipes = choose_recipes(budget, dice, seconds)
+    recipes = best_recipes(budget, dice, seconds)
     chosen = choose_members(recipes, budget, seconds, members)
 
     def cost(counts: dict[str, int]) -> float:

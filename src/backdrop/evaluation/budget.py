@@ -90,11 +90,11 @@ def choose(
 
     The arguments are those of `write_choice`, but `members` are all that there are.
     """
-    recipes = choose_recipes(budget.seconds, dice, speed.seconds)
+    recipes = best_recipes(budget.seconds, dice, speed.seconds)
     return write_choice(config, budget, dice, speed, choose_members(recipes, budget.seconds, speed.seconds, members))
 
 
-def choose_recipes(budget_s: float, dice: Mapping[Recipes, Estimate], seconds: Mapping[str, float]) -> Recipes:
+def best_recipes(budget_s: float, dice: Mapping[Recipes, Estimate], seconds: Mapping[str, float]) -> Recipes:
     """The set of recipes with the highest Dice out of fold of those whose members, one each, fit into the budget.
 
     Ties go to the quicker, then by name.
