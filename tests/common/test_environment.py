@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import proxy_bypass_environment
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from backdrop.common.environment import (
     environment,
     proxy_for,
     read_count,
+    tidy_settings,
 )
 from backdrop.common.errors import ConfigError
 
@@ -49,10 +51,49 @@ def test_hosts_that_need_no_proxy_stay_and_this_machine_joins_them(
     with environment(**{proxy: "http://127.0.0.1:9"}, **spellings):
         bypass_proxy()
         before = os.environ["no_proxy"]
-        assert set(before.split(",")) == {*lower, *upper, *LOOPBACK}
+        assert set(before.split(",")) == ({"*"} if "*" in (*lower, *upper) else {*lower, *upper, *LOOPBACK})
         assert os.environ["NO_PROXY"] == before
         bypass_proxy()
         assert os.environ["no_proxy"] == before
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "direct", "by_proxy"),
+    [
+        ("*", ["s3.example", "10.0.0.7"], []),
+        ("store.example *.corp.example\n", ["store.example", "s3.corp.example"], ["example"]),
+        ("10.0.0.0/8", ["10.0.0.7", "[fd00::7]"], ["11.0.0.7"]),
+    ],
+)
+def test_every_client_reads_no_proxy_alike(no_proxy: str, direct: list[str], by_proxy: list[str]) -> None:
+    """Those of requests know networks, those of urllib and boto3 a lone `*`, and none of them blanks or `*.`."""
+    servers = {"AWS_ENDPOINT_URL": "http://10.0.0.7:9000", "MLFLOW_TRACKING_URI": "http://[fd00::7]:5000"}
+    own = f"{no_proxy},fd00::/8" if "/" in no_proxy else no_proxy
+    with environment(HTTP_PROXY="http://127.0.0.1:9", NO_PROXY=own, no_proxy=None, **servers):
+        bypass_proxy()
+        bypass_proxy()  # a child does so again
+        for host in (*direct, *by_proxy):
+            known = {bool(proxy_bypass_environment(host)), not proxy_for(f"http://{host}/")}  # type: ignore[no-untyped-call]  # of urllib
+            assert known == {host in direct}, host
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "BACKDROP_AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "http_proxy"])
+def test_an_address_from_a_file_is_the_address(name: str) -> None:
+    for text, tidy in (
+        ("http://minio:9000\n", "http://minio:9000"),
+        ("HTTPS://Host.Example/Path\r\n", "https://Host.Example/Path"),
+        ("S3://Bucket/Key", "s3://Bucket/Key"),
+        (" word with http://in.it ", " word with http://in.it "),
+    ):
+        with environment(**{name: text}):
+            tidy_settings()
+            assert os.environ[name] == tidy
+
+
+def test_other_variables_stay() -> None:
+    with environment(PS1="HTTP://\n", MLFLOW_TRACKING_PASSWORD=" secret \n"):
+        tidy_settings()
+        assert (os.environ["PS1"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("HTTP://\n", " secret ")
 
 
 def test_without_a_proxy_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
-"""What stands before a server and fails: a proxy that spoils some of the calls, and a line that is cut or goes dead."""
+"""What stands before a server: a path and a login, a proxy that spoils calls, a line that is cut or goes dead."""
 
+import base64
 import http.client
 import itertools
 import random
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.fakes.http import running
 
+GATE_PATH, GATE_LOGIN = "/mlflow", "ada:pass:word ü"
 BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -94,6 +96,30 @@ def faulty(port: int, share: float, seed: int = 0, silence_s: float = 2.0) -> It
             yield proxy
         finally:
             proxy.stopping.set()
+
+
+class _Gate(_Handler):
+    """Lets through what comes with the login, below the path, which the server behind doesn't know."""
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        login = "Basic " + base64.b64encode(GATE_LOGIN.encode()).decode()
+        if self.headers["Authorization"] == login and self.path.startswith(f"{GATE_PATH}/"):
+            self.path = self.path.removeprefix(GATE_PATH)
+            self.headers.replace_header("Host", f"127.0.0.1:{self.server.target}")
+            return True
+        self.close_connection = True  # its body isn't read
+        self._answer(404 if self.headers["Authorization"] == login else 401, [], b"<html>", 6)
+        return False
+
+
+@contextmanager
+def gated(port: int) -> Iterator[str]:
+    """The address of a server behind a gate, while the block lasts."""
+    with faulty(port, share=0.0) as proxy:
+        proxy.RequestHandlerClass = _Gate
+        yield proxy.address
 
 
 class Wire(socketserver.ThreadingTCPServer):

@@ -21,7 +21,7 @@ from backdrop.common.errors import MemberError, TrackingError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
-from backdrop.tracking import client, metrics_uploader, provenance, tracking_uri
+from backdrop.tracking import client, metrics_uploader, provenance, tracking_uri, version_page
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import fetch_member, find_member, run_of
@@ -29,6 +29,7 @@ from backdrop.tracking.registry import require_version
 from backdrop.tracking.runs import MemberRun, flatten
 from backdrop.tracking.server import local_server
 from tests.fakes.http import JsonHandler, free_port, running, silent
+from tests.fakes.proxy import GATE_LOGIN, gated
 from tests.tracking.workspace import START_MS, metrics_line, write_member
 
 KEY = "c" * 64
@@ -75,6 +76,48 @@ def test_a_member_is_found_again_and_fetched_whole(tracked: str, member: Path) -
     names = {"member.json", "recipe.yaml", "weights.safetensors", "metrics.jsonl", "curves.png", "samples/worst-1.png"}
     assert {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} == names
     assert (copy / "weights.safetensors").read_bytes() == (member / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("end", ["/mlflow", "/mlflow/"])
+def test_a_server_below_a_path_with_a_login(
+    end: str, mlflow_server: str, clean: None, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+    with gated(int(mlflow_server.rpartition(":")[2])) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}{end}")
+        with pytest.raises(
+            TrackingError, match=rf"{end} doesn't accept your credentials.* Set {login[0]} and {login[1]}"
+        ):
+            connect()
+        for name, value in zip(login, GATE_LOGIN.split(":", 1), strict=True):
+            monkeypatch.setenv(name, value)
+        with MemberRun(KEY, recipe_of(member), 1) as run:
+            found = run.finish(member)
+        assert find_member(KEY) == found
+        assert (fetch_member(found) / "weights.safetensors").read_bytes() == (
+            member / "weights.safetensors"
+        ).read_bytes()
+        assert version_page("cars", 2) == f"{address}/mlflow/#/models/cars/versions/2"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(
+            TrackingError, match=r"answers, but it isn't MLflow \(404\)\. Fix MLFLOW_TRACKING_URI: in a"
+        ):
+            connect()
+
+
+def test_a_login_page_is_no_server(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a proxy that sends whoever has no session there, with 200."""
+
+    class Page(JsonHandler):
+        def do_POST(self) -> None:  # noqa: N802  # http.server's name
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>Log in</title>")
+
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Page)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(TrackingError, match=r"answers, but it isn't MLflow \(200\)"):
+            connect()
 
 
 def test_pictures_are_images_of_the_run(tracked: str, member: Path) -> None:

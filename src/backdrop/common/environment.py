@@ -1,6 +1,7 @@
 """Environment variables: set for a block, and those of company networks, a proxy and certificates."""
 
 import contextlib
+import ipaddress
 import os
 import re
 import stat
@@ -18,6 +19,9 @@ FILES = (
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "MLFLOW_TRACKING_SERVER_CERT_PATH", "NETRC"),
     *("KF_PIPELINES_SA_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH"),
 )
+# Variables that libraries read as they are, ours among them.
+SETTING = re.compile(r"(AWS|BACKDROP|KFP?|MLFLOW|RAY)_\w+|\w+_(PROXY|CA_BUNDLE)|SSL_CERT_FILE", re.IGNORECASE)
+SCHEME = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
 PRINTABLE = re.compile("[!-~]+")
 DIGITS = 18  # of a number that libraries take
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -79,17 +83,32 @@ def check_files() -> None:
                     raise ConfigError(f"{name} names a pipe, {path}", "Save its content in a file")
 
 
+def tidy_settings() -> None:
+    """Takes line breaks off the ends of settings, and writes the schemes of addresses in lowercase.
+
+    What a ConfigMap or a Secret has from a file ends in a line break. Libraries compare schemes as they are.
+    """
+    for name, value in os.environ.items():
+        if SETTING.fullmatch(name):
+            tidy = SCHEME.sub(lambda match: match[0].lower(), value.strip("\r\n"), count=1)
+            if tidy != value:
+                os.environ[name] = tidy
+
+
 def bypass_proxy() -> None:
     """Adds addresses that no proxy can reach to `no_proxy`, for this process and its children, where a proxy is set.
 
     They are this machine's own, and in a pod the names of the cluster's Services and the address of its API. Libraries
-    read one spelling of the variable or the other, so both get all hosts of both.
+    read one spelling of the variable or the other, so both get all hosts of both, in the form that all of them know:
+    with commas, a suffix without `*`, and an address beside the network that it is in. A lone `*` stays.
     """
     names = ("no_proxy", "NO_PROXY")
     if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
-        hosts = [host.strip() for name in names for host in os.environ.get(name, "").split(",")]
+        hosts = [host for name in names for host in re.split(r"[,\s]+", os.environ.get(name, ""))]
+        hosts = [host.removeprefix("*") if host.startswith("*.") else host for host in hosts]
+        hosts += [*_addresses_within(hosts), *LOOPBACK, *_cluster_hosts()]
         for name in names:
-            os.environ[name] = ",".join(dict.fromkeys(host for host in (*hosts, *LOOPBACK, *_cluster_hosts()) if host))
+            os.environ[name] = "*" if "*" in hosts else ",".join(dict.fromkeys(filter(None, hosts)))
 
 
 def use_network(settings: Any, address: str) -> None:
@@ -140,6 +159,21 @@ def _proxy_login(proxy: str) -> dict[str, str]:
     parts = urlsplit(proxy)
     login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return dict(make_headers(proxy_basic_auth=login)) if parts.username else {}
+
+
+def _addresses_within(hosts: list[str]) -> Iterator[str]:
+    """The IP addresses of servers in the environment that are in one of the networks among the hosts."""
+    networks = []
+    for host in hosts:
+        with contextlib.suppress(ValueError):
+            networks.append(ipaddress.ip_network(host, strict=False))
+    for value in filter(is_http, os.environ.values()):
+        with contextlib.suppress(ValueError):  # a name
+            address = ipaddress.ip_address(urlsplit(value).hostname or "")
+            if any(address in network for network in networks):
+                yield str(address)
+                if address.version == 6:
+                    yield f"[{address}]"  # as urllib compares it
 
 
 def _cluster_hosts() -> list[str]:

@@ -36,10 +36,10 @@ def is_misread(address: str) -> bool:
 
 
 def is_http(address: str) -> bool:
-    """Whether it is an address that an HTTP client can read, with a host."""
+    """Whether it is an address that every HTTP client can read, with a host; some know the scheme in lowercase only."""
     try:
         parts = urlsplit(address)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        return address.startswith(("http://", "https://")) and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:  # a port that is not a number, or half an IPv6 address
         return False
 

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -36,6 +37,10 @@ POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after tr
 # Databases' words for a second row with the same key; MLflow inserts a new tag without expecting another writer.
 TAKEN = re.compile(r"unique|duplicate", re.IGNORECASE)
 T = TypeVar("T")
+LOGIN = f"Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or {TOKEN}"
+# A proxy's own page, or MLflow's below another path; a login page comes with a 200.
+NOWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+ADDRESS = f"Fix {URI}: in a browser it is what stands before /#/, a path such as /mlflow included"
 AGAIN = "Check the server and run the same command again: finished work is reused"
 
 
@@ -159,15 +164,21 @@ def ping(uri: str = "") -> None:
 
     Raises:
         MlflowException: if it doesn't answer.
+        TrackingError: if it asks for other credentials, or is no MLflow at this address.
     """
     uri = uri or tracking_uri()
     if not is_server(uri):
         return
     credentials = get_default_host_creds(uri)  # type: ignore[no-untyped-call]  # mlflow left it untyped
     body = {"max_results": 1}
-    http_request(  # type: ignore[no-untyped-call]  # mlflow left it untyped
+    response = http_request(  # type: ignore[no-untyped-call]  # mlflow left it untyped
         credentials, "/api/2.0/mlflow/experiments/search", "POST", timeout=ANSWER_S, json=body
     )
+    shown, status = without_credentials(uri), response.status_code
+    if status == HTTPStatus.UNAUTHORIZED:
+        raise TrackingError(f"MLflow at {shown} doesn't accept your credentials, or has got none", LOGIN)
+    if status in NOWHERE or (status == HTTPStatus.OK and not response.text.lstrip().startswith("{")):
+        raise TrackingError(f"{shown} answers, but it isn't MLflow ({status})", ADDRESS)
 
 
 def is_missing(error: MlflowException) -> bool:
