@@ -120,6 +120,21 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """The block runs as a user with no rights of its own: root, who may run the tests, reads everything.
+
+    Paths must be relative, because pytest's own folders are closed to others.
+    """
+    user = os.geteuid()
+    if not user:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
 def draw_pair(folder: Path, stem: str, seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     """A dark ellipse on a light noisy ground, and its mask."""
     random = np.random.default_rng(seed)

@@ -14,15 +14,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backdrop.cli import app
+from backdrop.cli.output import import_text
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset, read_image, read_mask
 from backdrop.data.folds import dump_plan, make_plan
+from backdrop.data.importing.sources import find_sources
 from backdrop.steps.check import check
 from backdrop.steps.import_ import ImportOptions, ImportRecord, import_photos
 from backdrop.steps.train import train
-from tests.conftest import SMALL
+from tests.conftest import SMALL, another_user
 
 HEIC = Path(__file__).parents[1] / "data" / "files" / "two-colors.heic"
 PLAIN = ImportOptions()
@@ -316,3 +318,43 @@ def test_names_by_a_pattern(make_dataset: Callable[..., Path], tmp_path: Path) -
     options = ImportOptions(pattern=r"^(?P<view>\d+) of (?P<object>\w+)$", masks=str(data / "train_masks"))
     record = import_photos(str(data / "train"), str(tmp_path / "out"), options)
     assert sorted(row.target for row in record.rows) == [f"train/car0{i}_0{v}.jpg" for i in (0, 1) for v in (1, 2)]
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out_silently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in" / "a_1.jpg", scene(1)[0])
+    save(tmp_path / "in" / "closed" / "b_1.jpg", scene(2)[0]).parent.chmod(0)
+    monkeypatch.chdir(tmp_path / "in")
+    with another_user(), pytest.raises(StorageError, match=r"closed can't be read \(Permission denied\)"):
+        find_sources(Path(), None, ())
+    Path("closed").chmod(0o755)
+    with another_user():
+        assert len(find_sources(Path(), None, ()).photos) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "doubt"),
+    [
+        (["IMG_0001", "IMG_0002"], "IMG_0001.jpg was read as object IMG, view 0001, and so all photographs are of one"),
+        (["1_12", "2_34"], "1_12.jpg was read as object 1, view 12, and so no view occurs in two objects."),
+        (["a_1", "b_1", "b_2"], ""),
+        (["a_1"], ""),
+    ],
+)
+def test_names_that_a_camera_gave_are_told(tmp_path: Path, names: list[str], doubt: str) -> None:
+    for number, name in enumerate(names):
+        save(tmp_path / "in" / f"{name}.jpg", scene(number)[0])
+    record = import_photos(str(tmp_path / "in"), str(tmp_path / "out"), PLAIN)
+    assert record.doubt.startswith(doubt)
+    assert bool(record.doubt) == bool(doubt)
+    assert record.doubt in import_text(record, "out", dry_run=False)
+
+
+def test_masks_elsewhere_are_named_with_the_option_that_finds_them(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "photos" / "a_1.jpg", scene(1)[0])
+    save(tmp_path / "in" / "masks" / "a_1_mask.png", scene(1)[1])
+    record = import_photos(str(tmp_path / "in"), str(tmp_path / "out"), PLAIN)
+    assert [one.reason for one in record.passed_over] == ["mask without a photograph beside it; see --masks"]
+    options = ImportOptions(masks=str(tmp_path / "in" / "masks"))
+    assert not import_photos(str(tmp_path / "in"), str(tmp_path / "out"), options).missed

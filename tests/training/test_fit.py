@@ -20,7 +20,7 @@ from backdrop.training.fit import FoldJob, train_member
 from backdrop.training.live_pictures import LivePictures, Show
 from backdrop.training.samples import Samples, epoch_order
 from backdrop.training.trainer import first_network
-from tests.conftest import SMALL
+from tests.conftest import SMALL, another_user
 
 
 def samples(data: Path, plan: Path, overrides: tuple[str, ...] = SMALL) -> Samples:
@@ -140,6 +140,18 @@ def test_altered_weights_are_found(data: Path, plan: Path, tmp_path: Path) -> No
         read_member(tmp_path / "m")
     with pytest.raises(MemberError, match="is not a finished member"):
         read_member(tmp_path / "nowhere")
+
+
+def test_a_member_that_may_not_be_read_is_not_to_be_trained_again(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
+    monkeypatch.chdir(tmp_path / "m")
+    for name in ("member.json", "recipe.yaml", "weights.safetensors"):
+        Path(name).chmod(0)
+        with another_user(), pytest.raises(MemberError, match=rf"{name} .*Permission denied.* Check its permissions"):
+            read_member(Path())
+        Path(name).chmod(0o644)
 
 
 def test_the_content_key_knows_recipe_fold_version_and_the_masks_it_sees(data: Path, plan: Path) -> None:

@@ -57,6 +57,7 @@ def import_text(record: "ImportRecord", out: str, dry_run: bool) -> str:
         lines.append(f"left out: … and {len(left_out) - SHOWN} more; see --dry-run")
     if record.passed_over:
         lines.append(passed_over_text(record.passed_over))
+    lines += [record.doubt] if record.doubt else []
     masks = sum(bool(row.mask) for row in record.rows)
     tests = sum(bool(row.target and not row.mask) for row in record.rows)
     kinds = [count(masks, "photograph") + " with masks", f"{tests:,} without to test/", f"{len(left_out):,} left out"]

@@ -122,6 +122,21 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def names_doubt(names: Iterable[tuple[str, str]]) -> str:
+    """What makes it doubtful that names are of objects and views, and not a camera's; empty if nothing does.
+
+    Args:
+        names: each photograph's object and view.
+    """
+    distinct = set(names)
+    objects, views = Counter(name for name, _ in distinct), Counter(view for _, view in distinct)
+    if len(distinct) < 2:
+        return ""
+    if len(objects) == 1:
+        return "all photographs are of one object"
+    return "" if max(views.values()) > 1 else "no view occurs in two objects"
+
+
 def summarize(passed_over: Iterable[PassedOver]) -> str:
     """`4 files passed over: .heic (1), .txt (3)`; empty if there are none."""
     kinds = Counter(Path(one.file).suffix.lower() or one.reason for one in passed_over)

@@ -16,7 +16,7 @@ from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, read_file
 from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of, shape_of
-from backdrop.data.listing import BAD_NAMES, printable
+from backdrop.data.listing import BAD_NAMES, names_doubt, printable
 from backdrop.data.mask_files import MaskFile, interpret
 
 # Two photographs are near duplicates if their thumbnails differ by less than this, root mean square of 0..255.
@@ -140,15 +140,13 @@ def _lost(dataset: Dataset) -> list[Fault]:
 
 def _names(photos: Sequence[Photo]) -> list[Fault]:
     """Finds cameras' file names, which can be read as object and view although they don't contain them."""
-    objects = {photo.object for photo in photos}
-    views = Counter(view for _, view in {(photo.object, photo.view) for photo in photos})
-    if len(photos) < 2 or (len(objects) > 1 and views.most_common(1)[0][1] > 1):
+    doubt = names_doubt((photo.object, photo.view) for photo in photos)
+    if not doubt:
         return []
     first = photos[0]
-    read = f"was read as object {first.object}, view {first.view}"
-    which = "all photographs are of one object" if len(objects) == 1 else "no view occurs in two objects"
-    remedy = "Name them <object>_<view>, or let `backdrop import` do it"
-    return [_warning(first.image, f"{read}, and so {which}", remedy)]
+    what = f"was read as object {first.object}, view {first.view}, and so {doubt}"
+    remedy = "Name them <object>_<view>, or put each object's into a folder of its own and run `backdrop import`"
+    return [_warning(first.image, what, remedy)]
 
 
 def _twins(looks: Iterable[Look]) -> list[Fault]:

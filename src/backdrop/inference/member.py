@@ -182,6 +182,8 @@ def read_member(folder: Path) -> Member:
         recorded = {RECIPE: record.settings, WEIGHTS: record.weights, **({ONNX: record.onnx} if record.onnx else {})}
         digests = {name: file_digest(folder / name) for name in recorded}
     except (BackdropError, ValueError) as error:
+        if _is_denied(error):
+            raise MemberError(f"{folder} can't be used ({shorten(error)})", "Check its permissions") from error
         raise MemberError(
             f"{folder} is not a finished member ({shorten(error)})", "Run its `backdrop train` again"
         ) from error
@@ -189,6 +191,11 @@ def read_member(folder: Path) -> Member:
         if digests[name] != digest:
             raise MemberError(f"{folder / name} has changed since training", "Copy or train the member again")
     return Member(folder, record, recipe)
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    """Whether an error comes from a permission that is missing."""
+    return error is not None and (isinstance(error, PermissionError) or _is_denied(error.__cause__))
 
 
 def verify_member(member: Member, plan: FoldPlan, digests: Digests) -> None:

@@ -17,7 +17,7 @@ from backdrop.config.records import Record
 from backdrop.data.importing.convert import convert, encode_mask
 from backdrop.data.importing.naming import UNNAMED, Name, name_photos
 from backdrop.data.importing.sources import Source, find_sources
-from backdrop.data.listing import PassedOver, printable
+from backdrop.data.listing import PassedOver, names_doubt, printable
 
 STEP = "import"
 TABLE = "import.csv"
@@ -36,10 +36,11 @@ class ImportRow(Record):
 
 
 class ImportRecord(Record):
-    """All photographs of the folder, and its other files."""
+    """All photographs of the folder, its other files, and what makes it doubtful how names were read, if anything."""
 
     rows: tuple[ImportRow, ...]
     passed_over: tuple[PassedOver, ...]
+    doubt: str = ""
 
     @property
     def left_out(self) -> list[ImportRow]:
@@ -102,7 +103,18 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
             _require_one(source, rows)
             (folder / TABLE).write_bytes(_dump([*rows, *duplicates]))
     _require_one(source, rows)
-    return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(sources.passed_over))
+    doubt = _names_doubt([one.name for one, row in zip(sources.photos, rows, strict=True) if row.target], names)
+    return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(sources.passed_over), doubt=doubt)
+
+
+def _names_doubt(taken: Sequence[PurePosixPath], names: dict[PurePosixPath, Name | None]) -> str:
+    read = [(path, name) for path in taken if (name := names[path])]
+    doubt = names_doubt(name for _, name in read)
+    if not doubt:
+        return ""
+    path, (product, view) = read[0]
+    what = f"{path} was read as object {product}, view {view}, and so {doubt}"
+    return f"{what}. If that is wrong, put each object's photographs into a folder of its own, or use --pattern."
 
 
 def _mask_place(masks: str | None) -> Path | None:

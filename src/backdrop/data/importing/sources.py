@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from backdrop.common.errors import DataError
+from backdrop.common.errors import DataError, StorageError
 from backdrop.data.dataset import read_file
 from backdrop.data.formats import decode_levels, format_of
 from backdrop.data.importing.annotations import Outlines, read_annotations
@@ -58,6 +58,7 @@ def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sou
 
     Raises:
         DataError: if annotations can't be read, or it isn't clear which photograph a mask belongs to.
+        StorageError: if a folder can't be read.
     """
     sources = Sources()
     files = [file for file in _walk(root, sources.passed_over) if masks is None or not _within(file, masks)]
@@ -78,11 +79,15 @@ def _walk(folder: Path, passed_over: list[PassedOver]) -> Iterator[Path]:
     if folder.is_file():
         yield folder
         return
-    for root, folders, _ in os.walk(folder):
+    for root, folders, _ in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         listing = list_images(Path(root), READ)
         passed_over += [one for one in listing.passed_over if one.reason != "folder"]
         yield from (file for file in listing.images if not file.is_dir())
+
+
+def _refuse(error: OSError) -> None:
+    raise StorageError(f"{printable(error.filename)} can't be read ({error.strerror})", "Check path and permissions")
 
 
 def _within(file: Path, folder: Path) -> bool:
@@ -103,7 +108,7 @@ def _sort(root: Path, group: list[Path], drawn: "_Masks", sources: Sources) -> N
         masks = [file for file in group if _looks_like_mask(file)] if len(group) > 1 or masks else []
     photos = [file for file in group if file not in masks]
     if not photos:
-        sources.passed_over += [_alone(file, "mask without a photograph") for file in masks]
+        sources.passed_over += [_alone(file, "mask without a photograph beside it; see --masks") for file in masks]
         return
     photos.sort(key=lambda file: (file.suffix.lower() not in JPEG_SUFFIXES, file.suffix.lower() != ".png", file.name))
     name = _seen_from(root, photos[0])
