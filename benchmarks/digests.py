@@ -15,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from backdrop.data.damage import find_gif_damage
 from backdrop.data.dataset import file_digest, open_dataset, read_image, read_mask
-from backdrop.data.formats import find_gif_damage
 from backdrop.data.masks import mask_digest
 
 COUNT, ROUNDS = 100, 3

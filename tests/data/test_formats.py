@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backdrop.common.errors import ConfigError, DataError
-from backdrop.data import formats
+from backdrop.data import damage, formats
 
 HEIC = Path(__file__).parent / "files" / "two-colors.heic"
 TAILS = [b"", bytes(6000), struct.pack(">I", 24) + b"ftypmp42" + bytes(12) + bytes(range(250)) * 40, b"\xff\xd9" * 9]
@@ -128,10 +128,10 @@ def test_what_libjpeg_warns_of_is_damage_and_nothing_else_is(capfd: pytest.Captu
     for _ in range(200):
         changed = bytearray(data)
         changed[int(random.integers(scan, len(data) - 2))] ^= int(random.integers(1, 256))
-        damage = [damage_of(bytes(changed), least) for least in (0, 8, 32)]
-        assert bool(damage[0]) == warned_by_libjpeg(bytes(changed), capfd)
-        assert len({*damage}) == 1
-        count += bool(damage[0])
+        found = [damage_of(bytes(changed), least) for least in (0, 8, 32)]
+        assert bool(found[0]) == warned_by_libjpeg(bytes(changed), capfd)
+        assert len({*found}) == 1
+        count += bool(found[0])
     assert count > 50
 
 
@@ -160,7 +160,7 @@ def test_damage_in_a_gif_is_found_by_the_stricter_decoder() -> None:
     mask = np.zeros((120, 160), np.uint8)
     cv2.circle(mask, (80, 60), 40, 255, -1)
     data = saved(mask, "GIF")
-    assert formats.find_gif_damage(data) == ""
+    assert damage.find_gif_damage(data) == ""
     start = data.index(b",") + 12
     random, unseen = np.random.default_rng(1), 0
     for _ in range(60):
@@ -170,7 +170,7 @@ def test_damage_in_a_gif_is_found_by_the_stricter_decoder() -> None:
             levels = formats.decode_levels(bytes(changed), "a")
         except DataError:
             continue
-        if formats.find_gif_damage(bytes(changed)) == "":
+        if damage.find_gif_damage(bytes(changed)) == "":
             unseen += not np.array_equal(levels, mask)
     assert unseen == 0
 

@@ -6,11 +6,9 @@ cards pad it, and all of that is fine. Damage is what a decoder complains about.
 
 import contextlib
 import io
-import re
 import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -24,22 +22,13 @@ from PIL import Image
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError
 from backdrop.data.color_profiles import as_srgb
+from backdrop.data.damage import MAX_SCANS, count_scans, find_jpeg_damage, find_png_damage
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
-MAX_SCANS = 100  # of a progressive JPEG; programs that write them make about ten
 STRIP = 2**24  # pixels that are copied at a time
 LFS = b"version https://git-lfs"
 # The brands of ISO media files that are HEIC photographs.
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-# libjpeg's warnings about complete files: a form that libjpeg-turbo's own interface doesn't support, or odd metadata.
-# Any other warning means that pixels are lost.
-HARMLESS = (
-    *("subsampling", "JPEG process", "data precision", "color conversion", "arithmetic coding"),
-    *("JFIF revision", "Adobe color transform", "bad ICC marker", "Invalid SOS parameters for sequential"),
-)
-# In a JPEG's scan, what begins the next segment: 0xff isn't followed by zero, a restart marker or padding there.
-SEGMENT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 
@@ -153,17 +142,6 @@ def turn(image: Any, orientation: int) -> Any:
     return image
 
 
-def find_gif_damage(data: bytes) -> str:
-    """The damage of a GIF that `decode_levels` can read nevertheless; empty if there is none.
-
-    A GIF has no checksum. OpenCV reads one more strictly than Pillow, and takes three times as long.
-    """
-    with contextlib.suppress(cv2.error):
-        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) is not None:
-            return ""
-    return "is damaged inside"
-
-
 def examine(data: bytes, name: object) -> tuple[str, int]:
     """The format (see `format_of`) and number of pixels of an image, from its header; nothing is decoded.
 
@@ -174,14 +152,14 @@ def examine(data: bytes, name: object) -> tuple[str, int]:
     file_format = format_of(data)
     if file_format == "lfs":
         raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
-    if file_format == "png" and (damage := _png_damage(data)):
+    if file_format == "png" and (damage := find_png_damage(data)):
         raise DataError(f"{name} {damage}", COPY_AGAIN)
     with _readable(name):
         width, height = _size(data)
     if width * height > max_pixels():
         what = f"{name} has {width}x{height} pixels, more than the {max_pixels():,} that are decoded"
         raise TooLargeError(what, "Scale it down, or set BACKDROP_MAX_PIXELS")
-    if file_format == "jpeg" and (scans := _count_scans(data)) > MAX_SCANS:
+    if file_format == "jpeg" and (scans := count_scans(data)) > MAX_SCANS:
         raise DataError(f"{name} has {scans:,} scans or more, and each takes time", "Save it again as a JPEG")
     return file_format, width * height
 
@@ -282,7 +260,7 @@ def _decode_jpeg(data: bytes, least: int) -> Pixels:
     try:
         image = simplejpeg.decode_jpeg(data, "RGB", strict=True, min_height=least, min_width=least)
     except ValueError as error:
-        if damage := _jpeg_damage(data, str(error)):
+        if damage := find_jpeg_damage(data, str(error)):
             raise DataError(damage, COPY_AGAIN) from error
         image = _decode_rare_jpeg(data)
     turned: Pixels = turn(image, _orientation(_pillow(data)))
@@ -295,33 +273,6 @@ def _decode_rare_jpeg(data: bytes) -> Pixels:
         image: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
         return image
     return _opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-
-
-def _jpeg_damage(data: bytes, warning: str) -> str:
-    """The damage that libjpeg's warning means; empty if no pixel is lost."""
-    if any(words in warning for words in HARMLESS):
-        return ""
-    scan = data.rfind(b"\xff\xda")
-    end = data.find(b"\xff\xd9", scan)
-    if end < 0:
-        return "is truncated"
-    if "extraneous bytes before marker 0xd9" in warning:  # some cameras pad there
-        count = int("".join(filter(str.isdigit, warning.partition(" extraneous")[0])))
-        if not data[end - count : end].strip(b"\0\xff"):
-            return ""
-    return f"is damaged inside ({warning})"
-
-
-def _count_scans(data: bytes) -> int:
-    """The scans of a JPEG, as far as its segments can be followed; at most one more than are allowed."""
-    scans, start = 0, 2
-    while scans <= MAX_SCANS and (found := SEGMENT.search(data, start)):
-        marker, start = data[found.start() + 1], found.end()
-        if marker == END_OF_IMAGE:
-            break
-        scans += marker == START_OF_SCAN
-        start += int.from_bytes(data[start : start + 2])
-    return scans
 
 
 def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> Pixels:
@@ -391,22 +342,6 @@ def _png_levels(data: bytes) -> Levels:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     turned: Levels = turn(image, _orientation(_pillow(data)) if b"eXIf" in data else 1)
     return turned
-
-
-def _png_damage(data: bytes) -> str:
-    """The damage of a PNG: each chunk has a checksum, and the last chunk is IEND; bytes after it don't matter."""
-    view, start = memoryview(data), 8
-    while start + 12 <= len(data):
-        (length,) = struct.unpack(">I", view[start : start + 4])
-        end = start + 12 + length
-        if end > len(data):
-            break
-        if zlib.crc32(view[start + 4 : end - 4]) != struct.unpack(">I", view[end - 4 : end])[0]:
-            return "is damaged inside (a checksum of the PNG is wrong)"
-        if bytes(view[start + 4 : start + 8]) == b"IEND":
-            return ""
-        start = end
-    return "is truncated"
 
 
 def _orientation(image: Image.Image) -> int:

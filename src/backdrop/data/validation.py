@@ -14,8 +14,9 @@ from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
+from backdrop.data.damage import find_gif_damage
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, read_file
-from backdrop.data.formats import decode_levels, decode_photo, find_gif_damage, format_of, shape_of
+from backdrop.data.formats import decode_levels, decode_photo, format_of, shape_of
 from backdrop.data.listing import BAD_NAMES, names_doubt, printable
 from backdrop.data.mask_files import MaskFile, interpret
 
