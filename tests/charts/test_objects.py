@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.charts.rendering import (
     rendered,
     values_of,
 )
+from tests.fakes.http import JsonHandler, running
 
 pytestmark = pytest.mark.e2e
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding"}
@@ -38,6 +40,41 @@ def identities(*arguments: str, **about: Any) -> set[tuple[str, str]]:
 def hook(manifest: dict[str, Any]) -> dict[str, str]:
     annotations = manifest["metadata"].get("annotations", {})
     return {key.removeprefix("helm.sh/"): value for key, value in annotations.items() if "helm.sh/hook" in key}
+
+
+class _Cluster(JsonHandler):
+    """As much of the Kubernetes API as Helm's `lookup` asks: a namespace with the settings of the release `first`."""
+
+    def do_GET(self) -> None:  # noqa: N802  # http.server's name
+        kind = {"name": "configmaps", "kind": "ConfigMap", "namespaced": True, "verbs": ["get"]}
+        annotations = {"meta.helm.sh/release-name": "first"}
+        answers = {
+            "/version": {"major": "1", "minor": "36", "gitVersion": "v1.36.0"},
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+            "/apis": {"kind": "APIGroupList", "groups": []},
+            "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [kind]},
+            "/api/v1/namespaces/ml/configmaps/backdrop": {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "backdrop", "namespace": "ml", "annotations": annotations},
+            },
+        }
+        answer = answers.get(self.path.partition("?")[0])
+        self.reply(200 if answer else 404, answer or {"kind": "Status", "status": "Failure", "code": 404})
+
+
+@pytest.mark.parametrize("release", ["first", "second"])
+def test_a_second_release_in_a_namespace_is_refused_by_what_is_in_its_way(release: str, tmp_path: Path) -> None:
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), _Cluster)) as server:
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        users = [{"name": "u", "user": {"token": "t"}}]
+        config = {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": users}
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **config}))
+        where = ("--namespace", "ml", "--dry-run=server", "--kubeconfig", str(tmp_path / "kubeconfig"))
+        done = helm("template", release, str(CHART), *where, "--disable-openapi-validation")
+    refused = "Release first is in namespace ml already, and tasks find their settings there by one name"
+    assert (refused in done.stderr) == (release == "second"), done.stderr
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from backdrop.config.cluster import NETWORK, NETWORK_FOLDER, NETWORK_KEYS
-from tests.charts.rendering import CASES, Manifest, containers, manifests, named, pods, rendered
+from backdrop.config.cluster import NETWORK, NETWORK_FOLDER, NETWORK_KEYS, Cluster
+from backdrop.tuning.cluster.manifest import manifest
+from tests.charts.rendering import CASES, CHART, Manifest, containers, manifests, named, pods, rendered
 
 pytestmark = pytest.mark.e2e
+KUBEFLOWS = {"pipelines.kubeflow.org/v2_component": "true"}  # on the pods of a run
 VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected"}
 AMOUNTS = {"cpu", "memory", "ephemeral-storage"}  # a quota may demand requests and limits of each
 
@@ -256,8 +259,38 @@ def test_every_pod_has_the_companys_network(case: str) -> None:
 
 
 def test_a_policy_is_not_for_pods_of_the_pipeline() -> None:
-    policies = [manifest for manifest in manifests("full") if manifest["kind"] == "NetworkPolicy"]
-    assert not any(chosen(policy, {"pipeline/runid": "1"}) for policy in policies)
+    policies = [manifest for manifest in manifests("scheduled") if manifest["kind"] == "NetworkPolicy"]
+    assert not any(chosen(policy, {"pipeline/runid": "1", **KUBEFLOWS}) for policy in policies)
+
+
+def test_tasks_reach_what_they_need_where_the_namespace_denies_by_default() -> None:
+    policy = named("NetworkPolicy", "cutouts-tasks", "full")
+    assert chosen(policy, KUBEFLOWS)
+    assert not any(chosen(policy, pod["metadata"]["labels"]) for _, pod in pods("full"))
+    assert policy["spec"]["policyTypes"] == ["Egress"]
+    egress = policy["spec"]["egress"]
+    for key in ("dns", "outside", "kubernetes", "kubeflow"):
+        values = yaml.safe_load((CHART / "ci" / "full-values.yaml").read_text())["networkPolicy"]
+        rules = values.get(key) or yaml.safe_load((CHART / "values.yaml").read_text())["networkPolicy"][key]
+        assert all(rule in egress for rule in rules), key
+    work = named("NetworkPolicy", "cutouts-jobs", "full")["spec"]["egress"]
+    assert egress[: len(work)] == work
+
+
+def test_the_pods_of_a_ray_cluster_reach_each_other_and_the_operator_reaches_them() -> None:
+    job = manifest(Cluster(image="x"), "tune-1", ["true"])["spec"]["rayClusterSpec"]
+    policy = named("NetworkPolicy", "cutouts-ray", "full")
+    (workers,) = job["workerGroupSpecs"]
+    for group in (job["headGroupSpec"], workers):
+        assert chosen(policy, group["template"]["metadata"]["labels"])
+    assert not any(chosen(policy, pod["metadata"]["labels"]) for _, pod in pods("full"))
+    own = {"podSelector": policy["spec"]["podSelector"]}
+    within, operator = policy["spec"]["ingress"]
+    assert within == {"from": [own]}
+    assert {"to": [own]} in policy["spec"]["egress"]
+    assert operator["ports"] == [{"protocol": "TCP", "port": 8265}]
+    without = manifests("full", "--set", "tuning.ray=false")
+    assert not any(m["metadata"]["name"] == "cutouts-ray" for m in without)
 
 
 def test_jobs_reach_mlflow_where_it_listens() -> None:

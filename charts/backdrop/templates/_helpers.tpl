@@ -245,6 +245,19 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 {{- end -}}
 {{- end }}
 
+{{/* Egress of whatever works on data and models: DNS, the servers of the values, MLflow, and what is outside. */}}
+{{- define "backdrop.egressOfWork" -}}
+{{- concat .Values.networkPolicy.dns (.Values.networkPolicy.outside | default list) | toYaml }}
+{{- range list .Values.kfp.endpoint .Values.s3.endpoint .Values.tracking.uri (.Values.pretrained.mirror | default "" | regexFind "^http.*") | uniq }}
+{{- with include "backdrop.egressTo" (dict "root" $ "url" .) }}
+{{ . }}
+{{- end }}
+{{- end }}
+{{- with include "backdrop.egressToMlflow" . }}
+{{ . }}
+{{- end }}
+{{- end }}
+
 {{/* Ingress from the peers in a list; from nobody if it is empty, which in a rule would mean everybody. */}}
 {{- define "backdrop.ingress" -}}
 {{- if . -}}
@@ -377,6 +390,11 @@ volumes:
 
 {{/* Refuses values that can't work, and says what to do. */}}
 {{- define "backdrop.check" -}}
+{{- $settings := lookup "v1" "ConfigMap" .Release.Namespace "backdrop" | default dict -}}
+{{- $owner := dig "metadata" "annotations" "meta.helm.sh/release-name" .Release.Name $settings -}}
+{{- if ne $owner .Release.Name -}}
+{{- fail (printf "Release %s is in namespace %s already, and tasks find their settings there by one name, the ConfigMap backdrop. Install this release in another namespace: --namespace NAME" $owner .Release.Namespace) -}}
+{{- end -}}
 {{- $trains := or .Values.schedule.enabled .Values.preflight.enabled -}}
 {{- $needsKfp := or $trains .Values.prediction.schedule -}}
 {{- range $key := list "images" "out" "work" -}}
