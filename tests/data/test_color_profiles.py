@@ -1,7 +1,9 @@
 """Photographs in other color spaces than sRGB, against the definitions of these spaces."""
 
 import io
+import itertools
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -24,27 +26,50 @@ def fixed(value: float) -> bytes:
     return struct.pack(">i", round(value * 65536))
 
 
-def profile_of(primaries: tuple[tuple[float, ...], ...], gamma: float) -> bytes:
-    """A profile of three primaries and a gamma: ICC.1:2001-04."""
-    xyz = [b"XYZ \0\0\0\0" + b"".join(map(fixed, color)) for color in (WHITE, *primaries)]
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
-    words = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(79)
-    names = (b"wtpt", b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC", b"desc", b"cprt")
-    parts = [*xyz, curve, curve, curve, words, b"text\0\0\0\0none\0\0\0\0"]
+WORDS = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(79)
+RIGHTS = b"text\0\0\0\0none\0\0\0\0"
+
+
+def assembled(kind: bytes, names: Sequence[bytes], parts: Sequence[bytes]) -> bytes:
+    """A profile: ICC.1:2001-04."""
     table, body, start = struct.pack(">I", len(names)), b"", 132 + 12 * len(names)
     for name, part in zip(names, parts, strict=True):
         table += name + struct.pack(">II", start + len(body), len(part))
         body += part + bytes(-len(part) % 4)
     head = bytearray(128)
     head[0:4], head[8:12] = struct.pack(">I", start + len(body)), b"\x02\x10\0\0"
-    head[12:24], head[36:40], head[68:80] = b"mntrRGB XYZ ", b"acsp", b"".join(map(fixed, WHITE))
+    head[12:24], head[36:40], head[68:80] = kind, b"acsp", b"".join(map(fixed, WHITE))
     return bytes(head) + table + body
+
+
+def profile_of(primaries: tuple[tuple[float, ...], ...], gamma: float) -> bytes:
+    """A profile of three primaries and a gamma."""
+    xyz = [b"XYZ \0\0\0\0" + b"".join(map(fixed, color)) for color in (WHITE, *primaries)]
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    names = (b"wtpt", b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC", b"desc", b"cprt")
+    return assembled(b"mntrRGB XYZ ", names, (*xyz, curve, curve, curve, WORDS, RIGHTS))
+
+
+def cmyk_profile(corners: dict[tuple[int, ...], tuple[int, int, int]]) -> bytes:
+    """A profile that gives the 16 mixtures of full inks these CIELAB colors (L 0..100, a and b -128..127)."""
+    ramp, identity = bytes(range(256)), (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    colors = b"".join(
+        bytes([round(corners[inks][0] * 2.55), corners[inks][1] + 128, corners[inks][2] + 128])
+        for inks in itertools.product((0, 1), repeat=4)
+    )
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + b"".join(map(fixed, identity)) + ramp * 4 + colors + ramp * 3
+    names = (b"A2B0", b"A2B1", b"wtpt", b"desc", b"cprt")
+    white = b"XYZ \0\0\0\0" + b"".join(map(fixed, WHITE))
+    return assembled(b"prtrCMYKLab ", names, (table, table, white, WORDS, RIGHTS))
 
 
 def expected(colors: np.ndarray, primaries: tuple[tuple[float, ...], ...], gamma: float) -> np.ndarray:
     """The sRGB levels of colors (N, 3) by the definitions, in float64."""
     light = (colors / 255) ** gamma @ np.array(primaries) @ np.linalg.inv(np.array(SRGB))
-    light = light.clip(0, 1)
+    return to_levels(light.clip(0, 1))
+
+
+def to_levels(light: np.ndarray) -> np.ndarray:
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
@@ -106,3 +131,23 @@ def test_srgb_is_left_as_it_is_and_gray_and_cmyk_profiles_are_not_used() -> None
     gray = profile_of(SRGB, 1.0).replace(b"mntrRGB ", b"mntrGRAY")
     for profile in (own, gray, b"", b"none"):
         assert as_srgb(colors, profile) is colors
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_inks_are_the_colors_of_their_profile(kind: str) -> None:
+    random = np.random.default_rng(0)
+    corners = {
+        inks: (int(random.integers(30, 80)), *map(int, random.integers(-15, 15, 2)))
+        for inks in itertools.product((0, 1), repeat=4)
+    }
+    corners[0, 0, 0, 0], corners[1, 1, 1, 1] = (100, 0, 0), (0, 0, 0)  # so that there is no black to compensate
+    for inks, (light, a, b) in corners.items():
+        file = io.BytesIO()
+        pixels = np.zeros((16, 16, 4), np.uint8) + 255 * np.array(inks, np.uint8)
+        Image.fromarray(pixels, "CMYK").save(file, kind, quality=100, icc_profile=cmyk_profile(corners))
+        shown = formats.decode_photo(file.getvalue(), "a").reshape(-1, 3).mean(axis=0)
+        y = (light + 16) / 116
+        roots = np.array([y + a / 500, y, y - b / 200])
+        xyz = np.where(roots > 6 / 29, roots**3, 3 * (6 / 29) ** 2 * (roots - 4 / 29)) * WHITE
+        linear = (xyz @ np.linalg.inv(np.array(SRGB))).clip(0, 1)
+        assert np.abs(shown - to_levels(linear)).max() < 3

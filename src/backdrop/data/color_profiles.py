@@ -22,8 +22,8 @@ def as_srgb(image: NDArray[np.uint8], profile: bytes) -> NDArray[np.uint8]:
         image: the pixels; those of the result may take their place.
         profile: an ICC profile; empty for none.
     """
-    transform = _transform(profile) if profile else None
-    if transform is None:
+    transform = _transform(profile, "RGB") if profile else None
+    if transform is None or _is_srgb(profile):
         return image
     converted = image if image.flags.writeable else image.copy()
     for rows in np.array_split(converted, max(1, converted.nbytes // STRIP)):
@@ -31,27 +31,37 @@ def as_srgb(image: NDArray[np.uint8], profile: bytes) -> NDArray[np.uint8]:
     return converted
 
 
+def from_cmyk(image: Image.Image) -> NDArray[np.uint8] | None:
+    """A CMYK image as sRGB (H, W, 3), 0..255; None if it isn't one, or has no profile that can be used."""
+    profile = image.info.get("icc_profile") if image.mode == "CMYK" else None
+    transform = _transform(profile, "CMYK") if profile else None
+    return None if transform is None else np.array(ImageCms.applyTransform(image, transform))
+
+
 @lru_cache(maxsize=64)
-def _transform(profile: bytes) -> Any:
-    """The transform to sRGB; None if a profile can't be used, or its colors are those of sRGB."""
+def _transform(profile: bytes, mode: str) -> Any:
+    """The transform of a mode's images to sRGB; None if the profile is damaged, or made for another mode."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if opened.profile.xcolor_space.strip() != "RGB":
+        if opened.profile.xcolor_space.strip() != mode:
             return None
-        transform = ImageCms.buildTransform(
+        return ImageCms.buildTransform(
             opened,
             ImageCms.createProfile("sRGB"),
-            "RGB",
+            mode,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
+
+
+@lru_cache(maxsize=64)
+def _is_srgb(profile: bytes) -> bool:
     levels = np.arange(0, 256, STEP, dtype=np.uint8)
     colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-    difference = np.abs(_apply(transform, colors).astype(np.int16) - colors).max()
-    return transform if difference > SAME else None
+    return bool(np.abs(_apply(_transform(profile, "RGB"), colors).astype(np.int16) - colors).max() <= SAME)
 
 
 def _apply(transform: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError
-from backdrop.data.color_profiles import as_srgb
+from backdrop.data.color_profiles import as_srgb, from_cmyk
 from backdrop.data.damage import MAX_SCANS, count_scans, find_jpeg_damage, find_png_damage
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
@@ -263,7 +263,9 @@ def _decode_jpeg(data: bytes, least: int) -> Pixels:
         if damage := find_jpeg_damage(data, str(error)):
             raise DataError(damage, COPY_AGAIN) from error
         image = _decode_rare_jpeg(data)
-    turned: Pixels = turn(image, _orientation(_pillow(data)))
+    opened = _pillow(data)
+    converted = from_cmyk(opened)
+    turned: Pixels = turn(image if converted is None else converted, _orientation(opened))
     return turned
 
 
@@ -304,6 +306,8 @@ def _levels(image: Image.Image) -> Levels:
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
         raise DataError("has 32 bits a pixel", "Save it with 8 or 16")
+    if (converted := from_cmyk(image)) is not None:
+        return converted
     transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
     if image.mode == "P" and not transparent:
         return _by_palette(image)
