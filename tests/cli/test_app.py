@@ -173,9 +173,9 @@ def test_errors_are_one_line_and_exit_code_2(main, data: Path, plan: Path, tmp_p
     for arguments, message in {
         ("check", tmp_path / "nowhere"): "nowhere is not a folder. Check the path.",
         ("recipes", "show", "tinyy"): "There is no recipe tinyy. Did you mean tiny?",
-        ("recipes", "cp", "tiny", plan): "plan.csv exists. Name another file.",
+        ("recipes", "cp", "tiny", plan): "plan.csv exists. Use another file.",
         ("ensembles", "show", "tinyy"): "There is no ensemble tinyy. Did you mean tiny?",
-        ("ensembles", "cp", "tiny", plan): "plan.csv exists. Name another file.",
+        ("ensembles", "cp", "tiny", plan): "plan.csv exists. Use another file.",
         ("split", data, "--out", plan, "--folds", 9): "don't fill 9 folds. Ask for fewer folds.",
         ("split", data, "--out", plan, "--by", "are"): "Did you mean area?",
         ("sample", data, "--size", "big"): "big is not a size.",

@@ -57,7 +57,7 @@ def test_a_folder_with_anything_else_is_refused(out: str, name: str) -> None:
     put(f"{out}/{name}")
     with pytest.raises(StorageError, match=r"is not the output of an earlier run|is not an inventory of Backdrop"):
         outputs.require(out, "sample")
-    with pytest.raises(StorageError, match=r"Move it, or name another place\.$"):
+    with pytest.raises(StorageError, match=r"Move it, or use another place\.$"):
         fill(out, {"a": b"1"})
     assert storage.read_bytes(f"{out}/{name}") == b"mine"
 

@@ -41,6 +41,6 @@ def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
 
     text = find_text(kind, name).text
     if os.path.lexists(out):
-        raise StorageError(f"{out} exists", "Name another file")
+        raise StorageError(f"{out} exists", "Use another file")
     write_bytes(out, text.encode())
     print(f"{out}: change its name, then {use}")

@@ -20,7 +20,7 @@ PROBE = f"{OWN}probe"
 PROBE_BYTES = 2**16
 # Written by file managers wherever they look; they hold nothing of their users, so they're passed over and stay.
 SYSTEM = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-REMEDY = "Move it, or name another place"
+REMEDY = "Move it, or use another place"
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def evaluate(
         StorageError: if something else is at `out` or at the budget's file, or it can't be written.
         TrackingError: with `model`, if MLflow can't be reached, or the champion's files were lost or changed.
     """
-    config = find_ensemble(ensemble) if ensemble else None
+    config = None if ensemble is None else find_ensemble(ensemble)
     if budget:
         _require_writable(budget, config, out)
     folders = parse_baselines(baselines)

@@ -62,7 +62,7 @@ def label(
         PlanError: if a plan belongs to other data.
         StorageError: if something else is at `out`, or it can't be written.
     """
-    config = find_ensemble(ensemble) if ensemble else None
+    config = None if ensemble is None else find_ensemble(ensemble)
     plans, dataset = read_plans(plan), open_dataset(data)
     check_unlabeled(dataset, plans[0])
     if not dataset.unlabeled:

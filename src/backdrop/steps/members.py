@@ -13,8 +13,9 @@ def open_member(address: str) -> Member:
     Raises:
         MemberError: if it isn't complete.
         TrackingError: if MLflow can't be reached or has no such run.
-        StorageError: if the folder or the prefix can't be read.
+        StorageError: if the address is empty, or the folder or the prefix can't be read.
     """
+    storage.require_named(address)
     if address.startswith("runs:/"):
         return read_member(fetch_member(address))
     return read_member(storage.local_folder(address) if storage.is_remote(address) else Path(address))

@@ -11,6 +11,7 @@ from backdrop.common import storage, text
 from backdrop.common.errors import ConfigError, DataError, MemberError, shorten
 from backdrop.common.lock import hold
 from backdrop.common.outputs import Claim, Files, inspect, is_output
+from backdrop.common.places import checked_address
 from backdrop.common.progress import progress, working
 from backdrop.config.records import Record, parse
 from backdrop.inference.submission import open_submission, read_rows
@@ -80,8 +81,9 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         MemberError: if the shares were made by different models.
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
+    checked_address(out)
     if storage.absolute(out).rstrip("/") in {storage.absolute(part).rstrip("/") for part in parts}:
-        raise ConfigError(f"{out} is one of the shares", "Name another --out")
+        raise ConfigError(f"{out} is one of the shares", "Use another --out")
     with hold(out, STEP):
         found = [_read(part) for part in parts]
         first = _check(found)

@@ -261,7 +261,8 @@ def _open(members: Sequence[str], model: str | None, ensemble: str | None) -> En
     if bool(members) == bool(model):
         raise MemberError("Either members or a model must be named", "Set one of --members and --model")
     if model is None:
-        return gather([open_member(address) for address in members], find_ensemble(ensemble) if ensemble else None)
+        config = None if ensemble is None else find_ensemble(ensemble)
+        return gather([open_member(address) for address in members], config)
     if ensemble is not None:
         raise ConfigError(f"{model} has its own ensemble", "Leave --ensemble out")
     from backdrop.tracking.registry import require_version  # slow: imports mlflow

@@ -67,7 +67,7 @@ def review(
     """
     if not 0 < share <= 1:
         raise ConfigError(f"--share must be above 0 and at most 1, not {share:g}", "Use another share, such as 0.1")
-    config = find_ensemble(ensemble) if ensemble else None
+    config = None if ensemble is None else find_ensemble(ensemble)
     plans, dataset = read_plans(plan), open_dataset(data)
     digests = verify(plans[0], dataset)
     who = judges(plans, digests, keep_networks(gather([open_member(address) for address in members], config)))

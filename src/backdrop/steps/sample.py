@@ -99,7 +99,7 @@ def _stands_there(out: str, record: SampleRecord) -> bool:
     if storage.read_bytes(path) == record.model_dump_json().encode():
         return True
     if is_output(out):
-        raise DataError(f"{out} holds another sample", "Name another folder or delete it")
+        raise DataError(f"{out} holds another sample", "Use another folder, or delete it")
     return False
 
 

@@ -49,11 +49,11 @@ def split(
         DataError: if a photograph has no mask or can't be read.
         StorageError: if another file is at `out`, or it can't be written.
     """
-    if holdout_from and objects:
+    if holdout_from is not None and objects:
         raise PlanError("--objects doesn't go with --holdout-from", "Leave it out: the objects are that plan's")
     require_file(out, is_plan, "a fold plan")
     dataset = open_dataset(data)
-    if holdout_from:
+    if holdout_from is not None:
         first = read_plan(holdout_from)
         verify(first, dataset)
         plan = refold(first, rule, _older(extend, rule.file))
@@ -78,7 +78,7 @@ def summary(plan: FoldPlan) -> SplitRecord:
 def _older(extend: str | None, name: str) -> FoldPlan | None:
     """The plan to extend; of a registered version that which is called so."""
     if extend is None or not extend.startswith("models:/"):
-        return read_plan(extend) if extend else None
+        return None if extend is None else read_plan(extend)
     from backdrop.tracking import registry  # slow: imports mlflow
 
     path = registry.champion_plan(extend, name)

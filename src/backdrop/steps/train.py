@@ -111,13 +111,14 @@ def train(
     chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
-    labels = read_labels(storage.local_folder(pseudo), folds, dataset, fold) if pseudo else PseudoLabels()
+    labels = PseudoLabels() if pseudo is None else read_labels(storage.local_folder(pseudo), folds, dataset, fold)
     return make_member(MemberSpec(dataset, folds, digests, chosen, fold, labels), out, fresh)
 
 
 def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
     """Trains a member or reuses it; `out` and `fresh` are those of `train`, and it raises as `train` does."""
     key = spec.key
+    target = checked_address(out.replace("{key}", key[:12]))
     searched = enabled() and not fresh
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # torchrun sets it
     known = find_member(key) if searched and alone else None
@@ -132,7 +133,6 @@ def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
         known = distributed.broadcast(find_member(key) if searched and not alone and distributed.is_main else None)
         if known:
             return TrainRecord(address=known, member=open_member(known).record, reused=True)
-        target = checked_address(out.replace("{key}", key[:12]))
         remote = storage.is_remote(target)
         folder = storage.cache_folder() / "training" / key if remote else Path(target)
         store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
@@ -277,7 +277,7 @@ def _key(record: bytes) -> str | None:
 
 
 def _other(place: Path | str) -> MemberError:
-    return MemberError(f"{place} holds a member of other data or settings", "Name another --out or delete it")
+    return MemberError(f"{place} holds a member of other data or settings", "Use another --out, or delete it")
 
 
 def _discard(target: str, folder: Path, store: "CheckpointStore") -> None:

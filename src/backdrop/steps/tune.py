@@ -203,7 +203,7 @@ def _finished(target: str, key: str) -> Search | None:
         return None
     if storage.read_bytes(f"{target}/{KEY}") != key.encode():
         what = f"{target} holds a search of other data, settings or budget"
-        raise TuningError(what, "Name another --out, or delete it")
+        raise TuningError(what, "Use another --out, or delete it")
     if not storage.exists(f"{target}/{RECORD}"):
         return None
     faults = repair(target, STEP, (SCHEDULE, TRIALS, PAGE, RECORD))
