@@ -1,6 +1,8 @@
 """S3's settings and listings: what boto3 refuses is one line, and folders' markers are no files."""
 
+import os
 from collections.abc import Callable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -8,6 +10,7 @@ import pytest
 
 from backdrop.common import outputs, s3, s3_client, storage
 from backdrop.common.errors import ConfigError, StorageError
+from tests.fakes.http import JsonHandler, running
 
 DEAD = "http://127.0.0.1:9"
 
@@ -50,6 +53,37 @@ def test_settings_that_boto3_refuses(
     s3_client.client.cache_clear()
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (403, b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>", "AccessDenied"),
+        (404, b"not found", "invalid XML received"),
+    ],
+)
+def test_a_role_that_is_not_granted(
+    status: int, body: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service account's role is asked for at the endpoint too, as MinIO grants roles there."""
+
+    class Sts(JsonHandler):
+        def do_POST(self) -> None:  # noqa: N802  # http.server's name
+            self.body()
+            self.reply(status, body)
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "token").write_text("a token of the service account")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/photos")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), Sts)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        s3_client.client.cache_clear()
+        with pytest.raises(StorageError, match=rf"can't be used with these settings \(.*{words}.*the keys or the role"):
+            storage.list_files("s3://photos/cars")
+        s3_client.client.cache_clear()
 
 
 def test_markers_of_folders_are_passed_over(bucket: str) -> None:

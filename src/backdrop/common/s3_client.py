@@ -66,7 +66,8 @@ def client(uploads: bool = False) -> Any:
         import boto3
         import botocore.session
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
     except ImportError as error:
         raise StorageError("s3:// needs boto3, which isn't installed", "Run pip install 'backdrop-ml[s3]'") from error
     limits = Config(
@@ -92,8 +93,9 @@ def client(uploads: bool = False) -> Any:
             check_header("AWS_SECRET_ACCESS_KEY", keys.secret_key)
             check_header("AWS_SESSION_TOKEN", keys.token)
         return session.client("s3", config=config)
-    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that isn't a URL
-        remedy = "Check AWS_ENDPOINT_URL (http://…), AWS_PROFILE, the keys, the region and boto3's files"
+    # Of a role that isn't granted, of what answers in the place of STS, and of an endpoint that isn't a URL.
+    except (BotoCoreError, ClientError, ResponseParserError, ValueError) as error:
+        remedy = "Check AWS_ENDPOINT_URL (http://…), AWS_PROFILE, the keys or the role, the region and boto3's files"
         raise StorageError(f"S3 can't be used with these settings ({shorten(error)})", remedy) from error
 
 
