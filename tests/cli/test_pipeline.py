@@ -175,7 +175,8 @@ def test_without_docker_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     ]
     done = subprocess.run([*command, "--runner", "docker"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: Docker doesn't answer \(.*\)\. Start it .*\n", done.stderr)
+    said = done.stderr.splitlines()[-1]  # after a heartbeat, on a busy machine
+    assert re.fullmatch(r"error: Docker doesn't answer \(.*\)\. Start it .*", said)
     assert not work.exists()
 
 
