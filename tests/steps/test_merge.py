@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from backdrop.cli.app import app
 from backdrop.common import s3
-from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError
+from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
 from backdrop.data import photographs
 from backdrop.data.photographs import Shard, parse_shard
 from backdrop.inference import batch
@@ -150,6 +150,18 @@ def test_results_of_another_kind_take_the_place_of_earlier_ones(
     merge([str(tmp_path / "webp")], str(out))
     assert {path.suffix for path in out.iterdir() if path.suffix in (".png", ".webp")} == {".webp"}
     assert (out / "mine.txt").read_text() == "mine"
+
+
+def test_a_share_replaces_no_other(photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "out"
+    for _ in range(2):  # but itself
+        predict(Shard(str(photos), 1, 2), str(out), members)
+    before = tree(out)
+    for other in (Shard(str(photos), 2, 2), Shard(str(photos), 1, 3)):
+        with pytest.raises(StorageError, match=f"{out} has the results of share 1/2. Name another place"):
+            predict(other, str(out), members)
+    assert tree(out) == before
+    predict(str(photos), str(out), members)  # has the share's results, too
 
 
 def test_a_share_is_one_of_one_folder(photos: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -81,9 +81,12 @@ def larger(workspace: Workspace, make_dataset: Callable[..., Path], extend: bool
     return workspace.with_plan(plan)
 
 
-def test_from_registering_to_rolling_back(tracked: str, workspace: Workspace, name: str) -> None:
+def test_from_registering_to_rolling_back(
+    tracked: str, workspace: Workspace, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = str(workspace.data)
-    assert champion_plan(f"models:/{name}@champion") is None
+    split(data, str(workspace.root / "first.csv"), Rule(folds=2), extend=f"models:/{name}@champion")
+    assert f"models:/{name}@champion has no plan.csv yet, so that there is nothing to" in capsys.readouterr().err
     with pytest.raises(GateError, match="no challenger"):
         promote(data, name)
     with pytest.raises(TrackingError, match=f"There is no model {name} in "):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, DataError, MemberError, shorten
+from backdrop.common.errors import ConfigError, DataError, MemberError, StorageError, shorten
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import log, progress, working
@@ -115,6 +115,8 @@ def predict(
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
     pictures = pictures_of(format, options)
+    if isinstance(images, Shard):
+        _require_own(out, images)
     partial_folder = _unfinished(out)
     if isinstance(images, Shard) and sample_submission is not None:
         raise ConfigError("A share has only some of the sample's photographs", "Leave --sample-submission out")
@@ -221,6 +223,15 @@ def pictures_of(format: Format, options: PictureOptions) -> Pictures | None:  # 
     if format == "cutout":
         return Pictures("cutout", options)
     return Pictures("alpha") if format == "alpha" else None
+
+
+def _require_own(out: str, shard: Shard) -> None:
+    """Makes sure that a share doesn't replace another one, which nothing else would have then."""
+    record = find_record(out)
+    other = record and record.shard
+    if other and (other.number, other.count) != (shard.number, shard.count):
+        what = f"{out} has the results of share {other.number}/{other.count}"
+        raise StorageError(what, f"Name another place for share {shard}")
 
 
 def _find(

@@ -4,7 +4,7 @@ from statistics import mean
 
 from backdrop.common.errors import PlanError
 from backdrop.common.outputs import require_file, write_file
-from backdrop.common.progress import working
+from backdrop.common.progress import log, working
 from backdrop.config.folds import PLAN, Rule
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
@@ -82,4 +82,7 @@ def _older(extend: str | None, name: str) -> FoldPlan | None:
     from backdrop.tracking import registry  # slow: imports mlflow
 
     path = registry.champion_plan(extend, name)
-    return read_plan(path) if path else None
+    if path is None:
+        log(f"{extend} has no {name} yet, so that there is nothing to extend")
+        return None
+    return read_plan(path)
