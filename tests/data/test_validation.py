@@ -1,10 +1,13 @@
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from backdrop.cli.output import check_text
@@ -12,6 +15,7 @@ from backdrop.common.errors import DataError, PlanError
 from backdrop.data import validation
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
+from backdrop.data.formats import turn
 from backdrop.data.listing import summarize
 from backdrop.data.validation import inspect
 from backdrop.steps.check import CheckReport, check
@@ -126,6 +130,33 @@ def test_inverted_masks_are_warned_of(data: Path) -> None:
     report = check(str(data))
     assert report.errors == []
     assert {fault.what for fault in report.faults} == {"has a product that touches 100% of the border"}
+
+
+BACK = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # from what a viewer shows to what is stored
+
+
+@given(
+    st.sampled_from(sorted(BACK)), st.integers(0, 2**32 - 1), st.sampled_from([".jpg", ".png", ".tiff"]), st.booleans()
+)
+def test_a_mask_of_the_stored_photograph_is_warned_of_although_its_size_is_right(
+    orientation: int, seed: int, suffix: str, flat: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    corners = np.array([[20, 20], [170, 40 + random.integers(40)], [30 + random.integers(30), 180]], np.int32)
+    mask = cv2.fillPoly(np.zeros((200, 200), np.uint8), [corners], 255)  # like none of its turned selves
+    shown = np.where(mask[..., None] > 0, random.integers(0, 80, 3), random.integers(160, 250, 3))
+    shown = (shown + random.integers(0, 6, (200, 200, 3))).astype(np.uint8) * (not flat)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        for name in ("train", "train_masks"):
+            (data / name).mkdir()
+        Image.fromarray(turn(shown, BACK[orientation])).save(data / "train" / f"a_01{suffix}", exif=exif)
+        for right in (True, False):
+            write_mask(data, "a_01", mask if right else turn(mask, BACK[orientation]))
+            warned = [fault.what for fault in inspect(open_dataset(data)).faults if "as that is stored" in fault.what]
+            assert bool(warned) == (not right and not flat)
 
 
 def test_no_readable_photograph_is_a_line_each(data: Path) -> None:
