@@ -10,6 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from backdrop.common.environment import check_files
 from backdrop.common.errors import ERROR, FIX, BackdropError, explain
 from backdrop.common.processes import cpu_limit
 from backdrop.common.redact import redact
@@ -32,6 +33,7 @@ def main() -> None:
     limit_threads()
     module = sys.argv.pop(1)
     try:
+        check_files()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as stopped:
         if isinstance(stopped.code, str):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.environment import (
+    BUNDLES,
     FILES,
     LOOPBACK,
     bypass_proxy,
@@ -179,3 +180,18 @@ def test_a_variable_that_names_a_pipe_is_named(name: str, tmp_path: Path, monkey
     monkeypatch.setenv(name, f"{tmp_path}/none:{tmp_path}/pipe")
     with pytest.raises(ConfigError, match=rf"^{name} names a pipe, .*/pipe\. Save its content in a file\.$"):
         check_files()
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_certificates_that_no_library_reads_are_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ca.crt"
+    monkeypatch.setenv(name, str(file))
+    for content in (b"-----BEGIN CERTIFICATE-----\r\nMII\r\n", b"Our CA\n-----BEGIN TRUSTED CERTIFICATE-----\n"):
+        file.write_bytes(content)
+        check_files()
+    for content in (b"", b"\x30\x82\x03\x55", b"<html>Sign in</html>", b"-----BEGIN PRIVATE KEY-----\n"):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"^{file}, which {name} names, has no certificate in PEM form\."):
+            check_files()

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_each_share_is_placed_by_what_it_misses(
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     groups = [["predict-1"], ["predict-2"]]
-    place = ("2", "4", "16Gi", {"pool": "gpu"})
+    place = ("2", "4", "16Gi", {"pool": "gpu"}, [], {"pool": "cpu"}, [{"key": "cpu"}])
     given = ("photos", "models:/cars@champion", "out", "work", *STYLE, groups, *place)
     assert shard.python_func(*given, plan, summary, str(outputs / "missing")) == bool(versions)
     (request,) = asked
@@ -79,4 +80,7 @@ def test_each_share_is_placed_by_what_it_misses(
     assert ShardPlan.model_validate_json(Path(plan.path).read_bytes()) == made
     assert [(outputs / f"gpus_{n}").read_text() for n in (0, 1)] == ["0", "2" if missing else "0"]
     assert [(outputs / f"memory_{n}").read_text() for n in (0, 1)] == ["2Gi", "16Gi" if missing else "2Gi"]
+    nodes = [json.loads((outputs / f"node_selector_{n}").read_text())["pool"] for n in (0, 1)]
+    assert nodes == ["cpu", "gpu" if missing else "cpu"]
+    assert [(outputs / f"tolerations_{n}").read_text() == "[]" for n in (0, 1)] == [False, bool(missing)]
     assert (outputs / "missing").read_text() == ("predict-2" if missing else "")

@@ -13,12 +13,14 @@ from urllib.parse import unquote, urlsplit
 from backdrop.common.errors import ConfigError, shorten
 from backdrop.common.redact import is_http, is_misread, without_credentials
 
-# Variables that name files which libraries read.
+# Variables that name files which libraries read: of trusted certificates, and others.
+BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
 FILES = (
-    *("KUBECONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
-    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "MLFLOW_TRACKING_SERVER_CERT_PATH", "NETRC"),
+    *BUNDLES,
+    *("KUBECONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "NETRC"),
     *("KF_PIPELINES_SA_TOKEN_PATH", "RAY_AUTH_TOKEN_PATH"),
 )
+PEM = re.compile(rb"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
 # Variables that libraries read as they are, ours among them.
 SETTING = re.compile(r"(AWS|BACKDROP|KFP?|MLFLOW|RAY)_\w+|\w+_(PROXY|CA_BUNDLE)|SSL_CERT_FILE", re.IGNORECASE)
 SCHEME = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
@@ -71,16 +73,19 @@ def check_header(name: str, value: str | None) -> None:
 
 
 def check_files() -> None:
-    """Refuses a pipe in a variable that names files, because a library would wait for its writer.
+    """Refuses files that variables name and libraries stumble over: they wait for a pipe, and don't name certificates.
 
     Raises:
-        ConfigError: if a variable names a pipe.
+        ConfigError: if a variable names a pipe, or for trusted certificates a file without any.
     """
     for name in FILES:
         for path in os.environ.get(name, "").split(os.pathsep):
             with contextlib.suppress(OSError, ValueError):  # it doesn't exist: its reader says so
                 if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  # pathlib's Path("") is the current folder
                     raise ConfigError(f"{name} names a pipe, {path}", "Save its content in a file")
+                if name in BUNDLES and os.path.isfile(path) and not PEM.search(Path(path).read_bytes()):  # noqa: PTH113  # as above
+                    what = f"{path}, which {name} names, has no certificate in PEM form"
+                    raise ConfigError(what, "Convert it: openssl x509 -inform der -in FILE -out FILE.pem")
 
 
 def tidy_settings() -> None:
