@@ -128,7 +128,7 @@ def random_member(recipe: Recipe, fold: int) -> RandomMember:
     text = dict.fromkeys(("key", "weights", "settings", "device", "precision"), "")
     counts = dict.fromkeys(("seed", "epochs", "selected_epoch", "parameters", "threads", "processes"), 0)
     scores = {"dice": 0.0, "seconds": 0.0, "resumed_at": (), "version": __version__}
-    record = MemberRecord(recipe=recipe.name, fold=fold, **text, **counts, **scores)  # type: ignore[arg-type]
+    record = MemberRecord(recipe=recipe.name, fold=fold, **text, **counts, **scores)  # type: ignore[arg-type]  # by key
     return RandomMember(Path(), record, recipe)
 
 

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
+from torch import nn
 
 from backdrop.data.dataset import read_image, read_mask
 from backdrop.data.masks import Mask, binarize, dice
@@ -179,7 +180,7 @@ def main() -> None:
     network = one.network()
 
     class Loaded(Member):
-        def network(self):  # type: ignore[no-untyped-def]
+        def network(self) -> nn.Module:
             return network
 
     records = [one.record.model_copy(update={"fold": fold}) for fold in range(MEMBERS)]

@@ -58,7 +58,7 @@ def prediction(shards: int, retries: int = RETRIES) -> GraphComponent:
         node_selector: dict[str, str] = NODE_SELECTOR,
         tolerations: list[dict[str, str]] = TOLERATIONS,
         cpu_node_selector: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
-        cpu_tolerations: list[dict[str, str]] = [],  # noqa: B006
+        cpu_tolerations: list[dict[str, str]] = [],  # noqa: B006  # KFP's way, and never changed
     ) -> None:
         """Predicts the photographs that have no results yet.
 

@@ -128,9 +128,9 @@ def training(
         node_selector: dict[str, str] = NODE_SELECTOR,
         tolerations: list[dict[str, str]] = TOLERATIONS,
         cpu_node_selector: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
-        cpu_tolerations: list[dict[str, str]] = [],  # noqa: B006
+        cpu_tolerations: list[dict[str, str]] = [],  # noqa: B006  # KFP's way, and never changed
         ray_workers: int = RAY_WORKERS,
-        ray_cluster: dict[str, str] = {},  # noqa: B006
+        ray_cluster: dict[str, str] = {},  # noqa: B006  # KFP's way, and never changed
     ) -> None:
         """Trains, judges and promotes the ensemble.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from backdrop.common import outputs, storage
+from backdrop.common import output_file, outputs, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.outputs import INVENTORY, Claim, output_folder
 from tests.conftest import small_disk
@@ -174,13 +174,13 @@ def test_only_our_own_changed_file_is_set_aside(out: str) -> None:
 
 def test_a_file_is_replaced_only_by_its_like(out: str) -> None:
     def write(data: bytes) -> None:
-        outputs.write_file(out, data, lambda there: there.startswith(b"#"), "a list")
+        output_file.write_file(out, data, lambda there: there.startswith(b"#"), "a list")
 
     for data in (b"# one", b"# two"):
         write(data)
         assert storage.read_bytes(out) == data
     put(out)
-    for call in (lambda: write(b"# three"), lambda: outputs.require_file(out, lambda _: False, "a list")):
+    for call in (lambda: write(b"# three"), lambda: output_file.require_file(out, lambda _: False, "a list")):
         with pytest.raises(StorageError, match=r"/out exists, and it isn't a list that Backdrop wrote"):
             call()
     assert storage.read_bytes(out) == b"mine"
@@ -188,7 +188,7 @@ def test_a_file_is_replaced_only_by_its_like(out: str) -> None:
 
 @pytest.mark.parametrize("address", ["", "  ", "gs://bucket/x", "S3://photos/x", "https://host/x", "a\0b"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    for call in (outputs.require, lambda place, _: outputs.require_file(place, bool, "a list")):
+    for call in (outputs.require, lambda place, _: output_file.require_file(place, bool, "a list")):
         with pytest.raises(StorageError, match=r"address is empty|can't be written"):
             call(address, "sample")
 
@@ -218,7 +218,7 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_trying_leaves_nothing(tmp_path: Path, bucket: str) -> None:
     outputs.require(tmp_path / "new" / "deep" / "out", "sample")
-    outputs.require_file(tmp_path / "new" / "plan.csv", bool, "a plan")
+    output_file.require_file(tmp_path / "new" / "plan.csv", bool, "a plan")
     outputs.require(f"{bucket}/out", "sample")
     assert [path.name for path in tmp_path.iterdir()] == []
     assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="photos")
@@ -236,7 +236,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_noticed_before_the_work(full: Path) -> None:
     for call in (
         lambda: outputs.require(full / "out", "sample"),
-        lambda: outputs.require_file(full / "out", bool, "a plan"),
+        lambda: output_file.require_file(full / "out", bool, "a plan"),
         lambda: Claim(full / "out", "train", KEY),
     ):
         with pytest.raises(StorageError, match=r"No space left on device\)\. Free some space"):

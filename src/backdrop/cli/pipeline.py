@@ -52,7 +52,7 @@ def compile_(
     shards: Shards = None,
 ) -> None:
     """Compile an ensemble's training pipeline for Kubeflow."""
-    from backdrop.common.outputs import require_file, write_file
+    from backdrop.common.output_file import require_file, write_file
     from backdrop.pipelines.package import is_package
     from backdrop.pipelines.size import estimate_size
 

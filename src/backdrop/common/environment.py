@@ -81,9 +81,10 @@ def check_files() -> None:
     for name in FILES:
         for path in os.environ.get(name, "").split(os.pathsep):
             with contextlib.suppress(OSError, ValueError):  # it doesn't exist: its reader says so
-                if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  # pathlib's Path("") is the current folder
+                mode = os.stat(path).st_mode  # noqa: PTH116  # pathlib's Path("") is the current folder
+                if stat.S_ISFIFO(mode):
                     raise ConfigError(f"{name} names a pipe, {path}", "Save its content in a file")
-                if name in BUNDLES and os.path.isfile(path) and not PEM.search(Path(path).read_bytes()):  # noqa: PTH113  # as above
+                if name in BUNDLES and stat.S_ISREG(mode) and not PEM.search(Path(path).read_bytes()):
                     what = f"{path}, which {name} names, has no certificate in PEM form"
                     raise ConfigError(what, "Convert it: openssl x509 -inform der -in FILE -out FILE.pem")
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from backdrop.common import storage
 from backdrop.common.lock import hold
-from backdrop.common.outputs import require_file, write_file
+from backdrop.common.output_file import require_file, write_file
 from backdrop.data.dataset import open_dataset
 
 FILE = "auto.yaml"

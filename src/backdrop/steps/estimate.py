@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from backdrop.common.devices import device
 from backdrop.common.errors import ConfigError, DataError, TrainingError
-from backdrop.common.outputs import require_file, write_file
+from backdrop.common.output_file import require_file, write_file
 from backdrop.common.progress import working
 from backdrop.common.threads import in_threads
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble

@@ -10,7 +10,8 @@ import torch
 from backdrop.common.devices import device
 from backdrop.common.errors import BackdropError, ConfigError, MemberError
 from backdrop.common.lock import alone
-from backdrop.common.outputs import output_folder, require_file, write_file
+from backdrop.common.output_file import require_file, write_file
+from backdrop.common.outputs import output_folder
 from backdrop.common.progress import log, progress, working
 from backdrop.common.storage import absolute, sha256
 from backdrop.config import Ensemble, find_ensemble, shipped

@@ -3,7 +3,7 @@
 from statistics import mean
 
 from backdrop.common.errors import PlanError
-from backdrop.common.outputs import require_file, write_file
+from backdrop.common.output_file import require_file, write_file
 from backdrop.common.progress import log, working
 from backdrop.config.folds import PLAN, Rule
 from backdrop.config.records import Record

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from backdrop.common import outputs, places, s3, storage
+from backdrop.common import output_file, outputs, places, s3, storage
 from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
 from backdrop.common.progress import log
 from backdrop.common.text import parse_json
@@ -41,7 +41,7 @@ class CheckpointStore:
         if self.folder.exists() and not self.folder.is_dir():
             raise StorageError(f"{self.folder} is not a folder", places.REMEDY)
         for address in filter(None, (self.remote, str(self.folder))):
-            outputs.inspect_file(f"{address}/{INDEX}", _is_index, "the list of checkpoints")
+            output_file.inspect_file(f"{address}/{INDEX}", _is_index, "the list of checkpoints")
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Adds a checkpoint atomically, and removes all but the last two.
@@ -163,7 +163,7 @@ def _names(address: str) -> list[str]:
 
 
 def _write_index(address: str, names: list[str]) -> None:
-    outputs.write_file(f"{address}/{INDEX}", json.dumps(names).encode(), _is_index, "the list of checkpoints")
+    output_file.write_file(f"{address}/{INDEX}", json.dumps(names).encode(), _is_index, "the list of checkpoints")
 
 
 def _is_index(data: bytes) -> bool:
