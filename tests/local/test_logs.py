@@ -1,12 +1,16 @@
 """kfp's one stream of output, taken apart."""
 
 import contextlib
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kfp import dsl, local
 
-from backdrop.local.logs import TaskLogs
+from backdrop.local.logs import TaskLogs, task_logs
+from backdrop.local.subprocess_runner import process_runner
 
 CYAN, RED, GREEN, RESET = "\x1b[96m", "\x1b[91m", "\x1b[92m", "\x1b[0m"
 
@@ -83,7 +87,10 @@ def listen(words: list) -> bool:
 
 
 def test_kfp_still_prints_what_we_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the real runner: siblings of a failed task go on, what needs it doesn't, and the terminal stays silent."""
+    """By the real runner: siblings of a failed task go on, what needs it doesn't, and the terminal stays silent.
+
+    All the while, another thread prints to stderr, as a heartbeat does.
+    """
 
     @dsl.pipeline(name="words")
     def words(go: bool = True) -> None:
@@ -97,8 +104,8 @@ def test_kfp_still_prints_what_we_read(tmp_path: Path, capsys: pytest.CaptureFix
             speak(word="inside")
 
     witness = Witness()
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "root"), raise_on_error=False)
-    with contextlib.closing(TaskLogs(tmp_path / "logs", witness)) as stream, contextlib.redirect_stdout(stream):
+    local.init(process_runner(), pipeline_root=str(tmp_path / "root"), raise_on_error=False)
+    with task_logs(tmp_path / "logs", witness) as stream, chatting():
         words()
     ended = {event[1]: event[2] for event in witness.events if event[0] == "finished"}
     assert sorted(ended.values()) == [False, True, True, True]
@@ -107,3 +114,21 @@ def test_kfp_still_prints_what_we_read(tmp_path: Path, capsys: pytest.CaptureFix
     assert stream.path(failed).read_text().strip().endswith("and that is that")
     assert any("I say inside" in path.read_text() for path in (tmp_path / "logs").iterdir())
     assert capsys.readouterr().out == ""
+
+
+@contextlib.contextmanager
+def chatting() -> Iterator[None]:
+    """Prints to stderr from another thread, within the block."""
+    over = threading.Event()
+
+    def chat() -> None:
+        while not over.wait(0.001):
+            print("still here", file=sys.stderr)
+
+    thread = threading.Thread(target=chat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -93,7 +93,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> EnsembleModel:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: it looks at any registry that a later test turns on
 def service(model: EnsembleModel) -> Iterator[Service]:
     with serving(champion_of(model)) as running:
         yield running

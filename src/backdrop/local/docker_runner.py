@@ -18,6 +18,7 @@ from backdrop.common.errors import DockerError, shorten
 from backdrop.common.progress import log
 from backdrop.components.image import CPU_IMAGE, IMAGE
 from backdrop.config.cluster import SHARED_MEMORY_SIZE
+from backdrop.local.logs import print_line
 
 LABEL = "backdrop.work"  # of each container: its run's work folder
 PASSED_ON = ("AWS_", "BACKDROP_", "MLFLOW_", "RAY_")  # prefixes of the variables that tasks need
@@ -112,17 +113,17 @@ def run_container(
         try:
             container.start()
             for line in lines(container.logs(stream=True)):
-                print(line)
+                print_line(line)
             return int(container.wait()["StatusCode"])
         finally:
             container.remove(force=True)
     except DockerException as error:  # such as a missing GPU; kfp would hide it
-        print(f"Docker: {shorten(error)}")
+        print_line(f"Docker: {shorten(error)}")
         return 1
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a stream of arbitrary chunks; kfp indents a task's output line by line."""
+    """The lines of a stream of arbitrary chunks."""
     rest = ""
     for text in codecs.iterdecode(chunks, "utf-8", "replace"):
         *complete, rest = (rest + text).split("\n")

@@ -1,14 +1,19 @@
 """Splits kfp's output: it prints its own lines and every task's log to one stream, told apart only by their format."""
 
+import contextlib
 import io
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
+
+from kfp.local import logging_utils
 
 STARTED = re.compile(r"Executing task '([^']+)'")
 FINISHED = re.compile(r"Task '([^']+)' finished with status (\w+)")
 COLOR = re.compile(r"\x1b\[\d*m")
-INDENT = "    "  # kfp indents a task's lines, so no task can imitate kfp's own
+INDENT = "    "  # of a task's lines, so that no task can imitate kfp's own
 
 
 class Watcher(Protocol):
@@ -24,8 +29,28 @@ class Watcher(Protocol):
         """A task has ended; `well` says whether it succeeded."""
 
 
+def print_line(line: str) -> None:
+    """Prints a line of a task, so that `TaskLogs` knows it from kfp's own."""
+    sys.stdout.write(f"{INDENT}{line}\n")
+
+
+@contextlib.contextmanager
+def task_logs(folder: Path, watcher: Watcher) -> Iterator["TaskLogs"]:
+    """Collects what kfp prints within the block; the runners print tasks' lines by `print_line`.
+
+    kfp itself would indent them by a changed `print`, for all threads and files: then any other thread that prints a
+    word to stderr leaves an indentation before kfp's next line, such as the one that says that a task has ended.
+    """
+    original, logging_utils.indented_print = logging_utils.indented_print, contextlib.nullcontext
+    try:
+        with contextlib.closing(TaskLogs(folder, watcher)) as stream, contextlib.redirect_stdout(stream):
+            yield stream
+    finally:
+        logging_utils.indented_print = original
+
+
 class TaskLogs(io.TextIOBase):
-    """Replaces `sys.stdout` during a local run and writes each task's lines to a file of its own.
+    """Replaces `sys.stdout` during a local run, and writes each task's lines to a file of its own.
 
     kfp runs the tasks of an unrolled graph one after another, so a line belongs to the task that started last.
     """

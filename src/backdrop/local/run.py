@@ -28,7 +28,7 @@ from backdrop.evaluation.records import PAGE
 from backdrop.local.console import Screen, Task
 from backdrop.local.docker_runner import docker_runner, find_docker
 from backdrop.local.forecast import Forecast
-from backdrop.local.logs import TaskLogs
+from backdrop.local.logs import task_logs
 from backdrop.local.results import Outputs, members_table, prediction_summary, read_outputs, summary
 from backdrop.local.subprocess_runner import process_runner
 from backdrop.pipelines.prediction import prediction
@@ -186,8 +186,7 @@ def _run(graph: Callable[[], object], work: Path, mounts: tuple[str, list[Path]]
         local.init(runner, pipeline_root=str(root), raise_on_error=False)
         with (
             screen,
-            contextlib.closing(TaskLogs(logs, screen)) as stream,
-            contextlib.redirect_stdout(stream),
+            task_logs(logs, screen),
             TemporaryDirectory() as scratch,  # each task leaves a folder in it
             environment(PYTHONPATH=path, TMPDIR=scratch),
             _quiet(),

@@ -9,6 +9,7 @@ from kfp import local
 from kfp.local import subprocess_task_handler
 
 from backdrop.common import processes
+from backdrop.local.logs import print_line
 
 
 def process_runner() -> local.SubprocessRunner:
@@ -33,5 +34,5 @@ def run_process(full_command: Sequence[str], env_vars: Mapping[str, str] | None 
         env={**os.environ, **(env_vars or {})},
     ) as task:
         for line in task.stdout or ():
-            print(line, end="")
+            print_line(line.removesuffix("\n"))
         return int(task.wait())
