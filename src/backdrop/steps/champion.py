@@ -1,17 +1,65 @@
 """The champion's scores on a challenger's holdout: recorded ones, or new ones by its networks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backdrop.common.errors import BackdropError
+from backdrop.common.progress import log, working
+from backdrop.common.storage import sha256
 from backdrop.config.folds import PLAN
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
-from backdrop.evaluation.records import IMAGES, Score, read_scores
+from backdrop.evaluation.records import IMAGES, Opponent, Score, dump_scores, read_scores
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.version_files import Version
 
 if TYPE_CHECKING:
     from backdrop.inference.ensemble import EnsembleModel
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A model's champion, and its scores on a challenger's holdout.
+
+    Attributes:
+        version: the champion.
+        scores: empty if its members know objects of the holdout.
+        record: what an evaluation says of it if its networks had to be run.
+    """
+
+    version: Version
+    scores: Sequence[Score]
+    record: Opponent | None
+
+    def networks(self) -> "EnsembleModel | None":
+        """Its networks, to draw its masks; None, and a line that says why, if its files can't be had."""
+        try:
+            return load(self.version)
+        except BackdropError as error:
+            log(f"The report has no masks of the champion: {error}")
+            return None
+
+
+def find_champion(data: str, plan: FoldPlan, model: str) -> Champion | None:
+    """A model's champion, judged on a plan's holdout; None if there is none.
+
+    Raises:
+        TrackingError: if MLflow can't be reached, or the champion's files were lost or changed.
+        PlanError: if `data` isn't what the plan was made for.
+        DataError: if a photograph can't be read.
+    """
+    version = registry.find_alias(model, "champion")
+    if version is None:
+        return None
+    if known_objects(plan, version):
+        return Champion(version, (), None)
+    recorded = recorded_scores(plan, version)
+    if recorded is not None:
+        return Champion(version, recorded, None)
+    with working(f"judging the champion, version {version.version}"):
+        scores = predict_scores(data, plan, version)
+    return Champion(version, scores, Opponent(digest=version.digest, scores=sha256(dump_scores(scores))))
 
 
 def recorded_scores(plan: FoldPlan, champion: Version, evaluation_run: str | None = None) -> Sequence[Score] | None:

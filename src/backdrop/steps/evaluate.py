@@ -1,19 +1,19 @@
 """`evaluate`: members and their ensemble, out of fold and on the holdout."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from backdrop.common.devices import device
-from backdrop.common.errors import BackdropError, ConfigError, MemberError
+from backdrop.common.errors import ConfigError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.output_file import require_file, write_file
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import log, progress, working
-from backdrop.common.storage import absolute, sha256
+from backdrop.common.storage import absolute
 from backdrop.config import Ensemble, find_ensemble, shipped
 from backdrop.data.dataset import Dataset, Digests, open_dataset, opened_pair, read_pair
 from backdrop.data.folds import HOLDOUT, FoldPlan, Row, plans_digest, read_plans, verify
@@ -37,7 +37,7 @@ from backdrop.evaluation.examples import (
     show_differences,
 )
 from backdrop.evaluation.metrics import summarize
-from backdrop.evaluation.outline import dump_measures
+from backdrop.evaluation.outline import Measures, dump_measures
 from backdrop.evaluation.pictures import encode_jpeg, stack
 from backdrop.evaluation.predicted_dice import Known, learn_and_measure
 from backdrop.evaluation.quality import Details, describe
@@ -51,10 +51,11 @@ from backdrop.evaluation.records import (
     STATISTICS,
     WORST,
     WORST_SHOWN,
+    Comparison,
     Effect,
+    Estimate,
     Evaluation,
     Exit,
-    Opponent,
     Score,
     Speed,
     dump_evaluation,
@@ -62,6 +63,7 @@ from backdrop.evaluation.records import (
 )
 from backdrop.evaluation.scoring import Judges, Scored, judges, plan_of, score
 from backdrop.evaluation.statistics import Statistics, dump_statistics
+from backdrop.evaluation.subsets import Recipes
 from backdrop.inference.batch import chunks, keep_networks, lazily
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.member import CONFIG, Member
@@ -74,7 +76,7 @@ from backdrop.tracking.provenance import commit
 from backdrop.training.compute import device_name
 
 if TYPE_CHECKING:
-    from backdrop.tracking.version_files import Version
+    from backdrop.steps.champion import Champion
 
 STEP = "evaluate"
 WORST_BYTES = 200_000
@@ -123,69 +125,147 @@ def evaluate(
     if budget:
         _require_writable(budget, config, out)
     folders = parse_baselines(baselines)
-    plans, dataset = read_plans(plan), open_dataset(data)
-    metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
-    known = _all_metadata(dataset)
-    digests = verify(plans[0], dataset)
-    exhaustive = config and config.learned(None, None)
-    network = keep_networks(gather([open_member(address) for address in members], exhaustive))
-    who = judges(plans, digests, network)
-    compared = [row.image for row in plans[0].holdout or who]
-    others = [read_baseline(name, address, compared, dataset, digests) for name, address in folders.items()]
-    asked = config.early_exit if config else None
-    costs = _first_costs(network, who) if asked else {}
-    speed = _speed(dataset, digests, network, [*who])
+    inputs = _open(data, read_plans(plan), members, config)
+    compared = [row.image for row in inputs.plans[0].holdout or inputs.who]
+    others = [read_baseline(name, at, compared, inputs.dataset, inputs.digests) for name, at in folders.items()]
+    speed = _speed(inputs)
     if budget:
         require_room(budget, speed)
-        _require_choice(network, who)
-    scored = score(dataset, who, digests, costs)
-    learned, rules = fit(scored.judged, costs, asked.max_loss) if asked else (None, {})
-    network = replace(network, early_exit=rules.get(None))
-    who = {row: replace(one, early_exit=rules.get(row.fold)) for row, one in who.items()}
-    scores = [_with_metadata(one.by(rules.get(one.score.fold)), metadata) for one in scored.judged]
-    details = scored.details_by(rules)
-    sets = set_dice(scores, scored.subsets)
-    chosen = choose(config, budget, sets, speed, network.members) if config and budget else ""
-    reigning, champion, opponent = _champion(data, plans[0], model) if model else (None, (), None)
-    part = [one for one in scores if one.image in compared]
-    champions = Rival("champion", model or "", {one.image: one.dice for one in champion})
-    rivals = [champions, best_member(scored.members, part), *others]
-    added = {
-        "cost": _cost(network, learned),
-        "quality": describe(scores, details),
-        "repair": _effects(dataset, digests, who, scores),
-        "early_exit": learned,
-        "predicted_dice": learn_and_measure(*_known(scored, rules)),
-        "champion": opponent,
-        "contributions": contributions(scores, scored.subsets, network),
-        "sets": compare_sets(sets, network),
-        "comparisons": tuple(compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= {*compared}),
-    }
-    evaluation = summarize(scores, scored.members, network.digest(), plans_digest(plans)).model_copy(update=added)
-    name = config.name if config else "ensemble"
-    shown = [replace(one, traits=known.get(one.object, {}) | one.traits) for one in scores]
-    measures = {image: one.measures for image, one in details.items()}
-    lineage = _lineage(dataset, data, plans, digests, network, members, config)
-    worst, doubts = show(dataset, digests, who, choose_worst(scores))
-    typical, _ = show(dataset, digests, who, choose_typical(scores))
-    different = choose_different(part, champions.dice)
-    differences = show_differences(dataset, digests, who, _networks(reigning) if different else None, different)
-    gallery = Gallery(worst, typical, doubts, differences, lineage.review())
-    summaries = [_summary(member, evaluation) for member in network.members]
-    page = render(Report(name, plans[0].data, evaluation, shown, measures, summaries, gallery, lineage))
+        _require_choice(inputs)
+    judged = _judge(inputs)
+    chosen = choose(config, budget, judged.sets, speed, inputs.model.members) if config and budget else ""
+    champion = _champion(inputs, model) if model else None
+    scores = {one.image: one.dice for one in champion.scores} if champion else {}
+    part = [one for one in judged.scores if one.image in compared]
+    rivals = [Rival("champion", model or "", scores), best_member(judged.scored.members, part), *others]
+    comparisons = [compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= {*compared}]
+    evaluation = _record(inputs, judged, comparisons, champion)
+    gallery = _gallery(inputs, judged, choose_different(part, scores), champion)
+    page = _page(inputs, judged, evaluation, gallery)
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
-        (folder / IMAGES).write_bytes(dump_scores(scores))
-        (folder / MEASURES).write_bytes(dump_measures(measures))
-        (folder / STATISTICS).write_bytes(dump_statistics(_statistics(scores, details)))
-        (folder / WORST).write_bytes(encode_jpeg(stack([one.panel for one in worst[:WORST_SHOWN]]), WORST_BYTES))
-        if opponent:
-            (folder / CHAMPION).write_bytes(dump_scores(champion))
+        (folder / IMAGES).write_bytes(dump_scores(judged.scores))
+        (folder / MEASURES).write_bytes(dump_measures(judged.measures))
+        (folder / STATISTICS).write_bytes(dump_statistics(_statistics(judged)))
+        worst = stack([one.panel for one in gallery.worst[:WORST_SHOWN]])
+        (folder / WORST).write_bytes(encode_jpeg(worst, WORST_BYTES))
+        if champion and champion.record:
+            (folder / CHAMPION).write_bytes(dump_scores(champion.scores))
         (folder / SPEED).write_text(f"{speed.model_dump_json(indent=2)}\n", encoding="utf-8")
         (folder / METRICS).write_bytes(dump_evaluation(evaluation))
     if budget:
         write_file(budget.out, chosen.encode(), is_choice, CHOICE)
     return evaluation
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is evaluated, found to belong together.
+
+    Attributes:
+        data: the dataset's address.
+        metadata: of each object, what the ensemble's gate groups by.
+        known: of each object, all that is known, for the page.
+        addresses: the members', by name.
+        who: the members that may judge each photograph.
+    """
+
+    data: str
+    dataset: Dataset
+    digests: Digests
+    plans: Sequence[FoldPlan]
+    config: Ensemble | None
+    metadata: Mapping[str, dict[str, str]]
+    known: Mapping[str, dict[str, str]]
+    addresses: Mapping[str, str]
+    model: EnsembleModel
+    who: Judges
+
+
+def _open(data: str, plans: Sequence[FoldPlan], members: Sequence[str], config: Ensemble | None) -> _Inputs:
+    dataset = open_dataset(data)
+    metadata = read_metadata(dataset.root, config.gate.metadata_columns if config else ())
+    known, fault = find_metadata(dataset.root)
+    if fault:
+        log(f"The report has no slices by metadata.csv: {fault}")
+    digests = verify(plans[0], dataset)
+    opened = [(open_member(address), address) for address in members]
+    model = keep_networks(gather([member for member, _ in opened], config and config.learned(None, None)))
+    addresses = {member.name: address for member, address in opened}
+    who = judges(plans, digests, model)
+    return _Inputs(data, dataset, digests, plans, config, metadata, known, addresses, model, who)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """How the members judged, each photograph as the early exit that was learned from it leads to it.
+
+    `who` has the members of each photograph, `sets` the Dice of parts of the ensemble.
+    """
+
+    who: Judges
+    scored: Scored
+    learned: Exit | None
+    rules: Rules
+    scores: Sequence[Score]
+    details: Mapping[str, Details]
+    sets: Mapping[Recipes, Estimate]
+
+    @property
+    def measures(self) -> dict[str, Measures]:
+        """Each image's distances between outlines."""
+        return {image: one.measures for image, one in self.details.items()}
+
+
+def _judge(inputs: _Inputs) -> _Judged:
+    asked = inputs.config.early_exit if inputs.config else None
+    costs = _first_costs(inputs) if asked else {}
+    scored = score(inputs.dataset, inputs.who, inputs.digests, costs)
+    learned, rules = fit(scored.judged, costs, asked.max_loss) if asked else (None, {})
+    who = {row: replace(one, early_exit=rules.get(row.fold)) for row, one in inputs.who.items()}
+    scores = [_with_metadata(one.by(rules.get(one.score.fold)), inputs.metadata) for one in scored.judged]
+    return _Judged(who, scored, learned, rules, scores, scored.details_by(rules), set_dice(scores, scored.subsets))
+
+
+def _record(
+    inputs: _Inputs, judged: _Judged, comparisons: Sequence[Comparison], champion: "Champion | None"
+) -> Evaluation:
+    network = replace(inputs.model, early_exit=judged.rules.get(None))
+    scores = judged.scores
+    added = {
+        "cost": _cost(network, judged.learned),
+        "quality": describe(scores, judged.details),
+        "repair": _effects(inputs, judged),
+        "early_exit": judged.learned,
+        "predicted_dice": learn_and_measure(*_known(judged)),
+        "champion": champion.record if champion else None,
+        "contributions": contributions(scores, judged.scored.subsets, network),
+        "sets": compare_sets(judged.sets, network),
+        "comparisons": tuple(comparisons),
+    }
+    plans = plans_digest(inputs.plans)
+    return summarize(scores, judged.scored.members, network.digest(), plans).model_copy(update=added)
+
+
+def _gallery(
+    inputs: _Inputs, judged: _Judged, different: Sequence[tuple[Score, float]], champion: "Champion | None"
+) -> Gallery:
+    """The photographs to show; the champion's networks are run only for those on which it differs."""
+    dataset, digests, who = inputs.dataset, inputs.digests, judged.who
+    worst, doubts = show(dataset, digests, who, choose_worst(judged.scores))
+    typical, _ = show(dataset, digests, who, choose_typical(judged.scores))
+    reigning = champion.networks() if champion and different else None
+    differences = show_differences(dataset, digests, who, reigning, different)
+    return Gallery(worst, typical, doubts, differences, _lineage(inputs).review())
+
+
+def _page(inputs: _Inputs, judged: _Judged, evaluation: Evaluation, gallery: Gallery) -> str:
+    shown = [replace(one, traits=inputs.known.get(one.object, {}) | one.traits) for one in judged.scores]
+    name = inputs.config.name if inputs.config else "ensemble"
+    summaries = [_summary(member, evaluation) for member in inputs.model.members]
+    lineage = _lineage(inputs)
+    data = inputs.plans[0].data
+    return render(Report(name, data, evaluation, shown, judged.measures, summaries, gallery, lineage))
 
 
 def _require_writable(budget: Budget, config: Ensemble | None, out: str) -> None:
@@ -196,20 +276,21 @@ def _require_writable(budget: Budget, config: Ensemble | None, out: str) -> None
     require_file(budget.out, is_choice, CHOICE)
 
 
-def _require_choice(model: EnsembleModel, who: Judges) -> None:
-    if not _meet(model, who):
+def _require_choice(inputs: _Inputs) -> None:
+    if not _meet(inputs):
         what = "--budget-ms can't choose recipes: no photograph is judged out of fold by members of all"
         raise MemberError(what, "Name members of each recipe on the same folds")
 
 
-def _speed(dataset: Dataset, digests: Digests, model: EnsembleModel, rows: Sequence[Row]) -> Speed:
+def _speed(inputs: _Inputs) -> Speed:
     """The seconds that the networks take for the first photographs."""
+    model = inputs.model
 
     def prepare(row: Row) -> tuple[Photograph, None]:
-        with opened_pair(dataset.photos[row.image], digests) as (image, _):
+        with opened_pair(inputs.dataset.photos[row.image], inputs.digests) as (image, _):
             return model.prepare(image), None
 
-    photos = [photo for photo, _ in next(chunks(model, lazily(prepare, rows[:BATCH])))]
+    photos = [photo for photo, _ in next(chunks(model, lazily(prepare, [*inputs.who][:BATCH])))]
     with working("measuring the networks' speed"):
         seconds = measure_seconds(model, photos)
     size = f"{photos[0].width}x{photos[0].height}"
@@ -217,51 +298,39 @@ def _speed(dataset: Dataset, digests: Digests, model: EnsembleModel, rows: Seque
     return Speed(device=device_name(device()), threads=threads, photographs=len(photos), size=size, seconds=seconds)
 
 
-def _known(scored: Scored, rules: Rules) -> tuple[list[Known], list[Known]]:
+def _known(judged: _Judged) -> tuple[list[Known], list[Known]]:
     """The photographs out of fold, and those of the holdout."""
-    folded, held = ([one for one in scored.judged if (one.score.fold is None) is part] for part in (False, True))
+    rules = judged.rules
+    folded, held = ([one for one in judged.scored.judged if (one.score.fold is None) is part] for part in (False, True))
     return [one.known(rules.get(one.score.fold)) for one in folded], [one.known(rules.get(None)) for one in held]
 
 
-def _statistics(scores: Sequence[Score], details: Mapping[str, Details]) -> Iterator[Statistics]:
-    for one in scores:
+def _statistics(judged: _Judged) -> Iterator[Statistics]:
+    for one in judged.scores:
         fold = HOLDOUT if one.fold is None else str(one.fold)
-        yield Statistics(one.image, one.object, one.view, fold, dict(details[one.image].statistics))
+        yield Statistics(one.image, one.object, one.view, fold, dict(judged.details[one.image].statistics))
 
 
-def _champion(data: str, plan: FoldPlan, model: str) -> tuple["Version | None", Sequence[Score], Opponent | None]:
-    """The champion, its scores on the holdout, and its record if its networks had to be run for them.
+def _champion(inputs: _Inputs, model: str) -> "Champion | None":
+    from backdrop.steps.champion import find_champion  # slow: imports mlflow
 
-    There are no scores if there is no champion, or if its members know objects of the holdout.
-    """
-    from backdrop.steps.champion import known_objects, predict_scores, recorded_scores  # slow: imports mlflow
-    from backdrop.tracking import registry
-
-    champion = registry.find_alias(model, "champion")
-    if champion is None or known_objects(plan, champion):
-        return champion, (), None
-    recorded = recorded_scores(plan, champion)
-    if recorded is not None:
-        return champion, recorded, None
-    with working(f"judging the champion, version {champion.version}"):
-        scores = predict_scores(data, plan, champion)
-    return champion, scores, Opponent(digest=champion.digest, scores=sha256(dump_scores(scores)))
+    return find_champion(inputs.data, inputs.plans[0], model)
 
 
-def _first_costs(model: EnsembleModel, who: Judges) -> dict[First, float]:
+def _first_costs(inputs: _Inputs) -> dict[First, float]:
     """What may be first in an early exit, which needs photographs with out-of-fold members of all recipes."""
-    costs = first_costs(model)
-    if not costs or not _meet(model, who):
+    costs = first_costs(inputs.model)
+    if not costs or not _meet(inputs):
         what = "early_exit can't be learned: it needs two recipes or more, and members of all on the same folds"
         raise MemberError(what, "Name these members, too, or remove early_exit")
     return costs
 
 
-def _meet(model: EnsembleModel, who: Judges) -> bool:
+def _meet(inputs: _Inputs) -> bool:
     """Whether members of all recipes judge a photograph out of fold."""
-    recipes = {member.record.recipe for member in model.members}
-    known = ({member.record.recipe for member in one.members} for row, one in who.items() if row.fold is not None)
-    return recipes in known
+    recipes = {member.record.recipe for member in inputs.model.members}
+    folded = [one.members for row, one in inputs.who.items() if row.fold is not None]
+    return any({member.record.recipe for member in members} == recipes for members in folded)
 
 
 def _cost(model: EnsembleModel, learned: Exit | None) -> int:
@@ -274,57 +343,33 @@ def _with_metadata(score: Score, metadata: Mapping[str, dict[str, str]]) -> Scor
     return replace(score, traits={**score.traits, **metadata.get(score.object, {})})
 
 
-def _all_metadata(dataset: Dataset) -> dict[str, dict[str, str]]:
-    """All that is known of objects, for the page's slices; nothing, and a line that says so, if it can't be read."""
-    known, fault = find_metadata(dataset.root)
-    if fault:
-        log(f"The report has no slices by metadata.csv: {fault}")
-    return known
-
-
-def _effects(dataset: Dataset, digests: Digests, who: Judges, scores: Sequence[Score]) -> tuple[Effect, ...]:
+def _effects(inputs: _Inputs, judged: _Judged) -> tuple[Effect, ...]:
     """The gains of the ensemble's operations out of fold; it predicts again, because all maps don't fit in memory."""
-    operations = next(iter(who.values())).operations
-    folded = {row: model for row, model in who.items() if row.fold is not None}
+    operations = inputs.model.operations
+    folded = {row: model for row, model in judged.who.items() if row.fold is not None}
     if not operations or not folded:
         return ()
 
     def cases() -> Iterator[Case]:
         with progress("measuring post-processing", len(folded)) as advance:
             for row, model in folded.items():
-                image, truth = read_pair(dataset.photos[row.image], digests)
+                image, truth = read_pair(inputs.dataset.photos[row.image], inputs.digests)
                 yield Case(row, truth, model.probability(image), model.mean_of(model.prepare(image)))
                 advance()
 
-    return effects(cases(), operations, scores)
+    return effects(cases(), operations, judged.scores)
 
 
-def _networks(champion: "Version | None") -> EnsembleModel | None:
-    """The champion's networks, to draw its masks; None if its files can't be had, which is no reason to fail."""
-    from backdrop.steps.champion import load  # slow: imports mlflow
-
-    try:
-        return load(champion) if champion else None
-    except BackdropError as error:
-        log(f"The report has no masks of the champion: {error}")
-        return None
-
-
-def _lineage(
-    dataset: Dataset,
-    data: str,
-    plans: Sequence[FoldPlan],
-    digests: Digests,
-    model: EnsembleModel,
-    addresses: Sequence[str],
-    config: Ensemble | None,
-) -> Lineage:
+def _lineage(inputs: _Inputs) -> Lineage:
     """What the ensemble was made from."""
-    known = {open_member(address).name: address for address in addresses}
-    sources = [Source(known[one.name], one, plans.index(plan_of(one, plans, digests))) for one in model.members]
+    plans, config = inputs.plans, inputs.config
+    sources = [
+        Source(inputs.addresses[one.name], one, plans.index(plan_of(one, plans, inputs.digests)))
+        for one in inputs.model.members
+    ]
     name = None if config is None else config.name if config.name in shipped("ensembles") else CONFIG
-    objects = len({photo.object for photo in dataset.photos.values()})
-    return Lineage(data, objects, plans, list(config.plans()) if config else [], sources, name, commit())
+    objects = len({photo.object for photo in inputs.dataset.photos.values()})
+    return Lineage(inputs.data, objects, plans, list(config.plans()) if config else [], sources, name, commit())
 
 
 def _summary(member: Member, evaluation: Evaluation) -> MemberSummary:
