@@ -74,11 +74,12 @@ def test_padding_before_the_end_of_a_jpeg_costs_no_pixel() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BigTIFF"])
 def test_photographs_are_turned_as_a_viewer_shows_them(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(scene(20, 30), kind, exif=exif)
+    options = {"big_tiff": True} if kind == "BigTIFF" else {}
+    data = saved(scene(20, 30), kind.removeprefix("Big"), exif=exif, **options)
     assert np.array_equal(formats.decode_photo(data, "a"), by_opencv(data))
     assert formats.shape_of(data) == by_opencv(data).shape[:2]
 
@@ -188,6 +189,59 @@ def test_sixteen_bits_and_palettes_are_photographs_too() -> None:
     gray = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
     _, deep = cv2.imencode(".tiff", gray)
     assert np.array_equal(formats.decode_photo(deep.tobytes(), "a")[..., 1], gray >> 8)
+
+
+def tiff(
+    planes: list[np.ndarray], photometric: int, more: dict[int, int] | None = None, thumbnail: bool = False
+) -> bytes:
+    """A TIFF of one or several planes (H, W) of 8 or 16 bits, after a thumbnail of one pixel if asked for."""
+    (height, width), bits = planes[0].shape, planes[0].itemsize * 8
+    body = b"".join(plane.astype(f"<u{plane.itemsize}").tobytes() for plane in planes)
+    size = planes[0].nbytes
+    start = 8 + len(body) + 64
+    lists = {258: [bits] * len(planes), 273: [8 + size * i for i in range(len(planes))], 279: [size] * len(planes)}
+    plain = {256: width, 257: height, 259: 1, 262: photometric, 277: len(planes), 278: height} | (more or {})
+    extra, entries = b"", []
+    for tag in sorted(lists | plain):
+        values = [plain[tag]] if tag in plain else lists[tag]
+        value = struct.pack("<I", values[0])
+        if len(values) > 1:
+            value = struct.pack("<I", 8 + len(body) + len(extra))
+            extra += struct.pack(f"<{len(values)}I", *values)
+        entries.append(struct.pack("<HHI", tag, 4, len(values)) + value)
+    assert len(extra) <= 64
+    folder = struct.pack("<H", len(entries)) + b"".join(entries)
+    following = start + len(folder) + 4 if thumbnail else 0
+    pages = folder + struct.pack("<I", following) + (folder + bytes(4) if thumbnail else b"")
+    return b"II*\0" + struct.pack("<I", start) + body + extra.ljust(64, b"\0") + pages
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_whose_zero_is_white_has_the_levels_of_one_whose_zero_is_black(bits: int) -> None:
+    gray = scene(9, 9)[..., 0].astype(f"u{bits // 8}") * (257 if bits == 16 else 1)
+    black, white = (formats.decode_levels(tiff([levels], zero), "a") for levels, zero in ((gray, 1), (~gray, 0)))
+    assert np.array_equal(black, gray)
+    assert np.array_equal(white, gray)
+
+
+def test_a_tiff_that_would_be_read_wrongly_is_refused() -> None:
+    planes = [np.ascontiguousarray(plane) for plane in np.moveaxis(scene(9, 9), -1, 0)]
+    assert np.array_equal(formats.decode_photo(tiff(planes, 2, {284: 2}), "a"), scene(9, 9))
+    deep = [plane.astype(np.uint16) * 257 for plane in planes]
+    with pytest.raises(DataError, match=r"^a is a TIFF of 16 bits with a plane for each color\. Save it with 8 bits"):
+        formats.decode_photo(tiff(deep, 2, {284: 2}), "a")
+    with pytest.raises(DataError, match=r"^a has 12 bits a pixel\. Save it"):
+        formats.decode_photo(tiff(planes[:1], 1, {258: 12}), "a")
+    with pytest.raises(DataError, match=r"^a is a TIFF that begins with a thumbnail\. Save the photograph alone"):
+        formats.decode_photo(tiff(planes[:1], 1, {254: 1}, thumbnail=True), "a")
+    assert formats.decode_photo(tiff(planes[:1], 1, {254: 1}), "a").shape == (9, 9, 3)
+
+
+def test_an_unknown_kind_of_image_may_be_whole() -> None:
+    precision = saved(scene(9, 9), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")
+    for data in (precision, tiff([scene(9, 9)[..., 0]], 1, {259: 60_000})):
+        with pytest.raises(DataError, match=r"^a is not a readable image\. Copy it .*, or save it as a JPEG or PNG"):
+            formats.decode_photo(data, "a")
 
 
 def test_heic_is_read_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

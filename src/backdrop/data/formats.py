@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError
@@ -31,6 +31,10 @@ LFS = b"version https://git-lfs"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
+SAVE_AGAIN = "Copy it again from where it came, or save it as a JPEG or PNG of 8 bits"
+# Of TIFF, which Pillow names only in part.
+SUBFILE_TYPE, REDUCED = 254, 1
+WHITE_IS_ZERO, SEPARATE_PLANES = 0, 2
 
 Pixels = NDArray[np.uint8]
 Levels = NDArray[Any]  # uint8 or uint16
@@ -43,7 +47,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own err
 def format_of(data: bytes) -> str:
     """`jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp`, `heic`, `lfs` (a Git LFS pointer), or empty for anything else."""
     starts = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", LFS: "lfs"}
-    starts |= {b"II*\0": "tiff", b"MM\0*": "tiff"}
+    starts |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tiff")  # the latter two are BigTIFF
     for start, name in starts.items():
         if data.startswith(start):
             return name
@@ -87,7 +91,7 @@ def decoded(data: bytes, name: object, least: int = 0) -> Iterator[Pixels]:
     jpeg = partial(_decode_jpeg, least=least)
     decoders: dict[str, Callable[[bytes], Pixels]] = {"jpeg": jpeg, "heic": _decode_heic, "png": _opencv}
     with _room.take(pixels):
-        with _readable(name):
+        with _readable(name, file_format):
             image = np.ascontiguousarray(decoders.get(file_format, _decode_other)(data))
             image = as_srgb(image, _profile(data))
         del data  # may be as large as the image
@@ -113,7 +117,7 @@ def decoded_levels(data: bytes, name: object) -> Iterator[Levels]:
             yield image
         return
     with _room.take(pixels):
-        with _readable(name):
+        with _readable(name, file_format):
             levels = _png_levels(data) if file_format == "png" else _turned_levels(data)
         del data
         yield levels
@@ -154,7 +158,7 @@ def examine(data: bytes, name: object) -> tuple[str, int]:
         raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
     if file_format == "png" and (damage := find_png_damage(data)):
         raise DataError(f"{name} {damage}", COPY_AGAIN)
-    with _readable(name):
+    with _readable(name, file_format):
         width, height = _size(data)
     if width * height > max_pixels():
         what = f"{name} has {width}x{height} pixels, more than the {max_pixels():,} that are decoded"
@@ -165,8 +169,11 @@ def examine(data: bytes, name: object) -> tuple[str, int]:
 
 
 @contextlib.contextmanager
-def _readable(name: object) -> Iterator[None]:
-    """Turns decoders' exceptions into a DataError that names the file."""
+def _readable(name: object, file_format: str) -> Iterator[None]:
+    """Turns decoders' exceptions into a DataError that names the file.
+
+    A file that begins as an image may be whole, and of a kind that no decoder here knows.
+    """
     try:
         yield
     except DataError as error:  # it doesn't name the file yet
@@ -185,9 +192,9 @@ def _readable(name: object) -> Iterator[None]:
         struct.error,
         cv2.error,
     ) as error:
-        truncated = "truncated" in str(error)
-        what = f"{name} is truncated" if truncated else f"{name} is not a readable image"
-        raise DataError(what, COPY_AGAIN) from error
+        if "truncated" in str(error):
+            raise DataError(f"{name} is truncated", COPY_AGAIN) from error
+        raise DataError(f"{name} is not a readable image", SAVE_AGAIN if file_format else COPY_AGAIN) from error
 
 
 class _Room:
@@ -240,8 +247,25 @@ def _profile(data: bytes) -> bytes:
 
 def _load(data: bytes) -> Image.Image:
     image = _pillow(data)
+    _refuse_rare_tiff(image)
     image.load()
     return image
+
+
+def _refuse_rare_tiff(image: Image.Image) -> None:
+    """Refuses what Pillow reads without a complaint, but wrongly, or as less than there is."""
+    bits = _tiff_tag(image, TiffImagePlugin.BITSPERSAMPLE) or (8,)
+    if bits == (12,):
+        raise DataError("has 12 bits a pixel", "Save it with 8 or 16")
+    if max(bits) > 8 and _tiff_tag(image, TiffImagePlugin.PLANAR_CONFIGURATION) == SEPARATE_PLANES:
+        raise DataError("is a TIFF of 16 bits with a plane for each color", "Save it with 8 bits, or as PNG")
+    if (_tiff_tag(image, SUBFILE_TYPE) or 0) & REDUCED and getattr(image, "n_frames", 1) > 1:
+        raise DataError("is a TIFF that begins with a thumbnail", "Save the photograph alone")
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> Any:
+    """The value of a TIFF's tag; None without it, and for other formats."""
+    return image.tag_v2.get(tag) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
 
 
 def _heif(data: bytes) -> Any:
@@ -303,7 +327,9 @@ def _turned_levels(data: bytes) -> Levels:
 def _levels(image: Image.Image) -> Levels:
     """A Pillow image as gray, RGB or RGBA."""
     if image.mode in ("I;16", "I;16B", "I;16L"):
-        return np.asarray(image).astype(np.uint16)
+        levels = np.asarray(image).astype(np.uint16)
+        inverted = _tiff_tag(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+        return ~levels if inverted else levels  # Pillow does it for 8 bits
     if image.mode in ("I", "F"):
         raise DataError("has 32 bits a pixel", "Save it with 8 or 16")
     if (converted := from_cmyk(image)) is not None:
