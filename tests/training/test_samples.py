@@ -133,6 +133,17 @@ def test_a_full_disk_is_reported(
         assert all(path.stat().st_size == 64 * 32 * 4 + 32 for path in files())  # none is written in part
 
 
+def test_a_cache_that_cannot_be_written_is_not_needed(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "file" / "cache"))
+    assert samples(data, plan).decoded.folder is None
+    assert "Photographs are decoded again in each epoch: " in capsys.readouterr().err
+    with pytest.raises(StorageError, match=r"cache/decoded/.* can't be written"):
+        samples(data, plan, (*SMALL, "loading.cache=disk"))
+
+
 WORKERS = """
 import os, signal, sys
 from pathlib import Path

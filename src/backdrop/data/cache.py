@@ -63,7 +63,7 @@ class DecodedCache:
 
         Raises:
             DataError: as above.
-            StorageError: if there is no room.
+            StorageError: if there is no room, or the folder can't be written.
         """
         if not self.folder:
             return
@@ -75,7 +75,8 @@ class DecodedCache:
             log(f"{self._path(damaged[0])} ({damaged[0].stem}){others} in the cache changed; decoding again")
         missing = [photo for photo in photos if not self._path(photo).is_file()]
         if missing or damaged:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with storage.disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             in_threads(self._keep, [*missing, *damaged], "decoding photographs")
 
     def missing_bytes(self, photos: Sequence[Photo]) -> int:
@@ -148,7 +149,7 @@ def open_cache(photos: Sequence[Photo], digests: Digests, spec: Input, cache: st
 
     Raises:
         DataError: if a photograph can't be decoded.
-        StorageError: with `disk`, if there is no room.
+        StorageError: with `disk`, if there is no room, or the cache can't be written.
     """
     plain = DecodedCache(digests, spec)
     if cache == "none":
