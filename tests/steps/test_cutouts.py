@@ -20,7 +20,7 @@ from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, DataError, StorageError
 from backdrop.data.dataset import read_image, read_mask
 from backdrop.data.listing import list_images
-from backdrop.data.photographs import find_photographs
+from backdrop.data.photographs import find_photographs, list_names
 from backdrop.inference import batch
 from backdrop.inference.alpha import make_matte
 from backdrop.inference.compose import PictureOptions
@@ -165,7 +165,8 @@ def names(*inputs: object, skipped: tuple[Path, ...] = ()) -> list[str]:
 def shop(tmp_path: Path) -> Path:
     """Photographs in folders, with files that aren't."""
     root = tmp_path / "shop"
-    for name in ("a_01.jpg", "blue/a_01.jpg", "blue/deep/b_01.PNG", "red/[x]_01.jpg", ".hidden/c_01.jpg", ".d_01.jpg"):
+    others = (".hidden/c_01.jpg", ".d_01.jpg", "train_masks/a_01_mask.png", "blue/train_masks/deep/b_01_mask.png")
+    for name in ("a_01.jpg", "blue/a_01.jpg", "blue/deep/b_01.PNG", "red/[x]_01.jpg", *others):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
     (root / "blue" / "notes.txt").write_bytes(b"x")
@@ -185,6 +186,9 @@ def test_names_keep_the_relative_folder(shop: Path, monkeypatch: pytest.MonkeyPa
     assert names(shop / "b*") == ["blue/a_01.jpg", "blue/deep/b_01.PNG"]
     assert names(shop / "blue" / "**") == ["a_01.jpg", "deep/b_01.PNG"]
     assert names(shop, shop) == everything
+    assert names(shop / "train_masks") == names(shop / "train_masks" / "*") == ["a_01_mask.png"]
+    assert names(shop / "bl*" / "train_masks") == ["blue/train_masks/deep/b_01_mask.png"]
+    assert not any("mask" in name for name in names(shop / "*") + names(shop / "**"))
     monkeypatch.chdir(shop)
     assert names(".") == everything
     assert names("blue/*.jpg") == names("blue/a_01.jpg") == ["a_01.jpg"]
@@ -193,8 +197,17 @@ def test_names_keep_the_relative_folder(shop: Path, monkeypatch: pytest.MonkeyPa
     assert {one.file: one.photograph for one in passed_over} == {
         "blue/notes.txt": False,
         "blue/e_01.cr2": True,
+        "blue/train_masks": False,
         "link": True,
+        "train_masks": False,
     }
+
+
+def test_a_prefix_has_the_photographs_of_the_same_folder(bucket: str, shop: Path) -> None:
+    storage.upload_folder(shop, f"{bucket}/shop", "a_01.jpg")
+    everything = set(list_names(f"{bucket}/shop"))
+    assert everything >= set(names(shop))
+    assert everything - set(names(shop)) <= {".hidden/c_01.jpg", ".d_01.jpg", "link/a_01.jpg", "link/deep/b_01.PNG"}
 
 
 def test_inputs_that_cannot_be_used(shop: Path) -> None:

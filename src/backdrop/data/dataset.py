@@ -24,6 +24,7 @@ from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
+    MASKS,
     PassedOver,
     bad_name,
     list_images,
@@ -173,7 +174,7 @@ def list_dataset(data: str | Path) -> Dataset:
     root = storage.local_folder(data)
     train, train_masks, test = (
         list_images(root / name, suffixes)
-        for name, suffixes in (("train", IMAGE_SUFFIXES), ("train_masks", MASK_SUFFIXES), ("test", IMAGE_SUFFIXES))
+        for name, suffixes in (("train", IMAGE_SUFFIXES), (MASKS, MASK_SUFFIXES), ("test", IMAGE_SUFFIXES))
     )
     if not train.images:
         folders = any(one.reason == "folder" and one.photograph for one in train.passed_over)

@@ -26,6 +26,7 @@ UNSAFE = "name contains a backslash or a control character"
 BAD_NAMES = (NOT_UTF8, TOO_LONG, UNSAFE)
 LONGEST = MAX_BYTES - len(".webp")  # bytes of a stem, so that its results have names, too
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+MASKS = "train_masks"  # a dataset's folder of masks, which isn't searched for photographs
 
 
 class PassedOver(Record):
@@ -55,7 +56,7 @@ def list_images(folder: Path, suffixes: set[str]) -> Listing:
 
 
 def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) -> Listing:
-    """Lists a folder and its subfolders, but neither hidden ones nor symbolic links to folders.
+    """Lists a folder and its subfolders, but neither hidden ones, nor a dataset's masks, nor symbolic links to folders.
 
     Args:
         folder: the folder.
@@ -74,7 +75,7 @@ def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) 
 def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
     """Whether to look into a path; a folder that is named like an image is reported as one that can't be read."""
     named_so = path.name.startswith(".") or path.suffix.lower() in suffixes or name_fault(path)
-    return path.is_dir() and not path.is_symlink() and not named_so
+    return path.is_dir() and not path.is_symlink() and not named_so and path.name != MASKS
 
 
 def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
@@ -151,6 +152,8 @@ def _reason(path: Path, suffixes: set[str]) -> PassedOver | None:
         fault = name_fault(path)
         return PassedOver(file=name, reason=fault, photograph=True) if fault else None
     if path.is_dir():
+        if path.name == MASKS:
+            return PassedOver(file=name, reason="folder of masks")
         reason = "link to a folder" if path.is_symlink() else "folder"
         return PassedOver(file=name, reason=reason, photograph=_holds_images(path))
     if not path.is_file():

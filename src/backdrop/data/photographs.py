@@ -12,6 +12,7 @@ from backdrop.common.progress import log
 from backdrop.data.dataset import CHUNK
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
+    MASKS,
     Listing,
     PassedOver,
     bad_name,
@@ -83,7 +84,8 @@ def list_names(images: str, skipped: Collection[Path] = ()) -> list[str]:
         return [source.name for source in found]
     sources: dict[str, Source] = {}
     for name in storage.list_files(images):
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in IMAGE_SUFFIXES and MASKS not in path.parts[:-1]:
             _add(Source(Path(name), name), sources)
     if not sources:
         raise DataError(f"{images} has no photographs", "Name the prefix that they lie below")
@@ -166,7 +168,9 @@ def _expand(pattern: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # no hidden files
     if not paths:
         raise StorageError(f"No file matches {printable(pattern)}", "Check the pattern, and put it in quotes")
-    folders = [path for path in paths if path.is_dir()]
+    skipped_name = "" if MASKS in parts else MASKS
+    paths = [path for path in paths if skipped_name not in path.relative_to(root).parts[:-1]]
+    folders = [path for path in paths if path.is_dir() and path.name != skipped_name]
     listing = sort_out([path for path in paths if path not in folders], IMAGE_SUFFIXES)
     for folder in folders:
         if folder.absolute() not in skipped:
