@@ -235,7 +235,7 @@ def drift(
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Page, drift.json and statistics.csv.")],
     alpha: Annotated[float, typer.Option(metavar="P", help="Chance of a false alarm if nothing has changed.")] = 0.01,
 ) -> None:
-    """Find out whether new photographs still look like the known ones.
+    """Say whether new photographs still look like the known ones.
 
     Like those that the model was judged on. Exit code 3 if not, 2 if there are too few objects to tell.
     """

@@ -95,7 +95,7 @@ def rollback(
 
 @command(app, "backdrop hold cars --reason 'campaign until Friday'")
 def hold(model: Model, reason: Reason = "") -> None:
-    """Keep the champion: the gate replaces it no more."""
+    """Keep the gate from replacing the champion."""
     from backdrop.steps.hold import hold as step
 
     entry = step(model, reason)

@@ -139,7 +139,7 @@ def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
         if distributed.is_main:
             probe(target)
         for place in {target, str(folder)} if distributed.is_main else ():
-            stack.enter_context(hold(place, STEP))
+            stack.enter_context(hold(place, STEP if spec.fold is not None else "distill"))
         damage: dict[str, list[str]] = {}
         if distributed.is_main:
             needed = NEEDED if spec.fold is not None else (*NEEDED, ONNX)
