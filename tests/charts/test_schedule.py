@@ -21,9 +21,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def kfp() -> FakeKfp:
-    """A Kubeflow of many users, which knows the pod's token."""
+    """A Kubeflow of many users, which knows the pod's token and asks for the rights of the chart's Role."""
     kfp = FakeKfp(many_users=True)
     kfp.token = TOKEN
+    rules = named("Role", "backdrop", "scheduled")["rules"]
+    kfp.rights = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     return kfp
 
 
@@ -97,6 +99,17 @@ def test_the_schedule_comes_changes_and_goes(kfp: FakeKfp, run: Run) -> None:
     assert not kfp.schedules
     assert run("Job", "unschedule").returncode == 0
     assert run("Pod", "test-status").returncode == 2
+
+
+def test_a_run_that_lost_pods_is_started_again(kfp: FakeKfp, run: Run) -> None:
+    assert run("Job", "schedule").returncode == 0
+    (key, schedule), (home, _) = *kfp.schedules.items(), *kfp.experiments.items()
+    lost = {**schedule, "state": "FAILED", "recurring_run_id": key, "namespace": "ml", "experiment_id": home}
+    lost["run_details"] = {"task_details": [{"task_id": "a", "pod_name": "train-1", "state": "FAILED"}]}
+    kfp.add(kfp.runs, "run_id", lost)
+    done = run("CronJob", "heal")
+    assert "lost pods and has started again" in done.stdout, done.stderr
+    assert len(kfp.runs) == 2
 
 
 def test_its_tasks_run_in_the_charts_image(kfp: FakeKfp, run: Run) -> None:

@@ -22,6 +22,7 @@ from tests.fakes.http import JsonHandler, running
 
 PAGE = 2  # entries, whatever is asked for
 ID = "([^/:]+)"
+VERBS = {"POST": "create", "DELETE": "delete"}  # Kubernetes' for what it is asked
 
 Entry = dict[str, Any]
 
@@ -39,6 +40,7 @@ class FakeKfp:
 
     Attributes:
         token: the bearer token that it wants; any if None.
+        rights: what its bearer may do, as pairs of resource and verb; everything if None.
         before: called with who asks (the bearer token) and what for (method and path) before anything is done.
         after: the same, when it is done and not answered yet.
         calls: what was asked so far.
@@ -48,6 +50,7 @@ class FakeKfp:
         self.health: Any = {"tag_name": version, "multi_user": many_users}
         self.many_users = many_users
         self.token: str | None = None
+        self.rights: set[tuple[str, str]] | None = None
         self.before: Callable[[str, str], None] = lambda _who, _what: None
         self.after: Callable[[str, str], None] = lambda _who, _what: None
         self.calls: list[str] = []
@@ -70,6 +73,7 @@ class FakeKfp:
     def answer(self, method: str, address: str, who: str, body: Any) -> Any:
         parts = urlsplit(address)
         if match := re.fullmatch(f"/apis/v1alpha1/runs/{ID}/nodes/{ID}/log", parts.path):
+            self.authorize("runs", "readLog")
             if (match[1], match[2]) not in self.logs:
                 raise Refused(500, "pod not found")
             return self.logs[match[1], match[2]].encode()
@@ -79,9 +83,16 @@ class FakeKfp:
             if verb == method and match:
                 if self.token is not None and who != self.token and pattern != "healthz":
                     raise Refused(401, "Request header error: there is no valid user identity")
+                if pattern != "healthz":
+                    resource = pattern.partition("/")[0].replace("recurringruns", "jobs")
+                    self.authorize(resource, VERBS.get(method, "get" if pattern.endswith(ID) else "list"))
                 with self.lock:
                     return act(self, query, body, *match.groups())
         raise Refused(404, "Not Found")
+
+    def authorize(self, resource: str, verb: str) -> None:
+        if self.rights is not None and (resource, verb) not in self.rights:
+            raise Refused(403, f"User may not {verb} {resource}")
 
     def list_of(self, table: dict[str, Entry], field: str, query: Entry, **of: str) -> Entry:
         if self.many_users and table is not self.versions and not (query.get("namespace") or "experiment_id" in of):
@@ -160,7 +171,7 @@ ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     (
         "GET",
         "runs",
-        lambda kfp, q, _b: kfp.list_of(kfp.runs, "runs", q),
+        lambda kfp, q, _b: kfp.list_of(kfp.runs, "runs", q, **{key: q[key] for key in ("experiment_id",) if key in q}),
     ),
     ("GET", f"runs/{ID}", lambda kfp, _q, _b, key: entry_of(kfp.runs, key)),
     ("POST", "runs", lambda kfp, _q, b: kfp.create_run(b)),

@@ -320,6 +320,22 @@ def test_a_schedules_run_with_an_error_of_its_own_is_left(kfp: FakeKfp, host: st
     assert "Give one of RUN and --name" in call("heal")[2]
 
 
+def test_a_run_whose_logs_are_denied_is_left(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    """Newer versions of Kubeflow ask for a right of their own. The error may be in the log."""
+    call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
+    call("submit", *ONE, "--params", params)
+    run = only(kfp.runs)
+    run["recurring_run_id"] = next(iter(kfp.schedules))
+    fail(kfp, run, "Loss is NaN at step 5")
+    listed = {(resource, "list") for resource in ("runs", "jobs", "pipelines")}
+    kfp.rights = {*listed, ("runs", "get"), ("runs", "create"), ("pipelines", "get")}
+    code, _, err = call("heal", "--name", "weekly")
+    assert (code, len(kfp.runs)) == (2, 1)
+    assert f"denies the logs of run {run['run_id']}, so its failure may be its own. Allow this account" in err
+    code, out, _ = call("status", "--name", "weekly")
+    assert (code, out.splitlines()[-1]) == (0, "    train: see its log")
+
+
 def test_status_of_a_version_that_is_gone(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
     gone, _ = kfp.versions.popitem()

@@ -23,12 +23,13 @@ POD = "executor"  # KFP's name for a task's pod, inside the node that is named a
 class Failure:
     """A task that failed, by its name within its sub-pipelines, and why.
 
-    `own` says whether the reason is the error in its log: a task without one lost its pod before it could write it.
+    `own` says whether the reason is the error in its log: a task without one lost its pod before it could write it. It
+    is None if Kubeflow denies the log, so that nobody knows.
     """
 
     task: str
     reason: str
-    own: bool
+    own: bool | None
 
     def __str__(self) -> str:
         return f"{self.task}: {self.reason}"
@@ -73,10 +74,15 @@ def _name(task: Any, parents: dict[str, Any]) -> str:
 
 def _failure(endpoint: Endpoint, run_id: str, task: Any, parents: dict[str, Any]) -> Failure:
     """With the error in the task's log, or else what Kubeflow says about it."""
-    error = next(filter(None, (last_error(_log(endpoint, run_id, name)) for name in _log_names(task))), "")
+    error, denied = "", False
+    for name in _log_names(task):
+        log = _log(endpoint, run_id, name)
+        error, denied = last_error(log or []), denied or log is None
+        if error:
+            break
     said = [task.error, *(state.error for state in reversed(task.state_history or []))]
     reason = error or next((one.message for one in said if one), "") or "see its log"
-    return Failure(_name(task, parents), shorten(reason), bool(error))
+    return Failure(_name(task, parents), shorten(reason), None if denied and not error else bool(error))
 
 
 def _log_names(task: Any) -> list[str]:
@@ -88,14 +94,16 @@ def _log_names(task: Any) -> list[str]:
     return list(dict.fromkeys(form for name in known for form in (name, NODE_NUMBER.sub(TEMPLATE, name))))
 
 
-def _log(endpoint: Endpoint, run_id: str, node_id: str) -> list[str]:
-    """The last lines of a task's log, which is gone where nobody keeps logs of pods that are gone."""
+def _log(endpoint: Endpoint, run_id: str, node_id: str) -> list[str] | None:
+    """The last lines of a task's log, none where logs of pods that are gone aren't kept; None if Kubeflow denies it."""
     api = endpoint.client._run_api.api_client
     path = {"run_id": run_id, "node_id": node_id}
     options = {"auth_settings": ["Bearer"], "_preload_content": False, "_return_http_data_only": True}
     try:
         answer = api.call_api(LOG, "GET", path, _request_timeout=TIMEOUT_S, **options)
-    except (ApiException, HTTPError):
+    except ApiException as error:
+        return None if error.status in (401, 403) else []
+    except HTTPError:
         return []
     rest, lines = b"", deque[str](maxlen=TAIL)
     for chunk in answer.stream():

@@ -47,7 +47,8 @@ def heal_last(endpoint: Endpoint, name: str) -> str:
         What was found and done, in a line.
 
     Raises:
-        EndpointError: if there is no such recurring run, or the endpoint doesn't answer or refuses the request.
+        EndpointError: if there is no such recurring run, the log of a failed task is denied, or the endpoint doesn't
+            answer or refuses the request.
     """
     with endpoint.errors(), silent():
         scheduled = last_run_of(endpoint, name)
@@ -57,9 +58,13 @@ def heal_last(endpoint: Endpoint, name: str) -> str:
         run = next((run for run in starts if run.state not in FAILED), starts[-1])
         if run.state != "FAILED":
             return f"run {run.run_id} is {run.state or 'PENDING'}"
-        errors = [str(failure) for failure in failures(endpoint, run.run_id) if failure.own]
+        found = failures(endpoint, run.run_id)
+        errors = [str(failure) for failure in found if failure.own]
         if errors:
             return f"run {run.run_id} has an error that another start won't change: {errors[0]}"
+        if any(failure.own is None for failure in found):
+            what = f"Kubeflow at {endpoint.host} denies the logs of run {run.run_id}, so its failure may be its own"
+            raise EndpointError(what, "Allow this account the verb readLog on runs, as the chart's Role does")
         if len(starts) >= STARTS:
             return f"run {run.run_id} was the last of {STARTS} starts"
         return f"run {run.run_id} lost pods and has started again as {_start(endpoint, run)}"
