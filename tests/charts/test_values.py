@@ -4,6 +4,8 @@ import copy
 import functools
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 from charts import readme
-from tests.charts.rendering import CHART, LIVE, helm, rendered, values_of
+from tests.charts.rendering import CHART, LIVE, Manifest, helm, manifests, rendered, values_of
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -37,6 +39,7 @@ SAMPLES: list[Any] = [
 ]
 PLAIN = ("--set-json", 'image.digest=""', "--set-json", 'image.cpu.digest=""', "--set-json", "tuning.ray=false")
 OTHERS = (*values_of("full"), "--api-versions", LIVE, *PLAIN)
+NAME = {"$ref": "#/definitions/objectName"}
 KFP = "kfp.endpoint=http://kfp:8888"
 DATA = "pipeline.data=s3://photos/cars"
 
@@ -81,8 +84,14 @@ def documented() -> dict[str, Any]:
 
 
 def objects(node: Any) -> list[dict[str, Any]]:
-    """Every object schema that names its properties."""
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    """Every object schema that names its properties; those of an `anyOf` are conditions on the object that has it."""
+    children = (
+        [node[key] for key in node if key != "anyOf"]
+        if isinstance(node, dict)
+        else node
+        if isinstance(node, list)
+        else []
+    )
     own = [node] if isinstance(node, dict) and isinstance(node.get("properties"), dict) else []
     return own + [inner for child in children for inner in objects(child)]
 
@@ -147,6 +156,9 @@ def test_every_value_is_documented() -> None:
         ("mlflow.image.tags=1", "at '/mlflow/image': additional properties 'tags' not allowed"),
         ("jobs.resources.limit.cpu=1", "at '/jobs/resources': additional properties 'limit' not allowed"),
         ("tolerations[0].efect=NoSchedule", "at '/tolerations/0': additional properties 'efect' not allowed"),
+        ("tolerations[0].value=gpu", "at '/tolerations/0': missing property 'key'"),
+        ("gpu.nodePool.tolerations[0].key=a b", "at '/gpu/nodePool/tolerations/0/key': 'a b' does not match pattern"),
+        ("podSecurityContext.runAsUser=1000770000000", "at '/podSecurityContext/runAsUser': maximum: got"),
         ("networkPolicy.outside[0].too=1", "at '/networkPolicy/outside/0': additional properties 'too' not allowed"),
         ("schedule.paused=1", "at '/schedule/paused': got number, want boolean"),
         ("image.repository=backdrop", "at '/image/repository': 'backdrop' does not match pattern"),
@@ -169,6 +181,7 @@ def test_every_value_is_documented() -> None:
         ("pipeline.data=photos", "at '/pipeline/data': 'photos' does not match pattern"),
         ("mlflow.artifacts=s3://a b/c", "at '/mlflow/artifacts': 's3://a b/c' does not match pattern"),
         ("pipeline.files.network=x", "invalid propertyName 'network'"),
+        (r"pipeline.files.prediction\.yaml=x", "invalid propertyName 'prediction.yaml'"),
         ("pipeline.labels.cost center=x", "invalid propertyName 'cost center'"),
         ("commonLabels.a/b/c=x", "invalid propertyName 'a/b/c'"),
         ("podSecurityContext.runAsUser=me", "at '/podSecurityContext/runAsUser': got string, want integer"),
@@ -177,6 +190,11 @@ def test_every_value_is_documented() -> None:
         ("affinity.nodeAfinity.x=1", "at '/affinity': additional properties 'nodeAfinity' not allowed"),
         ("tuning.cluster.head_cpus=2", "at '/tuning/cluster': additional properties 'head_cpus' not allowed"),
         ("mlflow.readinessProbe.timeout=5", "invalid propertyName 'timeout'"),
+        (
+            "serving.readinessProbe.timeoutSeconds=0",
+            "at '/serving/readinessProbe/timeoutSeconds': minimum: got 0, want 1",
+        ),
+        ("kfp.endpoint=http://kfp:65536", "at '/kfp/endpoint': 'http://kfp:65536' does not match pattern"),
         ("image.repository=registry.example/b:1", "at '/image/repository': 'registry.example/b:1' does not match"),
         ("image.repository=registry.example/b@sha256:1", "at '/image/repository': 'registry.example/b@sha256:1'"),
         ("s3.region=eu central", "at '/s3/region': 'eu central' does not match pattern"),
@@ -233,6 +251,53 @@ def test_what_is_missing_is_reported(values: str, message: str) -> None:
     done = helm("template", "backdrop", str(CHART), "--set", values)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def numbers(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
+    """The values that are whole numbers, and a large one for each."""
+    if resolved(node).get("type") == "integer":
+        yield path.removeprefix("."), min(2_000_000, resolved(node).get("maximum", 2_000_000))
+    for key, inner in resolved(node).get("properties", {}).items():
+        yield from numbers(inner, f"{path}.{key}")
+
+
+@pytest.mark.e2e
+def test_a_large_number_has_all_its_digits(tmp_path: Path) -> None:
+    """Helm reads the numbers in a file as floats, of which Go's templates show 2e+06."""
+    values: dict[str, Any] = {}
+    for path, large in numbers(SCHEMA):
+        *groups, key = path.split(".")
+        functools.reduce(lambda at, group: at.setdefault(group, {}), groups, values)[key] = large
+    (tmp_path / "values.yaml").write_text(json.dumps(values))
+    text = rendered("full", "--values", str(tmp_path / "values.yaml"))
+    assert "--timeout=2000000" in text
+    assert re.findall(r"\d[eE]\+?\d+\b", text.replace("sha256:", "")) == []
+
+
+def names(node: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The values that are the name of an object of Kubernetes."""
+    if NAME in (node, *node.get("anyOf", [])):
+        yield path.removeprefix(".")
+    for key, inner in resolved(node).get("properties", {}).items():
+        yield from names(inner, f"{path}.{key}")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("without", [("pipeline.volume", "mlflow.volume.existingClaim"), ("tuning.ray",)])
+@pytest.mark.parametrize("word", ["2026", "1e3", "true", "null"])
+def test_a_name_stays_text(word: str, without: tuple[str, ...]) -> None:
+    """YAML reads these as numbers and the like where nothing quotes them."""
+    paths = [path for path in names(SCHEMA) if path not in without]
+    assert {"priorityClassName", "serving.existingSecret", "mlflow.serviceAccount.name"} <= {*paths}
+
+    def made(name: str) -> list[Manifest]:
+        given: dict[str, Any] = {**dict.fromkeys(paths, name), "imagePullSecrets": [{"name": name}]}
+        given |= {"tuning.ray": "tuning.ray" not in without, "s3.endpoint": f"http://minio.{name}.svc:9000"}
+        given |= {"fullnameOverride": name if word.isalpha() else "cutouts"}  # it begins with a letter
+        options = [part for path, value in given.items() for part in ("--set-json", f"{path}={json.dumps(value)}")]
+        return manifests("full", *options, release=name, namespace=name)
+
+    assert made(word) == json.loads(json.dumps(made("another")).replace("another", word))
 
 
 EMPTY = {str: "", list: [], dict: {}}

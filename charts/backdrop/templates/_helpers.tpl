@@ -24,7 +24,7 @@ which every cluster has: there all objects are applied at once, so that only one
 {{/* Labels that select every pod of the release, and no pod of the pipeline. */}}
 {{- define "backdrop.releaseSelector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Labels that select the pods of a component. Takes a dict: root, component. */}}
@@ -224,7 +224,7 @@ port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other na
 - ports: {{ $ports }}
 {{- else -}}
 {{- if hasSuffix ".svc" $service -}}
-- to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ index (splitList "." $service | reverse) 1 }}}}}]
+- to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ index (splitList "." $service | reverse) 1 | quote }}}}}]
 {{- else -}}
 - to: [{podSelector: {}}]
 {{- end -}}
@@ -321,7 +321,7 @@ affinity: {{- toYaml . | nindent 2 }}
 topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -336,7 +336,7 @@ at /mnt/backdrop; resources (optional), if not those of other Jobs.
 {{- $cpu := include "backdrop.image" (dict "image" .root.Values.image.cpu "tag" .root.Chart.AppVersion) -}}
 {{- $resources := .resources | default .root.Values.jobs.resources -}}
 restartPolicy: Never
-serviceAccountName: {{ .account }}
+serviceAccountName: {{ .account | quote }}
 automountServiceAccountToken: {{ .kubernetes | default false }}
 {{ include "backdrop.place" .root }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
@@ -380,11 +380,11 @@ volumes:
         - serviceAccountToken: {path: token, expirationSeconds: 7200, audience: pipelines.kubeflow.org}
   {{- with .files }}
   - name: files
-    configMap: {name: {{ . }}}
+    configMap: {name: {{ . | quote }}}
   {{- end }}
   {{- with .volume }}
   - name: volume
-    persistentVolumeClaim: {claimName: {{ . }}}
+    persistentVolumeClaim: {claimName: {{ . | quote }}}
   {{- end }}
 {{- end }}
 
