@@ -1,6 +1,7 @@
 """What is ours is replaced and removed; what is anybody else's never is. The same on disk and in S3."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,9 +194,19 @@ def test_what_is_no_address_is_refused(address: str) -> None:
             call(address, "sample")
 
 
-@pytest.mark.parametrize("address", ["s3://", "s3:///x", "s3://photos/a/../x", "s3://photos//x", "s3://nobody/x"])
-def test_what_is_no_prefix_is_refused(bucket: str, address: str) -> None:
-    with pytest.raises(StorageError):
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://", "has no bucket"),
+        ("s3:///x", "has no bucket"),
+        ("s3://photos/a/../x", "'a/../x', which leads out of the folder"),
+        ("s3://photos//x", "'/x', which begins or ends with a slash, or has two in a row. Leave out the slash"),
+        ("s3://photos/a//x", "'a//x', which begins or ends with a slash, or has two in a row. Leave out the slash"),
+        ("s3://nobody/x", "bucket does not exist"),
+    ],
+)
+def test_what_is_no_prefix_is_refused(bucket: str, address: str, message: str) -> None:
+    with pytest.raises(StorageError, match=re.escape(message)):
         outputs.require(address, "sample")
 
 

@@ -80,6 +80,17 @@ def test_an_empty_address_is_not_the_current_folder(read: Callable[[str], object
         read(address)
 
 
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is only a number."""
+    monkeypatch.delenv("BACKDROP_CACHE")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 1_000_770_000)
+    with pytest.raises(StorageError, match=r"User 1000770000 has no home folder.* Set HOME or BACKDROP_CACHE"):
+        storage.cache_folder()
+    monkeypatch.setenv("HOME", "/tmp")  # as in the image
+    assert storage.cache_folder() == Path("/tmp/.cache/backdrop")
+
+
 def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, data: Path, tmp_path: Path) -> None:
     address = f"{bucket}/cars/set"
     storage.upload_folder(data, address, "")

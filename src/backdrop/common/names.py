@@ -23,6 +23,9 @@ def checked_name(name: str, origin: str, folders: bool = True) -> str:
             of more than 255 bytes.
     """
     parts = name.split("/")
+    if name and "" in parts:
+        what = f"{origin} has {shorten(repr(name))}, which begins or ends with a slash, or has two in a row"
+        raise StorageError(what, "Leave out the slash")
     if not {"", ".", ".."}.isdisjoint(parts) or "\\" in name or (len(parts) > 1 and not folders):
         raise StorageError(f"{origin} has {shorten(repr(name))}, which leads out of the folder", "Rename it")
     too_long = any(len(part.encode(errors="surrogatepass")) > MAX_BYTES for part in parts)

@@ -74,8 +74,16 @@ def sha256(data: bytes) -> str:
 
 
 def cache_folder() -> Path:
-    """The cache folder: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
-    return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
+    """The cache folder: `BACKDROP_CACHE`, or `~/.cache/backdrop`.
+
+    Raises:
+        StorageError: if it isn't set, and the user has no home folder.
+    """
+    try:
+        return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
+    except RuntimeError as error:  # a container's user needn't be in /etc/passwd
+        what = f"User {os.getuid()} has no home folder, so there is no place for copies of files"
+        raise StorageError(what, "Set HOME or BACKDROP_CACHE to a folder") from error
 
 
 def read_bytes(address: str | Path) -> bytes:
