@@ -172,14 +172,18 @@ def shop(tmp_path: Path) -> Path:
     (root / "blue" / "notes.txt").write_bytes(b"x")
     (root / "blue" / "e_01.cr2").write_bytes(b"x")
     (root / "link").symlink_to(root / "blue")
+    for name, step in (("red", "sample"), ("done", "predict"), ("blue/member", "train")):
+        (root / name / "samples").mkdir(parents=True)
+        (root / name / "samples" / "f_01.png").write_bytes(b"x")
+        (root / name / ".backdrop.json").write_text(json.dumps({"step": step, "key_file": "", "files": {}}))
     return root
 
 
 def test_names_keep_the_relative_folder(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = ["a_01.jpg", "blue/a_01.jpg", "blue/deep/b_01.PNG", "red/[x]_01.jpg"]
+    everything = ["a_01.jpg", "blue/a_01.jpg", "blue/deep/b_01.PNG", "red/[x]_01.jpg", "red/samples/f_01.png"]
     assert names(shop) == everything
-    assert names(shop, skipped=(shop / "blue",)) == ["a_01.jpg", "red/[x]_01.jpg"]
-    assert names(shop / "blue", shop / "red") == ["[x]_01.jpg", "a_01.jpg", "deep/b_01.PNG"]
+    assert names(shop, skipped=(shop / "blue",)) == ["a_01.jpg", *everything[3:]]
+    assert names(shop / "blue", shop / "red") == ["[x]_01.jpg", "a_01.jpg", "deep/b_01.PNG", "samples/f_01.png"]
     assert names(shop / "red" / "[x]_01.jpg") == ["[x]_01.jpg"]
     assert names(shop / "*_01.jpg") == ["a_01.jpg"]
     assert names(shop / "*" / "*_01.jpg") == ["blue/a_01.jpg", "link/a_01.jpg", "red/[x]_01.jpg"]
@@ -188,7 +192,9 @@ def test_names_keep_the_relative_folder(shop: Path, monkeypatch: pytest.MonkeyPa
     assert names(shop, shop) == everything
     assert names(shop / "train_masks") == names(shop / "train_masks" / "*") == ["a_01_mask.png"]
     assert names(shop / "bl*" / "train_masks") == ["blue/train_masks/deep/b_01_mask.png"]
-    assert not any("mask" in name for name in names(shop / "*") + names(shop / "**"))
+    assert names(shop / "done") == names(shop / "blue" / "member") == ["samples/f_01.png"]
+    for found in (names(shop / "*"), names(shop / "**"), names(shop / "**" / "*.*")):
+        assert [name for name in found if not name.startswith("link/")] == everything
     monkeypatch.chdir(shop)
     assert names(".") == everything
     assert names("blue/*.jpg") == names("blue/a_01.jpg") == ["a_01.jpg"]
@@ -197,7 +203,9 @@ def test_names_keep_the_relative_folder(shop: Path, monkeypatch: pytest.MonkeyPa
     assert {one.file: one.photograph for one in passed_over} == {
         "blue/notes.txt": False,
         "blue/e_01.cr2": True,
+        "blue/member": False,
         "blue/train_masks": False,
+        "done": False,
         "link": True,
         "train_masks": False,
     }
@@ -207,7 +215,8 @@ def test_a_prefix_has_the_photographs_of_the_same_folder(bucket: str, shop: Path
     storage.upload_folder(shop, f"{bucket}/shop", "a_01.jpg")
     everything = set(list_names(f"{bucket}/shop"))
     assert everything >= set(names(shop))
-    assert everything - set(names(shop)) <= {".hidden/c_01.jpg", ".d_01.jpg", "link/a_01.jpg", "link/deep/b_01.PNG"}
+    assert everything - set(names(shop)) <= {"link/a_01.jpg", "link/deep/b_01.PNG"}  # S3 has no links
+    assert list_names(f"{bucket}/shop/done") == ["samples/f_01.png"]
 
 
 def test_inputs_that_cannot_be_used(shop: Path) -> None:
@@ -228,6 +237,9 @@ def test_the_output_is_not_an_input(photos: Path, members: list[str]) -> None:  
         record = predict(str(photos), str(photos / "cut"), members)
         assert record.images == 10
         assert not record.passed_over
+    record = predict(str(photos), str(photos / "masks"), members, format="mask")
+    assert record.images == 10
+    assert [(one.file, one.reason) for one in record.passed_over] == [("cut", "results of `backdrop predict`")]
 
 
 def test_inputs_and_outputs_in_s3(bucket: str, photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811

@@ -71,6 +71,18 @@ def inspect(address: str | Path, step: str, whole: bool = True) -> Inventory | N
     return inventory
 
 
+def written_by(address: str | Path) -> str:
+    """The step whose output is at an address, by its inventory; empty without one.
+
+    Raises:
+        StorageError: if it can't be read.
+    """
+    try:
+        return str(parse_json(find_place(address).read(INVENTORY) or b"{}").get("step", ""))
+    except (ValueError, AttributeError):  # somebody else's
+        return ""
+
+
 def require(address: str | Path, step: str) -> None:
     """Makes sure, before any work, that `output_folder` may write there and can.
 

@@ -184,8 +184,12 @@ def exists(address: str | Path) -> bool:
     return s3.metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
 
 
-def list_files(address: str | Path) -> list[str]:
-    """Names of the files below a folder or prefix, sorted, without hidden ones; none if it doesn't exist.
+def list_files(address: str | Path, hidden: bool = False) -> list[str]:
+    """Names of the files below a folder or prefix, sorted; none if it doesn't exist.
+
+    Args:
+        address: the folder or prefix.
+        hidden: with those whose name, or that of a folder above them, begins with a dot.
 
     Raises:
         StorageError: if S3 doesn't answer, or an object's name can't be a file's.
@@ -195,7 +199,7 @@ def list_files(address: str | Path) -> list[str]:
     else:
         folder = Path(address)
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    return [name for name in names if hidden or not any(part.startswith(".") for part in name.split("/"))]
 
 
 def local_folder(address: str | Path, names: Collection[str] | None = None) -> Path:

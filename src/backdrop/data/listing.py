@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.common.names import MAX_BYTES, is_plain
+from backdrop.common.outputs import written_by
 from backdrop.common.words import count
 from backdrop.config.records import Record
 from backdrop.data.formats import format_of
@@ -26,7 +27,8 @@ UNSAFE = "name contains a backslash or a control character"
 BAD_NAMES = (NOT_UTF8, TOO_LONG, UNSAFE)
 LONGEST = MAX_BYTES - len(".webp")  # bytes of a stem, so that its results have names, too
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-MASKS = "train_masks"  # a dataset's folder of masks, which isn't searched for photographs
+MASKS = "train_masks"  # a dataset's folder of masks
+DATASETS = ("import", "sample")  # steps that write photographs
 
 
 class PassedOver(Record):
@@ -56,7 +58,7 @@ def list_images(folder: Path, suffixes: set[str]) -> Listing:
 
 
 def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) -> Listing:
-    """Lists a folder and its subfolders, but neither hidden ones, nor a dataset's masks, nor symbolic links to folders.
+    """Lists a folder and its subfolders, but not hidden ones, closed ones, or symbolic links to folders.
 
     Args:
         folder: the folder.
@@ -75,7 +77,18 @@ def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) 
 def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
     """Whether to look into a path; a folder that is named like an image is reported as one that can't be read."""
     named_so = path.name.startswith(".") or path.suffix.lower() in suffixes or name_fault(path)
-    return path.is_dir() and not path.is_symlink() and not named_so and path.name != MASKS
+    return path.is_dir() and not path.is_symlink() and not named_so and not closed(path)
+
+
+def closed(folder: Path) -> str:
+    """The reason why a folder below the one that was named isn't searched for photographs; empty if it is."""
+    return "folder of masks" if folder.name == MASKS else result_of(folder)
+
+
+def result_of(address: str | Path) -> str:
+    """The command whose results are at an address, in words; empty if they are photographs, or nothing is there."""
+    step = written_by(address)
+    return f"results of `backdrop {step}`" if step and step not in DATASETS else ""
 
 
 def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
@@ -152,8 +165,8 @@ def _reason(path: Path, suffixes: set[str]) -> PassedOver | None:
         fault = name_fault(path)
         return PassedOver(file=name, reason=fault, photograph=True) if fault else None
     if path.is_dir():
-        if path.name == MASKS:
-            return PassedOver(file=name, reason="folder of masks")
+        if reason := closed(path):
+            return PassedOver(file=name, reason=reason)
         reason = "link to a folder" if path.is_symlink() else "folder"
         return PassedOver(file=name, reason=reason, photograph=_holds_images(path))
     if not path.is_file():

@@ -4,10 +4,12 @@ import glob
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.common.places import INVENTORY
 from backdrop.common.progress import log
 from backdrop.data.dataset import CHUNK
 from backdrop.data.listing import (
@@ -16,10 +18,12 @@ from backdrop.data.listing import (
     Listing,
     PassedOver,
     bad_name,
+    closed,
     list_tree,
     name_fault,
     normalized,
     printable,
+    result_of,
     sort_out,
     summarize,
 )
@@ -83,10 +87,13 @@ def list_names(images: str, skipped: Collection[Path] = ()) -> list[str]:
             log(summarize(passed_over))
         return [source.name for source in found]
     sources: dict[str, Source] = {}
-    for name in storage.list_files(images):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in IMAGE_SUFFIXES and MASKS not in path.parts[:-1]:
-            _add(Source(Path(name), name), sources)
+    files = [PurePosixPath(name) for name in storage.list_files(images, hidden=True)]
+    marked = [path.parent for path in files if path.name == INVENTORY and path.parent.name]
+    results = {folder for folder in marked if result_of(f"{images.rstrip('/')}/{folder}")}
+    for path in files:
+        is_closed = MASKS in path.parts[:-1] or any(part.startswith(".") for part in path.parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_closed and results.isdisjoint(path.parents):
+            _add(Source(Path(path), str(path)), sources)
     if not sources:
         raise DataError(f"{images} has no photographs", "Name the prefix that they lie below")
     return sorted(source.name for source in sources.values())
@@ -168,9 +175,10 @@ def _expand(pattern: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # no hidden files
     if not paths:
         raise StorageError(f"No file matches {printable(pattern)}", "Check the pattern, and put it in quotes")
-    skipped_name = "" if MASKS in parts else MASKS
-    paths = [path for path in paths if skipped_name not in path.relative_to(root).parts[:-1]]
-    folders = [path for path in paths if path.is_dir() and path.name != skipped_name]
+    is_closed = cache(lambda folder: folder.name not in parts and bool(closed(folder)))
+    depth = len(root.parts)
+    paths = [path for path in paths if not any(is_closed(path.parents[i]) for i in range(len(path.parts) - depth - 1))]
+    folders = [path for path in paths if path.is_dir() and not is_closed(path)]
     listing = sort_out([path for path in paths if path not in folders], IMAGE_SUFFIXES)
     for folder in folders:
         if folder.absolute() not in skipped:
