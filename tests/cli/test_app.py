@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -214,6 +215,15 @@ def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.Mo
         2,
         "error: /full/disk: No space left on device. Check the path, its permissions and the free space.\n",
     )
+
+
+def test_a_user_without_a_home_is_told_what_to_set(main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is only a number; MLflow asks for a home as it's imported."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 1_000_770_000)
+    monkeypatch.setattr(app, "app", Path.home)
+    said = "error: User 1000770000 has no home folder. Set HOME to a folder that it may write to.\n"
+    assert main() == (2, said)
 
 
 def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(main, monkeypatch: pytest.MonkeyPatch) -> None:

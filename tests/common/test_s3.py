@@ -10,6 +10,7 @@ import pytest
 
 from backdrop.common import outputs, s3, s3_client, storage
 from backdrop.common.errors import ConfigError, StorageError
+from backdrop.data.photographs import find_photographs
 from tests.fakes.http import JsonHandler, running
 
 DEAD = "http://127.0.0.1:9"
@@ -92,6 +93,14 @@ def test_markers_of_folders_are_passed_over(bucket: str) -> None:
         client.put_object(Bucket="photos", Key=key, Body=body)
     assert storage.list_files(f"{bucket}/a") == ["b/c.txt", "d/e.txt", "empty.txt"]
     assert (storage.local_folder(f"{bucket}/a") / "b" / "c.txt").read_text() == "c"
+
+
+def test_photographs_below_the_marker_of_their_folder_are_found(bucket: str) -> None:
+    client = boto3.client("s3")
+    for key, body in {"a": b"", "a/b.jpg": b"b", "c": b"c", "c/d.jpg": b"d", "e": b""}.items():
+        client.put_object(Bucket="photos", Key=key, Body=body)
+    names = {key: [source.name for source in find_photographs([f"{bucket}/{key}"], ())[0]] for key in "ace"}
+    assert names == {"a": ["b.jpg"], "c": ["c"], "e": ["e"]}
 
 
 def test_an_object_with_content_is_no_folder(bucket: str) -> None:

@@ -80,15 +80,13 @@ def test_an_empty_address_is_not_the_current_folder(read: Callable[[str], object
         read(address)
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose user is only a number."""
-    monkeypatch.delenv("BACKDROP_CACHE")
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(os, "getuid", lambda: 1_000_770_000)
-    with pytest.raises(StorageError, match=r"User 1000770000 has no home folder.* Set HOME or BACKDROP_CACHE"):
-        storage.cache_folder()
-    monkeypatch.setenv("HOME", "/tmp")  # as in the image
-    assert storage.cache_folder() == Path("/tmp/.cache/backdrop")
+@pytest.mark.parametrize("address", ["gs://photos/x", "S3://photos/x", "s3:/photos/x", "s3a://photos", " s3://photos"])
+@pytest.mark.parametrize(
+    "read", [storage.read_bytes, storage.local_folder, lambda address: find_photographs([address], ())]
+)
+def test_an_address_in_another_scheme_is_no_path(read: Callable[[str], object], address: str) -> None:
+    with pytest.raises(StorageError, match=f"'{address}' can't be read. Name a file, a folder or an s3:// address"):
+        read(address)
 
 
 def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, data: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ Each says what is wrong (naming the file or key) and what to do about it. The co
 exits with `exit_code`. Any other exception is a bug.
 """
 
+import os
 from collections.abc import Sequence
 
 from backdrop.common.redact import redact
 
 ERROR, FIX = "error: ", "fix: "  # begin the lines that say what is wrong and what to do
 SHOWN = 300  # maximum characters of a foreign message
+HOMELESS = "Could not determine home directory"  # pathlib's, in whatever asks it
 
 # The optional libraries, and the extra that brings each.
 EXTRAS = {
@@ -117,6 +119,8 @@ def explain(error: Exception, report: str) -> BackdropError:
     if isinstance(error, OSError) and error.filename is not None:
         what = f"{shorten(error.filename)}: {error.strerror}"
         return BackdropError(what, "Check the path, its permissions and the free space")
+    if isinstance(error, RuntimeError) and HOMELESS in str(error):  # a container's user needn't be in /etc/passwd
+        return BackdropError(f"User {os.getuid()} has no home folder", "Set HOME to a folder that it may write to")
     return BackdropError(f"This is a bug in Backdrop ({type(error).__name__}: {shorten(error)})", report)
 
 

@@ -253,6 +253,16 @@ def listing(address: str) -> list[Object]:
     return sorted(entry for entry in listed if entry.name not in folders and PurePosixPath(entry.name).name != LOCK)
 
 
+def is_file(address: str) -> bool:
+    """Whether an object exists, other than an empty one that marks a folder of others.
+
+    Raises:
+        StorageError: if S3 doesn't respond.
+    """
+    state = head(address)
+    return state is not None and (state.size > 0 or next(objects(address), None) is None)
+
+
 def delete(address: str) -> None:
     """Deletes an object, if it exists.
 

@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 import urllib.request
@@ -27,6 +28,7 @@ from backdrop.common.retry import workers
 from backdrop.common.words import count
 
 URL_TIMEOUT_S = 60
+ELSEWHERE = re.compile(r"(?!(s3|https?)://)\s*(?i:[a-z][a-z0-9+.-]*://|s3:)")  # S3:// and s3:/ among them
 OWN = ".backdrop."  # what is beside an output while it's written, or hidden in it, begins with this
 
 
@@ -51,13 +53,16 @@ def parent(address: str) -> str:
 
 
 def require_named(address: str | Path) -> None:
-    """Refuses an empty address, as of an unset variable, which would be the current folder.
+    """Refuses what would be taken for a path: an empty address, as of an unset variable, or one like `s3a://bucket`.
 
     Raises:
-        StorageError: if it's empty.
+        StorageError: if it's empty, or an address that can't be read.
     """
     if not str(address).strip():
         raise StorageError("An address is empty", "Name a file, a folder or an s3:// address")
+    if ELSEWHERE.match(str(address)):
+        what = f"{shorten(repr(without_credentials(str(address))))} can't be read"
+        raise StorageError(what, "Name a file, a folder or an s3:// address")
 
 
 def join(folder: str, address: str) -> str:
@@ -74,16 +79,8 @@ def sha256(data: bytes) -> str:
 
 
 def cache_folder() -> Path:
-    """The cache folder: `BACKDROP_CACHE`, or `~/.cache/backdrop`.
-
-    Raises:
-        StorageError: if it isn't set, and the user has no home folder.
-    """
-    try:
-        return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
-    except RuntimeError as error:  # a container's user needn't be in /etc/passwd
-        what = f"User {os.getuid()} has no home folder, so there is no place for copies of files"
-        raise StorageError(what, "Set HOME or BACKDROP_CACHE to a folder") from error
+    """The cache folder: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
+    return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
 
 
 def read_bytes(address: str | Path) -> bytes:
@@ -217,7 +214,7 @@ def local_folder(address: str | Path, names: Collection[str] | None = None) -> P
     if not is_remote(address):
         folder = Path(address)
         if not folder.is_dir():
-            raise StorageError(f"{folder} is not a folder", "Check the path")
+            raise StorageError(f"{without_credentials(str(address))} is not a folder", "Check the path")
         return folder
     listing = s3.listing(str(address))
     if not listing:

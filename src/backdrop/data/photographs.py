@@ -151,7 +151,7 @@ def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     storage.require_named(address)
     path = Path(address)
     if storage.is_remote(address):
-        is_object = not address.endswith("/") and "/" in address.removeprefix("s3://") and s3.head(address) is not None
+        is_object = not address.endswith("/") and "/" in address.removeprefix("s3://") and s3.is_file(address)
         path = storage.local_file(address) if is_object else storage.local_folder(address)
     try:
         if path.is_dir():

@@ -38,10 +38,10 @@ def cluster_token() -> str:
         check_header(TOKEN, token)
         return token
     token_path = os.environ.get(TOKEN_PATH)
+    path = Path(token_path) if token_path else Path.home() / ".ray" / "auth_token"
     try:
-        path = Path(token_path) if token_path else Path.home() / ".ray" / "auth_token"
         token = path.read_text(encoding="utf-8").strip()
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: there is no home folder
+    except (OSError, UnicodeDecodeError) as error:
         if token_path:
             raise TuningError(f"{TOKEN_PATH} names {path}, which can't be read", "Fix the path") from error
         token = ""
