@@ -23,6 +23,7 @@ DEAD = "http://127.0.0.1:9"
         {"AWS_ENDPOINT_URL": "http://"},
         {"AWS_PROFILE": "nobody"},
         {"AWS_CONFIG_FILE": "{folder}/bad.cfg"},
+        {"AWS_CONFIG_FILE": "{folder}/flat.cfg"},
         {"AWS_SECRET_ACCESS_KEY": ""},
         {"AWS_DEFAULT_REGION": "eu central"},
     ],
@@ -44,6 +45,7 @@ def test_settings_that_boto3_refuses(
     settings: dict[str, str], call: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bad.cfg").write_text("[default\nregion=")
+    (tmp_path / "flat.cfg").write_text("[default]\ns3 = virtual")
     whole = {"AWS_ENDPOINT_URL": DEAD, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "hunter2", **settings}
     for name, value in whole.items():
         monkeypatch.setenv(name, value.format(folder=tmp_path))
@@ -54,6 +56,29 @@ def test_settings_that_boto3_refuses(
     s3_client.client.cache_clear()
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ("", "http://s3.example/photos/a.jpg"),
+        ("s3 =\n    max_concurrent_requests = 4", "http://s3.example/photos/a.jpg"),
+        ("s3 =\n    addressing_style = virtual", "http://photos.s3.example/a.jpg"),
+    ],
+)
+def test_addresses_are_of_the_style_that_boto3s_file_names(
+    settings: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers take no other; the default is what most others want."""
+    (tmp_path / "config").write_text(f"[default]\n{settings}\n")
+    whole = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_ENDPOINT_URL": "http://s3.example"}
+    for name, value in {**whole, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(name, value)
+    s3_client.client.cache_clear()
+    for uploads in (False, True):
+        signed = s3_client.client(uploads).generate_presigned_url("get_object", {"Bucket": "photos", "Key": "a.jpg"})
+        assert signed.partition("?")[0] == url
+    s3_client.client.cache_clear()
 
 
 @pytest.mark.parametrize(

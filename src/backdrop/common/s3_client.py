@@ -75,17 +75,18 @@ def client(uploads: bool = False) -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
     )
-    # Checksums only where required: many S3-compatible servers don't support the newer ones.
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": 3 if uploads else 1},  # `call` has more
-        read_timeout=UPLOAD_TIMEOUT_S if uploads else READ_TIMEOUT_S,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path"},
-    )
     try:
         core = botocore.session.Session()
         core.set_default_client_config(limits)  # for servers that give out credentials too
+        own = core.get_component("config_store").get_config_variable("s3") or {}
+        # Checksums only where required: many S3-compatible servers don't support the newer ones.
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 3 if uploads else 1},  # `call` has more
+            read_timeout=UPLOAD_TIMEOUT_S if uploads else READ_TIMEOUT_S,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": own.get("addressing_style", "path")},
+        )
         session = boto3.Session(botocore_session=core)
         if credentials := session.get_credentials():
             keys = credentials.get_frozen_credentials()
@@ -93,8 +94,9 @@ def client(uploads: bool = False) -> Any:
             check_header("AWS_SECRET_ACCESS_KEY", keys.secret_key)
             check_header("AWS_SESSION_TOKEN", keys.token)
         return session.client("s3", config=config)
-    # Of a role that isn't granted, of what answers in the place of STS, and of an endpoint that isn't a URL.
-    except (BotoCoreError, ClientError, ResponseParserError, ValueError) as error:
+    # Of a role that isn't granted, of what answers in the place of STS, of a file's `s3 = …` without keys below it, and
+    # of an endpoint that isn't a URL.
+    except (BotoCoreError, ClientError, ResponseParserError, AttributeError, ValueError) as error:
         remedy = "Check AWS_ENDPOINT_URL (http://…), AWS_PROFILE, the keys or the role, the region and boto3's files"
         raise StorageError(f"S3 can't be used with these settings ({shorten(error)})", remedy) from error
 
