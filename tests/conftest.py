@@ -65,6 +65,7 @@ def shipped_recipes() -> list[Any]:
 
 # Where a run on several workers begins, so that none of these is left for the end.
 LONGEST = (
+    "local/test_run.py",
     "tracking/test_registry.py",
     "tracking/test_history.py",
     "tuning/test_search.py",

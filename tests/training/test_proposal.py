@@ -1,5 +1,6 @@
 """What is proposed for photographs and a machine that nobody has seen before."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -85,6 +86,21 @@ def cars(objects: int = 60) -> Photographs:
 def chosen(found: Proposal) -> Recipe:
     (part,) = found.ensemble.parts()
     return part.resolve()
+
+
+@given(st.dictionaries(st.tuples(*[st.integers(1, 20_000)] * 2), st.integers(1, 50), min_size=1, max_size=5))
+def test_no_size_would_stretch_photographs_less(found: dict[tuple[int, int], int]) -> None:
+    sizes = Counter({f"{width}x{height}": number for (width, height), number in found.items()})
+    middle = Photographs(9, sizes.total(), sizes, True).middle()
+
+    def stretched(shape: tuple[int, int]) -> float:
+        return sum(number * abs(math.log(w / h * shape[1] / shape[0])) for (w, h), number in found.items())
+
+    rounding = sizes.total() / min(middle)  # to whole pixels
+    assert all(stretched(middle) <= stretched(shape) + rounding for shape in found)
+    (most, number), *_ = sizes.most_common(1)
+    if number > sizes.total() / 2:
+        assert f"{middle[0]}x{middle[1]}" == most
 
 
 def test_more_hours_train_more() -> None:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import yaml
@@ -40,6 +41,16 @@ class Photographs:
     photographs: int
     sizes: Counter[str]
     complete: bool
+
+    def middle(self) -> tuple[int, int]:
+        """Width and height, in pixels, of the median aspect and the median number of pixels.
+
+        That is the photographs' own size where most have the same. Of all aspects, the median one stretches them least.
+        """
+        sides = [parse_size(size) for size in self.sizes.elements()]
+        aspect = math.exp(median(math.log(width / height) for width, height in sides))
+        area = median(width * height for width, height in sides)
+        return max(1, round(math.sqrt(area * aspect))), max(1, round(math.sqrt(area / aspect)))
 
 
 @dataclass(frozen=True)
@@ -177,7 +188,7 @@ class _Search:
 
     def _input(self, area: int, stride: int) -> tuple[str, str]:
         """An input of about this area in the photographs' aspect, not larger than they are, and its fit."""
-        width, height = parse_size(self.photographs.sizes.most_common(1)[0][0])
+        width, height = self.photographs.middle()
         scale = math.sqrt(area / (width * height))
         if scale >= 1:
             sides = [max(2, math.ceil(side / stride)) * stride for side in (width, height)]
@@ -214,10 +225,9 @@ class _Search:
 
     def _reasons(self, recipe: Recipe, wished: int, folds: int, pace: Throughput, missed: str) -> Iterator[str]:
         objects = plural(self.photographs.objects, "object")
-        size = self.photographs.sizes.most_common(1)[0][0]
         yield f"recipe {recipe.name} at {recipe.input.size}: {missed or 'the best for this machine'}"
         how = "padded" if recipe.input.fit == "pad" else "stretched"
-        yield f"input {recipe.input.size}, {how}: most photographs are {size}"
+        yield f"input {recipe.input.size}, {how}: {self._sizes()}"
         memory = f"{pace.memory / 2**30:.1f} GiB"
         steps = f", {recipe.accumulate} in each step" if recipe.accumulate > 1 else ""
         yield f"batch {recipe.batch_size}{steps}: training takes {memory} of memory"
@@ -225,6 +235,14 @@ class _Search:
         trained = plural(round(self.seen * (folds - 1) / folds), "photograph")
         cut = f"; {wished} would take longer than allowed" if recipe.epochs < wished else ""
         yield f"epochs {recipe.epochs}: a member trains on {trained}{cut}"
+
+    def _sizes(self) -> str:
+        sizes = self.photographs.sizes
+        width, height = self.photographs.middle()
+        most, number = sizes.most_common(1)[0]
+        if number > sizes.total() / 2:
+            return f"most photographs are {most}"
+        return f"photographs have {len(sizes)} sizes, {width}x{height} in the median"
 
     def _proposal(self, recipe: Recipe, folds: int, pace: Throughput, reasons: tuple[str, ...]) -> Proposal:
         settings: dict[str, Any] = {"epochs": recipe.epochs, "input.size": recipe.input.size}
