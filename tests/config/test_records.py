@@ -79,7 +79,12 @@ def test_a_wrong_key_says_which_was_meant(overrides: list[str], message: str) ->
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not valid YAML"), ("- a", "is not a mapping"), ("name: x", "key network is missing")],
+    [
+        ("b: 1\na: {c: 1\nd: 2", r"is not valid YAML \(line 3: expected ',' or '}', but got ':'\)\. Fix the file\.$"),
+        ("a: \0", "is not valid YAML"),
+        ("- a", "is not a mapping"),
+        ("name: x", "key network is missing"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -41,12 +41,18 @@ def parse_yaml(content: str, source: str) -> dict[str, Any]:
     except _DuplicateKeyError as error:
         raise ConfigError(f"{source}, line {error.line}: duplicate key {error.key}", "Remove one of the two") from error
     except YAML_ERRORS as error:
-        raise ConfigError(f"{source} is not valid YAML ({shorten(error)})", "Fix the file") from error
+        raise ConfigError(f"{source} is not valid YAML ({_yaml_fault(error)})", "Fix the file") from error
     if _size(value, {}) > MAX_VALUES:
         raise ConfigError(f"{source} repeats its anchors endlessly or too often", "Write the values out")
     if not isinstance(value, dict):
         raise ConfigError(f"{source} is not a mapping of keys to values", "Start with a line such as `name: mine`")
     return value
+
+
+def _yaml_fault(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return shorten(error)
 
 
 def dump_yaml(record: Record, without: Iterable[str] = (), unicode: bool = True) -> str:
