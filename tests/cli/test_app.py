@@ -226,6 +226,15 @@ def test_a_user_without_a_home_is_told_what_to_set(main, monkeypatch: pytest.Mon
     assert main() == (2, said)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_standard_output_on_a_full_disk_is_no_bug() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "backdrop", "recipes", "ls"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: Output can't be written (No space left on device). Free some space.\n"
+
+
 def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(main, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError("division\nby zero at http://me:secret@host")

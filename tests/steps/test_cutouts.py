@@ -267,6 +267,10 @@ def test_one_photograph_from_standard_input_to_output(photos: Path, members: lis
     failed = CliRunner().invoke(app.app, ["predict", "-", "--members", *members], input=b"no photograph")
     assert failed.stdout == ""
     assert str(failed.exception).startswith("The photograph is not a readable image")
+    for closed in ("<&-", ">&-"):
+        done = subprocess.run(["sh", "-c", f'exec "$0" "$@" {closed}', *command], capture_output=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.endswith(b"error: Standard input or output is closed. Connect both: <PHOTOGRAPH >PICTURE.\n")
 
 
 def run(*arguments: object) -> str:

@@ -290,5 +290,7 @@ def _predict_stdin(
     """Reads a photograph from standard input, and writes its picture to standard output."""
     from backdrop.steps.predict import predict_one
 
+    if sys.stdin is None or sys.stdout is None:
+        raise ConfigError("Standard input or output is closed", "Connect both: <PHOTOGRAPH >PICTURE")
     picture = predict_one(sys.stdin.buffer.read(), members, model, ensemble, chosen, options)
     sys.stdout.buffer.write(picture)

@@ -4,6 +4,7 @@ Each says what is wrong (naming the file or key) and what to do about it. The co
 exits with `exit_code`. Any other exception is a bug.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 
@@ -119,6 +120,8 @@ def explain(error: Exception, report: str) -> BackdropError:
     if isinstance(error, OSError) and error.filename is not None:
         what = f"{shorten(error.filename)}: {error.strerror}"
         return BackdropError(what, "Check the path, its permissions and the free space")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BackdropError(f"Output can't be written ({error.strerror})", "Free some space")
     if isinstance(error, RuntimeError) and HOMELESS in str(error):  # a container's user needn't be in /etc/passwd
         return BackdropError(f"User {os.getuid()} has no home folder", "Set HOME to a folder that it may write to")
     return BackdropError(f"This is a bug in Backdrop ({type(error).__name__}: {shorten(error)})", report)
