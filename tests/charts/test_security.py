@@ -275,6 +275,8 @@ def test_tasks_reach_what_they_need_where_the_namespace_denies_by_default() -> N
         assert all(rule in egress for rule in rules), key
     work = named("NetworkPolicy", "cutouts-jobs", "full")["spec"]["egress"]
     assert egress[: len(work)] == work
+    nothing = [part for key in ("kubernetes", "kubeflow") for part in ("--set-json", f"networkPolicy.{key}=[]")]
+    assert named("NetworkPolicy", "cutouts-tasks", "full", *nothing)["spec"]["egress"] == work
 
 
 def test_the_pods_of_a_ray_cluster_reach_each_other_and_the_operator_reaches_them() -> None:

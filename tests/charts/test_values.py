@@ -242,6 +242,10 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
             "a Ray cluster's pods don't have the volume. Leave one of them out",
         ),
         (
+            "serviceAccount.name=a,mlflow.serviceAccount.name=b,serving.enabled=true,serving.serviceAccount.name=a",
+            "serviceAccount and serving.serviceAccount would both create the account a. Let one create it: --set",
+        ),
+        (
             "mlflow.database=external",
             "mlflow.existingSecret is empty. Create a Secret with the key MLFLOW",
         ),
@@ -293,6 +297,7 @@ def test_a_name_stays_text(word: str, without: tuple[str, ...]) -> None:
     def made(name: str) -> list[Manifest]:
         given: dict[str, Any] = {**dict.fromkeys(paths, name), "imagePullSecrets": [{"name": name}]}
         given |= {"tuning.ray": "tuning.ray" not in without, "s3.endpoint": f"http://minio.{name}.svc:9000"}
+        given |= {f"{part}.serviceAccount.name": f"{name}{place}" for place, part in enumerate(("mlflow", "serving"))}
         given |= {"fullnameOverride": name if word.isalpha() else "cutouts"}  # it begins with a letter
         options = [part for path, value in given.items() for part in ("--set-json", f"{path}={json.dumps(value)}")]
         return manifests("full", *options, release=name, namespace=name)

@@ -435,6 +435,21 @@ volumes:
 {{- fail (printf "%s is on, but nothing names the model. Set pipeline.model, or %s.model: --set %s.model=models:/NAME@champion" $part $part $part) -}}
 {{- end -}}
 {{- end -}}
+{{- $accounts := dict "serviceAccount" .Values.serviceAccount -}}
+{{- range $part := list "mlflow" "serving" -}}
+{{- if (get $.Values $part).enabled -}}
+{{- $accounts = set $accounts (printf "%s.serviceAccount" $part) (get $.Values $part).serviceAccount -}}
+{{- end -}}
+{{- end -}}
+{{- $creators := dict -}}
+{{- range $value, $account := $accounts -}}
+{{- if and $account.create $account.name -}}
+{{- with get $creators $account.name -}}
+{{- fail (printf "%s and %s would both create the account %s. Let one create it: --set %s.create=false" . $value $account.name $value) -}}
+{{- end -}}
+{{- $creators = set $creators $account.name $value -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.mlflow.enabled .Values.tracking.uri -}}
 {{- fail "tracking.uri names a server, but mlflow.enabled would start another. Set mlflow.enabled=false, or leave tracking.uri empty" -}}
 {{- end -}}
