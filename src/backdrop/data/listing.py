@@ -1,6 +1,7 @@
 """Lists a folder of images: each file is either taken, or passed over with a reason."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -29,6 +30,8 @@ LONGEST = MAX_BYTES - len(".webp")  # bytes of a stem, so that its results have 
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 MASKS = "train_masks"  # a dataset's folder of masks
 DATASETS = ("import", "sample")  # steps that write photographs
+PARTIAL = ".partial"  # ends the name of the folder in which `predict` keeps what is done until all is
+PART = re.compile(r"[0-9a-f]{64}")  # and that of each file and folder there
 
 
 class PassedOver(Record):
@@ -82,7 +85,11 @@ def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
 
 def closed(folder: Path) -> str:
     """The reason why a folder below the one that was named isn't searched for photographs; empty if it is."""
-    return "folder of masks" if folder.name == MASKS else result_of(folder)
+    if folder.name == MASKS:
+        return "folder of masks"
+    if folder.suffix == PARTIAL and any(PART.fullmatch(path.stem) for path in folder.iterdir()):
+        return "unfinished results of `backdrop predict`"
+    return result_of(folder)
 
 
 def result_of(address: str | Path) -> str:

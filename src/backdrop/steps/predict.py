@@ -20,7 +20,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.records import Record, parse
 from backdrop.data.dataset import opened_image
 from backdrop.data.formats import decode_photo
-from backdrop.data.listing import PassedOver
+from backdrop.data.listing import PARTIAL, PassedOver
 from backdrop.data.masks import encode_png
 from backdrop.data.photographs import Shard, Source, find_photographs, find_shard, list_names
 from backdrop.data.rle import decode_rle
@@ -288,7 +288,7 @@ def _open(members: Sequence[str], model: str | None, ensemble: str | None) -> En
 
 def _unfinished(out: str) -> Path:
     """The folder that keeps what is done until all is: beside `out`, or in the cache if that is in S3."""
-    return storage.cache_folder() / "predicting" if storage.is_remote(out) else Path(f"{Path(out)}.partial")
+    return storage.cache_folder() / "predicting" if storage.is_remote(out) else Path(f"{Path(out)}{PARTIAL}")
 
 
 @contextlib.contextmanager
