@@ -97,6 +97,25 @@ def test_an_empty_value_is_refused_where_it_is_not_the_default(path: tuple[str, 
         assert "is empty. Give it a value." in refusal(path, [empty for _ in arguments])
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("pipeline run demo --data x --work", "--work"),
+        ("pipeline compile demo -o", "--out"),
+        ("pipeline submit demo --params", "--params"),
+        ("pipeline lint", "PACKAGE"),
+        ("recipes cp tiny", "OUT"),
+        ("ensembles cp compact", "OUT"),
+    ],
+)
+@pytest.mark.parametrize("address", ["s3://results/x", "gs://results/x"])
+def test_an_address_is_refused_where_only_a_path_is_understood(line: str, name: str, address: str) -> None:
+    """A folder named `s3:` would appear."""
+    group, command, *words = line.split()
+    said = refusal((group, command), [*words, address])
+    assert said == f"{name} can't be {address}. Name a path on this machine."
+
+
 def refusal(path: tuple[str, ...], words: list[str]) -> str:
     """What is said before the command begins; empty if all words are taken."""
     try:

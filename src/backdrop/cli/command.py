@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -76,6 +77,7 @@ class Command(TyperCommand):
             values, _, _ = self.make_parser(ctx).parse_args(list(args))
             self._require_filled(values)
             rest = super().parse_args(ctx, args)
+        self._require_local(values, ctx.params)
         out = str(ctx.params.get("out") or "")
         if "://" in out and not out.startswith("s3://"):
             raise ConfigError(f"{out} can't be written", "Name a path or an s3:// address")
@@ -89,6 +91,13 @@ class Command(TyperCommand):
             if one.default != "" and not all(word.strip() for word in words):
                 name = one.opts[0] if one.param_type_name == "option" else one.metavar
                 raise ConfigError(f"{name} is empty", f"Give it a value{'' if one.required else ', or leave it out'}")
+
+    def _require_local(self, values: Mapping[str, object], params: Mapping[str, object]) -> None:
+        """Refuses an address where only a path is understood: a folder `s3:` would appear, and nothing in S3."""
+        for one in self.params:
+            if isinstance(params.get(one.name), Path) and "://" in (given := str(values.get(one.name))):
+                name = one.opts[0] if one.param_type_name == "option" else one.metavar
+                raise ConfigError(f"{name} can't be {given}", "Name a path on this machine")
 
     def _spread(self, ctx: Any, args: Sequence[str]) -> Iterator[tuple[bool, str]]:
         """The words with `--members` before each member, and whether each is neither option nor an option's value."""
