@@ -1,5 +1,6 @@
 """Lists a folder of images: each file is either taken, or passed over with a reason."""
 
+import contextlib
 import os
 import re
 import unicodedata
@@ -8,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdrop.common.errors import StorageError
 from backdrop.common.names import MAX_BYTES, is_plain
 from backdrop.common.outputs import written_by
 from backdrop.common.words import count
@@ -87,9 +89,11 @@ def closed(folder: Path) -> str:
     """The reason why a folder below the one that was named isn't searched for photographs; empty if it is."""
     if folder.name == MASKS:
         return "folder of masks"
-    if folder.suffix == PARTIAL and any(PART.fullmatch(path.stem) for path in folder.iterdir()):
-        return "unfinished results of `backdrop predict`"
-    return result_of(folder)
+    with contextlib.suppress(OSError, StorageError):  # one that can't be read is reported when it is searched
+        if folder.suffix == PARTIAL and any(PART.fullmatch(path.stem) for path in folder.iterdir()):
+            return "unfinished results of `backdrop predict`"
+        return result_of(folder)
+    return ""
 
 
 def result_of(address: str | Path) -> str:
