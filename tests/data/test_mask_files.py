@@ -129,7 +129,7 @@ def test_soft_edges_are_no_mask_and_name_the_remedy(channel: str) -> None:
     file = read(png(pixels))
     assert file.mask is None
     assert file.trouble.endswith("colors, not two" if channel == "color" else "gray levels, not two")
-    assert "backdrop import SRC OUT --threshold" in file.remedy
+    assert "backdrop import PHOTOS OUT --masks MASKS --threshold" in file.remedy
     assert file.content.shape == TRUTH.shape
 
 

@@ -153,6 +153,29 @@ def test_what_is_not_ours_is_never_touched(messy: Path, tmp_path: Path) -> None:
         import_photos(str(messy), "", PLAIN)
 
 
+def test_what_check_says_of_masks_that_it_cannot_read_is_a_command_that_mends_them(tmp_path: Path) -> None:
+    data, masks = tmp_path / "data", {}
+    for number in range(6):
+        image, mask = scene(number)
+        stem = f"shoe{number // 2}_{number % 2}"
+        save(data / "train" / f"{stem}.png", image)
+        soft = cv2.GaussianBlur(mask.astype(np.uint8) * 255, (0, 0), 1)
+        kind = (soft, np.dstack([image, soft]), mask.astype(np.uint8) * 255)[number // 2]
+        save(data / "train_masks" / f"{stem}_mask{'.tif' if number > 3 else '.png'}", kind)
+        masks[stem] = mask if number > 3 else soft > 127
+    command = "`backdrop import PHOTOS OUT --masks MASKS --threshold 128`"
+    errors = [fault for fault in check(str(data)).faults if fault.level == "error"]
+    assert len(errors) == 6
+    assert all(command in fault.remedy for fault in errors)
+    mended = {"PHOTOS": data / "train", "MASKS": data / "train_masks", "OUT": tmp_path / "out"}
+    result = CliRunner().invoke(app.app, [str(mended.get(word, word)) for word in command.strip("`").split()[1:]])
+    assert result.exit_code == 0
+    photos = open_dataset(tmp_path / "out").photos
+    assert {stem: read_mask(photo.mask).tolist() for stem, photo in photos.items() if photo.mask} == {
+        stem: mask.tolist() for stem, mask in masks.items()
+    }
+
+
 def test_soft_masks_need_a_threshold(tmp_path: Path) -> None:
     for index in range(2):
         image, mask = scene(index)

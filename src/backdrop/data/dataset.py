@@ -31,7 +31,7 @@ from backdrop.data.listing import (
     normalized,
     printable,
 )
-from backdrop.data.mask_files import MaskFile, interpret
+from backdrop.data.mask_files import CONVERT, MaskFile, interpret
 from backdrop.data.masks import Mask, mask_digest
 
 CHUNK = 32  # photographs in memory at once
@@ -350,7 +350,7 @@ def _open(path: Path) -> Iterator[BufferedReader]:
 
 def _not_read(mask: Path) -> tuple[str, str]:
     blurs = ": JPEG blurs edges" if mask.suffix.lower() in JPEG_SUFFIXES else ""
-    remedy = "Export it as PNG, or convert it with `backdrop import SRC OUT --threshold 128`"
+    remedy = f"Export it as PNG, or convert it with {CONVERT}"
     return f"{printable(mask.name)} is there, but a mask must be PNG or GIF{blurs}", remedy
 
 

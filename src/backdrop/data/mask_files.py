@@ -16,7 +16,10 @@ from backdrop.data.masks import Mask
 # The darker of two levels is dark if the brighter is at least this many times as bright.
 CONTRAST = 4
 INVERTED = 0.5  # if more of the border is product, the mask may be inverted
-SOFT = "Export it without smoothing, or make two levels of it with `backdrop import SRC OUT --threshold 128`"
+CONVERT = (
+    "`backdrop import PHOTOS OUT --masks MASKS --threshold 128`"  # makes a dataset of soft masks, and of other formats
+)
+SOFT = f"Export it without smoothing, or make two levels of it with {CONVERT}"
 ALPHA = "holds its mask in the alpha channel, which was used"
 
 Color = tuple[int, ...]
@@ -75,7 +78,7 @@ def _by_color_or_alpha(color: Levels, alpha: Levels) -> MaskFile:
     if shown is not None and len(shown) == 1:
         return _noted(_by_level(alpha), (ALPHA, "Save it as black and white if that is wrong"))
     trouble = "is a photograph cut out by its alpha channel, not a mask"
-    return MaskFile(alpha, None, trouble, "Make a mask of it with `backdrop import SRC OUT --threshold 128`")
+    return MaskFile(alpha, None, trouble, f"Make a mask of it with {CONVERT}")
 
 
 def _by_color(color: Levels) -> MaskFile:
