@@ -264,7 +264,9 @@ def test_what_is_no_dice_refuses(value: float) -> None:
     better = shifted(champion(), 0.01)
     broken = [replace(better[0], dice=value), *better[1:]]
     _kept(judge(broken, champion(), GATE), "challenger", "car00_01", "not a number")
-    _kept(judge(broken, None, GATE), "challenger", "car00_01", "not a number")
+    first = judge(broken, None, GATE)
+    _kept(first, "challenger", "car00_01", "not a number")
+    assert "champion stays" not in first.summary  # there is none
     _kept(judge(better, [replace(champion()[0], dice=value), *champion()[1:]], GATE), "champion", "car00_01")
 
 
@@ -353,14 +355,17 @@ def test_a_cheaper_ensemble_may_lose_a_little(
     verdict = judge(noisy(gain), champion(24), CHEAPER, costs=costs)
     assert verdict.outcome == outcome
     assert words in verdict.reasons[1]
+    if outcome == "promoted":
+        assert ("more than gate.margin" in verdict.summary) == ("must gain" in words)
     assert judge(noisy(gain), champion(24), GATE, costs=costs).outcome == ("promoted" if gain > 0 else "rejected")
 
 
 def test_what_a_cheaper_ensemble_may_lose_it_may_lose_on_every_view() -> None:
     generous = Gate(mode="cheaper", margin=0.01, slice_drop=0.001)
     assert judge(noisy(-0.005), champion(24), generous, costs=(1, 2)).outcome == "promoted"
-    worse = shifted(noisy(-0.005), -0.007, "02")
-    assert judge(worse, champion(24), generous, costs=(1, 2)).summary == "worse on a slice; the champion stays"
+    verdict = judge(shifted(noisy(-0.005), -0.007, "02"), champion(24), generous, costs=(1, 2))
+    assert verdict.summary == "worse on a slice; the champion stays"
+    assert "more than the 0.011 that the gate allows" in verdict.reasons[-1]
 
 
 @settings(deadline=None)
