@@ -1,5 +1,7 @@
 """`backdrop ensembles …`: list, show, copy and check ensembles."""
 
+import shlex
+
 import typer
 
 from backdrop.cli.catalog import copy_text, list_shipped, show_text
@@ -24,7 +26,7 @@ def show(ensemble: EnsembleName) -> None:
 @command(app, "backdrop ensembles cp demo mine.yaml")
 def cp(ensemble: EnsembleName, out: NewYaml) -> None:
     """Copy an ensemble to a file of your own."""
-    copy_text("ensembles", ensemble, out, f"run it: backdrop pipeline run {out} --data DATA")
+    copy_text("ensembles", ensemble, out, f"run it: backdrop pipeline run {shlex.quote(str(out))} --data DATA")
 
 
 @command(app, "backdrop ensembles validate mine.yaml")

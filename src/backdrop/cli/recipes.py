@@ -1,5 +1,7 @@
 """`backdrop recipes …`: list, show, copy, check and describe recipes."""
 
+import shlex
+
 import typer
 
 from backdrop.cli.catalog import copy_text, list_shipped, show_text
@@ -24,7 +26,7 @@ def show(recipe: Recipe) -> None:
 @command(app, "backdrop recipes cp tiny mine.yaml")
 def cp(recipe: Recipe, out: NewYaml) -> None:
     """Copy a recipe to a file of your own."""
-    copy_text("recipes", recipe, out, f"train it: backdrop train … --recipe {out}")
+    copy_text("recipes", recipe, out, f"train it: backdrop train … --recipe {shlex.quote(str(out))}")
 
 
 @command(app, "backdrop recipes validate mine.yaml --set epochs=2")

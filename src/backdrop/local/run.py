@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -250,8 +251,8 @@ def _mlflow() -> str:
     database = sqlite_path(uri)
     if database is None:
         return without_credentials(uri)
-    command = f"{os.path.relpath(Path(sys.executable).parent)}/mlflow ui"
-    return command if database == Path(DATABASE).absolute() else f"{command} --backend-store-uri {uri}"
+    named = [] if database == Path(DATABASE).absolute() else ["--backend-store-uri", uri]
+    return shlex.join([f"{os.path.relpath(Path(sys.executable).parent)}/mlflow", "ui", *named])
 
 
 def _failures(tasks: Mapping[str, Task], logs: Path) -> list[str]:

@@ -1,6 +1,7 @@
-"""Local runs in processes: kfp's SubprocessRunner, fixed to end its tasks when the run ends."""
+"""Local runs in processes: kfp's SubprocessRunner, fixed to take any path, and to end its tasks when the run ends."""
 
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,19 @@ from backdrop.local.logs import print_line
 
 def process_runner() -> local.SubprocessRunner:
     """A runner whose processes use this Python and this environment."""
+    subprocess_task_handler.replace_python_executable = name_python
     subprocess_task_handler.run_local_subprocess = run_process
     return local.SubprocessRunner(use_venv=False)
+
+
+def name_python(full_command: Sequence[str], executable: str) -> list[str]:
+    """A task's command with the Python that is to run it.
+
+    kfp's own function doesn't quote its path, so that none in a folder with a space starts, and changes `python3` in all
+    that the task is given, the paths of its data among them.
+    """
+    shell, option, script, *rest = full_command
+    return [shell, option, script.replace("python3 -m", f"{shlex.quote(executable)} -m"), *rest]
 
 
 def run_process(full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:

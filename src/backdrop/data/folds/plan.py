@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -215,7 +216,7 @@ def read_plans(addresses: str | Sequence[str]) -> list[FoldPlan]:
     names = [addresses] if isinstance(addresses, str) else addresses
     plans = [read_plan(name) for name in names]
     for name, plan in zip(names, plans, strict=True):
-        remedy = f"Make it with `backdrop split --holdout-from {names[0]}`"
+        remedy = f"Make it with `backdrop split --holdout-from {shlex.quote(names[0])}`"
         if plan.data != plans[0].data or {row.image for row in plan.rows} != {row.image for row in plans[0].rows}:
             raise PlanError(f"{name} was made for other data than {names[0]}", remedy)
         if set(plan.holdout) != set(plans[0].holdout):
