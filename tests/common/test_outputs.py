@@ -216,6 +216,14 @@ def test_an_object_is_no_prefix(bucket: str) -> None:
         outputs.require(f"{bucket}/out/", "sample")
 
 
+@pytest.mark.parametrize("name", ["", "/", "/plan.csv/", "/lists/plan.csv//"])
+def test_a_file_is_no_prefix(bucket: str, name: str) -> None:
+    """S3 would take a slash at the end of a name, and every tool would show a folder."""
+    with pytest.raises(StorageError, match=r"is a bucket or a prefix\. Name an object for a list, without a slash"):
+        output_file.write_file(f"{bucket}{name}", b"1", bool, "a list")
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="photos")
+
+
 def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")

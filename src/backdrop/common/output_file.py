@@ -35,6 +35,10 @@ def require_file(address: str | Path, is_ours: Callable[[bytes], bool], what: st
 def inspect_file(address: str | Path, is_ours: Callable[[bytes], bool], what: str) -> None:
     """Makes sure that nothing is at an address but what `write_file` wrote; raises as it does."""
     name = checked_address(address)
+    if is_remote(name) and (name != str(address) or "/" not in name.removeprefix("s3://")):
+        raise StorageError(
+            f"{address} is a bucket or a prefix", f"Name an object for {what}, without a slash at its end"
+        )
     there = storage.exists(name)
     if not is_remote(name):
         with disk_errors(path := Path(name)):
