@@ -23,8 +23,8 @@ def process_runner() -> local.SubprocessRunner:
 def name_python(full_command: Sequence[str], executable: str) -> list[str]:
     """A task's command with the Python that is to run it.
 
-    kfp's own function doesn't quote its path, so that none in a folder with a space starts, and changes `python3` in all
-    that the task is given, the paths of its data among them.
+    kfp's own function doesn't quote its path, so that none in a folder with a space starts, and changes `python3` in
+    all that the task is given, the paths of its data among them.
     """
     shell, option, script, *rest = full_command
     return [shell, option, script.replace("python3 -m", f"{shlex.quote(executable)} -m"), *rest]
