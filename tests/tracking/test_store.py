@@ -228,7 +228,7 @@ def test_another_working_folder_means_the_same_store(
 
 
 def test_odd_folder_names_work(clean: None, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "Müller & Söhne 100% #1"
+    folder = tmp_path / "Müller & Söhne's 100% #1"
     folder.mkdir()
     (folder / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team/a b")
@@ -238,3 +238,14 @@ def test_odd_folder_names_work(clean: None, tmp_path: Path, store: Path, monkeyp
     client.log_text(run.info.run_id, "text", "file.txt")
     assert Path(client.download_artifacts(run.info.run_id, "file.txt", str(tmp_path))).read_text() == "text"
     assert [path.name for path in folder.rglob("file.txt")] == ["file.txt"]
+
+
+@pytest.mark.parametrize("name", ["what now?", "my%20photos", "back\\slash", "two\nlines", "Anna's 5\" photos"])
+def test_a_folder_that_mlflow_would_take_for_another_is_refused(
+    clean: None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(TrackingError, match=r"can't open a store at .*, whose path has .*\. Rename the folder"):
+        connect()
+    assert list((tmp_path / name).iterdir()) == []

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -22,6 +23,8 @@ from backdrop.tracking import SQLITE, URI
 ARTIFACTS = "mlruns"
 POLL_S = 0.1
 QUIET_S = 10.0  # a longer wait is logged
+# What an address of a database can't have in its path, and what MLflow writes wrongly into the statement that makes it.
+NO_PATH = re.compile(r"""\?|%[0-9A-Fa-f]{2}|\\|[\x00-\x1f\x7f-\x9f]|'(?=.*")|"(?=.*')""")
 
 # The locks of the stores that this process uses, held until it ends, so that no process upgrades a store in use.
 _locks: dict[Path, int] = {}
@@ -31,9 +34,13 @@ def prepare(database: Path) -> None:
     """Creates the store if needed, or upgrades it to the installed MLflow, and locks it against upgrades by others.
 
     Raises:
-        TrackingError: if the file isn't an MLflow database, or was written by a newer MLflow.
+        TrackingError: if the file isn't an MLflow database, was written by a newer MLflow, or its path can't be in an
+            address.
         StorageError: if it can't be written.
     """
+    if misread := NO_PATH.search(str(database)):
+        what = f"MLflow can't open a store at {shorten(repr(str(database)))}, whose path has {misread[0]!r}"
+        raise TrackingError(what, f"Rename the folder, work in another, or set {URI} to a store elsewhere")
     if database in _locks and database.is_file():
         return
     if database in _locks:
