@@ -368,6 +368,14 @@ def test_what_a_cheaper_ensemble_may_lose_it_may_lose_on_every_view() -> None:
     assert "more than the 0.011 that the gate allows" in verdict.reasons[-1]
 
 
+def test_a_slice_of_a_cheaper_ensemble_is_judged_as_if_it_had_what_it_may_lose() -> None:
+    for loss in (-0.002, -0.004, -0.006):
+        cheaper = judge(noisy(loss), champion(24), CHEAPER, costs=(1, 2)).slices
+        better = judge(noisy(loss + CHEAPER.margin), champion(24), GATE).slices
+        assert [part.worse for part in cheaper] == [part.worse for part in better]
+        assert [part.p_value for part in cheaper] == pytest.approx([part.p_value for part in better], rel=1e-6)
+
+
 @settings(deadline=None)
 @given(two_models(), st.floats(0, 0.2), st.tuples(*[st.sampled_from([None, 1.0, 2.0])] * 2), st.integers(0, 5))
 def test_of_two_models_with_any_costs_one_at_most_replaces_the_other(
@@ -418,3 +426,6 @@ def test_the_more_groups_the_clearer_must_a_loss_be() -> None:
     assert 0.05 / 11 < part.p_value < 0.05 / 3
     assert [part.worse for part in few] == [False, True, False]
     assert [part.worse for part in many[:3]] == [False, False, False]
+    alone = [f"only {i}" for i in range(16)]  # groups of one object, which refuse nobody
+    many = judge(traced(new, one=alone), traced(old, one=alone), Gate(slices=("view", "one"))).slices
+    assert [part.worse for part in many[:3]] == [False, True, False]
