@@ -113,7 +113,7 @@ def reference_classes(areas: dict[str, float], least: int) -> dict[str, int]:
 
 # Of 35 bins as wide as a multiple of 7, so that no area lies on an edge that two roundings could see differently.
 BINNED = st.lists(st.integers(0, 34), min_size=6, max_size=120).map(
-    lambda bins: {f"car{i:03d}": 70.0 * b + 35 for i, b in enumerate(bins)} | {"low": 0.0, "high": 2450.0}
+    lambda bins: {f"car{i:03d}": 770.0 + 70 * b + 35 for i, b in enumerate(bins)} | {"low": 770.0, "high": 3220.0}
 )
 
 
