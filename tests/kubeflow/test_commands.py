@@ -308,12 +308,18 @@ def test_a_schedules_lost_run_is_healed_twice(kfp: FakeKfp, host: str, params: s
     assert len(kfp.runs) == 3
 
 
-def test_a_schedules_run_with_an_error_of_its_own_is_left(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+def fail_weekly(kfp: FakeKfp, params: str, call: Call) -> dict[str, Any]:
+    """A schedule's only run, which failed by an error of its own."""
     call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
     call("submit", *ONE, "--params", params)
     run = only(kfp.runs)
     run["recurring_run_id"] = next(iter(kfp.schedules))
     fail(kfp, run, "Loss is NaN at step 5")
+    return run
+
+
+def test_a_schedules_run_with_an_error_of_its_own_is_left(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
+    fail_weekly(kfp, params, call)
     code, out, _ = call("heal", "--name", "weekly")
     assert (code, len(kfp.runs)) == (0, 1)
     assert "has an error that another start won't change: train: Loss is NaN at step 5. Lower lr." in out
@@ -322,11 +328,7 @@ def test_a_schedules_run_with_an_error_of_its_own_is_left(kfp: FakeKfp, host: st
 
 def test_a_run_whose_logs_are_denied_is_left(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
     """Newer versions of Kubeflow ask for a right of their own. The error may be in the log."""
-    call("schedule", *ONE, "--name", "weekly", "--cron", CRON, "--params", params)
-    call("submit", *ONE, "--params", params)
-    run = only(kfp.runs)
-    run["recurring_run_id"] = next(iter(kfp.schedules))
-    fail(kfp, run, "Loss is NaN at step 5")
+    run = fail_weekly(kfp, params, call)
     listed = {(resource, "list") for resource in ("runs", "jobs", "pipelines")}
     kfp.rights = {*listed, ("runs", "get"), ("runs", "create"), ("pipelines", "get")}
     code, _, err = call("heal", "--name", "weekly")

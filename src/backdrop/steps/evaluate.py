@@ -140,8 +140,9 @@ def evaluate(
     rivals = [Rival("champion", model or "", scores), best_member(judged.scored.members, part), *others]
     comparisons = [compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= {*compared}]
     evaluation = _record(inputs, judged, comparisons, champion)
-    gallery = _gallery(inputs, judged, choose_different(part, scores), champion)
-    page = _page(inputs, judged, evaluation, gallery)
+    lineage = _lineage(inputs)
+    gallery = _gallery(inputs, judged, choose_different(part, scores), champion, lineage.review())
+    page = _page(inputs, judged, evaluation, gallery, lineage)
     with output_folder(out, STEP, METRICS) as folder:
         (folder / PAGE).write_text(page, encoding="utf-8")
         (folder / IMAGES).write_bytes(dump_scores(judged.scores))
@@ -248,7 +249,11 @@ def _record(
 
 
 def _gallery(
-    inputs: _Inputs, judged: _Judged, different: Sequence[tuple[Score, float]], champion: "Champion | None"
+    inputs: _Inputs,
+    judged: _Judged,
+    different: Sequence[tuple[Score, float]],
+    champion: "Champion | None",
+    review: str,
 ) -> Gallery:
     """The photographs to show; the champion's networks are run only for those on which it differs."""
     dataset, digests, who = inputs.dataset, inputs.digests, judged.who
@@ -256,14 +261,13 @@ def _gallery(
     typical, _ = show(dataset, digests, who, choose_typical(judged.scores))
     reigning = champion.networks() if champion and different else None
     differences = show_differences(dataset, digests, who, reigning, different)
-    return Gallery(worst, typical, doubts, differences, _lineage(inputs).review())
+    return Gallery(worst, typical, doubts, differences, review)
 
 
-def _page(inputs: _Inputs, judged: _Judged, evaluation: Evaluation, gallery: Gallery) -> str:
+def _page(inputs: _Inputs, judged: _Judged, evaluation: Evaluation, gallery: Gallery, lineage: Lineage) -> str:
     shown = [replace(one, traits=inputs.known.get(one.object, {}) | one.traits) for one in judged.scores]
     name = inputs.config.name if inputs.config else "ensemble"
     summaries = [_summary(member, evaluation) for member in inputs.model.members]
-    lineage = _lineage(inputs)
     data = inputs.plans[0].data
     return render(Report(name, data, evaluation, shown, judged.measures, summaries, gallery, lineage))
 

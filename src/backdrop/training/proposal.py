@@ -47,7 +47,7 @@ class Photographs:
 
         That is the photographs' own size where most have the same. Of all aspects, the median one stretches them least.
         """
-        sides = [parse_size(size) for size in self.sizes.elements()]
+        sides = [side for size, number in self.sizes.items() for side in [parse_size(size)] * number]
         aspect = math.exp(median(math.log(width / height) for width, height in sides))
         area = median(width * height for width, height in sides)
         return max(1, round(math.sqrt(area * aspect))), max(1, round(math.sqrt(area / aspect)))
@@ -122,6 +122,7 @@ class _Search:
             remedy = "Add photographs of other objects"
             raise DataError(f"{plural(objects, 'labeled object')} can't fill two folds and a holdout", remedy)
         self.seen = photographs.photographs * (1 - self.holdout)
+        self.middle = photographs.middle()
         self.deadline = time.monotonic() + LIMIT_S
 
     def best(self) -> Proposal:
@@ -188,7 +189,7 @@ class _Search:
 
     def _input(self, area: int, stride: int) -> tuple[str, str]:
         """An input of about this area in the photographs' aspect, not larger than they are, and its fit."""
-        width, height = self.photographs.middle()
+        width, height = self.middle
         scale = math.sqrt(area / (width * height))
         if scale >= 1:
             sides = [max(2, math.ceil(side / stride)) * stride for side in (width, height)]
@@ -238,7 +239,7 @@ class _Search:
 
     def _sizes(self) -> str:
         sizes = self.photographs.sizes
-        width, height = self.photographs.middle()
+        width, height = self.middle
         most, number = sizes.most_common(1)[0]
         if number > sizes.total() / 2:
             return f"most photographs are {most}"
