@@ -8,6 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from backdrop.common import outputs, storage
 from backdrop.common.errors import DataError, StorageError
 from backdrop.common.names import checked_name
 from backdrop.data import dataset, listing
@@ -19,6 +20,22 @@ def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
     photo = listed.photos["car03_02"]
     assert (photo.object, photo.view) == ("car03", "02")
     assert photo.mask == data / "train_masks" / "car03_02_mask.png"
+
+
+def test_only_a_dataset_is_copied_from_its_prefix(bucket: str, data: Path) -> None:
+    """What steps write beside it neither costs time nor makes the dataset be copied again."""
+    storage.upload_folder(data, f"{bucket}/cars", "")
+    first = dataset.open_dataset(f"{bucket}/cars")
+    own = {path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()}
+    storage.write_bytes(f"{bucket}/cars/plan.csv", b"x")
+    for name in ("members", "test/results"):
+        with outputs.output_folder(f"{bucket}/cars/{name}", "predict", "key") as folder:
+            for result in ("key", "train/a_01.jpg", "b_01.png"):
+                (folder / result).parent.mkdir(exist_ok=True)
+                (folder / result).write_bytes(b"x")
+    again = dataset.open_dataset(f"{bucket}/cars")
+    assert again == first
+    assert set(storage.list_files(again.root, hidden=True)) == own
 
 
 @given(st.binary(min_size=1, max_size=255).filter(lambda name: not {0, ord("/")} & {*name}))

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from backdrop.cli import app
 from backdrop.common import storage
 from backdrop.common.errors import BackdropError, ConfigError, DataError, StorageError
+from backdrop.common.outputs import output_folder
 from backdrop.data.dataset import read_image, read_mask
 from backdrop.data.listing import list_images
 from backdrop.data.photographs import find_photographs, list_names
@@ -217,6 +218,31 @@ def test_a_prefix_has_the_photographs_of_the_same_folder(bucket: str, shop: Path
     assert everything >= set(names(shop))
     assert everything - set(names(shop)) <= {"link/a_01.jpg", "link/deep/b_01.PNG"}  # S3 has no links
     assert list_names(f"{bucket}/shop/done") == ["samples/f_01.png"]
+
+
+def test_what_is_not_searched_for_photographs_is_not_copied_from_a_prefix(bucket: str, shop: Path) -> None:
+    (shop / "link").unlink()
+    storage.upload_folder(shop, f"{bucket}/shop", "a_01.jpg")
+    found, passed_over = find_photographs([f"{bucket}/shop"], ())
+    assert [source.name for source in found] == names(shop)
+    assert {one.file: one for one in passed_over} == {one.file: one for one in find_photographs([str(shop)], ())[1]}
+    copies = {path.name for path in (storage.cache_folder() / "datasets").rglob("*") if path.is_file()}
+    assert copies == {path.name for path in map(Path, names(shop))} | {"notes.txt", "e_01.cr2"}
+
+
+def test_results_below_a_prefix_do_not_make_its_photographs_be_copied_again(bucket: str, shop: Path) -> None:
+    def copies() -> list[Path]:
+        return list((storage.cache_folder() / "datasets").iterdir())
+
+    storage.upload_folder(shop / "red", f"{bucket}/shop", "")
+    find_photographs([f"{bucket}/shop"], ())
+    before = copies()
+    with output_folder(f"{bucket}/shop/results", "predict", "key") as folder:
+        (folder / "a_01.png").write_bytes(b"x")
+        (folder / "key").write_bytes(b"x")
+    _, passed_over = find_photographs([f"{bucket}/shop"], ())
+    assert [(one.file, one.reason) for one in passed_over] == [("results", "results of `backdrop predict`")]
+    assert copies() == before
 
 
 def test_inputs_that_cannot_be_used(shop: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -30,11 +30,15 @@ from backdrop.data.listing import (
     list_images,
     normalized,
     printable,
+    results_below,
 )
 from backdrop.data.mask_files import CONVERT, MaskFile, interpret
 from backdrop.data.masks import Mask, mask_digest
+from backdrop.data.metadata import LICENSES, METADATA
 
 CHUNK = 32  # photographs in memory at once
+FOLDERS = {"train": IMAGE_SUFFIXES, MASKS: MASK_SUFFIXES, "test": IMAGE_SUFFIXES}
+OWN_NAMES = frozenset({*FOLDERS, METADATA, *LICENSES})  # of all that a dataset is made of
 
 # Of a photograph's file and of its mask's pixels, by stem.
 Digests = dict[str, tuple[str, str]]
@@ -171,11 +175,8 @@ def list_dataset(data: str | Path) -> Dataset:
         DataError: if there is no `train` folder or it holds no photographs.
         StorageError: if the folder or the prefix can't be read.
     """
-    root = storage.local_folder(data)
-    train, train_masks, test = (
-        list_images(root / name, suffixes)
-        for name, suffixes in (("train", IMAGE_SUFFIXES), (MASKS, MASK_SUFFIXES), ("test", IMAGE_SUFFIXES))
-    )
+    root = storage.local_folder(data, _own_files(str(data)) if storage.is_remote(data) else None)
+    train, train_masks, test = (list_images(root / name, suffixes) for name, suffixes in FOLDERS.items())
     if not train.images:
         folders = any(one.reason == "folder" and one.photograph for one in train.passed_over)
         remedy = "Lay it out as train/*.jpg and train_masks/*_mask.gif"
@@ -202,6 +203,15 @@ def list_dataset(data: str | Path) -> Dataset:
         passed_over=tuple(one for one in passed_over if one.file not in reported),
         unusable=unusable,
     )
+
+
+def _own_files(prefix: str) -> frozenset[str]:
+    """The names of a dataset's files below a prefix; whatever else lies there isn't copied."""
+    files = storage.list_files(prefix, hidden=True)
+    results = results_below(prefix, files)
+    paths = map(PurePosixPath, files)
+    own = (path for path in paths if path.parts[0] in OWN_NAMES and results.keys().isdisjoint(path.parents))
+    return frozenset(map(str, own))
 
 
 def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:

@@ -7,11 +7,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from backdrop.common.errors import StorageError
 from backdrop.common.names import MAX_BYTES, is_plain
 from backdrop.common.outputs import written_by
+from backdrop.common.places import INVENTORY
 from backdrop.common.words import count
 from backdrop.config.records import Record
 from backdrop.data.formats import format_of
@@ -31,6 +32,7 @@ BAD_NAMES = (NOT_UTF8, TOO_LONG, UNSAFE)
 LONGEST = MAX_BYTES - len(".webp")  # bytes of a stem, so that its results have names, too
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 MASKS = "train_masks"  # a dataset's folder of masks
+MASK_FOLDER = "folder of masks"
 DATASETS = ("import", "sample")  # steps that write photographs
 PARTIAL = ".partial"  # ends the name of the folder in which `predict` keeps what is done until all is
 PART = re.compile(r"[0-9a-f]{64}")  # and that of each file and folder there
@@ -88,7 +90,7 @@ def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
 def closed(folder: Path) -> str:
     """The reason why a folder below the one that was named isn't searched for photographs; empty if it is."""
     if folder.name == MASKS:
-        return "folder of masks"
+        return MASK_FOLDER
     with contextlib.suppress(OSError, StorageError):  # one that can't be read is reported when it is searched
         if folder.suffix == PARTIAL and any(PART.fullmatch(path.stem) for path in folder.iterdir()):
             return "unfinished results of `backdrop predict`"
@@ -100,6 +102,23 @@ def result_of(address: str | Path) -> str:
     """The command whose results are at an address, in words; empty if they are photographs, or nothing is there."""
     step = written_by(address)
     return f"results of `backdrop {step}`" if step and step not in DATASETS else ""
+
+
+def results_below(prefix: str, names: Iterable[str]) -> dict[PurePosixPath, str]:
+    """The folders of commands' results below an `s3://` prefix, each with the command in words, as `result_of`.
+
+    Args:
+        prefix: the address; its own results aren't looked for.
+        names: of all files below it.
+
+    Raises:
+        StorageError: if S3 doesn't respond.
+    """
+    results: dict[PurePosixPath, str] = {}
+    for folder in sorted(PurePosixPath(name).parent for name in names if name.endswith(f"/{INVENTORY}")):
+        if results.keys().isdisjoint(folder.parents) and (reason := result_of(f"{prefix.rstrip('/')}/{folder}")):
+            results[folder] = reason
+    return results
 
 
 def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:

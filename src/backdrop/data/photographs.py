@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from backdrop.common import s3, storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
-from backdrop.common.places import INVENTORY
 from backdrop.common.progress import log
 from backdrop.data.dataset import CHUNK
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
+    MASK_FOLDER,
     MASKS,
     Listing,
     PassedOver,
@@ -23,7 +23,7 @@ from backdrop.data.listing import (
     name_fault,
     normalized,
     printable,
-    result_of,
+    results_below,
     sort_out,
     summarize,
 )
@@ -87,12 +87,8 @@ def list_names(images: str, skipped: Collection[Path] = ()) -> list[str]:
             log(summarize(passed_over))
         return [source.name for source in found]
     sources: dict[str, Source] = {}
-    files = [PurePosixPath(name) for name in storage.list_files(images, hidden=True)]
-    marked = [path.parent for path in files if path.name == INVENTORY and path.parent.name]
-    results = {folder for folder in marked if result_of(f"{images.rstrip('/')}/{folder}")}
-    for path in files:
-        is_closed = MASKS in path.parts[:-1] or any(part.startswith(".") for part in path.parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not is_closed and results.isdisjoint(path.parents):
+    for path in map(PurePosixPath, _searched(images)[0]):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             _add(Source(Path(path), str(path)), sources)
     if not sources:
         raise DataError(f"{images} has no photographs", "Name the prefix that they lie below")
@@ -152,7 +148,9 @@ def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     path = Path(address)
     if storage.is_remote(address):
         is_object = not address.endswith("/") and "/" in address.removeprefix("s3://") and s3.is_file(address)
-        path = storage.local_file(address) if is_object else storage.local_folder(address)
+        if not is_object:
+            return _copy(address)
+        path = storage.local_file(address)
     try:
         if path.is_dir():
             return path, list_tree(path, IMAGE_SUFFIXES, skipped)
@@ -164,6 +162,29 @@ def _list(address: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     except OSError as error:
         what = f"{printable(error.filename or address)} can't be read ({error.strerror})"
         raise StorageError(what, "Check path and permissions") from error
+
+
+def _copy(prefix: str) -> tuple[Path, Listing]:
+    """The files below a prefix, copied; not those in folders that aren't searched."""
+    names, closed_folders = _searched(prefix)
+    root = storage.local_folder(prefix, frozenset(names))
+    listing = list_tree(root, IMAGE_SUFFIXES)
+    others = (PassedOver(file=printable(root / folder), reason=reason) for folder, reason in closed_folders.items())
+    return root, Listing(listing.images, (*listing.passed_over, *others))
+
+
+def _searched(prefix: str) -> tuple[list[str], dict[PurePosixPath, str]]:
+    """The names of the files below a prefix that may be photographs, and the folders that aren't searched for them."""
+    files = storage.list_files(prefix, hidden=True)
+    results = results_below(prefix, files)
+    found, closed_folders = [], {}
+    for path in (PurePosixPath(name) for name in files if not any(part.startswith(".") for part in name.split("/"))):
+        above = [folder for folder in reversed(path.parents) if folder in results or folder.name == MASKS]
+        if above:
+            closed_folders[above[0]] = results.get(above[0], MASK_FOLDER)
+        else:
+            found.append(str(path))
+    return found, closed_folders
 
 
 def _expand(pattern: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
