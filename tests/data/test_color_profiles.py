@@ -3,7 +3,9 @@
 import io
 import itertools
 import struct
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from backdrop.common.errors import DataError
 from backdrop.data import formats
 from backdrop.data.color_profiles import as_srgb
-from tests.data.test_formats import HEIC
+from tests.data.test_formats import AVIF, HEIC
 
 # The columns of red, green and blue in XYZ under D50, as their makers' profiles have them.
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
@@ -151,3 +154,126 @@ def test_inks_are_the_colors_of_their_profile(kind: str) -> None:
         xyz = np.where(roots > 6 / 29, roots**3, 3 * (6 / 29) ** 2 * (roots - 4 / 29)) * WHITE
         linear = (xyz @ np.linalg.inv(np.array(SRGB))).clip(0, 1)
         assert np.abs(shown - to_levels(linear)).max() < 3
+
+
+# Of ITU-T H.273: x and y of red, green and blue; the white of all is D65.
+XY = {
+    1: ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),
+    9: ((0.708, 0.292), (0.17, 0.797), (0.131, 0.046)),
+    12: ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06)),
+}
+ADOBE = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
+
+
+def light_matrix(points: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Linear colors (N, 3) of these primaries times this are in XYZ; white is D65, and has a luminance of 1."""
+    x, y = np.array(((0.3127, 0.3290), *points)).T
+    white, *colors = np.stack([x / y, np.ones(4), (1 - x - y) / y], axis=1)
+    return np.linalg.solve(np.array(colors).T, white)[:, None] * np.array(colors)
+
+
+def by_definition(colors: np.ndarray, points: tuple[tuple[float, float], ...], gamma: float | None) -> np.ndarray:
+    """The sRGB levels of colors (N, 3), without a gamma those with the curve of sRGB; float64."""
+    share = colors / 255
+    curve = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    light = curve if gamma is None else share**gamma
+    return to_levels((light @ light_matrix(points) @ np.linalg.inv(light_matrix(XY[1]))).clip(0, 1))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def gama(gamma: float) -> bytes:
+    return chunk(b"gAMA", struct.pack(">I", round(100_000 / gamma)))
+
+
+def chrm(points: tuple[tuple[float, float], ...]) -> bytes:
+    numbers = [number for point in ((0.3127, 0.3290), *points) for number in point]
+    return chunk(b"cHRM", struct.pack(">8I", *(round(number * 100_000) for number in numbers)))
+
+
+def cicp(primaries: int, transfer: int) -> bytes:
+    return chunk(b"cICP", bytes([primaries, transfer, 0, 1]))
+
+
+def png_with(colors: np.ndarray, chunks: bytes, profile: bytes = b"") -> bytes:
+    data = saved(colors, "PNG", profile)
+    return data[:33] + chunks + data[33:]
+
+
+SRGB_CHUNK = chunk(b"sRGB", b"\0")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "points", "gamma"),
+    [
+        (gama(1), XY[1], 1.0),
+        (gama(1.8), XY[1], 1.8),
+        (gama(1 / 0.45455), XY[1], None),
+        (gama(2.2) + chrm(ADOBE), ADOBE, 2.2),
+        (gama(2.2) + chrm(XY[1]), XY[1], 2.2),
+        (chrm(ADOBE), XY[1], None),  # the primaries without the gamma
+        (gama(1) + chrm(ADOBE) + SRGB_CHUNK, XY[1], None),
+        (cicp(12, 13), XY[12], None),
+        (cicp(9, 13) + gama(1) + SRGB_CHUNK, XY[9], None),
+        (cicp(1, 13) + gama(1), XY[1], None),
+        (cicp(9, 1), XY[9], 2.4),
+        (cicp(2, 2) + gama(1.8), XY[1], 1.8),  # numbers that say nothing
+    ],
+)
+def test_a_png_s_colors_are_those_that_browsers_show(
+    chunks: bytes, points: tuple[tuple[float, float], ...], gamma: float | None
+) -> None:
+    """Chromium 156 shows each within one level of this."""
+    colors = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    shown = formats.decode_photo(png_with(colors, chunks), "a").astype(float)
+    wanted = by_definition(colors.reshape(-1, 3), points, gamma).reshape(colors.shape)
+    assert np.abs(shown - wanted).max() < 2
+    assert np.array_equal(formats.decode_levels(png_with(colors, chunks), "a"), colors)  # masks are as stored
+
+
+def test_a_png_s_numbers_come_before_its_profile_and_that_before_its_gamma() -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    profile = profile_of(ADOBE_RGB, 1.8)
+    by_profile = formats.decode_photo(png_with(colors, b"", profile), "a")
+    assert not np.array_equal(by_profile, colors)
+    assert np.array_equal(formats.decode_photo(png_with(colors, gama(1) + chrm(XY[12]), profile), "a"), by_profile)
+    assert np.array_equal(formats.decode_photo(png_with(colors, cicp(1, 13), profile), "a"), colors)
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=4, max_size=4))
+def test_a_png_s_odd_primaries_stop_nothing(points: bytes, gamma: bytes) -> None:
+    chunks = chunk(b"gAMA", gamma) + chunk(b"cHRM", points)
+    assert formats.decode_photo(png_with(np.full((4, 4, 3), 9, np.uint8), chunks), "a").shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize("path", [HEIC, AVIF], ids=["HEIC", "AVIF"])
+@pytest.mark.parametrize("primaries", [1, 9, 12])
+@pytest.mark.parametrize("transfer", [1, 13])
+def test_colors_of_heic_and_avif_are_those_of_their_numbers(path: Path, primaries: int, transfer: int) -> None:
+    plain = formats.decode_photo(numbered(path.read_bytes(), 2, 2), "a")
+    shown = formats.decode_photo(numbered(path.read_bytes(), primaries, transfer), "a")
+    wanted = by_definition(plain.reshape(-1, 3), XY[primaries], None).reshape(plain.shape)
+    assert np.abs(shown - wanted).max() < 2
+
+
+def numbered(data: bytes, primaries: int, transfer: int) -> bytes:
+    start = data.index(b"colrnclx") + 8
+    return data[:start] + struct.pack(">HH", primaries, transfer) + data[start + 4 :]
+
+
+def test_avif_of_ten_bits_has_its_colors() -> None:
+    shown = formats.decode_photo(AVIF.read_bytes(), "a")
+    for place, color in ((10, [200, 40, 60]), (50, [40, 180, 90])):
+        wanted = by_definition(np.array([color]), XY[12], None)[0]
+        assert np.abs(shown[20, place] - wanted).max() < 3
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused(transfer: int, name: str) -> None:
+    colors = np.zeros((8, 8, 3), np.uint8)
+    files = [numbered(path.read_bytes(), 9, transfer) for path in (HEIC, AVIF)]
+    for data in (png_with(colors, cicp(9, transfer)), *files):
+        with pytest.raises(DataError, match=rf"^a is HDR \({name}\), which .*\. Export it as SDR, in sRGB\.$"):
+            formats.decode_photo(data, "a")

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.data import damage, formats
 
 HEIC = Path(__file__).parent / "files" / "two-colors.heic"
+AVIF = HEIC.with_suffix(".avif")  # 10 bits, Display P3
 TAILS = [b"", bytes(6000), struct.pack(">I", 24) + b"ftypmp42" + bytes(12) + bytes(range(250)) * 40, b"\xff\xd9" * 9]
 
 
@@ -257,6 +258,32 @@ def test_heic_is_read_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         DataError, match=r"a is a HEIC photograph, and pi_heif isn't installed\. pip install 'backdrop-ml"
     ):
         formats.decode_photo(data, "a")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_is_read_as_a_viewer_shows_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = cv2.GaussianBlur(scene(40, 64), (0, 0), 5)
+    data = saved(image, "AVIF", quality=95, exif=exif)
+    shown = formats.decode_photo(data, "a")
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert np.array_equal(shown, turned)
+    assert np.abs(shown.astype(int) - formats.turn(image, orientation)).mean() < 3
+    assert formats.shape_of(data) == shown.shape[:2]
+
+
+def test_avif_has_an_alpha_channel_and_damage_and_other_names() -> None:
+    image = np.dstack([scene(40, 64), np.repeat(np.uint8([[0], [255]]), (30, 10), axis=0) @ np.ones((1, 64), np.uint8)])
+    data = saved(image, "AVIF", quality=95)
+    assert np.array_equal(formats.decode_levels(data, "a")[..., 3], image[..., 3])
+    assert formats.decode_photo(data, "a").shape == (40, 64, 3)
+    other = data[:8] + b"mif1" + data[12:16] + b"miafavif" + data[24:]  # as some programs write it
+    assert formats.format_of(other) == "avif"
+    assert np.array_equal(formats.decode_photo(other, "a"), formats.decode_photo(data, "a"))
+    for length in (60, 200, len(data) - 10):
+        with pytest.raises(DataError, match=r"^a is (truncated|not a readable image)\. Copy it again"):
+            formats.decode_photo(data[:length], "a")
 
 
 def jpeg_bomb() -> bytes:

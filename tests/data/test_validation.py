@@ -281,11 +281,11 @@ def test_every_file_is_taken_or_named(data: Path) -> None:
     assert summarize(report.passed_over).startswith("8 files passed over: ")
 
 
-@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPEG", ".webp", ".tif", ".bmp"])
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPEG", ".webp", ".avif", ".tif", ".bmp"])
 def test_other_formats_are_photographs_too(data: Path, suffix: str) -> None:
     path = data / "train" / "car00_01.jpg"
     image = Image.open(path)
-    file_format = {".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP"}.get(suffix, "JPEG")
+    file_format = {".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".bmp": "BMP"}.get(suffix, "JPEG")
     path.unlink()
     image.save(path.with_suffix(suffix), file_format)
     assert check(str(data)).faults == ()

@@ -73,7 +73,7 @@ def messy(tmp_path: Path) -> Path:
                 save(stem.with_suffix(".JPG"), image, exif=turned, quality=95)
                 save(stem.with_suffix(".png"), cut(np.rot90(image, -1), np.rot90(mask, -1)))
             elif product == "blue shoe":
-                save(stem.with_suffix(".webp"), image, quality=95)
+                save(stem.with_suffix(".avif" if view else ".webp"), image, quality=95)
                 save(stem.with_name(f"{stem.name}-mask.gif"), mask.astype(np.uint8) * 255)
             elif product == "lamp":
                 save(stem.with_suffix(".png"), np.dstack([image, mask.astype(np.uint8) * 255]))
@@ -96,7 +96,7 @@ def test_a_messy_folder_becomes_a_dataset_that_trains(messy: Path, tmp_path: Pat
     assert not record.missed
     assert content(messy) == before
     assert sorted(row.target for row in record.rows) == [
-        *("train/Café_01.jpg", "train/Café_02.jpg", "train/blue-shoe_01.webp", "train/blue-shoe_02.webp"),
+        *("train/Café_01.jpg", "train/Café_02.jpg", "train/blue-shoe_01.webp", "train/blue-shoe_02.avif"),
         *("train/hat_01.png", "train/hat_02.png", "train/lamp_01.png", "train/lamp_02.png"),
         *("train/red-shoe_01.jpg", "train/red-shoe_02.jpg"),
     ]

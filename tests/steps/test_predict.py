@@ -431,7 +431,7 @@ def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str
     said = run(*command)
     assert "3 files passed over: .cr2 (1), .txt (1), not a regular file (1)\n" in said
     assert "  notes.txt (.txt files aren't read)\n" in said
-    (photos / "new.avif").write_bytes(b"x")
+    (photos / "new.jxl").write_bytes(b"x")
     os.mkfifo(photos / "car9_09.jpg")
     photo = Image.open(photos / "car1_01.jpg")
     for name in ("a.webp", "b.tif", "c.jfif"):
@@ -439,11 +439,11 @@ def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str
     (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes((photos / "car1_01.jpg").read_bytes())
     said = run(*command, code=1)
     assert f"{tmp_path / 'out'}: masks of 13 photographs\n1 photograph failed" in said
-    assert "  new.avif (.avif files aren't read)\n" in said
+    assert "  new.jxl (.jxl files aren't read)\n" in said
     assert "  caf\\xe9.jpg (name isn't UTF-8)\n" in said
     assert table(tmp_path / "out" / "failed.csv")[1:] == [["car9_09.jpg", "is not a regular file"]]
     passed_over = json.loads((tmp_path / "out" / "predict.json").read_text())["passed_over"]
-    assert {one["file"] for one in passed_over if one["photograph"]} == {"new.avif", "caf\\xe9.jpg"}
+    assert {one["file"] for one in passed_over if one["photograph"]} == {"new.jxl", "caf\\xe9.jpg"}
 
 
 def test_photographs_and_masks_can_live_in_s3(

@@ -21,14 +21,16 @@ from PIL import Image, TiffImagePlugin
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError
-from backdrop.data.color_profiles import as_srgb, from_cmyk
+from backdrop.data.color_profiles import as_srgb, from_cmyk, profile_of
 from backdrop.data.damage import MAX_SCANS, count_scans, find_jpeg_damage, find_png_damage
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
 STRIP = 2**24  # pixels that are copied at a time
 LFS = b"version https://git-lfs"
-# The brands of ISO media files that are HEIC photographs.
+# The brands of ISO media files that are HEIC photographs, unless one of AVIF is among the others.
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
+MAX_BRANDS = 64  # bytes in which they lie
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 SAVE_AGAIN = "Copy it again from where it came, or save it as a JPEG or PNG of 8 bits"
@@ -45,7 +47,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own err
 
 
 def format_of(data: bytes) -> str:
-    """`jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp`, `heic`, `lfs` (a Git LFS pointer), or empty for anything else."""
+    """`jpeg`, `png`, `gif`, `webp`, `tiff`, `bmp`, `avif`, `heic`, `lfs` (a Git LFS pointer), or empty."""
     starts = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", LFS: "lfs"}
     starts |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "tiff")  # the latter two are BigTIFF
     for start, name in starts.items():
@@ -53,7 +55,13 @@ def format_of(data: bytes) -> str:
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    return "heic" if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS else ""
+    if data[4:8] != b"ftyp":
+        return ""
+    end = min(int.from_bytes(data[:4]), MAX_BRANDS)
+    brands = [data[8:12], *(data[start : start + 4] for start in range(16, end, 4))]
+    if not AVIF_BRANDS.isdisjoint(brands):
+        return "avif"
+    return "heic" if brands[0] in HEIC_BRANDS else ""
 
 
 def max_pixels() -> int:
@@ -93,7 +101,7 @@ def decoded(data: bytes, name: object, least: int = 0) -> Iterator[Pixels]:
     with _room.take(pixels):
         with _readable(name, file_format):
             image = np.ascontiguousarray(decoders.get(file_format, _decode_other)(data))
-            image = as_srgb(image, _profile(data))
+            image = as_srgb(image, profile_of(data, _opened(data)))
         del data  # may be as large as the image
         yield image
 
@@ -233,16 +241,15 @@ def _pillow(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
+def _opened(data: bytes) -> Any:
+    """Like `_pillow`, for HEIC too."""
+    return _heif(data) if format_of(data) == "heic" else _pillow(data)
+
+
 def _size(data: bytes) -> tuple[int, int]:
     """The width and height as stored, from the header."""
-    size: tuple[int, int] = (_heif(data) if format_of(data) == "heic" else _pillow(data)).size
+    size: tuple[int, int] = _opened(data).size
     return size
-
-
-def _profile(data: bytes) -> bytes:
-    """The ICC profile; empty if there is none."""
-    opened = _heif(data) if format_of(data) == "heic" else _pillow(data)
-    return opened.info.get("icc_profile") or b""
 
 
 def _load(data: bytes) -> Image.Image:

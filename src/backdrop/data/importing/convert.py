@@ -16,7 +16,7 @@ from backdrop.data.mask_files import interpret
 from backdrop.data.masks import Mask
 
 JPEG_QUALITY = 95
-KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}  # formats whose bytes are copied
+KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}  # formats whose bytes are copied
 THRESHOLD = "Set --threshold, such as 128"
 
 
@@ -43,7 +43,7 @@ def convert(source: Source, threshold: int | None) -> Pair:
     """
     data, name = read_file(source.file), printable(source.file)
     image, file_format = decode_photo(data, name), format_of(data)
-    alpha = _alpha(data, name) if file_format in ("png", "webp", "tiff") else None
+    alpha = _alpha(data, name) if file_format in ("png", "webp", "tiff", "avif") else None
     if source.mask is not None:
         mask = _fit(_read(source.mask, threshold), image, orientation_of(data), shown(source.mask))
         return Pair(*_kept(data, file_format, image, alpha is not None), mask, shown(source.mask))
