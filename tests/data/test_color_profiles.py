@@ -128,12 +128,31 @@ def test_a_damaged_profile_stops_nothing(noise: bytes, start: int, length: int) 
         assert as_srgb(colors.copy(), damaged).shape == colors.shape
 
 
-def test_srgb_is_left_as_it_is_and_gray_and_cmyk_profiles_are_not_used() -> None:
+def gray_profile(gamma: float) -> bytes:
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ \0\0\0\0" + b"".join(map(fixed, WHITE))
+    return assembled(b"mntrGRAYXYZ ", (b"wtpt", b"kTRC", b"desc", b"cprt"), (white, curve, WORDS, RIGHTS))
+
+
+def test_srgb_is_left_as_it_is_and_profiles_of_other_colors_than_the_file_s_are_not_used() -> None:
     colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    gray = profile_of(SRGB, 1.0).replace(b"mntrRGB ", b"mntrGRAY")
-    for profile in (own, gray, b"", b"none"):
+    incomplete = profile_of(SRGB, 1.0).replace(b"mntrRGB ", b"mntrGRAY")
+    for profile in (own, incomplete, b"", b"none"):
         assert as_srgb(colors, profile) is colors
+    for kind in ("PNG", "TIFF"):
+        assert np.array_equal(formats.decode_photo(saved(colors, kind, gray_profile(1.0)), "a"), colors)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("gamma", [1.0, 1.8])
+def test_gray_photographs_have_the_levels_of_their_profile(kind: str, gamma: float) -> None:
+    """Chromium 156 shows them within one level of this."""
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    plain = formats.decode_photo(saved(gray, kind, b""), "a")
+    shown = formats.decode_photo(saved(gray, kind, gray_profile(gamma)), "a")
+    assert np.abs(shown - to_levels((plain / 255) ** gamma)).max() < 1.5
+    assert np.array_equal(formats.decode_levels(saved(gray, "PNG", gray_profile(gamma)), "a"), gray)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])

@@ -5,6 +5,7 @@ import struct
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -14,6 +15,7 @@ from backdrop.common.errors import DataError
 STRIP = 2**24  # bytes that are converted at a time
 STEP = 17  # between the levels that show whether a profile is sRGB: 0, 17, …, 255
 SAME = 3  # no level differs by more between two makers' sRGB
+GRAY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")  # Pillow's
 
 # A PNG's chunk and a box of HEIC and AVIF, with ITU-T H.273's numbers of primaries and transfer characteristics.
 CICP, NCLX = b"\0\0\0\x04cICP", b"\0\0\0\x13colrnclx"
@@ -34,12 +36,15 @@ BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.06
 def as_srgb(image: NDArray[np.uint8], profile: bytes) -> NDArray[np.uint8]:
     """An RGB image (H, W, 3), 0..255, in sRGB: relative colorimetric, with black point compensation.
 
-    A profile that is sRGB itself, damaged, or made for other than RGB changes nothing, as in a browser.
+    A profile that is sRGB itself, damaged, or made for other than RGB or gray changes nothing, as in a browser.
 
     Args:
         image: the pixels; those of the result may take their place.
-        profile: an ICC profile; empty for none.
+        profile: an ICC profile, of gray only for gray pixels; empty for none.
     """
+    levels = _gray_levels(profile) if profile else None
+    if levels is not None:
+        return cv2.LUT(image, levels).astype(np.uint8, copy=False)
     transform = _transform(profile, "RGB") if profile else None
     if transform is None or _is_srgb(profile):
         return image
@@ -71,10 +76,13 @@ def profile_of(data: bytes, image: Any) -> bytes:
     own: bytes = image.info.get("icc_profile") or b""
     if data.startswith(b"\x89PNG"):
         described = _by_numbers(data, data.find(CICP, 0, data.find(b"IDAT")), CICP, ">BB", SCREEN_CURVE)
-        return (own or _by_gamma(image.info)) if described is None else described
-    if not own and data[4:8] == b"ftyp":
+        if described is None and not own:
+            described = _by_gamma(image.info)
+        if described is not None:
+            return described
+    elif not own and data[4:8] == b"ftyp":
         return _by_numbers(data, data.find(NCLX), NCLX, ">HH", SRGB_CURVE) or b""
-    return own
+    return own if own[16:20] != b"GRAY" or image.mode in GRAY_MODES else b""
 
 
 def _by_numbers(data: bytes, start: int, head: bytes, numbers: str, bt709: tuple[float, ...]) -> bytes | None:
@@ -134,22 +142,32 @@ def _fixed(values: Any) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _transform(profile: bytes, mode: str) -> Any:
-    """The transform of a mode's images to sRGB; None if the profile is damaged, or made for another mode."""
+def _transform(profile: bytes, space: str) -> Any:
+    """The transform to sRGB from `RGB`, `CMYK` or `GRAY`; None if the profile is damaged, or of another space."""
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if opened.profile.xcolor_space.strip() != mode:
+        if opened.profile.xcolor_space.strip() != space:
             return None
         return ImageCms.buildTransform(
             opened,
             ImageCms.createProfile("sRGB"),
-            mode,
+            "L" if space == "GRAY" else space,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION | (ImageCms.Flags.NOOPTIMIZE if space == "GRAY" else 0),
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
+
+
+@lru_cache(maxsize=64)
+def _gray_levels(profile: bytes) -> NDArray[np.uint8] | None:
+    """The level of sRGB for each of a gray profile's 256; None if the profile is damaged, or isn't of gray."""
+    transform = _transform(profile, "GRAY")
+    if transform is None:
+        return None
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    return np.ascontiguousarray(np.asarray(ImageCms.applyTransform(ramp, transform))[0, :, 1])
 
 
 @lru_cache(maxsize=64)
