@@ -2,8 +2,9 @@
 
 import importlib
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,60 @@ def attack(
 
 def test_whatever_is_broken_the_answer_is_short(workspace: Path, tmp_path: Path, server: str) -> None:
     attack(workspace, tmp_path, server, [0], hostile.LIGHT)
+
+
+OUTPUTS = ("out", "new.csv", "new.yaml", "merged", "mine.yaml", "package.out")
+WRITERS = {
+    name: next(word for word in words.split() if word in OUTPUTS)
+    for name, words in hostile.COMMANDS.items()
+    if name in (*hostile.LIGHT, "pipeline compile")
+    and not {*OUTPUTS}.isdisjoint(words.split())
+    and name != "import coco"
+}
+OBSTACLES: dict[str, Callable[[Path], object]] = {
+    "a file": lambda path: path.write_text("mine"),
+    "a folder": lambda path: put(path / "mine", path / "new.csv", path / "merge.json", path / "member.json"),
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to what can't be made": lambda path: path.symlink_to("plan.csv/new"),
+    "a folder that is a file": lambda _: None,
+}
+
+
+def put(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("command", WRITERS)
+def test_what_is_in_the_way_of_an_output_is_found_before_the_work(
+    command: str, obstacle: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch  # slow
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", work)
+    folder = tmp_path / "workspace"
+    shutil.copytree(workspace, folder)
+    words, target = hostile.COMMANDS[command].split(" "), WRITERS[command]
+    OBSTACLES[obstacle](folder / target)
+    if obstacle == "a folder that is a file":
+        words = [f"plan.csv/{word}" if word == target else word for word in words]
+    before = tree(folder)
+    attempt = hostile.run(words, {}, folder)
+    assert (attempt.code, attempt.faults) == (2, []), attempt
+    assert target in attempt.err, attempt
+    assert tree(folder) == before
+
+
+def tree(folder: Path) -> list[str]:
+    """The files and folders that a command leaves, but for caches and what was printed."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return sorted(name for name in names if name.split("/")[0] not in ("cache", "stdout", "stderr"))
 
 
 @pytest.mark.slow

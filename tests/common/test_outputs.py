@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import boto3
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from backdrop.common import output_file, outputs, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.outputs import INVENTORY, Claim, output_folder
-from tests.conftest import small_disk
+from tests.conftest import another_user, small_disk
 
 KEY = "key.json"
 
@@ -233,6 +234,67 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
             outputs.require(place, "sample")
         assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["file", "pipe", "dangling", "folder/file"])
+def test_nothing_is_claimed_where_a_file_s_folder_cannot_be(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out" / "folder").mkdir(parents=True)
+    (tmp_path / "out" / "file").write_text("mine")
+    (tmp_path / "out" / "folder" / "file").write_text("mine")
+    (tmp_path / "out" / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "out" / "pipe")
+    with pytest.raises(StorageError, match=rf"out/{name} is not a folder that can be written to\. Move it"):
+        Claim(tmp_path / "out", "train", KEY, [f"{name}/deep/a"])
+    assert not outputs.is_output(tmp_path / "out")
+    Claim(tmp_path / "out", "train", KEY, ["folder/new", "new/deep/a"])
+
+
+def test_an_object_is_no_folder_of_what_is_claimed(bucket: str) -> None:
+    put(f"{bucket}/out/a")
+    put(f"{bucket}/out/marker", b"")
+    with pytest.raises(StorageError, match="out/a is not a folder that can be written to"):
+        Claim(f"{bucket}/out", "train", KEY, ["a/b"])
+    Claim(f"{bucket}/out", "train", KEY, ["marker/b", "b"])
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder that other users may look into, unlike pytest's."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_the_rights_that_replacing_takes_are_tried_before_the_work(common: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs the right to become another user")
+    closed, shared, claimed = common / "open" / "closed", common / "shared", common / "claimed"
+    for folder in (closed, shared / "out"):
+        fill(str(folder), {"a": b"1"})
+    (shared / "plan.csv").write_text("a plan")
+    (claimed / "deep").mkdir(parents=True)
+    for path, mode in {
+        closed.parent: 0o777,
+        closed: 0o555,
+        shared: 0o1777,  # as /tmp
+        shared / "out": 0o777,
+        claimed: 0o777,
+        claimed / "deep": 0o555,
+    }.items():
+        path.chmod(mode)
+    with another_user():
+        with pytest.raises(StorageError, match=r"closed can't be written \(Permission denied\)"):
+            outputs.require(closed, "sample")
+        with pytest.raises(StorageError, match=r"shared/out can't be written \(it is another user's\)"):
+            outputs.require(shared / "out", "sample")
+        with pytest.raises(StorageError, match=r"shared/plan.csv can't be written \(it is another user's\)"):
+            output_file.require_file(shared / "plan.csv", lambda _: True, "a plan")
+        with pytest.raises(StorageError, match="claimed/deep is not a folder that can be written to"):
+            Claim(claimed, "sample", KEY, ["deep/a"])
+        outputs.require(shared / "new", "sample")
+        output_file.require_file(shared / "new.csv", bool, "a plan")
+    for folder in (closed, shared / "out"):
+        outputs.require(folder, "sample")  # its owner may
 
 
 def test_trying_leaves_nothing(tmp_path: Path, bucket: str) -> None:

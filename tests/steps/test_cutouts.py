@@ -27,7 +27,7 @@ from backdrop.inference.alpha import make_matte
 from backdrop.inference.compose import PictureOptions
 from backdrop.inference.ensemble import gather
 from backdrop.steps.members import open_member
-from backdrop.steps.predict import predict, read_background
+from backdrop.steps.predict import MERGED, OWN, predict, read_background
 from tests.conftest import draw_pair
 from tests.steps.test_predict import content, members, photos, spoil, table  # noqa: F401  # fixtures, too
 
@@ -243,6 +243,35 @@ def test_results_below_a_prefix_do_not_make_its_photographs_be_copied_again(buck
     _, passed_over = find_photographs([f"{bucket}/shop"], ())
     assert [(one.file, one.reason) for one in passed_over] == [("results", "results of `backdrop predict`")]
     assert copies() == before
+
+
+@pytest.mark.parametrize("name", [*OWN, *MERGED, "PREDICT.json"])
+def test_a_folder_named_like_a_table_of_the_results_is_refused_before_the_work(
+    name: str,
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (photos / name).mkdir()
+    (photos / name / "car9_01.jpg").write_bytes((photos / "car0_01.jpg").read_bytes())
+    out = tmp_path / "out"
+    monkeypatch.setattr(batch.PredictionStore, "cut_out", None)  # too late
+    with pytest.raises(DataError, match=rf"{name}/car9_01.jpg lies in a folder that"):
+        predict(str(photos), str(out), members, format="mask")
+    assert not out.exists()
+
+
+def test_a_file_in_the_place_of_unfinished_results_is_noticed_before_the_work(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "out.partial").write_text("mine")
+    monkeypatch.setattr(batch.PredictionStore, "cut_out", None)
+    with pytest.raises(StorageError, match=r"out\.partial is not a folder"):
+        predict(str(photos), str(tmp_path / "out"), members)
 
 
 def test_inputs_that_cannot_be_used(shop: Path) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -148,15 +148,17 @@ class Claim:
         address: a folder or `s3://` prefix that no other step has written.
         step: what writes it.
         key_file: the file by which readers know that the output is complete.
+        names: files that will be written, to reserve before anything is.
 
     Raises:
-        StorageError: if another step's output is there, our files have changed, or it can't be written.
+        StorageError: if another step's output is there, our files have changed, or it can't be written; as `reserve`.
     """
 
-    def __init__(self, address: str | Path, step: str, key_file: str) -> None:
+    def __init__(self, address: str | Path, step: str, key_file: str, names: Iterable[str] = ()) -> None:
         self.address = checked_address(address)
         self._place = find_place(address)
         self._inventory = inspect(address, step, whole=False) or Inventory(step, key_file)
+        self.reserve(*names)
         probe(self.address)
         self._save(self._inventory.files, self._inventory.sealed)
 
@@ -164,8 +166,11 @@ class Claim:
         """Makes sure, before any work, that files may be written.
 
         Raises:
-            StorageError: if one is there that we didn't write, or that has changed since.
+            StorageError: if one is there that we didn't write, or that has changed since; or if something else is in
+                the place of its folder.
         """
+        if other := self._place.in_the_way(names):
+            raise StorageError(f"{self._place}/{other} is not a folder that can be written to", REMEDY)
         present, known = self._place.look_up(names), self._inventory.files
         for name in names:
             if name in present and name not in known:

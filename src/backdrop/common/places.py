@@ -1,12 +1,13 @@
 """Where outputs lie: folders, and prefixes in S3, with the same operations on the files below them."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from stat import S_ISREG
+from pathlib import Path, PurePosixPath
+from stat import S_ISREG, S_ISVTX
 from typing import Protocol
 
 from backdrop.common import s3, s3_client, storage
@@ -66,8 +67,11 @@ class Place(Protocol):
     def remove(self, name: str) -> None:
         """Removes a file, and its folders as far as they become empty."""
 
+    def in_the_way(self, names: Iterable[str]) -> str | None:
+        """What is no folder that can be written to, but would have to be for files of these names; None if nothing."""
+
     def probe(self) -> None:
-        """Makes sure that it can be written."""
+        """Makes sure that it can be written, and replaced if it's there."""
 
     def tidy(self) -> None:
         """Removes what killed processes left while they wrote."""
@@ -86,7 +90,10 @@ class _Folder:
         with disk_errors(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise StorageError(f"{self._root} is not a folder", REMEDY)
-            if self._root.resolve() == Path(self._root.resolve().anchor):
+            real = _real(self._root)
+            if real.is_symlink():
+                raise StorageError(f"{self._root} is a link that leads to itself", REMEDY)
+            if real == Path(real.anchor):
                 raise StorageError(f"{self._root} is the file system itself", "Name a folder below it")
             if whole and self._root.is_mount():
                 raise StorageError(f"{self._root} can't be replaced as a whole: it's a disk", "Name a folder below it")
@@ -135,9 +142,22 @@ class _Folder:
             for parent in Path(name).parents:
                 (self._root / parent).rmdir()
 
+    def in_the_way(self, names: Iterable[str]) -> str | None:
+        for folder in _folders(names):
+            path = self._root / folder
+            if os.path.lexists(path) and not (path.is_dir() and _may_write(path)):
+                return folder
+        return None
+
     def probe(self) -> None:
-        with disk_errors(self._root), temporary_beside(self._root) as temporary:
+        # A link is replaced by a file, but not by a folder.
+        path = _real(self._root) if self._root.is_symlink() and not self._root.is_file() else self._root
+        with disk_errors(self._root), temporary_beside(path) as temporary:
             temporary.write_bytes(bytes(PROBE_BYTES))
+            if path.is_dir() and not _may_write(path):  # it couldn't be moved aside
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if path.exists() and os.geteuid() not in _movers(path):
+                raise PermissionError(errno.EPERM, "it is another user's")
 
     def tidy(self) -> None:
         storage.remove_left(self._root)
@@ -188,6 +208,11 @@ class _Bucket:
     def remove(self, name: str) -> None:
         s3.delete(f"{self._address}/{name}")
 
+    def in_the_way(self, names: Iterable[str]) -> str | None:
+        folders = _folders(names)
+        states = self.look_up(folders) if folders else {}
+        return next((name for name in folders if name in states and states[name].size), None)
+
     def probe(self) -> None:
         s3.write(f"{self._address}/{PROBE}", b"")
         s3.delete(f"{self._address}/{PROBE}")
@@ -223,6 +248,26 @@ def checked_address(address: str | Path) -> str:
     if key.strip("/"):
         checked_name(key.rstrip("/"), "--out")
     return text.rstrip("/")
+
+
+def _folders(names: Iterable[str]) -> list[str]:
+    """The folders of files of these names, sorted; not that which they are all in."""
+    return sorted({str(folder) for name in names for folder in PurePosixPath(name).parents if folder.name})
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=True)
+
+
+def _movers(path: Path) -> tuple[int, ...]:
+    """The users who may move a path if its folder has the sticky bit, as /tmp has; with ourselves if it hasn't."""
+    folder = path.parent.stat()
+    return (0, path.stat().st_uid, folder.st_uid) if folder.st_mode & S_ISVTX else (os.geteuid(),)
+
+
+def _real(path: Path) -> Path:
+    """Where links lead; a link itself only if it leads to itself. `Path.resolve` fails there."""
+    return Path(os.path.realpath(path))
 
 
 def is_systems(name: str) -> bool:

@@ -277,6 +277,8 @@ def _require_writable(budget: Budget, config: Ensemble | None, out: str) -> None
         raise ConfigError("--budget-ms needs --ensemble", "Name the ensemble to choose from")
     if Path(absolute(budget.out)).is_relative_to(absolute(out)):
         raise ConfigError(f"{budget.out} lies in the report, which is replaced as a whole", "Name a file outside --out")
+    if Path(absolute(out)).is_relative_to(absolute(budget.out)):
+        raise ConfigError(f"{budget.out} is the folder of the report", "Name a file outside --out")
     require_file(budget.out, is_choice, CHOICE)
 
 

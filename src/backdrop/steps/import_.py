@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -129,7 +130,7 @@ def _require_apart(source: str, out: str) -> None:
     """The dataset and the folder that is imported don't lie within each other."""
     if storage.is_remote(out) or storage.is_remote(source):
         return
-    target, inside = Path(out).resolve(), Path(source).resolve()
+    target, inside = (Path(os.path.realpath(path)) for path in (out, source))  # resolve() fails at a circle of links
     if inside == target or inside in target.parents or target in inside.parents:
         raise StorageError(f"{out} and {source} lie within each other", "Name an OUT beside the photographs")
 

@@ -18,11 +18,9 @@ from backdrop.inference.submission import open_submission, read_rows
 from backdrop.steps import predict
 
 STEP = "merge"
-RECORD = "merge.json"
-PHOTOGRAPHS = "photographs.csv"
+RECORD, PHOTOGRAPHS = predict.MERGED
 REMEDY = "Remove its folder, and run the command again"
 HEAD = ["image", "version", "model", "failure"]
-TABLES = (predict.RECORD, predict.FAILED, predict.RUNS, predict.SUBMISSION, predict.DICES, predict.DOUBTFUL)
 
 
 class MergeRecord(Record):
@@ -87,20 +85,13 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
     with hold(out, STEP):
         found = [_read(part) for part in parts]
         first = _check(found)
-        claim = Claim(out, STEP, RECORD)
         style, chosen = first.shard.style, first.record.format
-        rows = {} if chosen == "submission" else _earlier(out, style)
-        if not rows:
-            claim.clear()
-        known = versions or {}
+        earlier = {} if chosen == "submission" else read_photographs(out, style)
+        rows, known = dict(earlier), versions or {}
         for part in found:
             failures = part.failures()
             for name in part.shard.names:
                 rows[name] = Row(known.get(name, ""), part.record.model, failures.get(name, ""))
-        with progress("merging shares", len(found)) as advance:
-            for part in found:
-                claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*TABLES}})
-                advance()
         record = MergeRecord(
             format=chosen,
             style=style,
@@ -109,17 +100,25 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
             failed=sum(bool(row.failure) for row in rows.values()),
         )
         failed = [[name, row.failure] for name, row in sorted(rows.items()) if row.failure]
-        if not failed:
-            claim.remove([predict.FAILED])
-        claim.write(
-            _tables(found, chosen, out if rows else "")
-            | _dices(found, out if rows else "")
+        tables = (
+            _tables(found, chosen, out if earlier else "")
+            | _dices(found, out if earlier else "")
             | ({predict.FAILED: _csv(predict.FAILED_HEAD, failed)} if failed else {})
             | {
                 PHOTOGRAPHS: _csv(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
                 RECORD: (record.model_dump_json(indent=1) + "\n").encode(),
             }
         )
+        claim = Claim(out, STEP, RECORD, tables)
+        if not earlier:
+            claim.clear()
+        with progress("merging shares", len(found)) as advance:
+            for part in found:
+                claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*predict.OWN}})
+                advance()
+        if not failed:
+            claim.remove([predict.FAILED])
+        claim.write(tables)
         claim.seal()
     return record
 
@@ -128,14 +127,11 @@ def read_photographs(out: str, style: str) -> dict[str, Row]:
     """The photographs whose results of that style are at `out`, by name; none if nothing was merged there.
 
     Raises:
+        DataError: if their record or table is damaged.
         StorageError: if they can't be read.
     """
-    return _earlier(out, style) if is_output(out) else {}
-
-
-def _earlier(out: str, style: str) -> dict[str, Row]:
     address = f"{out}/{RECORD}"
-    if not storage.exists(address):
+    if not is_output(out) or not storage.exists(address):
         return {}
     try:
         record = parse(MergeRecord, text.parse_json(storage.read_bytes(address)), address)

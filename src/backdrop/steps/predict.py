@@ -13,7 +13,7 @@ from typing import Literal
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, MemberError, StorageError, shorten
 from backdrop.common.lock import alone
-from backdrop.common.outputs import output_folder
+from backdrop.common.outputs import output_folder, probe
 from backdrop.common.progress import log, progress, working
 from backdrop.common.text import parse_json
 from backdrop.config import find_ensemble
@@ -39,10 +39,13 @@ SUBMISSION = "submission.csv.gz"
 FAILED = "failed.csv"
 DICES = "predictions.csv"
 DOUBTFUL = "doubtful.html"
+OWN = (RECORD, RUNS, SUBMISSION, FAILED, DICES, DOUBTFUL)
+MERGED = ("merge.json", "photographs.csv")  # which `merge` writes beside the results
 RUNS_HEAD, FAILED_HEAD = ["stem", "height", "width", "rle"], ["image", "reason"]
 DICES_HEAD = ["image", "dice", "low", "high"]
 
 Format = Literal["cutout", "mask", "alpha", "rle", "submission"]
+TABLES = ("rle", "submission")  # formats without pictures
 PLAIN = PictureOptions()
 
 
@@ -118,9 +121,12 @@ def predict(
     if isinstance(images, Shard):
         _require_own(out, images)
     partial_folder = _unfinished(out)
+    probe(partial_folder)
     if isinstance(images, Shard) and sample_submission is not None:
         raise ConfigError("A share has only some of the sample's photographs", "Leave --sample-submission out")
     photos, passed_over, shard = _find(images, [Path(out).absolute(), partial_folder.absolute()], format, pictures)
+    if format not in TABLES:
+        _require_free([photo.name for photo in photos], out)
     names = {} if sample_submission is None else _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
@@ -189,7 +195,7 @@ def predict_one(
         StorageError: as `predict`.
     """
     pictures_of(format, options)
-    if format in ("rle", "submission"):
+    if format in TABLES:
         raise ConfigError(f"{format} is not a picture", "Use cutout, mask or alpha, or write to a folder with --out")
     image = decode_photo(data, "The photograph")
     chosen = _open(members, model, ensemble)
@@ -254,6 +260,14 @@ def _find(
             number=images.number, count=images.count, listing=listing, style=style_of(format, pictures), names=chosen
         ),
     )
+
+
+def _require_free(photos: Iterable[str], out: str) -> None:
+    """Makes sure that no picture's folder has the name of a table or page beside the pictures."""
+    taken = next((path for path in map(PurePosixPath, photos) if path.parts[0].casefold() in (*OWN, *MERGED)), None)
+    if taken and len(taken.parts) > 1:
+        what = f"{taken} lies in a folder that is named like {out}/{taken.parts[0]}, a file of the results"
+        raise DataError(what, f"Rename the folder, or predict {taken.parts[0]} by itself")
 
 
 def style_of(format: Format, pictures: Pictures | None) -> str:  # noqa: A002  # as above

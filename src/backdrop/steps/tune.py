@@ -126,8 +126,7 @@ def tune(
     whole = Plan(photos, f"{target}/{PLAN}", folds.data, key, chosen, asked.proxy, tried, presets, budget, target)
     whole.check()
     with nullcontext() if elsewhere else hold(target, STEP):  # elsewhere the job itself holds it
-        claim = Claim(target, STEP, RECORD)
-        claim.reserve(SCHEDULE, TRIALS, PAGE, RECORD)
+        claim = Claim(target, STEP, RECORD, (SCHEDULE, TRIALS, PAGE, RECORD, *given))
         claim.write({name: text.encode() for name, text in given.items()})
         if elsewhere:
             elsewhere(_command(photos, target, budget, overrides, resources.parallel))

@@ -162,9 +162,8 @@ def claim_member(address: str | Path) -> Claim:
     """
     if kept := set_changed_aside(address, layout.METRICS):
         log(f"{address}/{layout.METRICS} has changed (kept as {kept}) and is written again")
-    claim = Claim(address, layout.STEP, layout.RECORD)
-    claim.reserve(layout.METRICS, layout.RECIPE, layout.WEIGHTS, layout.ONNX, layout.RECORD)
-    return claim
+    names = (layout.METRICS, layout.RECIPE, layout.WEIGHTS, layout.ONNX, layout.RECORD)
+    return Claim(address, layout.STEP, layout.RECORD, names)
 
 
 def _record(job: FoldJob, progress: Progress, files: Mapping[str, bytes], dice: float) -> MemberRecord:
