@@ -19,9 +19,11 @@ from backdrop.evaluation.statistics import (
     IMAGE_NAMES,
     MASK_NAMES,
     NAMES,
+    SAME,
     SIDE,
     Statistics,
     dump_statistics,
+    find_renamed,
     measure_image,
     measure_prediction,
     read_statistics,
@@ -139,3 +141,27 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
         path.write_bytes(b",".join([*cells[:-1], damage]))
         with pytest.raises(StorageError, match="is damaged"):
             read_statistics(path)
+
+
+@st.composite
+def rows(draw: st.DrawFn, names: str) -> list[Statistics]:
+    """Photographs of few looks, each up to a rounding."""
+    found = []
+    for index in range(draw(st.integers(0, 8))):
+        look, rounding = draw(st.integers(0, 3)), draw(st.sampled_from([0.0, 0.9, -0.9, 2.5]))
+        values = dict.fromkeys(NAMES, 0.5) | {draw(st.sampled_from(IMAGE_NAMES)): 0.5 + look * 0.1 + rounding * SAME}
+        values |= {name: draw(st.floats(0, 1)) for name in MASK_NAMES}  # a model's, which says nothing here
+        found.append(Statistics(str(index), draw(st.sampled_from(names)), "1", "", values))
+    return found
+
+
+@given(rows("abc"), rows("bcd"))
+def test_an_object_is_known_by_its_photographs_under_any_name(held: list[Statistics], known: list[Statistics]) -> None:
+    def same(one: Statistics, other: Statistics) -> bool:
+        return all(abs(one.values[name] - other.values[name]) <= SAME for name in IMAGE_NAMES)
+
+    renamed = find_renamed(held, known)
+    expected = {(a.object, b.object) for a in held for b in known if a.object != b.object and same(a, b)}
+    assert set(renamed.items()) <= expected
+    assert set(renamed) == {name for name, _ in expected}
+    assert find_renamed(held, known[::-1]) == renamed

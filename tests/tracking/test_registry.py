@@ -2,6 +2,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -281,6 +282,29 @@ def test_a_holdout_that_the_champion_trained_on_is_not_used_to_judge(
     verdict = promote(str(other.data), name)
     assert (verdict.outcome, champion(name)) == ("rejected", 1)
     assert "--extend" in verdict.reasons[0]
+
+
+def test_an_object_that_the_champion_knows_by_another_name_does_not_judge_it(
+    tracked: str, workspace: Workspace, name: str
+) -> None:
+    put(workspace, name, seed=1, dice=0.95)
+    promote(str(workspace.data), name)
+    plan = read_plan(workspace.plan)
+    old = next(row.object for row in plan.rows if row.fold is not None)
+    for path in [*workspace.data.glob(f"*/{old}_*")]:
+        path.rename(path.with_name(path.name.replace(old, "zebra")))
+    rows = (replace(row, object="zebra", fold=None) if row.object == old else row for row in plan.rows)
+    moved = workspace.root / "renamed.csv"
+    moved.write_bytes(
+        dump_plan(make_plan(open_dataset(workspace.data), Rule(2, 0.7, "area", 0), old=replace(plan, rows=tuple(rows))))
+    )
+    other = workspace.with_plan(moved)
+    assert "zebra" in {row.object for row in read_plan(moved).holdout}
+    put(other, name, seed=2, dice=0.99)
+    verdict = promote(str(other.data), name)
+    assert (verdict.outcome, champion(name)) == ("rejected", 1)
+    assert f"hold 1 object of the challenger's holdout, such as zebra, which was {old}, so" in verdict.reasons[0]
+    assert "rename it back, and split with --extend" in verdict.reasons[0]
 
 
 def test_the_version_loads_without_pickle_and_cuts_out(

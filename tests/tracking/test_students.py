@@ -151,7 +151,7 @@ class Student:
         evaluation = evaluation.model_copy(update={"cost": model.cost()})
         report.mkdir(exist_ok=True)
         (report / "metrics.json").write_bytes(dump_evaluation(evaluation))
-        write_tables(report, scores)
+        write_tables(report, scores, self.workspace.data)
         (report / "index.html").write_text(render(Report("student", plan.data, evaluation, scores, {}, [], Gallery())))
         data, plans, members = str(self.workspace.data), str(self.workspace.plan), [str(self.member.folder)]
         return register(data, plans, members, str(report), str(ensemble), name or self.name)

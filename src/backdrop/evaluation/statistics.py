@@ -32,6 +32,8 @@ IMAGE_NAMES = (
 MASK_NAMES = ("expected_dice", "unconfidence", "area", "center_x", "center_y", "width", "height")
 NAMES = (*IMAGE_NAMES, *MASK_NAMES)
 COLUMNS = ["image", "object", "view", "fold"]
+# How far the figures of one photograph may lie apart: decoders and processors round differently.
+SAME = 1e-5
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,33 @@ def measure_prediction(probability: NDArray[np.float32], mask: Mask) -> dict[str
         "width": width / columns,
         "height": height / rows,
     }
+
+
+def find_renamed(rows: Iterable[Statistics], known: Iterable[Statistics]) -> dict[str, str]:
+    """Objects with a photograph that is also one of an object of another name, by its figures alone.
+
+    Args:
+        rows: of the photographs to look for.
+        known: of those to look among.
+
+    Returns:
+        The first other name of each such object.
+    """
+    ordered = sorted(known, key=lambda row: row.values["brightness"])
+    figures = np.array([_figures(row) for row in ordered]).reshape(-1, len(IMAGE_NAMES))
+    renamed: dict[str, str] = {}
+    for row in rows:
+        own = _figures(row)
+        first, last = np.searchsorted(figures[:, 0], (own[0] - SAME, own[0] + SAME))
+        near = [place for place in range(first, last) if np.abs(figures[place] - own).max() <= SAME]
+        for name in sorted({ordered[place].object for place in near} - {row.object}):
+            renamed.setdefault(row.object, name)
+    return renamed
+
+
+def _figures(row: Statistics) -> NDArray[np.float64]:
+    """The figures of a photograph alone, `brightness` first."""
+    return np.array([row.values[name] for name in IMAGE_NAMES])
 
 
 def dump_statistics(rows: Iterable[Statistics]) -> bytes:

@@ -9,8 +9,9 @@ from backdrop.common.progress import log, working
 from backdrop.common.storage import sha256
 from backdrop.config.folds import PLAN
 from backdrop.data.dataset import open_dataset
-from backdrop.data.folds import FoldPlan, read_plan, verify
+from backdrop.data.folds import HOLDOUT, FoldPlan, read_plan, verify
 from backdrop.evaluation.records import IMAGES, Opponent, Score, dump_scores, read_scores
+from backdrop.evaluation.statistics import find_renamed
 from backdrop.tracking import evaluations, registry
 from backdrop.tracking.version_files import Version
 
@@ -113,6 +114,20 @@ def known_objects(plan: FoldPlan, champion: Version) -> list[str]:
     """
     places = plan_of(champion).assignment()
     return sorted({row.object for row in plan.holdout if places.get(row.object) is not None})
+
+
+def renamed_objects(challenger: Version, champion: Version) -> dict[str, str]:
+    """Objects of the challenger's holdout whose photographs the champion's folds hold under another name: that name.
+
+    They are found as far as the champion's members were judged on those photographs out of fold.
+
+    Raises:
+        TrackingError: if MLflow has lost an evaluation's statistics, or the server doesn't answer.
+        StorageError: if they are damaged.
+    """
+    held = [row for row in evaluations.fetch_statistics(challenger.evaluation_run) if row.fold == HOLDOUT]
+    known = [row for row in evaluations.fetch_statistics(champion.evaluation_run) if row.fold != HOLDOUT]
+    return find_renamed(held, known)
 
 
 def plan_of(version: Version) -> FoldPlan:

@@ -14,7 +14,7 @@ from backdrop.data.folds import FoldPlan, dump_plan, read_plan
 from backdrop.evaluation.gate import UNFAIR, Verdict, judge, rejected
 from backdrop.evaluation.records import IMAGES, METRICS, Evaluation, Score, dump_scores, read_scores
 from backdrop.report import Standing
-from backdrop.steps.champion import known_objects, predict_scores, recorded_scores
+from backdrop.steps.champion import known_objects, predict_scores, recorded_scores, renamed_objects
 from backdrop.tracking import evaluations, history, registry, version_page
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.students import find_teacher
@@ -212,9 +212,9 @@ def _open(data: str, name: str, challenger: Version, state: State, predict: bool
     rival = teacher or (registry.find_number(name, state.champion) if state.champion else None)
     folder = evaluations.fetch_evaluation(challenger.evaluation_run)
     plan = read_plan(folder / PLAN)
-    leak = known_objects(plan, rival) if rival else []
+    unfair = _leak(plan, challenger, rival) if rival else None
     old_scores = None
-    if rival and not leak:
+    if rival and not unfair:
         old_scores = recorded_scores(plan, rival, challenger.evaluation_run)
         if old_scores is None and not predict:
             return None
@@ -228,7 +228,7 @@ def _open(data: str, name: str, challenger: Version, state: State, predict: bool
         plan=plan,
         scores=read_scores(folder / IMAGES),
         old_scores=old_scores,
-        unfair=_leak(leak) if leak else None,
+        unfair=unfair,
         gate=evaluations.read_ensemble(folder).gate,
         holdout=_holdout(plan, state),
         costs=(_cost(challenger), _cost(rival) if rival else None),
@@ -296,11 +296,18 @@ def _held(name: str, hold: Entry) -> str:
     return f"{hold.actor} has held version {hold.version} since {hold.time}{reason}; `backdrop release {name}` ends it"
 
 
-def _leak(objects: Sequence[str]) -> str:
+def _leak(plan: FoldPlan, challenger: Version, champion: Version) -> str | None:
+    """Why the champion can't be judged on the challenger's holdout; None if it can."""
+    known = known_objects(plan, champion)
+    renamed = {} if known else renamed_objects(challenger, champion)
+    if not known and not renamed:
+        return None
+    such = known[0] if known else "{}, which was {}".format(*min(renamed.items()))
+    held = f"{count(len(known or renamed), 'object')} of the challenger's holdout"
     return (
-        f"the champion's folds hold {count(len(objects), 'object')} of the challenger's holdout, such as {objects[0]}, "
-        f"so that comparing the two would not be fair; split with --extend models:/NAME@champion to keep every object's"
-        f" place"
+        f"the champion's folds hold {held}, such as {such}, so that comparing the two would not be fair; "
+        f"{'rename it back, and ' if renamed else ''}split with --extend models:/NAME@champion to keep every object's "
+        f"place"
     )
 
 
