@@ -86,17 +86,19 @@ def spoil(photos: Path) -> dict[str, str]:
     """Adds photographs that can't be read; the reasons that shall be told, by name."""
     whole = (photos / "car0_01.jpg").read_bytes()
     broken = {
-        "car3_02.jpg": (whole[: len(whole) // 2], "is truncated"),
+        "car3_02.jpg": (whole[: len(whole) // 2], "is truncated. Copy it again from where it came, or remove it."),
         "car4_02.PNG": (
             header_of(60_000, 60_000),
-            "has 60000x60000 pixels, more than the 300,000,000 that are decoded",
+            "has 60000x60000 pixels, more than the 300,000,000 that are decoded. "
+            "Scale it down, or set BACKDROP_MAX_PIXELS.",
         ),
-        "car5_02.jpeg": (b"", "is not a readable image"),
+        "car5_02.jpeg": (b"", "is not a readable image. Copy it again from where it came, or remove it."),
     }
     for name, (data, _) in broken.items():
         (photos / name).write_bytes(data)
     (photos / "car6_02.jpg").mkdir()
-    return {name: reason for name, (_, reason) in broken.items()} | {"car6_02.jpg": "can't be read (Is a directory)"}
+    folder = {"car6_02.jpg": "can't be read (Is a directory). Check the file."}
+    return {name: reason for name, (_, reason) in broken.items()} | folder
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -303,7 +305,7 @@ def test_a_photograph_that_does_not_fit_a_recipe_is_reported(photos: Path, tmp_p
     member = write_member(tmp_path / "member", recipe, "k" * 64, 0)
     record = predict(str(photos), str(tmp_path / "out"), [str(member)], format="mask")
     assert record.failed == 3
-    reason = "is 70x30 and doesn't fit into input.size 64x48 of recipe tiny"
+    reason = "is 70x30 and doesn't fit into input.size 64x48 of recipe tiny. Scale it down."
     assert table(tmp_path / "out" / "failed.csv")[1:] == [[f"car{n}_01.jpg", reason] for n in (2, 5, 8)]
 
 
@@ -441,7 +443,7 @@ def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str
     assert f"{tmp_path / 'out'}: masks of 13 photographs\n1 photograph failed" in said
     assert "  new.jxl (.jxl files aren't read)\n" in said
     assert "  caf\\xe9.jpg (name isn't UTF-8)\n" in said
-    assert table(tmp_path / "out" / "failed.csv")[1:] == [["car9_09.jpg", "is not a regular file"]]
+    assert table(tmp_path / "out" / "failed.csv")[1:] == [["car9_09.jpg", "is not a regular file. Remove it."]]
     passed_over = json.loads((tmp_path / "out" / "predict.json").read_text())["passed_over"]
     assert {one["file"] for one in passed_over if one["photograph"]} == {"new.jxl", "caf\\xe9.jpg"}
 

@@ -262,7 +262,8 @@ def _prepare(model: EnsembleModel, source: Source) -> tuple[Source, Photograph |
 
 
 def _reason(source: Source, error: DataError) -> str:
-    return error.what.removeprefix(f"{printable(source.path)} ")
+    """What is wrong with a photograph, and the remedy, without its name."""
+    return str(error).removeprefix(f"{printable(source.path)} ")
 
 
 def _usable(
@@ -281,7 +282,8 @@ def _misfit(model: EnsembleModel, image: Image) -> str:
     height, width = image.shape[:2]
     for recipe in (member.recipe for member in model.members):
         if recipe.input.fit != "stretch" and (height > recipe.input.height or width > recipe.input.width):
-            return f"is {width}x{height} and doesn't fit into input.size {recipe.input.size} of recipe {recipe.name}"
+            size = f"input.size {recipe.input.size} of recipe {recipe.name}"
+            return f"is {width}x{height} and doesn't fit into {size}. Scale it down."
     return ""
 
 
