@@ -76,6 +76,30 @@ def test_a_reencoded_photograph_of_another_object_is_a_warning(data: Path) -> No
     ]
 
 
+def test_of_photographs_that_look_alike_each_is_named_once_and_twenty_are_shown(
+    make_dataset: Callable[..., Path],
+) -> None:
+    data = make_dataset(objects=36, views=1)
+    for number in range(36):
+        random = np.random.default_rng(number // 3)  # three objects each have one photograph
+        image = cv2.GaussianBlur(random.integers(0, 255, (48, 64, 3), np.uint8), (0, 0), 3)
+        image[0, 0] = number
+        path = data / "train" / f"car{number:02}_01.jpg"
+        shape = cv2.imread(str(path)).shape
+        cv2.imwrite(str(path), cv2.resize(image, shape[1::-1]))
+    report = check(str(data))
+    assert told(report) == [
+        (
+            "warning",
+            f"car{number:02}_01.jpg",
+            f"looks like {data}/train/car{number // 3 * 3:02}_01.jpg, another object's",
+        )
+        for number in range(36)
+        if number % 3
+    ]
+    assert "warning: … and 4 more like this" in check_text(report)
+
+
 @pytest.mark.parametrize("rows", [3, 512])
 @pytest.mark.parametrize("spread", [0, 3, 60])
 def test_near_duplicates_are_exactly_those_of_all_pairs(

@@ -31,7 +31,7 @@ def check_text(report: "CheckReport") -> str:
     lines = [", ".join([f"{report.data}: {counts}", *report.sizes])]
     kinds: dict[tuple[str, str], list[Fault]] = {}
     for fault in report.faults:
-        kinds.setdefault((fault.level, fault.what), []).append(fault)
+        kinds.setdefault((fault.level, fault.remedy), []).append(fault)  # what is wrong may name another file
     for (level, _), faults in kinds.items():
         shown = faults if level == "error" else faults[:SHOWN]
         lines += [f"{level}: {one.error()}" for one in shown]

@@ -209,17 +209,20 @@ def _missing_views(photos: Iterable[Photo]) -> list[Fault]:
 
 
 def _near_duplicates(looks: Sequence[Look], digests: Digests) -> list[Fault]:
-    """Finds photographs of two objects that look alike, such as one photograph saved twice."""
+    """Finds photographs of two objects that look alike, such as one photograph saved twice.
+
+    Each is named once, beside the first that it looks like.
+    """
     seen = [(look.photo, look.thumbnail) for look in looks if look.thumbnail is not None]
     if not seen:
         return []
     thumbnails = np.array([thumbnail for _, thumbnail in seen])
     remedy = "Look at both: is it one object under two names?"
-    return [
-        _warning(b.image, f"looks like {printable(a.image)}, another object's", remedy)
-        for a, b in ((seen[i][0], seen[j][0]) for i, j in _near_pairs(thumbnails))
-        if a.object != b.object and digests[a.stem][0] != digests[b.stem][0]
-    ]
+    faults: dict[Path, Fault] = {}
+    for a, b in ((seen[i][0], seen[j][0]) for i, j in _near_pairs(thumbnails)):
+        if b.image not in faults and a.object != b.object and digests[a.stem][0] != digests[b.stem][0]:
+            faults[b.image] = _warning(b.image, f"looks like {printable(a.image)}, another object's", remedy)
+    return list(faults.values())
 
 
 def _near_pairs(thumbnails: Thumbnail) -> list[tuple[int, int]]:
