@@ -237,6 +237,13 @@ def test_one_mask_is_never_two_photographs(tmp_path: Path) -> None:
         import_photos(str(tmp_path / "in"), str(tmp_path / "out"), ImportOptions(masks=str(tmp_path / "masks")))
 
 
+def test_masks_in_a_file_of_another_kind_are_refused(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a_1.jpg", scene(1)[0])
+    (tmp_path / "cvat.xml").write_text("")
+    with pytest.raises(StorageError, match=r"cvat\.xml is neither a folder of masks nor JSON\. Export COCO or labelme"):
+        import_photos(str(tmp_path / "in"), str(tmp_path / "out"), ImportOptions(masks=str(tmp_path / "cvat.xml")))
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_masks_of_a_coco_file(tmp_path: Path, beside: bool) -> None:
     images, annotations = [], []

@@ -81,7 +81,7 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
         dry_run: only say what would be written.
 
     Raises:
-        ConfigError: if the pattern or the threshold makes no sense.
+        ConfigError: if the pattern, a label or the threshold makes no sense.
         DataError: if no photograph can be taken, or it isn't clear which mask belongs to which photograph.
         StorageError: if something else stands at `out`, or it can't be written.
     """
@@ -123,6 +123,8 @@ def _mask_place(masks: str | None) -> Path | None:
         if masks is not None and not Path(masks).is_file():
             raise StorageError(f"{masks} is not a file", "Check the path")
         return None if masks is None else Path(masks)
+    if Path(masks).is_file():
+        raise StorageError(f"{masks} is neither a folder of masks nor JSON", "Export COCO or labelme")
     return storage.local_folder(masks)
 
 

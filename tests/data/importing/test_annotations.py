@@ -82,6 +82,27 @@ def test_coco_joins_the_annotations_of_a_photograph(tmp_path: Path) -> None:
     assert read_annotations(file, ["hat"]) == {}
 
 
+def test_coco_s_ids_may_be_text_but_each_photograph_has_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    content = coco({"category_id": "1", "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]})
+    content["annotations"][0]["image_id"] = "7"
+    other = {**content["images"][0], "id": 8, "file_name": "a\\c.jpg"}
+    content["images"] += [content["images"][0], other]  # one twice is one
+    file.write_text(json.dumps(content))
+    assert read_annotations(file, ["shoe"])["a/b.jpg"].mask().sum() == 16
+    for changed, what in (
+        ({"id": 7}, r"gives a/b\.jpg and a/c\.jpg the id 7\. Give"),
+        ({"file_name": "a/b.jpg"}, r"gives a/b\.jpg two ids\. Give"),
+    ):
+        file.write_text(json.dumps({**content, "images": [content["images"][0], {**other, **changed}]}))
+        with pytest.raises(DataError, match=rf"all\.json {what}"):
+            read_annotations(file)
+    content["images"][0]["width"] = None
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"all\.json doesn't say how large a/b\.jpg is\. Export it with width"):
+        read_annotations(file)
+
+
 def test_labelme_s_shapes_are_drawn(tmp_path: Path) -> None:
     _, png = cv2.imencode(".png", np.array([[0, 1], [1, 1]], np.uint8))
     shapes = [
@@ -116,7 +137,14 @@ def test_broken_json_is_a_line_and_other_json_is_nothing(tmp_path: Path, text: s
 
 def test_outlines_that_make_no_sense_are_a_line(tmp_path: Path) -> None:
     file = tmp_path / "all.json"
-    for drawn in ([[1, 2, 3]], [[1, 2]], 7, {"counts": [1], "size": [10, 20]}, {"counts": "\x00", "size": [1, 1]}):
+    for drawn in (
+        None,
+        [[1, 2, 3]],
+        [[1, 2]],
+        7,
+        {"counts": [1], "size": [10, 20]},
+        {"counts": "\x00", "size": [1, 1]},
+    ):
         file.write_text(json.dumps(coco({"category_id": 1, "segmentation": drawn})))
         with pytest.raises(DataError, match=r"all\.json has a shape that can't be drawn"):
             read_annotations(file)["a/b.jpg"].mask()

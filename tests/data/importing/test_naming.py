@@ -35,6 +35,12 @@ def test_folders_that_all_share_say_nothing() -> None:
     assert named("a/in/x.jpg", "b/in/x.jpg") == ["a-in_x", "b-in_x"]
 
 
+def test_one_folder_is_an_object_unless_its_names_say_which_are() -> None:
+    assert named("data/images/a_1.jpg", "data/images/b_1.jpg") == ["a_1", "b_1"]
+    assert named("lamp/IMG_0001.jpg", "lamp/IMG_0002.jpg") == ["lamp_01", "lamp_02"]
+    assert named("lamp/a_1.jpg", "lamp/b_1.jpg", "lamp/top.jpg") == ["lamp_01", "lamp_02", "lamp_03"]
+
+
 def test_a_flat_folder_is_read_as_datasets_are() -> None:
     assert named("car1_01.jpg", "big_car_left.jpg", "photo.jpg", "car2_01.jpg") == [
         "car1_01",

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from backdrop.data.listing import printable
 from backdrop.data.mask_files import interpret
 from backdrop.data.masks import Mask
 
+COCO_KEYS, LABELME_KEYS = {"images", "annotations"}, {"shapes", "imagePath"}
 IGNORED = {"_background_", "__ignore__"}  # labelme's own
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
@@ -62,27 +64,54 @@ def read_annotations(file: Path, labels: Collection[str] = ()) -> dict[str, Outl
     Raises:
         DataError: if the file can't be read, isn't JSON, or doesn't follow its format.
     """
+    with _parsed(file) as content:
+        if content.keys() >= COCO_KEYS:
+            return dict(_coco(file, content, frozenset(labels)))
+        return dict(_labelme(file, content, frozenset(labels))) if content.keys() >= LABELME_KEYS else {}
+
+
+def read_labels(file: Path) -> set[str]:
+    """The categories or labels in a JSON file; empty for other JSON files.
+
+    Raises:
+        DataError: as `read_annotations`.
+    """
+    with _parsed(file) as content:
+        if content.keys() >= COCO_KEYS:
+            return {one["name"] for one in content.get("categories", ())}
+        return {one["label"] for one in content["shapes"]} - IGNORED if content.keys() >= LABELME_KEYS else set()
+
+
+@contextmanager
+def _parsed(file: Path) -> Iterator[dict[str, Any]]:
+    """A JSON file's object, empty if it is another value. What its content makes fail in the block is an error."""
     try:
         content = json.loads(read_file(file))
-        if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-            return dict(_coco(file, content, frozenset(labels)))
-        if isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys():
-            return dict(_labelme(file, content, frozenset(labels)))
-        return {}
+        yield content if isinstance(content, dict) else {}
     except (RecursionError, *BROKEN) as error:
         raise DataError(f"{printable(file)} isn't COCO's or labelme's JSON ({error})", "Export it again") from error
 
 
 def _coco(file: Path, content: Mapping[str, Any], labels: frozenset[str]) -> Iterator[tuple[str, Outlines]]:
-    names = {one["id"]: one["name"] for one in content.get("categories", ())}
-    shapes: dict[Any, list[Mapping[str, Any]]] = {}
+    names = {str(one["id"]): one["name"] for one in content.get("categories", ())}
+    shapes: dict[str, list[Mapping[str, Any]]] = {}
     for one in content["annotations"]:
-        if not labels or names.get(one.get("category_id")) in labels:
-            shapes.setdefault(one["image_id"], []).append(one)
+        if not labels or names.get(str(one.get("category_id"))) in labels:
+            shapes.setdefault(str(one["image_id"]), []).append(one)
+    photos: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for image in content["images"]:
-        if image["id"] in shapes:
+        key, photo = str(image["id"]), _plain(image["file_name"])
+        if photos.setdefault(key, photo) != photo or owners.setdefault(photo, key) != key:
+            both = f"{photos[key]} and {photo} the id {key}" if photos[key] != photo else f"{photo} two ids"
+            raise DataError(f"{printable(file)} gives {both}", "Give each photograph an id of its own")
+        if key in shapes:
+            if not image.get("width") or not image.get("height"):
+                raise DataError(
+                    f"{printable(file)} doesn't say how large {photo} is", "Export it with width and height"
+                )
             size = int(image["width"]), int(image["height"])
-            yield _plain(image["file_name"]), Outlines(file, *size, tuple(shapes[image["id"]]), "coco", labels)
+            yield photo, Outlines(file, *size, tuple(shapes[key]), "coco", labels)
 
 
 def _labelme(file: Path, content: Mapping[str, Any], labels: frozenset[str]) -> Iterator[tuple[str, Outlines]]:
@@ -100,7 +129,9 @@ def _plain(name: str) -> str:
 
 
 def _coco_parts(shape: Mapping[str, Any], height: int, width: int) -> Iterator[Mask]:
-    drawn = shape["segmentation"]
+    drawn = shape.get("segmentation")
+    if drawn is None:
+        raise ValueError("a box without an outline")
     if isinstance(drawn, Mapping):
         rows, columns = drawn.get("size", (height, width))
         if (rows, columns) != (height, width):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from backdrop.common.errors import DataError
+from backdrop.common.words import count
 from backdrop.data.dataset import read_file
 from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, format_of, orientation_of, turn
 from backdrop.data.importing.annotations import Outlines
@@ -17,7 +18,11 @@ from backdrop.data.masks import Mask
 
 JPEG_QUALITY = 95
 KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}  # formats whose bytes are copied
-THRESHOLD = "Set --threshold, such as 128"
+LOSSY = ("jpeg", "heic", "avif")  # formats that nobody saves masks in
+EIGHT_BITS = "Save it with 8 bits"
+FEW = 16  # colors; a photograph has more
+GRID = 64  # rows and columns whose colors are looked at before all are counted
+MASKS_ELSEWHERE = "Name its folder with --masks, or name it like its photograph and _mask"
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,14 @@ def convert(source: Source, threshold: int | None) -> Pair:
     image, file_format = decode_photo(data, name), format_of(data)
     alpha = _alpha(data, name) if file_format in ("png", "webp", "tiff", "avif") else None
     if source.mask is not None:
-        mask = _fit(_read(source.mask, threshold), image, orientation_of(data), shown(source.mask))
-        return Pair(*_kept(data, file_format, image, alpha is not None), mask, shown(source.mask))
+        origin = shown(source.mask)
+        whose = f"its mask in {origin}" if isinstance(source.mask, Outlines) else origin
+        mask = _fit(_read(source.mask, threshold), image, orientation_of(data), whose)
+        return Pair(*_kept(data, file_format, image, alpha is not None), mask, origin)
     if alpha is None:
+        if file_format not in LOSSY and (colors := _few_colors(image)):
+            what = f"{name} has {count(colors, 'color')}, as a mask has, and no photograph beside it has its name"
+            raise DataError(what, MASKS_ELSEWHERE)
         return Pair(*_kept(data, file_format, image, False), None, "")
     if not _has_background(image, alpha):
         raise DataError(f"{name} is cut out already", "Put the photograph with its background beside it")
@@ -87,6 +97,17 @@ def _has_background(image: Pixels, alpha: Levels) -> bool:
     return len(hidden) > 0 and bool((hidden != hidden[0]).any())
 
 
+def _few_colors(image: Pixels) -> int:
+    """The number of an image's colors if they are too few for a photograph; else 0."""
+    height, width = image.shape[:2]
+    some = image[:: max(1, height // GRID), :: max(1, width // GRID)].reshape(-1, 3)
+    if len(np.unique(some, axis=0)) > FEW:
+        return 0
+    packed = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).view(np.uint32)
+    colors = len(np.unique(packed))
+    return colors if colors <= FEW else 0
+
+
 def _read(source: MaskSource, threshold: int | None) -> Mask:
     if isinstance(source, Outlines):
         return source.mask()
@@ -96,16 +117,32 @@ def _read(source: MaskSource, threshold: int | None) -> Mask:
     if file.mask is not None:
         return file.mask
     cut_out = levels.ndim == 3 and levels.shape[2] == 4 and levels[..., 3].min() < levels[..., 3].max()
+    if threshold is None and not cut_out and (colors := _color_codes(levels)):
+        what = f"{name} has {colors} colors, not two"
+        raise DataError(what, "Save the product white and all else black, or set --threshold, a brightness")
     return _two_levels(levels[..., 3] if cut_out else file.content, threshold, name)
+
+
+def _color_codes(levels: Levels) -> int:
+    """The number of a mask's colors if they stand for classes; 0 for gray levels and smooth colors."""
+    if levels.ndim == 2 or levels.dtype != np.uint8 or (levels[..., :3] == levels[..., :1]).all():
+        return 0
+    return _few_colors(np.ascontiguousarray(levels[..., :3]))
 
 
 def _two_levels(content: Levels, threshold: int | None, name: str) -> Mask:
     mask = interpret(content).mask
     if mask is not None:
         return mask
+    scale = 257 if content.dtype == np.uint16 else 1
+    brightest = int(content.max()) // scale
     if threshold is None:
-        raise DataError(f"{name} has {len(np.unique(content))} levels, not two", THRESHOLD)
-    chosen: Mask = content >= threshold * (257 if content.dtype == np.uint16 else 1)
+        remedy = f"Set --threshold, such as {(brightest + 1) // 2}" if brightest else EIGHT_BITS
+        raise DataError(f"{name} has {len(np.unique(content))} levels, not two", remedy)
+    if threshold > brightest:
+        remedy = f"Set --threshold to at most {brightest}" if brightest else EIGHT_BITS
+        raise DataError(f"{name} has no level of {threshold} or more", remedy)
+    chosen: Mask = content >= threshold * scale
     return chosen
 
 

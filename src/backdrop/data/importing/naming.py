@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import PurePosixPath
 
 from backdrop.common.errors import ConfigError
-from backdrop.data.listing import normalized
+from backdrop.data.listing import names_doubt, normalized
 
 UNNAMED = "isn't named <object>_<view>: say how to read names with --pattern"
 PATTERN_REMEDY = "Write it with named groups, such as '(?P<object>.+)_(?P<view>[^_]+)'"
@@ -60,18 +60,26 @@ def _by_folder(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, Name | Non
     groups: dict[str, list[PurePosixPath]] = {}
     raw: dict[PurePosixPath, Name | None] = {}
     common = _common([path.parent for path in paths])
+    by_name = {path: _by_own_name(path) for path in paths}
+    names = [name for name in by_name.values() if name]
+    one_object = bool(common) and (len(names) < len(paths) or bool(names_doubt(names)))
     for path in paths:
         folder = path.parent.parts[len(common) :]
         if folder:
             groups.setdefault(normalized("-".join(folder)), []).append(path)
-        elif common and all(one.parent == path.parent for one in paths):
+        elif one_object and all(one.parent == path.parent for one in paths):
             groups.setdefault(normalized(common[-1]), []).append(path)
         else:
-            name, _, view = normalized(path.stem).rpartition("_")
-            raw[path] = (name, view) if name and view else None
+            raw[path] = by_name[path]
     for name, views in _views(groups).items():
         raw |= {path: (name, view) for path, view in views.items()}
     return {path: raw[path] for path in paths}
+
+
+def _by_own_name(path: PurePosixPath) -> Name | None:
+    """Object and view of a file named `<object>_<view>`."""
+    name, _, view = normalized(path.stem).rpartition("_")
+    return (name, view) if name and view else None
 
 
 def _common(folders: Sequence[PurePosixPath]) -> tuple[str, ...]:

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from backdrop.common.errors import DataError, StorageError
+from backdrop.common.errors import ConfigError, DataError, StorageError
+from backdrop.config.explain import suggest
 from backdrop.data.dataset import read_file
 from backdrop.data.formats import decode_levels, format_of
-from backdrop.data.importing.annotations import Outlines, read_annotations
+from backdrop.data.importing.annotations import Outlines, read_annotations, read_labels
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
@@ -57,13 +58,15 @@ def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sou
         labels: labels of annotations to take; all if empty.
 
     Raises:
+        ConfigError: if a label is in no annotations.
         DataError: if annotations can't be read, or it isn't clear which photograph a mask belongs to.
         StorageError: if a folder can't be read.
     """
     sources = Sources()
     files = [file for file in _walk(root, sources.passed_over) if masks is None or not _within(file, masks)]
-    drawn = _Masks(root, [] if masks is None else list(_walk(masks, sources.passed_over)), masks, labels)
+    drawn = _Masks(root, masks, labels, sources.passed_over)
     drawn.read([file for file in files if file.suffix.lower() == ".json"], sources.passed_over)
+    drawn.require_found()
     groups: dict[tuple[Path, str], list[Path]] = {}
     for file in files:
         if file.suffix.lower() != ".json":
@@ -143,29 +146,47 @@ def _seen_from(root: Path, file: Path) -> PurePosixPath:
 class _Masks:
     """Masks in a separate folder or in annotations, by the name of their photograph."""
 
-    def __init__(self, root: Path, files: Iterable[Path], folder: Path | None, labels: Collection[str]) -> None:
+    def __init__(self, root: Path, folder: Path | None, labels: Collection[str], passed_over: list[PassedOver]) -> None:
         self._labels = labels
+        self._known: set[str] = set()
         self._root = root
         self._by_stem: dict[str, list[tuple[PurePosixPath, Mask]]] = {}
         self._owners: dict[int, PurePosixPath] = {}
-        annotations = []
-        for file in files:
-            if file.suffix.lower() == ".json":
-                annotations.append(file)
-            elif folder is not None:
-                self._add(_key(PurePosixPath(file.relative_to(folder).as_posix())), file)
-        self.read(annotations, None)
+        self._empty: Path | None = None  # a file of masks that has none
+        if folder is not None:
+            annotations = []
+            for file in _walk(folder, passed_over):
+                if file.suffix.lower() == ".json":
+                    annotations.append(file)
+                else:
+                    self._add(_key(PurePosixPath(file.relative_to(folder).as_posix())), file)
+            self.read(annotations, passed_over)
+            self._empty = folder if folder.is_file() and not self._by_stem else None
 
-    def read(self, files: Iterable[Path], passed_over: list[PassedOver] | None) -> None:
-        """Adds the masks of annotations; other JSON files are added to `passed_over`, if it is given."""
+    def read(self, files: Iterable[Path], passed_over: list[PassedOver]) -> None:
+        """Adds the masks of annotations; other JSON files are added to `passed_over`."""
         for file in files:
             outlines = read_annotations(file, self._labels)
-            if not outlines and passed_over is not None:
+            self._known |= read_labels(file) if self._labels else set()
+            if not outlines:
                 passed_over.append(PassedOver(file=printable(file), reason="JSON without outlines"))
             near = file.parent.relative_to(self._root).as_posix() if file.is_relative_to(self._root) else "."
             for name, drawn in outlines.items():
                 key = _key(PurePosixPath(near, name) if drawn.kind == "labelme" else PurePosixPath(name))
                 self._add(key, drawn)
+
+    def require_found(self) -> None:
+        """Refuses labels that occur in no annotations, and a file of masks that has none.
+
+        Raises:
+            ConfigError: if a label doesn't occur.
+            DataError: if the file has no outlines.
+        """
+        for label in sorted(set(self._labels) - self._known):
+            remedy = suggest(label, self._known) if self._known else "Name the file with --masks"
+            raise ConfigError(f"--label {label} is in no COCO or labelme file", remedy)
+        if self._empty is not None:
+            raise DataError(f"{printable(self._empty)} has no outlines", "Export them as COCO or labelme")
 
     def of(self, name: PurePosixPath) -> Mask | None:
         """The mask of a photograph: one path must end with the other.
@@ -188,10 +209,17 @@ class _Masks:
         return best[0]
 
     def unused(self) -> list[PassedOver]:
-        """Masks without a photograph, except COCO's."""
-        masks = [mask for same in self._by_stem.values() for _, mask in same if id(mask) not in self._owners]
-        files = {shown(mask) for mask in masks if not isinstance(mask, Outlines) or mask.kind == "labelme"}
-        return [PassedOver(file=file, reason="mask without a photograph", photograph=True) for file in sorted(files)]
+        """Masks without a photograph, and COCO files of which no photograph is there."""
+        masks = [mask for same in self._by_stem.values() for _, mask in same]
+        used = {shown(mask) for mask in masks if id(mask) in self._owners}
+        reasons: dict[str, str] = {}
+        for mask in masks:
+            of_many = isinstance(mask, Outlines) and mask.kind == "coco"
+            if of_many and shown(mask) not in used:
+                reasons[shown(mask)] = "no photograph has a name that is in it"
+            elif not of_many and id(mask) not in self._owners:
+                reasons[shown(mask)] = "mask without a photograph"
+        return [PassedOver(file=file, reason=reason, photograph=True) for file, reason in sorted(reasons.items())]
 
     def _add(self, key: PurePosixPath, mask: Mask) -> None:
         self._by_stem.setdefault(key.name, []).append((key, mask))
