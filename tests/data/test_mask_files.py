@@ -121,6 +121,15 @@ def test_a_palette_whose_white_is_transparent_is_read_by_its_colors(kind: str) -
     assert black.notes == ()
 
 
+@given(st.integers(3, 40))
+def test_few_colors_stand_for_classes_and_a_threshold_is_no_remedy(colors: int) -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels.reshape(-1, 3)[:colors, 0] = np.arange(colors)
+    file = interpret(pixels)
+    assert (file.mask, file.trouble) == (None, f"has {colors} colors, not two")
+    assert ("--threshold" in file.remedy) == (colors > 16)
+
+
 @pytest.mark.parametrize("channel", ["gray", "alpha", "color"])
 def test_soft_edges_are_no_mask_and_name_the_remedy(channel: str) -> None:
     soft = cv2.GaussianBlur(TRUTH.astype(np.uint8) * 255, (0, 0), 1)

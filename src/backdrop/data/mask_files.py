@@ -20,6 +20,8 @@ CONVERT = (
     "`backdrop import PHOTOS OUT --masks MASKS --threshold 128`"  # makes a dataset of soft masks, and of other formats
 )
 SOFT = f"Export it without smoothing, or make two levels of it with {CONVERT}"
+CODED = "Save the product white and all else black"
+FEW_COLORS = 16  # of a mask whose colors stand for classes; a photograph has more
 ALPHA = "holds its mask in the alpha channel, which was used"
 
 Color = tuple[int, ...]
@@ -89,7 +91,8 @@ def _by_color(color: Levels) -> MaskFile:
     if colors is None:
         count = len(np.unique(packed))
         plain = (color[..., 0] == color[..., 1]).all() and (color[..., 1] == color[..., 2]).all()
-        return MaskFile(gray, None, f"has {count} {'gray levels' if plain else 'colors'}, not two")
+        trouble = f"has {count} {'gray levels' if plain else 'colors'}, not two"
+        return MaskFile(gray, None, trouble, CODED if not plain and count <= FEW_COLORS else SOFT)
     if len(colors) == 2 and gray.min() == gray.max():
         trouble = "has two colors of the same brightness, and doesn't say which is the product"
         return MaskFile(gray, None, trouble, "Save the product white and the background black")

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError
-from backdrop.data.importing.convert import FEW, GRID, convert
+from backdrop.data.importing.convert import GRID, convert
 from backdrop.data.importing.sources import Source, find_sources
+from backdrop.data.mask_files import FEW_COLORS
 
 SIDES = st.integers(8, 200)
 
@@ -26,7 +27,7 @@ def source_of(folder: Path, image: np.ndarray, mask: np.ndarray | None = None, s
     return source
 
 
-@given(SIDES, SIDES, st.integers(1, 2 * FEW), st.integers(0, 99))
+@given(SIDES, SIDES, st.integers(1, 2 * FEW_COLORS), st.integers(0, 99))
 def test_an_image_of_few_colors_is_no_photograph(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, colors: int, seed: int
 ) -> None:
@@ -35,7 +36,7 @@ def test_an_image_of_few_colors_is_no_photograph(
     image = palette[random.integers(0, colors, (height, width))]
     image.reshape(-1, 3)[:colors] = palette
     source = source_of(tmp_path_factory.mktemp("in"), image)
-    if colors > FEW:
+    if colors > FEW_COLORS:
         assert convert(source, None).mask is None
     else:
         with pytest.raises(DataError, match=rf"a_1\.png has {colors} colors?, as a mask has, .* with --masks"):
@@ -44,7 +45,7 @@ def test_an_image_of_few_colors_is_no_photograph(
 
 def test_colors_that_a_coarse_look_misses_count(tmp_path: Path) -> None:
     image = np.zeros((4 * GRID, 4 * GRID, 3), np.uint8)
-    image[1, 1 : FEW + 1] = np.arange(1, FEW + 1)[:, None]
+    image[1, 1 : FEW_COLORS + 1] = np.arange(1, FEW_COLORS + 1)[:, None]
     assert convert(source_of(tmp_path, image), None).mask is None
     assert convert(source_of(tmp_path, image[: 2 * GRID] * 0, suffix=".jpg"), None).mask is None  # plain, but no mask
 

@@ -13,14 +13,13 @@ from backdrop.data.importing.annotations import Outlines
 from backdrop.data.importing.sources import Mask as MaskSource
 from backdrop.data.importing.sources import Source, shown
 from backdrop.data.listing import printable
-from backdrop.data.mask_files import interpret
+from backdrop.data.mask_files import CODED, FEW_COLORS, interpret
 from backdrop.data.masks import Mask
 
 JPEG_QUALITY = 95
 KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}  # formats whose bytes are copied
 LOSSY = ("jpeg", "heic", "avif")  # formats that nobody saves masks in
 EIGHT_BITS = "Save it with 8 bits"
-FEW = 16  # colors; a photograph has more
 GRID = 64  # rows and columns whose colors are looked at before all are counted
 MASKS_ELSEWHERE = "Name its folder with --masks, or name it like its photograph and _mask"
 
@@ -101,11 +100,11 @@ def _few_colors(image: Pixels) -> int:
     """The number of an image's colors if they are too few for a photograph; else 0."""
     height, width = image.shape[:2]
     some = image[:: max(1, height // GRID), :: max(1, width // GRID)].reshape(-1, 3)
-    if len(np.unique(some, axis=0)) > FEW:
+    if len(np.unique(some, axis=0)) > FEW_COLORS:
         return 0
     packed = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).view(np.uint32)
     colors = len(np.unique(packed))
-    return colors if colors <= FEW else 0
+    return colors if colors <= FEW_COLORS else 0
 
 
 def _read(source: MaskSource, threshold: int | None) -> Mask:
@@ -117,17 +116,9 @@ def _read(source: MaskSource, threshold: int | None) -> Mask:
     if file.mask is not None:
         return file.mask
     cut_out = levels.ndim == 3 and levels.shape[2] == 4 and levels[..., 3].min() < levels[..., 3].max()
-    if threshold is None and not cut_out and (colors := _color_codes(levels)):
-        what = f"{name} has {colors} colors, not two"
-        raise DataError(what, "Save the product white and all else black, or set --threshold, a brightness")
+    if threshold is None and file.remedy == CODED:
+        raise DataError(f"{name} {file.trouble}", f"{CODED}, or set --threshold, a brightness")
     return _two_levels(levels[..., 3] if cut_out else file.content, threshold, name)
-
-
-def _color_codes(levels: Levels) -> int:
-    """The number of a mask's colors if they stand for classes; 0 for gray levels and smooth colors."""
-    if levels.ndim == 2 or levels.dtype != np.uint8 or (levels[..., :3] == levels[..., :1]).all():
-        return 0
-    return _few_colors(np.ascontiguousarray(levels[..., :3]))
 
 
 def _two_levels(content: Levels, threshold: int | None, name: str) -> Mask:
