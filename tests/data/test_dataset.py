@@ -124,7 +124,7 @@ def test_the_digest_knows_names_images_and_masks(data: Path) -> None:
 
 
 def test_a_folder_that_is_not_a_dataset_is_refused_with_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no photographs in train/"):
+    with pytest.raises(DataError, match=r"no photographs in train/\. Make a dataset of it by `backdrop import`, or"):
         dataset.open_dataset(tmp_path)
     with pytest.raises(StorageError, match="nowhere is not a folder"):
         dataset.open_dataset(tmp_path / "nowhere")

@@ -178,12 +178,8 @@ def list_dataset(data: str | Path) -> Dataset:
     root = storage.local_folder(data, _own_files(str(data)) if storage.is_remote(data) else None)
     train, train_masks, test = (list_images(root / name, suffixes) for name, suffixes in FOLDERS.items())
     if not train.images:
-        folders = any(one.reason == "folder" and one.photograph for one in train.passed_over)
-        remedy = "Lay it out as train/*.jpg and train_masks/*_mask.gif"
-        raise DataError(
-            f"{printable(data)} has no photographs in train/",
-            f"{remedy}; `backdrop import` does it for folders in folders" if folders else remedy,
-        )
+        remedy = "Make a dataset of it by `backdrop import`, or lay it out as train/*.jpg and train_masks/*_mask.gif"
+        raise DataError(f"{printable(data)} has no photographs in train/", remedy)
     images, image_faults = _by_stem(train.images, "")
     masks, mask_faults = _by_stem(train_masks.images, "_mask")
     photos, name_faults = _name(images, masks)
