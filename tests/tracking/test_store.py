@@ -12,6 +12,7 @@ import warnings
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 
 import mlflow.store
 import pytest
@@ -24,7 +25,7 @@ from sqlalchemy import create_engine
 from backdrop.common.errors import TrackingError
 from backdrop.tracking import store as embedded
 from backdrop.tracking import tracking_uri
-from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.client import connect, experiment_id, retry, server_errors
 from backdrop.tracking.store import is_current, prepare, revision
 
 # Its children are forked from a process that has imported what takes seconds.
@@ -51,6 +52,24 @@ def log_a_run(folder: Path, number: int) -> None:
 
 def prepare_here(folder: Path) -> None:
     prepare(folder / "mlflow.db")
+
+
+def read_without_the_right_to_write(folder: Path) -> None:
+    """What `backdrop models` does for a second user, and what `register` gets."""
+    os.chdir(folder)
+    for name in ("BACKDROP_TRACKING", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        os.environ.pop(name, None)
+    os.setuid(65534)
+    client = connect()
+    assert [model.name for model in client.search_registered_models()] == ["model-1"]
+
+    def write() -> None:
+        client.create_registered_model("another")
+
+    with pytest.raises(TrackingError, match=rf"It failed: you may only read {folder}/mlflow\.db\. Ask for the right"):
+        retry("It failed", write)  # at once
+    with pytest.raises(TrackingError, match="It failed: you may only read"), server_errors("It failed"):
+        write()
 
 
 def at_once(target: object, *arguments: tuple[object, ...]) -> list[int | None]:
@@ -204,6 +223,16 @@ def test_what_cannot_be_used_is_one_line_and_stays_as_it_is(
         connect()
     assert len(str(caught.value).splitlines()) == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become another user")
+@pytest.mark.parametrize("rights", [0o644, 0o666], ids=oct)
+def test_who_may_not_write_a_store_can_read_it(clean: None, rights: int) -> None:
+    with TemporaryDirectory() as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o755)
+        assert at_once(log_a_run, (Path(folder), 1)) == [0]
+        Path(folder, "mlflow.db").chmod(rights)
+        assert at_once(read_without_the_right_to_write, (Path(folder),)) == [0]
 
 
 def test_an_empty_file_becomes_a_store(clean: None, tmp_path: Path) -> None:

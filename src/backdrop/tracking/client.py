@@ -36,6 +36,8 @@ ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
 # Databases' words for a second row with the same key; MLflow inserts a new tag without expecting another writer.
 TAKEN = re.compile(r"unique|duplicate", re.IGNORECASE)
+# SQLite's words for a file or a folder that may only be read.
+READ_ONLY = re.compile("readonly database|unable to open database file")
 T = TypeVar("T")
 LOGIN = f"Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or {TOKEN}"
 # A proxy's own page, or MLflow's below another path; a login page comes with a 200.
@@ -93,7 +95,7 @@ def server_errors(what: str, remedy: str = AGAIN) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError, ImportError) as error:  # of a connection, of a missing driver
-        raise TrackingError(f"{what} ({_words(error)})", remedy) from error
+        raise _explained(error, what, remedy) from error
 
 
 def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) -> T:
@@ -116,7 +118,7 @@ def retry(what: str, act: Callable[[], T], policy: RetryPolicy | None = None) ->
     try:
         return wait_for(attempt, policy, is_transient, trying(f"{what} yet", policy, _words))
     except (MlflowException, OSError, ImportError) as error:
-        raise TrackingError(f"{what} ({_words(error)})", AGAIN) from error
+        raise _explained(error, what, AGAIN) from error
 
 
 def place() -> str:
@@ -223,6 +225,8 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         if error.error_code == "BAD_REQUEST" and TAKEN.search(str(error)):
             return True
+        if READ_ONLY.search(str(error)):
+            return False
         status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
     elif not isinstance(error, OSError) or error.filename:  # one of our own files
         return False
@@ -230,6 +234,14 @@ def is_transient(error: Exception) -> bool:
         response = getattr(error, "response", None)
         status = 503 if response is None else response.status_code
     return bool(status >= 500 or status == 429)
+
+
+def _explained(error: Exception, what: str, remedy: str) -> TrackingError:
+    """Our error for MLflow's, with its words unless they are the database's."""
+    if READ_ONLY.search(str(error)):
+        remedy = f"Ask for the right to write that file and its folder, or set {URI} to another store"
+        return TrackingError(f"{what}: you may only read {place()}", remedy)
+    return TrackingError(f"{what} ({_words(error)})", remedy)
 
 
 def _words(error: Exception) -> str:

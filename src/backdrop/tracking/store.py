@@ -47,7 +47,7 @@ def prepare(database: Path) -> None:
         os.close(_locks.pop(database))
     with disk_errors(database):
         database.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(database.with_name(f".{database.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        lock = _open_lock(database)
     try:
         _wait_until_current(database, lock)
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -88,6 +88,17 @@ def revision(database: Path) -> str | None:
     except (sqlite3.Error, TypeError) as error:
         what = f"{database} isn't an MLflow database ({shorten(error)})"
         raise TrackingError(what, f"Move it away, or set {URI} to another store") from error
+
+
+def _open_lock(database: Path) -> int:
+    path = database.with_name(f".{database.name}.lock")
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        if not is_current(database):
+            raise
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints each refusal with a traceback
+        return os.open(path, os.O_RDONLY)  # enough for those who may only read the store
 
 
 def _wait_until_current(database: Path, lock: int) -> None:
