@@ -59,3 +59,16 @@ def test_a_label_or_a_file_of_masks_that_says_nothing_is_refused(
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     with pytest.raises(error, match=what):
         find_sources(tmp_path / "in", masks and tmp_path / masks, labels)
+
+
+@pytest.mark.parametrize("name", ["a_1.png", "a_1_mask.png", "A_1-Matte.PNG", "a_1.jpg.png", "a_1.jpg_mask.png"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_mask_is_found_by_its_photograph_s_name(tmp_path: Path, name: str, beside: bool) -> None:
+    save_photos(tmp_path / "in", "a_1.jpg", "b_1.jpg")
+    folder = tmp_path / ("in" if beside else "masks")
+    folder.mkdir(exist_ok=True)
+    mask = np.zeros((40, 64), np.uint8)
+    mask[10:20] = 255
+    cv2.imwrite(str(folder / name), mask)
+    sources = find_sources(tmp_path / "in", None if beside else folder, ())
+    assert {photo.file.name: photo.mask for photo in sources.photos} == {"a_1.jpg": folder / name, "b_1.jpg": None}

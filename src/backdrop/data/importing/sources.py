@@ -26,6 +26,7 @@ READ = IMAGE_SUFFIXES | MASK_SUFFIXES | {".json"}
 # Endings that labeling tools and cut-out services add to a photograph's name.
 ENDINGS = "mask|matte|alpha|cutout|cut-out|seg|segmentation|no-?bg|removebg-preview"
 MASK_ENDING = re.compile(rf"[-_. ]+({ENDINGS})$", re.IGNORECASE)
+INNER_SUFFIX = re.compile(f"({'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$", re.IGNORECASE)  # of shoe.jpg.png
 SAME = "is the same photograph as {}, by its name"
 
 Mask = Path | Outlines
@@ -100,7 +101,12 @@ def _within(file: Path, folder: Path) -> bool:
 
 def _base(file: Path) -> str:
     """The part of the name that a photograph and its mask share."""
-    return MASK_ENDING.sub("", normalized(file.stem)).lower()
+    return _shared(normalized(file.stem)).lower()
+
+
+def _shared(stem: str) -> str:
+    """A stem without `_mask`, and without the photograph's suffix inside it; as it is if nothing is left."""
+    return INNER_SUFFIX.sub("", MASK_ENDING.sub("", stem)) or stem
 
 
 def _sort(root: Path, group: list[Path], drawn: "_Masks", sources: Sources) -> None:
@@ -239,4 +245,4 @@ def shown(mask: Mask) -> str:
 def _key(name: PurePosixPath) -> PurePosixPath:
     """A photograph's path without suffix, `_mask` and case, in which its mask's may differ."""
     plain = PurePosixPath(os.path.normpath(normalized(name.as_posix())))
-    return PurePosixPath(plain.with_name(MASK_ENDING.sub("", plain.stem) or plain.stem).as_posix().lower())
+    return PurePosixPath(plain.with_name(_shared(plain.stem)).as_posix().lower())
