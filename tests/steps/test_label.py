@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from backdrop.cli import app
 from backdrop.common.errors import DataError, MemberError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset, read_image, read_mask
@@ -145,6 +147,30 @@ def test_labels_of_another_plan_or_altered_ones_are_refused(
     (folder / LABELS).write_text(text.replace(",0,", ",zero,"))
     with pytest.raises(DataError, match="is damaged"):
         read_labels(folder, read_plan(plan), open_dataset(unlabeled), 0)
+
+
+def test_photographs_that_cannot_be_used_are_named_once_and_the_others_labeled(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label(str(unlabeled), str(plan), members, str(tmp_path / "all"), max_uncertainty=1e9)
+    broken = sorted((unlabeled / "test").iterdir())
+    whole = [path.read_bytes() for path in broken]
+    broken[0].write_bytes(whole[0][:-500])
+    broken[2].write_bytes(b"")
+    options = ["--plan", plan, "--members", *members, "--out", tmp_path / "l", "--max-uncertainty", "1e9"]
+    result = CliRunner().invoke(app.app, ["label", *map(str, [unlabeled, *options])])
+    assert result.exit_code == 1
+    assert result.stdout.endswith("\n2 photographs can't be used\n")
+    text = result.output + "".join(capsys.readouterr())
+    assert text.count(f"{broken[0]} is truncated. Copy it again from where it came, or remove it.") == 1
+    assert text.count(f"{broken[2]} is not a readable image. Copy it again from where it came, or remove it.") == 1
+    expected = [row for row in rows(tmp_path / "all") if row["image"] not in (broken[0].stem, broken[2].stem)]
+    assert rows(tmp_path / "l") == expected
+    for path in broken:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"test has no photograph that can be used\. See the lines above"):
+        label(str(unlabeled), str(plan), members, str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_files_of_test_that_are_passed_over_are_told(

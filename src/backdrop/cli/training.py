@@ -139,6 +139,9 @@ def label(
     record = step(data, plan, members, out, ensemble, max_uncertainty)
     for fold, kept in record.kept.items():
         print(f"fold {fold}  {kept} of {count(record.photographs, 'photograph')} kept")
+    if record.failed:
+        print(f"{count(record.failed, 'photograph')} can't be used")
+        raise typer.Exit(1)
 
 
 @command(app, "backdrop distill photos --plan plan.csv --model models:/cars@champion \\\n  --out student")

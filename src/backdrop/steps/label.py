@@ -26,10 +26,11 @@ STEP = "label"
 
 
 class LabelRecord(Record):
-    """The number of photographs, and how many are kept for each fold."""
+    """The number of photographs, how many are kept for each fold, and how many can't be used."""
 
     photographs: int
     kept: dict[str, int]
+    failed: int = 0
 
 
 @working("labeling")
@@ -45,7 +46,7 @@ def label(
     """Predicts the masks of a dataset's `test` photographs, and keeps the objects with confident predictions.
 
     For each fold of the plan, only members predict that trained on none of its photographs, so that the fold's own
-    member can still be judged on them.
+    member can still be judged on them. A photograph that can't be used is named once, and left out.
 
     Args:
         data: the dataset, with photographs in `test`.
@@ -56,8 +57,8 @@ def label(
         max_uncertainty: an object is kept if the mean unconfidence of its photographs is at most this.
 
     Raises:
-        DataError: if there are no such photographs, one isn't named `<object>_<view>`, or an object is also in the
-            plan.
+        DataError: if there are no such photographs, none can be used, one isn't named `<object>_<view>`, or an object
+            is also in the plan.
         MemberError: if no member may label for a fold.
         PlanError: if a plan belongs to other data.
         StorageError: if something else is at `out`, or it can't be written.
@@ -74,16 +75,19 @@ def label(
     able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
     photos = list(dataset.unlabeled.values())
     labels: list[Label] = []
+    failed: set[str] = set()
     with (
         output_folder(out, STEP, LABELS) as folder,
         progress("labeling photographs", len(photos) * len(able)) as advance,
     ):
         for fold, one in able.items():
             (folder / mask_name(fold, "")).parent.mkdir()
-            labels += _label_fold(folder, fold, one, photos, max_uncertainty, advance)
+            labels += _label_fold(folder, fold, one, photos, max_uncertainty, advance, failed)
+        if not labels:
+            raise DataError(f"{dataset.root}/test has no photograph that can be used", "See the lines above")
         (folder / LABELS).write_bytes(dump_labels(plans[0], labels))
     kept = {str(fold): sum(row.kept for row in labels if row.fold == fold) for fold in able}
-    return LabelRecord(photographs=len(photos), kept=kept)
+    return LabelRecord(photographs=len(photos), kept=kept, failed=len(failed))
 
 
 def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, EnsembleModel]:
@@ -128,11 +132,15 @@ def _label_fold(
     photos: Sequence[Photo],
     max_uncertainty: float,
     advance: Callable[[], None],
+    failed: set[str],
 ) -> Iterator[Label]:
-    """Writes all masks, then removes those of uncertain objects, because an object is kept or dropped as a whole."""
+    """Writes all masks, then removes those of uncertain objects, because an object is kept or dropped as a whole.
+
+    The names of photographs that can't be used are added to `failed`.
+    """
     doubts: dict[str, list[float]] = {}
     found: list[tuple[Photo, float, str]] = []
-    for chunk in ahead(chunks(model, lazily(partial(_prepare, model), photos))):
+    for chunk in ahead(chunks(model, _usable(lazily(partial(_prepare, model), photos), failed))):
         outcomes = model.outcomes([prepared for prepared, _ in chunk], with_probability=True)
         for (_, photo), outcome in zip(chunk, outcomes, strict=True):
             mask = model.cut(outcome, photo.view)
@@ -142,6 +150,8 @@ def _label_fold(
             doubts.setdefault(photo.object, []).append(doubt)
             (folder / mask_name(fold, photo.stem)).write_bytes(encode_png(mask))
             advance()
+    for _ in range(len(photos) - len(found)):
+        advance()
     for photo, doubt, digest in found:
         kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= max_uncertainty
         if not kept:
@@ -149,6 +159,21 @@ def _label_fold(
         yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest if kept else "")
 
 
-def _prepare(model: EnsembleModel, photo: Photo) -> tuple[Photograph, Photo]:
-    with opened_image(photo.image) as image:
-        return model.prepare(image), photo
+def _prepare(model: EnsembleModel, photo: Photo) -> tuple[Photo, Photograph | DataError]:
+    try:
+        with opened_image(photo.image) as image:
+            return photo, model.prepare(image)
+    except DataError as error:
+        return photo, error
+
+
+def _usable(
+    photos: Iterator[tuple[Photo, Photograph | DataError]], failed: set[str]
+) -> Iterator[tuple[Photograph, Photo]]:
+    """The usable photographs; the others are named once, and added to `failed`."""
+    for photo, prepared in photos:
+        if not isinstance(prepared, DataError):
+            yield prepared, photo
+        elif photo.stem not in failed:
+            failed.add(photo.stem)
+            log(str(prepared))
