@@ -282,6 +282,18 @@ def numbered(data: bytes, primaries: int, transfer: int) -> bytes:
     return data[:start] + struct.pack(">HH", primaries, transfer) + data[start + 4 :]
 
 
+def test_the_numbers_of_another_image_in_a_heic_do_not_count() -> None:
+    """A gain map's, for example, which says HDR of an SDR photograph."""
+    data = numbered(HEIC.read_bytes(), 12, 13)
+    inner = struct.pack(">I", 19) + b"colrnclx" + struct.pack(">HHHB", 9, 16, 9, 128)
+    box = struct.pack(">I", len(inner) + 8) + b"free" + inner
+    end = int.from_bytes(data[:4])  # of the first box
+    changed = bytearray(data[:end] + box + data[end:])
+    at = changed.index(b"iloc") + 22  # where the tile lies
+    changed[at : at + 4] = struct.pack(">I", int.from_bytes(changed[at : at + 4]) + len(box))
+    assert np.array_equal(formats.decode_photo(bytes(changed), "a"), formats.decode_photo(data, "a"))
+
+
 def test_avif_of_ten_bits_has_its_colors() -> None:
     shown = formats.decode_photo(AVIF.read_bytes(), "a")
     for place, color in ((10, [200, 40, 60]), (50, [40, 180, 90])):

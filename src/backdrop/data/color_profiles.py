@@ -75,22 +75,38 @@ def profile_of(data: bytes, image: Any) -> bytes:
     """
     own: bytes = image.info.get("icc_profile") or b""
     if data.startswith(b"\x89PNG"):
-        described = _by_numbers(data, data.find(CICP, 0, data.find(b"IDAT")), CICP, ">BB", SCREEN_CURVE)
+        described = _by_numbers(*_find_numbers(data[: data.find(b"IDAT")], CICP, ">BB"), SCREEN_CURVE)
         if described is None and not own:
             described = _by_gamma(image.info)
         if described is not None:
             return described
     elif not own and data[4:8] == b"ftyp":
-        return _by_numbers(data, data.find(NCLX), NCLX, ">HH", SRGB_CURVE) or b""
+        return _by_numbers(*_nclx(data, image), SRGB_CURVE) or b""
     return own if own[16:20] != b"GRAY" or image.mode in GRAY_MODES else b""
 
 
-def _by_numbers(data: bytes, start: int, head: bytes, numbers: str, bt709: tuple[float, ...]) -> bytes | None:
-    """The profile that H.273's numbers mean, at a start in a file; None without any, or if browsers ignore them.
+def _nclx(data: bytes, image: Any) -> tuple[int, int]:
+    """The numbers of a HEIC's or AVIF's photograph, which aren't those of a gain map beside it; zeros without any."""
+    if isinstance(image, Image.Image):  # Pillow doesn't tell; writers put the photograph's first
+        return _find_numbers(data, NCLX, ">HH")
+    told = image.info.get("nclx_profile") or {}
+    return told.get("color_primaries", 0), told.get("transfer_characteristics", 0)
+
+
+def _find_numbers(data: bytes, head: bytes, form: str) -> tuple[int, int]:
+    """H.273's numbers of primaries and transfer characteristics behind a head in a file; zeros without any."""
+    start = data.find(head) + len(head)
+    if start < len(head):
+        return 0, 0
+    primaries, transfer = struct.unpack_from(form, data, start)
+    return primaries, transfer
+
+
+def _by_numbers(primaries: int, transfer: int, bt709: tuple[float, ...]) -> bytes | None:
+    """The profile that H.273's numbers mean; None if browsers ignore them.
 
     Browsers show the curve of BT.709 as a screen's in a PNG, but as that of sRGB elsewhere.
     """
-    primaries, transfer = struct.unpack_from(numbers, data, start + len(head)) if start >= 0 else (0, 0)
     if transfer in HDR:
         raise DataError(f"is HDR ({HDR[transfer]}), which an image of 8 bits can't show", "Export it as SDR, in sRGB")
     if primaries not in PRIMARIES or transfer not in (*BT709_CURVES, OWN_CURVE):
