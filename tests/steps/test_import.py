@@ -288,7 +288,8 @@ def test_every_photograph_is_taken_or_says_why_not(tmp_path: Path) -> None:
         "b/x.jpg": "train/b_x.jpg",
         "b/y.jpg": "train/b_y.jpg",
         "c/z.heic": "test/c_z.jpg",
-        "d/cutout.png": "d/cutout.png is cut out already. Put the photograph with its background beside it.",
+        "d/cutout.png": "d/cutout.png is cut out already. Put the photograph with its background beside it, "
+        "or name its folder with --masks.",
         "e/small.jpg": "e/small_mask.png is 64x20, but its photograph is 64x40. Export both at one size.",
         "f/x.jpg": "f/x.jpg is truncated. Copy it again from where it came, or remove it.",
         "a/x.heic": "is the same photograph as a/x.jpg, by its name",

@@ -143,7 +143,9 @@ def _require_one(source: str, rows: Sequence[ImportRow]) -> None:
     if not any(row.target for row in rows):
         first = rows[0]
         more = f" ({len(rows)} photographs in all)" if len(rows) > 1 else ""
-        raise DataError(f"No photograph of {source} can be taken: {first.source} {first.note}{more}", "See --dry-run")
+        raise DataError(
+            f"No photograph of {source} can be taken: {first.source} {first.note.rstrip('.')}{more}", "See --dry-run"
+        )
 
 
 def _rows(

@@ -59,7 +59,10 @@ def convert(source: Source, threshold: int | None) -> Pair:
             raise DataError(what, MASKS_ELSEWHERE)
         return Pair(*_kept(data, file_format, image, False), None, "")
     if not _has_background(image, alpha):
-        raise DataError(f"{name} is cut out already", "Put the photograph with its background beside it")
+        raise DataError(
+            f"{name} is cut out already",
+            "Put the photograph with its background beside it, or name its folder with --masks",
+        )
     mask = _two_levels(alpha, threshold, name)
     return Pair(*_kept(data, file_format, image, True), mask, f"alpha channel of {name}")
 
