@@ -11,8 +11,8 @@ BASE ?= python:3.11-slim
 # A file's tests stay on one worker, so that what they share is made once; tests/conftest.py puts the longest files first.
 # Three workers keep two cores busy: tests wait almost half of their time for servers, Ray and retries.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
-# Their many processes compile our modules once, whatever the shell says.
-TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+# Whatever the shell says, their many processes compile our modules once, and buffer their output as a user's do.
+TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTHONUNBUFFERED=
 COVERAGE_OPTIONS := --cov --cov-report=term --cov-fail-under=90
 
 BUILD = --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_NO_INDEX \

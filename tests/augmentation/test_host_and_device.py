@@ -114,7 +114,8 @@ import torch
 from torch.utils.data import DataLoader
 from tests.augmentation.test_host_and_device import Drawn, Engine
 for Engine.name in Engine.all:
-    alone, shared = (list(DataLoader(Drawn(), batch_size=3, num_workers=workers)) for workers in (0, 2))
+    alone = list(DataLoader(Drawn(), batch_size=3))
+    shared = list(DataLoader(Drawn(), batch_size=3, num_workers=2, multiprocessing_context="fork"))
     assert len(alone) == len(shared) == 4
     for batch, other in zip(alone, shared):
         assert all(map(torch.equal, batch, other))

@@ -75,7 +75,7 @@ def test_a_task_can_not_counterfeit_kfp(tmp_path: Path) -> None:
 def speak(word: str) -> str:
     import sys
 
-    print(f"I say {word}")
+    print(f"I say {word}", flush=True)
     if word == "no":
         sys.exit("and that is that")
     return word

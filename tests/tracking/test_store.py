@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -28,6 +29,7 @@ from backdrop.tracking import tracking_uri
 from backdrop.tracking.client import connect, experiment_id, retry, server_errors
 from backdrop.tracking.store import is_current, prepare, revision
 
+CUTS = sys.version_info >= (3, 14)  # Python's url2pathname, by which MLflow finds artifacts, knows fragments
 # Its children are forked from a process that has imported what takes seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["mlflow.db", "mlflow.store.tracking.sqlalchemy_store", "backdrop.tracking.client"])
@@ -256,8 +258,14 @@ def test_another_working_folder_means_the_same_store(
     assert connect().get_run(run.info.run_id)
 
 
-def test_odd_folder_names_work(clean: None, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "Müller & Söhne's 100% #1"
+@pytest.mark.parametrize(
+    "name",
+    ["Müller & Söhne's 100%", pytest.param("shoes #1", marks=pytest.mark.skipif(CUTS, reason="cut off at the #"))],
+)
+def test_odd_folder_names_work(
+    clean: None, name: str, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "mlflow.db").write_bytes((store / "mlflow.db").read_bytes())
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "team/a b")
@@ -269,7 +277,13 @@ def test_odd_folder_names_work(clean: None, tmp_path: Path, store: Path, monkeyp
     assert [path.name for path in folder.rglob("file.txt")] == ["file.txt"]
 
 
-@pytest.mark.parametrize("name", ["what now?", "my%20photos", "back\\slash", "two\nlines", "Anna's 5\" photos"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("what now?", "my%20photos", "back\\slash", "two\nlines", "Anna's 5\" photos"),
+        pytest.param("shoes #1", marks=pytest.mark.skipif(not CUTS, reason="found in spite of the #")),
+    ],
+)
 def test_a_folder_that_mlflow_would_take_for_another_is_refused(
     clean: None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

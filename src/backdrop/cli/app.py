@@ -1,7 +1,9 @@
 """The command line: parses, calls a step, prints the result. Heavy imports wait until a command needs them."""
 
+import errno
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -61,12 +63,26 @@ def _run() -> None:
 def guard(command: Callable[[], object]) -> None:
     """Runs a command; an error is one line and exit code 2, or with `--debug` a traceback."""
     try:
-        command()
+        try:
+            command()
+        finally:
+            _flush()
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         print(f"error: {' '.join(str(explain(error, BUG)).splitlines())}", file=sys.stderr)
         sys.exit(BackdropError.exit_code)
+
+
+def _flush() -> None:
+    """Writes the output that is left: once Python ends, an error would be exit code 120 and no line of ours."""
+    try:
+        print(end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python tries once more when it ends
+        if error.errno == errno.EPIPE:
+            sys.exit(1)  # as click does: who reads it has seen enough
+        raise
 
 
 def _version(wanted: bool) -> None:

@@ -13,6 +13,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
@@ -356,5 +357,7 @@ def _opened(request: urllib.request.Request) -> Iterator[Any]:
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as answer:  # noqa: S310  # as above
             yield answer
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         what = f"{address} can't be read ({shorten(error)})"
         raise StorageError(what, "Check the address, or download the file") from error

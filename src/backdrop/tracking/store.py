@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sqlite3
+import sys
 import time
 import warnings
 from importlib.metadata import version
@@ -24,7 +25,10 @@ ARTIFACTS = "mlruns"
 POLL_S = 0.1
 QUIET_S = 10.0  # a longer wait is logged
 # What an address of a database can't have in its path, and what MLflow writes wrongly into the statement that makes it.
-NO_PATH = re.compile(r"""\?|%[0-9A-Fa-f]{2}|\\|[\x00-\x1f\x7f-\x9f]|'(?=.*")|"(?=.*')""")
+# MLflow finds its artifacts by url2pathname, which cuts off what follows a number sign since Python 3.14.
+NO_PATH = re.compile(
+    r"""\?|%[0-9A-Fa-f]{2}|\\|[\x00-\x1f\x7f-\x9f]|'(?=.*")|"(?=.*')""" + ("|#" if sys.version_info >= (3, 14) else "")
+)
 
 # The locks of the stores that this process uses, held until it ends, so that no process upgrades a store in use.
 _locks: dict[Path, int] = {}

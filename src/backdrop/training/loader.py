@@ -48,6 +48,7 @@ def load(
         samples,
         batch_sampler=keys,
         num_workers=count,
+        multiprocessing_context="fork" if count else None,  # since Python 3.14, no longer the default
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
