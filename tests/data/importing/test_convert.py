@@ -39,8 +39,25 @@ def test_an_image_of_few_colors_is_no_photograph(
     if colors > FEW_COLORS:
         assert convert(source, None).mask is None
     else:
-        with pytest.raises(DataError, match=rf"a_1\.png has {colors} colors?, as a mask has, .* with --masks"):
+        with pytest.raises(
+            DataError, match=rf"a_1\.png (has {colors} colors?|is black and white), as a mask .* with --masks"
+        ):
             convert(source, None)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("sigma", [0.5, 2])
+def test_a_mask_with_soft_edges_is_no_photograph_and_a_silhouette_is(tmp_path: Path, suffix: str, sigma: float) -> None:
+    mask = np.zeros((900, 1200, 3), np.uint8)
+    cv2.ellipse(mask, (600, 450), (300, 200), 20, 0, 360, (255, 255, 255), -1)
+    soft = cv2.GaussianBlur(mask, (0, 0), sigma)
+    for image in (soft, 255 - soft):
+        with pytest.raises(DataError, match=rf"a_1\{suffix} is black and white, as a mask is, .* with --masks"):
+            convert(source_of(tmp_path, image, suffix=suffix), None)
+    noise = np.random.default_rng(0).integers(0, 40, mask.shape, dtype=np.uint8)
+    silhouette = np.where(mask > 0, noise, 255).astype(np.uint8)  # a dark product on white
+    assert convert(source_of(tmp_path, silhouette, suffix=suffix), None).mask is None
+    assert convert(source_of(tmp_path, np.full_like(mask, 255), suffix=".jpg"), None).mask is None
 
 
 def test_colors_that_a_coarse_look_misses_count(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from backdrop.data.masks import Mask
 
 JPEG_QUALITY = 95
 KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}  # formats whose bytes are copied
-LOSSY = ("jpeg", "heic", "avif")  # formats that nobody saves masks in
+LOSSY = ("jpeg", "heic", "avif")  # formats that add colors
+EXTREME, BILEVEL = 16, 0.99  # so near to black or white is this share of a mask's pixels, or more
 EIGHT_BITS = "Save it with 8 bits"
 GRID = 64  # rows and columns whose colors are looked at before all are counted
 MASKS_ELSEWHERE = "Name its folder with --masks, or name it like its photograph and _mask"
@@ -54,9 +55,8 @@ def convert(source: Source, threshold: int | None) -> Pair:
         mask = _fit(_read(source.mask, threshold), image, orientation_of(data), whose)
         return Pair(*_kept(data, file_format, image, alpha is not None), mask, origin)
     if alpha is None:
-        if file_format not in LOSSY and (colors := _few_colors(image)):
-            what = f"{name} has {count(colors, 'color')}, as a mask has, and no photograph beside it has its name"
-            raise DataError(what, MASKS_ELSEWHERE)
+        if doubt := _mask_doubt(image, file_format):
+            raise DataError(f"{name} {doubt}, and no photograph beside it has its name", MASKS_ELSEWHERE)
         return Pair(*_kept(data, file_format, image, False), None, "")
     if not _has_background(image, alpha):
         raise DataError(
@@ -99,15 +99,17 @@ def _has_background(image: Pixels, alpha: Levels) -> bool:
     return len(hidden) > 0 and bool((hidden != hidden[0]).any())
 
 
-def _few_colors(image: Pixels) -> int:
-    """The number of an image's colors if they are too few for a photograph; else 0."""
+def _mask_doubt(image: Pixels, file_format: str) -> str:
+    """How an image resembles a mask rather than a photograph; empty if it doesn't."""
     height, width = image.shape[:2]
     some = image[:: max(1, height // GRID), :: max(1, width // GRID)].reshape(-1, 3)
-    if len(np.unique(some, axis=0)) > FEW_COLORS:
-        return 0
-    packed = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).view(np.uint32)
-    colors = len(np.unique(packed))
-    return colors if colors <= FEW_COLORS else 0
+    black, white = (some.max(axis=1) <= EXTREME).mean(), (some.min(axis=1) >= 255 - EXTREME).mean()
+    if black + white >= BILEVEL and min(black, white) >= 1 - BILEVEL:
+        return "is black and white, as a mask is"
+    if file_format in LOSSY or len(np.unique(some, axis=0)) > FEW_COLORS:
+        return ""
+    colors = len(np.unique(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).view(np.uint32)))
+    return f"has {count(colors, 'color')}, as a mask has" if colors <= FEW_COLORS else ""
 
 
 def _read(source: MaskSource, threshold: int | None) -> Mask:
