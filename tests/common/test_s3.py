@@ -112,6 +112,39 @@ def test_a_role_that_is_not_granted(
         s3_client.client.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        s3.read,
+        s3.read_version,
+        s3.head,
+        s3.delete,
+        lambda address: s3.write(address, b"x"),
+        lambda address: s3.write_if(address, b"x", None),
+        lambda address: s3.upload(Path(__file__), address),
+    ],
+)
+@pytest.mark.parametrize("address", ["s3://photos", "s3://photos/"])
+def test_a_bucket_is_no_object(use: Callable[[str], object], address: str, bucket: str) -> None:
+    with pytest.raises(
+        StorageError, match=rf"^{address} is a bucket, not a file\. Name a file in it, as s3://photos/FILE"
+    ):
+        use(address)
+
+
+def test_a_name_that_no_bucket_has_is_refused_in_a_line(bucket: str) -> None:
+    for name in ("my photos", "photös", "x" * 256):
+        with pytest.raises(StorageError, match=r"^S3 can't have a bucket named '") as caught:
+            storage.list_files(f"s3://{name}/x")
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("address", ["https://", "http:///x", "https://:8080/x"])
+def test_a_url_without_a_host_is_refused(address: str) -> None:
+    with pytest.raises(StorageError, match=rf"{address} has no host\. Write it as https://host/file"):
+        storage.read_bytes(address)
+
+
 def test_markers_of_folders_are_passed_over(bucket: str) -> None:
     client = boto3.client("s3")
     for key, body in {"a/b": b"", "a/b/c.txt": b"c", "a/d/": b"", "a/d/e.txt": b"e", "a/empty.txt": b""}.items():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from backdrop.common.errors import StorageError
 from backdrop.common.names import checked_name
 from backdrop.common.retry import workers
-from backdrop.common.s3_client import call, client, split, status_of
+from backdrop.common.s3_client import call, client, split, split_file, status_of
 
 THREADS = 8
 LARGE = 2**20  # bytes of an object that a slow line sends for seconds
@@ -47,7 +47,7 @@ def read(address: str) -> bytes:
     Raises:
         StorageError: if it doesn't exist, is damaged, or S3 doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
 
     def call_once() -> tuple[bytes, str | None]:
         response = client().get_object(Bucket=bucket, Key=key)
@@ -65,7 +65,7 @@ def write(address: str, data: bytes) -> None:
     Raises:
         StorageError: if S3 rejects it or doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
     metadata = {DIGEST: hashlib.sha256(data).hexdigest()}
     sender = client(uploads=True) if len(data) > LARGE else client()
     call(address, lambda: sender.put_object(Bucket=bucket, Key=key, Body=data, Metadata=metadata))
@@ -86,7 +86,7 @@ def read_version(address: str) -> Version | None:
     Raises:
         StorageError: if S3 doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
 
     def call_once() -> Version:
         response = client().get_object(Bucket=bucket, Key=key)
@@ -111,7 +111,7 @@ def write_if(address: str, data: bytes, etag: str | None) -> bool:
     Raises:
         StorageError: if S3 rejects it or doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
     condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
     try:
         call(address, lambda: client().put_object(Bucket=bucket, Key=key, Body=data, **condition))
@@ -136,7 +136,7 @@ def upload(path: Path, address: str) -> bool:
     Raises:
         StorageError: if S3 rejects it or doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if (metadata(address) or {}).get(DIGEST) == digest:
@@ -197,7 +197,7 @@ class _Copy:
 
 
 def _copy(address: str, etag: str, target: Path) -> _Copy:
-    bucket, key = split(address)
+    bucket, key = split_file(address)
 
     def call_once() -> _Copy:
         response = client().get_object(Bucket=bucket, Key=key, IfMatch=etag)
@@ -269,7 +269,7 @@ def delete(address: str) -> None:
     Raises:
         StorageError: if S3 rejects it or doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
     call(address, lambda: client().delete_object(Bucket=bucket, Key=key))
 
 
@@ -289,7 +289,7 @@ def head(address: str) -> Head | None:
     Raises:
         StorageError: if S3 doesn't respond.
     """
-    bucket, key = split(address)
+    bucket, key = split_file(address)
     try:
         answer = call(address, lambda: client().head_object(Bucket=bucket, Key=key))
         return Head(int(answer["ContentLength"]), answer["LastModified"], _lower_keys(answer["Metadata"]))

@@ -21,6 +21,7 @@ READ_TIMEOUT_S = 15  # without a byte
 UPLOAD_TIMEOUT_S = 60  # a slow line is still sending what the system has already taken
 POLICY = RetryPolicy(pause_s=0.5, max_pause_s=4.0, give_up_s=45.0, jitter=True)
 UNREACHABLE_S = 15.0  # the policy's `give_up_s` if nothing accepts connections: most often the address is wrong
+BUCKET = re.compile(r"[\w.-]{1,255}", re.ASCII)  # as boto3 takes them
 ENDPOINT = re.compile(r" (on|to the|from) endpoint URL: .*", re.DOTALL)  # in boto3's messages
 DENIED = ("AccessDenied", "403")  # error codes; the answer to a HEAD has no body with a code in words
 RIGHTS = {
@@ -38,7 +39,7 @@ def split(address: str) -> tuple[str, str]:
     """Bucket and key of `s3://bucket/key`.
 
     Raises:
-        StorageError: if it has no bucket, or has credentials.
+        StorageError: if it has no bucket, or one that S3 can't have, or has credentials.
     """
     bucket, _, key = address.removeprefix("s3://").partition("/")
     if (bare := without_credentials(address)) != address:
@@ -46,6 +47,20 @@ def split(address: str) -> tuple[str, str]:
         raise StorageError(f"The address {bare} contains credentials", remedy)
     if not bucket:
         raise StorageError(f"{address} has no bucket", "Write it as s3://bucket/prefix")
+    if not BUCKET.fullmatch(bucket):
+        raise StorageError(f"S3 can't have a bucket named {shorten(repr(bucket))}", "Write it as s3://bucket/prefix")
+    return bucket, key
+
+
+def split_file(address: str) -> tuple[str, str]:
+    """Bucket and key of an object's address.
+
+    Raises:
+        StorageError: as `split`, or if it is that of a bucket.
+    """
+    bucket, key = split(address)
+    if not key:
+        raise StorageError(f"{address} is a bucket, not a file", f"Name a file in it, as s3://{bucket}/FILE")
     return bucket, key
 
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
@@ -351,6 +352,8 @@ def _url_exists(address: str) -> bool:
 @contextlib.contextmanager
 def _opened(request: urllib.request.Request) -> Iterator[Any]:
     address = request.full_url
+    if not urllib.parse.urlsplit(address).hostname:
+        raise StorageError(f"{address} has no host", "Write it as https://host/file")
     if (bare := without_credentials(address)) != address:
         raise StorageError(f"The address {bare} contains credentials", "Download the file, and name the copy")
     try:
