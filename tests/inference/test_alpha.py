@@ -7,6 +7,8 @@ from functools import cache
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from backdrop.data.masks import Mask
@@ -145,6 +147,27 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     again = make_matte(given.photo, given.mean, given.mask)
     assert np.array_equal(parts.alpha, again.alpha)
     assert np.array_equal(parts.colors, again.colors)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    products=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 150), st.integers(1, 250)), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_what_lies_beside_a_box_changes_nothing_in_it(products: list[tuple[int, int, int]], seed: int) -> None:
+    """Against one box of the whole photograph: small and large products, also such as reach beyond its edges."""
+    mean = np.zeros((150, 500), np.float32)
+    for x, y, radius in products:
+        cv2.circle(mean, (x, y), radius, 1.0, -1)
+    noise = np.random.default_rng(seed).normal(0, 10, (*mean.shape, 3))
+    photo = np.clip(np.where(mean[..., None] > 0, (90, 60, 160), 200) + noise, 0, 255).astype(np.uint8)
+    mean = cv2.GaussianBlur(mean, (0, 0), 2)
+    parts = make_matte(photo, mean, mean > 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backdrop.inference.alpha._boxes", lambda *_: [(slice(0, 150), np.s_[0:150, 0:500])])
+        whole = make_matte(photo, mean, mean > 0.5)
+    assert np.abs(whole.alpha.astype(int) - parts.alpha).max() <= 1
+    assert np.abs(whole.colors.astype(int) - parts.colors).max() <= 1
 
 
 def test_it_is_fast() -> None:

@@ -82,8 +82,8 @@ def make_matte(image: Image, probability: Floats, mask: Mask) -> Matte:
     height, width = mask.shape
     band = band_width(height, width)
     alpha = mask.astype(np.uint8) * 255
-    colors = np.where(mask[..., None], image, np.uint8(0))
-    for inner, outer in _strips(mask, band):
+    colors = cv2.bitwise_and(image, image, mask=alpha).astype(np.uint8, copy=False)
+    for inner, outer in _boxes(mask, band):
         places, opacity, own = _refine(image[outer], probability[outer], mask[outer], band)
         rows, columns = places[0] + outer[0].start, places[1] + outer[1].start
         kept = (rows >= inner.start) & (rows < inner.stop)
@@ -92,8 +92,8 @@ def make_matte(image: Image, probability: Floats, mask: Mask) -> Matte:
     return Matte(colors, alpha)
 
 
-def _strips(mask: Mask, band: int) -> Iterator[tuple[slice, tuple[slice, slice]]]:
-    """The rows to refine at a time, and the box of what they depend on: what is near the outline there."""
+def _boxes(mask: Mask, band: int) -> Iterator[tuple[slice, tuple[slice, slice]]]:
+    """The rows to refine at a time, and the boxes of what they depend on: what is near the outline there."""
     height, width = mask.shape
     reach = 6 * band
     step = max(4 * reach, STRIP // width)
@@ -101,9 +101,11 @@ def _strips(mask: Mask, band: int) -> Iterator[tuple[slice, tuple[slice, slice]]
         inner = slice(top, min(top + step, height))
         rows = slice(max(0, top - reach), min(inner.stop + reach, height))
         part = mask[rows]
-        mixed = np.flatnonzero(part.any(axis=0))
-        if len(mixed) and not part.all():
-            yield inner, (rows, slice(max(0, int(mixed[0]) - reach), min(int(mixed[-1]) + reach + 1, width)))
+        outline: Mask = np.asarray(part.any(axis=0) & ~part.all(axis=0))
+        outline[1:] |= (part[:, 1:] != part[:, :-1]).any(axis=0)
+        near = cv2.dilate(outline[None].view(np.uint8), np.ones((1, 2 * reach + 1), np.uint8))
+        for left, right in np.flatnonzero(np.diff(near[0], prepend=0, append=0)).reshape(-1, 2):
+            yield inner, (rows, slice(int(left), int(right)))
 
 
 def _refine(image: Image, probability: Floats, mask: Mask, band: int) -> tuple[Places, Image, Image]:
@@ -158,8 +160,8 @@ def _tolerance(probability: Floats, near: Places) -> Floats:
 
 def _sure(probability: Floats, mask: Mask) -> tuple[Floats, Floats]:
     """How surely each pixel (H, W) belongs to the product and to the background."""
-    sure = np.maximum(np.where(mask, 1, -1) * (2 * probability - 1), 0) ** 4
-    return (sure * mask).astype(np.float32), (sure * ~mask).astype(np.float32)
+    above, below = (np.square(np.square(np.maximum(side, 0))) for side in (2 * probability - 1, 1 - 2 * probability))
+    return above * mask, below * ~mask
 
 
 def _mean_color(levels: Floats, weight: Floats, near: Places, radius: int, band: int) -> Floats:

@@ -122,7 +122,7 @@ def compose(matte: Matte, options: PictureOptions) -> Image:
     if options.crop is not None:
         matte = crop(matte, options.crop)
     if options.background is None:
-        return np.dstack([matte.colors, matte.alpha])
+        return np.asarray(cv2.merge([*cv2.split(matte.colors), matte.alpha]), np.uint8)
     height, width = matte.alpha.shape
     picture = _behind(options.background, height, width)
     step = max(1, STRIP // width)
