@@ -122,7 +122,9 @@ def compose(matte: Matte, options: PictureOptions) -> Image:
     if options.crop is not None:
         matte = crop(matte, options.crop)
     if options.background is None:
-        return np.asarray(cv2.merge([*cv2.split(matte.colors), matte.alpha]), np.uint8)
+        picture = cv2.cvtColor(matte.colors, cv2.COLOR_RGB2RGBA).astype(np.uint8, copy=False)
+        picture[..., 3] = matte.alpha
+        return picture
     height, width = matte.alpha.shape
     picture = _behind(options.background, height, width)
     step = max(1, STRIP // width)
