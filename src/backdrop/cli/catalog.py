@@ -28,8 +28,8 @@ def show_text(kind: "Kind", name: str) -> None:
     print(find_text(kind, name).text, end="")
 
 
-def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
-    """Writes the YAML to a new file, and prints how to `use` it.
+def copy_text(kind: "Kind", name: str, out: Path) -> None:
+    """Writes the YAML to a new file.
 
     Raises:
         ConfigError: if there is none of this name.
@@ -43,4 +43,3 @@ def copy_text(kind: "Kind", name: str, out: Path, use: str) -> None:
     if os.path.lexists(out):
         raise StorageError(f"{out} exists", "Use another file")
     write_bytes(out, text.encode())
-    print(f"{out}: change its name, then {use}")

@@ -26,7 +26,17 @@ def show(ensemble: EnsembleName) -> None:
 @command(app, "backdrop ensembles cp demo mine.yaml")
 def cp(ensemble: EnsembleName, out: NewYaml) -> None:
     """Copy an ensemble to a file of your own."""
-    copy_text("ensembles", ensemble, out, f"run it: backdrop pipeline run {shlex.quote(str(out))} --data DATA")
+    from backdrop.config import find_text
+    from backdrop.config.records import parse_yaml
+
+    members = parse_yaml(find_text("ensembles", ensemble).text, ensemble).get("members")
+    copy_text("ensembles", ensemble, out)
+    file = shlex.quote(str(out))
+    if members == [{"recipe": "student"}]:  # which an ensemble teaches, and no pipeline
+        use = f"train its network: backdrop distill …, and judge it: backdrop evaluate … --ensemble {file}"
+    else:
+        use = f"run it: backdrop pipeline run {file} --data DATA"
+    print(f"{out}: change its name, then {use}")
 
 
 @command(app, "backdrop ensembles validate mine.yaml")

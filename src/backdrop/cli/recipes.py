@@ -26,7 +26,8 @@ def show(recipe: Recipe) -> None:
 @command(app, "backdrop recipes cp tiny mine.yaml")
 def cp(recipe: Recipe, out: NewYaml) -> None:
     """Copy a recipe to a file of your own."""
-    copy_text("recipes", recipe, out, f"train it: backdrop train … --recipe {shlex.quote(str(out))}")
+    copy_text("recipes", recipe, out)
+    print(f"{out}: change its name, then train it: backdrop train … --recipe {shlex.quote(str(out))}")
 
 
 @command(app, "backdrop recipes validate mine.yaml --set epochs=2")
