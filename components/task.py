@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import json
 import os
 import runpy
 import sys
@@ -18,6 +19,7 @@ from backdrop.config.cluster import TASK_PREFIX
 
 # Kubernetes shows what is written here as the reason of a container's end, and so does Kubeflow's UI.
 TERMINATION_LOG = Path("/dev/termination-log")
+INPUT = "--executor_input"  # of Kubeflow's executor: JSON
 BUG = "Please report it with the traceback above"
 
 
@@ -32,6 +34,9 @@ def main() -> None:
     take_settings()
     limit_threads()
     module = sys.argv.pop(1)
+    if INPUT in sys.argv[:-1]:
+        place = sys.argv.index(INPUT) + 1
+        sys.argv[place] = with_whole_numbers(sys.argv[place])
     try:
         check_files()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -44,6 +49,19 @@ def main() -> None:
             print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         ours = explain(error, BUG)
         sys.exit(_say(ours.exit_code, f"{ERROR}{ours.what}", f"{FIX}{ours.remedy}"))
+
+
+def with_whole_numbers(text: str) -> str:
+    """JSON with `3` for `3.0`: Kubeflow may write a whole number so, and its executor converts none."""
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        return int(value) if value.is_integer() else value
+
+    try:
+        return json.dumps(json.loads(text, parse_float=number))
+    except ValueError:  # the executor says what is wrong
+        return text
 
 
 def take_settings() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backdrop.common import storage
 from backdrop.components import task
@@ -97,6 +99,42 @@ def test_plan_leaves_what_kubeflow_places_tasks_by(
         "node_selector_0": '{"gpu": "yes"}',
         "tolerations_0": '[{"operator": "Exists"}]',
     }
+
+
+def test_a_whole_number_arrives_whole_however_it_is_written(
+    run: Run, make_dataset: Callable[..., Path], tmp_path: Path, make_store: Callable[[Path], Path]
+) -> None:
+    """Of the objects only the first six are read, and Kubernetes takes a toleration's whole seconds alone."""
+    data = make_dataset(objects=7)
+    (data / "train" / "car06_01.jpg").write_bytes(b"")
+    done = run("check", ("faults", "config"), data=str(data), **{**CHECK, "objects": 6.0})
+    assert done.returncode == 0, done.stdout
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{make_store(tmp_path / 'store')}/mlflow.db"}
+    pool = {**POOL, "tolerations": [{"operator": "Exists", "tolerationSeconds": 300.0}]}
+    done = run("plan", ("plans", "summary"), store, data=str(data), **{**PLAN, "objects": 6.0, "folds": [0.0]}, **pool)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "tolerations_0").read_text() == '[{"operator": "Exists", "tolerationSeconds": 300}]'
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_numbers_keep_their_value(value: Any) -> None:
+    def floats(value: Any) -> list[float]:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return [value] if isinstance(value, float) else [one for each in inner for one in floats(each)]
+
+    read = json.loads(task.with_whole_numbers(json.dumps(value)))
+    assert read == value
+    assert not [one for one in floats(read) if one.is_integer()]
+
+
+def test_what_is_no_json_is_left_to_the_executor() -> None:
+    assert task.with_whole_numbers("{") == "{"
 
 
 def test_faults_of_the_data_end_in_the_first(run: Run, data: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,20 @@ def test_from_s3_to_s3(bucket: str, messy: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"holds train/added_01\.jpg, which `backdrop import` didn't write"):
         import_photos(str(messy), f"{bucket}/data", PLAIN)
     assert storage.read_bytes(f"{bucket}/data/train/added_01.jpg") == b"mine"
+
+
+def test_a_dataset_is_not_imported_without_its_masks(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    data, out = make_dataset(objects=2, views=2), tmp_path / "out"
+    with pytest.raises(DataError, match=r"is laid out as a dataset already.* add --masks .*train_masks") as caught:
+        import_photos(str(data), str(out), PLAIN)
+    assert not out.exists()
+    masks = caught.value.remedy.rpartition(" ")[2]
+    record = import_photos(str(data), str(out), replace(PLAIN, masks=masks))  # the remedy works
+    assert len(record.rows) == 4
+    assert open_dataset(out).photos.keys() == open_dataset(data).photos.keys()
+    assert all(photo.mask for photo in open_dataset(out).photos.values())
+    with pytest.raises(DataError, match="is laid out as a dataset already"):  # its result is one, too
+        import_photos(str(out), str(tmp_path / "again"), PLAIN)
 
 
 def test_names_by_a_pattern(make_dataset: Callable[..., Path], tmp_path: Path) -> None:

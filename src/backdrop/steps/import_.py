@@ -15,10 +15,11 @@ from backdrop.common.outputs import inspect, output_folder, require
 from backdrop.common.places import checked_address
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
+from backdrop.data.dataset import FOLDERS
 from backdrop.data.importing.convert import convert, encode_mask
 from backdrop.data.importing.naming import UNNAMED, Name, name_photos
 from backdrop.data.importing.sources import Source, find_sources
-from backdrop.data.listing import PassedOver, names_doubt, printable
+from backdrop.data.listing import MASKS, PassedOver, list_images, names_doubt, printable
 
 STEP = "import"
 TABLE = "import.csv"
@@ -82,13 +83,16 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
 
     Raises:
         ConfigError: if the pattern, a label or the threshold makes no sense.
-        DataError: if no photograph can be taken, or it isn't clear which mask belongs to which photograph.
+        DataError: if the folder is a dataset already, no photograph can be taken, or it isn't clear which mask belongs
+            to which photograph.
         StorageError: if something else stands at `out`, or it can't be written.
     """
     if options.threshold is not None and not 1 <= options.threshold <= 255:
         raise ConfigError(f"--threshold {options.threshold} isn't a level of 1 to 255", "Use 128")
     root = storage.local_folder(source)
     masks = _mask_place(options.masks)
+    if masks is None:
+        _require_no_dataset(source, root)
     checked_address(out)
     _require_apart(source, out)
     inspect(out, STEP)
@@ -126,6 +130,14 @@ def _mask_place(masks: str | None) -> Path | None:
     if Path(masks).is_file():
         raise StorageError(f"{masks} is neither a folder of masks nor JSON", "Export COCO or labelme")
     return storage.local_folder(masks)
+
+
+def _require_no_dataset(source: str, root: Path) -> None:
+    """The folder isn't laid out as a dataset: beside its photographs no masks would be found."""
+    if all(list_images(root / name, FOLDERS[name]).images for name in ("train", MASKS)):
+        what = f"{source} is laid out as a dataset already, in train/ and {MASKS}/"
+        masks = f"{source.rstrip('/')}/{MASKS}"
+        raise DataError(what, f"Use it as it is, see `backdrop check`; to convert its masks, add --masks {masks}")
 
 
 def _require_apart(source: str, out: str) -> None:
