@@ -208,6 +208,13 @@ def test_slices_are_shown_by_what_groups_images() -> None:
     assert "out-of-fold Dice" in Reader(render(report(scores(holdout=2)))).text.split("By slice")[1]
 
 
+@pytest.mark.parametrize("name", ["view", "area"])
+def test_a_column_of_the_metadata_named_like_a_slice_adds_none(name: str) -> None:
+    plain = scores(holdout=14)
+    named = [replace(score, traits={name: str(index)}) for index, score in enumerate(plain)]
+    assert render(report(named)) == render(report(plain))
+
+
 def test_few_objects_are_marked() -> None:
     few = '<span class="few">'
     assert few in render(report(scores(holdout=11, views=("01",)))).split("By slice")[1]

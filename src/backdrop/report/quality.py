@@ -87,8 +87,9 @@ def slices_section(scores: Sequence[Score], measures: Mapping[str, Measures]) ->
     folded = [score for score in scores if score.fold is not None]
     fewer = len({score.object for score in held}) < len({score.object for score in folded})
     shown, title = (folded, "out-of-fold") if fewer else (held, "holdout")
-    traits = sorted({trait for score in shown for trait in score.traits})
-    parts = "".join(_slice(shown, measures, name, title) for name in ("view", "area", *traits))
+    traits = {trait for score in shown for trait in score.traits}
+    names = dict.fromkeys(("view", "area", *sorted(traits)))  # `metadata.csv` may have columns of these names
+    parts = "".join(_slice(shown, measures, name, title) for name in names)
     return f'<section><h2>By slice</h2><p class="note">{SLICES_NOTE}</p>{parts}</section>'
 
 
