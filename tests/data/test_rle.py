@@ -28,6 +28,11 @@ def test_rle_agrees_with_its_definition_and_round_trips(mask: np.ndarray) -> Non
     assert np.array_equal(rle.decode_rle(text, *mask.shape), mask)
 
 
+def test_runs_that_touch_are_one() -> None:
+    """Other programs may write them so."""
+    assert np.array_equal(rle.decode_rle("2 2 4 3", 2, 4), rle.decode_rle("2 5", 2, 4))
+
+
 @pytest.mark.parametrize(
     "text", ["1", "0 2", "1 0", "3 4 1 2", "1 3 3 2", "8 2", "5 9", "a b", "1 1.5", f"1 {2**63 - 1}", f"{2**70} 1"]
 )
