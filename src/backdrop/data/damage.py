@@ -1,12 +1,8 @@
 """Damage inside image files, by the warnings, checksums and decoders that show it."""
 
-import contextlib
 import re
 import struct
 import zlib
-
-import cv2
-import numpy as np
 
 MAX_SCANS = 100  # of a progressive JPEG; programs that write them make about ten
 # libjpeg's warnings about complete files: a form that libjpeg-turbo's own interface doesn't support, or odd metadata.
@@ -18,6 +14,9 @@ HARMLESS = (
 # In a JPEG's scan, what begins the next segment: 0xff isn't followed by zero, a restart marker or padding there.
 SEGMENT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+EXTENSION, PICTURE = 0x21, 0x2C  # of a GIF
+MOST_BITS = 12  # of a GIF's code
+MOST_CODES = 1 << MOST_BITS
 
 
 def find_jpeg_damage(data: bytes, warning: str) -> str:
@@ -66,9 +65,76 @@ def find_png_damage(data: bytes) -> str:
 def find_gif_damage(data: bytes) -> str:
     """The damage of a GIF that `decode_levels` can read nevertheless; empty if there is none.
 
-    A GIF has no checksum. OpenCV reads one more strictly than Pillow, and takes three times as long.
+    A GIF has no checksum. But behind a changed code, the others nearly always stand for another number of pixels, which
+    is counted here without decoding them: OpenCV, which finds the same, takes forty times as long.
     """
-    with contextlib.suppress(cv2.error):
-        if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) is not None:
+    try:
+        pixels, colors, bits, codes = _first_picture(data)
+        if _count_pixels(colors, bits, codes) == pixels:
             return ""
+    except (IndexError, ValueError, struct.error):
+        pass
     return "is damaged inside"
+
+
+def _first_picture(data: bytes) -> tuple[int, int, int, bytes]:
+    """A GIF's first picture: its number of pixels, of its palette's colors, the bits of a color, and its codes.
+
+    Raises:
+        IndexError, ValueError, struct.error: if there is none, or it isn't within the screen.
+    """
+    screen_width, screen_height, flags = struct.unpack_from("<2HB", data, 6)
+    colors = _palette(flags)
+    start = 13 + 3 * colors
+    while data[start] == EXTENSION:
+        start = _blocks(data, start + 2)[1]
+    mark, left, top, width, height, flags = struct.unpack_from("<B4HB", data, start)
+    if mark != PICTURE or left + width > screen_width or top + height > screen_height:
+        raise ValueError
+    start += 10 + 3 * _palette(flags)
+    return width * height, _palette(flags) or colors or 256, data[start], _blocks(data, start + 1)[0]
+
+
+def _palette(flags: int) -> int:
+    return 2 << (flags & 7) if flags & 128 else 0
+
+
+def _blocks(data: bytes, start: int) -> tuple[bytes, int]:
+    """The bytes in blocks with their lengths, the last of which is 0, and where they end."""
+    blocks = []
+    while length := data[start]:
+        blocks.append(data[start + 1 : start + 1 + length])
+        start += 1 + length
+    return b"".join(blocks), start + 1
+
+
+def _count_pixels(colors: int, bits: int, codes: bytes) -> int:
+    """How many pixels LZW's codes stand for.
+
+    Raises:
+        IndexError, ValueError: if one stands for nothing.
+    """
+    clear = 1 << bits
+    initial = [1] * min(colors, clear) + [0] * (clear + 2 - min(colors, clear))
+    lengths, width, previous = initial.copy(), bits + 1, 0
+    total = buffer = held = 0
+    for byte in codes:
+        buffer |= byte << held
+        held += 8
+        while held >= width:
+            code = buffer & ((1 << width) - 1)
+            buffer >>= width
+            held -= width
+            if code == clear:
+                lengths, width, previous = initial.copy(), bits + 1, 0
+                continue
+            if code == clear + 1:
+                return total
+            if previous and len(lengths) < MOST_CODES:
+                lengths.append(previous + 1)  # what the previous code stands for, and one more
+                width += len(lengths) == 1 << width and width < MOST_BITS
+            previous = lengths[code]
+            if not previous:
+                raise ValueError
+            total += previous
+    return total
