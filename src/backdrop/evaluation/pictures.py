@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from backdrop.common.environment import environment
 from backdrop.data.masks import Mask, binarize, resize
 
 Image = NDArray[np.uint8]
@@ -132,10 +133,21 @@ def encode_jpeg(picture: Image, limit_bytes: int) -> bytes:
 def curves(history: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG of loss, Dice and learning rate over the epochs; equal histories give equal bytes.
 
+    A user's or a folder's matplotlibrc changes nothing.
+
     Args:
         history: rows of `metrics.jsonl`.
     """
-    # Imported here, because the import takes a second. Figure without pyplot needs no display and has no global state.
+    # Imported here, because the import takes a second.
+    with environment(MPLBACKEND=None):  # one that isn't installed would fail the import, and none is needed
+        from matplotlib import rc_context, rcdefaults
+    with rc_context():
+        rcdefaults()
+        return _draw(history)
+
+
+def _draw(history: Sequence[Mapping[str, Any]]) -> bytes:
+    # Figure without pyplot needs no display and has no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
