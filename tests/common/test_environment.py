@@ -82,6 +82,8 @@ def test_every_client_reads_no_proxy_alike(no_proxy: str, direct: list[str], by_
 def test_an_address_from_a_file_is_the_address(name: str) -> None:
     for text, tidy in (
         ("http://minio:9000\n", "http://minio:9000"),
+        (" http://minio:9000/ \n", "http://minio:9000/"),
+        ("sqlite:////mlflow.db ", "sqlite:////mlflow.db"),
         ("HTTPS://Host.Example/Path\r\n", "https://Host.Example/Path"),
         ("S3://Bucket/Key", "s3://Bucket/Key"),
         (" word with http://in.it ", " word with http://in.it "),

@@ -395,6 +395,20 @@ def test_a_deleted_experiment_is_reported(tracked: str) -> None:
         find_member(KEY)
 
 
+def test_an_experiment_that_is_named_by_its_number_must_be_there(tracked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = connect()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", number := experiment_id(server))
+    assert experiment_id(server) == number
+    server.delete_experiment(number)
+    with pytest.raises(TrackingError, match=r"was deleted\. Restore it or set MLFLOW_EXPERIMENT_ID to another"):
+        find_member(KEY)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987")
+    with pytest.raises(
+        TrackingError, match=r"Experiment 987 can't be opened.*\. Check the server and MLFLOW_EXPERIMENT_ID"
+    ):
+        find_member(KEY)
+
+
 def test_an_unfinished_folder_is_not_uploaded(tracked: str, member: Path) -> None:
     recipe = recipe_of(member)
     (member / "weights.safetensors").write_bytes(b"torn")

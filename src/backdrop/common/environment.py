@@ -24,6 +24,7 @@ PEM = re.compile(rb"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
 # Variables that libraries read as they are, ours among them.
 SETTING = re.compile(r"(AWS|BACKDROP|KFP?|MLFLOW|RAY)_\w+|\w+_(PROXY|CA_BUNDLE)|SSL_CERT_FILE", re.IGNORECASE)
 SCHEME = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
+ADDRESS = re.compile(r"\s*[a-z0-9+]+://\S*\s*", re.IGNORECASE)
 PRINTABLE = re.compile("[!-~]+")
 DIGITS = 18  # of a number that libraries take
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -90,13 +91,14 @@ def check_files() -> None:
 
 
 def tidy_settings() -> None:
-    """Takes line breaks off the ends of settings, and writes the schemes of addresses in lowercase.
+    """Takes line breaks off the ends of settings, spaces off addresses, and writes their schemes in lowercase.
 
     What a ConfigMap or a Secret has from a file ends in a line break. Libraries compare schemes as they are.
     """
     for name, value in os.environ.items():
         if SETTING.fullmatch(name):
-            tidy = SCHEME.sub(lambda match: match[0].lower(), value.strip("\r\n"), count=1)
+            tidy = value.strip(None if ADDRESS.fullmatch(value) else "\r\n")  # a password may end in a space
+            tidy = SCHEME.sub(lambda match: match[0].lower(), tidy, count=1)
             if tidy != value:
                 os.environ[name] = tidy
 

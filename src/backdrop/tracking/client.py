@@ -131,17 +131,17 @@ def experiment_id(client: MlflowClient) -> str:
     """The id of the experiment that MLflow's variables name, or else of `backdrop`, which is created if needed.
 
     Raises:
-        TrackingError: if it was deleted, or the server doesn't answer.
+        TrackingError: if it was deleted or isn't there, or the server doesn't answer.
     """
-    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return os.environ["MLFLOW_EXPERIMENT_ID"]
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    with server_errors(f"Experiment {name} can't be opened"):
-        experiment = client.get_experiment_by_name(name)
+    number = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name = number or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    variable = "MLFLOW_EXPERIMENT_ID" if number else "MLFLOW_EXPERIMENT_NAME"
+    with server_errors(f"Experiment {name} can't be opened", f"Check the server and {variable}"):
+        experiment = client.get_experiment(name) if number else client.get_experiment_by_name(name)
         if experiment is None:
             return _create_experiment(client, name)
     if experiment.lifecycle_stage != "active":
-        raise TrackingError(f"Experiment {name} was deleted", "Restore it or set MLFLOW_EXPERIMENT_NAME to another")
+        raise TrackingError(f"Experiment {name} was deleted", f"Restore it or set {variable} to another")
     return str(experiment.experiment_id)
 
 
