@@ -74,6 +74,7 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def call(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["backdrop", *map(str, arguments)])
+        monkeypatch.delenv("PYTHONSAFEPATH", raising=False)  # which it sets
         with pytest.raises(SystemExit) as exit_:
             app.main()
         return int(exit_.value.code or 0), capsys.readouterr().err
@@ -250,6 +251,51 @@ def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered:
     with os.fdopen(writer, "w") as pipe:
         done = list_recipes(pipe, unbuffered)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("words", ["recipes ls", "check missing"])
+def test_a_closed_stream_is_as_good_as_none(words: str, closed: tuple[int, ...]) -> None:
+    def run_with(*streams: int) -> subprocess.CompletedProcess[str]:
+        closing = " ".join(f"{stream}>&-" for stream in streams)
+        command = ["/bin/sh", "-c", f'"$0" -m backdrop {words} {closing}', sys.executable]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    plain, done = run_with(), run_with(*closed)
+    assert done.returncode == plain.returncode
+    assert done.stdout == ("" if 1 in closed else plain.stdout)
+    assert done.stderr == ("" if 2 in closed else plain.stderr)
+
+
+def test_no_file_takes_the_place_of_a_closed_stream() -> None:
+    code = """
+import os
+from backdrop.cli import app
+app._open_streams()
+print(os.readlink("/proc/self/fd/0"), open(os.devnull).fileno() > 2)
+"""
+    command = ["/bin/sh", "-c", '"$0" -c "$1" <&-', sys.executable, code.replace("os.close(0)\n", "")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{os.devnull} True\n", done.stderr
+
+
+def test_processes_import_nothing_from_the_current_folder(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "types.py").write_text("raise RuntimeError")
+    code = "import sys; from backdrop.cli import app; app.main()"
+    words = ["estimate", str(data), "--ensemble", str(tmp_path / "one.yaml")]
+    (tmp_path / "one.yaml").write_text(
+        "name: one\ndescription: one\nfolds: {count: 2}\n"
+        "members: [{recipe: quick, set: {epochs: 2, input.size: 64x64}}]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *words],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

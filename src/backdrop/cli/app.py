@@ -34,6 +34,8 @@ BUG = "Please report it with what `backdrop --debug …` prints"
 
 def main() -> None:
     """Runs `backdrop`."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that it starts would import a folder's types.py instead of Python's
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file's name may have characters that the terminal hasn't
             stream.reconfigure(errors="backslashreplace")
@@ -41,6 +43,19 @@ def main() -> None:
     logging.setLogRecordFactory(_make_record)
     with waiting(" ".join(["backdrop", *sys.argv[1:2]])):
         guard(_run)
+
+
+def _open_streams() -> None:
+    """Opens those of stdin, stdout and stderr that are closed, on nothing.
+
+    A file would take the place of a closed one, and what a library then prints, its content. What is printed to a
+    closed stderr would appear on stdout, in the middle of a picture.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115  # it stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
