@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data._utils import signal_handling
 
 from backdrop.common.environment import read_count
-from backdrop.common.errors import BackdropError, TrainingError
+from backdrop.common.errors import BackdropError, TrainingError, cause
 from backdrop.common.processes import cpus
 
 Item = tuple[NDArray[np.uint8], NDArray[np.uint8], np.float32]
@@ -94,7 +94,7 @@ def _watched(batches: Iterator[Loaded]) -> Iterator[Loaded]:
         if -signal.SIGKILL not in codes:  # a full /dev/shm kills a worker with SIGBUS
             remedy = f"If /dev/shm is full, mount a larger one (in a pod, an emptyDir of medium Memory). {remedy}"
         how = ", ".join(sorted(signal.Signals(-code).name if code < 0 else f"exit {code}" for code in codes))
-        what = f"A data loading worker died ({how or error})"
+        what = f"A data loading worker died ({how or cause(str(error))})"
         raise TrainingError(f"{what}; /dev/shm has {free:.0f} MiB free of {total:.0f}", remedy) from error
 
 
