@@ -2,12 +2,14 @@
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from backdrop.common.errors import TuningError
 from backdrop.tuning import ray_runner
-from backdrop.tuning.ray_runner import cluster
+from backdrop.tuning.ray_runner import TrialRecorder, cluster
+from backdrop.tuning.trial_store import Entry, TrialStore
 from tests.fakes.http import free_port, silent
 
 
@@ -57,3 +59,13 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TuningError) as caught, cluster():
         pass
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_trial_whose_process_never_starts_is_a_failed_row(tmp_path: Path) -> None:
+    entry = Entry(name="000-own", family="preset", override={})
+    trial = SimpleNamespace(config={"entry": entry.model_dump()}, error_file=str(tmp_path / "error.txt"))
+    store, told = TrialStore(str(tmp_path), "key"), []
+    TrialRecorder(store, 2, told.append, told.append, told.append).on_trial_error(0, [trial], trial)
+    failed = entry.model_copy(update={"status": "failed", "error": "its process died"})
+    assert told == [failed]
+    assert store.read(entry.name) == failed

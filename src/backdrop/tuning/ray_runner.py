@@ -223,7 +223,7 @@ class TrialRecorder(NeverPickled, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         """Records that a trial starts or resumes."""
-        entry = self.store.read(trial.config["entry"]["name"]) or Entry(**trial.config["entry"])
+        entry = self._entry(trial)
         self._keep(entry.model_copy(update={"error": ""} if entry.ended else {"error": "", "status": "running"}))
 
     def on_trial_result(self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: Any, **_: Any) -> None:
@@ -251,7 +251,8 @@ class TrialRecorder(NeverPickled, tune.Callback):
         self._keep(entry.model_copy(update={"status": "failed", "error": error}))
 
     def _entry(self, trial: RayTrial) -> Entry:
-        return self.entries[trial.config["entry"]["name"]]
+        entry = Entry(**trial.config["entry"])  # Ray doesn't say that a trial starts if its process can't
+        return self.entries.get(entry.name) or self.store.read(entry.name) or entry
 
     def _keep(self, entry: Entry) -> None:
         self.entries[entry.name] = entry
