@@ -93,6 +93,12 @@ def _no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backdrop.common.progress.HEARTBEAT_S", 1e6)
 
 
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in a test's process doesn't change what later ones' processes import."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests share is made before a test has a cache of its own."""

@@ -46,16 +46,16 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Opens those of stdin, stdout and stderr that are closed, on nothing.
+    """Opens what is closed of stdin, stdout and stderr on nothing, because a file would take its place.
 
-    A file would take the place of a closed one, and what a library then prints, its content. What is printed to a
-    closed stderr would appear on stdout, in the middle of a picture.
+    Python takes a closed stdin or stdout as none. But what is printed to a closed stderr would appear on stdout, in the
+    middle of a picture.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115  # it stays open
-            os.set_inheritable(stream.fileno(), True)
-            setattr(sys, name, stream)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # has the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # it stays open
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -91,9 +91,9 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
         raise ConfigError(f"--threshold {options.threshold} isn't a level of 1 to 255", "Use 128")
     root = storage.local_folder(source)
     masks = _mask_place(options.masks)
+    checked_address(out)
     if masks is None:
         _require_no_dataset(source, root)
-    checked_address(out)
     _require_apart(source, out)
     inspect(out, STEP)
     sources = find_sources(root, masks, options.labels)
