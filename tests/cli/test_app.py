@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -232,6 +233,30 @@ def test_a_user_without_a_home_is_told_what_to_set(main, monkeypatch: pytest.Mon
     assert main() == (2, said)
 
 
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_without_a_folder_for_temporary_files_tmpdir_is_named(is_ours: bool) -> None:
+    """As in a container whose disk may only be read; whoever asked for the folder first may have caught the error."""
+    code = (
+        "import tempfile\n"
+        "from pathlib import Path\n"
+        "from backdrop.cli.app import guard\n"
+        "from backdrop.common.storage import disk_errors\n"
+        "def command():\n"
+        f"    with disk_errors(Path('x')) if {is_ours} else open('/dev/null'):\n"
+        "        tempfile.gettempdir()\n"
+        "guard(command)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),  # nothing can be written
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: No folder for temporary files can be written to. Set TMPDIR to one that can.\n"
+
+
 def list_recipes(stdout: IO[str], unbuffered: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "backdrop", "recipes", "ls"],
@@ -303,7 +328,8 @@ def test_standard_output_on_a_full_disk_is_no_bug(unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = list_recipes(full, unbuffered)
     assert done.returncode == 2
-    assert done.stderr == "error: Output can't be written (No space left on device). Free some space.\n"
+    what = "error: Output or a temporary file can't be written (No space left on device)"
+    assert done.stderr == f"{what}. Free some space, or set TMPDIR to a folder elsewhere.\n"
 
 
 def test_what_nobody_foresaw_is_one_line_that_asks_for_a_report(main, monkeypatch: pytest.MonkeyPatch) -> None:

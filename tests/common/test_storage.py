@@ -104,6 +104,15 @@ def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, d
     assert "car09_01" in second.photos
 
 
+def test_what_the_cache_refuses_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "file" / "cache"))
+    for place, says in ((storage.cache_folder() / "a", True), (tmp_path / "file" / "a", False)):
+        with pytest.raises(StorageError, match=f"^{place} can't be written") as raised:
+            storage.write_bytes(place, b"")
+        assert ("or set BACKDROP_CACHE to a folder elsewhere" in str(raised.value)) is says
+
+
 def test_plans_and_members_can_live_in_s3(bucket: str, data: Path, tmp_path: Path) -> None:
     split(str(data), f"{bucket}/plan.csv", Rule(folds=2, holdout=0.15))
     record = train(str(data), f"{bucket}/plan.csv", "tiny", 0, f"{bucket}/members/{{key}}", (*SMALL, "epochs=1"))

@@ -31,3 +31,11 @@ def test_settings_of_matplotlib_leave_the_curves_as_they_are(backend: str, tmp_p
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == curves(HISTORY)
+
+
+def test_matplotlib_says_nothing_where_its_list_of_fonts_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = f"from backdrop.evaluation.pictures import curves; curves({HISTORY!r})"
+    own = {"HOME": f"{tmp_path}/file", "MPLCONFIGDIR": "", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | own, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

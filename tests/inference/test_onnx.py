@@ -1,6 +1,9 @@
 """The exported network: what onnxruntime computes is what torch computes."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,15 @@ def test_the_graph_says_what_it_takes_and_runs_without_backdrop(tmp_path: Path) 
     with torch.inference_mode():
         expected = network(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255)
     assert np.abs(logits - expected.numpy()).max() < TOLERANCE
+
+
+def test_onnxruntime_reports_nothing_about_this_machine(tmp_path: Path) -> None:
+    """Before it reports, it gives the machine a number, which it keeps in the user's cache."""
+    code = "from backdrop.inference.onnx import require_runtime; require_runtime()"
+    own = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    own |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": ""}
+    subprocess.run([sys.executable, "-c", code], env=own, check=True)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:

@@ -353,7 +353,8 @@ def test_a_version_that_the_cache_has_no_room_for_is_an_error_of_one_file(
     put(workspace, name, seed=1, dice=0.95)
     monkeypatch.setenv("BACKDROP_CACHE", str(tmp_path / "full"))
     with small_disk(tmp_path / "full", "16k"):
-        with pytest.raises(StorageError, match=r"can't be written \(No space left on device\)\. Free some space\.$"):
+        says = r"can't be written \(No space left on device\)\. Free some space, or set BACKDROP_CACHE to"
+        with pytest.raises(StorageError, match=says):
             fetch_version(f"models:/{name}@challenger")
         assert not list((storage.cache_folder() / "ensembles").iterdir())
 

@@ -1,5 +1,6 @@
 """How photographs get to the network: decoded once, loaded by others, and who dies is named."""
 
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,16 @@ def test_pixels_are_the_same_with_and_without_a_cache(data: Path, plan: Path, fi
         for other in others:
             assert torch.equal(first.images, other.images)
             assert torch.equal(first.targets, other.targets)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o027, 0o077])
+def test_who_may_read_the_cache_is_as_the_umask_says(data: Path, plan: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        samples(data, plan, (*SMALL, "loading.cache=disk"))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in files()} == {0o666 & ~umask}
 
 
 DEVICE = (*SMALL, "compute.augment=device")

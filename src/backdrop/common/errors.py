@@ -12,6 +12,8 @@ from backdrop.common.redact import redact
 
 ERROR, FIX = "error: ", "fix: "  # begin the lines that say what is wrong and what to do
 SHOWN = 300  # maximum characters of a foreign message
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, and of a user's share of it
+NO_SCRATCH = "No usable temporary directory"  # tempfile's, in whatever asks it
 HOMELESS = "Could not determine home directory"  # pathlib's, in whatever asks it
 
 # The optional libraries, and the extra that brings each.
@@ -113,6 +115,8 @@ def explain(error: Exception, report: str) -> BackdropError:
         error: what was raised.
         report: the remedy for a bug.
     """
+    if NO_SCRATCH in str(error):  # also where it is the cause of an error of ours
+        return BackdropError("No folder for temporary files can be written to", "Set TMPDIR to one that can")
     if isinstance(error, BackdropError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
@@ -120,8 +124,9 @@ def explain(error: Exception, report: str) -> BackdropError:
     if isinstance(error, OSError) and error.filename is not None:
         what = f"{shorten(error.filename)}: {error.strerror}"
         return BackdropError(what, "Check the path, its permissions and the free space")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BackdropError(f"Output can't be written ({error.strerror})", "Free some space")
+    if isinstance(error, OSError) and error.errno in FULL:
+        what = f"Output or a temporary file can't be written ({error.strerror})"
+        return BackdropError(what, "Free some space, or set TMPDIR to a folder elsewhere")
     if isinstance(error, RuntimeError) and HOMELESS in str(error):  # a container's user needn't be in /etc/passwd
         return BackdropError(f"User {os.getuid()} has no home folder", "Set HOME to a folder that it may write to")
     return BackdropError(f"This is a bug in Backdrop ({type(error).__name__}: {shorten(error)})", report)

@@ -4,7 +4,6 @@ An address is a local path or `s3://bucket/key`.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import http.client
@@ -22,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.common import s3
-from backdrop.common.errors import StorageError, shorten
+from backdrop.common.errors import FULL, StorageError, shorten
 from backdrop.common.names import checked_name
 from backdrop.common.progress import log, progress
 from backdrop.common.redact import without_credentials
 from backdrop.common.retry import workers
 from backdrop.common.words import count
 
+CACHE = "BACKDROP_CACHE"
 URL_TIMEOUT_S = 60
 ELSEWHERE = re.compile(r"(?!(s3|https?)://)\s*(?i:[a-z][a-z0-9+.-]*://|s3:)")  # S3:// and s3:/ among them
 OWN = ".backdrop."  # what is beside an output while it's written, or hidden in it, begins with this
@@ -82,7 +82,7 @@ def sha256(data: bytes) -> str:
 
 def cache_folder() -> Path:
     """The cache folder: `BACKDROP_CACHE`, or `~/.cache/backdrop`."""
-    return Path(os.environ.get("BACKDROP_CACHE") or Path.home() / ".cache" / "backdrop")
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "backdrop")
 
 
 def read_bytes(address: str | Path) -> bytes:
@@ -269,7 +269,7 @@ def _size(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a StorageError that names the file.
+    """Turns an OSError of the block into a StorageError that names the file, and for the cache its variable.
 
     Raises:
         StorageError: instead of an OSError.
@@ -277,8 +277,16 @@ def disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check path and permissions"
+        remedy = "Free some space" if error.errno in FULL else "Check path and permissions"
+        if _is_cached(target):
+            remedy = f"{remedy}, or set {CACHE} to a folder elsewhere"
         raise StorageError(f"{target} can't be written ({error.strerror or error})", remedy) from error
+
+
+def _is_cached(path: Path) -> bool:
+    with contextlib.suppress(RuntimeError):  # there is no home folder, and so no cache
+        return path.absolute().is_relative_to(cache_folder().absolute())
+    return False
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ A file ends in the sha256 of its name and pixels. Each process verifies a file o
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,15 +125,15 @@ class DecodedCache:
     def _keep(self, photo: Photo) -> None:
         image, mask = self._decode(photo)
         path = self._path(photo)
-        with storage.disk_errors(path), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        temporary = path.with_name(f"{storage.OWN}{secrets.token_hex(8)}")  # tempfile's only their owner may read
+        with storage.disk_errors(path):
             try:
                 pixels = np.concatenate([image.ravel(), mask.ravel()])
                 digest = np.frombuffer(self._digest(photo, pixels), np.uint8)
-                file.write(np.concatenate([pixels, digest]).data)
-                file.close()
-                os.replace(file.name, path)
+                temporary.write_bytes(np.concatenate([pixels, digest]).data)
+                os.replace(temporary, path)
             except OSError:
-                Path(file.name).unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
 
 

@@ -5,6 +5,7 @@ Images are (H, W, 3) RGB, 0..255; masks (H, W).
 
 import base64
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -139,6 +140,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> bytes:
         history: rows of `metrics.jsonl`.
     """
     # Imported here, because the import takes a second.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns that it can't keep its list of fonts
     with environment(MPLBACKEND=None):  # one that isn't installed would fail the import, and none is needed
         from matplotlib import rc_context, rcdefaults
     with rc_context():

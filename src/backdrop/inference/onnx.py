@@ -6,6 +6,7 @@ returns `logits`, float32 (B, 1, H, W): the sigmoid of one is a pixel's probabil
 
 import io
 import json
+import os
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -52,11 +53,12 @@ class OnnxNetwork(nn.Module):
 
 
 def require_runtime() -> ModuleType:
-    """Imports onnxruntime.
+    """Imports onnxruntime, which otherwise tells its makers about each machine that imports it.
 
     Raises:
         ConfigError: if it isn't installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it reads it when it's imported
     try:
         import onnxruntime
     except ImportError as error:

@@ -1,6 +1,7 @@
 """Connects to the MLflow server or store, finds its experiment, and turns MLflow's errors into ours."""
 
 import contextlib
+import errno
 import functools
 import os
 import re
@@ -241,6 +242,8 @@ def _explained(error: Exception, what: str, remedy: str) -> TrackingError:
     if READ_ONLY.search(str(error)):
         remedy = f"Ask for the right to write that file and its folder, or set {URI} to another store"
         return TrackingError(f"{what}: you may only read {place()}", remedy)
+    if os.strerror(errno.ENOSPC) in str(error):
+        remedy = "Free some space"
     return TrackingError(f"{what} ({_words(error)})", remedy)
 
 

@@ -5,8 +5,9 @@ find every changed, missing or added file.
 """
 
 import contextlib
+import errno
 import json
-import shutil
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -190,7 +191,7 @@ def fetch(version: Version) -> Path:
     def fill(folder: Path) -> None:
         if _total(_sizes(connect(), version)) != version.size:
             raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # of its disk and its group
             model = _download(version, scratch)
             if key:
                 signing.verify(model, key, version.address)
@@ -201,7 +202,7 @@ def fetch(version: Version) -> Path:
                 if path.is_dir():
                     copy.mkdir()
                 else:
-                    shutil.move(path, copy)  # the cache may be another disk
+                    path.rename(copy)
 
     digest = checked_name(version.digest, f"The tag of {version.address}", folders=False)
     # What one key vouches for, another doesn't.
@@ -299,8 +300,13 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _download(version: Version, scratch: str) -> Path:
-    with server_errors(f"{version.address} can't be fetched"):
-        return Path(download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=tracking_uri()))
+    try:
+        with server_errors(f"{version.address} can't be fetched"):
+            return Path(download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=tracking_uri()))
+    except TrackingError as error:
+        if os.strerror(errno.ENOSPC) in str(error.__cause__):  # here: MLflow names the file that it read
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 def _sizes(client: MlflowClient, version: Version) -> dict[str, int]:
