@@ -100,6 +100,41 @@ def test_bytes_that_are_no_image_are_refused(tmp_path: Path) -> None:
             dataset.read_image(tmp_path / "a.jpg")
 
 
+@given(
+    stored=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    orientation=st.integers(1, 8),
+    mask=st.none() | st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_a_mask_has_the_size_of_its_photograph_as_a_viewer_shows_it(
+    tmp_path_factory: pytest.TempPathFactory,
+    stored: tuple[int, int],
+    orientation: int,
+    mask: tuple[int, int] | None,
+) -> None:
+    """No step may learn or judge by another: stretched to one input, it would hardly be seen."""
+    folder = tmp_path_factory.mktemp("pair")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", stored).save(folder / "a_1.jpg", exif=exif)
+    shown = stored[::-1] if orientation > 4 else stored
+    size = mask or shown
+    Image.new("L", size, 255).save(folder / "a_1_mask.png")
+    photo = dataset.Photo("a_1", "a", "1", folder / "a_1.jpg", folder / "a_1_mask.png")
+    if size == shown:
+        assert dataset.measure(photo)[1] == size[0] * size[1]
+    else:
+        what = rf"a_1_mask\.png is {size[0]}x{size[1]}, but its photograph is {shown[0]}x{shown[1]}"
+        with pytest.raises(DataError, match=what):
+            dataset.measure(photo)
+
+
+def test_a_photograph_that_is_none_is_refused_before_it_is_trained_on(data: Path) -> None:
+    photo = dataset.open_dataset(data).photos["car00_01"]
+    photo.image.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"car00_01\.jpg is a Git LFS pointer"):
+        dataset.content_digests([photo])
+
+
 def test_a_file_that_changes_under_way_is_refused(data: Path) -> None:
     photo = dataset.open_dataset(data).photos["car00_01"]
     digests = dataset.content_digests([photo])

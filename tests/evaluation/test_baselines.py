@@ -120,7 +120,7 @@ def test_a_baseline_that_lacks_a_mask_or_has_another_size_is_refused_before_any_
         assert f"has no mask of {second.stem}: {name} is there, but a mask must be PNG or GIF" in refused()
         (masks / name).unlink()
     cv2.imwrite(str(second), np.zeros((20, 30), np.uint8))
-    assert "is 30x20, but its photograph 64x48" in refused()
+    assert "is 30x20, but its photograph is 64x48" in refused()
     cv2.imwrite(str(first), np.arange(48 * 64, dtype=np.uint8).reshape(48, 64))
     assert "has 256 gray levels, not two" in refused()
     assert len(open_dataset(data).photos) == 12

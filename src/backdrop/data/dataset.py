@@ -18,7 +18,7 @@ from backdrop.common import storage
 from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
-from backdrop.data.formats import decoded, decoded_levels
+from backdrop.data.formats import decoded, decoded_levels, examine, shape_of
 from backdrop.data.listing import (
     BAD_NAMES,
     IMAGE_SUFFIXES,
@@ -38,6 +38,7 @@ from backdrop.data.metadata import LICENSES, METADATA
 
 CHUNK = 32  # photographs in memory at once
 FOLDERS = {"train": IMAGE_SUFFIXES, MASKS: MASK_SUFFIXES, "test": IMAGE_SUFFIXES}
+SAME_SIZE = "Export both at one size (mind an EXIF rotation of the photograph)"
 OWN_NAMES = frozenset({*FOLDERS, METADATA, *LICENSES})  # of all that a dataset is made of
 
 # Of a photograph's file and of its mask's pixels, by stem.
@@ -303,11 +304,22 @@ def measure(photo: Photo) -> tuple[tuple[str, str], int]:
     """A photograph's digests, and its mask's area in pixels (empty and 0 if it has none).
 
     Raises:
-        DataError: if the photograph can't be read, or the mask can't be understood.
+        DataError: if the photograph's header can't be read, the mask can't be understood, or their sizes differ.
     """
-    mask = read_mask(photo.mask) if photo.mask else None
-    digest = "" if mask is None else mask_digest(mask)
-    return (file_digest(photo.image), digest), 0 if mask is None else int(np.count_nonzero(mask))
+    data = read_file(photo.image)
+    examine(data, printable(photo.image))
+    if photo.mask is None:
+        return (storage.sha256(data), ""), 0
+    mask = read_mask(photo.mask)
+    if fault := wrong_size(mask.shape, shape_of(data)):
+        raise DataError(f"{printable(photo.mask)} {fault}", SAME_SIZE)
+    return (storage.sha256(data), mask_digest(mask)), int(np.count_nonzero(mask))
+
+
+def wrong_size(mask: tuple[int, ...], photo: tuple[int, ...]) -> str:
+    """What is wrong with a mask of this shape (H, W, ...) if its photograph has another; empty if it fits."""
+    (height, width), (rows, columns) = mask[:2], photo[:2]
+    return "" if mask[:2] == photo[:2] else f"is {width}x{height}, but its photograph is {columns}x{rows}"
 
 
 def content_digests(photos: Iterable[Photo]) -> Digests:

@@ -16,7 +16,7 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.damage import find_gif_damage
-from backdrop.data.dataset import Dataset, Digests, Fault, Photo, dataset_digest, read_file
+from backdrop.data.dataset import SAME_SIZE, Dataset, Digests, Fault, Photo, dataset_digest, read_file, wrong_size
 from backdrop.data.formats import decode_levels, decode_photo, format_of, orientation_of, shape_of, turn
 from backdrop.data.listing import BAD_NAMES, names_doubt, printable
 from backdrop.data.mask_files import MaskFile, interpret
@@ -85,15 +85,16 @@ def _fault(path: Path, error: DataError) -> Fault:
 
 
 def _look(dataset: Dataset, photo: Photo) -> Look:
-    digest, size, thumbnail, orientation, faults = "", None, None, 1, []
+    digest, shape, thumbnail, orientation, faults = "", None, None, 1, []
     try:
         data = read_file(photo.image)
         digest = storage.sha256(data)
         image = decode_photo(data, printable(photo.image), least=4 * THUMBNAIL)
-        size, thumbnail = _size(shape_of(data)), masks.resize(image, THUMBNAIL, THUMBNAIL)
+        shape, thumbnail = shape_of(data), masks.resize(image, THUMBNAIL, THUMBNAIL)
         orientation = orientation_of(data)
     except DataError as error:
         faults.append(_fault(photo.image, error))
+    size = shape and _size(shape)
     if photo.mask is None:
         return Look(photo, [*faults, dataset.missing_mask(photo)], size, thumbnail, (digest, ""), 0)
     try:
@@ -101,8 +102,8 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
         file = interpret(decode_levels(data, printable(photo.mask)))
     except DataError as error:
         return Look(photo, [*faults, _fault(photo.mask, error)], size, thumbnail, (digest, ""), 0)
-    faults += _mask_faults(photo.mask, file, size)
-    if orientation != 1 and file.mask is not None and _size(file.mask.shape) == size:
+    faults += _mask_faults(photo.mask, file, shape)
+    if orientation != 1 and file.mask is not None and file.mask.shape == shape:
         faults += _turn_faults(photo.mask, image, file.mask, orientation)
     if format_of(data) == "gif" and (damage := find_gif_damage(data)):
         faults.append(_error(photo.mask, damage, "Copy it again from where it came, or draw it again"))
@@ -111,17 +112,15 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
     return Look(photo, faults, size, thumbnail, (digest, mask_digest), area)
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _size(shape: tuple[int, int]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _mask_faults(path: Path, file: MaskFile, size: str | None) -> list[Fault]:
-    """A mask's faults; `size` is the photograph's, if it could be read."""
+def _mask_faults(path: Path, file: MaskFile, shape: tuple[int, int] | None) -> list[Fault]:
+    """A mask's faults; `shape` is the photograph's, if it could be read."""
     faults = []
-    own = _size(file.content.shape)
-    if size is not None and own != size:
-        remedy = "Export both at one size (mind an EXIF rotation of the photograph)"
-        faults.append(_error(path, f"is {own}, but its photograph is {size}", remedy))
+    if shape and (fault := wrong_size(file.content.shape, shape)):
+        faults.append(_error(path, fault, SAME_SIZE))
     if file.mask is None:
         return [*faults, _error(path, file.trouble, file.remedy)]
     if file.mask.all() or not file.mask.any():

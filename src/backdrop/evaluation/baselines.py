@@ -8,7 +8,7 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
-from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask
+from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask, wrong_size
 from backdrop.data.masks import dice
 from backdrop.evaluation.metrics import bootstrap, estimate_values, object_means
 from backdrop.evaluation.outline import NAMES, Measures, measure_mask
@@ -70,10 +70,8 @@ def read_baseline(name: str, address: str, images: Sequence[str], dataset: Datas
         true = dataset.photos[image].mask
         assert true is not None  # Dataset.select has checked it
         found, truth = read_mask(files[image]), read_mask(true, digests[image][1])
-        if found.shape != truth.shape:
-            (height, width), (rows, columns) = found.shape, truth.shape
-            what = f"{files[image]} is {width}x{height}, but its photograph {columns}x{rows}"
-            raise DataError(what, "Save the masks at the photographs' size")
+        if fault := wrong_size(found.shape, truth.shape):
+            raise DataError(f"{files[image]} {fault}", "Save the masks at the photographs' size")
         return dice(found, truth), measure_mask(found, truth)
 
     pairs = dict(zip(images, in_threads(one, images, f"measuring {name}", lasting=False), strict=True))
