@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import resource
@@ -220,8 +221,40 @@ def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.Mo
     monkeypatch.setattr(app, "app", refuse)
     assert main() == (
         2,
-        "error: /full/disk: No space left on device. Check the path, its permissions and the free space.\n",
+        "error: /full/disk: No space left on device. Free some space.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.EMFILE, "Too many open files", "/a"),
+            "/a: Too many open files. Raise the limit of open files: u",
+        ),
+        (
+            OSError(errno.EFBIG, "File too large", "/a"),
+            "/a: File too large. Raise the limit of a file's size (ulimit -f",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "No more threads can be started. Raise the limit of processes: ulimit",
+        ),
+        (MemoryError(), "There isn't enough memory (MemoryError). Use smaller photographs or batches, or a machine"),
+        (
+            RuntimeError("CUDA out of memory."),
+            "There isn't enough memory (CUDA out of memory.). Use smaller photographs",
+        ),
+    ],
+)
+def test_a_limit_that_was_reached_is_no_bug(error: Exception, says: str, main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(app, "app", refuse)
+    code, said = main()
+    assert code == 2
+    assert said.startswith(f"error: {says}")
 
 
 def test_a_user_without_a_home_is_told_what_to_set(main, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.request import proxy_bypass_environment
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backdrop.common import s3_client
 from backdrop.common.environment import (
     BUNDLES,
     FILES,
@@ -182,6 +184,24 @@ def test_a_variable_that_names_a_pipe_is_named(name: str, tmp_path: Path, monkey
     monkeypatch.setenv(name, f"{tmp_path}/none:{tmp_path}/pipe")
     with pytest.raises(ConfigError, match=rf"^{name} names a pipe, .*/pipe\. Save its content in a file\.$"):
         check_files()
+
+
+def test_certificates_that_are_not_there_are_named_once_a_server_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "ca.pem"
+    there.write_bytes(b"-----BEGIN CERTIFICATE-----\n")
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        for path, scheme in ((there, "https"), (f"{there}x", "http"), (f"{there}x", "https")):
+            monkeypatch.setenv(name, str(path))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"{scheme}://127.0.0.1:9")
+            s3_client.client.cache_clear()
+            is_needed = path != there and scheme == "https"
+            says = f"^{there}x, which {name} names, doesn't exist"
+            with pytest.raises(ConfigError, match=says) if is_needed else nullcontext():
+                s3_client.client()
+        monkeypatch.delenv(name)
+    s3_client.client.cache_clear()
 
 
 @pytest.mark.parametrize("name", BUNDLES)

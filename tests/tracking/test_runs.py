@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 
-from backdrop.common.errors import MemberError, TrackingError
+from backdrop.common.errors import ConfigError, MemberError, TrackingError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
@@ -426,6 +426,18 @@ def test_a_missing_server_is_reported_within_seconds(clean: None, monkeypatch: p
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("variable", client.BUNDLES)
+def test_missing_certificates_are_not_taken_for_a_missing_server(
+    clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, f"{tmp_path}/ca.pem")
+    for scheme, error in (("https", ConfigError), ("http", TrackingError)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://127.0.0.1:{free_port()}")
+        says = f"^{tmp_path}/ca.pem, which {variable} names" if scheme == "https" else "doesn't answer"
+        with pytest.raises(error, match=says):
+            connect()
+
+
 def test_a_server_that_hangs_counts_as_down(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "ANSWER_S", 0.2)
     with silent() as port:
@@ -449,6 +461,17 @@ def test_a_registry_whose_driver_is_missing_is_reported(
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "mssql+pyodbc://127.0.0.1:1/x")
     with pytest.raises(TrackingError, match="No module named 'pyodbc'"):
         require_version("models:/cars@champion")
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+@pytest.mark.parametrize("uri", ["databricks", "databricks://profile", "databricks-uc", "uc:http://127.0.0.1:1"])
+def test_databricks_is_refused_by_name(
+    clean: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, uri)
+    with pytest.raises(TrackingError, match=rf"^{variable} is {uri}, and Backdrop doesn't support Databricks\. Set "):
+        connect()
 
 
 @pytest.mark.parametrize(

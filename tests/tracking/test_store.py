@@ -227,6 +227,15 @@ def test_what_cannot_be_used_is_one_line_and_stays_as_it_is(
     assert path.read_bytes() == before
 
 
+def test_a_store_that_cannot_be_read_is_not_called_another_programs(tmp_path: Path, store: Path) -> None:
+    """As by a limit of files' size: whoever took it for another program's would move it away."""
+    path = tmp_path / "mlflow.db"
+    path.write_bytes((store / "mlflow.db").read_bytes())
+    path.with_name("mlflow.db-journal").mkdir()  # SQLite reads it first
+    with pytest.raises(TrackingError, match=f"^{path} can't be read .*Check its disk, permissions and limits"):
+        revision(path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become another user")
 @pytest.mark.parametrize("rights", [0o644, 0o666], ids=oct)
 def test_who_may_not_write_a_store_can_read_it(clean: None, rights: int) -> None:

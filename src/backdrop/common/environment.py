@@ -90,6 +90,18 @@ def check_files() -> None:
                     raise ConfigError(what, "Convert it: openssl x509 -inform der -in FILE -out FILE.pem")
 
 
+def check_bundles(*names: str) -> None:
+    """Refuses variables of trusted certificates that name nothing: clients take it for a server that is away.
+
+    Raises:
+        ConfigError: if a path of one doesn't exist.
+    """
+    for name in names:
+        path = os.environ.get(name)
+        if path and not Path(path).exists():
+            raise ConfigError(f"{path}, which {name} names, doesn't exist", "Name a file of certificates, or unset it")
+
+
 def tidy_settings() -> None:
     """Takes line breaks off the ends of settings, spaces off addresses, and writes their schemes in lowercase.
 

@@ -6,13 +6,22 @@ exits with `exit_code`. Any other exception is a bug.
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 
 from backdrop.common.redact import redact
 
 ERROR, FIX = "error: ", "fix: "  # begin the lines that say what is wrong and what to do
 SHOWN = 300  # maximum characters of a foreign message
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, and of a user's share of it
+# What to do about an OSError that no path or right is to blame for.
+REMEDIES = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space",  # a user's share of the disk
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or use another disk",
+    errno.EMFILE: "Raise the limit of open files: ulimit -n 4096",
+}
+# Python's words, and those of NumPy, torch, OpenCV and CUDA.
+MEMORY = re.compile("MemoryError|allocate memory|Insufficient memory|out of memory")
 NO_SCRATCH = "No usable temporary directory"  # tempfile's, in whatever asks it
 HOMELESS = "Could not determine home directory"  # pathlib's, in whatever asks it
 
@@ -123,12 +132,19 @@ def explain(error: Exception, report: str) -> BackdropError:
         return BackdropError(f"{error.name} isn't installed", f"Run: pip install 'backdrop-ml[{EXTRAS[error.name]}]'")
     if isinstance(error, OSError) and error.filename is not None:
         what = f"{shorten(error.filename)}: {error.strerror}"
-        return BackdropError(what, "Check the path, its permissions and the free space")
-    if isinstance(error, OSError) and error.errno in FULL:
+        return BackdropError(what, REMEDIES.get(error.errno or 0, "Check the path and its permissions"))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         what = f"Output or a temporary file can't be written ({error.strerror})"
         return BackdropError(what, "Free some space, or set TMPDIR to a folder elsewhere")
     if isinstance(error, RuntimeError) and HOMELESS in str(error):  # a container's user needn't be in /etc/passwd
         return BackdropError(f"User {os.getuid()} has no home folder", "Set HOME to a folder that it may write to")
+    if "can't start new thread" in str(error):
+        return BackdropError(
+            "No more threads can be started", "Raise the limit of processes: ulimit -u, or a container's"
+        )
+    if MEMORY.search(f"{type(error).__name__}: {error}"):
+        what = f"There isn't enough memory ({shorten(error) or type(error).__name__})"
+        return BackdropError(what, "Use smaller photographs or batches, or a machine or a limit with more")
     return BackdropError(f"This is a bug in Backdrop ({type(error).__name__}: {shorten(error)})", report)
 
 

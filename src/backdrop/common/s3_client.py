@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
-from backdrop.common.environment import check_header
+from backdrop.common.environment import check_bundles, check_header
 from backdrop.common.errors import StorageError, shorten
 from backdrop.common.redact import without_credentials
 from backdrop.common.retry import RetryPolicy, retry
@@ -108,7 +108,10 @@ def client(uploads: bool = False) -> Any:
             check_header("AWS_ACCESS_KEY_ID", keys.access_key)
             check_header("AWS_SECRET_ACCESS_KEY", keys.secret_key)
             check_header("AWS_SESSION_TOKEN", keys.token)
-        return session.client("s3", config=config)
+        made = session.client("s3", config=config)
+        if made.meta.endpoint_url.startswith("https:"):
+            check_bundles("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+        return made
     # Of a role that isn't granted, of what answers in the place of STS, of a file's `s3 = …` without keys below it, and
     # of an endpoint that isn't a URL.
     except (BotoCoreError, ClientError, ResponseParserError, AttributeError, ValueError) as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.common import s3
-from backdrop.common.errors import FULL, StorageError, shorten
+from backdrop.common.errors import REMEDIES, StorageError, shorten
 from backdrop.common.names import checked_name
 from backdrop.common.progress import log, progress
 from backdrop.common.redact import without_credentials
@@ -277,7 +277,7 @@ def disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "Free some space" if error.errno in FULL else "Check path and permissions"
+        remedy = REMEDIES.get(error.errno or 0, "Check path and permissions")
         if _is_cached(target):
             remedy = f"{remedy}, or set {CACHE} to a folder elsewhere"
         raise StorageError(f"{target} can't be written ({error.strerror or error})", remedy) from error

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from backdrop.common.environment import check_header
+from backdrop.common.environment import check_bundles, check_header
 from backdrop.common.errors import TrackingError, shorten
 from backdrop.common.redact import ENCODE, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, trying
@@ -32,6 +32,8 @@ with warnings.catch_warnings():
 
 REGISTRY = "MLFLOW_REGISTRY_URI"  # of another server for the models; MLflow reads it
 POD = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in each pod
+DATABRICKS = re.compile(r"(databricks(-uc)?|uc)(:|$)")  # names models and experiments in its own way
+BUNDLES = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # as its client reads them
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
 ANSWER_S = 10  # a server that doesn't answer for this long counts as down
 POLICY = RetryPolicy(pause_s=1.0, max_pause_s=30.0, give_up_s=600.0)  # after training, while the server is away
@@ -67,8 +69,13 @@ def connect(wait: bool | None = None) -> MlflowClient:
     elif is_misread(uri):
         raise TrackingError(f"The password in {URI} ({shown}) can't be read", ENCODE)
     servers = {os.environ.get(REGISTRY, ""): REGISTRY, uri: URI}
+    for address in filter(DATABRICKS.match, servers):
+        what = f"{servers[address]} is {without_credentials(address)}, and Backdrop doesn't support Databricks"
+        raise TrackingError(what, f"Set {servers[address]} to another server, or unset it")
     for address in filter(is_server, servers):
         check_header(TOKEN, os.environ.get(TOKEN))
+        if address.startswith("https:"):
+            check_bundles(*BUNDLES)
         what = f"MLflow at {without_credentials(address)} doesn't answer"
         if wait if wait is not None else POD in os.environ:
             retry(what, functools.partial(ping, address))

@@ -81,7 +81,7 @@ def revision(database: Path) -> str | None:
     """The revision of the database's tables; None if the file doesn't exist or is empty.
 
     Raises:
-        TrackingError: if it isn't an MLflow database.
+        TrackingError: if it isn't an MLflow database, or can't be read.
     """
     if not database.is_file() or not database.stat().st_size:
         return None
@@ -89,9 +89,18 @@ def revision(database: Path) -> str | None:
         with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
             (number,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             return str(number)
-    except (sqlite3.Error, TypeError) as error:
-        what = f"{database} isn't an MLflow database ({shorten(error)})"
-        raise TrackingError(what, f"Move it away, or set {URI} to another store") from error
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # it has no such table
+            raise _not_mlflows(database, error) from error
+        what = f"{database} can't be read ({error})"
+        raise TrackingError(what, "Check its disk, permissions and limits") from error
+    except (sqlite3.DatabaseError, TypeError) as error:
+        raise _not_mlflows(database, error) from error
+
+
+def _not_mlflows(database: Path, error: Exception) -> TrackingError:
+    what = f"{database} isn't an MLflow database ({shorten(error)})"
+    return TrackingError(what, f"Move it away, or set {URI} to another store")
 
 
 def _open_lock(database: Path) -> int:
