@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backdrop.common import storage, text
 from backdrop.common.errors import ConfigError, PlanError, StorageError
@@ -35,6 +37,16 @@ SAVED: dict[str, Callable[[str], bytes]] = {
     "with tabs": lambda content: padded(content).replace(",", "\t").encode(),
     "with empty lines": lambda content: f"{content}\n,,\n".encode(),
 }
+
+
+# Names have no control characters, and a file that is read has no other line ends.
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), min_size=1)
+
+
+@given(st.lists(st.lists(CELL, min_size=2, max_size=2)))
+def test_a_table_is_read_as_it_was_written(rows: list[list[str]]) -> None:
+    read = text.read_table(text.dump_table(["name", "size"], rows).decode(), ["name", "size"])[1]
+    assert [row for _, row in read] == rows
 
 
 @pytest.mark.parametrize("how", SAVED)

@@ -1,12 +1,12 @@
-"""Reads text files, JSON and CSV tables as editors and spreadsheets save them.
+"""Reads text files, JSON and CSV tables as editors and spreadsheets save them, and writes tables.
 
-They may start with a byte order mark, end lines as Windows does, and separate values with semicolons or tabs.
+What is read may start with a byte order mark, end lines as Windows does, and separate values with semicolons or tabs.
 """
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 SEPARATORS = (",", ";", "\t")
@@ -76,6 +76,15 @@ def read_table(
         except csv.Error as error:
             raise ValueError(f"line {rows.line_num + line - 1}: {error}") from error
     raise ValueError(f"its columns are not {','.join(columns)}{',…' if more else ''}")
+
+
+def dump_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """A CSV table in UTF-8, with its header; equal rows give equal bytes."""
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return table.getvalue().encode()
 
 
 def _trimmed(row: list[str]) -> list[str]:

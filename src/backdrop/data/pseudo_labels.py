@@ -4,8 +4,6 @@ The folder: `labels.csv`, whose first line `# backdrop-labels v1 plan=sha256:…
 `fold-K/<image>.png`, the masks that fold K may train on.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,15 +67,14 @@ def plan_digest(plan: FoldPlan) -> str:
 
 def dump_labels(plan: FoldPlan, labels: Iterable[Label]) -> bytes:
     """The table as CSV; the same labels have the same bytes."""
-    table = io.StringIO()
-    table.write(f"{HEADER}{plan_digest(plan)}\n")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for label in labels:
-        kept = "yes" if label.kept else "no"
-        head = [label.image, label.object, label.fold, f"{label.unconfidence:.6g}", kept]
-        writer.writerow([*head, label.image_sha256, label.mask_sha256])
-    return table.getvalue().encode()
+    rows = (
+        [
+            *(label.image, label.object, label.fold, f"{label.unconfidence:.6g}", "yes" if label.kept else "no"),
+            *(label.image_sha256, label.mask_sha256),
+        ]
+        for label in labels
+    )
+    return f"{HEADER}{plan_digest(plan)}\n".encode() + text.dump_table(COLUMNS, rows)
 
 
 def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> PseudoLabels:

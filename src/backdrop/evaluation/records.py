@@ -1,7 +1,5 @@
 """What an evaluation finds, and the files that hold it."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -305,15 +303,14 @@ def dump_scores(scores: Iterable[Score]) -> bytes:
     rows = sorted(scores, key=lambda score: score.image)
     recipes = sorted({recipe for score in rows for recipe in score.recipes})
     traits = sorted({trait for score in rows for trait in score.traits})
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*COLUMNS, *traits, DICE, *recipes])
-    for row in rows:
+
+    def cells(row: Score) -> list[object]:
         fold = HOLDOUT if row.fold is None else row.fold
         parts = [repr(float(row.recipes[recipe])) if recipe in row.recipes else "" for recipe in recipes]
         known = [row.traits.get(trait, "") for trait in traits]
-        writer.writerow([row.image, row.object, row.view, row.area, fold, *known, repr(float(row.dice)), *parts])
-    return table.getvalue().encode()
+        return [row.image, row.object, row.view, row.area, fold, *known, repr(float(row.dice)), *parts]
+
+    return text.dump_table([*COLUMNS, *traits, DICE, *recipes], map(cells, rows))
 
 
 def require_scores(images: Path, digest: str) -> None:

@@ -3,8 +3,6 @@
 None depends on a photograph's size, as long as it has at least SIDE pixels a side.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +130,13 @@ def _figures(row: Statistics) -> NDArray[np.float64]:
 
 def dump_statistics(rows: Iterable[Statistics]) -> bytes:
     """`statistics.csv` as bytes, a row per image sorted by name; equal figures give equal bytes."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow([*COLUMNS, *NAMES])
-    for row in sorted(rows, key=lambda row: row.image):
-        writer.writerow([row.image, row.object, row.view, row.fold, *(repr(row.values[name]) for name in NAMES)])
-    return table.getvalue().encode()
+    return text.dump_table(
+        [*COLUMNS, *NAMES],
+        (
+            [row.image, row.object, row.view, row.fold, *(repr(row.values[name]) for name in NAMES)]
+            for row in sorted(rows, key=lambda row: row.image)
+        ),
+    )
 
 
 def read_statistics(path: str | Path) -> list[Statistics]:

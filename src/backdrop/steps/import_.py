@@ -1,7 +1,5 @@
 """`import`: makes a dataset from a folder as phones, cut-out services and labeling tools leave it."""
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from backdrop.common.errors import ConfigError, DataError, StorageError
 from backdrop.common.lock import hold
 from backdrop.common.outputs import inspect, output_folder, require
 from backdrop.common.places import checked_address
+from backdrop.common.text import dump_table
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import FOLDERS
@@ -106,7 +105,8 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
         with hold(out, STEP, "OUT", beside=True), output_folder(out, STEP, TABLE) as folder:
             rows = _rows(sources.photos, names, options, root, folder)
             _require_one(source, rows)
-            (folder / TABLE).write_bytes(_dump([*rows, *duplicates]))
+            table = ([getattr(row, column) for column in COLUMNS] for row in (*rows, *duplicates))
+            (folder / TABLE).write_bytes(dump_table(COLUMNS, table))
     _require_one(source, rows)
     doubt = _names_doubt([one.name for one, row in zip(sources.photos, rows, strict=True) if row.target], names)
     return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(sources.passed_over), doubt=doubt)
@@ -221,11 +221,3 @@ def _relative(row: ImportRow, root: Path) -> ImportRow:
     start = f"{printable(root)}/"
     changed = {"mask_source": row.mask_source.replace(start, ""), "note": row.note.replace(start, "")}
     return row.model_copy(update=changed)
-
-
-def _dump(rows: Sequence[ImportRow]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
-    return text.getvalue().encode()

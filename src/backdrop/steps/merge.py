@@ -1,8 +1,6 @@
 """`merge`: one output from the shares that several `predict` made, and from what was merged there before."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,9 +101,9 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         tables = (
             _tables(found, chosen, out if earlier else "")
             | _dices(found, out if earlier else "")
-            | ({predict.FAILED: _csv(predict.FAILED_HEAD, failed)} if failed else {})
+            | ({predict.FAILED: text.dump_table(predict.FAILED_HEAD, failed)} if failed else {})
             | {
-                PHOTOGRAPHS: _csv(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
+                PHOTOGRAPHS: text.dump_table(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
                 RECORD: (record.model_dump_json(indent=1) + "\n").encode(),
             }
         )
@@ -189,7 +187,8 @@ def _tables(parts: Sequence[Part], chosen: predict.Format, out: str) -> dict[str
         old = f"{out}/{predict.RUNS}"
         tables = [old] * storage.exists(old) + [part.folder / predict.RUNS for part in parts]
         runs = {row[0]: row for table in tables for row in _rows(table, predict.RUNS_HEAD)}
-        return {predict.RUNS: _csv(predict.RUNS_HEAD, sorted(runs.values(), key=lambda row: f"{row[0]}."))}
+        ordered = sorted(runs.values(), key=lambda row: f"{row[0]}.")
+        return {predict.RUNS: text.dump_table(predict.RUNS_HEAD, ordered)}
     return {}
 
 
@@ -198,7 +197,7 @@ def _dices(parts: Sequence[Part], out: str) -> dict[str, bytes]:
     places = [f"{out}/{predict.DICES}", *(str(part.folder / predict.DICES) for part in parts)]
     rows = [row for place in places if storage.exists(place) for row in _rows(place, predict.DICES_HEAD)]
     newest = {row[0]: row for row in rows}
-    return {predict.DICES: _csv(predict.DICES_HEAD, predict.sort_dices(newest.values()))} if newest else {}
+    return {predict.DICES: text.dump_table(predict.DICES_HEAD, predict.sort_dices(newest.values()))} if newest else {}
 
 
 def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:
@@ -207,11 +206,3 @@ def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:
         return [row for _, row in text.read_table(text.decode(storage.read_bytes(address)), head)[1]]
     except ValueError as error:
         raise DataError(f"{address} is damaged ({error})", REMEDY) from error
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return table.getvalue().encode()

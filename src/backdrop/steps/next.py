@@ -1,13 +1,12 @@
 """`next`: which unlabeled objects to label first."""
 
-import csv
-import io
 from collections.abc import Sequence
 
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import log, progress, working
+from backdrop.common.text import dump_table
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, open_dataset, opened_image
@@ -79,8 +78,9 @@ def next(data: str, model: str, out: str, count: int = 20) -> list[Next]:  # noq
         Next(rank=rank, object=one.object, photographs=len(found[one.object]), doubt=one.doubt, distance=one.distance)
         for rank, one in enumerate(chosen, 1)
     ]
+    rows = ([o.rank, o.object, o.photographs, f"{o.doubt:.6f}", f"{o.distance:.4f}"] for o in result)
     with output_folder(out, STEP, TABLE) as folder:
-        (folder / TABLE).write_bytes(_table(result))
+        (folder / TABLE).write_bytes(dump_table(HEAD, rows))
     return result
 
 
@@ -118,12 +118,3 @@ def _doubt(photo: Measured) -> float:
 def _look(photo: Photo) -> dict[str, float]:
     with opened_image(photo.image) as image:
         return measure_image(image)
-
-
-def _table(rows: Sequence[Next]) -> bytes:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(HEAD)
-    for one in rows:
-        writer.writerow([one.rank, one.object, one.photographs, f"{one.doubt:.6f}", f"{one.distance:.4f}"])
-    return table.getvalue().encode()

@@ -15,7 +15,7 @@ from backdrop.common.errors import ConfigError, DataError, MemberError, StorageE
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder, probe
 from backdrop.common.progress import log, progress, working
-from backdrop.common.text import parse_json
+from backdrop.common.text import dump_table, parse_json
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, parse
 from backdrop.data.dataset import opened_image
@@ -312,8 +312,10 @@ def _writer(store: PredictionStore, folder: Path, format: Format) -> Iterator[Ca
         with open_submission(folder / SUBMISSION) as write_row:
             yield lambda cutout: write_row(cutout.image, cutout.rle)
     elif format == "rle":
-        with _table(folder / RUNS, RUNS_HEAD) as write:
-            yield lambda cutout: write([_stem(cutout), cutout.height, cutout.width, cutout.rle])
+        with (folder / RUNS).open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(RUNS_HEAD)
+            yield lambda cutout: rows.writerow([_stem(cutout), cutout.height, cutout.width, cutout.rle])
     else:
         yield partial(_write_mask if format == "mask" else partial(_link_picture, store), folder)
 
@@ -342,9 +344,8 @@ def _link_picture(store: PredictionStore, folder: Path, cutout: Cutout) -> None:
 
 def _write_dices(folder: Path, dices: Mapping[str, DiceRange]) -> None:
     if dices:
-        with _table(folder / DICES, DICES_HEAD) as write_row:
-            for row in sort_dices([name, *(f"{value:.4f}" for value in found)] for name, found in dices.items()):
-                write_row(row)
+        rows = sort_dices([name, *(f"{value:.4f}" for value in found)] for name, found in dices.items())
+        (folder / DICES).write_bytes(dump_table(DICES_HEAD, rows))
 
 
 def sort_dices(rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
@@ -376,14 +377,5 @@ def _write_doubtful(
 
 def _write_failed(folder: Path, failed: Sequence[Cutout]) -> None:
     if failed:
-        with _table(folder / FAILED, FAILED_HEAD) as write_row:
-            for cutout in failed:
-                write_row([cutout.image, cutout.failure])
-
-
-@contextlib.contextmanager
-def _table(path: Path, head: Sequence[str]) -> Iterator[Callable[[Sequence[object]], object]]:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(head)
-        yield rows.writerow
+        rows = ([cutout.image, cutout.failure] for cutout in failed)
+        (folder / FAILED).write_bytes(dump_table(FAILED_HEAD, rows))

@@ -1,14 +1,13 @@
 """`review`: the labels that are most in doubt, for a person to look at."""
 
-import csv
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import progress, working
+from backdrop.common.text import dump_table
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Digests, open_dataset, read_pair
@@ -83,7 +82,7 @@ def review(
     with output_folder(out, STEP, TABLE) as folder:
         for name, page in pages.items():
             (folder / name).write_text(page, encoding="utf-8")
-        (folder / TABLE).write_bytes(_table(ranking, found))
+        (folder / TABLE).write_bytes(dump_table(HEAD, _rows(ranking, found)))
     kinds = kinds_of({row.image: regions for row, regions in found.items()})
     return ReviewRecord(photographs=len(found), doubtful=len(ranking), shown=len(shown), kinds=kinds)
 
@@ -100,13 +99,9 @@ def _cards(dataset: Dataset, digests: Digests, who: Judges, found: Found) -> lis
     return [cards[row] for row in found]
 
 
-def _table(ranking: Sequence[Row], found: Found) -> bytes:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(HEAD)
+def _rows(ranking: Sequence[Row], found: Found) -> Iterator[list[object]]:
     for rank, row in enumerate(ranking, 1):
         fold = HOLDOUT if row.fold is None else row.fold
         for one in found[row]:
             place = [rank, row.image, row.object, row.view, fold]
-            writer.writerow([*place, one.kind, f"{one.severity:.6f}", one.pixels, *one.box])
-    return table.getvalue().encode()
+            yield [*place, one.kind, f"{one.severity:.6f}", one.pixels, *one.box]

@@ -1,7 +1,5 @@
 """The result of a schedule search: its trials, the best one, and whether it beats the winners' schedules."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from statistics import fmean, variance
@@ -10,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from scipy import special
 
+from backdrop.common.text import dump_table
 from backdrop.common.words import count
 from backdrop.config.records import Record
 
@@ -153,12 +152,11 @@ def _reach(*samples: Sequence[float]) -> float:
 def dump_trials(trials: Sequence[Trial]) -> bytes:
     """`trials.csv`: a row for each trial, and a column for each sampled value."""
     names = sorted({name for trial in trials for name in trial.values})
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow((*COLUMNS, *names, "error"))
-    for trial in trials:
+
+    def cells(trial: Trial) -> tuple[object, ...]:
         dice = "" if trial.dice is None else f"{trial.dice:.6f}"
         result = trial.status, dice, len(trial.dices), f"{trial.seconds:.1f}"
         values = (trial.values.get(name, "") for name in names)
-        table.writerow((trial.name, trial.family, int(trial.preset), *result, *values, trial.error))
-    return text.getvalue().encode()
+        return trial.name, trial.family, int(trial.preset), *result, *values, trial.error
+
+    return dump_table((*COLUMNS, *names, "error"), map(cells, trials))

@@ -1,7 +1,5 @@
 """Makes, writes and reads fold plans, and verifies that a dataset is the one that a plan was made for."""
 
-import csv
-import io
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -159,14 +157,8 @@ def follows(plan: FoldPlan, rule: Rule, own: FoldPlan | None = None) -> bool:
 
 def dump_plan(plan: FoldPlan) -> bytes:
     """The plan as CSV; the same plan has the same bytes."""
-    table = io.StringIO()
-    table.write(f"{HEADER}{plan.data}\n")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in plan.rows:
-        fold = HOLDOUT if row.fold is None else row.fold
-        writer.writerow([row.image, row.object, row.view, row.area, fold])
-    return table.getvalue().encode()
+    rows = ([r.image, r.object, r.view, r.area, HOLDOUT if r.fold is None else r.fold] for r in plan.rows)
+    return f"{HEADER}{plan.data}\n".encode() + text.dump_table(COLUMNS, rows)
 
 
 def plans_digest(plans: Iterable[FoldPlan]) -> str:
