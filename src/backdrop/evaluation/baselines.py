@@ -10,10 +10,10 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask, wrong_size
 from backdrop.data.masks import dice
-from backdrop.evaluation.metrics import bootstrap, estimate_values, object_means
+from backdrop.evaluation.metrics import estimate_values, object_means, spread
 from backdrop.evaluation.outline import NAMES, Measures, measure_mask
 from backdrop.evaluation.quality import summarize_measure
-from backdrop.evaluation.records import Comparison, Score, Spread
+from backdrop.evaluation.records import Comparison, Score
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,12 @@ def compare(scores: Sequence[Score], rival: Rival) -> Comparison:
         rival: the other.
     """
     others = [(score.object, rival.dice[score.image]) for score in scores]
-    gain = bootstrap(object_means((score.object, score.dice - rival.dice[score.image]) for score in scores))
+    gain = spread(object_means((score.object, score.dice - rival.dice[score.image]) for score in scores))
     found = {name: summarize_measure(scores, rival.measures, name) for name in NAMES if rival.measures}
-    few = len({name for name, _ in others}) == 1
     return Comparison(
         kind=rival.kind,
         name=rival.name,
         dice=estimate_values(others),
-        gain=Spread(mean=gain.mean, low=None if few else gain.low, high=None if few else gain.high),
+        gain=gain,
         measures={name: summary for name, summary in found.items() if summary},
     )

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from backdrop.evaluation.metrics import bootstrap, estimate_values, object_means
-from backdrop.evaluation.records import Contribution, Estimate, RecipeSet, Score, Spread
+from backdrop.evaluation.metrics import estimate_values, object_means, spread
+from backdrop.evaluation.records import Contribution, Estimate, RecipeSet, Score
 from backdrop.evaluation.subsets import Recipes, Subsets
 from backdrop.inference.ensemble import EnsembleModel, prediction_cost
 
@@ -94,11 +94,9 @@ def _contribution(
         for score in scores
         if (rest := _rest(score, subsets[score.image], name)) is not None
     ]
-    added = bootstrap(object_means((object_, whole - rest) for object_, whole, rest in both))
+    added = spread(object_means((object_, whole - rest) for object_, whole, rest in both))
     without = estimate_values((object_, rest) for object_, _, rest in both)
-    few = without.objects == 1
-    spread = Spread(mean=added.mean, low=None if few else added.low, high=None if few else added.high)
-    return Contribution(part=part, name=name, cost=cost, without=without, added=spread)
+    return Contribution(part=part, name=name, cost=cost, without=without, added=added)
 
 
 def _rest(score: Score, found: Subsets, name: str) -> float | None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backdrop.config import ExitRule
-from backdrop.evaluation.metrics import FEW_OBJECTS, bootstrap, object_means
+from backdrop.evaluation.metrics import FEW_OBJECTS, bootstrap, object_means, spread
 from backdrop.evaluation.predicted_dice import Known
-from backdrop.evaluation.records import Exit, Saving, Score, Spread
+from backdrop.evaluation.records import Exit, Saving, Score
 from backdrop.inference.ensemble import EnsembleModel, prediction_cost
 
 STEPS = 20  # limits that are tried: with the lowest, a twentieth of the photographs stops at the first members
@@ -145,8 +145,8 @@ def _saving(judged: Sequence[Judged], rules: Rules, costs: Mapping[First, float]
         objects=len({one.score.object for one in judged}),
         images=len(judged),
         stopped=sum(one.stopped(rule) is not None for one, rule in rows),
-        saved=_spread(object_means(value for one, rule in rows for value in _saved([one], rule, costs))),
-        lost=_spread(object_means(value for one, rule in rows for value in _lost([one], rule))),
+        saved=spread(object_means(value for one, rule in rows for value in _saved([one], rule, costs))),
+        lost=spread(object_means(value for one, rule in rows for value in _lost([one], rule))),
     )
 
 
@@ -162,9 +162,3 @@ def _lost(judged: Sequence[Judged], rule: ExitRule | None) -> list[tuple[str, fl
 
 def _mean(means: Mapping[str, float]) -> float:
     return math.fsum(means.values()) / len(means)
-
-
-def _spread(means: Mapping[str, float]) -> Spread:
-    interval = bootstrap(means)
-    few = len(means) == 1
-    return Spread(mean=interval.mean, low=None if few else interval.low, high=None if few else interval.high)

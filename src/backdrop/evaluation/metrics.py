@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from backdrop.common import storage
 from backdrop.common.errors import MemberError
-from backdrop.evaluation.records import Estimate, Evaluation, Holdout, Score, dump_scores
+from backdrop.evaluation.records import Estimate, Evaluation, Holdout, Score, Spread, dump_scores
 
 CONFIDENCE = 0.95
 FEW_OBJECTS = 12  # an interval over fewer objects is too uncertain to show an effect
@@ -66,6 +66,12 @@ def bootstrap(values: Mapping[str, float]) -> Interval:
     return Interval(mean, float(means[rank]) + 0.0, float(means[-1 - rank]) + 0.0)
 
 
+def spread(values: Mapping[str, float]) -> Spread:
+    """As `bootstrap`, but without an interval for a single object."""
+    interval, few = bootstrap(values), len(values) == 1
+    return Spread(mean=interval.mean, low=None if few else interval.low, high=None if few else interval.high)
+
+
 def estimate(scores: Iterable[Score]) -> Estimate:
     """Mean over objects of the mean Dice of each one's images, with its interval (None for a single object).
 
@@ -78,10 +84,8 @@ def estimate(scores: Iterable[Score]) -> Estimate:
 def estimate_values(values: Iterable[tuple[str, float]]) -> Estimate:
     """As `estimate`, of the (object, Dice) of each image."""
     means = object_means(values)
-    interval = bootstrap(means)
-    if len(means) == 1:
-        return Estimate(dice=interval.mean, objects=1)
-    return Estimate(dice=interval.mean, objects=len(means), low=interval.low, high=interval.high)
+    found = spread(means)
+    return Estimate(dice=found.mean, objects=len(means), low=found.low, high=found.high)
 
 
 def summarize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backdrop.evaluation.calibration import Levels, calibrate
-from backdrop.evaluation.metrics import bootstrap, object_means
+from backdrop.evaluation.metrics import object_means, spread
 from backdrop.evaluation.outline import NAMES, Measures
 from backdrop.evaluation.records import DICE, Quality, Score, Summary
 
@@ -44,16 +44,16 @@ def summarize_measure(scores: Iterable[Score], measures: Mapping[str, Measures],
     if not pairs:
         return None
     means = object_means(pairs)
-    interval, few = bootstrap(means), len(means) == 1
+    found = spread(means)
     values = [value for _, value in pairs]
     ranking = sorted(map(abs, values), reverse=True) if name == SIGNED else sorted(values)
     worst = ranking[: math.ceil(len(ranking) / 10)]
     return Summary(
         objects=len(means),
         images=len(values),
-        mean=interval.mean,
-        low=None if few else interval.low,
-        high=None if few else interval.high,
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
         spread=float(np.std(values)),
         worst_tenth=math.fsum(worst) / len(worst),
     )
