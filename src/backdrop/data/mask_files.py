@@ -53,10 +53,16 @@ def interpret(pixels: Levels) -> MaskFile:
     """
     if pixels.ndim == 2:
         return _by_level(pixels)
-    color = pixels[..., :3]
-    if pixels.shape[2] == 3 or pixels[..., 3].min() == pixels[..., 3].max():
-        return _by_color(color)
-    return _by_color_or_alpha(color, pixels[..., 3])
+    color, alpha = pixels[..., :3], alpha_of(pixels)
+    return _by_color(color) if alpha is None else _by_color_or_alpha(color, alpha)
+
+
+def alpha_of(pixels: Levels) -> Levels | None:
+    """The alpha channel (H, W) of an image as `interpret` takes it; None if there is none, or it is constant."""
+    if pixels.ndim == 2 or pixels.shape[2] == 3 or pixels[..., 3].min() == pixels[..., 3].max():
+        return None
+    alpha: Levels = pixels[..., 3]
+    return alpha
 
 
 def _by_color_or_alpha(color: Levels, alpha: Levels) -> MaskFile:

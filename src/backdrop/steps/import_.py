@@ -15,10 +15,11 @@ from backdrop.common.text import dump_table
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import FOLDERS
-from backdrop.data.importing.convert import convert, encode_mask
+from backdrop.data.importing.convert import convert
 from backdrop.data.importing.naming import UNNAMED, Name, name_photos
 from backdrop.data.importing.sources import Source, find_sources
 from backdrop.data.listing import MASKS, PassedOver, list_images, names_doubt, printable
+from backdrop.data.masks import encode_png
 
 STEP = "import"
 TABLE = "import.csv"
@@ -123,10 +124,12 @@ def _names_doubt(taken: Sequence[PurePosixPath], names: dict[PurePosixPath, Name
 
 
 def _mask_place(masks: str | None) -> Path | None:
-    if masks is None or masks.lower().endswith(".json"):
-        if masks is not None and not Path(masks).is_file():
+    if masks is None:
+        return None
+    if masks.lower().endswith(".json"):
+        if not Path(masks).is_file():
             raise StorageError(f"{masks} is not a file", "Check the path")
-        return None if masks is None else Path(masks)
+        return Path(masks)
     if Path(masks).is_file():
         raise StorageError(f"{masks} is neither a folder of masks nor JSON", "Export COCO or labelme")
     return storage.local_folder(masks)
@@ -212,7 +215,7 @@ def _take(
         (folder / target).parent.mkdir(exist_ok=True)
         (folder / target).write_bytes(pair.data)
         if pair.mask is not None:
-            (folder / mask).write_bytes(encode_mask(pair.mask))
+            (folder / mask).write_bytes(encode_png(pair.mask))
     return ImportRow(source=str(source.name), target=target, mask=mask, mask_source=pair.origin)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from backdrop.common.errors import DataError
 from backdrop.common.words import count
 from backdrop.data.dataset import read_file
-from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, format_of, orientation_of, turn
+from backdrop.data.formats import SWAPPING, Levels, Pixels, decode_levels, decode_photo, format_of, orientation_of, turn
 from backdrop.data.importing.annotations import Outlines
 from backdrop.data.importing.sources import Mask as MaskSource
 from backdrop.data.importing.sources import Source, shown
 from backdrop.data.listing import printable
-from backdrop.data.mask_files import CODED, FEW_COLORS, interpret
+from backdrop.data.mask_files import CODED, FEW_COLORS, alpha_of, interpret
 from backdrop.data.masks import Mask
 
 JPEG_QUALITY = 95
@@ -48,7 +48,7 @@ def convert(source: Source, threshold: int | None) -> Pair:
     """
     data, name = read_file(source.file), printable(source.file)
     image, file_format = decode_photo(data, name), format_of(data)
-    alpha = _alpha(data, name) if file_format in ("png", "webp", "tiff", "avif") else None
+    alpha = alpha_of(decode_levels(data, name)) if file_format in ("png", "webp", "tiff", "avif") else None
     if source.mask is not None:
         origin = shown(source.mask)
         whose = f"its mask in {origin}" if isinstance(source.mask, Outlines) else origin
@@ -67,11 +67,6 @@ def convert(source: Source, threshold: int | None) -> Pair:
     return Pair(*_kept(data, file_format, image, True), mask, f"alpha channel of {name}")
 
 
-def encode_mask(mask: Mask) -> bytes:
-    """A mask as PNG, one bit a pixel."""
-    return bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1])
-
-
 def _kept(data: bytes, file_format: str, image: Pixels, has_alpha: bool) -> tuple[bytes, str]:
     """The bytes unchanged if training can read them, else encoded again: HEIC as JPEG, other formats as PNG."""
     if file_format in KEPT and not has_alpha:
@@ -82,15 +77,6 @@ def _kept(data: bytes, file_format: str, image: Pixels, has_alpha: bool) -> tupl
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         return bytes(cv2.imencode(".jpg", bgr, options)[1]), ".jpg"
     return bytes(cv2.imencode(".png", bgr)[1]), ".png"
-
-
-def _alpha(data: bytes, name: str) -> Levels | None:
-    """An image's alpha channel (H, W); None if there is none or it is constant."""
-    levels = decode_levels(data, name)
-    if levels.ndim == 2 or levels.shape[2] < 4 or levels[..., 3].min() == levels[..., 3].max():
-        return None
-    alpha: Levels = levels[..., 3]
-    return alpha
 
 
 def _has_background(image: Pixels, alpha: Levels) -> bool:
@@ -120,10 +106,10 @@ def _read(source: MaskSource, threshold: int | None) -> Mask:
     file = interpret(levels)
     if file.mask is not None:
         return file.mask
-    cut_out = levels.ndim == 3 and levels.shape[2] == 4 and levels[..., 3].min() < levels[..., 3].max()
     if threshold is None and file.remedy == CODED:
         raise DataError(f"{name} {file.trouble}", f"{CODED}, or set --threshold, a brightness")
-    return _two_levels(levels[..., 3] if cut_out else file.content, threshold, name)
+    alpha = alpha_of(levels)
+    return _two_levels(file.content if alpha is None else alpha, threshold, name)
 
 
 def _two_levels(content: Levels, threshold: int | None, name: str) -> Mask:
@@ -144,7 +130,7 @@ def _two_levels(content: Levels, threshold: int | None, name: str) -> Mask:
 
 def _fit(mask: Mask, image: Pixels, orientation: int, name: str) -> Mask:
     """The mask at the photograph's size; turned like it if it was drawn on the unturned photograph."""
-    if mask.shape != image.shape[:2] and mask.shape[::-1] == image.shape[:2] and orientation in (5, 6, 7, 8):
+    if mask.shape != image.shape[:2] and mask.shape[::-1] == image.shape[:2] and orientation in SWAPPING:
         mask = np.ascontiguousarray(turn(mask, orientation))
     (height, width), (rows, columns) = image.shape[:2], mask.shape
     if (rows, columns) != (height, width):

@@ -20,7 +20,7 @@ from backdrop.data.listing import (
     normalized,
     printable,
 )
-from backdrop.data.mask_files import interpret
+from backdrop.data.mask_files import alpha_of, interpret
 
 READ = IMAGE_SUFFIXES | MASK_SUFFIXES | {".json"}
 # Endings that labeling tools and cut-out services add to a photograph's name.
@@ -141,8 +141,7 @@ def _looks_like_mask(file: Path) -> bool:
         levels = decode_levels(data, printable(file))
     except DataError:
         return False
-    cut_out = levels.ndim == 3 and levels.shape[2] == 4 and levels[..., 3].min() < levels[..., 3].max()
-    return cut_out or interpret(levels).mask is not None
+    return alpha_of(levels) is not None or interpret(levels).mask is not None
 
 
 def _seen_from(root: Path, file: Path) -> PurePosixPath:
