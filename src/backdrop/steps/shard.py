@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.common import s3, storage
-from backdrop.common.errors import TrackingError
 from backdrop.common.progress import working
 from backdrop.config.explain import as_choice
 from backdrop.config.records import Record
@@ -14,8 +13,7 @@ from backdrop.data.photographs import Shard, list_names
 from backdrop.inference.compose import PictureOptions, PictureType
 from backdrop.steps import predict
 from backdrop.steps.merge import read_photographs
-from backdrop.tracking.client import place
-from backdrop.tracking.registry import find_address
+from backdrop.tracking.registry import require_version
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,7 @@ def shard(request: Request) -> ShardPlan:
         StorageError: if something can't be read.
     """
     style = predict.style_of(request.format, predict.pictures_of(request.format, request.options))
-    version = find_address(request.model)
-    if version is None:
-        raise TrackingError(f"There is no {request.model} in {place()}", "List the models with `backdrop models`")
+    version = require_version(request.model)
     versions = _versions(request.images)
     if request.format != "submission":
         done = read_photographs(request.out, style)

@@ -8,12 +8,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from mlflow import MlflowClient, environment_variables
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
@@ -162,6 +163,17 @@ def find_runs(client: MlflowClient, query: str) -> list[Run]:
     experiment = experiment_id(client)
     with server_errors("The server can't be searched"):
         return list(client.search_runs([experiment], query, order_by=["attributes.start_time DESC"]))
+
+
+def pages(search: Callable[..., PagedList[Any]], *what: Any, **options: Any) -> Iterator[Any]:
+    """All results of a search of MLflow's."""
+    token = None
+    while True:
+        page = search(*what, page_token=token, **options)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def ping(uri: str = "") -> None:

@@ -7,21 +7,20 @@ writes to it puts them right.
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
 
 from backdrop.common.errors import GateError, TrackingError, shorten
 from backdrop.common.owner import actor
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy
 from backdrop.common.storage import sha256
-from backdrop.tracking.client import connect, is_missing, place, retry, server_errors
+from backdrop.tracking.client import connect, is_missing, pages, place, retry, server_errors
 from backdrop.tracking.ledger import BEGINNING, Chain, Entry, Line, State, chain
 from backdrop.tracking.model_card import Facts, model_card, plain, version_card
 from backdrop.tracking.webhook import send_decision
@@ -145,17 +144,6 @@ def mirror(name: str) -> State:
                 return known.state
 
     return retry(f"The aliases of {name} can't be set", attempt, POLICY)
-
-
-def pages(search: Callable[..., PagedList[Any]], *what: str, **options: Any) -> Iterator[Any]:
-    """All results of a search of MLflow's."""
-    token = None
-    while True:
-        page = search(*what, page_token=token, **options)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def create_model(client: MlflowClient, name: str, **options: Any) -> None:

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from backdrop.config.records import Record
 from backdrop.tracking import history
-from backdrop.tracking.client import connect, is_missing, server_errors
+from backdrop.tracking.client import connect, is_missing, pages, server_errors
 from backdrop.tracking.evaluations import DIGEST
 from backdrop.tracking.registry import EVALUATION_RUN, NAME
 from backdrop.tracking.students import outdated
@@ -48,10 +48,10 @@ def list_models() -> Iterator[ListedModel]:
     """
     client = connect(wait=False)
     with server_errors("The registered models can't be listed"):
-        for model in history.pages(client.search_registered_models, order_by=["name"]):
+        for model in pages(client.search_registered_models, order_by=["name"]):
             if not NAME.fullmatch(model.name):
                 continue
-            versions = history.pages(client.search_model_versions, f"name = '{model.name}'")
+            versions = pages(client.search_model_versions, f"name = '{model.name}'")
             ours = [version for version in versions if DIGEST in version.tags]
             if ours:
                 yield _describe(client, model.name, ours)

@@ -4,10 +4,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from backdrop.tracking.client import connect, experiment_id, server_errors
+from backdrop.tracking.client import connect, experiment_id, pages, server_errors
 from backdrop.tracking.metrics_uploader import HEARTBEAT
 from backdrop.tracking.runs import KIND
 
@@ -33,23 +32,16 @@ def close_idle(idle_s: float) -> Iterator[StaleRun]:
     """
     client = connect()
     latest = time.time_ns() // 1_000_000 - idle_s * 1000
-    for run in list(_running(client)):
+    experiment = experiment_id(client)
+    with server_errors("The server can't be searched"):
+        search = pages(client.search_runs, [experiment], "attributes.status = 'RUNNING'", max_results=PAGE)
+        running: list[Run] = list(search)
+    for run in running:
         last = _last_sign(run)
         if last is not None and last < latest:
             with server_errors(f"Run {run.info.run_id} can't be closed"):
                 client.set_terminated(run.info.run_id, "KILLED", end_time=last)
             yield StaleRun(run.info.run_id, str(run.info.run_name), last)
-
-
-def _running(client: MlflowClient) -> Iterator[Run]:
-    experiment, token = experiment_id(client), None
-    while True:
-        with server_errors("The server can't be searched"):
-            page = client.search_runs([experiment], "attributes.status = 'RUNNING'", max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _last_sign(run: Run) -> int | None:

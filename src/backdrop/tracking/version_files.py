@@ -141,10 +141,11 @@ def put_back(version: Version, folder: Path, recorded: str) -> Version:
         ConfigError: if the files can't be signed.
         TrackingError: if the server doesn't answer, or the version's model was deleted.
     """
-    client, sizes = connect(), _sizes(connect(), version)
+    sizes = _sizes(version)
     whole = _total(sizes) == version.size and recorded in ("", version.files)
     if whole and (SIGNATURE in sizes or not signing.signs()):
         return version
+    client = connect()
     with server_errors(f"{version.address} can't be uploaded again", "Delete the version and register it again"):
         tags = upload(client, client.get_logged_model(version.model), folder)
     for key, value in tags.items():
@@ -160,8 +161,7 @@ def check_files(version: Version) -> None:
     Raises:
         TrackingError: if it hasn't, if they aren't, or if it doesn't answer.
     """
-    if not is_whole(version):
-        raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
+    _require_whole(version)
     if signing.trusted_key():
         fetch(version)
 
@@ -172,7 +172,7 @@ def is_whole(version: Version) -> bool:
     Raises:
         TrackingError: if it doesn't answer.
     """
-    return _total(_sizes(connect(), version)) == version.size
+    return _total(_sizes(version)) == version.size
 
 
 def fetch(version: Version) -> Path:
@@ -189,8 +189,7 @@ def fetch(version: Version) -> Path:
     key = signing.trusted_key()
 
     def fill(folder: Path) -> None:
-        if _total(_sizes(connect(), version)) != version.size:
-            raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
+        _require_whole(version)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # of its disk and its group
             model = _download(version, scratch)
             if key:
@@ -226,7 +225,7 @@ def examine(version: Version, recorded: str) -> tuple[int, Sequence[str], bool]:
     """
     key = signing.trusted_key()
     with tempfile.TemporaryDirectory() as scratch:
-        if not _sizes(connect(), version):
+        if not _sizes(version):
             return 0, ["all files are missing"], False
         model = _download(version, scratch)
         signed = (model / SIGNATURE).is_file()
@@ -309,8 +308,14 @@ def _download(version: Version, scratch: str) -> Path:
         raise
 
 
-def _sizes(client: MlflowClient, version: Version) -> dict[str, int]:
+def _require_whole(version: Version) -> None:
+    if not is_whole(version):
+        raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
+
+
+def _sizes(version: Version) -> dict[str, int]:
     """The sizes in bytes of a version's files in MLflow, by name; none if its model was deleted."""
+    client = connect()
     with server_errors(f"The files of {version.address} can't be listed"):
         try:
             return file_sizes(partial(client.list_logged_model_artifacts, version.model))
