@@ -22,7 +22,7 @@ from backdrop.data.folds import read_plan
 from backdrop.data.masks import Mask
 from backdrop.evaluation.drift import Drift, compare
 from backdrop.evaluation.statistics import Statistics, measure_image, measure_prediction
-from backdrop.inference.batch import ahead, chunks, keep_networks, lazily
+from backdrop.inference.batch import keep_networks, lazily, outcomes
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.steps.members import open_member
 
@@ -75,14 +75,12 @@ def measure(model: EnsembleModel, photos: Sequence[Photo], change: Change | None
 
     found: Objects = {}
     with progress(title, len(photos)) as advance:
-        for chunk in ahead(chunks(model, lazily(prepare, photos))):
-            outcomes = model.outcomes([one for one, _ in chunk], with_probability=True)
-            for (_, (photo, values)), outcome in zip(chunk, outcomes, strict=True):
-                assert outcome.probability is not None
-                values |= measure_prediction(outcome.probability, model.cut(outcome, photo.view))
-                row = Statistics(photo.stem, photo.object, photo.view, "", values)
-                found.setdefault(photo.object, []).append(row)
-                advance()
+        for (photo, values), outcome in outcomes(model, lazily(prepare, photos)):
+            assert outcome.probability is not None
+            values |= measure_prediction(outcome.probability, model.cut(outcome, photo.view))
+            row = Statistics(photo.stem, photo.object, photo.view, "", values)
+            found.setdefault(photo.object, []).append(row)
+            advance()
     return found
 
 

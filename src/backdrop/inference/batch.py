@@ -172,15 +172,50 @@ def cut_out(model: EnsembleModel, photos: Sequence[Source], finish: Finish = enc
         finish: makes a record of a photograph's outcome and mask. Unless it is `encode`, it gets the probability, too.
     """
     failed: list[Cutout] = []
-    usable = _usable(lazily(partial(_prepare, model), photos), failed)
+
+    def report(source: Source, error: DataError) -> None:
+        failed.append(Cutout(image=source.name, failure=_reason(source, error)))
+
+    prepared = usable(partial(_prepare, model), photos, report)
     asked = finish is not encode or model.predicted_dice is not None
-    predicted = _predict(model, ahead(chunks(model, usable)), with_probability=asked)
+    predicted = _predict(model, ahead(chunks(model, prepared)), with_probability=asked)
     cutouts = [
         _finish(model, source, outcome, finish)
         for pairs in ahead(predicted, lambda pairs: pairs[0][1].photo.pixels > LARGE)
         for source, outcome in pairs
     ]
     return sorted([*cutouts, *failed], key=lambda cutout: cutout.image)
+
+
+def outcomes(model: EnsembleModel, items: Iterable[tuple[Photograph, T]]) -> Iterator[tuple[T, Outcome]]:
+    """What belongs to each photograph, with its outcome and probability; the next are decoded meanwhile."""
+    for chunk in ahead(chunks(model, items)):
+        found = model.outcomes([photo for photo, _ in chunk], with_probability=True)
+        yield from zip((item for _, item in chunk), found, strict=True)
+
+
+def usable(
+    prepare: Callable[[T], Photograph], items: Sequence[T], report: Callable[[T, DataError], None]
+) -> Iterator[tuple[Photograph, T]]:
+    """Prepares photographs lazily, and passes over those that can't be used.
+
+    Args:
+        prepare: returns what the networks need of a photograph, or raises a DataError.
+        items: the photographs.
+        report: is told of each that can't be used, and why.
+    """
+
+    def attempt(item: T) -> tuple[T, Photograph | DataError]:
+        try:
+            return item, prepare(item)
+        except DataError as error:
+            return item, error.with_traceback(None)  # it would keep the pixels
+
+    for item, photo in lazily(attempt, items):
+        if isinstance(photo, DataError):
+            report(item, photo)
+        else:
+            yield photo, item
 
 
 def ahead(items: Iterator[T], is_large: Callable[[T], bool] = lambda _: False) -> Iterator[T]:
@@ -252,13 +287,10 @@ def _digest(photo: Source) -> str:
         return ""
 
 
-def _prepare(model: EnsembleModel, source: Source) -> tuple[Source, Photograph | str]:
-    """A photograph, and what the networks need of it, or the reason why it can't be used."""
-    try:
-        with opened_image(source.path) as image:
-            return source, _misfit(model, image) or model.prepare(image)
-    except DataError as error:
-        return source, _reason(source, error)
+def _prepare(model: EnsembleModel, source: Source) -> Photograph:
+    with opened_image(source.path) as image:
+        _require_fit(model, image)
+        return model.prepare(image)
 
 
 def _reason(source: Source, error: DataError) -> str:
@@ -266,25 +298,13 @@ def _reason(source: Source, error: DataError) -> str:
     return str(error).removeprefix(f"{printable(source.path)} ")
 
 
-def _usable(
-    photos: Iterable[tuple[Source, Photograph | str]], failed: list[Cutout]
-) -> Iterator[tuple[Photograph, Source]]:
-    """The usable photographs; the others are added to `failed`."""
-    for source, photo in photos:
-        if isinstance(photo, str):
-            failed.append(Cutout(image=source.name, failure=photo))
-        else:
-            yield photo, source
-
-
-def _misfit(model: EnsembleModel, image: Image) -> str:
-    """The reason why a photograph (H, W, 3) doesn't fit a recipe's input; empty if it fits."""
+def _require_fit(model: EnsembleModel, image: Image) -> None:
+    """Makes sure that a photograph (H, W, 3) fits each recipe's input; the error doesn't name it."""
     height, width = image.shape[:2]
     for recipe in (member.recipe for member in model.members):
         if recipe.input.fit != "stretch" and (height > recipe.input.height or width > recipe.input.width):
             size = f"input.size {recipe.input.size} of recipe {recipe.name}"
-            return f"is {width}x{height} and doesn't fit into {size}. Scale it down."
-    return ""
+            raise DataError(f"is {width}x{height} and doesn't fit into {size}", "Scale it down")
 
 
 def _pixels(items: Sequence[tuple[Photograph, object]]) -> int:

@@ -18,7 +18,7 @@ from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.batch import ahead, chunks, keep_networks, lazily
+from backdrop.inference.batch import keep_networks, lazily, outcomes
 from backdrop.inference.ensemble import EnsembleModel, Photograph, load_ensemble
 from backdrop.steps.label import check_unlabeled
 from backdrop.steps.train import MemberSpec, TrainRecord, make_member
@@ -162,11 +162,9 @@ def _soft_masks(
 
 
 def _predict(model: EnsembleModel, photos: Sequence[Photo], images: dict[Photo, str]) -> Iterator[tuple[Photo, bytes]]:
-    for chunk in ahead(chunks(model, lazily(partial(_prepare, model, images), photos))):
-        outcomes = model.outcomes([prepared for prepared, _ in chunk], with_probability=True)
-        for (_, photo), outcome in zip(chunk, outcomes, strict=True):
-            assert outcome.probability is not None
-            yield photo, encode_soft_png(outcome.probability)
+    for photo, outcome in outcomes(model, lazily(partial(_prepare, model, images), photos)):
+        assert outcome.probability is not None
+        yield photo, encode_soft_png(outcome.probability)
 
 
 def _prepare(model: EnsembleModel, images: dict[Photo, str], photo: Photo) -> tuple[Photograph, Photo]:

@@ -17,7 +17,7 @@ from backdrop.data.listing import summarize
 from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.batch import ahead, chunks, keep_networks, lazily
+from backdrop.inference.batch import keep_networks, outcomes, usable
 from backdrop.inference.ensemble import EnsembleModel, Photograph, gather
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.members import open_member
@@ -140,16 +140,14 @@ def _label_fold(
     """
     doubts: dict[str, list[float]] = {}
     found: list[tuple[Photo, float, str]] = []
-    for chunk in ahead(chunks(model, _usable(lazily(partial(_prepare, model), photos), failed))):
-        outcomes = model.outcomes([prepared for prepared, _ in chunk], with_probability=True)
-        for (_, photo), outcome in zip(chunk, outcomes, strict=True):
-            mask = model.cut(outcome, photo.view)
-            assert outcome.probability is not None
-            doubt = unconfidence(outcome.probability)
-            found.append((photo, doubt, mask_digest(mask)))
-            doubts.setdefault(photo.object, []).append(doubt)
-            (folder / mask_name(fold, photo.stem)).write_bytes(encode_png(mask))
-            advance()
+    for photo, outcome in outcomes(model, usable(partial(_prepare, model), photos, partial(_report, failed))):
+        mask = model.cut(outcome, photo.view)
+        assert outcome.probability is not None
+        doubt = unconfidence(outcome.probability)
+        found.append((photo, doubt, mask_digest(mask)))
+        doubts.setdefault(photo.object, []).append(doubt)
+        (folder / mask_name(fold, photo.stem)).write_bytes(encode_png(mask))
+        advance()
     for _ in range(len(photos) - len(found)):
         advance()
     for photo, doubt, digest in found:
@@ -159,21 +157,13 @@ def _label_fold(
         yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest if kept else "")
 
 
-def _prepare(model: EnsembleModel, photo: Photo) -> tuple[Photo, Photograph | DataError]:
-    try:
-        with opened_image(photo.image) as image:
-            return photo, model.prepare(image)
-    except DataError as error:
-        return photo, error
+def _prepare(model: EnsembleModel, photo: Photo) -> Photograph:
+    with opened_image(photo.image) as image:
+        return model.prepare(image)
 
 
-def _usable(
-    photos: Iterator[tuple[Photo, Photograph | DataError]], failed: set[str]
-) -> Iterator[tuple[Photograph, Photo]]:
-    """The usable photographs; the others are named once, and added to `failed`."""
-    for photo, prepared in photos:
-        if not isinstance(prepared, DataError):
-            yield prepared, photo
-        elif photo.stem not in failed:
-            failed.add(photo.stem)
-            log(str(prepared))
+def _report(failed: set[str], photo: Photo, error: DataError) -> None:
+    """Names a photograph that can't be used, unless an earlier fold did."""
+    if photo.stem not in failed:
+        failed.add(photo.stem)
+        log(str(error))
