@@ -26,6 +26,7 @@ from backdrop.config import find_recipe, shipped
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan
+from backdrop.inference.member import RECORD
 
 # A busy machine is no fault of the code.
 settings.register_profile("patient", deadline=None)
@@ -289,7 +290,15 @@ def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def kept_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets training leave its last checkpoints, as if it was killed just before its end."""
-    monkeypatch.setattr("backdrop.steps.train._tidy", lambda _: None)
+    from backdrop.training.checkpoint_store import CheckpointStore  # slow: imports torch
+
+    clear = CheckpointStore.clear
+
+    def clear_unfinished(store: CheckpointStore) -> None:  # what --fresh discards has no record any more
+        if not (store.folder.parent / RECORD).is_file():
+            clear(store)
+
+    monkeypatch.setattr(CheckpointStore, "clear", clear_unfinished)
 
 
 # What makes the smallest recipe train in a second: the tests' own overrides.

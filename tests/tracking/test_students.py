@@ -23,7 +23,7 @@ from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.records import Score, dump_evaluation, read_scores
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.ensemble import gather
-from backdrop.inference.member import ONNX, Member, read_member, verify_member
+from backdrop.inference.member import ONNX, Member, MemberSpec, read_member, verify_member
 from backdrop.report import Gallery, Report, render
 from backdrop.serving.champion import Champion
 from backdrop.steps import distill as step
@@ -31,7 +31,7 @@ from backdrop.steps.distill import distill
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.promote import promote
 from backdrop.steps.register import Registration, register
-from backdrop.steps.train import MemberSpec, make_member
+from backdrop.steps.train import make_member
 from backdrop.tracking import history
 from backdrop.tracking.client import connect
 from backdrop.tracking.students import student_address

@@ -13,7 +13,7 @@ from backdrop.common.outputs import INVENTORY
 from backdrop.config import find_recipe
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
-from backdrop.inference.member import MemberRecord, content_key, read_member
+from backdrop.inference.member import MemberRecord, MemberSpec, content_key, read_member
 from backdrop.steps.train import train
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.fit import FoldJob, train_member
@@ -92,10 +92,8 @@ def test_pictures_show_the_same_photographs_and_change_no_bit(
 
     def trained(name: str, show: Show) -> MemberRecord:
         store = CheckpointStore(tmp_path / name / "checkpoints", None)
-        job = FoldJob(
-            dataset, folds, verify(folds, dataset), find_recipe("tiny", SMALL), 0, tmp_path / name, plain.key, store
-        )
-        return train_member(job, show).record
+        spec = MemberSpec(dataset, folds, verify(folds, dataset), find_recipe("tiny", SMALL), 0)
+        return train_member(FoldJob(spec, tmp_path / name, store), show).record
 
     drawn = trained("drawn", lambda *picture: shown.append((*picture[:2], picture[2].shape)))
     assert drawn.weights == plain.weights

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,9 +18,9 @@ from backdrop.config import digest as recipe_digest
 from backdrop.config.legacy import Legacy
 from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, parse, parse_yaml, read_text
-from backdrop.data.dataset import Digests, dataset_digest, file_digest
+from backdrop.data.dataset import Dataset, Digests, dataset_digest, file_digest
 from backdrop.data.folds import FoldPlan, Row
-from backdrop.data.pseudo_labels import Teacher
+from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 
 if TYPE_CHECKING:  # torch's import takes seconds: only where a network is made
     from torch import Tensor, nn
@@ -35,6 +36,7 @@ SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 CONFIG = "ensemble.yaml"  # an ensemble's, beside the folder of its members
 MEMBERS = "members"
+NO_LABELS = PseudoLabels()
 
 
 class MemberRecord(Record):
@@ -166,6 +168,32 @@ def content_key(
     parts = [recipe_digest(recipe), part(plan.training(fold)), part(plan.validation(fold)), fold, version]
     parts += [pseudo] if pseudo else []
     return storage.sha256(json.dumps(parts).encode())
+
+
+@dataclass(frozen=True)
+class MemberSpec:
+    """What determines a member: a recipe that trains on all folds of a plan but one, or a student on all soft masks.
+
+    Attributes:
+        dataset: the photographs.
+        plan: assigns photographs to folds.
+        digests: sha256 of the plan's images and masks.
+        recipe: what to train.
+        fold: the fold that is left out for validation; None for a student.
+        pseudo: photographs with predicted masks to train on as well; a student trains on nothing else.
+    """
+
+    dataset: Dataset
+    plan: FoldPlan
+    digests: Digests
+    recipe: Recipe
+    fold: int | None
+    pseudo: PseudoLabels = NO_LABELS
+
+    @cached_property
+    def key(self) -> str:
+        """The member's content key."""
+        return content_key(self.recipe, self.plan, self.digests, self.fold, self.pseudo.digest)
 
 
 def read_member(folder: Path) -> Member:

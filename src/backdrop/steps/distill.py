@@ -20,8 +20,9 @@ from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.scoring import judges
 from backdrop.inference.batch import keep_networks, lazily, outcomes
 from backdrop.inference.ensemble import EnsembleModel, Photograph, load_ensemble
+from backdrop.inference.member import MemberSpec
 from backdrop.steps.label import check_unlabeled
-from backdrop.steps.train import MemberSpec, TrainRecord, make_member
+from backdrop.steps.train import TrainRecord, make_member
 
 PLAIN = Tta()
 Taught = list[tuple[EnsembleModel, list[Photo]]]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,14 @@ from backdrop.common.text import parse_json
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.catalog import change_recipe
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Digests, open_dataset
-from backdrop.data.folds import FoldPlan, read_plan, verify
-from backdrop.data.pseudo_labels import PseudoLabels, read_labels
+from backdrop.data.dataset import open_dataset
+from backdrop.data.folds import read_plan, verify
+from backdrop.data.pseudo_labels import read_labels
 from backdrop.inference.member import (
     CHECKPOINTS,
     CURVES,
     METRICS,
+    NO_LABELS,
     ONNX,
     RECIPE,
     RECORD,
@@ -32,7 +32,7 @@ from backdrop.inference.member import (
     WEIGHTS,
     Member,
     MemberRecord,
-    content_key,
+    MemberSpec,
     read_member,
 )
 from backdrop.steps.members import open_member
@@ -54,23 +54,6 @@ class TrainRecord(Record):
     address: str
     member: MemberRecord
     reused: bool
-
-
-@dataclass(frozen=True)
-class MemberSpec:
-    """What determines a member: as `FoldJob`, but for where it is trained."""
-
-    dataset: Dataset
-    plan: FoldPlan
-    digests: Digests
-    recipe: Recipe
-    fold: int | None
-    pseudo: PseudoLabels
-
-    @property
-    def key(self) -> str:
-        """The member's content key."""
-        return content_key(self.recipe, self.plan, self.digests, self.fold, self.pseudo.digest)
 
 
 @working("preparing to train")
@@ -111,7 +94,7 @@ def train(
     chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
-    labels = PseudoLabels() if pseudo is None else read_labels(storage.local_folder(pseudo), folds, dataset, fold)
+    labels = NO_LABELS if pseudo is None else read_labels(storage.local_folder(pseudo), folds, dataset, fold)
     return make_member(MemberSpec(dataset, folds, digests, chosen, fold, labels), out, fresh)
 
 
@@ -136,12 +119,11 @@ def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
         remote = storage.is_remote(target)
         folder = storage.cache_folder() / "training" / key if remote else Path(target)
         store = CheckpointStore(folder / CHECKPOINTS, f"{target}/{CHECKPOINTS}" if remote else None)
-        if distributed.is_main:
-            probe(target)
-        for place in {target, str(folder)} if distributed.is_main else ():
-            stack.enter_context(hold(place, STEP if spec.fold is not None else "distill"))
         damage: dict[str, list[str]] = {}
         if distributed.is_main:
+            probe(target)
+            for place in {target, str(folder)}:
+                stack.enter_context(hold(place, STEP if spec.fold is not None else "distill"))
             needed = NEEDED if spec.fold is not None else (*NEEDED, ONNX)
             damage = _repair({target, str(folder)}, None if fresh else key, needed)
             _discard(target, folder, store) if fresh else _fetch(target, folder, key)
@@ -153,18 +135,17 @@ def make_member(spec: MemberSpec, out: str, fresh: bool) -> TrainRecord:
         claim = claim_member(target) if remote and distributed.is_main and not copied else None
 
         def work(show: "Show | None" = None) -> Member:
-            if reused:
-                return read_member(folder)
-            data, what = (spec.dataset, spec.plan, spec.digests), (spec.recipe, spec.fold)
-            return train_member(FoldJob(*data, *what, folder, key, store, spec.pseudo, distributed), show)
+            return read_member(folder) if reused else train_member(FoldJob(spec, folder, store, distributed), show)
 
-        identity = (key, spec.recipe, spec.fold, fresh)
-        address = _follow(work, identity, folder, distributed) if enabled() else str(work().folder)
+        if enabled():
+            address = _follow(work, spec, fresh, folder, distributed)
+        else:
+            work()
+            address = target if remote else str(folder)
         if claim:
             claim.copy(folder)
         if distributed.is_main:
-            _tidy(store)
-        address = target if remote and not enabled() else address
+            store.clear()  # the member is written wherever it belongs
         return TrainRecord(address=address, member=read_member(folder).record, reused=reused)
 
 
@@ -183,7 +164,8 @@ def reuse(data: str, plan: str, recipe: str, fold: int) -> TrainRecord:
         TrackingError: if MLflow can't be reached.
     """
     chosen, folds = find_recipe(recipe), read_plan(plan)
-    known = find_member(content_key(chosen, folds, verify(folds, open_dataset(data)), fold))
+    dataset = open_dataset(data)
+    known = find_member(MemberSpec(dataset, folds, verify(folds, dataset), chosen, fold).key)
     if known is None:
         what = f"Member {chosen.name}-{fold} was in MLflow when this run was planned, and isn't any more"
         raise MemberError(what, "Start the run again: it trains the member")
@@ -192,7 +174,8 @@ def reuse(data: str, plan: str, recipe: str, fold: int) -> TrainRecord:
 
 def _follow(
     work: "Callable[[Show | None], Member]",
-    identity: tuple[str, Recipe, int | None, bool],
+    spec: MemberSpec,
+    fresh: bool,
     folder: Path,
     distributed: "Distributed",
 ) -> str:
@@ -202,14 +185,9 @@ def _follow(
         return distributed.broadcast("")
     from backdrop.tracking.runs import MemberRun  # slow: imports mlflow
 
-    with MemberRun(*identity) as run:
+    with MemberRun(spec.key, spec.recipe, spec.fold, fresh) as run:
         run.follow(folder / METRICS)
         return distributed.broadcast(run.finish(work(run.show).folder))
-
-
-def _tidy(store: "CheckpointStore") -> None:
-    """Removes the checkpoints of a finished member once it is written wherever it belongs."""
-    store.clear()
 
 
 def _repair(places: Collection[str], key: str | None, needed: Collection[str]) -> dict[str, list[str]]:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import cv2
-import numpy as np
 from torch import nn
 
 from backdrop import __version__
@@ -18,63 +17,40 @@ from backdrop.common.outputs import Claim, set_changed_aside
 from backdrop.common.progress import log, working
 from backdrop.config import Recipe
 from backdrop.config.records import dump_yaml
-from backdrop.data.dataset import Dataset, Digests, read_pair
-from backdrop.data.folds import FoldPlan
-from backdrop.data.pseudo_labels import PseudoLabels
-from backdrop.evaluation.pictures import curves, panel
+from backdrop.data.dataset import read_pair
+from backdrop.evaluation.pictures import curves
 from backdrop.inference import member as layout
-from backdrop.inference.member import Member, MemberRecord, assemble, read_member
+from backdrop.inference.member import Member, MemberRecord, MemberSpec, assemble, read_member
 from backdrop.inference.onnx import export
-from backdrop.inference.predict import predict_all
 from backdrop.models import build
 from backdrop.models.cost import parameters
 from backdrop.training.checkpoint import Progress, Weights, save_weights
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.distributed import ALONE, Distributed
 from backdrop.training.judging import LeftOut
-from backdrop.training.live_pictures import LivePictures, Show
+from backdrop.training.live_pictures import LivePictures, Show, draw
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 from backdrop.training.state import State
 from backdrop.training.trainer import Trainer, Watch, first_network
 
 WORST = 4
-NO_LABELS = PseudoLabels()
 
 
 @dataclass(frozen=True)
 class FoldJob:
-    """One recipe to train on all folds of a plan but one, or a student on the soft masks of all.
+    """A member to train: what it is, its folder, its checkpoints, and the processes that train together."""
 
-    Attributes:
-        dataset: the photographs.
-        plan: assigns photographs to folds.
-        digests: sha256 of the plan's images and masks.
-        recipe: what to train.
-        fold: the fold that is left out for validation; None for a student.
-        folder: the member folder.
-        key: the member's content key.
-        store: the member's checkpoints.
-        pseudo: photographs with predicted masks to train on as well; a student trains on nothing else.
-        distributed: the processes that train together.
-    """
-
-    dataset: Dataset
-    plan: FoldPlan
-    digests: Digests
-    recipe: Recipe
-    fold: int | None
+    spec: MemberSpec
     folder: Path
-    key: str
     store: CheckpointStore
-    pseudo: PseudoLabels = NO_LABELS
     distributed: Distributed = ALONE
 
     @cached_property
     def judge(self) -> LeftOut:
         """The photographs for validation."""
-        rows = self.plan.validation(self.fold)
-        return LeftOut(self.dataset, rows, self.digests, self.recipe, self.distributed)
+        spec = self.spec
+        return LeftOut(spec.dataset, spec.plan.validation(spec.fold), spec.digests, spec.recipe, self.distributed)
 
 
 def train_member(job: FoldJob, show: Show | None = None) -> Member:
@@ -90,23 +66,23 @@ def train_member(job: FoldJob, show: Show | None = None) -> Member:
         StorageError: if the folder can't be written, or holds something else.
         DataError: if a photograph has changed or can't be read.
     """
-    recipe, judge = job.recipe, job.judge
+    recipe, judge = job.spec.recipe, job.judge
     claim = claim_member(job.folder) if job.distributed.is_main else None
     job.store.require()
     job.distributed.barrier()  # no process trains in vain
     state = fit(job, claim, show=show if job.distributed.is_main else None)
     weights = _weights(state, recipe)
     if not weights:
-        what = f"{layout.member_name(recipe.name, job.fold)} has no epoch with a valid Dice"
+        what = f"{layout.member_name(recipe.name, job.spec.fold)} has no epoch with a valid Dice"
         raise MemberError(what, "Lower its learning rates")
     trained = assemble(recipe, weights).to(device())
     scores = judge.dices(trained, lasting=True)
     if claim:
         with working("writing the member"):
             files = {layout.RECIPE: dump_yaml(recipe).encode(), layout.WEIGHTS: save_weights(weights)}
-            if job.pseudo.teacher:
+            if job.spec.pseudo.teacher:
                 files[layout.ONNX] = export(assemble(recipe, weights), recipe)
-            record = _record(job, state.progress, files, judge.mean(scores))
+            record = _record(job.spec, state.progress, files, judge.mean(scores))
             claim.write(files)
             pictures: dict[str, bytes] = {}
             try:
@@ -134,16 +110,16 @@ def fit(job: FoldJob, claim: Claim | None, watch: Watch | None = None, show: Sho
     Raises:
         BackdropError: as `train_member` does.
     """
-    recipe, pseudo = job.recipe, job.pseudo
-    rows = [] if job.fold is None else job.plan.training(job.fold)
-    photos = job.dataset.select(row.image for row in rows)
-    samples = Samples(photos, {**job.digests, **pseudo.digests}, recipe, pseudo.photos, job.distributed)
+    spec, recipe, pseudo = job.spec, job.spec.recipe, job.spec.pseudo
+    rows = [] if spec.fold is None else spec.plan.training(spec.fold)
+    photos = spec.dataset.select(row.image for row in rows)
+    samples = Samples(photos, {**spec.digests, **pseudo.digests}, recipe, pseudo.photos, job.distributed)
     network = first_network(recipe)
     if recipe.pretrained:
         load_encoder(network, recipe.pretrained)
-    look = LivePictures(job.dataset, job.judge.rows, job.digests, recipe, show) if show else None
+    look = LivePictures(spec.dataset, job.judge.rows, spec.digests, recipe, show) if show else None
     trainer = Trainer(recipe, samples, job.judge, claim, job.store, job.distributed, watch, look)
-    return trainer.fit(job.key, network)
+    return trainer.fit(spec.key, network)
 
 
 def _weights(state: State, recipe: Recipe) -> Weights:
@@ -166,12 +142,12 @@ def claim_member(address: str | Path) -> Claim:
     return Claim(address, layout.STEP, layout.RECORD, names)
 
 
-def _record(job: FoldJob, progress: Progress, files: Mapping[str, bytes], dice: float) -> MemberRecord:
-    recipe = job.recipe
+def _record(spec: MemberSpec, progress: Progress, files: Mapping[str, bytes], dice: float) -> MemberRecord:
+    recipe, pseudo = spec.recipe, spec.pseudo
     return MemberRecord(
         key=progress.key,
         recipe=recipe.name,
-        fold=job.fold,
+        fold=spec.fold,
         seed=recipe.seed,
         epochs=recipe.epochs,
         selected_epoch=max(progress.selected, key=lambda row: row["dice"])["epoch"],
@@ -186,23 +162,19 @@ def _record(job: FoldJob, progress: Progress, files: Mapping[str, bytes], dice: 
         processes=progress.processes,
         device=progress.device,
         precision=progress.precision,
-        pseudo=job.pseudo.digest,
-        pseudo_objects=tuple(sorted({photo.object for photo in job.pseudo.photos} - job.plan.assignment().keys())),
-        teacher=job.pseudo.teacher,
+        pseudo=pseudo.digest,
+        pseudo_objects=tuple(sorted({photo.object for photo in pseudo.photos} - spec.plan.assignment().keys())),
+        teacher=pseudo.teacher,
         onnx=storage.sha256(files[layout.ONNX]) if layout.ONNX in files else "",
     )
 
 
 def _pictures(job: FoldJob, trained: nn.Module, scores: Sequence[float], progress: Progress) -> dict[str, bytes]:
     """The curves, and the photographs with the lowest Dice, by file name."""
-    recipe, files = job.recipe, {layout.CURVES: curves(progress.history)}
+    spec, files = job.spec, {layout.CURVES: curves(progress.history)}
     worst = sorted(zip(scores, (row.image for row in job.judge.rows), strict=True))[:WORST]
     for rank, (value, stem) in enumerate(worst, start=1):
-        image, truth = read_pair(job.dataset.photos[stem], job.digests)
-        legacy, precision = recipe.legacy.output_align_corners, progress.precision
-        predictions = predict_all(trained, [image], recipe.input, recipe.tta, legacy, precision)
-        probability = next(iter(predictions)).cpu().numpy()
-        picture = cv2.cvtColor(panel(image, truth, probability), cv2.COLOR_RGB2BGR)
-        _, data = cv2.imencode(".png", np.asarray(picture))
+        picture = draw(trained, spec.recipe, progress.precision, *read_pair(spec.dataset.photos[stem], spec.digests))
+        _, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         files[f"{layout.SAMPLES}/worst-{rank}-{stem}-{value:.4f}.png"] = data.tobytes()
     return files

@@ -12,6 +12,7 @@ from backdrop.common.progress import log
 from backdrop.config import Recipe
 from backdrop.data.dataset import Dataset, Digests, read_pair
 from backdrop.data.folds import Row
+from backdrop.data.masks import Mask
 from backdrop.evaluation.pictures import Image, panel
 from backdrop.inference.predict import predict_all
 
@@ -57,8 +58,20 @@ class LivePictures:
         self._spent_s += self._last_s
 
     def _draw(self, network: nn.Module, row: Row) -> Image:
-        recipe, precision = self._recipe, precision_of(self._recipe.compute.precision, device())
-        image, truth = read_pair(self._dataset.photos[row.image], self._digests)
-        legacy = recipe.legacy.output_align_corners
-        (probability,) = predict_all(network, [image], recipe.input, recipe.tta, legacy, precision)
-        return panel(image, truth, probability.cpu().numpy())
+        precision = precision_of(self._recipe.compute.precision, device())
+        return draw(network, self._recipe, precision, *read_pair(self._dataset.photos[row.image], self._digests))
+
+
+def draw(network: nn.Module, recipe: Recipe, precision: str, image: Image, truth: Mask) -> Image:
+    """The panel (see `pictures.panel`) of what a network makes of a photograph.
+
+    Args:
+        network: in evaluation mode.
+        recipe: the network's.
+        precision: that it computes in.
+        image: the photograph (H, W, 3) RGB.
+        truth: its mask (H, W).
+    """
+    legacy = recipe.legacy.output_align_corners
+    (probability,) = predict_all(network, [image], recipe.input, recipe.tta, legacy, precision)
+    return panel(image, truth, probability.cpu().numpy())

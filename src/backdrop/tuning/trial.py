@@ -19,7 +19,7 @@ from backdrop.config.records import parse
 from backdrop.config.space import within
 from backdrop.data.dataset import Dataset, Digests, open_dataset
 from backdrop.data.folds import FoldPlan, read_plan, verify
-from backdrop.inference.member import CHECKPOINTS, content_key
+from backdrop.inference.member import CHECKPOINTS, MemberSpec
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.fit import FoldJob, claim_member, fit
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, as_row, judged
@@ -103,12 +103,10 @@ def run(config: dict[str, Any], spec: TrialSpec) -> None:
 
 def _train(spec: TrialSpec, entry: Entry, fold: int, address: str, report: _Reporter) -> None:
     """Trains one fold of a trial, and deletes its checkpoints at the end."""
-    dataset, plan, digests = _open(spec.data, spec.plan)
-    recipe = trial_recipe(spec, entry.override)
+    member = MemberSpec(*_open(spec.data, spec.plan), trial_recipe(spec, entry.override), fold)
     target = f"{address}/fold-{fold}"
-    key = content_key(recipe, plan, digests, fold)
     remote = storage.is_remote(target)
-    folder = storage.cache_folder() / "trials" / key if remote else Path(target)
+    folder = storage.cache_folder() / "trials" / member.key if remote else Path(target)
     store = _checkpoints(target, folder)
     claim = claim_member(folder)
     store.require()
@@ -120,7 +118,7 @@ def _train(spec: TrialSpec, entry: Entry, fold: int, address: str, report: _Repo
 
     try:
         torch.set_num_threads(read_count("OMP_NUM_THREADS"))  # Ray sets it to the trial's CPUs
-        fit(FoldJob(dataset, plan, digests, recipe, fold, folder, key, store), claim, watch)
+        fit(FoldJob(member, folder, store), claim, watch)
         _clear(target, store)
     finally:
         if remote:  # its checkpoints are in S3
