@@ -211,23 +211,24 @@ def _own_files(prefix: str) -> frozenset[str]:
     return frozenset(map(str, own))
 
 
-def read_image(path: Path, digest: str | None = None) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """A photograph as a viewer shows it (EXIF orientation and color profile applied): (H, W, 3) sRGB, 0..255.
 
-    Args:
-        path: the file.
-        digest: its expected sha256, to verify it.
-
     Raises:
-        DataError: if the file is missing, damaged, too large or not an image, or has another digest.
+        DataError: if the file is missing, damaged, too large or not an image.
     """
-    with opened_image(path, digest) as image:
+    with opened_image(path) as image:
         return image
 
 
 @contextmanager
 def opened_image(path: Path, digest: str | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Like `read_image`, for pixels that are needed only inside the block; large photographs wait for each other."""
+    """Like `read_image`, for pixels that are needed only inside the block; large photographs wait for each other.
+
+    Args:
+        path: the file.
+        digest: its expected sha256, to verify it.
+    """
     data = read_file(path)
     if digest is not None and storage.sha256(data) != digest:
         raise _changed(path)
@@ -286,7 +287,7 @@ def read_levels(photo: Photo, digest: str) -> NDArray[np.uint8]:
 
 
 def read_pair(photo: Photo, digests: Digests) -> tuple[NDArray[np.uint8], Mask]:
-    """A photograph (H, W, 3) RGB and its mask (H, W), both verified; raises as `read_image` and `read_mask` do."""
+    """A photograph (H, W, 3) RGB and its mask (H, W), both verified; raises as `read_mask` does."""
     with opened_pair(photo, digests) as pair:
         return pair
 

@@ -122,7 +122,7 @@ def find_registration(
     plans = {file: dump_plan(one) for file, one in _match(read_plans(plan), ensemble).items()}
     ordered = gather(members, ensemble).members
     run_id = evaluations.find_evaluation(_digest(ensemble, ordered), plans)
-    versions = registry.find_versions(name, _digest(_learned(run_id), ordered)) if run_id else []
+    versions = registry.find_versions(name, _digest(evaluations.fetch_ensemble(run_id), ordered)) if run_id else []
     if not run_id or not versions or versions[0].evaluation_run != run_id or not is_whole(versions[0]):
         return None
     return Registration(name=name, version=versions[0].version, created=False, run_id=run_id)
@@ -235,7 +235,7 @@ def _register(name: str, asked: Ensemble, members: Sequence[Member], findings: F
     facts = findings.facts.model_copy(update={"evaluation": run_id})
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / ENSEMBLE
-        write_ensemble(folder, _learned(run_id), members)
+        write_ensemble(folder, evaluations.fetch_ensemble(run_id), members)
         version, created = registry.register(name, folder, ensemble_digest(folder), facts)
     return Registration(name=name, version=version.version, created=created, run_id=run_id)
 
@@ -243,8 +243,3 @@ def _register(name: str, asked: Ensemble, members: Sequence[Member], findings: F
 def _digest(config: Ensemble, members: Sequence[Member]) -> str:
     """The digest of an ensemble of these members; an evaluation's is of what was asked, before an early exit's rule."""
     return members_digest(storage.sha256(dump_yaml(config).encode()), members)
-
-
-def _learned(run_id: str) -> Ensemble:
-    """The ensemble with what its evaluation learned: its early exit's rule, and how to predict Dice."""
-    return evaluations.fetch_ensemble(run_id)

@@ -12,7 +12,7 @@ from backdrop.config import Ensemble, Recipe
 from backdrop.config.folds import Rule
 from backdrop.config.network import parse_size
 from backdrop.data.dataset import Fault
-from backdrop.data.folds import Assignments, assign
+from backdrop.data.folds import Assignments, Row, assign, object_areas
 from backdrop.data.listing import printable
 from backdrop.data.validation import Look
 from backdrop.models import build
@@ -57,13 +57,9 @@ def _missing_views(ensemble: Ensemble, rule: Rule, looks: Sequence[Look]) -> Ite
 
 def _plan(ensemble: Ensemble, rule: Rule, looks: Sequence[Look], faults: list[Fault]) -> Assignments | None:
     """Objects in folds, as `split` assigns them; if it can't, None, and its error is added to the faults."""
-    areas: dict[str, list[int]] = {}
-    for look in looks:
-        areas.setdefault(look.photo.object, [])
-        if rule.view in (None, look.photo.view):
-            areas[look.photo.object].append(look.area)
+    rows = (Row(look.photo.stem, look.photo.object, look.photo.view, look.area, None) for look in looks)
     try:
-        return assign({name: sum(values) / len(values) for name, values in areas.items()}, rule)
+        return assign(object_areas(rows, rule.view), rule)
     except PlanError as error:
         faults.append(_error(f"ensemble {ensemble.name}", f"can't be split (folds): {error.what}", error.remedy))
         return None

@@ -116,7 +116,7 @@ def check_rules(stems: Iterable[str], rules: Iterable[Rule]) -> None:
     rows = [Row(stem, *stem.rpartition("_")[::2], 0, None) for stem in stems]
     for rule in rules:
         # Ranked by area, whatever the rule: other schemes draw by areas that aren't known yet.
-        assign(_object_areas(rows, rule.view), replace(rule, by="area_rank"))
+        assign(object_areas(rows, rule.view), replace(rule, by="area_rank"))
 
 
 def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
@@ -234,12 +234,16 @@ def verify(plan: FoldPlan, dataset: Dataset) -> Digests:
 
 
 def _placed(plan: FoldPlan, rule: Rule, kept: Assignments) -> FoldPlan:
-    assignments = assign(_object_areas(plan.rows, rule.view), rule, kept)
+    assignments = assign(object_areas(plan.rows, rule.view), rule, kept)
     return FoldPlan(plan.data, tuple(replace(row, fold=assignments[row.object]) for row in plan.rows))
 
 
-def _object_areas(rows: Iterable[Row], view: str | None) -> dict[str, float]:
-    """Mean mask area of each object, so that one with fewer views isn't taken for a small one; or that of a view."""
+def object_areas(rows: Iterable[Row], view: str | None) -> dict[str, float]:
+    """Mean mask area of each object, so that one with fewer views isn't taken for a small one; or that of a view.
+
+    Raises:
+        PlanError: if an object has no photograph of the view.
+    """
     groups: dict[str, list[int]] = {}
     for row in rows:
         areas = groups.setdefault(row.object, [])
