@@ -24,6 +24,7 @@ from backdrop.steps.next import next as choose_next
 from backdrop.steps.register import register
 from backdrop.tracking import registry
 from backdrop.tracking.evaluations import fetch_statistics
+from backdrop.tracking.version_files import fetch
 from tests.conftest import draw_pair
 from tests.tracking.workspace import HELD, Workspace
 
@@ -67,7 +68,7 @@ def test_an_evaluation_keeps_what_a_prediction_finds_again(model: str, workspace
     assert rows == read_statistics(workspace.root / "evaluated" / "statistics.csv")
     held = [row for row in rows if row.fold == "holdout"]
     assert len(held) == 2 * HELD
-    network, dataset = load_ensemble(registry.fetch_version(model)), open_dataset(workspace.data)
+    network, dataset = load_ensemble(fetch(registry.require_version(model))), open_dataset(workspace.data)
     for row in held[:3]:
         image = read_image(dataset.photos[row.image].image)
         (outcome,) = network.outcomes([network.prepare(image)], with_probability=True)

@@ -25,6 +25,7 @@ from backdrop.steps.predict import predict
 from backdrop.steps.promote import promote
 from backdrop.steps.register import find_registration, register
 from backdrop.tracking import registry
+from backdrop.tracking.version_files import fetch
 from tests.tracking.workspace import write_member
 
 HELD, FOLDED = 12, 24
@@ -98,7 +99,7 @@ def test_what_was_learned_is_registered_judged_and_used(site: Site, tracked: str
     assert rule in result.stdout
 
     version = site.register(site.ensemble)
-    config = registry.fetch_version(version.address) / "ensemble.yaml"
+    config = fetch(version) / "ensemble.yaml"
     assert find_ensemble(str(config)).early_exit.rule == learned.rule
     model = load_ensemble(config.parent)
     assert model.digest() == evaluation.model

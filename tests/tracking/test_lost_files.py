@@ -12,7 +12,8 @@ from backdrop.steps.models import models
 from backdrop.steps.promote import promote
 from backdrop.steps.rollback import rollback
 from backdrop.tracking.client import connect
-from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
+from backdrop.tracking.registry import champion_plan, find_alias, require_version
+from backdrop.tracking.version_files import fetch
 from tests.tracking.test_registry import champion, put
 from tests.tracking.workspace import Workspace, server_is_thorough
 
@@ -38,14 +39,14 @@ def test_lost_files_of_a_version_are_uploaded_again_by_register(
     for lose in (lambda: truncate(weights), lambda: shutil.rmtree(artifacts(version.model))):
         lose()
         shutil.rmtree(storage.cache_folder() / "ensembles", ignore_errors=True)
-        for needs_them in (lambda: fetch_version(address), lambda: promote(data, name)):
+        for needs_them in (lambda: fetch(require_version(address)), lambda: promote(data, name)):
             with pytest.raises(TrackingError, match=rf"lost files of models:/{name}/1\b.*`backdrop register`"):
                 needs_them()
         capfd.readouterr()
         assert put(workspace, name, seed=1, dice=0.95) == made.model_copy(update={"created": False})
         assert f"Files of models:/{name}/1 were gone from MLflow: uploaded again" in capfd.readouterr().err
         assert weights.is_file()
-        fetch_version(address)
+        fetch(require_version(address))
     assert promote(data, name).outcome == "promoted"
 
 

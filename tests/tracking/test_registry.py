@@ -35,9 +35,9 @@ from backdrop.tracking import cache, registry
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import run_of
 from backdrop.tracking.model_list import ListedModel
-from backdrop.tracking.registry import champion_plan, fetch_version, find_alias
+from backdrop.tracking.registry import champion_plan, find_alias, require_version
 from backdrop.tracking.runs import MemberRun
-from backdrop.tracking.version_files import ensemble_digest
+from backdrop.tracking.version_files import ensemble_digest, fetch
 from tests.conftest import small_disk
 from tests.tracking.workspace import HELD, Workspace, server_is_thorough, write_member
 
@@ -265,7 +265,7 @@ def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     assert verdict.outcome == "promoted"
     assert verdict.objects == 14
     plan, digests = wide.read()
-    model = load_ensemble(fetch_version(f"models:/{name}/1"))
+    model = load_ensemble(fetch(require_version(f"models:/{name}/1")))
     old = estimate(score_holdout(open_dataset(wide.data), plan, digests, model)).dice
     run = connect().get_run(second.run_id)
     assert verdict.difference == pytest.approx(run.data.metrics["holdout_dice"] - old)
@@ -322,7 +322,7 @@ def test_the_version_loads_without_pickle_and_cuts_out(
     listening = False
     assert unpickled == []
     mask = cv2.imdecode(np.frombuffer(predictions["mask"][0], np.uint8), cv2.IMREAD_GRAYSCALE)
-    folder = fetch_version(f"models:/{name}@challenger")
+    folder = fetch(require_version(f"models:/{name}@challenger"))
     image = cv2.cvtColor(cv2.imread(str(photo.image)), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(mask > 0, load_ensemble(folder).mask(image))
     assert ensemble_digest(folder) == folder.name
@@ -342,7 +342,7 @@ def test_altered_weights_in_the_registry_are_found(tracked: str, workspace: Work
     put(workspace, name, seed=1, dice=0.95)
     connect().set_model_version_tag(name, "1", "backdrop.digest", "0" * 64)
     with pytest.raises(TrackingError, match="were changed after it was registered"):
-        fetch_version(f"models:/{name}@challenger")
+        fetch(require_version(f"models:/{name}@challenger"))
     assert not list((storage.cache_folder() / "ensembles").iterdir())
 
 
@@ -355,7 +355,7 @@ def test_a_version_that_the_cache_has_no_room_for_is_an_error_of_one_file(
     with small_disk(tmp_path / "full", "16k"):
         says = r"can't be written \(No space left on device\)\. Free some space, or set BACKDROP_CACHE to"
         with pytest.raises(StorageError, match=says):
-            fetch_version(f"models:/{name}@challenger")
+            fetch(require_version(f"models:/{name}@challenger"))
         assert not list((storage.cache_folder() / "ensembles").iterdir())
 
 
@@ -447,9 +447,9 @@ def test_wrong_names_are_reported(tracked: str, name: str) -> None:
     with pytest.raises(TrackingError, match="isn't a valid model name"):
         registry.find_versions("it's", "0")
     with pytest.raises(TrackingError, match="isn't a model's address"):
-        fetch_version("models:/a b@champion")
+        fetch(require_version("models:/a b@champion"))
     with pytest.raises(TrackingError, match="There is no"):
-        fetch_version(f"models:/{name}/3")
+        fetch(require_version(f"models:/{name}/3"))
     with pytest.raises(TrackingError, match="There is no model"):
         rollback(name)
 
@@ -492,12 +492,12 @@ def test_a_copy_in_the_cache_that_was_changed_is_fetched_again(
     tracked: str, workspace: Workspace, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(workspace, name, seed=1, dice=0.95)
-    folder = fetch_version(f"models:/{name}@challenger")
+    folder = fetch(require_version(f"models:/{name}@challenger"))
     recipe = next(folder.rglob("recipe.yaml"))
     whole = recipe.read_bytes()
     recipe.write_bytes(whole.replace(b"epochs", b"epoch$"))
     cache._verified.clear()  # as in another process
     capsys.readouterr()
-    assert fetch_version(f"models:/{name}@challenger") == folder
+    assert fetch(require_version(f"models:/{name}@challenger")) == folder
     assert recipe.read_bytes() == whole
     assert capsys.readouterr().err == f"{folder} has changed since it was fetched; fetching it again\n"

@@ -13,7 +13,7 @@ from backdrop.data.folds import HOLDOUT, FoldPlan, read_plan, verify
 from backdrop.evaluation.records import IMAGES, Opponent, Score, dump_scores, read_scores
 from backdrop.evaluation.statistics import find_renamed
 from backdrop.tracking import evaluations, registry
-from backdrop.tracking.version_files import Version
+from backdrop.tracking.version_files import Version, fetch
 
 if TYPE_CHECKING:
     from backdrop.inference.ensemble import EnsembleModel
@@ -94,8 +94,8 @@ def predict_scores(data: str, plan: FoldPlan, champion: Version) -> Sequence[Sco
     return score_holdout(dataset, plan, verify(plan, dataset), load(champion))
 
 
-def load(champion: Version) -> "EnsembleModel":
-    """The champion, to predict with.
+def load(version: Version) -> "EnsembleModel":
+    """A version, to predict with.
 
     Raises:
         TrackingError: if the version's files were lost or changed, or aren't signed as they must be.
@@ -103,7 +103,7 @@ def load(champion: Version) -> "EnsembleModel":
     from backdrop.inference.batch import keep_networks  # slow: these import torch
     from backdrop.inference.ensemble import load_ensemble
 
-    return keep_networks(load_ensemble(registry.fetch_version(champion.address)))
+    return keep_networks(load_ensemble(fetch(version)))
 
 
 def known_objects(plan: FoldPlan, champion: Version) -> list[str]:

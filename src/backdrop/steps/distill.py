@@ -18,8 +18,8 @@ from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.batch import keep_networks, lazily, outcomes
-from backdrop.inference.ensemble import EnsembleModel, Photograph, load_ensemble
+from backdrop.inference.batch import lazily, outcomes
+from backdrop.inference.ensemble import EnsembleModel, Photograph
 from backdrop.inference.member import MemberSpec
 from backdrop.steps.label import check_unlabeled
 from backdrop.steps.train import TrainRecord, make_member
@@ -103,11 +103,11 @@ def soften(taught: Taught) -> PseudoLabels:
 
 
 def _open_teacher(model: str) -> tuple[Teacher, EnsembleModel]:
-    from backdrop.tracking.registry import require_version  # slow: imports mlflow
-    from backdrop.tracking.version_files import fetch
+    from backdrop.steps.champion import load  # slow: imports mlflow
+    from backdrop.tracking.registry import require_version
 
     version = require_version(model)
-    ensemble = replace(keep_networks(load_ensemble(fetch(version))), operations=(), early_exit=None)
+    ensemble = replace(load(version), operations=(), early_exit=None)
     if any(member.record.teacher for member in ensemble.members):
         raise MemberError(f"{version.address} is a student itself", "Name the ensemble that taught it")
     return Teacher(address=version.address, digest=version.digest), ensemble

@@ -18,8 +18,7 @@ from backdrop.evaluation.drift import Drift, Place, Usual, comparable, compare, 
 from backdrop.evaluation.records import PAGE, STATISTICS
 from backdrop.evaluation.statistics import Statistics, dump_statistics
 from backdrop.evaluation.survey import Measured, measure_photographs
-from backdrop.inference.batch import keep_networks
-from backdrop.inference.ensemble import EnsembleModel, load_ensemble
+from backdrop.inference.ensemble import EnsembleModel
 from backdrop.report.drift import SHOWN, Unusual, render_drift
 
 STEP = "drift"
@@ -76,10 +75,9 @@ def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> Drift
     """
     if not LOWEST <= alpha <= HIGHEST:
         raise ConfigError(f"--alpha must be {LOWEST} to {HIGHEST}, not {alpha:g}", f"Use another, such as {ALPHA}")
-    from backdrop.steps.champion import plan_of  # slow: imports mlflow
+    from backdrop.steps.champion import load, plan_of  # slow: imports mlflow
     from backdrop.tracking.evaluations import fetch_statistics
     from backdrop.tracking.registry import require_version
-    from backdrop.tracking.version_files import fetch
 
     version = require_version(reference)
     held = [one for one in fetch_statistics(version.evaluation_run) if one.fold == HOLDOUT]
@@ -88,7 +86,7 @@ def drift(reference: str, current: str, out: str, alpha: float = ALPHA) -> Drift
     sources, passed_over = find_photographs([current], [Path(out).absolute()])
     places = identify([source.name for source in sources], {one.view for one in held})
     plan = plan_of(version)
-    network = keep_networks(load_ensemble(fetch(version)))
+    network = load(version)
     labeled = {name for member in network.members for name in member.record.pseudo_objects}
     new = _without(places, {*plan.assignment(), *(row.image for row in plan.rows), *labeled})
     if not new:

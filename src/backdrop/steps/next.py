@@ -15,8 +15,7 @@ from backdrop.data.photographs import Source
 from backdrop.evaluation.selection import choose, look
 from backdrop.evaluation.statistics import measure_image
 from backdrop.evaluation.survey import Measured, measure_photographs
-from backdrop.inference.batch import keep_networks
-from backdrop.inference.ensemble import EnsembleModel, load_ensemble
+from backdrop.inference.ensemble import EnsembleModel
 
 STEP = "next"
 TABLE = "next.csv"
@@ -58,9 +57,10 @@ def next(data: str, model: str, out: str, count: int = 20) -> list[Next]:  # noq
         raise ConfigError(f"--count must be at least 1, not {count}", "Use another, such as 20")
     dataset = open_dataset(data)
     candidates = _candidates(dataset)
-    from backdrop.tracking.registry import fetch_version  # slow: imports mlflow
+    from backdrop.steps.champion import load  # slow: imports mlflow
+    from backdrop.tracking.registry import require_version
 
-    network = keep_networks(load_ensemble(fetch_version(model)))
+    network = load(require_version(model))
     found = _measure(network, list(candidates.values()))
     if not found:
         raise DataError(f"{dataset.root}/test has no photograph that can be used", "See the lines above")

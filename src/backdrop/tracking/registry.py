@@ -15,7 +15,7 @@ from backdrop.tracking.client import connect, is_missing, place, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.model_card import Facts
-from backdrop.tracking.version_files import ENSEMBLE, MANIFEST, SIZE, TEACHER, Version, fetch, put_back, tag, upload
+from backdrop.tracking.version_files import ENSEMBLE, MANIFEST, SIZE, TEACHER, Version, put_back, tag, upload
 
 EVALUATION_RUN = "backdrop.evaluation_run"
 VERDICT = "backdrop.verdict"
@@ -199,23 +199,6 @@ def set_verdict(version: Version, verdict: Verdict) -> None:
         TrackingError: if the server doesn't answer.
     """
     tag(version, VERDICT, verdict.model_dump_json(exclude={"slices"}))
-
-
-def fetch_version(address: str) -> Path:
-    """The ensemble folder of a version, copied to the cache once and verified by its digest.
-
-    If BACKDROP_TRUSTED_KEY is set, the signature of its files is verified, too.
-
-    Args:
-        address: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-
-    Raises:
-        ConfigError: if the key can't be used.
-        TrackingError: if there is no such version, its files were lost or changed, or aren't signed with the key, or
-            the server doesn't answer.
-        StorageError: if it can't be written.
-    """
-    return fetch(require_version(address))
 
 
 def champion_plan(address: str, name: str = PLAN) -> Path | None:
