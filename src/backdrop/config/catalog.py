@@ -22,6 +22,14 @@ class Source(NamedTuple):
     name: str
     folder: str | None
 
+    def values(self) -> dict[str, Any]:
+        """The mapping in it, with absolute paths.
+
+        Raises:
+            ConfigError: if it isn't YAML, or isn't a mapping.
+        """
+        return resolve_paths(self.folder, parse_yaml(self.text, self.name))
+
 
 def find_recipe(
     name: str, overrides: Iterable[str] = (), over: Mapping[str, Any] | None = None, option: str = "--set"
@@ -38,9 +46,8 @@ def find_recipe(
         ConfigError: if there is no such recipe, or it isn't valid.
     """
     source = find_text("recipes", name)
-    values = resolve_paths(source.folder, parse_yaml(source.text, source.name))
     assignments = list(overrides)
-    merged = override({**values, **(over or {})}, assignments, option)
+    merged = override({**source.values(), **(over or {})}, assignments, option)
     return parse(Recipe, merged, source.name, [f"{option} {assignment}" for assignment in assignments])
 
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, FiniteFloat, Tag, model_validator
 
 from backdrop.common.errors import ConfigError
-from backdrop.config.catalog import find_recipe, find_text, resolve_paths
+from backdrop.config.catalog import change_recipe, find_recipe, find_text
 from backdrop.config.folds import PLAN, By, Rule
 from backdrop.config.network import Positive, Share
 from backdrop.config.patterns import NAME
 from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
-from backdrop.config.records import Record, override, parse, parse_yaml
+from backdrop.config.records import Record, parse
 
 AUTO = "auto"  # stands for a proposal where an ensemble's name is expected
 # What images.csv always has; metadata.csv has the others.
@@ -64,10 +64,7 @@ class Part(Record):
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.set.items()]
         if isinstance(self.recipe, str):
             return find_recipe(self.recipe, overrides, option="set")
-        if not overrides:
-            return self.recipe
-        values = override(self.recipe.model_dump(mode="json"), overrides, "set")
-        return parse(Recipe, values, self.recipe.name, [f"set {assignment}" for assignment in overrides])
+        return change_recipe(self.recipe, overrides, option="set") if overrides else self.recipe
 
 
 class Group(Record):
@@ -191,13 +188,8 @@ class Ensemble(Record):
 
     def learned(self, rule: ExitRule | None, predicted_dice: PredictedDice | None) -> "Ensemble":
         """The same ensemble with what `evaluate` learned: its early exit's rule, and how to predict Dice."""
-        return self.with_exit(rule).model_copy(update={"predicted_dice": predicted_dice})
-
-    def with_exit(self, rule: ExitRule | None) -> "Ensemble":
-        """The same ensemble with the rule that was learned for its early exit; itself if it has none."""
-        if self.early_exit is None:
-            return self
-        return self.model_copy(update={"early_exit": self.early_exit.model_copy(update={"rule": rule})})
+        early_exit = self.early_exit and self.early_exit.model_copy(update={"rule": rule})
+        return self.model_copy(update={"early_exit": early_exit, "predicted_dice": predicted_dice})
 
     def tuned(self, recipes: Sequence[Recipe]) -> "Ensemble":
         """The same ensemble, resolved, with the schedules and optimizers of recipes that a search tuned.
@@ -265,5 +257,4 @@ def find_ensemble(name: str) -> Ensemble:
         remedy = "Write a proposal with `backdrop estimate DATA --out auto.yaml`, and name that file"
         raise ConfigError("auto is not an ensemble", remedy)
     source = find_text("ensembles", name)
-    values = resolve_paths(source.folder, parse_yaml(source.text, source.name))
-    return parse(Ensemble, values, source.name).resolve()
+    return parse(Ensemble, source.values(), source.name).resolve()

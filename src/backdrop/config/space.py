@@ -12,12 +12,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
-from backdrop.config.catalog import find_text, resolve_paths, shipped
+from backdrop.config.catalog import find_text, shipped
 from backdrop.config.network import Count, Positive, Share
 from backdrop.config.optimizer import Optimizer
 from backdrop.config.patterns import NAME
 from backdrop.config.recipe import Recipe
-from backdrop.config.records import Record, parse, parse_yaml
+from backdrop.config.records import Record, parse
 from backdrop.config.schedule import Factor
 
 DIGITS = 3  # significant digits of drawn values, for readable schedules
@@ -71,7 +71,7 @@ class Draws:
         """A number, rounded to three significant digits."""
         if ends[0] == ends[1]:
             return ends[0]
-        drawn = self.chance.suggest_float(f"{self.family}.{name}", *ends, log=log)
+        drawn = self.chance.suggest_float(self._name(name), *ends, log=log)
         return self._kept(name, float(f"{drawn:.{DIGITS}g}"))
 
     def whole(self, name: str, ends: tuple[int, int]) -> int:
@@ -278,7 +278,7 @@ def find_space(name: str | None, recipe: Recipe) -> Space:
     default = "sgd" if recipe.optimizer.kind == "sgd" else "adam"
     own = next((space for space in shipped("spaces") if recipe.name.startswith(space)), default)
     source = find_text("spaces", name or own)
-    return parse(Space, resolve_paths(source.folder, parse_yaml(source.text, source.name)), source.name)
+    return parse(Space, source.values(), source.name)
 
 
 def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
