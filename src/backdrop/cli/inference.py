@@ -56,7 +56,7 @@ def evaluate(
         print(f"out of fold  {recipe:20} Dice {score.dice:.5f} on {count(score.objects, 'object')}")
     held = evaluation.holdout.ensemble
     if held is not None:
-        interval = f" ({held.low:.5f} to {held.high:.5f})" if held.low is not None and held.high is not None else ""
+        interval = _interval(held.low, held.high, ".5f")
         print(f"holdout      {'ensemble':20} Dice {held.dice:.5f}{interval} on {count(held.objects, 'object')}")
     _print_baselines(evaluation.comparisons)
     _print_contributions(evaluation.contributions, out)
@@ -102,8 +102,12 @@ def _gain_text(gain: "Spread") -> str:
     low, mean, high = gain.low, gain.mean, gain.high
     if mean < 0:
         low, mean, high = None if high is None else -high, -mean, None if low is None else -low
-    interval = "" if low is None or high is None else f" ({low:+.5f} to {high:+.5f})"
-    return f"{'lower' if gain.mean < 0 else 'higher'} by {mean:.5f}{interval}"
+    return f"{'lower' if gain.mean < 0 else 'higher'} by {mean:.5f}{_interval(low, high)}"
+
+
+def _interval(low: float | None, high: float | None, form: str = "+.5f", factor: float = 1) -> str:
+    """An interval times a factor, as it follows a mean; empty if there is none."""
+    return "" if low is None or high is None else f" ({factor * low:{form}} to {factor * high:{form}})"
 
 
 def _print_contributions(contributions: "Sequence[Contribution]", out: str) -> None:
@@ -114,9 +118,9 @@ def _print_contributions(contributions: "Sequence[Contribution]", out: str) -> N
     if recipes:
         speed = read_speed(out)
         for one in recipes:
-            low_high = "" if one.added.low is None else f" ({one.added.low:+.5f} to {one.added.high:+.5f})"
+            interval = _interval(one.added.low, one.added.high)
             time = f"{1000 * speed.seconds[one.name]:.1f} ms a photograph"
-            print(f"{'adds':12} {one.name:20} Dice {one.added.mean:+.5f}{low_high}; {time}")
+            print(f"{'adds':12} {one.name:20} Dice {one.added.mean:+.5f}{interval}; {time}")
 
 
 def _print_exit(learned: "Exit | None") -> None:
@@ -129,10 +133,7 @@ def _print_exit(learned: "Exit | None") -> None:
     for title, saving in {"out of fold": learned.oof, "holdout": learned.holdout if learned.rule else None}.items():
         if saving:
             saved, lost = saving.saved, saving.lost
-            shares = (
-                "" if saved.low is None or saved.high is None else f" ({100 * saved.low:.1f} to {100 * saved.high:.1f})"
-            )
-            dice = "" if lost.low is None else f" ({lost.low:+.5f} to {lost.high:+.5f})"
+            shares, dice = _interval(saved.low, saved.high, ".1f", 100), _interval(lost.low, lost.high)
             stopped = f"{saving.stopped} of {count(saving.images, 'photograph')} stopped"
             gain = f"saves {100 * saved.mean:.1f} %{shares}, loses {lost.mean:+.5f}{dice}"
             print(f"{title:12} {'early exit':20} {gain}; {stopped}")
