@@ -112,6 +112,11 @@ class Dataset:
         return [self.photos[stem] for stem in chosen]
 
     @property
+    def labeled(self) -> list[Photo]:
+        """The photographs with a mask."""
+        return [photo for photo in self.photos.values() if photo.mask is not None]
+
+    @property
     def unlabeled_passed_over(self) -> list[PassedOver]:
         """The files of `test` that aren't read."""
         folder = printable(self.root / "test")

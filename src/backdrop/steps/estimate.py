@@ -154,10 +154,9 @@ def propose_for(dataset: Dataset, hours: float, seconds: float = QUICK_S) -> Pro
 
 
 def _labeled(dataset: Dataset) -> list[Photo]:
-    photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
-    if not photos:
+    if not dataset.labeled:
         raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
-    return photos
+    return dataset.labeled
 
 
 def _pace(recipe: Recipe, dataset: Dataset, seconds: float) -> Throughput:

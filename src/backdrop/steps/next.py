@@ -65,7 +65,7 @@ def next(data: str, model: str, out: str, count: int = 20) -> list[Next]:  # noq
     if not found:
         raise DataError(f"{dataset.root}/test has no photograph that can be used", "See the lines above")
     labeled: dict[str, list[dict[str, float]]] = {}
-    photos = [photo for photo in dataset.photos.values() if photo.mask is not None]
+    photos = dataset.labeled
     for photo, values in zip(photos, in_threads(_look, photos, "reading labeled photographs"), strict=True):
         labeled.setdefault(photo.object, []).append(values)
     chosen = choose(
@@ -88,7 +88,7 @@ def _candidates(dataset: Dataset) -> dict[str, Photo]:
     """The unlabeled photographs by name, without those of labeled objects."""
     for fault in dataset.unlabeled_faults:
         raise fault.error()
-    labeled = {photo.object for photo in dataset.photos.values() if photo.mask is not None}
+    labeled = {photo.object for photo in dataset.labeled}
     found = {stem: photo for stem, photo in dataset.unlabeled.items() if photo.object not in labeled}
     if not found:
         raise DataError(f"{dataset.root}/test has no photographs of new objects", "Put those without masks there")
