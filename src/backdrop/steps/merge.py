@@ -54,10 +54,13 @@ class Part:
     shard: predict.ShardRecord
     files: Files
 
-    def failures(self) -> dict[str, str]:
-        """The reasons of photographs that failed, by name."""
+    def rows(self, versions: Mapping[str, str]) -> dict[str, Row]:
+        """Its photographs' rows, by name."""
         path = self.folder / predict.FAILED
-        return {row[0]: row[1] for row in _rows(path, predict.FAILED_HEAD)} if path.is_file() else {}
+        failures = {row[0]: row[1] for row in _rows(path, predict.FAILED_HEAD)} if path.is_file() else {}
+        return {
+            name: Row(versions.get(name, ""), self.record.model, failures.get(name, "")) for name in self.shard.names
+        }
 
 
 @working("merging")
@@ -85,11 +88,9 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         first = _check(found)
         style, chosen = first.shard.style, first.record.format
         earlier = {} if chosen == "submission" else read_photographs(out, style)
-        rows, known = dict(earlier), versions or {}
+        rows = dict(earlier)
         for part in found:
-            failures = part.failures()
-            for name in part.shard.names:
-                rows[name] = Row(known.get(name, ""), part.record.model, failures.get(name, ""))
+            rows |= part.rows(versions or {})
         record = MergeRecord(
             format=chosen,
             style=style,
@@ -107,18 +108,22 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
                 RECORD: (record.model_dump_json(indent=1) + "\n").encode(),
             }
         )
-        claim = Claim(out, STEP, RECORD, tables)
-        if not earlier:
-            claim.clear()
-        with progress("merging shares", len(found)) as advance:
-            for part in found:
-                claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*predict.OWN}})
-                advance()
-        if not failed:
-            claim.remove([predict.FAILED])
-        claim.write(tables)
-        claim.seal()
+        _write(Claim(out, STEP, RECORD, tables), found, tables, add=bool(earlier))
     return record
+
+
+def _write(claim: Claim, parts: Sequence[Part], tables: Mapping[str, bytes], add: bool) -> None:
+    """Writes the shares' files and the tables, to what is there already or instead of it."""
+    if not add:
+        claim.clear()
+    with progress("merging shares", len(parts)) as advance:
+        for part in parts:
+            claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*predict.OWN}})
+            advance()
+    if predict.FAILED not in tables:
+        claim.remove([predict.FAILED])
+    claim.write(tables)
+    claim.seal()
 
 
 def read_photographs(out: str, style: str) -> dict[str, Row]:
