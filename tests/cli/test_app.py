@@ -240,6 +240,7 @@ def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.Mo
             RuntimeError("can't start new thread"),
             "No more threads can be started. Raise the limit of processes: ulimit",
         ),
+        (FutureWarning("old"), "A library's warning was made an error (FutureWarning: old). Unset PYTHONWARNINGS, or"),
         (MemoryError(), "There isn't enough memory (MemoryError). Use smaller photographs or batches, or a machine"),
         (
             RuntimeError("CUDA out of memory."),
@@ -247,7 +248,9 @@ def test_what_the_operating_system_refuses_is_named(main, monkeypatch: pytest.Mo
         ),
     ],
 )
-def test_a_limit_that_was_reached_is_no_bug(error: Exception, says: str, main, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_or_a_warning_made_an_error_is_no_bug(
+    error: Exception, says: str, main, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> None:
         raise error
 

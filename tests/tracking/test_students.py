@@ -89,6 +89,18 @@ def test_soft_masks_are_predicted_once_and_damaged_ones_again(workspace: Workspa
     assert again == {damaged, deleted}
 
 
+def test_a_photograph_that_cannot_be_read_is_named_and_teaches_nothing(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    without = soften(workspace)
+    broken = workspace.data / "test" / "new_01.jpg"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no picture")
+    capfd.readouterr()
+    assert soften(workspace) == without
+    assert capfd.readouterr().err.count(str(broken)) == 1
+
+
 def test_a_student_is_a_member_of_all_folds_and_is_reused(taught: Workspace, tmp_path: Path) -> None:
     data, plan, out = str(taught.data), str(taught.plan), str(tmp_path / "student")
     model = f"models:/{tmp_path.name}@champion"

@@ -83,7 +83,7 @@ def tune(
     recipe: RecipeName,
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder or s3:// prefix. {key} becomes the search's key.")],
     trials: Annotated[int, typer.Option(metavar="N", help="Number of schedules to try, presets included.")] = 16,
-    budget_epochs: Annotated[int, typer.Option(metavar="N", help="Maximum epochs of a trial on a fold.")] = 6,
+    budget_epochs: Annotated[int, typer.Option(metavar="N", min=2, help="Maximum epochs of a trial on a fold.")] = 6,
     folds: Annotated[str, typer.Option(metavar="0,1", help="Folds to leave out and judge on, one by one.")] = "0",
     space: Annotated[str | None, typer.Option(metavar="SPACE", help="A shipped space's name, or a YAML file.")] = None,
     searcher: Annotated[str, typer.Option(metavar="NAME", help="tpe or random.")] = "tpe",

@@ -138,6 +138,9 @@ def explain(error: Exception, report: str) -> BackdropError:
         return BackdropError(what, "Free some space, or set TMPDIR to a folder elsewhere")
     if isinstance(error, RuntimeError) and HOMELESS in str(error):  # a container's user needn't be in /etc/passwd
         return BackdropError(f"User {os.getuid()} has no home folder", "Set HOME to a folder that it may write to")
+    if isinstance(error, Warning):
+        what = f"A library's warning was made an error ({type(error).__name__}: {shorten(error)})"
+        return BackdropError(what, "Unset PYTHONWARNINGS, or leave out -W error")
     if "can't start new thread" in str(error):
         return BackdropError(
             "No more threads can be started", "Raise the limit of processes: ulimit -u, or a container's"

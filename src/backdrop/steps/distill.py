@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, MemberError
+from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.common.progress import log, progress, working
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
@@ -18,7 +17,7 @@ from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 from backdrop.evaluation.scoring import judges
-from backdrop.inference.batch import lazily, outcomes
+from backdrop.inference.batch import outcomes, usable
 from backdrop.inference.ensemble import EnsembleModel, Photograph
 from backdrop.inference.member import MemberSpec
 from backdrop.steps.label import check_unlabeled
@@ -56,7 +55,7 @@ def distill(
 
     Raises:
         ConfigError: if the recipe isn't valid or scales photographs, or onnx or onnxruntime isn't installed.
-        DataError: if a photograph can't be read, or has changed.
+        DataError: if a photograph of the plan can't be read, or has changed.
         PlanError: if a plan belongs to other data.
         MemberError: if the model wasn't trained by the plans, is a student itself, or `out` holds another member.
         StorageError: if `out` holds something else, or something can't be written.
@@ -79,6 +78,8 @@ def distill(
 
 def soften(taught: Taught) -> PseudoLabels:
     """Predicts photographs' soft masks into the cache; those that are there already aren't predicted again.
+
+    A photograph that can't be used is named, and left out.
 
     Args:
         taught: photographs, each with the ensemble that may teach it.
@@ -154,7 +155,7 @@ def _soft_masks(
             yield photo, (path, digest)
         else:
             missing.append(photo)
-    for photo, data in _predict(model, missing, images):
+    for photo, data in _predict(model, missing, images, advance):
         digest = storage.sha256(data)
         path = folder / f"{images[photo]}-{digest}.png"
         storage.write_bytes(path, data)
@@ -162,12 +163,17 @@ def _soft_masks(
         yield photo, (path, digest)
 
 
-def _predict(model: EnsembleModel, photos: Sequence[Photo], images: dict[Photo, str]) -> Iterator[tuple[Photo, bytes]]:
-    for photo, outcome in outcomes(model, lazily(partial(_prepare, model, images), photos)):
+def _predict(
+    model: EnsembleModel, photos: Sequence[Photo], images: dict[Photo, str], advance: Callable[[], None]
+) -> Iterator[tuple[Photo, bytes]]:
+    def prepare(photo: Photo) -> Photograph:
+        with opened_image(photo.image, images[photo]) as image:
+            return model.prepare(image)
+
+    def report(_photo: Photo, error: DataError) -> None:
+        log(str(error))
+        advance()
+
+    for photo, outcome in outcomes(model, usable(prepare, photos, report)):
         assert outcome.probability is not None
         yield photo, encode_soft_png(outcome.probability)
-
-
-def _prepare(model: EnsembleModel, images: dict[Photo, str], photo: Photo) -> tuple[Photograph, Photo]:
-    with opened_image(photo.image, images[photo]) as image:
-        return model.prepare(image), photo

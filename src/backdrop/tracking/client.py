@@ -85,6 +85,8 @@ def connect(wait: bool | None = None) -> MlflowClient:
                 ping(address)
     try:
         return MlflowClient(uri)
+    except Warning:  # which PYTHONWARNINGS made an error
+        raise
     except Exception as error:  # MLflow's, SQLAlchemy's, or that of a missing driver
         what = f"{URI} is {without_credentials(uri)}, which MLflow can't use ({_words(error)})"
         raise TrackingError(what, f"Fix {URI}") from error
