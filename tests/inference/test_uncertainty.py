@@ -16,12 +16,12 @@ VALUES = st.one_of(
     st.floats(0, 1, width=32),
 )
 MAPS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8), elements=VALUES)
-INTERVALS = st.lists(st.sampled_from(LIMITS), min_size=2, max_size=2, unique=True).map(sorted)
+INTERVALS = st.lists(st.sampled_from(LIMITS), min_size=3, max_size=3, unique=True).map(sorted)
 
 
-def counted(probability: np.ndarray, low: float, high: float) -> tuple[int, int]:
+def counted(probability: np.ndarray, low: float, high: float, top: float) -> tuple[int, int]:
     """Doubtful pixels and those that they are divided by, one after another."""
-    low, high, top = (float(np.float32(limit)) for limit in (low, high, 0.9))
+    low, high, top = (float(np.float32(limit)) for limit in (low, high, top))
     doubtful = others = 0
     for row in probability.tolist():
         for p in row:
@@ -34,13 +34,14 @@ def counted(probability: np.ndarray, low: float, high: float) -> tuple[int, int]
 
 @given(MAPS, INTERVALS)
 def test_doubt_is_what_a_plain_loop_counts(probability: np.ndarray, limits: list[float]) -> None:
+    low, high, top = limits
     doubtful, others = counted(probability, *limits)
-    assert unconfidence(probability, *limits) == doubtful / max(1, others)
+    assert unconfidence(probability, low, high, top) == doubtful / max(1, others)
 
 
 @given(MAPS)
 def test_without_limits_they_are_the_winners(probability: np.ndarray) -> None:
-    doubtful, others = counted(probability, 0.3, 0.8)
+    doubtful, others = counted(probability, 0.3, 0.8, 0.9)
     assert unconfidence(probability) == doubtful / max(1, others)
 
 

@@ -20,17 +20,18 @@ REGIONS_A_SIDE = 8
 Box = tuple[int, int, int, int]  # left, top, width, height
 
 
-def unconfidence(probability: NDArray[np.float32], low: float = LOW, high: float = HIGH) -> float:
+def unconfidence(probability: NDArray[np.float32], low: float = LOW, high: float = HIGH, top: float = TOP) -> float:
     """The winners' uncertainty score: uncertain pixels per pixel that counts as certain background.
 
-    n(low <= p <= high) / max(1, n(p < low) + n(high < p <= 0.9)). Source: the winners' interview.
+    n(low <= p <= high) / max(1, n(p < low) + n(high < p <= top)). Source: the winners' interview.
 
     Args:
         probability: (H, W) float32, 0..1. Limits are rounded to float32 too, so that 0.8 is not above 0.8.
         low: lower limit of uncertainty.
         high: upper limit of uncertainty.
+        top: pixels above it are certain foreground and don't count.
     """
-    uncertain, certain = _counts(probability, low, high)
+    uncertain, certain = _counts(probability, low, high, top)
     return uncertain / max(1, certain)
 
 
@@ -46,7 +47,7 @@ class Doubt:
 
     def add(self, probability: NDArray[np.float32], weight: int) -> None:
         """Adds a network's probability (H, W), or some of its rows, with an integer weight."""
-        uncertain, certain = _counts(probability, LOW, HIGH)
+        uncertain, certain = _counts(probability, LOW, HIGH, TOP)
         self.uncertain += weight * uncertain
         self.certain += weight * certain
         self.weight += weight
@@ -107,9 +108,9 @@ def uncertain_regions(probability: NDArray[np.float32]) -> list[Box]:
     return [tuple(region[:4]) for region in largest[:MAX_REGIONS]]
 
 
-def _counts(probability: NDArray[np.float32], low: float, high: float) -> tuple[int, int]:
+def _counts(probability: NDArray[np.float32], low: float, high: float, top: float) -> tuple[int, int]:
     """The numbers of uncertain pixels, and of certain ones that are not foreground."""
-    certain = _count(probability < low) + _count((probability > high) & (probability <= TOP))
+    certain = _count(probability < low) + _count((probability > high) & (probability <= top))
     return _count(_between(probability, low, high)), certain
 
 
