@@ -1,5 +1,7 @@
 """RAY_ADDRESS in each of its forms: joined, or refused in one line and within seconds."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +61,23 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TuningError) as caught, cluster():
         pass
     assert "hunter2" not in str(caught.value)
+
+
+def test_modules_beside_the_photographs_are_not_imported_by_trials(tmp_path: Path) -> None:
+    (tmp_path / "statistics.py").write_text("raise SystemExit('beside the photographs')")
+    code = (
+        "import ray\n"
+        "from backdrop.tuning.ray_runner import cluster\n"
+        "def middle():\n"
+        "    from statistics import median\n"
+        "    return median([1, 2, 4])\n"
+        "with cluster():\n"
+        "    print('median', ray.get(ray.remote(middle).remote(), timeout=100))\n"
+        "import os; print(os.getcwd())"
+    )
+    search = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(search, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == f"median 2\n{tmp_path}\n", done.stderr
 
 
 def test_a_trial_whose_process_never_starts_is_a_failed_row(tmp_path: Path) -> None:

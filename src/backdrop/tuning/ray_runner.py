@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def cluster() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         try:
             if address:
-                _join(address)
+                _join(address, folder)
                 yield
             else:
                 with local_cluster():
@@ -129,8 +129,11 @@ def cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-def _join(address: str) -> None:
+def _join(address: str, folder: str) -> None:
     """Connects to a running cluster: `auto`, or the `host:port` that Ray gives its own jobs.
+
+    Ray's workers look for modules in the folder that the driver connects in, and before Python's own, so that is an
+    empty one: a photographs' folder may have a `statistics.py`.
 
     Raises:
         TuningError: if it is another kind of address, or nobody answers there within seconds.
@@ -149,16 +152,21 @@ def _join(address: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
             connection.sendall(HELLO)
             connection.recv(1)
-        ray.init(address, **QUIET)
+        with chdir(folder):
+            ray.init(address, **QUIET)
     except Exception as error:  # Ray raises no narrower type
         raise TuningError(f"There is no Ray cluster at RAY_ADDRESS={bare} ({shorten(error)})", remedy) from error
 
 
 def _start(folder: str) -> None:
-    """Starts Ray, up to three times: it gives its processes 30 s to start, too little on a busy machine."""
+    """Starts Ray, up to three times: it gives its processes 30 s to start, too little on a busy machine.
+
+    Its working folder is the new one, for its workers as in `_join`.
+    """
     for last in (False, False, True):
         try:
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=folder, **QUIET)
+            with chdir(folder):
+                ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, _temp_dir=folder, **QUIET)
             return
         except Exception as error:  # Ray raises no narrower type
             ray.shutdown()
