@@ -19,6 +19,7 @@ from backdrop.data.formats import turn
 from backdrop.data.listing import summarize
 from backdrop.data.validation import inspect
 from backdrop.steps.check import CheckReport, check
+from backdrop.steps.split import split
 
 
 def told(report: CheckReport) -> list[tuple[str, str, str]]:
@@ -48,6 +49,19 @@ def test_a_good_dataset_has_no_faults(data: Path) -> None:
 def test_a_bad_mask_is_an_error(data: Path, mask: np.ndarray, what: str) -> None:
     write_mask(data, "car02_01", mask)
     assert told(check(str(data))) == [("error", "car02_01_mask.png", what)]
+    with pytest.raises(DataError, match=rf"car02_01_mask\.png {what}"):
+        split(str(data), str(data.parent / "plan.csv"))
+
+
+def test_a_photograph_of_two_objects_is_never_split(data: Path) -> None:
+    """Else a fold would train on what another is judged on."""
+    (data / "train" / "car03_01.jpg").write_bytes((data / "train" / "car04_01.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"car04_01\.jpg is the same photograph as .*car03_01\.jpg"):
+        split(str(data), str(data.parent / "plan.csv"))
+    (data / "train" / "car03_02.jpg").write_bytes((data / "train" / "car03_01.jpg").read_bytes())
+    (data / "train" / "car04_01.jpg").unlink()
+    (data / "train_masks" / "car04_01_mask.png").unlink()
+    split(str(data), str(data.parent / "plan.csv"))
 
 
 def test_all_faults_are_listed_at_once(data: Path) -> None:

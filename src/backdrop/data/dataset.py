@@ -38,7 +38,6 @@ from backdrop.data.metadata import LICENSES, METADATA
 
 CHUNK = 32  # photographs in memory at once
 FOLDERS = {"train": IMAGE_SUFFIXES, MASKS: MASK_SUFFIXES, "test": IMAGE_SUFFIXES}
-SAME_SIZE = "Export both at one size (mind an EXIF rotation of the photograph)"
 OWN_NAMES = frozenset({*FOLDERS, METADATA, *LICENSES})  # of all that a dataset is made of
 
 # Of a photograph's file and of its mask's pixels, by stem.
@@ -310,22 +309,55 @@ def measure(photo: Photo) -> tuple[tuple[str, str], int]:
     """A photograph's digests, and its mask's area in pixels (empty and 0 if it has none).
 
     Raises:
-        DataError: if the photograph's header can't be read, the mask can't be understood, or their sizes differ.
+        DataError: if the photograph's header can't be read, or the mask has one of `mask_faults`.
     """
     data = read_file(photo.image)
     examine(data, printable(photo.image))
     if photo.mask is None:
         return (storage.sha256(data), ""), 0
-    mask = read_mask(photo.mask)
-    if fault := wrong_size(mask.shape, shape_of(data)):
-        raise DataError(f"{printable(photo.mask)} {fault}", SAME_SIZE)
-    return (storage.sha256(data), mask_digest(mask)), int(np.count_nonzero(mask))
+    file = read_mask_file(photo.mask)
+    for fault in mask_faults(photo.mask, file, shape_of(data)):
+        raise fault.error()
+    assert file.mask is not None
+    return (storage.sha256(data), mask_digest(file.mask)), int(np.count_nonzero(file.mask))
+
+
+def mask_faults(path: Path, file: MaskFile, photo: tuple[int, int] | None) -> list[Fault]:
+    """Why a mask file can't be the mask of its photograph.
+
+    Args:
+        path: the mask's.
+        file: what is in it.
+        photo: the photograph's height and width, if known.
+    """
+    faults = []
+    if photo and (what := wrong_size(file.content.shape, photo)):
+        faults.append((what, "Export both at one size (mind an EXIF rotation of the photograph)"))
+    if file.mask is None:
+        faults.append((file.trouble, file.remedy))
+    elif file.mask.all() or not file.mask.any():
+        faults.append((f"is {'full' if file.mask.all() else 'empty'}", "Draw the mask again or remove the pair"))
+    return [Fault(level="error", file=printable(path), what=what, remedy=remedy) for what, remedy in faults]
 
 
 def wrong_size(mask: tuple[int, ...], photo: tuple[int, ...]) -> str:
     """What is wrong with a mask of this shape (H, W, ...) if its photograph has another; empty if it fits."""
     (height, width), (rows, columns) = mask[:2], photo[:2]
     return "" if mask[:2] == photo[:2] else f"is {width}x{height}, but its photograph is {columns}x{rows}"
+
+
+def twins(photos: Iterable[tuple[Photo, str]]) -> Iterator[Fault]:
+    """Photographs that are also another object's: one fold would train on one of them, and another be judged on it.
+
+    Args:
+        photos: each with sha256 of its file.
+    """
+    first: dict[str, Photo] = {}
+    for photo, digest in photos:
+        twin = first.setdefault(digest, photo)
+        if twin.object != photo.object:
+            what = f"is the same photograph as {printable(twin.image)}"
+            yield Fault(level="error", file=printable(photo.image), what=what, remedy="Remove one of the two")
 
 
 def content_digests(photos: Iterable[Photo]) -> Digests:

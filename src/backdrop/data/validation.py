@@ -16,10 +16,19 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.damage import find_gif_damage
-from backdrop.data.dataset import SAME_SIZE, Dataset, Digests, Fault, Photo, dataset_digest, read_file, wrong_size
+from backdrop.data.dataset import (
+    Dataset,
+    Digests,
+    Fault,
+    Photo,
+    dataset_digest,
+    mask_faults,
+    read_file,
+    twins,
+)
 from backdrop.data.formats import decode_levels, decode_photo, format_of, orientation_of, shape_of, turn
 from backdrop.data.listing import BAD_NAMES, names_doubt, printable
-from backdrop.data.mask_files import MaskFile, interpret
+from backdrop.data.mask_files import interpret
 
 # Two photographs are near duplicates if their thumbnails differ by less than this, root mean square of 0..255.
 NEAR = 2.0
@@ -62,7 +71,8 @@ def inspect(dataset: Dataset) -> Inspection:
     digests = {look.photo.stem: look.digests for look in looks}
     faults = [*dataset.faults, *(fault for look in looks for fault in look.faults)]
     faults += _orphans(dataset) + _lost(dataset) + _names(photos)
-    faults += _twins(looks) + _odd_sizes(looks) + _missing_views(photos) + _near_duplicates(looks, digests)
+    faults += twins((look.photo, look.digests[0]) for look in looks if look.thumbnail is not None)
+    faults += _odd_sizes(looks) + _missing_views(photos) + _near_duplicates(looks, digests)
     sizes = [size for size, _ in Counter(look.size for look in looks if look.size).most_common()]
     return Inspection(tuple(in_order(faults)), tuple(sizes), dataset_digest(digests), tuple(looks))
 
@@ -102,7 +112,8 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
         file = interpret(decode_levels(data, printable(photo.mask)))
     except DataError as error:
         return Look(photo, [*faults, _fault(photo.mask, error)], size, thumbnail, (digest, ""), 0)
-    faults += _mask_faults(photo.mask, file, shape)
+    wrong = mask_faults(photo.mask, file, shape)
+    faults += wrong or [_warning(photo.mask, *note) for note in file.notes]
     if orientation != 1 and file.mask is not None and file.mask.shape == shape:
         faults += _turn_faults(photo.mask, image, file.mask, orientation)
     if format_of(data) == "gif" and (damage := find_gif_damage(data)):
@@ -114,19 +125,6 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
 
 def _size(shape: tuple[int, int]) -> str:
     return f"{shape[1]}x{shape[0]}"
-
-
-def _mask_faults(path: Path, file: MaskFile, shape: tuple[int, int] | None) -> list[Fault]:
-    """A mask's faults; `shape` is the photograph's, if it could be read."""
-    faults = []
-    if shape and (fault := wrong_size(file.content.shape, shape)):
-        faults.append(_error(path, fault, SAME_SIZE))
-    if file.mask is None:
-        return [*faults, _error(path, file.trouble, file.remedy)]
-    if file.mask.all() or not file.mask.any():
-        extent = "full" if file.mask.all() else "empty"
-        return [*faults, _error(path, f"is {extent}", "Draw the mask again or remove the pair")]
-    return [*faults, *(_warning(path, what, remedy) for what, remedy in file.notes)]
 
 
 def _turn_faults(path: Path, image: NDArray[np.uint8], mask: masks.Mask, orientation: int) -> list[Fault]:
@@ -172,18 +170,6 @@ def _names(photos: Sequence[Photo]) -> list[Fault]:
     what = f"was read as object {first.object}, view {first.view}, and so {doubt}"
     remedy = "Name them <object>_<view>, or put each object's into a folder of its own and run `backdrop import`"
     return [_warning(first.image, what, remedy)]
-
-
-def _twins(looks: Iterable[Look]) -> list[Fault]:
-    """Finds one file under two objects: one fold would train on it, and another be judged on it."""
-    first: dict[str, Photo] = {}
-    faults = []
-    for photo, digest in ((look.photo, look.digests[0]) for look in looks if look.thumbnail is not None):
-        twin = first.setdefault(digest, photo)
-        if twin.object != photo.object:
-            what = f"is the same photograph as {printable(twin.image)}"
-            faults.append(_error(photo.image, what, "Remove one of the two"))
-    return faults
 
 
 def _odd_sizes(looks: Iterable[Look]) -> list[Fault]:

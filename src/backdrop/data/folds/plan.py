@@ -9,7 +9,7 @@ from backdrop.common import storage, text
 from backdrop.common.errors import PlanError, shorten
 from backdrop.common.threads import in_threads
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, measure
+from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, measure, twins
 from backdrop.data.folds.assign import Assignments, assign
 
 HOLDOUT = "holdout"
@@ -93,11 +93,13 @@ def make_plan(dataset: Dataset, rule: Rule, objects: int | None = None, old: Fol
 
     Raises:
         PlanError: if there are fewer objects than folds, one lacks the rule's view, or the old plan has other folds.
-        DataError: if a photograph has no mask or can't be read.
+        DataError: if a photograph has no mask, can't be read, or is also one of another object.
     """
     photos = dataset.select(dataset.first(objects).photos)
     measured = in_threads(measure, photos, "reading photographs", lasting=False)
     pairs = list(zip(photos, measured, strict=True))
+    for fault in twins((photo, digests[0]) for photo, (digests, _) in pairs):
+        raise fault.error()
     rows = tuple(Row(p.stem, p.object, p.view, area, None) for p, (_, area) in pairs)
     data = dataset_digest({photo.stem: digests for photo, (digests, _) in pairs})
     return _placed(FoldPlan(data, rows), rule, old.assignment() if old else {})
