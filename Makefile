@@ -59,7 +59,7 @@ test-encoders: ## Run the tests of timm's encoders, in an environment of their o
 check: setup ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src
+	$(BIN)/mypy src benchmarks
 
 generate: setup ## Generate again what is generated: the chart's README and snapshots (needs helm)
 	$(BIN)/python charts/readme.py

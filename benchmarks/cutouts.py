@@ -82,13 +82,14 @@ def closed_form(scene: Scene) -> tuple[Floats, Floats]:
     unknown = scene.border(scene.mask)
     trimap = np.where(unknown, 0.5, scene.mask.astype(float))
     alpha = estimate_alpha_cf(scene.photo / 255, trimap)
-    return alpha.astype(np.float32), (estimate_foreground_ml(scene.photo / 255, alpha) * 255).astype(np.float32)
+    colors = estimate_foreground_ml(scene.photo / 255, alpha) * 255
+    return alpha.astype(np.float32), np.asarray(colors, np.float32)
 
 
 def ours(scene: Scene) -> tuple[Floats, Floats]:
     """Backdrop's alpha and colors."""
     matte: Matte = make_matte(scene.photo, scene.mean, scene.mask)
-    return matte.alpha.astype(np.float32) / 255, matte.colors.astype(np.float32)
+    return np.asarray(matte.alpha / 255, np.float32), matte.colors.astype(np.float32)
 
 
 METHODS: dict[str, Callable[[Scene], tuple[Floats, Floats]]] = {

@@ -41,7 +41,7 @@ Objects = dict[str, list[Statistics]]
 
 def darker(image: Image, mask: Mask) -> Image:  # noqa: ARG001  # a `Change`
     """Less light."""
-    return np.rint(image * LIGHT).astype(np.uint8)
+    return np.asarray(np.rint(image * LIGHT), np.uint8)
 
 
 def cropped(image: Image, mask: Mask) -> Image:  # noqa: ARG001  # as above

@@ -18,7 +18,7 @@ from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
 from backdrop.data.photographs import Source
 from backdrop.evaluation.early_exit import first_costs, fit
-from backdrop.evaluation.metrics import mean_dice
+from backdrop.evaluation.metrics import estimate
 from backdrop.evaluation.records import Saving
 from backdrop.evaluation.scoring import judges, score
 from backdrop.inference.batch import cut_out, keep_networks
@@ -73,7 +73,7 @@ def main() -> None:
     costs = first_costs(model)
     judged = score(dataset, judges([plan], digests, model), digests, costs).judged
     held = [one.score for one in judged if one.score.fold is None]
-    print(f"holdout Dice of all members {mean_dice(held):.5f}; the first members' share of the cost {costs}\n")
+    print(f"holdout Dice of all members {estimate(held).dice:.5f}; the first members' share of the cost {costs}\n")
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     photos = [Source(dataset.photos[score.image].image, score.image) for score in held]
     times = {"all members": predict(model, photos)}

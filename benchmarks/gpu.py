@@ -47,7 +47,7 @@ LATEST_S = 400  # no row begins later
 ROUNDS, ROUND_S = 5, 0.4
 COMPILED, AUTOTUNED = ", compiled", ", cuDNN autotuned"
 EACH_NETWORK, LATE_PREDICTIONS = ("", COMPILED), (AUTOTUNED, COMPILED)
-WAYS = {  # measured with the first network alone
+WAYS: dict[str, dict[str, Any]] = {  # measured with the first network alone
     "fp32 with TF32": {"compute.precision": "tf32"},
     "fp32 without TF32": {"compute.precision": "fp32"},
     "photographs cached on the GPU": {"loading.cache": "device"},
@@ -128,7 +128,7 @@ def random_member(recipe: Recipe, fold: int) -> RandomMember:
     text = dict.fromkeys(("key", "weights", "settings", "device", "precision"), "")
     counts = dict.fromkeys(("seed", "epochs", "selected_epoch", "parameters", "threads", "processes"), 0)
     scores = {"dice": 0.0, "seconds": 0.0, "resumed_at": (), "version": __version__}
-    record = MemberRecord(recipe=recipe.name, fold=fold, **text, **counts, **scores)  # type: ignore[arg-type]  # by key
+    record = MemberRecord(recipe=recipe.name, fold=fold, **text, **counts, **scores)
     return RandomMember(Path(), record, recipe)
 
 

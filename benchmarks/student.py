@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,10 @@ from backdrop.data.folds import read_plan, verify
 from backdrop.data.masks import dice
 from backdrop.data.preprocessing import normalize, to_input
 from backdrop.inference.ensemble import gather
+from backdrop.inference.mean import Mean
 from backdrop.inference.member import ONNX, WEIGHTS, Member, assemble, read_member
 from backdrop.inference.onnx import IMAGE, OnnxNetwork
-from backdrop.inference.predict import Mean, answers, batches
+from backdrop.inference.predict import answers, batches
 
 CALIBRATION, ROUNDS = 32, 3
 
@@ -88,7 +90,12 @@ def cut(network: nn.Module, precision: str, member: Member, image: Image) -> tup
     return mask, seconds
 
 
-def time_all(networks: Networks, member: Member, paths: Sequence[Path]) -> None:
+def mask_of(network: nn.Module, precision: str, member: Member, image: Image) -> NDArray[np.bool_]:
+    """A photograph's mask alone."""
+    return cut(network, precision, member, image)[0]
+
+
+def time_all(networks: Networks, member: Member, paths: list[Path]) -> None:
     """Prints the median milliseconds of a photograph, by part and as a whole, with the decoding.
 
     The networks take turns, and CPU time is counted, so that other work on the machine matters less.
@@ -146,8 +153,8 @@ def main() -> None:
         print(f"onnxruntime {onnxruntime.__version__}, one thread, {width}x{height} at {member.recipe.input.size}")
         time_all(networks, member, paths)
         if options.data:
-            for name, network in networks.items():
-                value = holdout_dice(options.data, options.plan, lambda image, n=network: cut(*n, member, image)[0])
+            for name, (network, precision) in networks.items():
+                value = holdout_dice(options.data, options.plan, partial(mask_of, network, precision, member))
                 print(f"{name:10} Dice {value:.5f} on the holdout")
         if options.members:
             teacher = gather([read_member(path) for path in options.members], None)

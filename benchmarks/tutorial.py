@@ -100,23 +100,23 @@ def train_tutorial(photos: Sequence[Photo], seed: int, passes: int) -> nn.Module
     network, random = TutorialUNet().to(device()), np.random.default_rng(seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for _ in range(passes):
-        for batch in torch.from_numpy(random.permutation(len(photos))).split(4):
+        for batch in torch.split(torch.from_numpy(random.permutation(len(photos))), 4):
             inputs, targets = images[batch].to(device()).float() / 255, masks[batch].to(device()).float() / 255
             if random.random() < 0.5:
                 inputs, targets = inputs.flip(3), targets.flip(3)
             optimizer.zero_grad()
-            functional.binary_cross_entropy_with_logits(network(inputs), targets).backward()
+            torch.autograd.backward(functional.binary_cross_entropy_with_logits(network(inputs), targets))
             optimizer.step()
     return network.eval()
 
 
 def load(photo: Photo, part: str) -> Tensor:
     """A photograph (3, 256, 256) or its mask (1, 256, 256), uint8."""
-    if part == "image":
-        picture = cv2.imread(str(photo.image), cv2.IMREAD_COLOR_RGB)
-        return torch.from_numpy(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
-    picture = cv2.imread(str(photo.mask), cv2.IMREAD_GRAYSCALE)
-    return torch.from_numpy(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA))[None]
+    path, flags = (photo.image, cv2.IMREAD_COLOR_RGB) if part == "image" else (photo.mask, cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imread(str(path), flags)
+    assert picture is not None
+    small = torch.from_numpy(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA))
+    return small.permute(2, 0, 1) if part == "image" else small[None]
 
 
 def run(way: str, seed: int, passes: int) -> None:
