@@ -28,7 +28,8 @@ from backdrop import __version__
 from backdrop.common.errors import shorten
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
 from backdrop.config.records import dump_yaml
-from backdrop.data.dataset import Photo, content_digests, open_dataset
+from backdrop.data.dataset import Photo, open_dataset
+from backdrop.data.digests import content_digests
 from backdrop.data.photographs import Source
 from backdrop.inference.batch import cut_out
 from backdrop.inference.ensemble import EnsembleModel, prediction_cost

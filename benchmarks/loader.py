@@ -14,7 +14,8 @@ import cv2
 
 from backdrop.augmentation.host import Augmenter
 from backdrop.config import Recipe, find_recipe
-from backdrop.data.dataset import Digests, Photo, content_digests, open_dataset, read_pair
+from backdrop.data.dataset import Digests, Photo, open_dataset, read_pair
+from backdrop.data.digests import content_digests
 from backdrop.data.preprocessing import to_input
 from backdrop.training.samples import Samples
 

@@ -18,7 +18,8 @@ import torch
 
 from backdrop.common.devices import device
 from backdrop.config import Recipe, find_recipe
-from backdrop.data.dataset import content_digests, open_dataset
+from backdrop.data.dataset import open_dataset
+from backdrop.data.digests import content_digests
 from backdrop.training.compute import computing, device_name
 from backdrop.training.distributed import ALONE
 from backdrop.training.losses import make_loss

@@ -28,7 +28,8 @@ from backdrop.common.devices import device
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.folds import Rule
 from backdrop.data.cache import open_cache
-from backdrop.data.dataset import Dataset, Photo, content_digests, open_dataset
+from backdrop.data.dataset import Dataset, Photo, open_dataset
+from backdrop.data.digests import content_digests
 from backdrop.data.folds import FoldPlan, read_plan
 from backdrop.evaluation.metrics import bootstrap, object_means
 from backdrop.inference.member import read_member

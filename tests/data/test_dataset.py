@@ -12,6 +12,7 @@ from backdrop.common import outputs, storage
 from backdrop.common.errors import DataError, StorageError
 from backdrop.common.names import checked_name
 from backdrop.data import dataset, listing
+from backdrop.data.digests import content_digests
 
 
 def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
@@ -100,64 +101,13 @@ def test_bytes_that_are_no_image_are_refused(tmp_path: Path) -> None:
             dataset.read_image(tmp_path / "a.jpg")
 
 
-@given(
-    stored=st.tuples(st.integers(2, 9), st.integers(2, 9)),
-    orientation=st.integers(1, 8),
-    mask=st.none() | st.tuples(st.integers(2, 9), st.integers(2, 9)),
-)
-def test_a_mask_has_the_size_of_its_photograph_as_a_viewer_shows_it(
-    tmp_path_factory: pytest.TempPathFactory,
-    stored: tuple[int, int],
-    orientation: int,
-    mask: tuple[int, int] | None,
-) -> None:
-    """No step may learn or judge by another: stretched to one input, it would hardly be seen."""
-    folder = tmp_path_factory.mktemp("pair")
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.new("RGB", stored).save(folder / "a_1.jpg", exif=exif)
-    shown = stored[::-1] if orientation > 4 else stored
-    size = mask or shown
-    drawn = Image.new("L", size)
-    drawn.putpixel((1, 1), 255)
-    drawn.save(folder / "a_1_mask.png")
-    photo = dataset.Photo("a_1", "a", "1", folder / "a_1.jpg", folder / "a_1_mask.png")
-    if size == shown:
-        assert dataset.measure(photo)[1] == 1
-    else:
-        what = rf"a_1_mask\.png is {size[0]}x{size[1]}, but its photograph is {shown[0]}x{shown[1]}"
-        with pytest.raises(DataError, match=what):
-            dataset.measure(photo)
-
-
-def test_a_photograph_that_is_none_is_refused_before_it_is_trained_on(data: Path) -> None:
-    photo = dataset.open_dataset(data).photos["car00_01"]
-    photo.image.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(DataError, match=r"car00_01\.jpg is a Git LFS pointer"):
-        dataset.content_digests([photo])
-
-
 def test_a_file_that_changes_under_way_is_refused(data: Path) -> None:
     photo = dataset.open_dataset(data).photos["car00_01"]
-    digests = dataset.content_digests([photo])
+    digests = content_digests([photo])
     dataset.read_pair(photo, digests)
     photo.image.write_bytes((data / "train" / "car01_01.jpg").read_bytes())
     with pytest.raises(DataError, match=r"car00_01\.jpg has changed"):
         dataset.read_pair(photo, digests)
-
-
-def test_the_digest_knows_names_images_and_masks(data: Path) -> None:
-    def digest() -> str:
-        return dataset.dataset_digest(dataset.content_digests(dataset.open_dataset(data).photos.values()))
-
-    first = digest()
-    assert first == digest()
-    mask = data / "train_masks" / "car00_01_mask.png"
-    mask.write_bytes((data / "train_masks" / "car00_02_mask.png").read_bytes())
-    second = digest()
-    (data / "train" / "car05_02.jpg").rename(data / "train" / "car05_03.jpg")
-    (data / "train_masks" / "car05_02_mask.png").rename(data / "train_masks" / "car05_03_mask.png")
-    assert len({first, second, digest()}) == 3
 
 
 def test_a_folder_that_is_not_a_dataset_is_refused_with_what_is_missing(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import content_digests, open_dataset, opened_pair
+from backdrop.data.dataset import open_dataset, opened_pair
+from backdrop.data.digests import content_digests
 from backdrop.steps.split import split
 from backdrop.steps.train import train
 from tests.conftest import SMALL, draw_pair

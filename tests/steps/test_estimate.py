@@ -4,7 +4,8 @@ import pytest
 
 from backdrop.common.errors import DataError, StorageError, TrainingError
 from backdrop.config import find_ensemble, find_recipe
-from backdrop.data.dataset import content_digests, open_dataset
+from backdrop.data.dataset import open_dataset
+from backdrop.data.digests import content_digests
 from backdrop.steps.estimate import afford, estimate, makespan
 from backdrop.training import throughput
 from backdrop.training.throughput import measure

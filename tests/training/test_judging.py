@@ -10,7 +10,8 @@ import pytest
 
 from backdrop.config import Input, find_recipe
 from backdrop.data.cache import DecodedCache
-from backdrop.data.dataset import Photo, content_digests, open_dataset, read_pair
+from backdrop.data.dataset import Photo, open_dataset, read_pair
+from backdrop.data.digests import content_digests
 from backdrop.data.masks import Mask, PackedMask, binarize, dice
 from backdrop.inference import ensemble
 from backdrop.inference.predict import predict_all
@@ -76,7 +77,8 @@ import sys
 from pathlib import Path
 from backdrop.config import find_recipe
 from backdrop.data.cache import DecodedCache
-from backdrop.data.dataset import content_digests, open_dataset
+from backdrop.data.dataset import open_dataset
+from backdrop.data.digests import content_digests
 from backdrop.training import judging
 from backdrop.training.trainer import first_network
 def peak():

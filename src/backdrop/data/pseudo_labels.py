@@ -11,7 +11,8 @@ from pathlib import Path
 from backdrop.common import storage, text
 from backdrop.common.errors import DataError, shorten
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Digests, Photo, dataset_digest
+from backdrop.data.dataset import Dataset, Digests, Photo
+from backdrop.data.digests import dataset_digest
 from backdrop.data.folds import FoldPlan, dump_plan
 
 LABELS = "labels.csv"

@@ -16,16 +16,8 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.damage import find_gif_damage
-from backdrop.data.dataset import (
-    Dataset,
-    Digests,
-    Fault,
-    Photo,
-    dataset_digest,
-    mask_faults,
-    read_file,
-    twins,
-)
+from backdrop.data.dataset import Dataset, Digests, Fault, Photo, read_file
+from backdrop.data.digests import dataset_digest, mask_faults, twins
 from backdrop.data.formats import decode_levels, decode_photo, format_of, orientation_of, shape_of, turn
 from backdrop.data.listing import BAD_NAMES, names_doubt, printable
 from backdrop.data.mask_files import interpret

@@ -8,7 +8,8 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
-from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask, wrong_size
+from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask
+from backdrop.data.digests import wrong_size
 from backdrop.data.masks import dice
 from backdrop.evaluation.metrics import estimate_values, object_means, spread
 from backdrop.evaluation.outline import NAMES, Measures, measure_mask

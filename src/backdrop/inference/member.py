@@ -18,7 +18,8 @@ from backdrop.config import digest as recipe_digest
 from backdrop.config.legacy import Legacy
 from backdrop.config.patterns import NAME
 from backdrop.config.records import Record, parse, parse_yaml, read_text
-from backdrop.data.dataset import Dataset, Digests, dataset_digest, file_digest
+from backdrop.data.dataset import Dataset, Digests, file_digest
+from backdrop.data.digests import dataset_digest
 from backdrop.data.folds import FoldPlan, Row
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
 

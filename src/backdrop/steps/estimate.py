@@ -13,7 +13,8 @@ from backdrop.common.threads import in_threads
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
 from backdrop.config.ensemble import AUTO
 from backdrop.config.records import Record, parse_yaml
-from backdrop.data.dataset import Dataset, Photo, content_digests, open_dataset, read_image
+from backdrop.data.dataset import Dataset, Photo, open_dataset, read_image
+from backdrop.data.digests import content_digests
 from backdrop.training.proposal import Photographs, Proposal, propose, training_hours
 from backdrop.training.throughput import Throughput, measure
 

@@ -9,7 +9,8 @@ from backdrop.common import storage, text
 from backdrop.common.errors import PlanError, shorten
 from backdrop.common.threads import in_threads
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import Dataset, Digests, content_digests, dataset_digest, measure, twins
+from backdrop.data.dataset import Dataset, Digests
+from backdrop.data.digests import content_digests, dataset_digest, measure, twins
 from backdrop.data.folds.assign import Assignments, assign
 
 HOLDOUT = "holdout"
