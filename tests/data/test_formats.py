@@ -169,12 +169,13 @@ def test_damage_in_a_gif_is_found_though_it_has_no_checksum() -> None:
         changed = bytearray(data)
         changed[int(random.integers(start, len(data) - 4))] ^= 1 << int(random.integers(8))
         try:
-            levels = formats.decode_levels(bytes(changed), "a")
-        except DataError:
+            levels = np.asarray(Image.open(io.BytesIO(changed)).convert("L"))
+        except (OSError, ValueError, SyntaxError):
             continue
         if not np.array_equal(levels, mask):
             changes += 1
-            if damage.find_gif_damage(bytes(changed)) == "":
+            with contextlib.suppress(DataError):
+                formats.decode_levels(bytes(changed), "a")
                 unseen += 1
                 assert cv2.imdecode(np.frombuffer(changed, np.uint8), cv2.IMREAD_GRAYSCALE) is not None
     assert changes > 100

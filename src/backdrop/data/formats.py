@@ -22,7 +22,7 @@ from PIL import Image, TiffImagePlugin
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError
 from backdrop.data.color_profiles import as_srgb, from_cmyk, profile_of
-from backdrop.data.damage import MAX_SCANS, count_scans, find_jpeg_damage, find_png_damage
+from backdrop.data.damage import MAX_SCANS, count_scans, find_gif_damage, find_jpeg_damage, find_png_damage
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
 STRIP = 2**24  # pixels that are copied at a time
@@ -127,6 +127,8 @@ def decoded_levels(data: bytes, name: object) -> Iterator[Levels]:
     with _room.take(pixels):
         with _readable(name, file_format):
             levels = _png_levels(data) if file_format == "png" else _turned_levels(data)
+            if file_format == "gif" and (damage := find_gif_damage(data)):
+                raise DataError(damage, COPY_AGAIN)
         del data
         yield levels
 

@@ -15,10 +15,9 @@ from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data import masks
-from backdrop.data.damage import find_gif_damage
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, read_file
 from backdrop.data.digests import dataset_digest, mask_faults, twins
-from backdrop.data.formats import decode_levels, decode_photo, format_of, orientation_of, shape_of, turn
+from backdrop.data.formats import decode_levels, decode_photo, orientation_of, shape_of, turn
 from backdrop.data.listing import BAD_NAMES, names_doubt, printable
 from backdrop.data.mask_files import interpret
 
@@ -108,8 +107,6 @@ def _look(dataset: Dataset, photo: Photo) -> Look:
     faults += wrong or [_warning(photo.mask, *note) for note in file.notes]
     if orientation != 1 and file.mask is not None and file.mask.shape == shape:
         faults += _turn_faults(photo.mask, image, file.mask, orientation)
-    if format_of(data) == "gif" and (damage := find_gif_damage(data)):
-        faults.append(_error(photo.mask, damage, "Copy it again from where it came, or draw it again"))
     mask_digest = "" if file.mask is None else masks.mask_digest(file.mask)
     area = 0 if file.mask is None else int(np.count_nonzero(file.mask))
     return Look(photo, faults, size, thumbnail, (digest, mask_digest), area)
