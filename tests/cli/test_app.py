@@ -260,6 +260,11 @@ def test_a_limit_or_a_warning_made_an_error_is_no_bug(
     assert said.startswith(f"error: {says}")
 
 
+def test_an_override_without_a_version_says_so() -> None:
+    result = RUN.invoke(app.app, ["promote", "cars", "--override"])
+    assert str(result.exception) == "--override needs --version. See the versions with `backdrop history`."
+
+
 def test_a_user_without_a_home_is_told_what_to_set(main, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose user is only a number; MLflow asks for a home as it's imported."""
     monkeypatch.delenv("HOME")

@@ -60,6 +60,8 @@ def promote(
     from backdrop.steps.promote import promote as step
 
     if override:
+        if not version:
+            raise ConfigError("--override needs --version", "See the versions with `backdrop history`")
         chosen = promote_anyway(name or data, version, reason)
         print(f"{chosen.address} is the champion")
         return
