@@ -89,8 +89,11 @@ def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
 
 def closed(folder: Path) -> str:
     """The reason why a folder below the one that was named isn't searched for photographs; empty if it is."""
-    if folder.name == MASKS:
-        return MASK_FOLDER
+    return MASK_FOLDER if folder.name == MASKS else results_in(folder)
+
+
+def results_in(folder: Path) -> str:
+    """The command whose results a folder below the one that was named holds, in words; empty if none."""
     with contextlib.suppress(OSError, StorageError):  # one that can't be read is reported when it is searched
         if folder.suffix == PARTIAL and any(PART.fullmatch(path.stem) for path in folder.iterdir()):
             return "unfinished results of `backdrop predict`"

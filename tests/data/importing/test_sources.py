@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from backdrop.common.errors import BackdropError, ConfigError, DataError
+from backdrop.common.outputs import output_folder
 from backdrop.data.importing.sources import find_sources
+from backdrop.data.listing import PassedOver
 
 
 def save_photos(folder: Path, *names: str) -> None:
@@ -59,6 +61,25 @@ def test_a_label_or_a_file_of_masks_that_says_nothing_is_refused(
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     with pytest.raises(error, match=what):
         find_sources(tmp_path / "in", masks and tmp_path / masks, labels)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_results_of_commands_are_neither_photographs_nor_masks_unless_they_are_named(
+    tmp_path: Path, named: bool
+) -> None:
+    save_photos(tmp_path / "in", "a_1.jpg")
+    mask = np.zeros((40, 64), np.uint8)
+    mask[10:20] = 255
+    results = tmp_path / "in" / "results"
+    with output_folder(results, "predict", "a_1.png") as folder:
+        cv2.imwrite(str(folder / "a_1.png"), mask)
+    sources = find_sources(tmp_path / "in", results if named else None, ())
+    assert [(photo.file.name, photo.mask) for photo in sources.photos] == [
+        ("a_1.jpg", results / "a_1.png" if named else None)
+    ]
+    assert [one for one in sources.passed_over if one.photograph] == []
+    told = PassedOver(file=str(results), reason="results of `backdrop predict`")
+    assert (told in sources.passed_over) is not named
 
 
 @pytest.mark.parametrize("name", ["a_1.png", "a_1_mask.png", "A_1-Matte.PNG", "a_1.jpg.png", "a_1.jpg_mask.png"])

@@ -19,6 +19,7 @@ from backdrop.data.listing import (
     list_images,
     normalized,
     printable,
+    results_in,
 )
 from backdrop.data.mask_files import alpha_of, interpret
 
@@ -64,7 +65,7 @@ def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sou
         StorageError: if a folder can't be read.
     """
     sources = Sources()
-    files = [file for file in _walk(root, sources.passed_over) if masks is None or not _within(file, masks)]
+    files = [file for file in _walk(root, sources.passed_over, masks) if masks is None or not _within(file, masks)]
     drawn = _Masks(root, masks, labels, sources.passed_over)
     drawn.read([file for file in files if file.suffix.lower() == ".json"], sources.passed_over)
     drawn.require_found()
@@ -78,15 +79,24 @@ def find_sources(root: Path, masks: Path | None, labels: Collection[str]) -> Sou
     return sources
 
 
-def _walk(folder: Path, passed_over: list[PassedOver]) -> Iterator[Path]:
-    """The usable files below a folder (or the file itself), without hidden files and links to folders."""
+def _walk(folder: Path, passed_over: list[PassedOver], named: Path | None = None) -> Iterator[Path]:
+    """The usable files below a folder (or the file itself), without hidden files, links to folders and our results.
+
+    Args:
+        folder: the folder.
+        passed_over: gets the files that can't be used, and the folders of results.
+        named: a folder that is taken, though it has results.
+    """
     if folder.is_file():
         yield folder
         return
     for root, folders, _ in os.walk(folder, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        listing = list_images(Path(root), READ)
-        passed_over += [one for one in listing.passed_over if one.reason != "folder"]
+        shown = sorted(name for name in folders if not name.startswith("."))
+        taken = {name for name in shown if named and _within(named, Path(root, name))}
+        folders[:] = [name for name in shown if name in taken or not results_in(Path(root, name))]
+        listing = list_images(Path(root), READ)  # names folders of results, too
+        told = {printable(Path(root, name)) for name in taken}
+        passed_over += [one for one in listing.passed_over if one.reason != "folder" and one.file not in told]
         yield from (file for file in listing.images if not file.is_dir())
 
 
