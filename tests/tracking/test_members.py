@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from backdrop.cli import app
 from backdrop.common.errors import MemberError, TrackingError
 from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
@@ -124,3 +126,22 @@ def test_train_uploads_a_member_that_is_still_in_its_folder(
     assert (again.reused, again.member) == (True, first.member)
     assert again.address != first.address
     assert (fetch_member(again.address) / "weights.safetensors").is_file()
+
+
+def test_a_member_that_mlflow_has_is_not_written_and_the_last_line_says_so(
+    tracked: str, data: Path, plan: Path, tmp_path: Path
+) -> None:
+    def last_line(out: Path) -> str:
+        sets = [word for each in SMALL for word in ("--set", each)]
+        given = ["train", str(data), "--plan", str(plan), "--recipe", "tiny", "--fold", "0", "--out", str(out)]
+        result = CliRunner().invoke(app.app, [*given, *sets])
+        assert result.exit_code == 0
+        return result.stdout.splitlines()[-1]
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    address = last_line(first).split(": ")[0]
+    assert last_line(first).endswith("on fold 0 (unchanged)")
+    said = last_line(second)
+    assert said.startswith(address)
+    assert said.endswith(f"(unchanged; nothing was written to {second})")
+    assert not second.exists()

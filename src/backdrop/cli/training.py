@@ -1,7 +1,7 @@
 """Commands for training: cost, members, schedules, pseudo-labels."""
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from backdrop.cli.options import Data, Hours, Members, Plan, Plans, RecipeName, 
 from backdrop.cli.output import estimate_text, search_text
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
+
+if TYPE_CHECKING:
+    from backdrop.steps.train import TrainRecord
 
 app = typer.Typer()
 
@@ -72,8 +75,7 @@ def train(
 
     chosen = find_recipe(recipe, overrides, read_over(set_file))
     record = step(data, plan, chosen, fold, out, pseudo=pseudo, fresh=fresh)
-    how = "(unchanged)" if record.reused else f"in {record.member.seconds:.0f} s"
-    print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold} {how}")
+    print(f"{record.address}: Dice {record.member.dice:.5f} on fold {fold} {_how(record, out)}")
 
 
 @command(app, "backdrop tune photos --plan plan.csv --recipe tiny --out search --trials 8")
@@ -161,5 +163,15 @@ def distill(
     from backdrop.steps.distill import distill as step
 
     record = step(data, plan, model, out, recipe, overrides, fresh)
-    how = "(unchanged)" if record.reused else f"in {record.member.seconds:.0f} s"
-    print(f"{record.address}: Dice {record.member.dice:.5f} on one photograph of each object {how}")
+    print(f"{record.address}: Dice {record.member.dice:.5f} on one photograph of each object {_how(record, out)}")
+
+
+def _how(record: "TrainRecord", out: str) -> str:
+    """How long a training took, or that there was none; and if MLflow had the member, that it isn't in the folder."""
+    from backdrop.common import storage
+    from backdrop.inference.member import RECORD
+
+    if not record.reused:
+        return f"in {record.member.seconds:.0f} s"
+    folder = out.replace("{key}", record.member.key[:12])
+    return "(unchanged)" if storage.exists(f"{folder}/{RECORD}") else f"(unchanged; nothing was written to {folder})"

@@ -214,7 +214,8 @@ def read_member(folder: Path) -> Member:
         if _is_denied(error):
             raise MemberError(f"{folder} can't be used ({shorten(error)})", "Check its permissions") from error
         raise MemberError(
-            f"{folder} is not a finished member ({shorten(error)})", "Run its `backdrop train` again"
+            f"{folder} is not a finished member ({shorten(error)})",
+            "Run its `backdrop train` again, and name the member as that prints it",
         ) from error
     for name, digest in recorded.items():
         if digests[name] != digest:
