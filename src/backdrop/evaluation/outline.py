@@ -4,8 +4,6 @@ The outline of a mask is those of its pixels that have a pixel outside the mask 
 What is beyond the photograph's edge is outside, as in the reference code of boundary IoU.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from backdrop.common.text import dump_table
 from backdrop.data.masks import Mask, Overlap
 
 BAND = 0.02  # of the photograph's diagonal: Cheng et al. 2021
@@ -76,13 +75,12 @@ def measure_mask(prediction: Mask, truth: Mask) -> Measures:
 
 def dump_measures(measures: Mapping[str, Measures]) -> bytes:
     """`measures.csv` as bytes, a row per image sorted by name; equal measures give equal bytes."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(HEAD)
-    for image in sorted(measures):
+
+    def cells(image: str) -> list[str]:
         values = (getattr(measures[image], name) for name in NAMES)
-        writer.writerow([image, *("" if value is None else repr(float(value)) for value in values)])
-    return table.getvalue().encode()
+        return [image, *("" if value is None else repr(float(value)) for value in values)]
+
+    return dump_table(HEAD, map(cells, sorted(measures)))
 
 
 def _cut(mask: Mask, box: Sequence[int]) -> Bits:

@@ -23,7 +23,7 @@ from backdrop.evaluation.slices import measure_traits
 from backdrop.evaluation.statistics import measure_image, measure_prediction
 from backdrop.evaluation.subsets import Band, MemberDice, SetDice, Subsets
 from backdrop.inference.answer import Answer
-from backdrop.inference.batch import ahead, chunks, lazily
+from backdrop.inference.batch import ahead, chunks, lazily, outcomes
 from backdrop.inference.ensemble import EnsembleModel, Inputs, Outcome, Photograph, blocks, member_answers
 from backdrop.inference.mean import Mean, merge
 from backdrop.inference.member import Member, verify_member
@@ -169,12 +169,9 @@ def predictions(
             return models[row].prepare(image), (row, PackedMask.of(truth))
 
     for group in _grouped(models, rows):
-        model = models[group[0]]
-        for chunk in ahead(chunks(model, lazily(prepare, group))):
-            outcomes = model.outcomes([photo for photo, _ in chunk], with_probability=True)
-            for (_, (row, truth)), outcome in zip(chunk, outcomes, strict=True):
-                assert outcome.probability is not None
-                yield row, outcome.probability, truth.unpack()
+        for (row, truth), outcome in outcomes(models[group[0]], lazily(prepare, group)):
+            assert outcome.probability is not None
+            yield row, outcome.probability, truth.unpack()
 
 
 def _grouped(models: Judges, rows: Iterable[Row]) -> list[list[Row]]:
