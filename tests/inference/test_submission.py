@@ -5,12 +5,14 @@ import unicodedata
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import DataError
 from backdrop.data.listing import normalized
+from backdrop.data.rle import encode_rle
 from backdrop.inference.submission import check_names, open_submission, read_rows
 
 SAMPLE = "img,rle_mask\na_01.jpg,1 1\na_02.jpg,1 1\n"
@@ -50,6 +52,14 @@ def test_every_name_survives(tmp_path_factory: pytest.TempPathFactory, masks: di
     assert read_rows(str(path)) == list(masks.items())
     rows = csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode(), newline=""))
     assert [tuple(row) for row in rows][1:] == list(masks.items())
+
+
+def test_the_runs_of_a_large_ragged_mask_are_read_as_they_were_written(tmp_path: Path) -> None:
+    runs = encode_rle(np.indices((500, 500)).sum(axis=0) % 2 > 0)
+    assert len(runs) > 2**17  # characters, which is the most that Python's csv takes unless it's told otherwise
+    with open_submission(tmp_path / "s.csv.gz") as write:
+        write("a_01.jpg", runs)
+    assert read_rows(str(tmp_path / "s.csv.gz")) == [("a_01.jpg", runs)]
 
 
 def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 SEPARATORS = (",", ";", "\t")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
+csv.field_size_limit(2**31 - 1)  # a large mask's run lengths have more than the 131,072 characters that Python takes
+
 
 def decode(data: bytes) -> str:
     r"""The text of a file in UTF-8, or in UTF-16 with a byte order mark; lines end in `\n`.
