@@ -1,4 +1,5 @@
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from backdrop.common.errors import DataError, PlanError
 from backdrop.data import validation
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
-from backdrop.data.formats import turn
+from backdrop.data.formats import decode_photo, turn
 from backdrop.data.listing import summarize
 from backdrop.data.validation import inspect
 from backdrop.steps.check import CheckReport, check
 from backdrop.steps.split import split
+
+TEN_BITS = Path(__file__).parent / "files" / "ten-bits.hif"  # HEIC of 4:2:2, as cameras write it
 
 
 def told(report: CheckReport) -> list[tuple[str, str, str]]:
@@ -327,6 +330,15 @@ def test_other_formats_are_photographs_too(data: Path, suffix: str) -> None:
     path.unlink()
     image.save(path.with_suffix(suffix), file_format)
     assert check(str(data)).faults == ()
+
+
+def test_the_ten_bits_of_a_camera_are_a_photograph_too(data: Path) -> None:
+    (data / "train" / "car00_01.jpg").unlink()
+    shutil.copy(TEN_BITS, data / "train" / "car00_01.hif")
+    assert check(str(data)).faults == ()
+    image = decode_photo(TEN_BITS.read_bytes(), TEN_BITS)
+    assert image[24, 10].tolist() == pytest.approx([30, 60, 220], abs=4)
+    assert image[24, 50].tolist() == pytest.approx([200, 200, 200], abs=4)
 
 
 def test_a_mask_saved_again_trains_nothing_again(data: Path, plan: Path) -> None:

@@ -18,11 +18,11 @@ from backdrop.config.records import Record
 from backdrop.data.formats import format_of
 
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
-IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
+IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif", ".hif"}
 MASK_SUFFIXES = {".gif", ".png"}
 # Image formats that aren't read: cameras' raw files, and those of browsers and editors.
 OTHER_IMAGES = {
-    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".hif", ".iiq", ".jp2", ".jpx", ".jxl"),
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".iiq", ".jp2", ".jpx", ".jxl"),
     *(".nef", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".srw", ".svg", ".tga", ".x3f", ".xcf"),
 }
 # Names that outputs, tables or S3 can't have.
