@@ -131,6 +131,23 @@ def test_shares_and_chunks_of_any_size_give_the_bytes_of_one_run(
     assert whole not in (run(model, photos), run(only(model, "tiny"), photos))
 
 
+def test_masks_do_not_depend_on_how_many_networks_memory_holds(
+    model: EnsembleModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, values in {"PIXELS": 32_000, "LARGE": 8_000}.items():
+        monkeypatch.setattr(batch, name, values)
+    monkeypatch.setattr(ensemble, "BLOCK", 8_000)
+    for index, size in enumerate([(40, 56)] * 4 + [(80, 112)] + [(40, 56)] * 3):  # the fifth is summed in parts
+        draw_pair(tmp_path, f"car{index}_01", index, size)
+    photos = [Source(path, path.name) for path in sorted((tmp_path / "train").iterdir())]
+    kept, loaded = (
+        exiting(model, NEVER),
+        exiting(gather([read_member(one.folder) for one in model.members], None), NEVER),
+    )
+    loaded = replace(loaded, recipe_weights=model.recipe_weights)
+    assert batch.cut_out(loaded, photos, digest) == batch.cut_out(kept, photos, digest)
+
+
 def test_the_others_are_not_even_loaded_without_a_doubt(
     model: EnsembleModel, photos: list[Source], tmp_path: Path
 ) -> None:

@@ -248,7 +248,8 @@ def chunks(
     """
     chunk: list[tuple[Photograph, T]] = []
     for batch in _batches(items, sums):
-        if chunk and (model.is_in_memory or len(chunk) % BATCH or _pixels([*chunk, *batch]) * sums > PIXELS):
+        is_whole = model.is_in_memory or len(chunk) % BATCH or _pixels([*chunk, *batch]) * sums > PIXELS
+        if chunk and (is_whole or _is_large(batch[0], sums)):
             yield chunk
             chunk = []
         chunk = [*chunk, *batch]
@@ -260,16 +261,19 @@ def _batches(items: Iterable[tuple[Photograph, T]], sums: int) -> Iterator[list[
     """What networks see at a time: four photographs, or a large one."""
     batch: list[tuple[Photograph, T]] = []
     for item in items:
-        large = item[0].pixels * sums > LARGE
-        if batch and (large or len(batch) == BATCH):
+        if batch and (_is_large(item, sums) or len(batch) == BATCH):
             yield batch
             batch = []
         batch.append(item)
-        if large:
+        if _is_large(item, sums):
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+def _is_large(item: tuple[Photograph, object], sums: int) -> bool:
+    return item[0].pixels * sums > LARGE
 
 
 def _key(model: EnsembleModel, photos: Sequence[Source], pictures: Pictures | None) -> str:
