@@ -1,6 +1,9 @@
 import errno
 import os
+import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,25 @@ def test_an_empty_address_is_not_the_current_folder(read: Callable[[str], object
 def test_an_address_in_another_scheme_is_no_path(read: Callable[[str], object], address: str) -> None:
     with pytest.raises(StorageError, match=f"'{address}' can't be read. Name a file, a folder or an s3:// address"):
         read(address)
+
+
+def test_folders_that_vanish_while_files_are_listed_are_no_error(tmp_path: Path) -> None:
+    (tmp_path / "kept.json").touch()
+    ended = threading.Event()
+
+    def write_and_remove() -> None:
+        while not ended.is_set():
+            (tmp_path / "trial" / "checkpoints" / "new").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "trial")
+
+    with ThreadPoolExecutor(1) as other:
+        done = other.submit(write_and_remove)
+        try:
+            for _ in range(500):
+                assert storage.list_files(tmp_path) == ["kept.json"]
+        finally:
+            ended.set()
+        done.result()
 
 
 def test_a_dataset_in_s3_is_copied_once_and_again_when_it_changes(bucket: str, data: Path, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def exists(address: str | Path) -> bool:
 
 
 def list_files(address: str | Path, hidden: bool = False) -> list[str]:
-    """Names of the files below a folder or prefix, sorted; none if it doesn't exist.
+    """Names of the files below a folder or prefix, sorted; none if it doesn't exist, or without what vanishes.
 
     Args:
         address: the folder or prefix.
@@ -196,8 +196,8 @@ def list_files(address: str | Path, hidden: bool = False) -> list[str]:
     if is_remote(address):
         names = [checked_name(name, str(address)) for name, *_ in s3.listing(str(address))]
     else:
-        folder = Path(address)
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        below = (Path(root, name) for root, _, files in os.walk(address) for name in files)
+        names = sorted(path.relative_to(address).as_posix() for path in below if path.is_file())
     return [name for name in names if hidden or not any(part.startswith(".") for part in name.split("/"))]
 
 
