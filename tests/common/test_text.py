@@ -27,6 +27,12 @@ def padded(content: str) -> str:
     return "".join(f"{line}{',' * (width - line.count(','))}\n" for line in content.splitlines())
 
 
+def quoted(content: str, separator: str) -> str:
+    """As a spreadsheet saves a table that is told to quote all texts."""
+    rows = ([f'"{value}"' if value else "" for value in line.split(",")] for line in content.splitlines())
+    return "".join(f"{separator.join(row)}\n" for row in rows)
+
+
 # How a file may have been saved since the program wrote it.
 SAVED: dict[str, Callable[[str], bytes]] = {
     "as it was": lambda content: content.encode(),
@@ -35,6 +41,8 @@ SAVED: dict[str, Callable[[str], bytes]] = {
     "as UTF-16": lambda content: content.encode("utf-16"),
     "with semicolons": lambda content: padded(content).replace(",", ";").encode(),
     "with tabs": lambda content: padded(content).replace(",", "\t").encode(),
+    "with semicolons and quotes": lambda content: quoted(padded(content), ";").encode(),
+    "with tabs and quotes": lambda content: quoted(padded(content), "\t").encode(),
     "with empty lines": lambda content: f"{content}\n,,\n".encode(),
 }
 

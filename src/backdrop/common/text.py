@@ -65,19 +65,25 @@ def read_table(
     Raises:
         ValueError: if the columns are others, or a row isn't as long as the header.
     """
+    fault = ""
     for separator in SEPARATORS:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        matches = False
         try:
             header = _trimmed(next((row for row in rows if "".join(row).strip()), []))
-            if header[: len(columns)] == list(columns) and (more or len(header) == len(columns)):
+            matches = header[: len(columns)] == list(columns) and (more or len(header) == len(columns))
+            if matches:
                 return header, [
                     (rows.line_num + line - 1, _fitted(row, header, rows.line_num + line - 1))
                     for row in rows
                     if any(row)
                 ]
         except csv.Error as error:
-            raise ValueError(f"line {rows.line_num + line - 1}: {error}") from error
-    raise ValueError(f"its columns are not {','.join(columns)}{',…' if more else ''}")
+            found = f"line {rows.line_num + line - 1}: {error}"
+            if matches:
+                raise ValueError(found) from error
+            fault = fault or found  # a header in quotes is an error until its own separator is tried
+    raise ValueError(fault or f"its columns are not {','.join(columns)}{',…' if more else ''}")
 
 
 def dump_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
