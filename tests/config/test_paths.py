@@ -105,5 +105,5 @@ def test_a_recipe_that_is_not_there_is_named_by_the_path_that_was_tried(tmp_path
 def test_what_an_ensemble_sets_wrongly_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nmembers: [{recipe: tiny, set: {epochs: many}}]")
-    with pytest.raises(ConfigError, match=r'^set epochs="many": epochs can\'t be many\. Write a whole number\.$'):
+    with pytest.raises(ConfigError, match=r"^set epochs=many: epochs can't be many\. Write a whole number\.$"):
         find_ensemble(str(path))

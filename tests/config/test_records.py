@@ -182,6 +182,36 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
         records.parse(Ensemble, {"name": "x", "folds": {"count": 1}, "members": [{"recipe": "tiny"}]}, "x")
 
 
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ("weight: .inf", r"^e\.yaml: members\.0\.weight can't be inf\. Write at most 1000000000\.0\.$"),
+        ("weight: 1.0e-320", r"^weight .*e-321 is nothing beside the others\. Use weights such as 1 and 2\.$"),
+        ("folds: {by: area_rank, view: 05}", r"^e\.yaml: members\.0\.folds\.view can't be 5\. Put it in quotes\.$"),
+        (
+            "set: {description: 2026-01-01}",
+            r"^set description=2026-01-01: .* can't be 2026-01-01\. Put it in quotes\.$",
+        ),
+        ("set: {description: !!set {a}}", r"description can't be {'a'}\. Put it in quotes\.$"),
+        ("set: {schedule.9.lr: 1}", r"^set schedule\.9\.lr: schedule has no item 9\. Use 0 to 1, or set schedule\.$"),
+        ("set: {epochs.a.b: 1}", r"^set epochs\.a\.b: epochs is not a mapping\. Set epochs as a whole\.$"),
+    ],
+)
+def test_a_member_that_cannot_be_is_named(member: str, message: str) -> None:
+    text = f"name: x\nmembers: [{{recipe: tiny, {member}}}, {{recipe: quick, weight: 1.0e+9}}]"
+    with pytest.raises(ConfigError, match=message):
+        records.parse(Ensemble, records.parse_yaml(text, "e.yaml"), "e.yaml").resolve()
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.dates()
+TEXT = st.text(st.characters(codec="utf-8"))
+
+
+@given(st.recursive(LEAVES | TEXT, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=8))
+def test_any_value_of_a_yaml_can_be_set(value: Any) -> None:
+    assert records.override({"a": None}, records.as_assignments({"a": value})) == {"a": value}
+
+
 def test_groups_become_shares_and_each_recipe_keeps_its_folds() -> None:
     view = {"count": 3, "by": "area_rank", "view": "05"}
     named = [{"recipe": "tiny", "set": {"name": f"tiny-{i}"}} for i in range(5)]

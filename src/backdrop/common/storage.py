@@ -184,7 +184,7 @@ def exists(address: str | Path) -> bool:
 
 
 def list_files(address: str | Path, hidden: bool = False) -> list[str]:
-    """Names of the files below a folder or prefix, sorted; none if it doesn't exist, or without what vanishes.
+    """Names of the files below a folder or prefix, sorted, without what vanishes meanwhile; none if it doesn't exist.
 
     Args:
         address: the folder or prefix.

@@ -1,6 +1,5 @@
 """An ensemble's YAML: its recipes and folds, weights, post-processing, and the gate for promotion."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -10,16 +9,19 @@ from pydantic import Discriminator, Field, FiniteFloat, Tag, model_validator
 from backdrop.common.errors import ConfigError
 from backdrop.config.catalog import change_recipe, find_recipe, find_text
 from backdrop.config.folds import PLAN, By, Rule
-from backdrop.config.network import Positive, Share
+from backdrop.config.network import Share
 from backdrop.config.patterns import NAME
 from backdrop.config.postprocessing import Operations
 from backdrop.config.recipe import Recipe
-from backdrop.config.records import Record, parse
+from backdrop.config.records import Record, as_assignments, parse
 
 AUTO = "auto"  # stands for a proposal where an ensemble's name is expected
 # What images.csv always has; metadata.csv has the others.
 MEASURED = ("view", "area", "brightness", "contrast", "edge_contrast")
 NO_SLICES = ("", "image", "object", "fold", "dice")  # columns of images.csv that group nothing
+
+
+Weight = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Scheme(Record):
@@ -51,7 +53,7 @@ class Part(Record):
     """
 
     recipe: str | Recipe
-    weight: Positive = 1.0
+    weight: Weight = 1.0
     folds: Scheme | None = None
     set: dict[str, Any] = Field(default_factory=dict)
 
@@ -61,7 +63,7 @@ class Part(Record):
         Raises:
             ConfigError: if there is no such recipe, or it isn't valid.
         """
-        overrides = [f"{key}={json.dumps(value)}" for key, value in self.set.items()]
+        overrides = as_assignments(self.set)
         if isinstance(self.recipe, str):
             return find_recipe(self.recipe, overrides, option="set")
         return change_recipe(self.recipe, overrides, option="set") if overrides else self.recipe
@@ -71,7 +73,7 @@ class Group(Record):
     """Parts and groups that are averaged first; their mean has the group's weight."""
 
     group: str
-    weight: Positive = 1.0
+    weight: Weight = 1.0
     folds: Scheme | None = None
     members: Annotated[tuple["Item", ...], Field(min_length=1)]
 
@@ -241,6 +243,8 @@ def _flat(items: tuple[Part | Group, ...], share: float, folds: Scheme | None) -
         total = 1.0  # already shares: those of a resolved ensemble must not change
     for item in items:
         own, scheme = share * item.weight / total, item.folds or folds
+        if own == 0:
+            raise ConfigError(f"weight {item.weight:g} is nothing beside the others", "Use weights such as 1 and 2")
         if isinstance(item, Group):
             yield from _flat(item.members, own, scheme)
         else:

@@ -32,6 +32,9 @@ REMEDIES = {
     "too_short": "List at least {min_length}",
 }
 
+# What may follow from another error: a list lacks its wrong items, and a union may take more than text.
+LATE = ("too_short", "string_type")
+
 
 def explain(
     record: type[BaseModel],
@@ -49,7 +52,7 @@ def explain(
         source: the name of the file or other source.
         overrides: assignments in the values, such as `--set a.b=c`; a wrong one is named instead of the source.
     """
-    fault = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", e["type"] == "string_type"))
+    fault = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", *(e["type"] == kind for kind in LATE)))
     path = _path_of(fault, values)
     what, remedy = _renamed(fault, path, values) or _sentence(record, fault, path)
     for assignment in overrides:

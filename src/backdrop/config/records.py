@@ -93,8 +93,14 @@ def override(values: Mapping[str, Any], assignments: Iterable[str], option: str 
         key, separator, value = assignment.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"{option} {assignment} has no key or no value", f"Write it as {option} epochs=2")
-        _assign(result, key.strip(), _scalar(value))
+        _assign(result, key.strip(), _scalar(value, option), option)
     return result
+
+
+def as_assignments(values: Mapping[str, Any]) -> list[str]:
+    """Keys `a.b` with any values of a YAML as the assignments that `override` takes."""
+    flow = {key: yaml.safe_dump([value], default_flow_style=True, width=math.inf) for key, value in values.items()}
+    return [f"{key}={text.strip()[1:-1]}" for key, text in flow.items()]
 
 
 def parse(record: type[R], values: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> R:
@@ -152,36 +158,36 @@ def _copy(value: Any) -> Any:
     return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _assign(values: Any, dotted: str, value: Any) -> None:
+def _assign(values: Any, dotted: str, value: Any, option: str) -> None:
     *parents, last = dotted.split(".")
     for depth, parent in enumerate(parents):
         if isinstance(values, dict):
             values.setdefault(parent, {})
-        values = _inside(values, parent, dotted, parents[:depth])
+        values = _inside(values, parent, parents[:depth], f"{option} {dotted}")
     if isinstance(values, list):
-        _inside(values, last, dotted, parents)
+        _inside(values, last, parents, f"{option} {dotted}")
         values[int(last)] = value
     elif isinstance(values, dict):
         values[last] = value
     else:
         path = ".".join(parents)
-        raise ConfigError(f"--set {dotted}: {path} is not a mapping", f"Set {path} as a whole")
+        raise ConfigError(f"{option} {dotted}: {path} is not a mapping", f"Set {path} as a whole")
 
 
-def _inside(values: Any, key: str, dotted: str, path: list[str]) -> Any:
-    """The value at a mapping's key or a list's index."""
+def _inside(values: Any, key: str, path: list[str], source: str) -> Any:
+    """The value at a mapping's key or a list's index; an error begins with `source`."""
     if isinstance(values, list) and key.isdecimal() and int(key) < len(values):
         return values[int(key)]
     if isinstance(values, dict):
         return values[key]
     parent = ".".join(path)
     if isinstance(values, list):
-        raise ConfigError(f"--set {dotted}: {parent} has no item {key}", f"Use 0 to {len(values) - 1}, or set {parent}")
-    raise ConfigError(f"--set {dotted}: {parent} is not a mapping", f"Set {parent} as a whole")
+        raise ConfigError(f"{source}: {parent} has no item {key}", f"Use 0 to {len(values) - 1}, or set {parent}")
+    raise ConfigError(f"{source}: {parent} is not a mapping", f"Set {parent} as a whole")
 
 
-def _scalar(content: str) -> Any:
+def _scalar(content: str, option: str) -> Any:
     try:
         return yaml.safe_load(content)
     except YAML_ERRORS as error:
-        raise ConfigError(f"--set value {shorten(repr(content))} is not valid YAML", "Quote it") from error
+        raise ConfigError(f"{option} value {shorten(repr(content))} is not valid YAML", "Quote it") from error

@@ -20,7 +20,7 @@ from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
 from backdrop.config import Budget, Recipe, Space, digest, find_recipe, find_space
 from backdrop.config.folds import PLAN
-from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
+from backdrop.config.records import Record, as_assignments, dump_yaml, parse, parse_yaml, read_text
 from backdrop.config.space import preset
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, read_plan, verify
@@ -182,8 +182,7 @@ def _ask(
 ) -> _Asked:
     chosen = find_recipe(recipe)
     tried = find_space(space, chosen)
-    settings = [f"{key}={json.dumps(value)}" for key, value in tried.set.items()]
-    proxy = find_recipe(recipe, [*settings, *overrides, f"epochs={budget.epochs}"])
+    proxy = find_recipe(recipe, [*as_assignments(tried.set), *overrides, f"epochs={budget.epochs}"])
     folds = read_plan(plan)
     for fold in budget.folds:
         folds.validation(fold)
