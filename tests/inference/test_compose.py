@@ -82,7 +82,7 @@ def test_pictures_are_read_back(file_type: str) -> None:
 def test_colors() -> None:
     assert parse_color("#ff8000") == (255, 128, 0)
     assert parse_color("white") == (255, 255, 255)
-    for text in ("whitish", "", "#ff80001", "#ff800080"):
+    for text in ("whitish", "", "#ff80001", "#ff800080", "rgb(300,0,0)", "rgb(0%,200%,0%)", "hsv(0,500%,900%)"):
         with pytest.raises(ConfigError, match="is not a color"):
             parse_color(text)
 

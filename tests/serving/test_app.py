@@ -86,6 +86,7 @@ def test_a_cut_out_is_what_predict_makes(service: Service, model: EnsembleModel,
     [
         ("type=gif", "type: Input should be 'png', 'webp' or 'jpeg'"),
         ("background=mauvish", "mauvish is not a color"),
+        ("background=rgb(300,0,0)", "rgb(300,0,0) is not a color"),
         ("background=", "background: String should have at least 1 character"),
         ("background=%23ff000080", "#ff000080 is not a color without transparency"),
         ("crop=51", "crop: Input should be less than or equal to 50"),

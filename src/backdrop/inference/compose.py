@@ -111,6 +111,8 @@ def parse_color(text: str) -> Color:
         raise ConfigError(f"{text} is not a color", COLOR) from error
     if len(color) != 3:
         raise ConfigError(f"{text} is not a color without transparency", COLOR)
+    if not all(0 <= level <= 255 for level in color):  # Pillow takes rgb(300, 0, 0)
+        raise ConfigError(f"{text} is not a color", COLOR)
     return color
 
 
