@@ -78,6 +78,8 @@ def test_a_sample_is_read_as_kaggle_hands_it_out(tmp_path: Path) -> None:
         gzip.compress(SAMPLE.encode(), mtime=0)[:-9],
         gzip.compress(SAMPLE.encode(), mtime=0)[:12] + b"\xff" * 20,
         zipped(SAMPLE)[:-9],
+        b"PK\5\6" + bytes(18),  # an archive of nothing
+        zipped(SAMPLE).replace(b"\x14\0\0\0", b"\x14\0\1\0"),  # its file is encrypted
     ],
 )
 def test_what_is_no_submission_is_refused(tmp_path: Path, data: bytes) -> None:

@@ -45,7 +45,7 @@ def read_rows(address: str) -> list[tuple[str, str]]:
     invalid = DataError(f"{address} is not a submission of img,rle_mask rows", "Use Kaggle's sample_submission.csv")
     try:
         _, rows = text.read_table(text.decode(_unpack(storage.read_bytes(address))), HEADER)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, ValueError, LookupError, RuntimeError) as error:
         raise invalid from error
     return [(image, rle) for _, (image, rle) in rows]
 
@@ -79,6 +79,6 @@ def _unpack(data: bytes) -> bytes:
     if data[:2] == b"\x1f\x8b":
         return gzip.decompress(data)
     if data[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:  # it may be empty, or have a password
             return archive.read(archive.namelist()[0])
     return data
