@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
 from backdrop.components.image import IMAGE
@@ -58,7 +59,8 @@ def read_parameters(path: Path, package: Package) -> dict[str, Any]:
     for name, about in known.items():
         if name not in values and not about.get("isOptional"):
             raise ConfigError(f"{path}: key {name} is missing", f"Add {name}")
-    return values
+    # What lies below an address is named with a slash, and S3 takes two for another name.
+    return {name: value.rstrip("/") if storage.is_remote(value) else value for name, value in values.items()}
 
 
 def with_defaults(values: Mapping[str, Any], package: Package) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import boto3
 import pytest
 
 from backdrop.common import output_file, outputs, storage
-from backdrop.common.errors import StorageError
+from backdrop.common.errors import DataError, StorageError
 from backdrop.common.outputs import INVENTORY, Claim, output_folder
+from backdrop.evaluation.records import SPEED, read_speed
+from backdrop.steps.sample import sample
 from tests.conftest import another_user, small_disk
 
 KEY = "key.json"
@@ -43,6 +45,20 @@ def fill(address: str, files: dict[str, bytes], step: str = "sample") -> None:
 
 def content(address: str) -> dict[str, bytes]:
     return {name: storage.read_bytes(f"{address}/{name}") for name in storage.list_files(address)}
+
+
+def test_an_output_is_found_with_or_without_a_slash(out: str) -> None:
+    fill(out, {SPEED: b'{"device": "cpu", "threads": 1, "photographs": 1, "size": "1x1", "seconds": {}}'})
+    assert outputs.is_output(out)
+    assert outputs.is_output(f"{out}/")
+    assert read_speed(out) == read_speed(f"{out}/")
+
+
+def test_another_sample_is_not_replaced(out: str) -> None:
+    sample(out, 1, 1, "64x64")
+    for address in (out, f"{out}/"):
+        with pytest.raises(DataError, match="another sample"):
+            sample(address, 1, 1, "64x64", seed=1)
 
 
 def test_ours_is_replaced_as_a_whole(out: str) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from backdrop.common import s3
 from backdrop.common.errors import DataError
 from backdrop.config import Ensemble, Gate
 from backdrop.config.records import dump_yaml
-from backdrop.data.metadata import find_metadata, read_metadata
+from backdrop.data.metadata import find_metadata, read_license, read_metadata
 from backdrop.steps.check import check
 
 
@@ -91,3 +92,8 @@ def test_check_finds_a_slice_that_the_dataset_cannot_have(data: Path, tmp_path: 
     assert "doesn't suit ensemble sliced" in fault.what
     written(data, "id,make\ncar0,ford\n")
     assert check(str(data), [str(path)]).errors == []
+
+
+def test_a_license_is_found_below_a_prefix_with_or_without_a_slash(bucket: str) -> None:
+    s3.write(f"{bucket}/cars/LICENSE", b"\n# CC BY 4.0\n")
+    assert read_license(f"{bucket}/cars") == read_license(f"{bucket}/cars/") == "CC BY 4.0"

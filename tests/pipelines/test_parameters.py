@@ -39,6 +39,8 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
         *("data", "name", "objects", "promotion", "gpus", "cpu", "memory", "node_selector", "tolerations"),
         "ray_cluster",
     }
+    path.write_text(f"{WHOLE}work: s3://photos/runs/\n")
+    assert read_parameters(path, package)["work"] == "s3://photos/runs"  # below which tasks name their outputs
     full = with_defaults(given, package)
     assert full["accelerator"] == "nvidia.com/gpu"
     assert full["name"] == "cars"

@@ -20,7 +20,7 @@ from backdrop.inference import batch
 from backdrop.inference.compose import PictureOptions
 from backdrop.inference.ensemble import EnsembleModel
 from backdrop.steps import predict as predicting
-from backdrop.steps.merge import PHOTOGRAPHS, RECORD, merge
+from backdrop.steps.merge import PHOTOGRAPHS, RECORD, merge, read_photographs
 from backdrop.steps.predict import Format, predict
 from tests.conftest import draw_pair
 from tests.steps.test_cutouts import tree
@@ -199,6 +199,26 @@ def test_a_share_in_s3_copies_only_its_own_photographs(
     predict(str(photos), str(tmp_path / "whole"), members)
     for name, data in results(tmp_path / "whole").items():
         assert s3.read(f"{bucket}/out/{name}") == data
+
+
+def test_a_slash_at_the_end_of_an_address_changes_nothing(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+    bucket: str,
+) -> None:
+    out, parts = f"{bucket}/out/", [f"{bucket}/parts/{number}/" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        predict(Shard(str(photos), number, 2), part, members, format="rle")
+    with pytest.raises(StorageError, match="has the results of share 1/2"):
+        predict(Shard(str(photos), 2, 2), parts[0], members, format="rle")
+    before = merge(parts, out)
+    assert read_photographs(out, before.style).keys() == {path.name for path in photos.iterdir()}
+    draw_pair(tmp_path / "new", "later_01", 80)
+    predict(Shard(str(photos), 1, 1, ("later_01.jpg",)), f"{bucket}/more/", members, format="rle")
+    after = merge([f"{bucket}/more/"], out)
+    assert (after.new, after.images) == (1, before.images + 1)  # earlier results stay
+    assert len(s3.read(f"{bucket}/out/masks.csv").splitlines()) == 1 + after.images
 
 
 KILLED = """

@@ -47,6 +47,7 @@ def evaluate(
 
     Out of fold, and on the holdout.
     """
+    from backdrop.common.storage import within
     from backdrop.evaluation.budget import as_budget, read_reasons
     from backdrop.report import prediction_text
     from backdrop.steps.evaluate import evaluate as step
@@ -65,7 +66,7 @@ def evaluate(
         print(prediction_text(evaluation.predicted_dice))
     if out_ensemble:
         print(*read_reasons(out_ensemble), sep="\n")
-    print(f"{out}/index.html")
+    print(within(out, "index.html"))
 
 
 @command(app, "backdrop review photos --plan plan.csv --out doubts --members tiny-*")
@@ -81,13 +82,14 @@ def review(
 
     By members that did not train on them. You decide on each in a page.
     """
+    from backdrop.common.storage import within
     from backdrop.steps.review import review as step
 
     record = step(data, plan, members, out, ensemble, share)
     print(f"{record.doubtful:,} of {count(record.photographs, 'mask')} doubtful, {record.shown:,} shown")
     for kind, number in record.kinds.items():
         print(f"{kind:18} {number:6,}")
-    print(f"{out}/index.html")
+    print(within(out, "index.html"))
 
 
 def _print_baselines(comparisons: "Sequence[Comparison]") -> None:
@@ -175,6 +177,7 @@ def predict(
 
     By a registered model or by members. Exit code 1 if a photograph failed.
     """
+    from backdrop.common.storage import within
     from backdrop.config.explain import as_choice
     from backdrop.data.photographs import parse_shard
     from backdrop.inference.compose import PictureOptions, PictureType
@@ -199,7 +202,7 @@ def predict(
     print(f"{out}: {_results(record.format)} of {count(record.images - record.failed, 'photograph')}")
     if record.failed:
         empty = "; the submission has empty masks for them" if record.format == "submission" else ""
-        print(f"{count(record.failed, 'photograph')} failed{empty}: see {out}/failed.csv")
+        print(f"{count(record.failed, 'photograph')} failed{empty}: see {within(out, 'failed.csv')}")
     if record.passed_over:
         print(passed_over_text(record.passed_over))
     raise typer.Exit(1 if record.missed else 0)
@@ -216,6 +219,7 @@ def merge(
 
     Adds them to earlier results of the same kind. Exit code 1 if a photograph failed.
     """
+    from backdrop.common.storage import within
     from backdrop.steps.merge import merge as step
 
     record = step(parts, out)
@@ -223,7 +227,7 @@ def merge(
         f"{out}: {_results(record.format)} of {count(record.images - record.failed, 'photograph')}, {record.new:,} new"
     )
     if record.failed:
-        print(f"{count(record.failed, 'photograph')} failed: see {out}/failed.csv")
+        print(f"{count(record.failed, 'photograph')} failed: see {within(out, 'failed.csv')}")
     raise typer.Exit(1 if record.failed else 0)
 
 
@@ -240,6 +244,7 @@ def drift(
 
     Like those that the model was judged on. Exit code 3 if not, 2 if there are too few objects to tell.
     """
+    from backdrop.common.storage import within
     from backdrop.report.drift import moved_lines, verdict_line
     from backdrop.steps.drift import drift as step
     from backdrop.steps.drift import notes
@@ -250,7 +255,7 @@ def drift(
         print(line)
     if record.passed_over:
         print(passed_over_text(record.passed_over))
-    print(f"{out}/index.html")
+    print(within(out, "index.html"))
     raise typer.Exit({"no drift": 0, "unclear": 2, "drift": 3}[record.verdict])
 
 
@@ -265,12 +270,13 @@ def next_objects(
 
     Those whose masks are doubtful, and that are unlike labeled ones and one another.
     """
+    from backdrop.common.storage import within
     from backdrop.steps.next import next as step
 
     for one in step(data, model, out, number)[:FIRST]:
         facts = f"{count(one.photographs, 'photograph')}, doubt {one.doubt:.4f}, distance {one.distance:.2f}"
         print(f"{one.rank:3} {one.object:20} {facts}")
-    print(f"{out}/next.csv")
+    print(within(out, "next.csv"))
 
 
 def _student_of(model: str | None) -> str:

@@ -174,4 +174,5 @@ def _how(record: "TrainRecord", out: str) -> str:
     if not record.reused:
         return f"in {record.member.seconds:.0f} s"
     folder = out.replace("{key}", record.member.key[:12])
-    return "(unchanged)" if storage.exists(f"{folder}/{RECORD}") else f"(unchanged; nothing was written to {folder})"
+    there = storage.exists(storage.within(folder, RECORD))
+    return "(unchanged)" if there else f"(unchanged; nothing was written to {folder})"

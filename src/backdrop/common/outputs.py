@@ -299,7 +299,7 @@ def is_output(address: str | Path) -> bool:
     Raises:
         StorageError: if S3 doesn't answer.
     """
-    return storage.exists(f"{address}/{INVENTORY}")
+    return storage.exists(storage.within(address, INVENTORY))
 
 
 def _read(place: Place) -> Inventory | None:

@@ -75,6 +75,11 @@ def join(folder: str, address: str) -> str:
     return f"{scheme}{separator}{posixpath.normpath(f'{path}/{address}')}"
 
 
+def within(folder: str | Path, name: str) -> str:
+    """The address of a file in a folder or `s3://` prefix, which may end in a slash: S3 takes two for another file."""
+    return f"{str(folder).rstrip('/')}/{name}"
+
+
 def sha256(data: bytes) -> str:
     """The sha256 of bytes as hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -65,8 +65,8 @@ def read_license(data: str) -> str:
         StorageError: if it can't be read.
     """
     for name in LICENSES:
-        if storage.exists(f"{data}/{name}"):
-            words = storage.read_bytes(f"{data}/{name}").decode(errors="replace").split("\n")
+        if storage.exists(address := storage.within(data, name)):
+            words = storage.read_bytes(address).decode(errors="replace").split("\n")
             return next((line.strip(" #\r") for line in words if line.strip(" #\r")), "")
     return ""
 

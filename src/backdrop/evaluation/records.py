@@ -294,7 +294,7 @@ def read_speed(report: str) -> Speed:
     Raises:
         ConfigError: if it can't be read, or is damaged.
     """
-    path = f"{report}/{SPEED}"
+    path = storage.within(report, SPEED)
     return parse(Speed, parse_yaml(read_text(path, "speed"), path), path)
 
 

@@ -80,7 +80,7 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         MemberError: if the shares were made by different models.
         StorageError: if something can't be read, something else is at `out`, or it can't be written.
     """
-    checked_address(out)
+    out = checked_address(out)
     if storage.absolute(out).rstrip("/") in {storage.absolute(part).rstrip("/") for part in parts}:
         raise ConfigError(f"{out} is one of the shares", "Use another --out")
     with hold(out, STEP):
@@ -133,7 +133,7 @@ def read_photographs(out: str, style: str) -> dict[str, Row]:
         DataError: if their record or table is damaged.
         StorageError: if they can't be read.
     """
-    address = f"{out}/{RECORD}"
+    address = storage.within(out, RECORD)
     if not is_output(out) or not storage.exists(address):
         return {}
     try:
@@ -142,7 +142,7 @@ def read_photographs(out: str, style: str) -> dict[str, Row]:
         raise DataError(f"{address} is damaged ({shorten(error)})", REMEDY) from error
     if record.style != style:
         return {}
-    rows = _rows(f"{out}/{PHOTOGRAPHS}", HEAD)
+    rows = _rows(storage.within(out, PHOTOGRAPHS), HEAD)
     return {name: Row(version, model, failure) for name, version, model, failure in rows}
 
 

@@ -167,7 +167,7 @@ def find_record(out: str) -> PredictRecord | None:
         DataError: if it's damaged.
         StorageError: if it can't be read.
     """
-    address = f"{out}/{RECORD}"
+    address = storage.within(out, RECORD)
     if not storage.exists(address):
         return None
     try:
