@@ -250,7 +250,7 @@ def test_a_process_id_that_was_used_again_is_another_process() -> None:
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ID and the heartbeat decide."""
-    monkeypatch.setattr(lock, "_flock", lambda _: None)
+    monkeypatch.setattr(lock, "try_lock", lambda _: None)
     monkeypatch.setattr(lock, "SETTLE_S", 0.1)
     target = str(tmp_path / "out")
     with another(target) as first:

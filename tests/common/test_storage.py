@@ -1,6 +1,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +34,24 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         storage.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_processes_write_one_file_at_a_time_and_none_fails(tmp_path: Path) -> None:
+    path, ready = tmp_path / "a.txt", tmp_path / "ready"
+    code = f"""
+import time
+from pathlib import Path
+from backdrop.common.storage import write_bytes
+while not Path({str(ready)!r}).exists():
+    time.sleep(0.01)
+for number in range(1000):
+    write_bytes({str(path)!r}, bytes([number % 256]) * 10)
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    ready.touch()
+    assert [writer.wait() for writer in writers] == [0, 0, 0, 0]
+    assert path.read_bytes() == bytes([999 % 256]) * 10
+    assert sorted(tmp_path.iterdir()) == [path, ready]
 
 
 def test_an_output_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ its lock didn't change for a minute; two clocks are never compared without watch
 """
 
 import contextlib
-import fcntl
 import functools
 import inspect
 import os
@@ -23,7 +22,7 @@ from backdrop.common.errors import StorageError
 from backdrop.common.outputs import require
 from backdrop.common.owner import Owner, parse_owner, this_process
 from backdrop.common.progress import log
-from backdrop.common.storage import disk_errors, is_remote
+from backdrop.common.storage import disk_errors, is_remote, try_lock
 from backdrop.common.text import may_begin
 
 BEAT_S = 10.0
@@ -214,7 +213,7 @@ class _FileLock:
                 if attempts == ATTEMPTS:
                     raise
                 continue
-            locked = _flock(descriptor)
+            locked = try_lock(descriptor)
             if not locked or self._is_ours(descriptor):
                 return descriptor, locked
             os.close(descriptor)  # its owner has removed it
@@ -323,14 +322,3 @@ def _owner(data: bytes, address: str) -> Owner | None:
     if not may_begin(data, HEAD):
         raise StorageError(f"{address} exists, and Backdrop didn't write it", "Move it")
     return parse_owner(data)
-
-
-def _flock(descriptor: int) -> bool | None:
-    """Whether this process has the kernel's lock on the file; None if its file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # such as Lustre without the option flock
-        return None
-    return True

@@ -307,12 +307,8 @@ def temporary_beside(target: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         remove_left(parent, prefix)
-        scratch = tempfile.mkdtemp(prefix=prefix, dir=parent)
-        with _alone_in(scratch):
-            try:
-                yield Path(scratch) / target.name
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        with _scratch(parent, prefix) as scratch:
+            yield Path(scratch) / target.name
     finally:
         with contextlib.suppress(OSError):  # not empty
             for folder in created:
@@ -328,22 +324,47 @@ def remove_left(folder: Path, prefix: str = OWN) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: str) -> Iterator[bool]:
-    """Whether no other process uses a temporary folder; during the block none does. A kill ends its use."""
+def _scratch(parent: Path, prefix: str) -> Iterator[str]:
+    """A new temporary folder, removed after the block."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+        with _alone_in(folder) as alone:
+            if alone is False:  # it wasn't in use yet, so that another process has removed it, or does
+                continue
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[bool | None]:
+    """Whether a temporary folder is there and no other process uses it; during the block none does.
+
+    A kill ends its use. None if its file system has no locks.
+    """
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # removed, or no folder
         yield False
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        alone = True
-    except OSError:  # in use, or on a file system without locks
-        alone = False
-    try:
-        yield alone
+        locked = try_lock(lock)
+        yield locked and Path(folder).is_dir()
     finally:
         os.close(lock)
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Whether this process has the kernel's lock on an open file now; None if its file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # such as Lustre without the option flock
+        return None
+    return True
 
 
 def _download_url(address: str) -> bytes:
