@@ -263,6 +263,33 @@ def test_masks_of_a_coco_file(tmp_path: Path, beside: bool) -> None:
     assert read_mask(tmp_path / "out" / "train_masks" / "p0_x_mask.png").sum() == 300
 
 
+@pytest.mark.parametrize("name", ["", "/", "..", "p0/..", "..jpg"])
+def test_annotations_that_name_no_file_are_of_no_photograph(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "in" / "p0" / "x.jpg", scene(0)[0])
+    outline = {"label": "p", "points": [[5, 5], [25, 5], [25, 20]]}
+    labelme = {"shapes": [outline], "imagePath": name, "imageWidth": 64, "imageHeight": 40}
+    (tmp_path / "in" / "p0" / "y.json").write_text(json.dumps(labelme))
+    image = {"id": 1, "file_name": name, "width": 64, "height": 40}
+    drawn = {"image_id": 1, "category_id": 1, "segmentation": [[5, 5, 25, 5, 25, 20]]}
+    (tmp_path / "in" / "all.json").write_text(json.dumps({"images": [image], "annotations": [drawn]}))
+    record = import_photos(str(tmp_path / "in"), str(tmp_path / "out"), PLAIN)
+    assert targets(record) == {"p0/x.jpg": "test/p0_01.jpg"}
+    assert sorted(Path(one.file).name for one in record.passed_over) == ["all.json", "y.json"]
+
+
+def test_a_photograph_whose_folders_make_too_long_a_name_is_left_out(tmp_path: Path) -> None:
+    long = f"{'shoes ' * 20}/{'summer ' * 20}"
+    for name in (f"{long}/front.jpg", f"{long}/back.jpg", "hat/front.jpg"):
+        save(tmp_path / "in" / name, scene(0)[0])
+    record = import_photos(str(tmp_path / "in"), str(tmp_path / "out"), PLAIN)
+    note = "would have too long a name by its folders: shorten theirs, or use --pattern"
+    assert targets(record) == {
+        "hat/front.jpg": "test/hat_front.jpg",
+        f"{long}/back.jpg": note,
+        f"{long}/front.jpg": note,
+    }
+
+
 def test_every_photograph_is_taken_or_says_why_not(tmp_path: Path) -> None:
     root = tmp_path / "in"
     image, mask = scene(0)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, DataError, StorageError
 from backdrop.common.lock import hold
+from backdrop.common.names import MAX_BYTES
 from backdrop.common.outputs import inspect, output_folder, require
 from backdrop.common.places import checked_address
 from backdrop.common.text import dump_table
@@ -25,6 +26,7 @@ STEP = "import"
 TABLE = "import.csv"
 COLUMNS = ["source", "target", "mask", "mask_source", "note"]
 NO_MASK = "has no mask, though other photographs of its object have"
+TOO_LONG = "would have too long a name by its folders: shorten theirs, or use --pattern"
 
 
 class ImportRow(Record):
@@ -176,7 +178,9 @@ def _rows(
     for source in photos:
         name = names[source.name]
         stem = "_".join(name).lower() if name else ""
-        if name and taken.setdefault(stem, source.name) != source.name:
+        if len(f"{stem}_mask.png".encode()) > MAX_BYTES:
+            clashes[source.name] = TOO_LONG
+        elif name and taken.setdefault(stem, source.name) != source.name:
             clashes[source.name] = f"has the object and view of {taken[stem]}"
     if folder is not None:
         for part in ("train", "train_masks"):

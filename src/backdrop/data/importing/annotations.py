@@ -40,7 +40,7 @@ class Outlines:
         Raises:
             DataError: if a shape doesn't follow its format.
         """
-        if self.width * self.height > max_pixels():
+        if min(self.width, self.height) < 1 or self.width * self.height > max_pixels():
             raise DataError(f"{printable(self.file)} says {self.width}x{self.height} pixels", "Correct its sizes")
         mask = np.zeros((self.height, self.width), bool)
         try:

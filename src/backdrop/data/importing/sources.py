@@ -254,4 +254,4 @@ def shown(mask: Mask) -> str:
 def _key(name: PurePosixPath) -> PurePosixPath:
     """A photograph's path without suffix, `_mask` and case, in which its mask's may differ."""
     plain = PurePosixPath(os.path.normpath(normalized(name.as_posix())))
-    return PurePosixPath(plain.with_name(_shared(plain.stem)).as_posix().lower())
+    return PurePosixPath(PurePosixPath(plain.parent, _shared(plain.stem)).as_posix().lower())  # it may have no name
