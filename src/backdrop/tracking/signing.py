@@ -82,14 +82,19 @@ def verify(folder: Path, key: str, address: str) -> None:
 
 
 def _read(variable: str) -> str:
-    """A key, from the file that the variable names or from the variable itself."""
+    """A key, from the file that the variable names or from the variable itself.
+
+    An error doesn't quote the variable, which may be a key in another form than PEM.
+    """
     value = os.environ[variable].strip()
     if value.startswith((PEM, PKCS11)):
         return value
     try:
         return Path(value).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{variable} is {value}, which can't be read", "Set it to the path of a PEM file") from error
+        reason = getattr(error, "strerror", None) or "it isn't text"
+        what = f"{variable} is neither a key in PEM form nor the path of a file that can be read ({reason})"
+        raise ConfigError(what, "Set it to the path of a PEM file") from error
 
 
 def _write(scratch: str, key: str) -> Path:
