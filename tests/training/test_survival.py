@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from backdrop.common import outputs
+from backdrop.common import outputs, storage
 from backdrop.common.errors import MemberError, StorageError, TrainingError
 from backdrop.data.folds import read_plan
 from backdrop.inference.member import MemberRecord, read_member
 from backdrop.steps.train import train
 from backdrop.training import trainer
-from backdrop.training.checkpoint import pieces
+from backdrop.training.checkpoint import Checkpoint, Progress, pieces
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.samples import Samples
 from backdrop.training.step import Batch
@@ -182,6 +182,24 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_weights(
     resumed = train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member
     assert resumed.resumed_at == (int(older.name.split("-")[1]),)
     assert resumed.weights == whole.weights
+
+
+def test_the_last_two_checkpoints_are_in_s3_also_after_a_move_to_another_machine(bucket: str, tmp_path: Path) -> None:
+    def put(machine: str, step: int) -> CheckpointStore:
+        store = CheckpointStore(tmp_path / machine, f"{bucket}/checkpoints")
+        progress = Progress(key="k", step=step)
+        weights = {"a": torch.full((2,), float(step))}
+        store.write(Checkpoint(progress, weights, {}, [], {"state": {}, "param_groups": []}))
+        return store
+
+    put("first", 10)
+    put("first", 20)
+    put("second", 30)
+    storage.write_bytes(f"{bucket}/checkpoints/00000-00000030/weights.safetensors", b"")
+    found = CheckpointStore(tmp_path / "third", f"{bucket}/checkpoints").read()
+    assert found is not None
+    assert found.progress.step == 20
+    assert put("third", 25).names() == {"00000-00000025", "00000-00000030"}
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

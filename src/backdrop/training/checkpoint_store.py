@@ -58,7 +58,7 @@ class CheckpointStore:
         for old in set(self._local()) - set(kept):
             outputs.remove(self.folder / old)
         if self.remote:
-            self._copy(self.remote, name, kept)
+            self._copy(self.remote, name)
 
     def read(self) -> Checkpoint | None:
         """The newest valid checkpoint, or None if there is none. Damaged or missing ones are logged and skipped.
@@ -96,10 +96,12 @@ class CheckpointStore:
         places = filter(None, (self.remote, str(self.folder)))
         return {name for address in places for name in (*_names(address), *_index(address))}
 
-    def _copy(self, remote: str, name: str, kept: list[str]) -> None:
+    def _copy(self, remote: str, name: str) -> None:
+        """Adds a checkpoint in S3, where those may be that another machine wrote."""
         outputs.copy_output(self.folder / name, f"{remote}/{name}")
-        _write_index(remote, kept)
-        for old in set(_names(remote)) - set(kept):
+        names = _names(remote)
+        _write_index(remote, names[-KEEP:])
+        for old in names[:-KEEP]:
             outputs.remove(f"{remote}/{old}")
 
     def _locations(self, name: str) -> list[tuple[str, Callable[[str], bytes]]]:
