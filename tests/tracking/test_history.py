@@ -1,5 +1,6 @@
 """A model's history in a real registry: who decides, what a hold keeps, and what a kill leaves."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_a_champion_that_was_rolled_back_to_is_held(tracked: str, workspace: Wor
 
 
 @server_is_thorough
-def test_people_decide_too(tracked: str, workspace: Workspace, name: str) -> None:
+def test_people_decide_too(tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = str(workspace.data)
     workspace.register(name, 1, 0.95)
     with pytest.raises(TrackingError, match="has no champion"):
@@ -87,6 +88,12 @@ def test_people_decide_too(tracked: str, workspace: Workspace, name: str) -> Non
         rollback(name, to="2020-01-01")
     with pytest.raises(TrackingError, match="neither a version nor a date"):
         rollback(name, to="yesterday")
+    with monkeypatch.context() as west:
+        west.setenv("TZ", "America/New_York")
+        time.tzset()
+        with pytest.raises(TrackingError, match="neither a version nor a date"):  # UTC has no such time
+            rollback(name, to="9999-12-31")
+    time.tzset()
     with pytest.raises(TrackingError, match="is the champion already"):
         rollback(name, to="2")
     assert rollback(name, to="1").version == 1

@@ -63,6 +63,6 @@ def _time(to: str) -> datetime:
     try:
         day = len(to) == len("2026-01-31")
         return (datetime.combine(date.fromisoformat(to), time.max) if day else datetime.fromisoformat(to)).astimezone()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # the latter at the end of the year 9999
         what = f"--to {to} is neither a version nor a date"
         raise TrackingError(what, "Write it as 3, 2026-01-31 or 2026-01-31T12:00") from error
