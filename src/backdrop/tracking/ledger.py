@@ -33,7 +33,7 @@ class Entry(Record):
         holdout: names the holdout of a comparison. A holdout that grows keeps its name.
         digests: sha256 of what it rests on, such as `ensemble`, `data` and `scores`. `files`, of a `registered` entry,
             is that of the list of the version's files.
-        verdict: the gate's, without its slices; None if a person decided.
+        verdict: the gate's, with the slices of the largest loss, at most 100; None if a person decided.
         actor: the person or machine that wrote it.
         time: when, in ISO 8601 with the offset from UTC, by the writer's clock.
         token: a random word that its writer recognizes it by.
