@@ -147,7 +147,7 @@ def check_split(data: str, ensemble: Ensemble, objects: int = 0) -> str:
     """
     paths = map(Path, storage.list_files(f"{data.rstrip('/')}/train"))
     stems = [path.stem for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
-    names = sorted({stem.rpartition("_")[0] for stem in stems})[: objects or None]
+    names = {*sorted({stem.rpartition("_")[0] for stem in stems})[: objects or None]}
     check_rules([stem for stem in stems if stem.rpartition("_")[0] in names], ensemble.plans())
     return f"{count(len(names), 'object')} can be split by the schemes of ensemble {ensemble.name}"
 

@@ -136,9 +136,10 @@ def evaluate(
     chosen = choose(config, budget, judged.sets, speed, inputs.model.members) if config and budget else ""
     champion = _champion(inputs, model) if model else None
     scores = {one.image: one.dice for one in champion.scores} if champion else {}
-    part = [one for one in judged.scores if one.image in compared]
+    images = {*compared}
+    part = [one for one in judged.scores if one.image in images]
     rivals = [Rival("champion", model or "", scores), best_member(judged.scored.members, part), *others]
-    comparisons = [compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= {*compared}]
+    comparisons = [compare(part, rival) for rival in rivals if rival and rival.dice.keys() >= images]
     evaluation = _record(inputs, judged, comparisons, champion)
     lineage = _lineage(inputs)
     gallery = _gallery(inputs, judged, choose_different(part, scores), champion, lineage.review())
