@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,20 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r
 def test_a_table_is_read_as_it_was_written(rows: list[list[str]]) -> None:
     read = text.read_table(text.dump_table(["name", "size"], rows).decode(), ["name", "size"])[1]
     assert [row for _, row in read] == rows
+
+
+def test_a_large_table_is_in_memory_little_more_than_once() -> None:
+    rows = [[f"{number}_01", f"{number} " * 50_000] for number in range(40)]  # as run lengths of masks
+    table = text.dump_table(["name", "size"], rows).decode()
+    tracemalloc.start()
+    read = text.read_table(table, ["name", "size"])[1]
+    reading = tracemalloc.get_traced_memory()[1]
+    del read
+    tracemalloc.reset_peak()
+    text.dump_table(["name", "size"], rows)
+    writing = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(reading, writing) < 2 * len(table)
 
 
 @pytest.mark.parametrize("how", SAVED)
