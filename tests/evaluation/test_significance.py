@@ -1,6 +1,7 @@
 """The gate's p and levels: honest in the far tail, over a whole life, and still able to see a gain."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ def test_many_samples_are_judged_as_one() -> None:
 
 def test_a_constant_difference_is_certain() -> None:
     assert [float(p_value(np.full(12, value))) for value in (0.25, 0.0, -0.25)] == pytest.approx([0, 1, 1], abs=1e-9)
+
+
+@pytest.mark.thorough
+def test_thousands_of_objects_need_little_memory_and_warn_of_nothing() -> None:
+    sample = np.random.default_rng(0).normal(0.1, 1, 2_000)
+    tracemalloc.start()
+    p = float(p_value(sample))
+    assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    tracemalloc.stop()
+    assert 6.5e-4 < p < 1e-3  # Student's is 6.5e-4
 
 
 def test_the_levels_never_add_up_to_more_than_alpha() -> None:

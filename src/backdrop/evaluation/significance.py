@@ -14,6 +14,7 @@ ALPHA = 0.045  # of all looks together: the promised 5 % with a reserve for diff
 SHAPE = 0.5  # the gamma distribution that stands for strong skew: that of a squared normal variable, skewness 2.8
 FLOOR = 1e-12  # the smallest p
 DRAWS, SEED = 16_380, 20170727
+CHUNK = 1 << 20  # objects drawn at a time, which bounds the memory
 WIDER = (1.0, 1.25, 1.6, 2.2, 4.0)  # multiples of SHAPE to draw from: even samples are rare, and fill the far tail
 POINTS = np.sinh(np.linspace(0, 12, 40))  # of the adjusted t, where the chance to reach it is computed
 BELIEVED = 0.6  # of a sample's skewness: few objects show too little of it, and none of what they lack
@@ -84,16 +85,23 @@ def _skewed_quantiles(count: int) -> Floats:
     """
     shapes = SHAPE * np.array(WIDER)
     rng = np.random.default_rng(SEED)
-    draws = rng.standard_gamma(np.repeat(shapes, DRAWS // len(shapes))[:, None], (DRAWS, count))
-    shares = draws / draws.mean(1, keepdims=True)
-    variance = ((shares - 1) ** 2).mean(1)
-    skew = -((shares - 1) ** 3).mean(1) / variance**1.5 * BELIEVED / math.sqrt(count)
+    pieces = np.array_split(np.repeat(shapes, DRAWS // len(shapes)), -(-DRAWS * count // CHUNK))
+    found = [_moments(rng.standard_gamma(piece[:, None], (len(piece), count))) for piece in pieces]
+    variance, third, logarithms = np.concatenate(found, 1)
+    skew = -third / variance**1.5 * BELIEVED / math.sqrt(count)
     density = special.gammaln(count * shapes) - count * special.gammaln(shapes)
-    density = density + (shapes - 1) * (np.log(shares).sum(1)[:, None] - count * math.log(count))
-    weights = 1 / np.exp(density - density[:, :1]).mean(1) / DRAWS
+    density = density + (shapes - 1) * (logarithms[:, None] - count * math.log(count))
+    with np.errstate(over="ignore"):  # of many objects, what was drawn far from SHAPE has no weight
+        weights = 1 / np.exp(density - density[:, :1]).mean(1) / DRAWS
     h = POINTS[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(np.abs(skew) < 1e-6, h, (np.cbrt(1 + skew * (h - skew / 6)) - 1) * 3 / skew)
     ratio = 1 + t * np.sqrt(variance / (count - 1))  # t is reached if the sum is at most count * SHAPE / ratio
     chances = special.gammainc(count * SHAPE, count * SHAPE / np.maximum(ratio, FLOOR)) @ weights
     return np.maximum.accumulate(-special.ndtri(chances.clip(FLOOR, 0.5)))
+
+
+def _moments(draws: Floats) -> Floats:
+    """The variance, the third moment and the sum of logarithms of the shares in each of some draws (draws, objects)."""
+    shares = draws / draws.mean(1, keepdims=True)
+    return np.stack([((shares - 1) ** 2).mean(1), ((shares - 1) ** 3).mean(1), np.log(shares).sum(1)])
