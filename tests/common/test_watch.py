@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -38,6 +39,15 @@ def kill(number: int) -> None:
 
 def fail() -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_result_that_cannot_be_written_is_no_result() -> None:
+    def work() -> bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return bytes(1000)
+
+    with pytest.raises(ProcessError, match=r"^train died at each of 2 starts; the last time it ended with exit code 1"):
+        watched("train", work, (0.0,))
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,9 @@ def _run(work: Callable[[], Any]) -> Ended:
             raise
         if os.WIFSIGNALED(status):
             return Ended(died=_killed(os.WTERMSIG(status)))
-        if not path.is_file():
-            return Ended(died=f"ended with exit code {os.WEXITSTATUS(status)}")
+        code = os.WEXITSTATUS(status)
+        if code or not path.is_file():
+            return Ended(died=f"ended with exit code {code}")
         ended: Ended = pickle.loads(path.read_bytes())  # noqa: S301  # our own child wrote it
         return ended
 
@@ -98,6 +99,7 @@ def _work(work: Callable[[], Any], path: Path, parent: int) -> NoReturn:
         ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    code = 1
     try:
         try:
             ended = Ended(result=work())
@@ -109,8 +111,11 @@ def _work(work: Callable[[], Any], path: Path, parent: int) -> NoReturn:
         path.write_bytes(pickle.dumps(ended))
         sys.stdout.flush()
         sys.stderr.flush()
+        code = 0
+    except BaseException:  # such as of a full disk
+        traceback.print_exc()
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def _killed(number: int) -> str:
