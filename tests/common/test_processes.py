@@ -40,3 +40,9 @@ def test_a_containers_limit_is_known(
         with environment(OMP_NUM_THREADS=told):
             task.limit_threads()
             assert os.environ.get("OMP_NUM_THREADS") == (told or (limit and str(limit)))
+
+
+def test_without_an_affinity_all_cpus_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes, "CGROUP", tmp_path)
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert processes.cpus() == os.cpu_count()

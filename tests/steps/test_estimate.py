@@ -62,6 +62,12 @@ def test_the_phases_of_another_size_are_measured_on_their_own(data: Path, monkey
     assert one.training == 40.0  # the shorter phase has no epoch
 
 
+def test_memory_is_measured_where_there_is_no_proc(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "STATUS", tmp_path / "none")  # as on macOS
+    photos = list(open_dataset(data).photos.values())[:2]
+    assert throughput._measure(find_recipe("tiny", SMALL), photos, content_digests(photos), 0.1).memory > 0
+
+
 def test_members_are_spread_longest_first() -> None:
     assert makespan([1, 1, 1, 1, 4], 2) == 4
     assert makespan([3, 3, 2, 2, 2], 2) == 7  # Graham's own example: LPT is not always the best

@@ -20,7 +20,7 @@ CGROUP = Path("/sys/fs/cgroup")  # of the container
 
 def cpus() -> int:
     """The CPUs that this process may use: those of its affinity, or fewer if its container's limit is below that."""
-    own = len(os.sched_getaffinity(0))
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
     return min(own, cpu_limit() or own)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ TIMED_STEPS = 3
 QUEUED_STEPS = 8  # `train` doesn't wait for the GPU after a step either, but prepares the next meanwhile
 ENDLESS = 10**6  # epochs
 OUT_OF_MEMORY = ("out of memory", "allocate memory")  # in messages of CUDA and of the CPU; or Linux kills the process
+STATUS = Path("/proc/self/status")  # Linux's own record of the peak: `getrusage` has that of the parent, too
 LR = 1e-6  # so low that training can't diverge
 
 
@@ -132,5 +134,8 @@ def _now(device: torch.device) -> float:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = STATUS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # macOS, which counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
