@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_processes_write_one_file_at_a_time_and_none_fails(tmp_path: Path) -> No
     code = f"""
 import time
 from pathlib import Path
+from typing import Any
 from backdrop.common.storage import write_bytes
 while not Path({str(ready)!r}).exists():
     time.sleep(0.01)
@@ -52,6 +54,24 @@ for number in range(1000):
     assert [writer.wait() for writer in writers] == [0, 0, 0, 0]
     assert path.read_bytes() == bytes([999 % 256]) * 10
     assert sorted(tmp_path.iterdir()) == [path, ready]
+
+
+def test_a_large_folder_is_not_listed_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(storage.LARGE + 1):
+        (tmp_path / f"{number}.png").touch()
+    left = tmp_path / ".backdrop.new.png.12345678"  # by a killed process
+    left.mkdir()
+    listed, scandir = [], os.scandir
+
+    def noted(path: Any) -> Any:
+        listed.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    for name in ("new.png", *(f"more-{number}.png" for number in range(20))):
+        storage.write_bytes(tmp_path / name, b"new")
+    assert listed.count(str(tmp_path)) == 1
+    assert not left.exists()
 
 
 def test_an_output_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

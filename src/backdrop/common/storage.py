@@ -15,7 +15,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ CACHE = "BACKDROP_CACHE"
 URL_TIMEOUT_S = 60
 ELSEWHERE = re.compile(r"(?!(s3|https?)://)\s*(?i:[a-z][a-z0-9+.-]*://|s3:)")  # S3:// and s3:/ among them
 OWN = ".backdrop."  # what is beside an output while it's written, or hidden in it, begins with this
+LARGE = 1000  # names in a folder
+_found: dict[str, list[str]] = {}  # by large folder, see `_left_in`
 
 
 def is_remote(address: str | Path) -> bool:
@@ -306,7 +308,7 @@ def temporary_beside(target: Path) -> Iterator[Path]:
     prefix = f"{OWN}{target.name[:40]}."  # a name may have 255 bytes
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        remove_left(parent, prefix)
+        remove_left(parent, [name for name in _left_in(parent) if name.startswith(prefix)])
         with _scratch(parent, prefix) as scratch:
             yield Path(scratch) / target.name
     finally:
@@ -315,12 +317,31 @@ def temporary_beside(target: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def remove_left(folder: Path, prefix: str = OWN) -> None:
-    """Removes the temporary folders that killed processes left in a folder; those in use stay."""
-    for left in [entry.path for entry in os.scandir(folder) if entry.name.startswith(prefix)]:
-        with _alone_in(left) as alone:
+def remove_left(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Removes the temporary folders that killed processes left in a folder, or some of them; those in use stay."""
+    for name in (name for name in _names(folder) if name.startswith(OWN)) if names is None else names:
+        with _alone_in(f"{folder}/{name}") as alone:
             if alone:
-                shutil.rmtree(left, ignore_errors=True)
+                shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _left_in(folder: Path) -> list[str]:
+    """The names in a folder that begin as ours do; in a large one those that this process found when it first looked.
+
+    To look again for each of a hundred thousand files that are written there would take hours.
+    """
+    key = str(folder.absolute())
+    if key in _found:
+        return _found[key]
+    names = _names(folder)
+    own = [name for name in names if name.startswith(OWN)]
+    if len(names) > LARGE:
+        _found[key] = own
+    return own
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder)]
 
 
 @contextlib.contextmanager
