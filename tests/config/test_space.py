@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backdrop.common.errors import ConfigError
-from backdrop.config import Recipe, find_recipe, find_space, shipped
+from backdrop.config import Budget, Recipe, find_recipe, find_space, shipped
 from backdrop.config.records import parse
-from backdrop.config.space import Space, draw, preset, within
+from backdrop.config.space import Draws, Space, draw, preset, within
 from backdrop.training.lr_schedules import learning_rates
 
 GOOD = "name: mine\nfamilies: [{kind: cosine, lr: [1e-4, 1e-2], floor: 0.01}]\n"
@@ -46,6 +46,18 @@ def test_what_is_drawn_can_be_trained(data: st.DataObject, name: str, epochs: in
         assert len(lrs) == one.epochs
         assert min(lrs) > 0
         assert max(lrs) <= float(f"{candidate.values['lr']:.3g}") * (1 + 1e-6)
+
+
+@given(st.data(), st.floats(1e-6, 1), st.floats(1e-6, 1))
+def test_what_is_drawn_stays_in_its_range(data: st.DataObject, one: float, other: float) -> None:
+    ends = min(one, other), max(one, other)
+    drawn = Draws(Drawn(data), "step").real("factor", ends)
+    assert ends[0] <= drawn <= ends[1]
+
+
+def test_a_search_judges_on_each_fold_once() -> None:
+    with pytest.raises(ConfigError, match=r"^tune: folds: 0, 1, 0 has a fold twice\. Name each once\.$"):
+        parse(Budget, {"folds": [0, 1, 0]}, "tune")
 
 
 @pytest.mark.parametrize("name", shipped("spaces"))

@@ -84,7 +84,7 @@ class Recipe(Record):
     snapshots: Annotated[int, Field(ge=1, le=1000)] | None = None
     pseudo_weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     tta: Tta = Tta()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     compute: Compute = Compute()
     checkpoint: Checkpoints = Checkpoints()
     loading: Loading = Loading()

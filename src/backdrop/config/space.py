@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
@@ -68,11 +68,12 @@ class Draws:
     values: dict[str, int | float | str] = field(default_factory=dict)
 
     def real(self, name: str, ends: tuple[float, float], log: bool = True) -> float:
-        """A number, rounded to three significant digits."""
-        if ends[0] == ends[1]:
-            return ends[0]
-        drawn = self.chance.suggest_float(self._name(name), *ends, log=log)
-        return self._kept(name, float(f"{drawn:.{DIGITS}g}"))
+        """A number in a range, rounded to three significant digits as long as it stays there."""
+        low, high = ends
+        if low == high:
+            return low
+        drawn = self.chance.suggest_float(self._name(name), low, high, log=log)
+        return self._kept(name, min(high, max(low, _short(drawn))))
 
     def whole(self, name: str, ends: tuple[int, int]) -> int:
         """An integer."""
@@ -246,6 +247,13 @@ class Budget(Record):
     scheduler: Literal["asha", "none"] = "asha"
     repeats: Annotated[int, Field(ge=0, le=1000)] = 3
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("folds")
+    @classmethod
+    def _folds_differ(cls, folds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(folds)) < len(folds):
+            raise ValueError(f"{', '.join(map(str, folds))} has a fold twice; name each once")
+        return folds
 
     @model_validator(mode="after")
     def _noise_is_seen(self) -> "Budget":
