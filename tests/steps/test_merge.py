@@ -137,6 +137,30 @@ def test_new_results_are_added_to_earlier_ones(photos: Path, members: list[str],
         assert results(out).keys() == results(tmp_path / f"whole-{kind}").keys()
 
 
+@pytest.mark.parametrize("format", ["cutout", "mask", "rle"])
+def test_a_photograph_that_fails_now_has_no_result_any_more(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    model: EnsembleModel,  # noqa: F811
+    tmp_path: Path,
+    format: Format,  # noqa: A002
+) -> None:
+    config, out = write_rule(model, tmp_path / "known.yaml"), str(tmp_path / "merged")
+    first, second, *rest = sorted(photos.glob("*.jpg"))
+    for path in rest:
+        path.unlink()
+    for number in range(2):
+        part = str(tmp_path / f"part-{number}")
+        predict(Shard(str(photos), 1, 1), part, members, ensemble=config, format=format)
+        merge([part], out)
+        first.write_bytes(b"no photograph")
+        second.rename(second.with_suffix(".png"))  # its result keeps its name
+        second = second.with_suffix(".png")
+    predict(str(photos), str(tmp_path / "whole"), members, ensemble=config, format=format)
+    assert results(Path(out)) == results(tmp_path / "whole")
+    assert [row[0] for row in table(Path(out, PHOTOGRAPHS))[1:]] == [first.name, second.name]
+
+
 def test_results_of_another_kind_take_the_place_of_earlier_ones(
     photos: Path,  # noqa: F811
     members: list[str],  # noqa: F811

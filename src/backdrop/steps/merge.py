@@ -1,6 +1,6 @@
 """`merge`: one output from the shares that several `predict` made, and from what was merged there before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from backdrop.common.outputs import Claim, Files, inspect, is_output
 from backdrop.common.places import checked_address
 from backdrop.common.progress import progress, working
 from backdrop.config.records import Record, parse
+from backdrop.inference.compose import SUFFIXES
 from backdrop.inference.submission import open_submission, read_rows
 from backdrop.steps import predict
 
@@ -88,40 +89,45 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         first = _check(found)
         style, chosen = first.shard.style, first.record.format
         earlier = {} if chosen == "submission" else read_photographs(out, style)
-        rows = dict(earlier)
+        new: dict[str, Row] = {}
         for part in found:
-            rows |= part.rows(versions or {})
+            new |= part.rows(versions or {})
+        again = set(map(predict.stem, new))
+        rows = {name: row for name, row in earlier.items() if predict.stem(name) not in again} | new
         record = MergeRecord(
             format=chosen,
             style=style,
             images=len(rows),
-            new=sum(len(part.shard.names) for part in found),
+            new=len(new),
             failed=sum(bool(row.failure) for row in rows.values()),
         )
         failed = [[name, row.failure] for name, row in sorted(rows.items()) if row.failure]
         tables = (
-            _tables(found, chosen, out if earlier else "")
-            | _dices(found, out if earlier else "")
+            _tables(found, chosen, out if earlier else None, again)
+            | _dices(found, out if earlier else None, again)
             | ({predict.FAILED: text.dump_table(predict.FAILED_HEAD, failed)} if failed else {})
             | {
                 PHOTOGRAPHS: text.dump_table(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
                 RECORD: (record.model_dump_json(indent=1) + "\n").encode(),
             }
         )
-        _write(Claim(out, STEP, RECORD, tables), found, tables, add=bool(earlier))
+        claim = Claim(out, STEP, RECORD, tables)
+        if earlier:
+            gone = [predict.stem(name) for name, row in new.items() if row.failure]
+            claim.remove([f"{stem}{suffix}" for stem in gone for suffix in SUFFIXES.values()])
+        else:
+            claim.clear()
+        _write(claim, found, tables)
     return record
 
 
-def _write(claim: Claim, parts: Sequence[Part], tables: Mapping[str, bytes], add: bool) -> None:
-    """Writes the shares' files and the tables, to what is there already or instead of it."""
-    if not add:
-        claim.clear()
+def _write(claim: Claim, parts: Sequence[Part], tables: Mapping[str, bytes]) -> None:
+    """Writes the shares' files and the tables."""
     with progress("merging shares", len(parts)) as advance:
         for part in parts:
             claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*predict.OWN}})
             advance()
-    if predict.FAILED not in tables:
-        claim.remove([predict.FAILED])
+    claim.remove({*predict.OWN} - tables.keys())
     claim.write(tables)
     claim.seal()
 
@@ -179,8 +185,11 @@ def _check(parts: Sequence[Part]) -> Part:
     return first
 
 
-def _tables(parts: Sequence[Part], chosen: predict.Format, out: str) -> dict[str, bytes]:
-    """The table of a format that has one, its rows in the order in which one run would write them."""
+def _tables(parts: Sequence[Part], chosen: predict.Format, out: str | None, again: Collection[str]) -> dict[str, bytes]:
+    """The table of a format that has one, its rows in the order in which one run would write them.
+
+    Those at `out` come first, without the photographs that come `again`, which may have failed now.
+    """
     if chosen == "submission":
         rows = sorted(row for part in parts for row in read_rows(str(part.folder / predict.SUBMISSION)))
         with TemporaryDirectory() as folder:
@@ -189,20 +198,25 @@ def _tables(parts: Sequence[Part], chosen: predict.Format, out: str) -> dict[str
                     write(image, rle)
             return {predict.SUBMISSION: Path(folder, predict.SUBMISSION).read_bytes()}
     if chosen == "rle":
-        old = f"{out}/{predict.RUNS}"
-        tables = [old] * storage.exists(old) + [part.folder / predict.RUNS for part in parts]
-        runs = {row[0]: row for table in tables for row in _rows(table, predict.RUNS_HEAD)}
-        ordered = sorted(runs.values(), key=lambda row: f"{row[0]}.")
-        return {predict.RUNS: text.dump_table(predict.RUNS_HEAD, ordered)}
+        head = predict.RUNS_HEAD
+        runs = [row for row in _present(out, predict.RUNS, head) if row[0] not in again]
+        runs += (row for part in parts for row in _rows(part.folder / predict.RUNS, head))
+        ordered = sorted(runs, key=lambda row: f"{row[0]}.")
+        return {predict.RUNS: text.dump_table(head, ordered)}
     return {}
 
 
-def _dices(parts: Sequence[Part], out: str) -> dict[str, bytes]:
-    """The table of predicted Dice, if there is one; a photograph's newest row replaces its earlier one."""
-    places = [f"{out}/{predict.DICES}", *(str(part.folder / predict.DICES) for part in parts)]
-    rows = [row for place in places if storage.exists(place) for row in _rows(place, predict.DICES_HEAD)]
-    newest = {row[0]: row for row in rows}
-    return {predict.DICES: text.dump_table(predict.DICES_HEAD, predict.sort_dices(newest.values()))} if newest else {}
+def _dices(parts: Sequence[Part], out: str | None, again: Collection[str]) -> dict[str, bytes]:
+    """The table of predicted Dice, if there is one; as in `_tables`."""
+    head = predict.DICES_HEAD
+    rows = [row for row in _present(out, predict.DICES, head) if predict.stem(row[0]) not in again]
+    rows += (row for part in parts for row in _present(part.folder, predict.DICES, head))
+    return {predict.DICES: text.dump_table(head, predict.sort_dices(rows))} if rows else {}
+
+
+def _present(folder: str | Path | None, name: str, head: Sequence[str]) -> list[list[str]]:
+    """The rows of a table in a folder or below a prefix; none without one."""
+    return _rows(f"{folder}/{name}", head) if folder and storage.exists(f"{folder}/{name}") else []
 
 
 def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:

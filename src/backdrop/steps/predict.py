@@ -315,26 +315,26 @@ def _writer(store: PredictionStore, folder: Path, format: Format) -> Iterator[Ca
         with (folder / RUNS).open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(RUNS_HEAD)
-            yield lambda cutout: rows.writerow([_stem(cutout), cutout.height, cutout.width, cutout.rle])
+            yield lambda cutout: rows.writerow([stem(cutout.image), cutout.height, cutout.width, cutout.rle])
     else:
         yield partial(_write_mask if format == "mask" else partial(_link_picture, store), folder)
 
 
-def _stem(cutout: Cutout) -> str:
+def stem(image: str) -> str:
     """A photograph's name without its suffix, but with its folder."""
-    return str(PurePosixPath(cutout.image).with_suffix(""))
+    return str(PurePosixPath(image).with_suffix(""))
 
 
 def _write_mask(folder: Path, cutout: Cutout) -> None:
     mask = decode_rle(cutout.rle, cutout.height, cutout.width)
-    path = folder / f"{_stem(cutout)}.png"
+    path = folder / f"{stem(cutout.image)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(mask))
 
 
 def _link_picture(store: PredictionStore, folder: Path, cutout: Cutout) -> None:
     """Puts a finished picture into the output; it stays in the store, too, until the output is whole."""
-    path = folder / f"{_stem(cutout)}{Path(cutout.picture).suffix}"
+    path = folder / f"{stem(cutout.image)}{Path(cutout.picture).suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(store.folder / cutout.picture, path)
