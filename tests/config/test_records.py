@@ -48,6 +48,7 @@ def test_overrides_leave_the_original_alone() -> None:
         (["network.depth=9223372036854775808"], r"network\.depth can't be 9.*\. Write at most 12\.$"),
         (["network.width=9223372036854775808"], r"network\.width can't be 9.*\. Write at most 4096\.$"),
         (["seed=9223372036854775808"], r"seed can't be 9223372036854775808\. Write less than 9223372036854775808\.$"),
+        (["network={kind: linknet, width: 7}"], r"network\.width can't be 7\. Write at least 8\.$"),
         (["snapshots=9223372036854775808"], r"snapshots can't be 9.*\. Write at most 1000\.$"),
         (["input.size=4096000x4096000"], r"input\.size can't be 4096000x4096000\. Write it as WxH"),
         (["input.size=12x"], r"^--set input\.size=12x: input\.size can't be .*Write it as WxH, such as 768x512"),

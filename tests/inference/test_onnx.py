@@ -22,7 +22,7 @@ from backdrop.models import build
 TOLERANCE = 1e-5
 NETWORKS = (
     ("network.width=8", "network.depth=3", "input.size=96x64"),
-    ("network={kind: linknet, encoder: resnet18, width: 4}", "input.size=96x64"),
+    ("network={kind: linknet, encoder: resnet18, width: 8}", "input.size=96x64"),
     ("network={kind: vgg_unet, width: 4, encoder_width: 4}", "input.size=96x64", "input.normalize=imagenet"),
 )
 

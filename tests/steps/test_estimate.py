@@ -18,7 +18,7 @@ members:
   - {recipe: tiny, set: {epochs: 30, input.size: 64x32, network.width: 4, network.depth: 2, batch_size: 2}}
   - recipe: tiny-linknet
     folds: {count: 3}
-    set: {epochs: 10, input.size: 64x32, network.width: 4, batch_size: 2, replay_every: 2}
+    set: {epochs: 10, input.size: 64x32, network.width: 8, batch_size: 2, replay_every: 2}
 """
 
 

@@ -34,7 +34,7 @@ name: small
 folds: {count: 2, holdout: 0.3333}
 members:
   - {recipe: tiny, set: {input.size: 16x16, network.width: 2, network.depth: 1}}
-  - {recipe: tiny-linknet, set: {input.size: 32x32, network.width: 4}}
+  - {recipe: tiny-linknet, set: {input.size: 32x32, network.width: 8}}
 gate: {minimum_dice: 0}
 """
 EXIT = "early_exit: {max_loss: 1}\n"

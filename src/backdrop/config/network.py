@@ -44,7 +44,8 @@ class LinkNet(Record):
 
     kind: Literal["linknet"]
     encoder: Literal["resnet18", "resnet34"] = "resnet34"
-    width: Annotated[int, Field(ge=4, le=4096)] = 64
+    # With fewer, torch 2.13 writes beyond its memory on CPUs with AVX2, in the backward pass of a 1x1 with a stride.
+    width: Annotated[int, Field(ge=8, le=4096)] = 64
     skip: Literal["add", "concat"] = "add"
 
     @property
