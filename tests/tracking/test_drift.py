@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from backdrop.data.folds import dump_plan, make_plan
 from backdrop.evaluation.statistics import NAMES, measure_image, measure_prediction, read_statistics
 from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import MemberRecord, content_key
+from backdrop.steps import drift as steps_drift
 from backdrop.steps.drift import DriftRecord, drift
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.next import next as choose_next
@@ -97,6 +99,23 @@ def test_darker_photographs_are_drift_and_equal_ones_are_not(model: str, tmp_pat
     assert again.p == record["p"]
     names = ("index.html", "drift.json", "statistics.csv")
     assert all((tmp_path / "b" / name).read_bytes() == (tmp_path / "c" / name).read_bytes() for name in names)
+
+
+def test_a_photograph_that_vanishes_once_it_is_measured_is_only_not_shown(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = draw(tmp_path / "new", 6)
+    compare = steps_drift.compare
+
+    def remove_one(*arguments: Any) -> Any:
+        (folder / "one" / "new00_01.jpg").unlink()
+        return compare(*arguments)
+
+    monkeypatch.setattr(steps_drift, "compare", remove_one)
+    assert drift(model, str(folder), str(tmp_path / "out")).compared == 12
+    assert "index.html leaves a photograph out: " in capsys.readouterr().err
+    assert (tmp_path / "out" / "index.html").read_text().count("<figure>") == 11
+    assert len(read_statistics(tmp_path / "out" / "statistics.csv")) == 12
 
 
 def test_what_can_t_be_compared_is_said(model: str, workspace: Workspace, tmp_path: Path) -> None:

@@ -149,7 +149,12 @@ def _survey(model: EnsembleModel, sources: Sequence[Source], places: dict[str, P
 def _unusual(survey: _Survey, sources: Sequence[Source]) -> list[Unusual]:
     """The most unusual photographs, which are decoded again."""
     paths = {source.name: source.path for source in sources}
-    return [
-        Unusual(one.image, statistic, away, read_image(paths[one.image]), decode_rle(one.rle, one.height, one.width))
-        for away, statistic, one in survey.unusual
-    ]
+    shown = []
+    for away, statistic, one in survey.unusual:
+        try:
+            image = read_image(paths[one.image])
+        except DataError as error:  # it has vanished since it was measured; its figures are there
+            log(f"{PAGE} leaves a photograph out: {error.what}")
+            continue
+        shown.append(Unusual(one.image, statistic, away, image, decode_rle(one.rle, one.height, one.width)))
+    return shown
