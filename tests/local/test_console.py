@@ -4,13 +4,17 @@ import io
 import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import backdrop
 from backdrop.local import console
 from backdrop.local.console import Screen, Task
 from tests.fakes.terminal import Terminal
+
+SOURCES = sorted(Path(backdrop.__file__).parent.rglob("*.py"))
 
 
 def make(terminal: bool = False) -> tuple[Screen, io.StringIO]:
@@ -85,6 +89,20 @@ def test_what_a_task_says_of_itself() -> None:
     assert task.judged_s is None
     task.advance("judging photographs 32/32 in 1:05", 202.0)
     assert task.judged_s == 65
+
+
+LABEL = re.compile(r"""\b(?:working|progress|stage|in_threads)\([^"\n]*?f?"([^"]+)\"""")
+
+
+@pytest.mark.parametrize("label", sorted({label for path in SOURCES for label in LABEL.findall(path.read_text())}))
+def test_a_line_of_any_work_is_progress(label: str) -> None:
+    shown = re.sub(r"{[^}]*}", "3", label)
+    for line in (f"{shown} 3/40  ETA 0:10", f"{shown} (0:10)"):
+        task = Task("evaluate", 0.0)
+        screen = Screen(Console(file=io.StringIO()), 1)
+        screen.tasks["evaluate"] = task
+        screen.printed("evaluate", line)
+        assert (task.progress, list(task.last)) == (line, [])
 
 
 def test_own_error_is_one_line() -> None:

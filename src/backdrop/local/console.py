@@ -16,7 +16,7 @@ from backdrop.common.errors import FIX, last_error
 from backdrop.common.progress import clock, duration, last_line, waiting
 
 HEARTBEAT_S = 10.0  # without a terminal, at least this long between two lines of progress
-PROGRESS = re.compile(r"^[\w -]+ (\d+/\d+\b|\(\d+:\d\d)")  # printed by common.progress
+PROGRESS = re.compile(r"^[\w ,.'-]+ (\d+/\d+\b|\(\d+:\d\d)")  # printed by common.progress
 EPOCH = re.compile(r"^epoch \d+/\d+\b")
 JUDGED = re.compile(r"^judging photographs (\d+)/\1 in ([\d:]+)")
 ETA = re.compile(r" *ETA ([\d:]+)$")
