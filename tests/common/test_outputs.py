@@ -1,5 +1,6 @@
 """What is ours is replaced and removed; what is anybody else's never is. The same on disk and in S3."""
 
+import errno
 import os
 import re
 import shutil
@@ -379,6 +380,26 @@ def test_equal_outputs_have_equal_inventories(tmp_path: Path, bucket: str) -> No
         storage.read_bytes(f"{place}/{INVENTORY}") for place in (tmp_path / "a", tmp_path / "b", f"{bucket}/c")
     )
     assert one == other == third
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+def test_an_output_is_back_if_it_can_t_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    fill(str(tmp_path / "out"), {"x": b"1"})
+    before, replace = content(str(tmp_path)), os.replace
+
+    def fail_once(source: Path, target: Path) -> None:
+        if target == tmp_path / "out" and not target.exists():
+            monkeypatch.setattr(os, "replace", replace)
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises((KeyboardInterrupt, StorageError)):
+        fill(str(tmp_path / "out"), {"x": b"2"})
+    assert content(str(tmp_path)) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_killed_processes_left_beside_an_output_is_removed(tmp_path: Path) -> None:

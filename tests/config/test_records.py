@@ -1,4 +1,5 @@
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, Gate, Recipe, find_ensemble, find_recipe, find_text, parse_size, records, shipped
+from backdrop.config.catalog import change_recipe
 from backdrop.config.folds import Rule
 from backdrop.config.legacy import Legacy
 from backdrop.config.recipe import digest
@@ -148,6 +150,25 @@ def test_the_scales_that_an_error_names_fit(width: int, height: int, scale: floa
         for fitting, made in re.findall(r"([\d.]+) \((\d+x\d+)\)", error.remedy):
             found = find_recipe("tiny", [size, f"schedule.0.scale={fitting}"])
             assert "{}x{}".format(*found.input.scaled(found.schedule[0].scale)) == made
+
+
+@pytest.mark.parametrize("name", shipped("recipes"))
+def test_no_number_of_a_recipe_may_be_infinite(name: str) -> None:
+    recipe = find_recipe(name)
+
+    def floats(value: object, path: str) -> Iterator[str]:
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in items:
+                yield from floats(item, f"{path}.{key}" if path else str(key))
+        elif isinstance(value, float):
+            yield path
+
+    paths = list(floats(recipe.model_dump(mode="json"), ""))
+    assert len(paths) > 5
+    for path in paths:
+        with pytest.raises(ConfigError, match=re.escape(path)):
+            change_recipe(recipe, [f"{path}=.inf"])
 
 
 @pytest.mark.parametrize("name", shipped("ensembles"))

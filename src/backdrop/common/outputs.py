@@ -365,15 +365,21 @@ def _entries(folder: Path) -> Files:
 
 
 def _replace_folder(target: Path, source: Path) -> None:
-    """Puts a folder in the place of an output; what a file manager wrote there stays."""
+    """Puts a folder in the place of an output, which is back if that fails; what a file manager wrote stays."""
     old = source.parent / f"{source.name}.old"
     if target.exists():
         for path in (path for path in target.rglob("*") if path.name in SYSTEM):
             copy = source / path.relative_to(target)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
-        os.replace(target, old)
-    os.replace(source, target)
+    try:
+        if target.exists():
+            os.replace(target, old)
+        os.replace(source, target)
+    except BaseException:  # Ctrl-C between the two, too
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
 
 
 def _replace_prefix(address: str, old: Inventory | None, new: Inventory, source: Path) -> None:

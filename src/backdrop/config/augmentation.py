@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from backdrop.config.network import Count, Positive, Share
+from backdrop.config.network import Count, NonNegative, Positive, Share
 from backdrop.config.records import Record
 
 
@@ -15,7 +15,7 @@ def _rising(factors: tuple[float, float]) -> tuple[float, float]:
 
 
 # Two factors: lower and upper limit.
-Range = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_rising)]
+Range = Annotated[tuple[NonNegative, NonNegative], AfterValidator(_rising)]
 Scale = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 
 

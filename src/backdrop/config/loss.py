@@ -31,7 +31,7 @@ class Boundary(Record):
 
     kind: Literal["boundary"]
     band: Annotated[float, Field(gt=0, le=1)] = 0.04
-    weight: Annotated[float, Field(ge=1)] = 3.0
+    weight: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
     profile: Literal["distance", "box"] = "distance"
     squared: bool = False
 

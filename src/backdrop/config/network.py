@@ -12,7 +12,8 @@ from backdrop.config.records import Record
 
 MIRROR = "BACKDROP_PRETRAINED_MIRROR"
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=100_000)]  # far beyond any use: a typo must not take all memory
 Width = Annotated[int, Field(ge=1, le=4096)]
 
