@@ -19,10 +19,12 @@ from PIL import Image
 from backdrop.config import PredictedDice
 from backdrop.data.masks import encode_png
 from backdrop.inference.alpha import make_matte
-from backdrop.inference.compose import PictureOptions, compose
+from backdrop.inference.compose import PictureOptions, Pictures, compose
 from backdrop.inference.compose import encode as encode_picture
 from backdrop.inference.ensemble import EnsembleModel
+from backdrop.inference.predict import BATCH
 from backdrop.inference.uncertainty import expected_dice, predict_dice
+from backdrop.serving.batching import Batcher, Job
 from backdrop.serving.champion import Served
 from backdrop.serving.gate import Limits
 from tests.serving.conftest import Service, champion_of, encode, make_model, serving
@@ -99,6 +101,30 @@ def test_options_that_cannot_be_used_are_refused(service: Service, png: bytes, q
     assert reply.status == 422
     assert reply.json["error"].startswith(error)
     assert reply.json["remedy"]
+
+
+def test_an_error_of_ours_fails_only_its_own_photograph(service: Service) -> None:
+    champion = service.champion
+    batcher = Batcher(champion, lambda _: None)
+
+    class Broken(Pictures):
+        def draw(self, *_: Any) -> bytes:
+            raise RuntimeError("broken")
+
+    class Slow(Pictures):
+        def draw(self, *arguments: Any) -> bytes:
+            time.sleep(0.2)
+            return super().draw(*arguments)
+
+    kinds = [Broken("mask"), *[Slow("mask")] * (BATCH - 1)]
+    results = [
+        batcher.submit(Job(encode_png(np.eye(9 + place, dtype=bool)), 99, kind)) for place, kind in enumerate(kinds)
+    ]
+    batcher.start()
+    with pytest.raises(RuntimeError, match="broken"):
+        results[0].result()
+    assert all(result.result().data for result in results[1:])
+    batcher.close()
 
 
 def test_a_mask_has_no_options(service: Service, png: bytes) -> None:

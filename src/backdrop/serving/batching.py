@@ -116,18 +116,23 @@ class Batcher:
         with self._networks:
             outcomes = list(model.outcomes([photo for _, _, photo in usable], with_probability=True))
 
-        def finish(index: int) -> None:
+        def draw(index: int) -> Picture:
             job, image, _ = usable[index]
             outcome = outcomes[index]
             assert outcome.probability is not None
             mask = model.cut(outcome, "")
+            data = job.pictures.draw(image, outcome.probability, mask)
+            doubt = unconfidence(outcome.probability), uncertain_regions(outcome.probability)
+            return Picture(data, served.address, *doubt, model.predict_dice(outcome, mask))
+
+        def finish(index: int) -> None:
+            result = usable[index][0].result
             try:
-                data = job.pictures.draw(image, outcome.probability, mask)
+                result.set_result(draw(index))
             except DataError as error:
-                job.result.set_exception(DataError(f"The picture {error.what}", error.remedy))
-            else:
-                doubt = unconfidence(outcome.probability), uncertain_regions(outcome.probability)
-                job.result.set_result(Picture(data, served.address, *doubt, model.predict_dice(outcome, mask)))
+                result.set_exception(DataError(f"The picture {error.what}", error.remedy))
+            except Exception as error:  # an error of ours, of this photograph alone
+                result.set_exception(error)
 
         list(self._threads.map(finish, range(len(usable))))
 

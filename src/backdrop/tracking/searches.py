@@ -88,7 +88,7 @@ class SearchRuns(OpenRun):
 
     def unfinished(self) -> Sequence[str]:
         """The parent and the open trials."""
-        return [self.run_id, *(sent.run_id for sent in self._sent.values() if not sent.closed)]
+        return [self.run_id, *(sent.run_id for sent in [*self._sent.values()] if not sent.closed)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
