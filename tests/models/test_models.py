@@ -41,8 +41,8 @@ SMALL = [
         "bias": True,
         "align_corners": True,
     },
-    {"kind": "linknet", "width": 4, "skip": "add"},
-    {"kind": "linknet", "width": 4, "skip": "concat"},
+    {"kind": "linknet", "width": 8, "skip": "add"},
+    {"kind": "linknet", "width": 8, "skip": "concat"},
     {"kind": "vgg_unet", "width": 3, "encoder_width": 4},
 ]
 
@@ -93,8 +93,8 @@ def test_folded_batch_norms_change_nothing_but_rounding(options: dict[str, Any],
 @pytest.mark.parametrize("size", [(1, 1), (5, 8), (16, 3)])
 def test_a_cpus_way_in_bfloat16_to_double_the_size_is_the_same(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer = build("linknet", width=4).head[0]
-    images = torch.randn(2, 4, *size)
+    layer = build("linknet", width=8).head[0]
+    images = torch.randn(2, 8, *size)
     plain = layer(images)
     plain.sum().backward()
     slope = layer.weight.grad.clone()

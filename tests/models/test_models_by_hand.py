@@ -117,7 +117,7 @@ def linknet(weights: Weights, x: Tensor, depths: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("skip", ["add", "concat"])
 @pytest.mark.parametrize(("encoder", "depths"), [("resnet18", (2, 2, 2, 2)), ("resnet34", (3, 4, 6, 3))])
 def test_linknet(encoder: str, depths: tuple[int, ...], skip: str) -> None:
-    network = scrambled(kind="linknet", encoder=encoder, width=4, skip=skip)
+    network = scrambled(kind="linknet", encoder=encoder, width=8, skip=skip)
     agree(network, lambda weights, x: linknet(weights, x, depths))
 
 

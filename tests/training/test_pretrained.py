@@ -175,4 +175,4 @@ def test_files_without_weights(tmp_path: Path) -> None:
     torch.save({"whole": torch.nn.Conv2d(1, 1, 1)}, tmp_path / "pickle.pth")
     for name in ("text", "cut.safetensors", "list.pth", "pickle.pth"):
         with pytest.raises(ConfigError, match=f"{name} is not a file of weights"):
-            load_encoder(build("linknet", width=4), source(tmp_path / name))
+            load_encoder(build("linknet", width=8), source(tmp_path / name))
