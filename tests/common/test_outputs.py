@@ -14,6 +14,7 @@ import pytest
 from backdrop.common import output_file, outputs, storage
 from backdrop.common.errors import DataError, StorageError
 from backdrop.common.outputs import INVENTORY, Claim, output_folder
+from backdrop.common.temporary import temporary_beside
 from backdrop.evaluation.records import SPEED, read_speed
 from backdrop.steps.sample import sample
 from tests.conftest import another_user, small_disk
@@ -409,6 +410,6 @@ def test_what_killed_processes_left_beside_an_output_is_removed(tmp_path: Path) 
     with output_folder(tmp_path / "out", "sample", KEY) as folder:
         (folder / KEY).write_bytes(b"{}")
         in_use = folder.parent
-        with storage.temporary_beside(tmp_path / "out"):
+        with temporary_beside(tmp_path / "out"):
             assert in_use.is_dir(), "another process's, which lives"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".backdrop.other.xyz", "out"]

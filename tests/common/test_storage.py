@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backdrop.common import outputs, s3, s3_client, storage
+from backdrop.common import outputs, s3, s3_client, storage, temporary
 from backdrop.common.errors import StorageError
 from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
@@ -57,7 +57,7 @@ for number in range(1000):
 
 
 def test_a_large_folder_is_not_listed_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(storage.LARGE + 1):
+    for number in range(temporary.LARGE + 1):
         (tmp_path / f"{number}.png").touch()
     left = tmp_path / ".backdrop.new.png.12345678"  # by a killed process
     left.mkdir()

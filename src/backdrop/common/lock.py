@@ -22,7 +22,8 @@ from backdrop.common.errors import StorageError
 from backdrop.common.outputs import require
 from backdrop.common.owner import Owner, parse_owner, this_process
 from backdrop.common.progress import log
-from backdrop.common.storage import disk_errors, is_remote, try_lock
+from backdrop.common.storage import disk_errors, is_remote
+from backdrop.common.temporary import try_lock
 from backdrop.common.text import may_begin
 
 BEAT_S = 10.0

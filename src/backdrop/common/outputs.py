@@ -21,7 +21,8 @@ from backdrop.common.errors import StorageError
 from backdrop.common.names import checked_name
 from backdrop.common.places import INVENTORY, PROBE, REMEDY, SYSTEM, Entry, Place, State, checked_address, find_place
 from backdrop.common.retry import workers
-from backdrop.common.storage import disk_errors, is_remote, sha256, temporary_beside
+from backdrop.common.storage import disk_errors, is_remote, sha256
+from backdrop.common.temporary import temporary_beside
 from backdrop.common.text import parse_json
 
 Files = Mapping[str, Entry]

@@ -14,7 +14,8 @@ from backdrop.common import s3, s3_client, storage
 from backdrop.common.errors import StorageError
 from backdrop.common.names import checked_name
 from backdrop.common.retry import workers
-from backdrop.common.storage import OWN, disk_errors, is_remote, temporary_beside
+from backdrop.common.storage import disk_errors, is_remote
+from backdrop.common.temporary import OWN, remove_left, temporary_beside
 
 INVENTORY = f"{OWN}json"
 PROBE = f"{OWN}probe"
@@ -160,7 +161,7 @@ class _Folder:
                 raise PermissionError(errno.EPERM, "it is another user's")
 
     def tidy(self) -> None:
-        storage.remove_left(self._root)
+        remove_left(self._root)
 
 
 class _Bucket:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from backdrop.common import storage
 from backdrop.common.errors import StorageError
 from backdrop.common.progress import log
+from backdrop.common.temporary import OWN
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Input
@@ -125,7 +126,7 @@ class DecodedCache:
     def _keep(self, photo: Photo) -> None:
         image, mask = self._decode(photo)
         path = self._path(photo)
-        temporary = path.with_name(f"{storage.OWN}{secrets.token_hex(8)}")  # tempfile's only their owner may read
+        temporary = path.with_name(f"{OWN}{secrets.token_hex(8)}")  # tempfile's only their owner may read
         with storage.disk_errors(path):
             try:
                 pixels = np.concatenate([image.ravel(), mask.ravel()])

@@ -13,6 +13,7 @@ from types import TracebackType
 from backdrop.common import output_file, outputs, places, s3, storage
 from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
 from backdrop.common.progress import log
+from backdrop.common.temporary import remove_left
 from backdrop.common.text import parse_json
 from backdrop.inference.member import STEP
 from backdrop.training.checkpoint import MANIFEST, Buffer, Checkpoint, pack, unpack
@@ -87,7 +88,7 @@ class CheckpointStore:
         if _index(str(self.folder)):
             (self.folder / INDEX).unlink()
         if self.folder.is_dir():
-            storage.remove_left(self.folder)
+            remove_left(self.folder)
             with contextlib.suppress(OSError):  # not empty
                 self.folder.rmdir()
 
