@@ -66,9 +66,10 @@ def test_a_whole_file_with_a_tail_is_whole(tail: bytes, options: dict[str, objec
         assert np.array_equal(formats.decode_levels(data + tail, "a"), formats.decode_levels(data, "a"))
 
 
-def test_padding_before_the_end_of_a_jpeg_costs_no_pixel() -> None:
+@pytest.mark.parametrize("tail", [*TAILS, saved(scene(10, 10), "JPEG"), b"\xff\xda" * 9])
+def test_padding_before_the_end_of_a_jpeg_costs_no_pixel(tail: bytes) -> None:
     data = saved(scene(40, 60), "JPEG")
-    padded = data[:-2] + bytes(31) + data[-2:]
+    padded = data[:-2] + bytes(31) + data[-2:] + tail
     assert np.array_equal(formats.decode_photo(padded, "a"), by_opencv(data))
     with pytest.raises(DataError, match=r"^a is damaged inside \(Corrupt JPEG data: \d+ extraneous bytes"):
         formats.decode_photo(data[:-2] + b"garbage" * 4 + b"123" + data[-2:], "a")

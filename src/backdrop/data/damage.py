@@ -3,6 +3,7 @@
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 MAX_SCANS = 100  # of a progressive JPEG; programs that write them make about ten
 # libjpeg's warnings about complete files: a form that libjpeg-turbo's own interface doesn't support, or odd metadata.
@@ -23,8 +24,7 @@ def find_jpeg_damage(data: bytes, warning: str) -> str:
     """The damage that libjpeg's warning means; empty if no pixel is lost."""
     if any(words in warning for words in HARMLESS):
         return ""
-    scan = data.rfind(b"\xff\xda")
-    end = data.find(b"\xff\xd9", scan)
+    end = next((start for marker, start in _segments(data) if marker == END_OF_IMAGE), 0) - 2
     if end < 0:
         return "is truncated"
     if "extraneous bytes before marker 0xd9" in warning:  # some cameras pad there
@@ -36,14 +36,21 @@ def find_jpeg_damage(data: bytes, warning: str) -> str:
 
 def count_scans(data: bytes) -> int:
     """The scans of a JPEG, as far as its segments can be followed; at most one more than are allowed."""
-    scans, start = 0, 2
-    while scans <= MAX_SCANS and (found := SEGMENT.search(data, start)):
-        marker, start = data[found.start() + 1], found.end()
-        if marker == END_OF_IMAGE:
-            break
+    scans = 0
+    for marker, _ in _segments(data):
         scans += marker == START_OF_SCAN
-        start += int.from_bytes(data[start : start + 2])
+        if marker == END_OF_IMAGE or scans > MAX_SCANS:
+            break
     return scans
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG's segments, each with where its content begins. What follows the image isn't left out."""
+    start = 2
+    while found := SEGMENT.search(data, start):
+        marker, start = data[found.start() + 1], found.end()
+        yield marker, start
+        start += int.from_bytes(data[start : start + 2])
 
 
 def find_png_damage(data: bytes) -> str:
