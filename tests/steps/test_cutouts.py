@@ -167,6 +167,7 @@ def shop(tmp_path: Path) -> Path:
     """Photographs in folders, with files that aren't."""
     root = tmp_path / "shop"
     others = (".hidden/c_01.jpg", ".d_01.jpg", "train_masks/a_01_mask.png", "blue/train_masks/deep/b_01_mask.png")
+    others += ("blue/@eaDir/a_01.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/g_01.jpg", "$RECYCLE.BIN/h_01.jpg")
     for name in ("a_01.jpg", "blue/a_01.jpg", "blue/deep/b_01.PNG", "red/[x]_01.jpg", *others):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")

@@ -87,6 +87,9 @@ def messy(tmp_path: Path) -> Path:
                 drawn = {"shapes": [{"label": "hat", "points": points}], "imagePath": f"{stem.name}.tif"}
                 stem.with_suffix(".json").write_text(json.dumps(drawn | {"imageWidth": 64, "imageHeight": 40}))
     (root / ".DS_Store").write_bytes(b"x")
+    for name in ("red shoe/@eaDir/IMG_2000.JPG/SYNOPHOTO_THUMB_M.jpg", "#recycle/old/IMG_1.JPG"):  # a NAS's own
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes((root / "red shoe" / "IMG_2000.JPG").read_bytes())
     return root
 
 

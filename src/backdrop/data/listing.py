@@ -30,7 +30,11 @@ NOT_UTF8, TOO_LONG = "name isn't UTF-8", "name is too long"
 UNSAFE = "name contains a backslash or a control character"
 BAD_NAMES = (NOT_UTF8, TOO_LONG, UNSAFE)
 LONGEST = MAX_BYTES - len(".webp")  # bytes of a stem, so that its results have names, too
-SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+# What file managers and storage keep for themselves, in lower case: previews, and what was deleted or saved earlier.
+SYSTEM_NAMES = {
+    *("thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "__macosx", "lost+found"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # Synology's and QNAP's
+}
 MASKS = "train_masks"  # a dataset's folder of masks
 MASK_FOLDER = "folder of masks"
 DATASETS = ("import", "sample")  # steps that write photographs
@@ -83,8 +87,13 @@ def list_tree(folder: Path, suffixes: set[str], skipped: Collection[Path] = ()) 
 
 def _is_subfolder(path: Path, suffixes: set[str]) -> bool:
     """Whether to look into a path; a folder that is named like an image is reported as one that can't be read."""
-    named_so = path.name.startswith(".") or path.suffix.lower() in suffixes or name_fault(path)
+    named_so = is_hidden(path.name) or path.suffix.lower() in suffixes or name_fault(path)
     return path.is_dir() and not path.is_symlink() and not named_so and not closed(path)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder below the one that was named is left out without a word."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def closed(folder: Path) -> str:
@@ -128,7 +137,7 @@ def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
     """Lists files as `list_images` does, whatever folders they are in."""
     images, others = [], []
     for path in paths:
-        if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+        if is_hidden(path.name):
             continue
         passed = _reason(path, suffixes)
         if passed is None:

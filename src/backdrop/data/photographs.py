@@ -19,6 +19,7 @@ from backdrop.data.listing import (
     PassedOver,
     bad_name,
     closed,
+    is_hidden,
     list_tree,
     name_fault,
     normalized,
@@ -178,7 +179,7 @@ def _searched(prefix: str) -> tuple[list[str], dict[PurePosixPath, str]]:
     files = storage.list_files(prefix, hidden=True)
     results = results_below(prefix, files)
     found, closed_folders = [], {}
-    for path in (PurePosixPath(name) for name in files if not any(part.startswith(".") for part in name.split("/"))):
+    for path in (PurePosixPath(name) for name in files if not any(map(is_hidden, name.split("/")))):
         above = [folder for folder in reversed(path.parents) if folder in results or folder.name == MASKS]
         if above:
             closed_folders[above[0]] = results.get(above[0], MASK_FOLDER)
@@ -193,10 +194,10 @@ def _expand(pattern: str, skipped: Collection[Path]) -> tuple[Path, Listing]:
     if plain is None:
         raise StorageError(f"{printable(pattern)} doesn't exist", "Check the path")
     root = Path(*parts[:plain])
-    paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # no hidden files
+    paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # no names with a dot
     if not paths:
         raise StorageError(f"No file matches {printable(pattern)}", "Check the pattern, and put it in quotes")
-    is_closed = cache(lambda folder: folder.name not in parts and bool(closed(folder)))
+    is_closed = cache(lambda folder: folder.name not in parts and (is_hidden(folder.name) or bool(closed(folder))))
     depth = len(root.parts)
     paths = [path for path in paths if not any(is_closed(path.parents[i]) for i in range(len(path.parts) - depth - 1))]
     folders = [path for path in paths if path.is_dir() and not is_closed(path)]

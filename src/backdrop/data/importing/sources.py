@@ -16,6 +16,7 @@ from backdrop.data.listing import (
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
     PassedOver,
+    is_hidden,
     list_images,
     normalized,
     printable,
@@ -91,7 +92,7 @@ def _walk(folder: Path, passed_over: list[PassedOver], named: Path | None = None
         yield folder
         return
     for root, folders, _ in os.walk(folder, onerror=_refuse):
-        shown = sorted(name for name in folders if not name.startswith("."))
+        shown = sorted(name for name in folders if not is_hidden(name))
         taken = {name for name in shown if named and _within(named, Path(root, name))}
         folders[:] = [name for name in shown if name in taken or not results_in(Path(root, name))]
         listing = list_images(Path(root), READ)  # names folders of results, too
