@@ -183,6 +183,16 @@ def test_files_of_test_that_are_passed_over_are_told(
     assert "1 file passed over: .nef (1)" in captured.out + captured.err
 
 
+@pytest.mark.parametrize("place", ["holdout", "0"])
+def test_a_photograph_of_the_plan_is_not_labeled_under_another_name(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, place: str
+) -> None:
+    stem = next(line.split(",")[0] for line in plan.read_text().splitlines() if line.endswith(f",{place}"))
+    shutil.copy(unlabeled / "train" / f"{stem}.jpg", unlabeled / "test" / "again_01.jpg")
+    with pytest.raises(DataError, match=rf"again_01\.jpg is the same photograph as \S+/{stem}\.jpg, which"):
+        label(str(unlabeled), str(plan), members, str(tmp_path / "l"))
+
+
 def test_what_can_not_be_labeled_is_named(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, make_dataset: Callable[..., Path]
 ) -> None:

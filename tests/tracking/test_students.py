@@ -13,7 +13,7 @@ from mlflow import pyfunc
 from mlflow.artifacts import download_artifacts
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, MemberError
+from backdrop.common.errors import ConfigError, DataError, MemberError
 from backdrop.config import find_ensemble, find_recipe
 from backdrop.data.dataset import open_dataset, read_image, read_levels
 from backdrop.data.folds import plans_digest
@@ -36,6 +36,7 @@ from backdrop.tracking import history
 from backdrop.tracking.client import connect
 from backdrop.tracking.students import student_address
 from tests.cli.test_app import RUN, app, run
+from tests.conftest import draw_pair
 from tests.steps.command_process import start
 from tests.tracking.workspace import HELD, Workspace, write_tables
 
@@ -62,8 +63,8 @@ def soften(workspace: Workspace) -> PseudoLabels:
 def test_each_photograph_is_taught_by_members_that_did_not_train_on_it(workspace: Workspace) -> None:
     plan, digests = workspace.read()
     extra = workspace.data / "test" / "new_01.jpg"
-    extra.parent.mkdir()
-    shutil.copy(next((workspace.data / "train").iterdir()), extra)
+    draw_pair(workspace.root / "extra", "new_01", 99_999)
+    shutil.copytree(workspace.root / "extra" / "train", extra.parent)
     labels = soften(workspace)
     assert {photo.stem for photo in labels.photos} == {row.image for row in plan.training(None)} | {"new_01"}
     both = gather([read_member(folder) for folder in workspace.members(1)], None)
@@ -133,6 +134,11 @@ def test_the_holdout_teaches_nothing(workspace: Workspace) -> None:
     assert not held & {photo.stem for photo in soften(workspace).photos}
     masks = list((storage.cache_folder() / "soft").rglob("*.png"))
     assert len(masks) == len(workspace.read()[0].training(None))
+    held_out = workspace.data / "train" / f"{min(held)}.jpg"
+    (workspace.data / "test").mkdir()
+    shutil.copy(held_out, workspace.data / "test" / "new_01.jpg")
+    with pytest.raises(DataError, match=f"is the same photograph as {held_out}, which the plan places"):
+        soften(workspace)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from backdrop.evaluation.scoring import judges
 from backdrop.inference.batch import outcomes, usable
 from backdrop.inference.ensemble import EnsembleModel, Photograph
 from backdrop.inference.member import MemberSpec
-from backdrop.steps.label import check_unlabeled
+from backdrop.steps.label import check_copies, check_unlabeled
 from backdrop.steps.train import TrainRecord, make_member
 
 PLAIN = Tta()
@@ -55,7 +55,8 @@ def distill(
 
     Raises:
         ConfigError: if the recipe isn't valid or scales photographs, or onnx or onnxruntime isn't installed.
-        DataError: if a photograph of the plan can't be read, or has changed.
+        DataError: if a photograph of the plan can't be read, or has changed, or if an object or a photograph in `test`
+            is also in the plan.
         PlanError: if a plan belongs to other data.
         MemberError: if the model wasn't trained by the plans, is a student itself, or `out` holds another member.
         StorageError: if `out` holds something else, or something can't be written.
@@ -117,6 +118,7 @@ def _open_teacher(model: str) -> tuple[Teacher, EnsembleModel]:
 def _divide(dataset: Dataset, plans: Sequence[FoldPlan], digests: Digests, ensemble: EnsembleModel) -> Taught:
     """The photographs that teach, by the members that may predict them: those that did not train on them."""
     check_unlabeled(dataset, plans[0])
+    check_copies(dataset, digests)
     groups: dict[tuple[str, ...], tuple[EnsembleModel, list[Photo]]] = {}
     rows = {row: model for row, model in judges(plans, digests, ensemble).items() if row.fold is not None}
     for row, model in rows.items():

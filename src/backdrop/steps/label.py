@@ -9,9 +9,10 @@ from backdrop.common.errors import DataError, MemberError
 from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder
 from backdrop.common.progress import log, progress, working
+from backdrop.common.threads import in_threads
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Photo, file_digest, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.listing import summarize
 from backdrop.data.masks import encode_png, mask_digest
@@ -58,7 +59,7 @@ def label(
 
     Raises:
         DataError: if there are no such photographs, none can be used, one isn't named `<object>_<view>`, or an object
-            is also in the plan.
+            or a photograph is also in the plan.
         MemberError: if no member may label for a fold.
         PlanError: if a plan belongs to other data.
         StorageError: if something else is at `out`, or it can't be written.
@@ -71,6 +72,7 @@ def label(
     if dataset.unlabeled_passed_over:
         log(summarize(dataset.unlabeled_passed_over))
     digests = verify(plans[0], dataset)
+    check_copies(dataset, digests)
     model = keep_networks(gather([open_member(address) for address in members], config))
     able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
     photos = list(dataset.unlabeled.values())
@@ -123,6 +125,33 @@ def check_unlabeled(dataset: Dataset, plan: FoldPlan) -> None:
     for photo in dataset.unlabeled.values():
         if photo.object in placed:
             raise DataError(f"{photo.image} is of {photo.object}, which the plan places", "Remove it from test")
+
+
+def check_copies(dataset: Dataset, digests: Digests) -> None:
+    """Makes sure that no photograph without a mask is one of the plan's under the name of another object.
+
+    A member would train on what it is validated on, or on what is held out.
+
+    Args:
+        dataset: the photographs.
+        digests: of the plan's photographs, as from `verify`.
+
+    Raises:
+        DataError: if one is.
+    """
+    placed = {image: stem for stem, (image, _) in digests.items()}
+
+    def find(photo: Photo) -> str | None:
+        try:
+            return placed.get(file_digest(photo.image))
+        except DataError:  # it is named when it is to be predicted
+            return None
+
+    photos = list(dataset.unlabeled.values())
+    for photo, stem in zip(photos, in_threads(find, photos, "comparing photographs", lasting=False), strict=True):
+        if stem:
+            what = f"{photo.image} is the same photograph as {dataset.photos[stem].image}, which the plan places"
+            raise DataError(what, "Remove it from test")
 
 
 def _label_fold(
