@@ -130,6 +130,24 @@ def test_a_member_trained_on_pseudo_labels_is_another_and_is_judged_as_any(
     assert evaluation.holdout.ensemble is not None
 
 
+def test_a_member_is_not_judged_on_a_later_holdout_that_it_knows_by_pseudo_labels(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
+) -> None:
+    folder, later = str(tmp_path / "l"), str(tmp_path / "later.csv")
+    label(str(unlabeled), str(plan), members, folder, max_uncertainty=1e9)
+    trained = [train(str(unlabeled), str(plan), "tiny", k, str(tmp_path / f"p{k}"), SMALL, folder) for k in (0, 1)]
+    for name in ("train", "train_masks"):
+        for path in sorted((tmp_path / "extra" / name).glob("new0_*")):
+            shutil.copy(path, unlabeled / name)
+    for path in (unlabeled / "test").glob("new0_*"):
+        path.unlink()
+    split(str(unlabeled), later, Rule(folds=2, holdout=0.3), extend=str(plan))
+    assert read_plan(later).assignment()["new0"] is None
+    evaluate(str(unlabeled), later, members, str(tmp_path / "fair"))
+    with pytest.raises(MemberError, match="Member tiny-0 was trained on pseudo-labels of new0, which the"):
+        evaluate(str(unlabeled), later, [one.address for one in trained], str(tmp_path / "unfair"))
+
+
 def test_labels_of_another_plan_or_altered_ones_are_refused(
     unlabeled: Path, plan: Path, members: list[str], tmp_path: Path
 ) -> None:

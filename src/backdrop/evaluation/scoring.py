@@ -109,8 +109,10 @@ def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) ->
         model: the ensemble.
 
     Raises:
-        MemberError: if a member wasn't trained with one of the plans on this data.
+        MemberError: if a member wasn't trained with one of the plans on this data, or was on pseudo-labels of an object
+            that joined the holdout later.
     """
+    _require_unseen(plans[0], model.members)
     assignments = [plan_of(member, plans, digests).assignment() for member in model.members]
     result: Judges = {}
     for row in plans[0].rows:
@@ -119,6 +121,14 @@ def judges(plans: Sequence[FoldPlan], digests: Digests, model: EnsembleModel) ->
         if members:
             result[row] = replace(model, members=tuple(members))
     return result
+
+
+def _require_unseen(plan: FoldPlan, members: Sequence[Member]) -> None:
+    held = {row.object for row in plan.holdout}
+    for member in members:
+        if known := sorted(held.intersection(member.record.pseudo_objects)):
+            what = f"Member {member.name} was trained on pseudo-labels of {known[0]}, which the plan holds out"
+            raise MemberError(what, "Train it again, without them")
 
 
 def score(dataset: Dataset, models: Judges, digests: Digests, firsts: Collection[First] = ()) -> Scored:
