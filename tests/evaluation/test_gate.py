@@ -3,6 +3,7 @@
 import functools
 import math
 import random
+import re
 import statistics
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from backdrop.config import Gate
-from backdrop.evaluation.gate import Verdict, judge
+from backdrop.evaluation.gate import Verdict, _evidence, judge
 from backdrop.evaluation.records import Score
 
 GATE = Gate(minimum_dice=0.95, slice_drop=0.002)
@@ -429,3 +430,33 @@ def test_the_more_groups_the_clearer_must_a_loss_be() -> None:
     alone = [f"only {i}" for i in range(16)]  # groups of one object, which refuse nobody
     many = judge(traced(new, one=alone), traced(old, one=alone), Gate(slices=("view", "one"))).slices
     assert [part.worse for part in many[:3]] == [False, True, False]
+
+
+@given(st.floats(0, 1), st.integers(-3, 3))
+def test_a_number_is_shown_on_its_side_of_what_is_asked(bound: float, steps: int) -> None:
+    value = bound
+    for _ in range(abs(steps)):
+        value = math.nextafter(value, math.inf * steps)
+    value = min(1.0, max(0.0, value))
+    verdict = judge(model([[value]] * 16), None, Gate(minimum_dice=bound))
+    shown = re.fullmatch(r"Dice on .* is (\S+) .*, (at least|below) the \S+ required.*", verdict.reasons[0])
+    assert shown
+    asked = float(f"{bound:.{len(shown[1].partition('.')[2])}f}")
+    assert (float(shown[1]) < asked) == (shown[2] == "below") == (verdict.outcome == "rejected")
+
+
+def test_a_p_just_beyond_its_level_is_shown_beyond_it() -> None:
+    assert "needs p < 0.0225 and has p = 0.0225;" in _evidence(0.0225, 1)
+    assert "needs p < 0.0225 and has p = 0.02249;" in _evidence(0.022494, 1)
+    assert "needs p < 0.0225 and has p = 0.0225;" in _evidence(0.022506, 1)
+
+
+def test_a_verdict_names_the_groups_that_lose_most_and_counts_the_others() -> None:
+    old = traced(champion(240), maker=[f"m{i // 20:02}" for i in range(240)])
+    chance = random.Random(0)
+    new = [replace(s, dice=s.dice - 0.01 - int(s.traits["maker"][1:]) / 1000 - chance.uniform(0, 1e-4)) for s in old]
+    verdict = judge(new, old, Gate(slices=("maker",)))
+    assert [part.worse for part in verdict.slices] == [True] * 12
+    named = [reason.split()[3] for reason in verdict.reasons if reason.startswith("Dice of maker")]
+    assert named == [f"m{i:02}" for i in range(2, 12)]
+    assert verdict.reasons[-1] == "So did 2 more groups"

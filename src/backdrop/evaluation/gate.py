@@ -5,6 +5,7 @@ clearer a difference must be, so that few champions are ever replaced by chance.
 rejected. Reasons include the numbers.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -22,6 +23,7 @@ Outcome = Literal["promoted", "rejected", "unchanged"]
 
 NO_CHAMPION, UNFAIR = "there is no champion yet", "the two can't be compared; the champion stays"
 SLICE_ALPHA = 0.05  # the chance that an equally good challenger is rejected by any slice
+NAMED = 10  # groups that a verdict's reasons name, those that lose most
 
 
 class Slice(Record):
@@ -149,7 +151,8 @@ def _first(scores: Sequence[Score], gate: Gate) -> Verdict:
     passed = result.dice >= gate.minimum_dice
     interval = "" if result.low is None or result.high is None else f" ({_interval(result.low, result.high)})"
     asked = f"{'at least' if passed else 'below'} the {gate.minimum_dice} required of a first champion"
-    reason = f"Dice on {count(result.objects, 'holdout object')} is {_number(result.dice)}{interval}, {asked}"
+    dice = _number(result.dice, _digits(result.dice, gate.minimum_dice))
+    reason = f"Dice on {count(result.objects, 'holdout object')} is {dice}{interval}, {asked}"
     return Verdict(
         outcome="promoted" if passed else "rejected",
         summary="the first champion" if passed else f"below gate.minimum_dice; {NO_CHAMPION}",
@@ -171,7 +174,7 @@ def _compare(
     reasons = [_few(len(means), gate)] if few else []
     reasons += [_change(change, len(means)), *(_cost(costs, allowed) if gate.mode == "cheaper" else ())]
     reasons += [_evidence(p, look)] if p is not None else []
-    reasons += [_slice_reason(part, gate.slice_drop + max(allowed, 0.0)) for part in worse]
+    reasons += _slice_reasons(worse, gate.slice_drop + max(allowed, 0.0))
     return Verdict(
         outcome="promoted" if promoted else "rejected",
         summary=_promotion(allowed) if promoted else _rejection(few, bool(worse), allowed),
@@ -258,8 +261,9 @@ def _change(change: Interval, objects: int) -> str:
 
 
 def _evidence(p: float, look: int) -> str:
-    shown = "p < 1e-9" if p < 1e-9 else f"p = {p:.3g}"
-    asked, following = f"p < {level(look):.3g}", f"p < {level(look + 1):.3g}"
+    digits = _digits(p, level(look), 3, "g")
+    shown = "p < 1e-9" if p < 1e-9 else f"p = {p:.{digits}g}"
+    asked, following = f"p < {level(look):.{digits}g}", f"p < {level(look + 1):.3g}"
     return f"Look {look} at this holdout needs {asked} and has {shown}; the next needs {following}"
 
 
@@ -272,11 +276,19 @@ def _cost(costs: tuple[float | None, float | None], allowed: float) -> tuple[str
     return (f"{both}: it {asked if allowed else 'must be better'}",)
 
 
+def _slice_reasons(worse: Sequence[Slice], allowed: float) -> list[str]:
+    named = sorted(worse, key=lambda part: part.difference)[:NAMED]
+    more = len(worse) - len(named)
+    rest = [f"So did {count(more, 'more group')}" if more else ""]
+    return [*(_slice_reason(part, allowed) for part in worse if part in named), *filter(None, rest)]
+
+
 def _slice_reason(part: Slice, allowed: float) -> str:
     assert part.low is not None  # a slice without an interval is never worse
     assert part.high is not None
+    loss = -part.difference
     subject = f"Dice of {part.slice} {part.group} on {count(part.objects, 'object')}"
-    change = f"fell by {_number(-part.difference)} ({_interval(part.low, part.high)})"
+    change = f"fell by {_number(loss, _digits(loss, allowed))} ({_interval(part.low, part.high)})"
     return f"{subject} {change}, more than the {allowed:g} that the gate allows"
 
 
@@ -284,7 +296,16 @@ def _interval(low: float, high: float) -> str:
     return f"95 % interval {_number(low)} to {_number(high)}"
 
 
-def _number(value: float) -> str:
-    """Five decimals, or scientific notation where they would round to zero."""
-    text = f"{value:.5f}"
+def _number(value: float, digits: int = 5) -> str:
+    """That many decimals, or scientific notation where they would round to zero."""
+    text = f"{value:.{digits}f}"
     return text if float(text) or not value else f"{value:.1e}"
+
+
+def _digits(value: float, bound: float, least: int = 5, kind: str = "f") -> int:
+    """As few digits, but `least`, as show on which side of the bound a value is."""
+
+    def is_below(digits: int) -> bool:
+        return float(f"{value:.{digits}{kind}}") < float(f"{bound:.{digits}{kind}}")
+
+    return next(digits for digits in itertools.count(least) if is_below(digits) == (value < bound))
