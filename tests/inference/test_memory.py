@@ -40,6 +40,32 @@ count = sum(not one.failure for one in store.cut_out(model, photos[1:]))
 print(count, before, peak())
 """
 
+# Reads a photograph and a network with ever more memory, and prints what is said where it isn't enough.
+STARVED = """
+import resource, sys
+from pathlib import Path
+import torch
+from backdrop.common.errors import explain
+from backdrop.data.dataset import opened_image
+from backdrop.inference.member import read_member
+photo, member = map(Path, sys.argv[1:])
+def image():
+    with opened_image(photo) as pixels:
+        return pixels.sum()
+for read in (image, read_member(member).network):
+    read()  # what is left to import
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    for megabytes in range(0, 100, 5):
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20, -1))
+        try:
+            read()
+            said = ""
+        except Exception as error:
+            said = str(explain(error, "Report it"))
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        print(said)
+"""
+
 # Frees what many threads have allocated at the same time, and prints glibc's list of heaps.
 HEAPS = """
 import ctypes, threading
@@ -103,3 +129,15 @@ def test_threads_share_heaps_unless_the_environment_says_otherwise() -> None:
         variables |= {"MALLOC_ARENA_MAX": limit} if limit else {}
         done = subprocess.run([sys.executable, "-c", HEAPS], capture_output=True, text=True, check=True, env=variables)
         assert done.stdout.count("<heap nr=") in heaps
+
+
+def test_what_lacks_only_memory_is_not_called_damaged(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "car_01.png"), np.zeros((4000, 4000, 3), np.uint8))
+    member = write_member(tmp_path / "member", find_recipe("tiny"), "c" * 64, 0)
+    command = [sys.executable, "-c", STARVED, str(tmp_path / "car_01.png"), str(member)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == 40
+    for part in lines[:20], lines[20:]:
+        starved = [line for line in part if line]
+        assert starved
+        assert not [line for line in starved if not line.startswith("There isn't enough memory")]

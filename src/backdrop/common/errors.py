@@ -21,7 +21,7 @@ REMEDIES = {
     errno.EMFILE: "Raise the limit of open files: ulimit -n 4096",
 }
 # Python's words, and those of NumPy, torch, OpenCV and CUDA.
-MEMORY = re.compile("MemoryError|allocate memory|Insufficient memory|out of memory")
+MEMORY = re.compile("MemoryError|allocate memory|Insufficient memory|out of memory", re.IGNORECASE)
 NO_SCRATCH = "No usable temporary directory"  # tempfile's, in whatever asks it
 HOMELESS = "Could not determine home directory"  # pathlib's, in whatever asks it
 
@@ -145,10 +145,15 @@ def explain(error: Exception, report: str) -> BackdropError:
         return BackdropError(
             "No more threads can be started", "Raise the limit of processes: ulimit -u, or a container's"
         )
-    if MEMORY.search(f"{type(error).__name__}: {error}"):
+    if is_out_of_memory(error):
         what = f"There isn't enough memory ({shorten(error) or type(error).__name__})"
         return BackdropError(what, "Use smaller photographs or batches, or a machine or a limit with more")
     return BackdropError(f"This is a bug in Backdrop ({type(error).__name__}: {shorten(error)})", report)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; the file that was being read may be good then."""
+    return MEMORY.search(f"{type(error).__name__}: {error}") is not None
 
 
 def shorten(message: object) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from backdrop.common.environment import read_count
-from backdrop.common.errors import DataError, TooLargeError
+from backdrop.common.errors import DataError, TooLargeError, is_out_of_memory
 from backdrop.data.color_profiles import as_srgb, from_cmyk, profile_of
 from backdrop.data.damage import MAX_SCANS, count_scans, find_gif_damage, find_jpeg_damage, find_png_damage
 
@@ -202,6 +202,8 @@ def _readable(name: object, file_format: str) -> Iterator[None]:
         struct.error,
         cv2.error,
     ) as error:
+        if is_out_of_memory(error):
+            raise
         if "truncated" in str(error):
             raise DataError(f"{name} is truncated", COPY_AGAIN) from error
         raise DataError(f"{name} is not a readable image", SAVE_AGAIN if file_format else COPY_AGAIN) from error

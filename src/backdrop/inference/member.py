@@ -11,7 +11,7 @@ from pydantic import Field
 
 from backdrop import __version__
 from backdrop.common import storage
-from backdrop.common.errors import BackdropError, MemberError, shorten
+from backdrop.common.errors import BackdropError, MemberError, is_out_of_memory, shorten
 from backdrop.common.text import parse_json
 from backdrop.config import Recipe
 from backdrop.config import digest as recipe_digest
@@ -109,6 +109,8 @@ class Member:
         try:
             return assemble(self.recipe, load_file(path))
         except (SafetensorError, OSError, RuntimeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
             what = f"{path} doesn't fit its recipe ({shorten(error)})"
             raise MemberError(what, "Copy or train the member again") from error
 

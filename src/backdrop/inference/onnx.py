@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backdrop.common.errors import ConfigError, MemberError, shorten
+from backdrop.common.errors import ConfigError, MemberError, is_out_of_memory, shorten
 from backdrop.config import Recipe
 from backdrop.data.preprocessing import IMAGENET
 
@@ -44,6 +44,8 @@ class OnnxNetwork(nn.Module):
         try:
             self._session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
+            if is_out_of_memory(error):
+                raise
             raise MemberError(f"{path} can't be run ({shorten(error)})", "Distill the student again") from error
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from backdrop.common import output_file, outputs, places, s3, storage
-from backdrop.common.errors import BackdropError, MemberError, StorageError, shorten
+from backdrop.common.errors import BackdropError, MemberError, StorageError, is_out_of_memory, shorten
 from backdrop.common.progress import log
 from backdrop.common.temporary import remove_left
 from backdrop.common.text import parse_json
@@ -73,9 +73,12 @@ class CheckpointStore:
                 try:
                     return unpack(read)
                 except (BackdropError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+                    if is_out_of_memory(error):
+                        raise
                     log(f"{location} is damaged ({shorten(error)}); trying the one before")
         if names:
-            raise MemberError(f"All checkpoints in {self.folder} are damaged", "Start again with --fresh")
+            where = f"{self.folder} and {self.remote}" if self.remote else self.folder
+            raise MemberError(f"All checkpoints in {where} are damaged", "Start again with --fresh")
         return None
 
     def clear(self) -> None:

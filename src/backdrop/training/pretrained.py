@@ -7,7 +7,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from backdrop.common import storage
-from backdrop.common.errors import ConfigError, shorten
+from backdrop.common.errors import ConfigError, is_out_of_memory, shorten
 from backdrop.config import Pretrained
 from backdrop.models.timm_unet import TimmUNet
 
@@ -48,6 +48,8 @@ def _read(source: Pretrained) -> dict[str, Tensor]:
             return load(data)
         return dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except Exception as error:  # each format has its own errors
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"{address} is not a file of weights ({shorten(error)})", "Use safetensors or torch.save"
         ) from error

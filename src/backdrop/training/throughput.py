@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from backdrop.common.devices import device
-from backdrop.common.errors import TrainingError
+from backdrop.common.errors import TrainingError, is_out_of_memory
 from backdrop.config import Recipe
 from backdrop.data.cache import open_cache
 from backdrop.data.dataset import Digests, Photo
@@ -32,7 +32,6 @@ WARM_STEPS = 3  # torch selects its algorithms during the first steps
 TIMED_STEPS = 3
 QUEUED_STEPS = 8  # `train` doesn't wait for the GPU after a step either, but prepares the next meanwhile
 ENDLESS = 10**6  # epochs
-OUT_OF_MEMORY = ("out of memory", "allocate memory")  # in messages of CUDA and of the CPU; or Linux kills the process
 STATUS = Path("/proc/self/status")  # Linux's own record of the peak: `getrusage` has that of the parent, too
 LR = 1e-6  # so low that training can't diverge
 
@@ -71,7 +70,7 @@ def measure(
         try:
             return pool.submit(_measure, recipe, photos, digests, seconds, limit_s).result()
         except (BrokenProcessPool, RuntimeError) as error:
-            if not isinstance(error, BrokenProcessPool) and not any(word in str(error) for word in OUT_OF_MEMORY):
+            if not isinstance(error, BrokenProcessPool) and not is_out_of_memory(error):
                 raise
             size = f"{recipe.name} at {recipe.input.size} in batches of {recipe.batch_size}"
             remedy = "Set a smaller batch_size and a larger accumulate, or measure on a larger machine"
