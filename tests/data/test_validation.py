@@ -20,6 +20,7 @@ from backdrop.data.formats import decode_photo, turn
 from backdrop.data.listing import summarize
 from backdrop.data.validation import inspect
 from backdrop.steps.check import CheckReport, check
+from backdrop.steps.import_ import ImportOptions, import_photos
 from backdrop.steps.split import split
 
 TEN_BITS = Path(__file__).parent / "files" / "ten-bits.hif"  # HEIC of 4:2:2, as cameras write it
@@ -223,6 +224,22 @@ def test_masks_in_other_formats_are_named(data: Path) -> None:
     ]
     assert words(report, "warning") == []
     assert "--threshold" in report.errors[0].remedy
+
+
+def test_masks_by_other_names_are_named_beside_their_photographs(data: Path) -> None:
+    masks = data / "train_masks"
+    names = {"car00_01": "car00_01-mask.png", "car01_01": "CAR01_01.jpg.png", "car02_01": "car02_01_seg.bmp"}
+    for stem, name in names.items():
+        mask = cv2.imread(str(masks / f"{stem}_mask.png"), 0)
+        (masks / f"{stem}_mask.png").unlink()
+        cv2.imwrite(str(masks / name), mask)
+    assert words(check(str(data))) == [
+        "car00_01.jpg has no mask: car00_01-mask.png is there, but isn't named car00_01_mask.png",
+        "car01_01.jpg has no mask: CAR01_01.jpg.png is there, but isn't named car01_01_mask.png",
+        "car02_01.jpg has no mask: car02_01_seg.bmp is there, but a mask must be PNG or GIF",
+    ]
+    import_photos(str(data / "train"), str(data / "again"), ImportOptions(masks=str(masks)))  # the remedy helps
+    assert check(str(data / "again")).errors == []
 
 
 def test_names_are_faults_beside_the_others(data: Path) -> None:

@@ -119,6 +119,8 @@ def test_a_baseline_that_lacks_a_mask_or_has_another_size_is_refused_before_any_
         cv2.imwrite(str(masks / name), np.zeros((48, 64), np.uint8))
         assert f"has no mask of {second.stem}: {name} is there, but a mask must be PNG or GIF" in refused()
         (masks / name).unlink()
+    shutil.copy(tmp_path / second.name, masks / f"{second.stem}.jpg.png")
+    assert f": {second.stem}.jpg.png is there, but isn't named {second.stem}_mask.png. Rename it" in refused()
     cv2.imwrite(str(second), np.zeros((20, 30), np.uint8))
     assert "is 30x20, but its photograph is 64x48" in refused()
     cv2.imwrite(str(first), np.arange(48 * 64, dtype=np.uint8).reshape(48, 64))

@@ -24,8 +24,10 @@ from backdrop.data.listing import (
     JPEG_SUFFIXES,
     MASK_SUFFIXES,
     MASKS,
+    Listing,
     PassedOver,
     bad_name,
+    base_stem,
     list_images,
     normalized,
     printable,
@@ -82,8 +84,9 @@ class Dataset:
         unlabeled: the photographs in `test`, which have no masks.
         faults: files of `train` and `train_masks` whose names are wrong.
         unlabeled_faults: files of `test` whose names `label` can't use.
-        passed_over: files of all three folders that aren't read, without those in `unusable`.
-        unusable: masks in a format that isn't read, by the stem of a photograph that has no other mask.
+        passed_over: files of all three folders that aren't read, without those in `unusable`, as `orphans`.
+        unusable: masks whose format isn't read or whose name isn't quite right, by the stem of a photograph that has no
+            other mask.
     """
 
     root: Path
@@ -135,7 +138,7 @@ class Dataset:
         if unusable is None:
             what, remedy = "has no mask", "Add its mask to train_masks/ or remove the photograph"
         else:
-            reason, remedy = _not_read(unusable)
+            reason, remedy = _not_read(unusable, photo.stem)
             what = f"has no mask: {reason}"
         return Fault(level="error", file=printable(photo.image), what=what, remedy=remedy)
 
@@ -153,9 +156,9 @@ def mask_files(folder: Path) -> dict[str, Path]:
 
 
 def find_unusable(folder: Path, stem: str) -> tuple[str, str] | None:
-    """A photograph's mask in a format that isn't read: that it is there, and the remedy; None if there is none."""
-    others = (Path(one.file) for one in list_images(folder, MASK_SUFFIXES).passed_over if one.photograph)
-    return next((_not_read(path) for path in others if _stem(path, "_mask") == stem), None)
+    """A photograph's mask that can't be used: that it is there, and the remedy; None if there is none."""
+    found = _unusable(list_images(folder, MASK_SUFFIXES), [stem])
+    return _not_read(found[stem], stem) if found else None
 
 
 def open_dataset(data: str | Path) -> Dataset:
@@ -189,14 +192,15 @@ def list_dataset(data: str | Path) -> Dataset:
     photos, name_faults = _name(images, masks)
     tests, test_twins = _by_stem(test.images, "")
     unlabeled, test_names = _name(tests, {})
-    unusable = {_stem(Path(one.file), "_mask"): Path(one.file) for one in train_masks.passed_over if one.photograph}
-    unusable = {stem: path for stem, path in unusable.items() if stem in photos and photos[stem].mask is None}
+    unusable = _unusable(train_masks, [photo.stem for photo in photos.values() if photo.mask is None])
     reported = {printable(path) for path in unusable.values()}
     passed_over = (*train.passed_over, *train_masks.passed_over, *test.passed_over)
     return Dataset(
         root,
         photos,
-        orphans=tuple(path for stem, path in sorted(masks.items()) if stem not in images),
+        orphans=tuple(
+            path for stem, path in sorted(masks.items()) if stem not in images and printable(path) not in reported
+        ),
         unlabeled=unlabeled,
         faults=(*name_faults, *_bad_names(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
         unlabeled_faults=(*test_twins, *test_names),
@@ -331,7 +335,18 @@ def _open(path: Path) -> Iterator[BufferedReader]:
         raise DataError(f"{printable(path)} can't be read ({error.strerror})", "Check the file") from error
 
 
-def _not_read(mask: Path) -> tuple[str, str]:
+def _unusable(listing: Listing, stems: Iterable[str]) -> dict[str, Path]:
+    """Files that seem to be the masks of photographs without one, by these stems: `shoe.jpg.png`, `shoe-mask.bmp`."""
+    names = {stem.lower(): stem for stem in stems}
+    files = [*listing.images, *(Path(one.file) for one in listing.passed_over if one.photograph)]
+    keys = [(key.lower(), file) for file in files for key in (base_stem(normalized(file.stem)), _stem(file, "_mask"))]
+    return {names[key]: file for key, file in keys if key in names}
+
+
+def _not_read(mask: Path, stem: str) -> tuple[str, str]:
+    if mask.suffix.lower() in MASK_SUFFIXES:
+        what = f"{printable(mask.name)} is there, but isn't named {stem}_mask{mask.suffix}"
+        return what, f"Rename it, or pair all masks with {CONVERT}"
     blurs = ": JPEG blurs edges" if mask.suffix.lower() in JPEG_SUFFIXES else ""
     remedy = f"Export it as PNG, or convert it with {CONVERT}"
     return f"{printable(mask.name)} is there, but a mask must be PNG or GIF{blurs}", remedy

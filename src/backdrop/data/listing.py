@@ -25,6 +25,10 @@ OTHER_IMAGES = {
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".iiq", ".jp2", ".jpx", ".jxl"),
     *(".nef", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".srw", ".svg", ".tga", ".x3f", ".xcf"),
 }
+# Endings that labeling tools and cut-out services add to a photograph's name.
+ENDINGS = "mask|matte|alpha|cutout|cut-out|seg|segmentation|no-?bg|removebg-preview"
+MASK_ENDING = re.compile(rf"[-_. ]+({ENDINGS})$", re.IGNORECASE)
+INNER_SUFFIX = re.compile(f"({'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$", re.IGNORECASE)  # of shoe.jpg.png
 # Names that outputs, tables or S3 can't have.
 NOT_UTF8, TOO_LONG = "name isn't UTF-8", "name is too long"
 UNSAFE = "name contains a backslash or a control character"
@@ -176,6 +180,11 @@ def bad_name(fault: str) -> str:
 def normalized(name: str) -> str:
     """A name with composed accents (NFC), because macOS decomposes them."""
     return unicodedata.normalize("NFC", name)
+
+
+def base_stem(stem: str) -> str:
+    """A mask's stem without `_mask`, and without its photograph's suffix inside it; as it is if nothing is left."""
+    return INNER_SUFFIX.sub("", MASK_ENDING.sub("", stem)) or stem
 
 
 def names_doubt(names: Iterable[tuple[str, str]]) -> str:

@@ -1,7 +1,6 @@
 """Finds the photographs of an imported folder, and their masks beside them or elsewhere."""
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,10 @@ from backdrop.data.importing.annotations import Outlines, read_annotations, read
 from backdrop.data.listing import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
+    MASK_ENDING,
     MASK_SUFFIXES,
     PassedOver,
+    base_stem,
     is_hidden,
     list_images,
     normalized,
@@ -25,10 +26,6 @@ from backdrop.data.listing import (
 from backdrop.data.mask_files import alpha_of, interpret
 
 READ = IMAGE_SUFFIXES | MASK_SUFFIXES | {".json"}
-# Endings that labeling tools and cut-out services add to a photograph's name.
-ENDINGS = "mask|matte|alpha|cutout|cut-out|seg|segmentation|no-?bg|removebg-preview"
-MASK_ENDING = re.compile(rf"[-_. ]+({ENDINGS})$", re.IGNORECASE)
-INNER_SUFFIX = re.compile(f"({'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$", re.IGNORECASE)  # of shoe.jpg.png
 SAME = "is the same photograph as {}, by its name"
 
 Mask = Path | Outlines
@@ -112,12 +109,7 @@ def _within(file: Path, folder: Path) -> bool:
 
 def _base(file: Path) -> str:
     """The part of the name that a photograph and its mask share."""
-    return _shared(normalized(file.stem)).lower()
-
-
-def _shared(stem: str) -> str:
-    """A stem without `_mask`, and without the photograph's suffix inside it; as it is if nothing is left."""
-    return INNER_SUFFIX.sub("", MASK_ENDING.sub("", stem)) or stem
+    return base_stem(normalized(file.stem)).lower()
 
 
 def _sort(root: Path, group: list[Path], drawn: "_Masks", sources: Sources) -> None:
@@ -255,4 +247,4 @@ def shown(mask: Mask) -> str:
 def _key(name: PurePosixPath) -> PurePosixPath:
     """A photograph's path without suffix, `_mask` and case, in which its mask's may differ."""
     plain = PurePosixPath(os.path.normpath(normalized(name.as_posix())))
-    return PurePosixPath(PurePosixPath(plain.parent, _shared(plain.stem)).as_posix().lower())  # it may have no name
+    return PurePosixPath(PurePosixPath(plain.parent, base_stem(plain.stem)).as_posix().lower())  # it may have no name
