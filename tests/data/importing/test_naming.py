@@ -35,6 +35,16 @@ def test_folders_that_all_share_say_nothing() -> None:
     assert named("a/in/x.jpg", "b/in/x.jpg") == ["a-in_x", "b-in_x"]
 
 
+def test_folders_that_part_a_dataset_say_nothing() -> None:
+    assert named("train/a_1.jpg", "train/b_1.jpg", "test/c_1.jpg") == ["a_1", "b_1", "c_1"]
+    assert named("train/images/a_1.jpg", "Valid/images/a_2.jpg", "train/images/IMG1.jpg") == ["a_1", "a_2", None]
+    assert named("val/shoe/front.jpg", "train/shoe/top.jpg", "train/hat/top.jpg") == [
+        "shoe_front",
+        "shoe_top",
+        "hat_top",
+    ]
+
+
 def test_one_folder_is_an_object_unless_its_names_say_which_are() -> None:
     assert named("data/images/a_1.jpg", "data/images/b_1.jpg") == ["a_1", "b_1"]
     assert named("lamp/IMG_0001.jpg", "lamp/IMG_0002.jpg") == ["lamp_01", "lamp_02"]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePosixPath
 
@@ -11,6 +11,8 @@ from backdrop.data.listing import names_doubt, normalized
 
 UNNAMED = "isn't named <object>_<view>: say how to read names with --pattern"
 PATTERN_REMEDY = "Write it with named groups, such as '(?P<object>.+)_(?P<view>[^_]+)'"
+# Folders that part a dataset, in lower case: each has photographs of many objects.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 Name = tuple[str, str]  # object and view
 
@@ -59,15 +61,17 @@ def _by_pattern(paths: Sequence[PurePosixPath], pattern: str) -> dict[PurePosixP
 def _by_folder(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, Name | None]:
     groups: dict[str, list[PurePosixPath]] = {}
     raw: dict[PurePosixPath, Name | None] = {}
-    common = _common([path.parent for path in paths])
+    folders = {path: tuple(part for part in path.parent.parts if part.lower() not in SPLITS) for path in paths}
+    common = _common(folders.values())
     by_name = {path: _by_own_name(path) for path in paths}
     names = [name for name in by_name.values() if name]
-    one_object = bool(common) and (len(names) < len(paths) or bool(names_doubt(names)))
+    one_folder = all(path.parent == paths[0].parent for path in paths)
+    one_object = bool(common) and one_folder and (len(names) < len(paths) or bool(names_doubt(names)))
     for path in paths:
-        folder = path.parent.parts[len(common) :]
+        folder = folders[path][len(common) :]
         if folder:
             groups.setdefault(normalized("-".join(folder)), []).append(path)
-        elif one_object and all(one.parent == path.parent for one in paths):
+        elif one_object:
             groups.setdefault(normalized(common[-1]), []).append(path)
         else:
             raw[path] = by_name[path]
@@ -82,9 +86,9 @@ def _by_own_name(path: PurePosixPath) -> Name | None:
     return (name, view) if name and view else None
 
 
-def _common(folders: Sequence[PurePosixPath]) -> tuple[str, ...]:
+def _common(folders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     """The folders that all photographs are in."""
-    levels = zip(*(folder.parts for folder in folders), strict=False)
+    levels = zip(*folders, strict=False)
     return tuple(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
