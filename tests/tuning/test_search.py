@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import random
 import shutil
 import signal
@@ -18,6 +19,7 @@ import yaml
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, StorageError, TuningError
 from backdrop.config import Budget, find_recipe, read_over
+from backdrop.config.records import dump_yaml
 from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
 from backdrop.tuning.results import Search
@@ -196,11 +198,22 @@ def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_p
     space.write_text(
         space.read_text().replace("presets: [linknet34-faithful]", "presets: []").replace("3e-3, 3e-2", "1e30, 1e35")
     )
-    search = tune(data, plan, "tiny", str(tmp_path / "out"), Budget(trials=3, epochs=2), str(space)).search
+    recipe = tmp_path / "recipe.yaml"
+    schedule = [
+        {"kind": "constant", "epochs": 1, "lr": 0.001, "augmentation": [{"kind": "hflip"}, {"kind": "erase"}]},
+        {"kind": "cosine", "epochs": 3, "lr": 0.001, "final": 0.0001},
+    ]
+    recipe.write_text(dump_yaml(find_recipe("tiny", [f"schedule={json.dumps(schedule)}"])))
+    out = tmp_path / "out"
+    search = tune(data, plan, str(recipe), str(out), Budget(trials=3, epochs=2), str(space)).search
     assert [one.status for one in search.trials] == ["finished", "failed", "failed"]
     assert "Loss is NaN" in search.trials[1].error
     assert search.chosen == "000-own"
     assert search.comparison is None
+    same = find_recipe(str(recipe), over=read_over(str(out / "schedule.yaml")))
+    assert same == find_recipe(str(recipe)), (
+        "its own schedule is the recipe itself, with the augmentation of its phases"
+    )
 
 
 @pytest.mark.slow

@@ -311,9 +311,15 @@ def draw(space: Space, recipe: Recipe, chance: Chance) -> Candidate:
     return Candidate(name, draws.values, {"schedule": phases, **_optimizer(space, recipe, draws)})
 
 
-def preset(recipe: Recipe) -> Candidate:
-    """A recipe's own schedule and optimizer, without the phases' augmentation and without `legacy`."""
-    phases = [phase.model_dump(mode="json", exclude={"augmentation"}, exclude_none=True) for phase in recipe.schedule]
+def preset(recipe: Recipe, own: bool = False) -> Candidate:
+    """A recipe's schedule and optimizer, without `legacy`.
+
+    Args:
+        recipe: the recipe.
+        own: whether it is the one that is searched. The phases of others come without their augmentation.
+    """
+    excluded = set() if own else {"augmentation"}
+    phases = [phase.model_dump(mode="json", exclude=excluded, exclude_none=True) for phase in recipe.schedule]
     return Candidate("preset", {}, {"schedule": phases, "optimizer": recipe.optimizer.model_dump(mode="json")})
 
 

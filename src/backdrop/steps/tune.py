@@ -119,7 +119,7 @@ def tune(
     given = {RECIPE: dump_yaml(chosen), SPACE: dump_yaml(tried), PLAN: dump_plan(folds).decode(), KEY: key}
     elsewhere = _elsewhere(target, resources.cluster)
     verify(folds, open_dataset(data))
-    own = preset(chosen)
+    own = preset(chosen, own=True)
     presets = {"own": own, **{one.name: preset(one) for one in map(find_recipe, tried.presets)}}
     from backdrop.tuning.search import Plan, run_search  # slow: imports ray
 
