@@ -107,11 +107,11 @@ def test_what_was_learned_is_registered_judged_and_used(site: Site, tracked: str
     assert f"| Early exit | {rule}" in card
 
     assert site.register(site.ensemble) == version
-    found = find_registration([str(site.plan)], opened, find_ensemble(site.ensemble), site.root.name)
+    found = find_registration(str(site.data), [str(site.plan)], opened, find_ensemble(site.ensemble), site.root.name)
     assert found is not None
     assert (found.version, found.run_id) == (version.version, version.evaluation_run)
     plain = find_ensemble(site.write("", "plain"))
-    assert find_registration([str(site.plan)], opened, plain, site.root.name) is None
+    assert find_registration(str(site.data), [str(site.plan)], opened, plain, site.root.name) is None
 
     assert promote(str(site.data), site.root.name).outcome == "promoted"
     scores = {one.image: one.dice for one in read_scores(report / "images.csv") if one.fold is None}

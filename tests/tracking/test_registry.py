@@ -22,17 +22,19 @@ from backdrop.config.folds import Rule
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import dump_plan, make_plan, read_plan
 from backdrop.evaluation.metrics import estimate
+from backdrop.evaluation.records import read_scores
 from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import load_ensemble
-from backdrop.inference.member import content_key
+from backdrop.inference.member import content_key, read_member
 from backdrop.steps.evaluate import evaluate
 from backdrop.steps.models import models
 from backdrop.steps.promote import override, promote
-from backdrop.steps.register import Registration, register
+from backdrop.steps.register import Registration, find_registration, register
 from backdrop.steps.rollback import rollback
 from backdrop.steps.split import split
 from backdrop.tracking import cache, registry
 from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.evaluations import fetch_evaluation
 from backdrop.tracking.members import run_of
 from backdrop.tracking.model_list import ListedModel
 from backdrop.tracking.registry import champion_plan, find_alias, require_version
@@ -269,6 +271,41 @@ def test_another_plan_is_another_evaluation_and_the_champion_is_run_on_it(
     old = estimate(score_holdout(open_dataset(wide.data), plan, digests, model)).dice
     run = connect().get_run(second.run_id)
     assert verdict.difference == pytest.approx(run.data.metrics["holdout_dice"] - old)
+
+
+@server_is_thorough
+def test_other_metadata_that_the_gate_groups_by_is_another_evaluation(
+    tracked: str, workspace: Workspace, name: str
+) -> None:
+    grouped = replace(workspace, column="maker")
+    plan, table = read_plan(workspace.plan), workspace.data / "metadata.csv"
+    ensemble = find_ensemble(str(grouped.ensemble(1)))
+    members = [read_member(folder) for folder in grouped.members(1)]
+
+    def write(makers: dict[str, str]) -> None:
+        table.write_text("id,maker\n" + "".join(f"{one},{maker}\n" for one, maker in makers.items()))
+
+    def find() -> Registration | None:
+        return find_registration(str(workspace.data), [str(workspace.plan)], members, ensemble, name)
+
+    makers = {row.object: "ford" for row in plan.rows}
+    write(makers)
+    first = put(grouped, name, seed=1, dice=0.95)
+    assert find() == first.model_copy(update={"created": False})
+    write({**makers, "of no plan": "fiat"})
+    assert find() is not None
+    report = grouped.report(0.95)
+    write({**makers, plan.holdout[0].object: "fiat"})
+    assert find() is None
+    with pytest.raises(MemberError, match=f"groups {plan.holdout[0].object} otherwise than metadata.csv does now"):
+        register(
+            *(str(workspace.data), str(workspace.plan), [str(member.folder) for member in members]),
+            *(str(report), str(grouped.ensemble(1)), name),
+        )
+    second = put(grouped, name, seed=1, dice=0.95)
+    assert (second.version, find()) == (first.version, second)
+    recorded = read_scores(fetch_evaluation(second.run_id) / "images.csv")
+    assert {score.object for score in recorded if score.traits["maker"] == "fiat"} == {plan.holdout[0].object}
 
 
 @server_is_thorough

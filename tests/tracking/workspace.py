@@ -16,6 +16,7 @@ from backdrop.config import Recipe, find_ensemble
 from backdrop.config.records import dump_yaml
 from backdrop.data.dataset import Digests, open_dataset
 from backdrop.data.folds import HOLDOUT, FoldPlan, plans_digest, read_plan, verify
+from backdrop.data.metadata import read_metadata
 from backdrop.evaluation.metrics import summarize
 from backdrop.evaluation.outline import dump_measures
 from backdrop.evaluation.records import Score, dump_evaluation, dump_scores
@@ -103,11 +104,15 @@ def write_member(folder: Path, recipe: Recipe, key: str, fold: int) -> Path:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A dataset with its plan, and ensembles of two members that differ by their seed."""
+    """A dataset with its plan, and ensembles of two members that differ by their seed.
+
+    `column` is one of `metadata.csv` that the gate groups by.
+    """
 
     root: Path
     data: Path
     plan: Path
+    column: str = ""
 
     def read(self) -> tuple[FoldPlan, Digests]:
         plan = read_plan(self.plan)
@@ -115,7 +120,8 @@ class Workspace:
 
     def ensemble(self, seed: int) -> Path:
         path = self.root / f"ensemble-{seed}.yaml"
-        path.write_text(ENSEMBLE.replace("SEED", str(seed)))
+        slices = f", slices: [{self.column}]" if self.column else ""
+        path.write_text(ENSEMBLE.replace("SEED", str(seed)).replace("0.9}", f"0.9{slices}}}"))
         return path
 
     def recipe(self, seed: int) -> Recipe:
@@ -136,8 +142,10 @@ class Workspace:
         folder.mkdir(exist_ok=True)
         rows = read_plan(self.plan).rows
         values = {row.image: dice - 0.001 * (index % 5) for index, row in enumerate(rows)}
+        traits = read_metadata(self.data, [self.column] if self.column else [])
         scores = [
-            Score(r.image, r.object, r.view, r.area, r.fold, values[r.image], {"tiny": values[r.image]}) for r in rows
+            Score(r.image, r.object, r.view, r.area, r.fold, dice, {"tiny": dice}, traits.get(r.object, {}))
+            for r, dice in zip(rows, values.values(), strict=True)
         ]
         model = gather([read_member(path) for path in self.members(seed)], find_ensemble(str(self.ensemble(seed))))
         held = {row.image: values[row.image] for row in rows if row.fold is None}

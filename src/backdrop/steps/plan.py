@@ -161,7 +161,7 @@ def _registration(
     run: Run, ensemble: Ensemble, paths: Mapping[Rule, str], members: Sequence[Member]
 ) -> Registration | None:
     tuned = ensemble.tuned([member.recipe for member in members]) if run.budget else ensemble
-    return find_registration(list(paths.values()), members, tuned, run.name)
+    return find_registration(run.data, list(paths.values()), members, tuned, run.name)
 
 
 def _found_member(address: str, member: Member) -> FoundMember:

@@ -1,5 +1,6 @@
 """`register`: makes an evaluated ensemble a version in the registry, and the challenger."""
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from backdrop.common.progress import working
 from backdrop.config import Ensemble, find_ensemble
 from backdrop.config.folds import PLAN
 from backdrop.config.records import Record, dump_yaml, parse, parse_yaml, read_text
-from backdrop.data.dataset import Digests, open_dataset
+from backdrop.data.dataset import Dataset, Digests, open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, plans_digest, read_plans, verify
-from backdrop.data.metadata import read_license
+from backdrop.data.metadata import METADATA, read_license, read_metadata
 from backdrop.data.pseudo_labels import Teacher
 from backdrop.evaluation.ablation import ALL
 from backdrop.evaluation.examples import choose_worst
@@ -39,6 +40,8 @@ from backdrop.tracking.members import find_run
 from backdrop.tracking.model_card import Facts
 from backdrop.tracking.students import student_name
 from backdrop.tracking.version_files import ENSEMBLE, ensemble_digest, is_whole, members_digest
+
+Metadata = Mapping[str, Mapping[str, str]]  # of each object, its value in each column
 
 
 class Registration(Record):
@@ -70,9 +73,10 @@ def register(
 
     Raises:
         MemberError: if a member doesn't belong to this ensemble or wasn't trained by its plan, or the report is of
-            other members.
+            other members, or of another `metadata.csv` that the gate groups by.
         StorageError: if the report is incomplete, or its `images.csv` was changed.
         PlanError: if a plan belongs to other data, has another holdout than the first, or is missing.
+        DataError: if `metadata.csv` lacks what the ensemble's gate groups by.
         ConfigError: if the ensemble isn't valid, or has post-processing that isn't shown to help, or a student isn't
             alone or has another name than its teacher's with `-student`.
         TrackingError: if MLflow can't be reached.
@@ -85,16 +89,18 @@ def register(
     config = asked.learned(exit_rule, evaluation.predicted_dice.rule if evaluation.predicted_dice else None)
     model, teacher = gather(opened, config), _teacher(opened, name)
     plans = _match(read_plans(plan), config)
-    own = plans[PLAN]
-    digests = verify(own, open_dataset(data))
+    own, dataset = plans[PLAN], open_dataset(data)
+    digests, metadata = verify(own, dataset), _metadata(dataset, own, config)
     _verify(model, config, plans, digests)
     _verify_report(pages, evaluation, list(plans.values()), judges(list(plans.values()), digests, model), model)
+    _verify_metadata(pages, metadata, config.gate.metadata_columns)
     _verify_exit(pages, evaluation, asked)
     facts = _facts(config, own, evaluation, read_scores(pages / IMAGES), len(opened))
     findings = Findings(
         config=config,
         members={member.name: address for member, address in zip(opened, members, strict=True)},
         plans={name: dump_plan(one) for name, one in plans.items()},
+        metadata=_dump_metadata(metadata),
         data=data,
         data_digest=own.data,
         report=pages,
@@ -106,22 +112,26 @@ def register(
 
 
 def find_registration(
-    plan: Sequence[str], members: Sequence[Member], ensemble: Ensemble, name: str
+    data: str, plan: Sequence[str], members: Sequence[Member], ensemble: Ensemble, name: str
 ) -> Registration | None:
     """The registration that `register` would find whole for these members; None if there is none.
 
     Args:
+        data: the dataset.
         plan: as for `register`.
         members: all of the ensemble's.
         ensemble: resolved, with the schedules that its members were trained by.
         name: the registered model.
 
     Raises:
+        DataError: if `metadata.csv` lacks what the ensemble's gate groups by.
         TrackingError: if MLflow can't be reached.
     """
-    plans = {file: dump_plan(one) for file, one in _match(read_plans(plan), ensemble).items()}
+    plans = _match(read_plans(plan), ensemble)
+    metadata = _dump_metadata(_metadata(open_dataset(data), plans[PLAN], ensemble))
+    texts = {file: dump_plan(one) for file, one in plans.items()}
     ordered = gather(members, ensemble).members
-    run_id = evaluations.find_evaluation(_digest(ensemble, ordered), plans)
+    run_id = evaluations.find_evaluation(_digest(ensemble, ordered), texts, metadata)
     versions = registry.find_versions(name, _digest(evaluations.fetch_ensemble(run_id), ordered)) if run_id else []
     if not run_id or not versions or versions[0].evaluation_run != run_id or not is_whole(versions[0]):
         return None
@@ -148,6 +158,16 @@ def _match(plans: Sequence[FoldPlan], config: Ensemble) -> dict[str, FoldPlan]:
         what = f"Ensemble {config.name} needs as many plans as it has fold schemes, {len(names)}, not {len(plans)}"
         raise PlanError(what, f"Name a --plan for each, in this order: {', '.join(names)}")
     return dict(zip(names, plans, strict=True))
+
+
+def _metadata(dataset: Dataset, plan: FoldPlan, config: Ensemble) -> Metadata:
+    """What `metadata.csv` says of the plan's objects that the gate groups by."""
+    found = read_metadata(dataset.root, config.gate.metadata_columns)
+    return {name: found[name] for name in sorted(plan.assignment()) if found.get(name)}
+
+
+def _dump_metadata(metadata: Metadata) -> bytes:
+    return json.dumps(metadata, sort_keys=True).encode() if metadata else b""
 
 
 def _verify(model: EnsembleModel, config: Ensemble, plans: Mapping[str, FoldPlan], digests: Digests) -> None:
@@ -184,6 +204,14 @@ def _verify_report(
                 f"Out of fold, {effect.operation} isn't shown to help ({effect.verdict}: {effect.difference:+.5f} Dice)"
             )
             raise ConfigError(what, "Leave it out of the ensemble's postprocessing, and evaluate again")
+
+
+def _verify_metadata(report: Path, metadata: Metadata, columns: Sequence[str]) -> None:
+    for score in read_scores(report / IMAGES):
+        groups = {name: value for name, value in score.traits.items() if name in columns}
+        if groups != metadata.get(score.object, {}):
+            what = f"{report} groups {score.object} otherwise than {METADATA} does now"
+            raise MemberError(what, "Run `backdrop evaluate` again")
 
 
 def _verify_exit(report: Path, evaluation: Evaluation, asked: Ensemble) -> None:
@@ -229,7 +257,8 @@ def _run(member: Member, address: str) -> str | None:
 
 def _register(name: str, asked: Ensemble, members: Sequence[Member], findings: Findings) -> Registration:
     digest = _digest(asked, members)
-    run_id = evaluations.find_evaluation(digest, findings.plans) or evaluations.log_evaluation(digest, findings)
+    known = evaluations.find_evaluation(digest, findings.plans, findings.metadata)
+    run_id = known or evaluations.log_evaluation(digest, findings)
     if findings.evaluation.champion:
         evaluations.log_champion_scores(run_id, findings.evaluation.champion.digest, findings.report / CHAMPION)
     facts = findings.facts.model_copy(update={"evaluation": run_id})

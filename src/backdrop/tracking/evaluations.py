@@ -63,6 +63,7 @@ class Findings:
         config: the ensemble.
         members: each member's address by its name.
         plans: each plan's bytes by its file name, the ensemble's own first.
+        metadata: what the gate groups objects by, of `metadata.csv`; empty if it groups by nothing there.
         data: the dataset's address.
         data_digest: the digest of the data in the plans.
         report: the folder that `evaluate` wrote.
@@ -74,6 +75,7 @@ class Findings:
     config: Ensemble
     members: Mapping[str, str]
     plans: Mapping[str, bytes]
+    metadata: bytes
     data: str
     data_digest: str
     report: Path
@@ -82,16 +84,21 @@ class Findings:
     runs: Sequence[str]
 
 
-def find_evaluation(digest: str, plans: Mapping[str, bytes]) -> str | None:
+def find_evaluation(digest: str, plans: Mapping[str, bytes], metadata: bytes) -> str | None:
     """The id of the newest finished run that evaluated this ensemble with these plans; None if there is none.
 
     A run that has lost files is logged and skipped.
+
+    Args:
+        digest: the ensemble's.
+        plans: each plan's bytes, as in `Findings`.
+        metadata: also as there.
 
     Raises:
         TrackingError: if the server doesn't answer.
     """
     client = connect()
-    for run in find_runs(client, f"{_filter(digest, _digest(plans))} and attributes.status = 'FINISHED'"):
+    for run in find_runs(client, f"{_filter(digest, _digest(plans, metadata))} and attributes.status = 'FINISHED'"):
         lost = _lost(client, run)
         if not lost:
             return str(run.info.run_id)
@@ -264,8 +271,8 @@ def find_verdict(run_id: str) -> Verdict | None:
         return parse(Verdict, parse_yaml(text, VERDICT), VERDICT)
 
 
-def _digest(plans: Mapping[str, bytes]) -> str:
-    return storage.sha256(b"".join(plans.values()))
+def _digest(plans: Mapping[str, bytes], metadata: bytes) -> str:
+    return storage.sha256(b"".join([*plans.values(), metadata]))
 
 
 def _filter(digest: str, plan: str) -> str:
@@ -276,7 +283,7 @@ def _tags(digest: str, findings: Findings) -> dict[str, str]:
     return {
         KIND: "ensemble",
         DIGEST: digest,
-        PLAN_DIGEST: _digest(findings.plans),
+        PLAN_DIGEST: _digest(findings.plans, findings.metadata),
         "backdrop.data": findings.data_digest,
     }
 
