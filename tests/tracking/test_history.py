@@ -18,6 +18,7 @@ from backdrop.steps.rollback import rollback
 from backdrop.tracking import history as records
 from backdrop.tracking.client import connect
 from backdrop.tracking.ledger import Entry, State
+from backdrop.tracking.registry import find_alias
 from tests.tracking.workspace import Workspace, server_is_thorough
 
 
@@ -225,6 +226,31 @@ def test_a_long_history_is_read_whole_while_it_grows(
     assert [link.entry.event for link in known.links] == ["registered", "promoted", "held", "released"]
 
 
+def test_a_model_that_was_deleted_begins_anew(tracked: str, workspace: Workspace, name: str) -> None:
+    """MLflow numbers its versions from 1 again: a number stands for another ensemble then."""
+    data = str(workspace.data)
+    for seed, dice in ((1, 0.95), (2, 0.97)):
+        workspace.register(name, seed, dice)
+        assert promote(data, name).outcome == "promoted"
+    hold(name)
+    connect().delete_registered_model(name)
+    assert find_alias(name, "champion") is None
+    assert workspace.register(name, 3, 0.5).version == 1
+    assert (champion(name), shown(name)) == (None, {"challenger": 1})
+    assert "verdict" not in connect().get_model_version(name, "1").description
+    assert promote(data, name).outcome == "rejected"
+    assert workspace.register(name, 4, 0.93).version == 2
+    assert promote(data, name).outcome == "promoted"
+    with pytest.raises(TrackingError, match="is the only champion"):
+        rollback(name)
+    with pytest.raises(TrackingError, match="Version 1 was never champion"):
+        rollback(name, to="1")
+    workspace.register(name, 5, 0.95)
+    assert promote(data, name).look == 2, "the holdout was asked before"
+    assert not verify_history(name)
+
+
+@server_is_thorough
 def test_an_altered_history_stops_every_decision(tracked: str, workspace: Workspace, name: str) -> None:
     workspace.register(name, 1, 0.95)
     promote(str(workspace.data), name)

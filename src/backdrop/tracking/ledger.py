@@ -85,7 +85,7 @@ class State:
         outcomes: what became of each version: the champion's is `promoted`, and that of one that nobody has judged yet
             `registered`.
         decided: the entry that each version's outcome follows from.
-        judged: the entries with a verdict, in order.
+        judged: the entries with a verdict, in order; those of a model that was deleted with version 0.
     """
 
     champion: int | None = None
@@ -125,7 +125,15 @@ class State:
         return len({(e.version, e.evaluation, e.champion) for e in compared if e.holdout == holdout})
 
     def after(self, entry: Entry) -> "State":
-        """The state after one more entry."""
+        """The state after one more entry.
+
+        If it registers another ensemble under a number that was given before, the model was deleted, and MLflow numbers
+        its versions anew: what was said of them is over, but for the comparisons on a holdout.
+        """
+        known = self.registered.get(entry.version) if entry.event == "registered" else None
+        if known and known.digests.get("ensemble") != entry.digests.get("ensemble"):
+            judged = tuple(one.model_copy(update={"version": 0}) for one in self.judged)
+            return State(judged=judged).after(entry)
         changed = dict(self.__dict__)
         if entry.event == "registered":
             changed["nomination"] = entry

@@ -50,7 +50,9 @@ def find_alias(name: str, alias: str) -> Version | None:
     known = history.read(_checked(name))
     with server_errors(f"Model {name} can't be read"):
         model = history.find_model(client, name)
-        shown = model.aliases.get(alias) if model else None
+        if model is None:
+            return None
+        shown = model.aliases.get(alias)
         number = getattr(known.state, alias) if known.links and alias in history.ALIASES else shown
         return _version(client.get_model_version(name, str(number))) if number else None
 
