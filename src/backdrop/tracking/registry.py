@@ -44,7 +44,7 @@ def find_alias(name: str, alias: str) -> Version | None:
     The history says which version is the champion, the previous one and the challenger; other aliases are MLflow's.
 
     Raises:
-        TrackingError: if the history was changed, or the server doesn't answer.
+        TrackingError: if the history was changed, the version was deleted, or the server doesn't answer.
     """
     client = connect()
     known = history.read(_checked(name))
@@ -54,7 +54,13 @@ def find_alias(name: str, alias: str) -> Version | None:
             return None
         shown = model.aliases.get(alias)
         number = getattr(known.state, alias) if known.links and alias in history.ALIASES else shown
-        return _version(client.get_model_version(name, str(number))) if number else None
+        try:
+            return _version(client.get_model_version(name, str(number))) if number else None
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            remedy = "Choose another with `backdrop rollback`, `backdrop promote --override` or `backdrop register`"
+            raise TrackingError(f"models:/{name}/{number}, the {alias} of {name}, was deleted", remedy) from error
 
 
 def find_number(name: str, number: int) -> Version:
