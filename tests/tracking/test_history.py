@@ -99,6 +99,9 @@ def test_people_decide_too(tracked: str, workspace: Workspace, name: str, monkey
         rollback(name, to="2")
     assert rollback(name, to="1").version == 1
     assert hold(name).event == "rolled back"  # it is held already
+    override(name, 2, "once more")
+    workspace.register(name, 1, 0.95)
+    assert "has held the champion since" in promote(data, name).reasons[0], "now that is version 2"
     reasons = [entry.reason for entry in history(name)]
     assert "override: better on glass" in reasons
     assert all(entry.actor and entry.time for entry in history(name))

@@ -293,7 +293,7 @@ def _address(challenger: Version, number: int | None) -> str | None:
 
 def _held(name: str, hold: Entry) -> str:
     reason = f" ({hold.reason})" if hold.reason else ""
-    return f"{hold.actor} has held version {hold.version} since {hold.time}{reason}; `backdrop release {name}` ends it"
+    return f"{hold.actor} has held the champion since {hold.time}{reason}; `backdrop release {name}` ends it"
 
 
 def _leak(plan: FoldPlan, challenger: Version, champion: Version) -> str | None:
