@@ -13,6 +13,7 @@ from backdrop.common.errors import DataError, StorageError
 from backdrop.common.names import checked_name
 from backdrop.data import dataset, listing
 from backdrop.data.digests import content_digests
+from backdrop.steps.check import check
 
 
 def test_photographs_are_listed_by_object_and_view(data: Path) -> None:
@@ -125,3 +126,19 @@ def test_names_and_twins_are_checked(data: Path) -> None:
     bad.rename(data / "train" / "car00_01.png")
     with pytest.raises(DataError, match="have one stem"):
         dataset.open_dataset(data)
+
+
+def test_files_of_a_copy_are_named_by_their_addresses(bucket: str, data: Path) -> None:
+    (data / "train_masks" / "car00_01_mask.png").unlink()
+    (data / "train" / "car01_01.jpg").write_bytes(b"x")
+    (data / "metadata.csv").write_text("id,color\na,red\na,red\n")
+    storage.upload_folder(data, f"{bucket}/cars", "")
+    for address in (f"{bucket}/cars", f"{bucket}/cars/"):
+        report = check(address)
+        told = {fault.file for fault in report.faults}
+        assert told == {
+            f"{bucket}/cars/{name}" for name in ("train/car00_01.jpg", "train/car01_01.jpg", "metadata.csv")
+        }
+        assert str(storage.cache_folder()) not in report.model_dump_json()
+    with pytest.raises(DataError, match=rf"^{bucket}/cars/train/car01_01\.jpg is not a readable image"):
+        content_digests(dataset.open_dataset(f"{bucket}/cars").photos.values())

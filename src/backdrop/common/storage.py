@@ -29,6 +29,7 @@ from backdrop.common.words import count
 CACHE = "BACKDROP_CACHE"
 URL_TIMEOUT_S = 60
 ELSEWHERE = re.compile(r"(?!(s3|https?)://)\s*(?i:[a-z][a-z0-9+.-]*://|s3:)")  # S3:// and s3:/ among them
+_copied: dict[str, str] = {}  # the addresses of what this process has copies of, by their paths in the cache
 
 
 def is_remote(address: str | Path) -> bool:
@@ -227,6 +228,7 @@ def local_folder(address: str | Path, names: Collection[str] | None = None) -> P
     entries = [entry[:3] for entry in listing if names is None or entry.name in names]
     digest = sha256(repr([(str(address), *entry) for entry in entries]).encode())
     folder = cache_folder() / "datasets" / digest
+    _copied[str(folder)] = str(address).rstrip("/")
     if not folder.is_dir():
         with disk_errors(folder), temporary_beside(folder) as temporary:
             s3.download(str(address), entries, temporary)
@@ -256,9 +258,19 @@ def local_file(address: str) -> Path:
     data = read_bytes(address)
     name = checked_name(address.rpartition("/")[2], address)
     copy = cache_folder() / "objects" / sha256(data) / name
+    _copied[str(copy)] = address
     if _size(copy) != len(data):
         write_bytes(copy, data)
     return copy
+
+
+def origin(path: str | Path) -> str:
+    """A path as messages name it: the address in S3 of what this process has copied from there."""
+    text = str(path)
+    for copy, address in list(_copied.items()):  # another thread may add one
+        if text == copy or text.startswith(f"{copy}/"):
+            return address + text[len(copy) :]
+    return text
 
 
 def _size(path: Path) -> int | None:

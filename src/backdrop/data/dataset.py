@@ -107,7 +107,9 @@ class Dataset:
         chosen = list(stems)
         for stem in chosen:
             if stem not in self.photos:
-                raise DataError(f"{self.root} has no photograph {stem}", "Name the dataset that the plan was made from")
+                raise DataError(
+                    f"{printable(self.root)} has no photograph {stem}", "Name the dataset that the plan was made from"
+                )
             if self.photos[stem].mask is None:
                 raise self.missing_mask(self.photos[stem]).error()
         return [self.photos[stem] for stem in chosen]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from backdrop.common import storage
 from backdrop.common.errors import StorageError
 from backdrop.common.names import MAX_BYTES, is_plain
 from backdrop.common.outputs import written_by
@@ -149,7 +150,7 @@ def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
         else:
             others.append(passed)
     # A raw file or a video beside a photograph of the same name isn't missed.
-    stems = {path.with_suffix("") for path in images}
+    stems = {Path(printable(path)).with_suffix("") for path in images}
     kept = [
         one.model_copy(update={"photograph": False}) if Path(one.file).with_suffix("") in stems else one
         for one in others
@@ -158,8 +159,8 @@ def sort_out(paths: Iterable[Path], suffixes: set[str]) -> Listing:
 
 
 def printable(path: str | Path) -> str:
-    r"""A path that can be printed on one line and written as UTF-8; other bytes and control characters become \xNN."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    r"""A path, of a copy its address, on one line and in UTF-8: other bytes and control characters become \xNN."""
+    text = os.fsencode(storage.origin(path)).decode("utf-8", "backslashreplace")
     return "".join(f"\\x{ord(letter):02x}" if ord(letter) < ord(" ") or letter == "\x7f" else letter for letter in text)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backdrop.common import storage, text
 from backdrop.common.errors import DataError, StorageError, shorten
-from backdrop.data.listing import normalized
+from backdrop.data.listing import normalized, printable
 
 METADATA = "metadata.csv"
 LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
@@ -25,23 +25,24 @@ def read_metadata(root: Path, columns: Sequence[str] | None) -> dict[str, dict[s
         DataError: if the file or a column is missing, or it is damaged or lists an object twice.
     """
     path = root / METADATA
+    file = printable(path)
     if not (path.is_file() if columns is None else columns):
         return {}
     if columns and not path.is_file():
-        raise DataError(f"{path} is missing, but gate.slices names {columns[0]}", "Add it, or leave that slice out")
+        raise DataError(f"{file} is missing, but gate.slices names {columns[0]}", "Add it, or leave that slice out")
     try:
         header, rows = _read(text.decode(storage.read_bytes(path)))
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({shorten(error)})", REMEDY) from error
+        raise DataError(f"{file} is damaged ({shorten(error)})", REMEDY) from error
     columns = header[1:] if columns is None else columns
     for name in columns:
         if normalized(name) not in header:
-            raise DataError(f"{path} has no column {name}", f"Let gate.slices name one of {', '.join(header[1:])}")
+            raise DataError(f"{file} has no column {name}", f"Let gate.slices name one of {', '.join(header[1:])}")
     found: dict[str, dict[str, str]] = {}
     for line, row in rows:
         key = normalized(row[0].strip())
         if key in found:
-            raise DataError(f"{path} lists object {key} twice (line {line})", "Remove one of the lines")
+            raise DataError(f"{file} lists object {key} twice (line {line})", "Remove one of the lines")
         values = dict(zip(header, (value.strip() for value in row), strict=True))
         found[key] = {name: values[normalized(name)] for name in columns if values[normalized(name)]}
     return found

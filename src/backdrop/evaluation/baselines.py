@@ -10,6 +10,7 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.data.dataset import Dataset, Digests, find_unusable, mask_files, read_mask
 from backdrop.data.digests import wrong_size
+from backdrop.data.listing import printable
 from backdrop.data.masks import dice
 from backdrop.evaluation.metrics import estimate_values, object_means, spread
 from backdrop.evaluation.outline import NAMES, Measures, measure_mask
@@ -72,7 +73,7 @@ def read_baseline(name: str, address: str, images: Sequence[str], dataset: Datas
         assert true is not None  # Dataset.select has checked it
         found, truth = read_mask(files[image]), read_mask(true, digests[image][1])
         if fault := wrong_size(found.shape, truth.shape):
-            raise DataError(f"{files[image]} {fault}", "Save the masks at the photographs' size")
+            raise DataError(f"{printable(files[image])} {fault}", "Save the masks at the photographs' size")
         return dice(found, truth), measure_mask(found, truth)
 
     pairs = dict(zip(images, in_threads(one, images, f"measuring {name}", lasting=False), strict=True))

@@ -71,8 +71,9 @@ def _unknown_slices(ensembles: Sequence[Ensemble], root: Path) -> Iterator[Fault
     _, fault = find_metadata(root)
     needed = [one for one in ensembles if one.gate.metadata_columns]
     if fault and not needed:
-        what = f"{fault.removeprefix(f'{root / METADATA} ')}, so reports have no slices by it"
-        yield Fault(level="warning", file=printable(root / METADATA), what=what, remedy="Correct it, or rename it")
+        file = printable(root / METADATA)
+        what = f"{fault.removeprefix(f'{file} ')}, so reports have no slices by it"
+        yield Fault(level="warning", file=file, what=what, remedy="Correct it, or rename it")
     for ensemble in needed:
         try:
             read_metadata(root, ensemble.gate.metadata_columns)
