@@ -213,7 +213,10 @@ class _Masks:
             raise DataError(f"{name} has several masks of its name: {', '.join(sorted(map(shown, best))[:3])}", remedy)
         owner = self._owners.setdefault(id(best[0]), name)
         if owner != name:
-            raise DataError(f"{owner} and {name} would both have the mask {shown(best[0])}", remedy)
+            raise DataError(
+                f"{owner} and {name} would both have the mask {shown(best[0])}",
+                f"{remedy}, or import a folder without the other",
+            )
         return best[0]
 
     def unused(self) -> list[PassedOver]:
