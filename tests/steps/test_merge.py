@@ -14,14 +14,17 @@ from typer.testing import CliRunner
 from backdrop.cli.app import app
 from backdrop.common import s3
 from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
+from backdrop.common.outputs import output_folder
+from backdrop.common.text import dump_table
 from backdrop.data import photographs
 from backdrop.data.photographs import Shard, parse_shard
 from backdrop.inference import batch
 from backdrop.inference.compose import PictureOptions
 from backdrop.inference.ensemble import EnsembleModel
+from backdrop.inference.submission import open_submission
 from backdrop.steps import predict as predicting
 from backdrop.steps.merge import PHOTOGRAPHS, RECORD, merge, read_photographs
-from backdrop.steps.predict import Format, predict
+from backdrop.steps.predict import TABLES, Format, PredictRecord, ShardRecord, predict
 from tests.conftest import draw_pair
 from tests.steps.test_cutouts import tree
 from tests.steps.test_predict import members, model, photos, spoil, table, write_rule  # noqa: F401  # fixtures, too
@@ -284,3 +287,69 @@ def test_commands(photos: Path, members: list[str], tmp_path: Path) -> None:  # 
         f"1 photograph failed: see {tmp_path}/out/failed.csv",
     ]
     assert json.loads((tmp_path / "out" / RECORD).read_bytes())["images"] == 11
+
+
+# Merges shares twice, and prints by how many MB the process grew.
+MERGE = """
+import sys
+from pathlib import Path
+from backdrop.steps.merge import merge
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:"))
+out, small, *large = sys.argv[1:]
+merge([small], f"{out}-small")
+before = peak()
+for _ in range(2):
+    merge(large, out)
+print(peak() - before)
+"""
+
+
+def write_share(folder: Path, format: Format, number: int, count: int, runs: int) -> str:  # noqa: A002
+    """A share of 20 photographs whose masks have that many runs."""
+    names = tuple(f"car{number}{i:02}_01.jpg" for i in range(20))
+    shard = ShardRecord(number=number, count=count, listing="", style=format, names=names)
+    record = PredictRecord(model="m", format=format, images=20, failed=0, passed_over=(), shard=shard)
+    with output_folder(folder, predicting.STEP, predicting.RECORD) as target:
+        rle = " ".join(map(str, range(10**6, 10**6 + 2 * runs)))
+        if format == "submission":
+            with open_submission(target / predicting.SUBMISSION) as write:
+                for name in names:
+                    write(name, rle)
+        else:
+            rows = ([name.removesuffix(".jpg"), 1, 1, rle] for name in names)
+            (target / predicting.RUNS).write_bytes(dump_table(predicting.RUNS_HEAD, rows))
+        (target / predicting.RECORD).write_text(record.model_dump_json(), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel isn't Linux")
+@pytest.mark.parametrize("format", TABLES)
+def test_tables_may_be_larger_than_the_memory(format: Format, tmp_path: Path) -> None:  # noqa: A002
+    small = write_share(tmp_path / "small", format, 1, 1, 1)
+    large = [write_share(tmp_path / f"{number}", format, number, 4, 50_000) for number in range(1, 5)]
+    command = [sys.executable, "-c", MERGE, str(tmp_path / "out"), small, *large]
+    grown = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    assert grown < 30  # all rows take 64 MB
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        (b"stem,height,width,rle\na,1,1\n", "line 2 has 3 columns, not 4"),
+        (b"image,reason\n", "its columns are not stem,height,width,rle"),
+        (b"", "its columns are not stem"),
+        (b'stem,height,width,rle\n"a,1,1,1 1\n', "line 2: unexpected end of data"),
+        (b"stem,height,width,rle\n\xff,1,1,\n", "codec can't decode"),
+    ],
+)
+def test_a_damaged_table_is_named(written: bytes, reason: str, tmp_path: Path) -> None:
+    share = write_share(tmp_path / "share", "rle", 1, 1, 1)
+    record = Path(share, predicting.RECORD).read_bytes()
+    with output_folder(share, predicting.STEP, predicting.RECORD) as target:
+        (target / predicting.RUNS).write_bytes(written)
+        (target / predicting.RECORD).write_bytes(record)
+    with pytest.raises(DataError, match=rf"share/masks\.csv is damaged \(.*{reason}"):
+        merge([share], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

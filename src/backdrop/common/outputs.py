@@ -121,7 +121,7 @@ def output_folder(address: str | Path, step: str, key_file: str) -> Iterator[Pat
     with disk_errors(target), temporary_beside(target) as temporary:
         temporary.mkdir()
         yield temporary
-        (temporary / INVENTORY).write_bytes(Inventory(step, key_file, _entries(temporary), sealed=True).dump())
+        (temporary / INVENTORY).write_bytes(Inventory(step, key_file, entries(temporary), sealed=True).dump())
         if is_remote(address):
             copy_output(temporary, str(address))
         else:
@@ -201,7 +201,7 @@ class Claim:
         """Records files, and copies them from a folder; raises as `record`, or if one can't be read or written."""
         self.record(files)
         with workers(s3.THREADS) as pool:
-            list(pool.map(lambda name: self._place.write(name, storage.read_bytes(folder / name)), sorted(files)))
+            list(pool.map(lambda name: self._place.copy(folder / name, name), sorted(files)))
 
     def copy(self, folder: Path) -> None:
         """Writes the files of a sealed claim on disk; raises as `record`, or if one can't be read or written."""
@@ -358,7 +358,8 @@ def _remove_files(place: Place, inventory: Inventory) -> None:
         list(pool.map(place.remove, sorted(names - {inventory.key_file})))
 
 
-def _entries(folder: Path) -> Files:
+def entries(folder: Path) -> Files:
+    """What an inventory says of the files below a folder on disk."""
     place = find_place(folder)
     names = sorted(place.scan().keys() - {INVENTORY})
     with workers(s3.THREADS) as pool:

@@ -65,6 +65,9 @@ class Place(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Writes a file at once."""
 
+    def copy(self, path: Path, name: str) -> None:
+        """Writes a copy of a file on disk at once."""
+
     def remove(self, name: str) -> None:
         """Removes a file, and its folders as far as they become empty."""
 
@@ -136,6 +139,9 @@ class _Folder:
     def write(self, name: str, data: bytes) -> None:
         storage.write_bytes(self._root / name, data)
 
+    def copy(self, path: Path, name: str) -> None:
+        storage.copy_file(path, self._root / name)
+
     def remove(self, name: str) -> None:
         with disk_errors(self._root / name):
             (self._root / name).unlink(missing_ok=True)
@@ -205,6 +211,9 @@ class _Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         s3.write(f"{self._address}/{name}", data)
+
+    def copy(self, path: Path, name: str) -> None:
+        storage.copy_file(path, f"{self._address}/{name}")
 
     def remove(self, name: str) -> None:
         s3.delete(f"{self._address}/{name}")

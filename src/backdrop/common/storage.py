@@ -9,6 +9,7 @@ import http.client
 import os
 import posixpath
 import re
+import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -117,12 +118,31 @@ def write_bytes(address: str | Path, data: bytes) -> None:
     if is_remote(address):
         s3.write(str(address), data)
         return
-    target = Path(address)
+    with _replacement(Path(address)) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_file(path: Path, address: str | Path) -> None:
+    """Writes a copy of a file atomically, and creates its folder; the file may be larger than the memory.
+
+    Raises:
+        StorageError: if it can't be written.
+    """
+    if is_remote(address):
+        s3.upload(path, str(address))
+        return
+    with _replacement(Path(address)) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+@contextlib.contextmanager
+def _replacement(target: Path) -> Iterator[Path]:
+    """A temporary path that becomes the target, whose folder is created, if the block succeeds."""
     with disk_errors(target):
         if target.exists() and not target.is_file() and not target.is_dir():  # root could replace a device
             raise StorageError(f"{target} is not a regular file", "Use another path")
         with temporary_beside(target) as temporary:
-            temporary.write_bytes(data)
+            yield temporary
             os.replace(temporary, target)
 
 

@@ -20,16 +20,20 @@ SHOWN = 3  # names that an error lists
 
 
 @contextmanager
-def open_submission(path: Path) -> Iterator[Callable[[str, str], object]]:
-    """Opens a new submission; yields a function that writes a row: an image's name and its run-length encoded mask.
-
-    Equal rows give equal bytes: the gzip header has neither time nor name.
-    """
+def pack(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Opens a new gzipped text file. Equal lines give equal bytes: the gzip header has neither time nor name."""
     with (
         path.open("wb") as file,
         gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as packed,
-        io.TextIOWrapper(packed, encoding="utf-8", newline="") as table,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as text_file,
     ):
+        yield text_file
+
+
+@contextmanager
+def open_submission(path: Path) -> Iterator[Callable[[str, str], object]]:
+    """Opens a new submission; yields a function that writes a row: an image's name and its run-length encoded mask."""
+    with pack(path) as table:
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(HEADER)
         yield lambda image, rle: rows.writerow([image, rle])

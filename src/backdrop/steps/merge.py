@@ -1,25 +1,31 @@
 """`merge`: one output from the shares that several `predict` made, and from what was merged there before."""
 
-from collections.abc import Collection, Mapping, Sequence
+import gzip
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from backdrop.common import storage, text
 from backdrop.common.errors import ConfigError, DataError, MemberError, shorten
 from backdrop.common.lock import hold
-from backdrop.common.outputs import Claim, Files, inspect, is_output
+from backdrop.common.outputs import Claim, Files, entries, inspect, is_output
 from backdrop.common.places import checked_address
 from backdrop.common.progress import progress, working
+from backdrop.common.tables import RowPlace, copy_rows, find_rows
 from backdrop.config.records import Record, parse
 from backdrop.inference.compose import SUFFIXES
-from backdrop.inference.submission import open_submission, read_rows
+from backdrop.inference.submission import HEADER, pack
 from backdrop.steps import predict
 
 STEP = "merge"
 RECORD, PHOTOGRAPHS = predict.MERGED
 REMEDY = "Remove its folder, and run the command again"
 HEAD = ["image", "version", "model", "failure"]
+
+Order = Callable[[list[str]], Any]
 
 
 class MergeRecord(Record):
@@ -89,6 +95,7 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
         first = _check(found)
         style, chosen = first.shard.style, first.record.format
         earlier = {} if chosen == "submission" else read_photographs(out, style)
+        before = storage.local_folder(out, {predict.RUNS, predict.DICES}) if earlier else None
         new: dict[str, Row] = {}
         for part in found:
             new |= part.rows(versions or {})
@@ -101,34 +108,31 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
             new=len(new),
             failed=sum(bool(row.failure) for row in rows.values()),
         )
-        failed = [[name, row.failure] for name, row in sorted(rows.items()) if row.failure]
-        tables = (
-            _tables(found, chosen, out if earlier else None, again)
-            | _dices(found, out if earlier else None, again)
-            | ({predict.FAILED: text.dump_table(predict.FAILED_HEAD, failed)} if failed else {})
-            | {
-                PHOTOGRAPHS: text.dump_table(HEAD, ([name, *vars(row).values()] for name, row in sorted(rows.items()))),
-                RECORD: (record.model_dump_json(indent=1) + "\n").encode(),
-            }
-        )
-        claim = Claim(out, STEP, RECORD, tables)
-        if earlier:
-            gone = [predict.stem(name) for name, row in new.items() if row.failure]
-            claim.remove([f"{stem}{suffix}" for stem in gone for suffix in SUFFIXES.values()])
-        else:
-            claim.clear()
-        _write(claim, found, tables)
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            _write_tables(folder, found, chosen, before, again)
+            _write_rows(folder, rows)
+            (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            tables = entries(folder)
+            claim = Claim(out, STEP, RECORD, tables)
+            if earlier:
+                gone = [predict.stem(name) for name, row in new.items() if row.failure]
+                claim.remove([f"{stem}{suffix}" for stem in gone for suffix in SUFFIXES.values()])
+            else:
+                claim.clear()
+            _write(claim, found, folder, tables)
     return record
 
 
-def _write(claim: Claim, parts: Sequence[Part], tables: Mapping[str, bytes]) -> None:
-    """Writes the shares' files and the tables."""
+def _write(claim: Claim, parts: Sequence[Part], folder: Path, tables: Files) -> None:
+    """Writes the shares' files and the tables; without the record, all would be merged again."""
     with progress("merging shares", len(parts)) as advance:
         for part in parts:
             claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*predict.OWN}})
             advance()
-    claim.remove({*predict.OWN} - tables.keys())
-    claim.write(tables)
+    claim.remove({*predict.OWN} - tables.keys() | {RECORD})
+    claim.add(folder, {name: entry for name, entry in tables.items() if name != RECORD})
+    claim.add(folder, {RECORD: tables[RECORD]})
     claim.seal()
 
 
@@ -145,7 +149,7 @@ def read_photographs(out: str, style: str) -> dict[str, Row]:
     try:
         record = parse(MergeRecord, text.parse_json(storage.read_bytes(address)), address)
     except (ValueError, ConfigError) as error:
-        raise DataError(f"{address} is damaged ({shorten(error)})", REMEDY) from error
+        raise _damaged(address, error) from error
     if record.style != style:
         return {}
     rows = _rows(storage.within(out, PHOTOGRAPHS), HEAD)
@@ -185,38 +189,61 @@ def _check(parts: Sequence[Part]) -> Part:
     return first
 
 
-def _tables(parts: Sequence[Part], chosen: predict.Format, out: str | None, again: Collection[str]) -> dict[str, bytes]:
-    """The table of a format that has one, its rows in the order in which one run would write them.
+def _write_tables(
+    folder: Path, parts: Sequence[Part], chosen: predict.Format, earlier: Path | None, again: Collection[str]
+) -> None:
+    """Writes the tables of the shares into a folder, rows in the order in which one run would write them.
 
-    Those at `out` come first, without the photographs that come `again`, which may have failed now.
+    Those of an `earlier` merge are among them, without the photographs that come `again`, which may have failed now.
     """
+
+    def merged(name: str, head: Sequence[str], order: Order, stem: Callable[[str], str]) -> list[RowPlace]:
+        def of_earlier(row: list[str]) -> Any:
+            return None if stem(row[0]) in again else order(row)
+
+        tables = [(part.folder / name, order) for part in parts] + ([(earlier / name, of_earlier)] if earlier else [])
+        return sorted(row for path, key in tables if path.is_file() for row in _places(path, head, key))
+
     if chosen == "submission":
-        rows = sorted(row for part in parts for row in read_rows(str(part.folder / predict.SUBMISSION)))
-        with TemporaryDirectory() as folder:
-            with open_submission(Path(folder, predict.SUBMISSION)) as write:
-                for image, rle in rows:
-                    write(image, rle)
-            return {predict.SUBMISSION: Path(folder, predict.SUBMISSION).read_bytes()}
+        _write_submission(folder, parts)
     if chosen == "rle":
-        head = predict.RUNS_HEAD
-        runs = [row for row in _present(out, predict.RUNS, head) if row[0] not in again]
-        runs += (row for part in parts for row in _rows(part.folder / predict.RUNS, head))
-        ordered = sorted(runs, key=lambda row: f"{row[0]}.")
-        return {predict.RUNS: text.dump_table(head, ordered)}
-    return {}
+        runs = merged(predict.RUNS, predict.RUNS_HEAD, lambda row: f"{row[0]}.", str)
+        _write_table(folder / predict.RUNS, predict.RUNS_HEAD, runs)
+    if dices := merged(predict.DICES, predict.DICES_HEAD, predict.doubt, predict.stem):
+        _write_table(folder / predict.DICES, predict.DICES_HEAD, dices)
 
 
-def _dices(parts: Sequence[Part], out: str | None, again: Collection[str]) -> dict[str, bytes]:
-    """The table of predicted Dice, if there is one; as in `_tables`."""
-    head = predict.DICES_HEAD
-    rows = [row for row in _present(out, predict.DICES, head) if predict.stem(row[0]) not in again]
-    rows += (row for part in parts for row in _present(part.folder, predict.DICES, head))
-    return {predict.DICES: text.dump_table(head, predict.sort_dices(rows))} if rows else {}
+def _write_submission(folder: Path, parts: Sequence[Part]) -> None:
+    with TemporaryDirectory() as scratch:
+        rows: list[RowPlace] = []
+        for number, part in enumerate(parts):
+            plain = Path(scratch, str(number))
+            with gzip.open(part.folder / predict.SUBMISSION) as packed, plain.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            rows += _places(plain, HEADER, lambda row: row[0])
+        with pack(folder / predict.SUBMISSION) as target:
+            copy_rows(sorted(rows), HEADER, lambda row: target.write(row.decode()))
 
 
-def _present(folder: str | Path | None, name: str, head: Sequence[str]) -> list[list[str]]:
-    """The rows of a table in a folder or below a prefix; none without one."""
-    return _rows(f"{folder}/{name}", head) if folder and storage.exists(f"{folder}/{name}") else []
+def _write_table(path: Path, head: Sequence[str], rows: Sequence[RowPlace]) -> None:
+    with path.open("wb") as file:
+        copy_rows(rows, head, file.write)
+
+
+def _write_rows(folder: Path, rows: Mapping[str, Row]) -> None:
+    """Writes the table of all photographs, and that of those that failed, if any did."""
+    ordered = sorted(rows.items())
+    (folder / PHOTOGRAPHS).write_bytes(text.dump_table(HEAD, ([name, *vars(row).values()] for name, row in ordered)))
+    failed = [[name, row.failure] for name, row in ordered if row.failure]
+    if failed:
+        (folder / predict.FAILED).write_bytes(text.dump_table(predict.FAILED_HEAD, failed))
+
+
+def _places(path: Path, head: Sequence[str], order: Order) -> Iterator[RowPlace]:
+    try:
+        yield from find_rows(path, head, order)
+    except ValueError as error:
+        raise _damaged(path, error) from error
 
 
 def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:
@@ -224,4 +251,8 @@ def _rows(address: str | Path, head: Sequence[str]) -> list[list[str]]:
     try:
         return [row for _, row in text.read_table(text.decode(storage.read_bytes(address)), head)[1]]
     except ValueError as error:
-        raise DataError(f"{address} is damaged ({error})", REMEDY) from error
+        raise _damaged(address, error) from error
+
+
+def _damaged(address: str | Path, error: Exception) -> DataError:
+    return DataError(f"{address} is damaged ({shorten(error)})", REMEDY)

@@ -344,13 +344,13 @@ def _link_picture(store: PredictionStore, folder: Path, cutout: Cutout) -> None:
 
 def _write_dices(folder: Path, dices: Mapping[str, DiceRange]) -> None:
     if dices:
-        rows = sort_dices([name, *(f"{value:.4f}" for value in found)] for name, found in dices.items())
+        rows = sorted(([name, *(f"{value:.4f}" for value in found)] for name, found in dices.items()), key=doubt)
         (folder / DICES).write_bytes(dump_table(DICES_HEAD, rows))
 
 
-def sort_dices(rows: Iterable[Sequence[str]]) -> list[Sequence[str]]:
-    """Rows of `predictions.csv` in their order: the most doubtful photograph first."""
-    return sorted(rows, key=lambda row: (float(row[1]), row[0]))
+def doubt(row: Sequence[str]) -> tuple[float, str]:
+    """The order of rows of `predictions.csv`: the most doubtful photograph first."""
+    return float(row[1]), row[0]
 
 
 def _doubt(cutout: Cutout) -> tuple[float, str]:
