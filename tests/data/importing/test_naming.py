@@ -37,6 +37,9 @@ def test_folders_that_all_share_say_nothing() -> None:
 
 def test_folders_that_part_a_dataset_say_nothing() -> None:
     assert named("train/a_1.jpg", "train/b_1.jpg", "test/c_1.jpg") == ["a_1", "b_1", "c_1"]
+    assert named("Test/front.jpg", "Test/back.jpg", "Shoe/front.jpg", "Shoe/back.jpg") == [
+        *("Test_front", "Test_back", "Shoe_front", "Shoe_back")
+    ]
     assert named("train/images/a_1.jpg", "Valid/images/a_2.jpg", "train/images/IMG1.jpg") == ["a_1", "a_2", None]
     assert named("val/shoe/front.jpg", "train/shoe/top.jpg", "train/hat/top.jpg") == [
         "shoe_front",

@@ -61,7 +61,7 @@ def _by_pattern(paths: Sequence[PurePosixPath], pattern: str) -> dict[PurePosixP
 def _by_folder(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, Name | None]:
     groups: dict[str, list[PurePosixPath]] = {}
     raw: dict[PurePosixPath, Name | None] = {}
-    folders = {path: tuple(part for part in path.parent.parts if part.lower() not in SPLITS) for path in paths}
+    folders = _without_splits(paths)
     common = _common(folders.values())
     by_name = {path: _by_own_name(path) for path in paths}
     names = [name for name in by_name.values() if name]
@@ -84,6 +84,13 @@ def _by_own_name(path: PurePosixPath) -> Name | None:
     """Object and view of a file named `<object>_<view>`."""
     name, _, view = normalized(path.stem).rpartition("_")
     return (name, view) if name and view else None
+
+
+def _without_splits(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, tuple[str, ...]]:
+    """Each photograph's folders, without levels at which folders part a dataset; a lone `test` may be an object."""
+    levels = [set(level) for level in zip(*(path.parent.parts for path in paths), strict=False)]
+    parted = {depth for depth, level in enumerate(levels) if len(level) > 1 and {*map(str.lower, level)} <= SPLITS}
+    return {path: tuple(part for depth, part in enumerate(path.parent.parts) if depth not in parted) for path in paths}
 
 
 def _common(folders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
