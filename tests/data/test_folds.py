@@ -50,6 +50,25 @@ def test_extending_moves_no_object(old: dict[str, float], new: dict[str, float],
     assert list(second.values()).count(None) >= list(first.values()).count(None)
 
 
+@given(AREAS, AREAS, RULES, st.data())
+@settings(max_examples=200, deadline=None)
+def test_extending_without_objects_that_are_gone_fills_their_folds(
+    old: dict[str, float], new: dict[str, float], rule: Rule, data: st.DataObject
+) -> None:
+    first = folds.assign(old, rule)
+    gone = data.draw(st.sets(st.sampled_from(sorted(old))))
+    left = {name: fold for name, fold in first.items() if name not in gone}
+    areas = {name: area for name, area in (new | old).items() if name not in gone}
+    try:
+        second = folds.assign(areas, rule, first)
+    except PlanError:  # only if there are too few new ones
+        held = round(rule.holdout * len(areas)) + 1
+        assert len(areas.keys() - left.keys()) < rule.folds + held
+    else:
+        assert {name: second[name] for name in left} == left
+        assert {*range(rule.folds)} <= {*second.values()}
+
+
 @given(AREAS, RULES)
 @settings(deadline=None)  # the first stratified split pays for scikit-learn's import
 def test_extending_by_nothing_changes_nothing(areas: dict[str, float], rule: Rule) -> None:
@@ -227,6 +246,22 @@ def test_holdout_from_takes_objects_and_holdout(make_dataset: Callable[..., Path
     )
     with pytest.raises(PlanError, match="was made for data"):
         split(data, other, holdout_from=own)
+
+
+def test_extend_says_which_objects_are_gone(
+    make_dataset: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, old, new = make_dataset(objects=5, views=1), str(tmp_path / "old.csv"), str(tmp_path / "new.csv")
+    split(str(data), old, Rule(folds=2, holdout=0.2))
+    split(str(data), new, Rule(folds=2, holdout=0.2), extend=old)
+    assert capsys.readouterr().err == ""
+    for number, name in enumerate(sorted(open_dataset(data).photos)):
+        for path in data.glob(f"train*/{name}*"):
+            path.rename(path.with_name(f"renamed-{path.name}"))
+        split(str(data), new, Rule(folds=2, holdout=0.2), extend=old)
+        which = f"{number + 1} of 5" if number < 4 else "all"
+        first = folds.read_plan(old).rows[0].object
+        assert f"aren't in {data} any more ({which}, such as {first})" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by", ["area", "area_rank", "stratified", "random"])

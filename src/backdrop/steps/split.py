@@ -7,7 +7,7 @@ from backdrop.common.output_file import require_file, write_file
 from backdrop.common.progress import log, working
 from backdrop.config.folds import PLAN, Rule
 from backdrop.config.records import Record
-from backdrop.data.dataset import open_dataset
+from backdrop.data.dataset import Dataset, open_dataset
 from backdrop.data.folds import FoldPlan, dump_plan, is_plan, make_plan, read_plan, refold, verify
 
 RULE = Rule()
@@ -58,7 +58,10 @@ def split(
         verify(first, dataset)
         plan = refold(first, rule, _older(extend, rule.file))
     else:
-        plan = make_plan(dataset, rule, objects, _older(extend, PLAN))
+        older = _older(extend, PLAN)
+        if older:
+            _tell_missing(older, dataset, f"{extend} places objects that aren't in {data} any more")
+        plan = make_plan(dataset, rule, objects, older)
     write_file(out, dump_plan(plan), is_plan, "a fold plan")
     return summary(plan)
 
@@ -86,3 +89,12 @@ def _older(extend: str | None, name: str) -> FoldPlan | None:
         log(f"{extend} has no {name} yet, so that there is nothing to extend")
         return None
     return read_plan(path)
+
+
+def _tell_missing(older: FoldPlan, dataset: Dataset, what: str) -> None:
+    """Says which objects of an older plan are gone: perhaps they have other names now, and so lose their places."""
+    placed = older.assignment().keys()
+    missing = sorted(placed - {photo.object for photo in dataset.photos.values()})
+    if missing:
+        which = "all" if len(missing) == len(placed) else f"{len(missing)} of {len(placed)}"
+        log(f"{what} ({which}, such as {missing[0]})")

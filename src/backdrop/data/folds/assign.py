@@ -28,24 +28,39 @@ def assign(areas: Mapping[str, float], rule: Rule, kept: Mapping[str, int | None
         kept: objects that keep their fold; those no longer in `areas` are ignored.
 
     Raises:
-        PlanError: if there are fewer objects than folds, the rule is invalid, or `kept` has other folds.
+        PlanError: if there are fewer objects than folds, the rule is invalid, or `kept` has other folds or no object of
+            one that nothing else fills.
     """
     placed = {name: fold for name, fold in (kept or {}).items() if name in areas}
     held = list(placed.values()).count(None)
     holdout = max(held, round(rule.holdout * len(areas)) or int(rule.holdout > 0))
-    _check(len(areas), holdout, rule, placed)
+    _check(len(areas), holdout, rule, kept or {})
     ranking = sorted((name for name in areas if name not in placed), key=lambda name: (areas[name], name))
     placed |= dict.fromkeys(_draw_holdout(ranking, holdout - held, rule))
     rest = [name for name in ranking if name not in placed]
+    placed |= _fill(rest, areas, rule, placed)
+    if empty := set(range(rule.folds)).difference(placed.values()):
+        what = f"No object is left of those that the older plan has in fold {min(empty)}, and too few are new"
+        raise PlanError(what, "Add objects, or begin a plan that extends none")
+    return placed
+
+
+def _fill(rest: Sequence[str], areas: Mapping[str, float], rule: Rule, placed: Assignments) -> Assignments:
+    """The folds of objects that are ranked by area, beside those that are placed."""
     if rule.by == "area":
-        return placed | _by_area(rest, areas, rule.folds, placed)
+        return _by_area(rest, areas, rule.folds, placed)
     if rule.by == "stratified":
-        return placed | _stratify(rest, areas, rule, placed)
+        return _stratify(rest, areas, rule, placed)
     order = rest if rule.by == "area_rank" else sorted(rest, key=lambda name: _draw(rule.seed, name))
-    return placed | _deal(order, rule.folds, placed)
+    existing = _in_folds(placed)
+    return _join(order, dict.fromkeys([*existing, *order], 0), rule.folds, existing)
 
 
-def _check(objects: int, held: int, rule: Rule, placed: Assignments) -> None:
+def _in_folds(placed: Assignments) -> dict[str, int]:
+    return {name: fold for name, fold in placed.items() if fold is not None}
+
+
+def _check(objects: int, held: int, rule: Rule, older: Mapping[str, int | None]) -> None:
     if rule.folds < 1 or not 0 <= rule.holdout < 1:
         raise PlanError(f"{rule.folds} folds with a holdout of {rule.holdout} can't be", "Use 1 or more, and 0 to 0.9")
     if objects - held < rule.folds:
@@ -55,7 +70,7 @@ def _check(objects: int, held: int, rule: Rule, placed: Assignments) -> None:
         )
     if rule.view is not None and rule.by != "area_rank":
         raise PlanError(f"A split by {rule.by} doesn't use a view", "Use --view with --by area_rank, or remove it")
-    others = {fold for fold in placed.values() if fold is not None}
+    others = {fold for fold in older.values() if fold is not None}
     if others and others != set(range(rule.folds)):
         raise PlanError(
             f"The older plan has {count(len(others), 'fold')}, not {rule.folds}", f"Use --folds {len(others)}"
@@ -89,15 +104,9 @@ def _by_area(ranking: Sequence[str], areas: Mapping[str, float], folds: int, pla
     return result
 
 
-def _deal(order: Sequence[str], folds: int, placed: Assignments) -> Assignments:
-    """Deals objects to the folds in turn, and continues after those that have a fold already."""
-    offset = sum(fold is not None for fold in placed.values())
-    return {name: (offset + rank) % folds for rank, name in enumerate(order)}
-
-
 def _stratify(ranking: Sequence[str], areas: Mapping[str, float], rule: Rule, placed: Assignments) -> Assignments:
     """Spreads every area class evenly over the folds; objects that join a plan are assigned one by one."""
-    existing = {name: fold for name, fold in placed.items() if fold is not None}
+    existing = _in_folds(placed)
     classes = _area_classes({name: areas[name] for name in [*existing, *ranking]}, rule.folds)
     if existing or rule.folds == 1:
         return _join(ranking, classes, rule.folds, existing)

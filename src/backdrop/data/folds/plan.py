@@ -134,9 +134,9 @@ def refold(plan: FoldPlan, rule: Rule, old: FoldPlan | None = None) -> FoldPlan:
         PlanError: as `make_plan`, and if the old plan has another holdout.
     """
     assignments = plan.assignment()
-    kept = {name: fold for name, fold in (old.assignment() if old else {}).items() if name in assignments}
+    kept = old.assignment() if old else {}
     for name, fold in kept.items():
-        if (fold is None) != (assignments[name] is None):
+        if name in assignments and (fold is None) != (assignments[name] is None):
             verbs = ("holds out", "trains on") if fold is None else ("trains on", "holds out")
             what = f"The older plan {verbs[0]} {name}, which the plan of --holdout-from {verbs[1]}"
             raise PlanError(what, "Extend a plan with that holdout")
