@@ -178,7 +178,7 @@ def test_no_pod_talks_to_whom_it_likes(case: str) -> None:
     for name, pod in pods(case):
         mine = [policy["spec"] for policy in policies if chosen(policy, pod["metadata"]["labels"])]
         assert any(set(spec["policyTypes"]) == {"Ingress", "Egress"} and len(spec) == 2 for spec in mine), name
-        allowed = [port["port"] for spec in mine for rule in spec.get("egress", []) for port in rule["ports"]]
+        allowed = [port["port"] for spec in mine for rule in spec.get("egress", []) for port in rule.get("ports", ())]
         assert 53 in allowed
         assert (6443 in allowed) == name.endswith("-preflight")
         job = pod["metadata"]["labels"]["app.kubernetes.io/component"] not in ("mlflow", "serving")
@@ -193,7 +193,7 @@ def test_no_pod_talks_to_whom_it_likes(case: str) -> None:
         ("https://minio.tenant.svc", None, "tenant"),  # its pods listen on another port
         ("http://minio:9000", 9000, ""),  # a Service of this namespace
         ("http://minio.store:9000", 9000, None),
-        ("https://s3.example", 443, None),
+        ("https://s3.eu.example", 443, None),
         ("http://s3.svc.example:9000/path", 9000, None),
         ("http://10.0.0.7", 80, None),
         ("http://[fd00::7]:9000", 9000, None),
@@ -216,6 +216,18 @@ def test_policies_follow_the_addresses(
             for address in ("http://elsewhere.example:1", url)
         )
         assert [rule for rule in after if rule not in before] == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://minio.store", 80), ("https://minio.store/", 443), ("http://Minio.Store:80", 80)]
+)
+def test_a_name_of_two_parts_may_be_a_service_or_not(url: str, port: int) -> None:
+    """A Service of another namespace, whose pods listen on another port than 80 or 443, or a server outside."""
+    outside = ("--set-json", "networkPolicy.outside=[]")
+    for policy in ("backdrop-jobs", "backdrop-mlflow"):
+        egress = named("NetworkPolicy", policy, "defaults", *outside, "--set", f"s3.endpoint={url}")["spec"]["egress"]
+        assert {"ports": [{"protocol": "TCP", "port": port}]} in egress
+        assert {"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "store"}}}]} in egress
 
 
 @pytest.mark.parametrize("key", ["mlflowFrom", "servingFrom"])

@@ -211,26 +211,28 @@ prediction.yaml: |
 {{/*
 Egress to the server of a URL. Takes a dict: root, url. A Service is known by its namespace; its pods listen on another
 port than 80 or 443 as a rule, and it is theirs that a policy sees. Any other name can't be in a policy, but its port can.
+A name of two parts may be either: minio.store is a Service to a pod, example.com isn't.
 */}}
 {{- define "backdrop.egressTo" -}}
 {{- with .url -}}
 {{- $url := urlParse . -}}
-{{- $host := trimSuffix "." (lower $url.hostname) -}}
+{{- $host := lower $url.hostname -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "https" | ternary "443" "80") -}}
-{{- $service := trimSuffix (printf ".%s" $.root.Values.clusterDomain) $host -}}
-{{- $inside := or (hasSuffix ".svc" $service) (not (regexMatch "[.:]" $service)) -}}
-{{- $ports := printf "[{protocol: TCP, port: %s}]" $port -}}
-{{- if not $inside -}}
-- ports: {{ $ports }}
-{{- else -}}
-{{- if hasSuffix ".svc" $service -}}
-- to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: {{ index (splitList "." $service | reverse) 1 | quote }}}}}]
-{{- else -}}
-- to: [{podSelector: {}}]
+{{- $ports := dict "ports" (list (dict "protocol" "TCP" "port" (int $port))) -}}
+{{- $service := trimSuffix "." $host | trimSuffix (printf ".%s" $.root.Values.clusterDomain) -}}
+{{- $pods := dict "podSelector" dict -}}
+{{- if contains "." $service -}}
+{{- $namespace := trimSuffix ".svc" $service | splitList "." | last -}}
+{{- $pods = dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" $namespace)) -}}
 {{- end -}}
-{{- if not (has $port (list "80" "443")) }}
-  ports: {{ $ports }}
-{{- end -}}
+{{- $to := dict "to" (list $pods) -}}
+{{- $mapped := has $port (list "80" "443") -}}
+{{- if or (hasSuffix ".svc" $service) (not (regexMatch "[.:]" $service)) -}}
+{{- list ($mapped | ternary $to (merge $ports $to)) | toYaml -}}
+{{- else if and $mapped (regexMatch "^[^.:]+[.][^.:]+$" $host) -}}
+{{- list $ports $to | toYaml -}}
+{{- else -}}
+{{- list $ports | toYaml -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
