@@ -9,7 +9,7 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
 from backdrop.components.image import IMAGE
-from backdrop.config.cluster import Cluster, Toleration
+from backdrop.config.cluster import LABEL_KEY, LABEL_VALUE, Cluster, Toleration
 from backdrop.config.explain import suggest
 from backdrop.config.quantity import is_quantity
 from backdrop.config.records import parse, parse_yaml, read_text
@@ -40,7 +40,6 @@ OWN = {
 # Kubernetes checks these only when it creates a pod, hours into a run.
 QUANTITIES = {"cpu": "a number of cores such as 4 or 500m", "memory": "a size such as 16Gi"}
 RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-A-Za-z0-9_.]+")
-LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 MINIMUM = {"objects": 0, "ray_workers": 1}
 
 
@@ -115,8 +114,10 @@ def _check_cluster(path: Path, settings: Mapping[str, Any]) -> None:
 
 def _check_labels(source: str, labels: Mapping[str, Any]) -> None:
     for label, text in labels.items():
+        if not LABEL_KEY.fullmatch(str(label)):
+            raise ConfigError(f"{source}: {label!r} isn't a label's key", "Write it as nvidia.com/gpu.present")
         if not isinstance(text, str):
             raise ConfigError(f"{source}: {label} is {text!r}, not text", f'Put it in quotes: "{str(text).lower()}"')
-        if not LABEL.fullmatch(text):
+        if not LABEL_VALUE.fullmatch(text):
             remedy = "A label's value has letters, digits and -_. between them, at most 63"
             raise ConfigError(f"{source}: {label} is {text!r}", remedy)

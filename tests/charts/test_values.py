@@ -157,6 +157,12 @@ def test_every_value_is_documented() -> None:
         ("jobs.resources.limit.cpu=1", "at '/jobs/resources': additional properties 'limit' not allowed"),
         ("tolerations[0].efect=NoSchedule", "at '/tolerations/0': additional properties 'efect' not allowed"),
         ("tolerations[0].value=gpu", "at '/tolerations/0': missing property 'key'"),
+        ("tolerations[0].key=a,tolerations[0].value=b c", "at '/tolerations/0/value': 'b c' does not match pattern"),
+        ("tolerations[0].operator=Exists,tolerations[0].value=b", "at '/tolerations/0/value': value must be ''"),
+        (
+            "tolerations[0].key=a,tolerations[0].effect=NoSchedule,tolerations[0].tolerationSeconds=60",
+            "at '/tolerations/0/effect': value must be 'NoExecute'",
+        ),
         ("gpu.nodePool.tolerations[0].key=a b", "at '/gpu/nodePool/tolerations/0/key': 'a b' does not match pattern"),
         ("podSecurityContext.runAsUser=1000770000000", "at '/podSecurityContext/runAsUser': maximum: got"),
         ("networkPolicy.outside[0].too=1", "at '/networkPolicy/outside/0': additional properties 'too' not allowed"),

@@ -191,7 +191,6 @@ def test_data_without_photographs(bucket: Any, tmp_path: Path) -> None:
         ({"key": "nvidia.com/gpu"}, {"key": "nvidia.com/gpu", "effect": "NoSchedule"}, True),
         ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"}, GPU, False),
         ({"key": "team", "operator": "Exists"}, GPU, False),
-        ({"value": "present"}, GPU, False),
         ({"key": "team", "operator": "Exists"}, {**GPU, "effect": "PreferNoSchedule"}, True),
     ],
 )

@@ -89,6 +89,23 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
             "data: x\ntolerations: [{key: gpu, operator: Is}]",
             "tolerations: operator can't be Is. Use one of Equal",
         ),
+        # Kubernetes refuses a pod with these, hours into a run.
+        ("data: x\nnode_selector: {GPU pool: a}", "node_selector: 'GPU pool' isn't a label's key. Write it as"),
+        ("data: x\nray_cluster: {labels: {a/b/c: x}}", "ray_cluster: labels: 'a/b/c' isn't a label's key. Write it as"),
+        ("data: x\ntolerations: [{key: gpu pool, operator: Exists}]", "tolerations: 'gpu pool' isn't a taint's key."),
+        (
+            "data: x\ntolerations: [{key: gpu, value: 'yes, please'}]",
+            "'yes, please' isn't a taint's value.",
+        ),
+        (
+            "data: x\ntolerations: [{key: gpu, operator: Exists, value: a}]",
+            "operator Exists takes no value, but it is a.",
+        ),
+        ("data: x\ncpu_tolerations: [{effect: NoSchedule}]", "operator Equal, the default, needs a key. Add it, or"),
+        (
+            "data: x\ntolerations: [{key: spot, operator: Exists, tolerationSeconds: 60}]",
+            "tolerationSeconds is of the effect NoExecute only. Leave it out, or write that effect.",
+        ),
     ],
 )
 def test_what_is_refused(text: str, message: str, package: Package, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Settings of pods on Kubernetes: environment, service account, and placement on GPU nodes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from backdrop.config.network import MIRROR, Count
 from backdrop.config.quantity import Quantity
@@ -44,6 +45,10 @@ RETRIES = 2
 LIGHT_CPU, LIGHT_MEMORY = "500m", "2Gi"
 LIGHT_CPU_LIMIT = "2"  # `check` reads all photographs; four times the request is what the chart's Jobs have, too
 
+# What Kubernetes takes as a label's or a taint's key and value.
+LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+
 NODE_SELECTOR = {"nvidia.com/gpu.present": "true"}
 TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
@@ -70,6 +75,38 @@ class Pods:
 
 
 PODS = Pods()
+
+
+class Toleration(Record):
+    """A pod's toleration of node taints; Kubernetes checks its rules only when it creates a pod."""
+
+    key: str = ""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    seconds: int | None = Field(default=None, alias="tolerationSeconds")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.key and not LABEL_KEY.fullmatch(self.key):
+            raise ValueError(f"{self.key!r} isn't a taint's key; write it as nvidia.com/gpu")
+        if not LABEL_VALUE.fullmatch(self.value):
+            raise ValueError(
+                f"{self.value!r} isn't a taint's value; use at most 63 letters, digits and -_. between them"
+            )
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f"operator Exists takes no value, but it is {self.value}; leave out one of the two")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("operator Equal, the default, needs a key; add it, or operator: Exists for all taints")
+        if self.seconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds is of the effect NoExecute only; leave it out, or write that effect")
+        return self
+
+    def covers(self, taint: Any) -> bool:
+        """Whether it tolerates a node's taint, by the rules of Kubernetes' scheduler."""
+        if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
+            return False
+        return self.operator == "Exists" or self.value == (taint.value or "")
 
 
 class Cluster(Record):
@@ -107,30 +144,14 @@ class Cluster(Record):
     memory: Quantity = "16Gi"
     storage: Quantity | Literal[""] = ""
     node_selector: dict[str, str] = NODE_SELECTOR
-    tolerations: list[dict[str, str]] = TOLERATIONS
+    tolerations: list[Toleration] = Field(default=TOLERATIONS, validate_default=True)
     affinity: dict[str, Any] = Field(default_factory=dict)
     head_cpu: Quantity = "2"
     head_memory: Quantity = "8Gi"
     head_node_selector: dict[str, str] = Field(default_factory=dict)
-    head_tolerations: list[dict[str, str]] = Field(default_factory=list)
+    head_tolerations: list[Toleration] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)
     priority_class: str = ""
     service_account: str = ""
     retries: Annotated[int, Field(ge=0)] = RETRIES
     deadline_s: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-
-
-class Toleration(Record):
-    """A pod's toleration of node taints."""
-
-    key: str = ""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-    seconds: int | None = Field(default=None, alias="tolerationSeconds")
-
-    def covers(self, taint: Any) -> bool:
-        """Whether it tolerates a node's taint, by the rules of Kubernetes' scheduler."""
-        if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
-            return False
-        return self.operator == "Exists" or (self.key != "" and self.value == (taint.value or ""))

@@ -34,7 +34,7 @@ FULL = Cluster(
     labels={"kueue.x-k8s.io/queue-name": "vision"},
     priority_class="batch",
     node_selector={"pool": "big"},
-    tolerations=[{"key": "big", "operator": "Exists"}],
+    tolerations=[{"key": "big", "effect": "NoExecute", "tolerationSeconds": 300.0}],  # a run's parameters are floats
     service_account="trainer",
     retries=0,
     deadline_s=3600,
@@ -129,7 +129,7 @@ def test_the_head_does_no_work_and_workers_have_the_gpus() -> None:
     assert pod["affinity"] == {"nodeAffinity": {}}
     assert "affinity" not in head
     assert pod["nodeSelector"] == {"pool": "big"}
-    assert pod["tolerations"] == [{"key": "big", "operator": "Exists"}]
+    assert pod["tolerations"] == [{"key": "big", "effect": "NoExecute", "tolerationSeconds": 300}]
     assert pod["serviceAccountName"] == head["serviceAccountName"] == "trainer"
     (_, mount), (_, volume) = pod["containers"][0]["volumeMounts"], pod["volumes"]
     assert mount["mountPath"] == "/dev/shm"
@@ -183,9 +183,11 @@ def test_it_has_the_pipelines_defaults() -> None:
     from backdrop.pipelines.training import training
 
     inputs = training(find_ensemble("tiny")).component_spec.inputs
-    for name in ("accelerator", "gpus", "cpu", "memory", "node_selector", "tolerations"):
+    for name in ("accelerator", "gpus", "cpu", "memory", "node_selector"):
         value = getattr(PLAIN, name)
         assert inputs[name].default == (str(value) if isinstance(value, int) else value)
+    pod = pods(manifest(PLAIN, "tune-1", COMMAND))["workers"]["spec"]
+    assert inputs["tolerations"].default == pod["tolerations"]
     assert manifest(Cluster(image="i", cpu="300m"), "tune-1", COMMAND)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0][
         "rayStartParams"
     ] == {"num-cpus": "1", "num-gpus": "1"}

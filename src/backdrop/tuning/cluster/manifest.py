@@ -19,6 +19,7 @@ from backdrop.config.cluster import (
     SHARED_MEMORY,
     SHARED_MEMORY_SIZE,
     Cluster,
+    Toleration,
 )
 from backdrop.config.quantity import parse_quantity
 from backdrop.tuning.cluster.auth import USAGE
@@ -75,7 +76,7 @@ def _head(cluster: Cluster) -> dict[str, Any]:
     """The head runs the command, but no trials."""
     amounts = _amounts(cluster, cluster.head_cpu, cluster.head_memory)
     template = _template(cluster, "ray-head", {"requests": amounts, "limits": amounts})
-    template["spec"] |= {"nodeSelector": cluster.head_node_selector, "tolerations": cluster.head_tolerations}
+    template["spec"] |= _nodes(cluster.head_node_selector, cluster.head_tolerations)
     return {"rayStartParams": {"num-cpus": "0"}, "template": template}
 
 
@@ -87,7 +88,7 @@ def _workers(cluster: Cluster) -> dict[str, Any]:
     volume = {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY_SIZE}}
     template["spec"]["volumes"].append(volume)
     template["spec"]["containers"][0]["volumeMounts"].append({"name": "shared-memory", "mountPath": SHARED_MEMORY})
-    template["spec"] |= {"nodeSelector": cluster.node_selector, "tolerations": cluster.tolerations}
+    template["spec"] |= _nodes(cluster.node_selector, cluster.tolerations)
     if cluster.affinity:
         template["spec"]["affinity"] = cluster.affinity
     return {
@@ -104,6 +105,12 @@ def _workers(cluster: Cluster) -> dict[str, Any]:
 def _amounts(cluster: Cluster, cpu: str, memory: str) -> dict[str, str]:
     """What a pod requests, and is limited to: a quota may demand both. Each pod copies the dataset, the head's too."""
     return {"cpu": cpu, "memory": memory} | ({"ephemeral-storage": cluster.storage} if cluster.storage else {})
+
+
+def _nodes(selector: dict[str, str], tolerations: Sequence[Toleration]) -> dict[str, Any]:
+    """Where a pod may run."""
+    written = [toleration.model_dump(by_alias=True, exclude_unset=True) for toleration in tolerations]
+    return {"nodeSelector": selector, "tolerations": written}
 
 
 def _whole_cores(cpu: str) -> str:
