@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.request import proxy_bypass_environment
 
 import pytest
+from botocore.utils import get_environ_proxies
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,17 +67,20 @@ def test_hosts_that_need_no_proxy_stay_and_this_machine_joins_them(
         ("*", ["s3.example", "10.0.0.7"], []),
         ("store.example *.corp.example\n", ["store.example", "s3.corp.example"], ["example"]),
         ("10.0.0.0/8", ["10.0.0.7", "[fd00::7]"], ["11.0.0.7"]),
+        ("", ["localhost", "127.0.0.1", "127.0.1.1", "[::1]", "0.0.0.0"], ["10.0.0.7", "mlflow.example"]),
     ],
 )
 def test_every_client_reads_no_proxy_alike(no_proxy: str, direct: list[str], by_proxy: list[str]) -> None:
     """Those of requests know networks, those of urllib and boto3 a lone `*`, and none of them blanks or `*.`."""
     servers = {"AWS_ENDPOINT_URL": "http://10.0.0.7:9000", "MLFLOW_TRACKING_URI": "http://[fd00::7]:5000"}
+    servers["KF_PIPELINES_ENDPOINT"] = "http://127.0.1.1:8888"
     own = f"{no_proxy},fd00::/8" if "/" in no_proxy else no_proxy
     with environment(HTTP_PROXY="http://127.0.0.1:9", NO_PROXY=own, no_proxy=None, **servers):
         bypass_proxy()
         bypass_proxy()  # a child does so again
         for host in (*direct, *by_proxy):
-            known = {bool(proxy_bypass_environment(host)), not proxy_for(f"http://{host}/")}  # type: ignore[no-untyped-call]  # of urllib
+            boto3 = not get_environ_proxies(f"http://{host}:9000")
+            known = {bool(proxy_bypass_environment(host)), boto3, not proxy_for(f"http://{host}/")}  # type: ignore[no-untyped-call]  # of urllib
             assert known == {host in direct}, host
 
 
@@ -115,7 +119,7 @@ def test_in_a_pod_no_proxy_is_asked_for_the_cluster(monkeypatch: pytest.MonkeyPa
     pod = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "KUBERNETES_SERVICE_HOST": "fd00::1"}
     with environment(no_proxy=None, NO_PROXY="10.0.0.0/8", **pod):
         bypass_proxy()
-        assert os.environ["no_proxy"] == "10.0.0.0/8,127.0.0.1,localhost,::1,fd00::1,.svc,.svc.corp.local"
+        assert os.environ["no_proxy"] == ",".join(["10.0.0.0/8", *LOOPBACK, "fd00::1", ".svc", ".svc.corp.local"])
         for direct in ("mlflow.ml.svc:5000", "minio.minio.svc.corp.local", "[fd00::1]:443", "10.1.2.3", "localhost"):
             assert proxy_for(f"http://{direct}/") is None, direct
         assert proxy_for("https://s3.example") == proxy_for("http://mlflow.corp.local") == proxy

@@ -27,7 +27,8 @@ SCHEME = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
 ADDRESS = re.compile(r"\s*[a-z0-9+]+://\S*\s*", re.IGNORECASE)
 PRINTABLE = re.compile("[!-~]+")
 DIGITS = 18  # of a number that libraries take
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# This machine, and ::1 as urllib compares it. Servers that listen everywhere call themselves 0.0.0.0.
+LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0", "127.0.0.0/8")  # noqa: S104  # nothing listens there
 KUBERNETES_HOST = "KUBERNETES_SERVICE_HOST"  # set in every pod
 RESOLVER = Path("/etc/resolv.conf")
 
@@ -126,7 +127,7 @@ def bypass_proxy() -> None:
     if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
         hosts = [host for name in names for host in re.split(r"[,\s]+", os.environ.get(name, ""))]
         hosts = [host.removeprefix("*") if host.startswith("*.") else host for host in hosts]
-        hosts += [*_addresses_within(hosts), *LOOPBACK, *_cluster_hosts()]
+        hosts += [*_addresses_within([*hosts, *LOOPBACK]), *LOOPBACK, *_cluster_hosts()]
         for name in names:
             os.environ[name] = "*" if "*" in hosts else ",".join(dict.fromkeys(filter(None, hosts)))
 
