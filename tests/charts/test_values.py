@@ -251,6 +251,16 @@ def test_a_typo_is_refused(values: str, message: str) -> None:
             "serviceAccount.name=a,mlflow.serviceAccount.name=b,serving.enabled=true,serving.serviceAccount.name=a",
             "serviceAccount and serving.serviceAccount would both create the account a. Let one create it: --set",
         ),
+        ("serviceAccount.name=default", "Kubernetes and serviceAccount would both create the account default. Let one"),
+        ("mlflow.serviceAccount.name=backdrop", "serviceAccount and mlflow.serviceAccount would both create the"),
+        (
+            f"mlflow.serviceAccount.name=backdrop-preflight,preflight.enabled=true,{DATA},{KFP}",
+            "serviceAccount and mlflow.serviceAccount would both create the account backdrop-preflight. Let one create",
+        ),
+        (
+            "serving.enabled=true,serving.serviceAccount.name=backdrop-mlflow",
+            "mlflow.serviceAccount and serving.serviceAccount would both create the account backdrop-mlflow. Let one",
+        ),
         (
             "mlflow.database=external",
             "mlflow.existingSecret is empty. Create a Secret with the key MLFLOW",

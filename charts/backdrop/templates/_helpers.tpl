@@ -437,20 +437,27 @@ volumes:
 {{- fail (printf "%s is on, but nothing names the model. Set pipeline.model, or %s.model: --set %s.model=models:/NAME@champion" $part $part $part) -}}
 {{- end -}}
 {{- end -}}
-{{- $accounts := dict "serviceAccount" .Values.serviceAccount -}}
-{{- range $part := list "mlflow" "serving" -}}
-{{- if (get $.Values $part).enabled -}}
-{{- $accounts = set $accounts (printf "%s.serviceAccount" $part) (get $.Values $part).serviceAccount -}}
+{{- $made := list -}}
+{{- if .Values.serviceAccount.create -}}
+{{- $made = append $made (list "serviceAccount" (include "backdrop.account" .)) -}}
+{{- if .Values.preflight.enabled -}}
+{{- $made = append $made (list "serviceAccount" (include "backdrop.preflightAccount" .)) -}}
 {{- end -}}
 {{- end -}}
-{{- $creators := dict -}}
-{{- range $value, $account := $accounts -}}
-{{- if and $account.create $account.name -}}
-{{- with get $creators $account.name -}}
-{{- fail (printf "%s and %s would both create the account %s. Let one create it: --set %s.create=false" . $value $account.name $value) -}}
+{{- if and .Values.mlflow.enabled .Values.mlflow.serviceAccount.create -}}
+{{- $made = append $made (list "mlflow.serviceAccount" (include "backdrop.mlflowAccount" .)) -}}
 {{- end -}}
-{{- $creators = set $creators $account.name $value -}}
+{{- if and .Values.serving.enabled .Values.serving.serviceAccount.create -}}
+{{- $made = append $made (list "serving.serviceAccount" (include "backdrop.servingAccount" .)) -}}
 {{- end -}}
+{{- $creators := dict "default" "Kubernetes" -}}
+{{- range $account := $made -}}
+{{- $value := first $account -}}
+{{- $name := last $account -}}
+{{- with get $creators $name -}}
+{{- fail (printf "%s and %s would both create the account %s. Let one create it: --set %s.create=false" . $value $name $value) -}}
+{{- end -}}
+{{- $creators = set $creators $name $value -}}
 {{- end -}}
 {{- if and .Values.mlflow.enabled .Values.tracking.uri -}}
 {{- fail "tracking.uri names a server, but mlflow.enabled would start another. Set mlflow.enabled=false, or leave tracking.uri empty" -}}
