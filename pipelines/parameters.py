@@ -11,7 +11,7 @@ from backdrop.common.redact import without_credentials
 from backdrop.components.image import IMAGE
 from backdrop.config.cluster import LABEL_KEY, LABEL_VALUE, Cluster, Toleration
 from backdrop.config.explain import suggest
-from backdrop.config.quantity import is_quantity
+from backdrop.config.quantity import is_quantity, is_size
 from backdrop.config.records import parse, parse_yaml, read_text
 from backdrop.pipelines.package import Package
 
@@ -37,8 +37,7 @@ OWN = {
         for key in ("node_selector", "tolerations")
     },
 }
-# Kubernetes checks these only when it creates a pod, hours into a run.
-QUANTITIES = {"cpu": "a number of cores such as 4 or 500m", "memory": "a size such as 16Gi"}
+# Kubernetes checks these, and amounts, only when it creates a pod, hours into a run.
 RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-A-Za-z0-9_.]+")
 MINIMUM = {"objects": 0, "ray_workers": 1}
 
@@ -90,8 +89,10 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
         raise ConfigError(what, "Put them into the Secret that tasks read")
     if name == "gpus" and not re.fullmatch(r"\d+", value):
         raise ConfigError(f"{path}: {name} is {value!r}", "Give a whole number")
-    if name in QUANTITIES and not is_quantity(value):
-        raise ConfigError(f"{path}: {name} is {value!r}", f"Give {QUANTITIES[name]}")
+    if name == "cpu" and not is_quantity(value):
+        raise ConfigError(f"{path}: {name} is {value!r}", "Give a number of cores such as 4 or 500m")
+    if name == "memory" and not is_size(value):
+        raise ConfigError(f"{path}: {name} is {value!r}", "Give a size such as 16Gi")
     if name in MINIMUM and value < MINIMUM[name]:
         raise ConfigError(f"{path}: {name} is {value}", f"Give at least {MINIMUM[name]}")
     if name == "accelerator" and not RESOURCE.fullmatch(value):

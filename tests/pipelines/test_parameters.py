@@ -70,6 +70,12 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
         ("data: x\nnode_selector: {pool: '-'}", "node_selector: pool is '-'. A label's value has letters, digits and"),
         ("data: x\ncpu: four", "cpu is 'four'. Give a number of cores such as 4 or 500m."),
         ("data: x\nmemory: 16 GB", "memory is '16 GB'. Give a size such as 16Gi."),
+        ("data: x\nmemory: '16'", "memory is '16'. Give a size such as 16Gi."),
+        ("data: x\nmemory: 512m", "memory is '512m'. Give a size such as 16Gi."),
+        (
+            "data: d\nray_cluster: {head_memory: 8}",
+            "ray_cluster: head_memory: 8 is less than 1Mi. Write a size such as",
+        ),
         ("data: x\nobjects: '3'", "objects is '3', not a whole number. Give a whole number."),
         ("data: x\nobjects: true", "objects is True, not a whole number."),
         ("data: x\npromotion: 1", "promotion is 1, not true or false."),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from backdrop.config.network import MIRROR, Count
-from backdrop.config.quantity import Quantity
+from backdrop.config.quantity import Quantity, Size
 from backdrop.config.records import Record
 
 PIPELINE = "backdrop-"  # before the ensemble's name, in a pipeline's
@@ -141,13 +141,13 @@ class Cluster(Record):
     accelerator: str = "nvidia.com/gpu"
     gpus: Annotated[int, Field(ge=0)] = 1
     cpu: Quantity = "4"
-    memory: Quantity = "16Gi"
-    storage: Quantity | Literal[""] = ""
+    memory: Size = "16Gi"
+    storage: Size | Literal[""] = ""
     node_selector: dict[str, str] = NODE_SELECTOR
     tolerations: list[Toleration] = Field(default=TOLERATIONS, validate_default=True)
     affinity: dict[str, Any] = Field(default_factory=dict)
     head_cpu: Quantity = "2"
-    head_memory: Quantity = "8Gi"
+    head_memory: Size = "8Gi"
     head_node_selector: dict[str, str] = Field(default_factory=dict)
     head_tolerations: list[Toleration] = Field(default_factory=list)
     labels: dict[str, str] = Field(default_factory=dict)
