@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from backdrop.kubeflow.cron import check_cron
 from charts import readme
 from tests.charts.rendering import CHART, LIVE, Manifest, helm, manifests, rendered, values_of
 
@@ -273,6 +274,20 @@ def test_what_is_missing_is_reported(values: str, message: str) -> None:
     done = helm("template", "backdrop", str(CHART), "--set", values)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("cron", ["0  0 2 * * 0", " 0 30 2 1-7 JAN ? "])
+def test_a_cron_has_as_many_blanks_as_the_command_takes(cron: str) -> None:
+    given = ("--set-string", f"schedule.cron={cron}", "--set-string", f"prediction.schedule={cron}")
+    command = [part for one in manifests("full", *given) if one["kind"] == "Job" for part in commands(one)]
+    assert command.count(cron) == 2
+    assert len(check_cron(cron).split()) == 6
+
+
+def commands(job: Manifest) -> list[str]:
+    found: list[str] = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    return found
 
 
 def numbers(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, int]]:

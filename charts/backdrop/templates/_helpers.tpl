@@ -405,7 +405,7 @@ volumes:
 {{- end -}}
 {{- end -}}
 {{- with .Values.prediction.schedule -}}
-{{- if ne (len (splitList " " .)) 6 -}}
+{{- if ne (len (regexSplit "\\s+" (trim .) -1)) 6 -}}
 {{- fail (printf "prediction.schedule is %q, but it needs six fields. Start with the seconds: 0 0 * * * * is every hour" .) -}}
 {{- end -}}
 {{- end -}}
@@ -429,7 +429,7 @@ volumes:
 {{- if and .Values.pipeline.volume .Values.tuning.ray -}}
 {{- fail "pipeline.volume is set and tuning.ray is true, but a Ray cluster's pods don't have the volume. Leave one of them out" -}}
 {{- end -}}
-{{- if ne (len (splitList " " .Values.schedule.cron)) 6 -}}
+{{- if ne (len (regexSplit "\\s+" (trim .Values.schedule.cron) -1)) 6 -}}
 {{- fail (printf "schedule.cron is %q, but it needs six fields. Start with the seconds: 0 0 2 * * 0 is Sundays at 2:00" .Values.schedule.cron) -}}
 {{- end -}}
 {{- range $part, $uses := dict "serving" .Values.serving.enabled "drift" .Values.drift.schedule -}}
