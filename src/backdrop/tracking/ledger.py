@@ -127,8 +127,8 @@ class State:
     def after(self, entry: Entry) -> "State":
         """The state after one more entry.
 
-        If it registers another ensemble under a number that was given before, the model was deleted, and MLflow numbers
-        its versions anew: what was said of them is over, but for the comparisons on a holdout.
+        If it registers another ensemble under a number that was given before, the model was deleted, and MLflow counts
+        its versions from 1 again: nothing holds that was said of them, except the comparisons on a holdout.
         """
         known = self.registered.get(entry.version) if entry.event == "registered" else None
         if known and known.digests.get("ensemble") != entry.digests.get("ensemble"):
