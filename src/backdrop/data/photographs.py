@@ -222,4 +222,5 @@ def _add(source: Source, sources: dict[str, Source]) -> None:
     stem = normalized(str(PurePosixPath(source.name).with_suffix("")))
     other = sources.setdefault(stem, source)
     if other.path.absolute() != source.path.absolute():
-        raise DataError(f"{other.path} and {source.path} have one stem", "Keep one of them, or predict them separately")
+        both = f"{printable(other.path)} and {printable(source.path)}"
+        raise DataError(f"{both} have one stem", "Keep one of them, or predict them separately")

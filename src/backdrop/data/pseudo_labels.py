@@ -14,6 +14,7 @@ from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Digests, Photo
 from backdrop.data.digests import dataset_digest
 from backdrop.data.folds import FoldPlan, dump_plan
+from backdrop.data.listing import printable
 
 LABELS = "labels.csv"
 HEADER = "# backdrop-labels v1 plan="
@@ -101,7 +102,7 @@ def read_labels(folder: Path, plan: FoldPlan, dataset: Dataset, fold: int) -> Ps
         for _, (image, _, number, _, kept, *both) in text.read_table(body, COLUMNS, line=2)[1]:
             if int(number) == fold and kept == "yes":
                 if image not in dataset.unlabeled:
-                    raise DataError(f"{dataset.root}/test has no photograph {image}", remedy)
+                    raise DataError(f"{printable(dataset.root)}/test has no photograph {image}", remedy)
                 photos.append(replace(dataset.unlabeled[image], mask=folder / mask_name(fold, image)))
                 digests[image] = (both[0], both[1])
     except ValueError as error:

@@ -114,7 +114,7 @@ class PredictionStore:
         height, width = mask.shape
         with opened_image(source.path) as image:
             if image.shape[:2] != mask.shape:
-                raise DataError(f"{source.path} changed while it was predicted", "Run the command again")
+                raise DataError(f"{printable(source.path)} changed while it was predicted", "Run the command again")
             assert outcome.probability is not None
             data = pictures.draw(image, outcome.probability, mask)
         path = f"{chunk}/{PurePosixPath(source.name).with_suffix(pictures.suffix)}"

@@ -111,7 +111,7 @@ class Member:
         except (SafetensorError, OSError, RuntimeError, IndexError) as error:
             if is_out_of_memory(error):
                 raise
-            what = f"{path} doesn't fit its recipe ({shorten(error)})"
+            what = f"{storage.origin(path)} doesn't fit its recipe ({shorten(error)})"
             raise MemberError(what, "Copy or train the member again") from error
 
     def history(self) -> list[dict[str, Any]]:
@@ -124,7 +124,8 @@ class Member:
         try:
             return [dict(parse_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError, TypeError) as error:
-            raise MemberError(f"{path} is damaged ({shorten(error)})", "Copy or train the member again") from error
+            what = f"{storage.origin(path)} is damaged ({shorten(error)})"
+            raise MemberError(what, "Copy or train the member again") from error
 
 
 def member_name(recipe: str, fold: int | None) -> str:
@@ -205,23 +206,24 @@ def read_member(folder: Path) -> Member:
     Raises:
         MemberError: if it isn't finished, or its files have changed since training.
     """
+    name = storage.origin(folder)
     try:
         values = parse_json(storage.read_bytes(folder / RECORD))
-        record = parse(MemberRecord, values, str(folder / RECORD))
+        record = parse(MemberRecord, values, f"{name}/{RECORD}")
         text = read_text(folder / RECIPE, "recipe")
-        recipe = parse(Recipe, parse_yaml(text, str(folder / RECIPE)), str(folder / RECIPE))
+        recipe = parse(Recipe, parse_yaml(text, f"{name}/{RECIPE}"), f"{name}/{RECIPE}")
         recorded = {RECIPE: record.settings, WEIGHTS: record.weights, **({ONNX: record.onnx} if record.onnx else {})}
-        digests = {name: file_digest(folder / name) for name in recorded}
+        digests = {file: file_digest(folder / file) for file in recorded}
     except (BackdropError, ValueError) as error:
         if _is_denied(error):
-            raise MemberError(f"{folder} can't be used ({shorten(error)})", "Check its permissions") from error
+            raise MemberError(f"{name} can't be used ({shorten(error)})", "Check its permissions") from error
         raise MemberError(
-            f"{folder} is not a finished member ({shorten(error)})",
+            f"{name} is not a finished member ({shorten(error)})",
             "Run its `backdrop train` again, and name the member as that prints it",
         ) from error
-    for name, digest in recorded.items():
-        if digests[name] != digest:
-            raise MemberError(f"{folder / name} has changed since training", "Copy or train the member again")
+    for file, digest in recorded.items():
+        if digests[file] != digest:
+            raise MemberError(f"{name}/{file} has changed since training", "Copy or train the member again")
     return Member(folder, record, recipe)
 
 

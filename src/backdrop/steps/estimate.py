@@ -15,6 +15,7 @@ from backdrop.config.ensemble import AUTO
 from backdrop.config.records import Record, parse_yaml
 from backdrop.data.dataset import Dataset, Photo, open_dataset, read_image
 from backdrop.data.digests import content_digests
+from backdrop.data.listing import printable
 from backdrop.training.proposal import Photographs, Proposal, propose, training_hours
 from backdrop.training.throughput import Throughput, measure
 
@@ -156,7 +157,7 @@ def propose_for(dataset: Dataset, hours: float, seconds: float = QUICK_S) -> Pro
 
 def _labeled(dataset: Dataset) -> list[Photo]:
     if not dataset.labeled:
-        raise DataError(f"{dataset.root} has no photograph with a mask", "Add train_masks/")
+        raise DataError(f"{printable(dataset.root)} has no photograph with a mask", "Add train_masks/")
     return dataset.labeled
 
 

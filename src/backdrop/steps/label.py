@@ -14,7 +14,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
-from backdrop.data.listing import summarize
+from backdrop.data.listing import printable, summarize
 from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
@@ -68,7 +68,7 @@ def label(
     plans, dataset = read_plans(plan), open_dataset(data)
     check_unlabeled(dataset, plans[0])
     if not dataset.unlabeled:
-        raise DataError(f"{dataset.root}/test has no photographs", "Put those without masks there")
+        raise DataError(f"{printable(dataset.root)}/test has no photographs", "Put those without masks there")
     if dataset.unlabeled_passed_over:
         log(summarize(dataset.unlabeled_passed_over))
     digests = verify(plans[0], dataset)
@@ -86,7 +86,7 @@ def label(
             (folder / mask_name(fold, "")).parent.mkdir()
             labels += _label_fold(folder, fold, one, photos, max_uncertainty, advance, failed)
         if not labels:
-            raise DataError(f"{dataset.root}/test has no photograph that can be used", "See the lines above")
+            raise DataError(f"{printable(dataset.root)}/test has no photograph that can be used", "See the lines above")
         (folder / LABELS).write_bytes(dump_labels(plans[0], labels))
     kept = {str(fold): sum(row.kept for row in labels if row.fold == fold) for fold in able}
     return LabelRecord(photographs=len(photos), kept=kept, failed=len(failed))
@@ -124,7 +124,8 @@ def check_unlabeled(dataset: Dataset, plan: FoldPlan) -> None:
     placed = plan.assignment()
     for photo in dataset.unlabeled.values():
         if photo.object in placed:
-            raise DataError(f"{photo.image} is of {photo.object}, which the plan places", "Remove it from test")
+            what = f"{printable(photo.image)} is of {photo.object}, which the plan places"
+            raise DataError(what, "Remove it from test")
 
 
 def check_copies(dataset: Dataset, digests: Digests) -> None:
@@ -150,7 +151,8 @@ def check_copies(dataset: Dataset, digests: Digests) -> None:
     photos = list(dataset.unlabeled.values())
     for photo, stem in zip(photos, in_threads(find, photos, "comparing photographs", lasting=False), strict=True):
         if stem:
-            what = f"{photo.image} is the same photograph as {dataset.photos[stem].image}, which the plan places"
+            twin = printable(dataset.photos[stem].image)
+            what = f"{printable(photo.image)} is the same photograph as {twin}, which the plan places"
             raise DataError(what, "Remove it from test")
 
 

@@ -10,7 +10,7 @@ from backdrop.common.text import dump_table
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, open_dataset, opened_image
-from backdrop.data.listing import summarize
+from backdrop.data.listing import printable, summarize
 from backdrop.data.photographs import Source
 from backdrop.evaluation.selection import choose, look
 from backdrop.evaluation.statistics import measure_image
@@ -63,7 +63,7 @@ def next(data: str, model: str, out: str, count: int = 20) -> list[Next]:  # noq
     network = load(require_version(model))
     found = _measure(network, list(candidates.values()))
     if not found:
-        raise DataError(f"{dataset.root}/test has no photograph that can be used", "See the lines above")
+        raise DataError(f"{printable(dataset.root)}/test has no photograph that can be used", "See the lines above")
     labeled: dict[str, list[dict[str, float]]] = {}
     photos = dataset.labeled
     for photo, values in zip(photos, in_threads(_look, photos, "reading labeled photographs"), strict=True):
@@ -91,7 +91,9 @@ def _candidates(dataset: Dataset) -> dict[str, Photo]:
     labeled = {photo.object for photo in dataset.labeled}
     found = {stem: photo for stem, photo in dataset.unlabeled.items() if photo.object not in labeled}
     if not found:
-        raise DataError(f"{dataset.root}/test has no photographs of new objects", "Put those without masks there")
+        raise DataError(
+            f"{printable(dataset.root)}/test has no photographs of new objects", "Put those without masks there"
+        )
     if dataset.unlabeled_passed_over:
         log(summarize(dataset.unlabeled_passed_over))
     return found

@@ -12,6 +12,7 @@ from backdrop.config.folds import Rule
 from backdrop.data.dataset import Dataset, Digests
 from backdrop.data.digests import content_digests, dataset_digest, measure, twins
 from backdrop.data.folds.assign import Assignments, assign
+from backdrop.data.listing import printable
 
 HOLDOUT = "holdout"
 # v2: masks are known by their pixels, not by their files' bytes.
@@ -230,7 +231,7 @@ def verify(plan: FoldPlan, dataset: Dataset) -> Digests:
     digest = dataset_digest(digests)
     if digest != plan.data:
         raise PlanError(
-            f"The plan was made for data {plan.data[:19]}…, but {dataset.root} is {digest[:19]}…",
+            f"The plan was made for data {plan.data[:19]}…, but {printable(dataset.root)} is {digest[:19]}…",
             "Make a new plan with `backdrop split`, with --extend to keep every object's place",
         )
     return digests
