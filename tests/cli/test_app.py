@@ -197,6 +197,25 @@ def test_errors_are_one_line_and_exit_code_2(main, data: Path, plan: Path, tmp_p
         assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("recipes", "cp", "tiny"),
+        ("ensembles", "cp", "tiny"),
+        ("estimate", "DATA", "--out"),
+        ("evaluate", "D", "--plan", "P", "--members", "M", "--out", "R", "--budget-ms", 5, "--out-ensemble"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_new_yaml_file_has_a_name_by_which_it_is_found(
+    command: tuple[str, ...], main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--recipe tiny` is the shipped one, whatever lies in the folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(*command, "tiny") == (2, "error: tiny isn't the name of a YAML file. Write it as tiny.yaml.\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_gain_is_higher_and_a_loss_as_much_lower() -> None:
     """The interval of a loss is a loss's, too."""
     for low, high, interval in ((None, None, ""), (-0.0005, 0.003, " (-0.00050 to +0.00300)")):

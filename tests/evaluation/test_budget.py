@@ -116,7 +116,7 @@ def test_a_budget_without_room_and_too_many_recipes_are_refused() -> None:
 
 def test_one_option_needs_the_other() -> None:
     assert as_budget(None, None) is None
-    assert as_budget(0.0, "out") == Budget(0.0, "out")
+    assert as_budget(0.0, "out.yaml") == Budget(0.0, "out.yaml")
     with pytest.raises(ConfigError, match="--budget-ms needs --out-ensemble"):
         as_budget(5, None)
     with pytest.raises(ConfigError, match="--out-ensemble needs --budget-ms"):

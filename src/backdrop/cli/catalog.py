@@ -32,14 +32,16 @@ def copy_text(kind: "Kind", name: str, out: Path) -> None:
     """Writes the YAML to a new file.
 
     Raises:
-        ConfigError: if there is none of this name.
+        ConfigError: if there is none of this name, or the file's would be taken for a shipped one's.
         StorageError: if the file exists, or can't be written.
     """
     from backdrop.common.errors import StorageError
     from backdrop.common.storage import write_bytes
     from backdrop.config import find_text
+    from backdrop.config.catalog import require_path
 
     text = find_text(kind, name).text
+    require_path(str(out))
     if os.path.lexists(out):
         raise StorageError(f"{out} exists", "Use another file")
     write_bytes(out, text.encode())

@@ -138,6 +138,12 @@ def _is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or "/" in name
 
 
+def require_path(name: str) -> None:
+    """Raises a ConfigError if a new YAML file couldn't be found by its name, which shipped ones have."""
+    if not _is_path(name):
+        raise ConfigError(f"{name} isn't the name of a YAML file", f"Write it as {name}.yaml")
+
+
 def shipped(kind: Kind) -> dict[str, str]:
     """The YAML texts that the package ships, by name."""
     files = (resources.files("backdrop.config") / kind).iterdir()

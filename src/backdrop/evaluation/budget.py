@@ -14,6 +14,7 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
 from backdrop.config import Ensemble
+from backdrop.config.catalog import require_path
 from backdrop.config.records import dump_yaml
 from backdrop.evaluation.contributions import set_cost
 from backdrop.evaluation.records import Estimate, Speed
@@ -41,9 +42,10 @@ def as_budget(budget_ms: float | None, out_ensemble: str | None) -> Budget | Non
     """A budget from two options; None without both.
 
     Raises:
-        ConfigError: if one is missing.
+        ConfigError: if one is missing, or the file isn't named like a YAML file.
     """
     if budget_ms is not None and out_ensemble is not None:
+        require_path(out_ensemble)
         return Budget(budget_ms, out_ensemble)
     if budget_ms is not None:
         raise ConfigError("--budget-ms needs --out-ensemble", "Name the YAML file to write")

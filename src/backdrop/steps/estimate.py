@@ -11,6 +11,7 @@ from backdrop.common.output_file import require_file, write_file
 from backdrop.common.progress import working
 from backdrop.common.threads import in_threads
 from backdrop.config import Ensemble, Part, Recipe, find_ensemble
+from backdrop.config.catalog import require_path
 from backdrop.config.ensemble import AUTO
 from backdrop.config.records import Record, parse_yaml
 from backdrop.data.dataset import Dataset, Photo, open_dataset, read_image
@@ -66,12 +67,13 @@ def estimate(
         out: the YAML file to write a proposal to; None writes nothing.
 
     Raises:
-        ConfigError: if there is no such ensemble, or it isn't valid.
+        ConfigError: if there is no such ensemble, it isn't valid, or `out` isn't the name of a YAML file.
         StorageError: if `out` can't be written, or is another file.
         DataError: if the dataset has no masks or too few objects, or a photograph can't be read.
         TrainingError: if a recipe is too large for this machine, or nothing can be trained in time.
     """
     if out:
+        require_path(out)
         require_file(out, is_proposal, PROPOSAL)
     dataset = open_dataset(data)
     if ensemble == AUTO:
