@@ -6,15 +6,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from backdrop.cli.app import app
-from backdrop.common import s3
+from backdrop.common import places, s3, storage
 from backdrop.common.errors import BackdropError, ConfigError, DataError, MemberError, StorageError
-from backdrop.common.outputs import output_folder
+from backdrop.common.outputs import INVENTORY, output_folder
 from backdrop.common.text import dump_table
 from backdrop.data import photographs
 from backdrop.data.photographs import Shard, parse_shard
@@ -23,7 +24,7 @@ from backdrop.inference.compose import PictureOptions
 from backdrop.inference.ensemble import EnsembleModel
 from backdrop.inference.submission import open_submission
 from backdrop.steps import predict as predicting
-from backdrop.steps.merge import PHOTOGRAPHS, RECORD, merge, read_photographs
+from backdrop.steps.merge import PHOTOGRAPHS, RECORD, find_photographs, merge, read_photographs
 from backdrop.steps.predict import TABLES, Format, PredictRecord, ShardRecord, predict
 from tests.conftest import draw_pair
 from tests.steps.test_cutouts import tree
@@ -271,6 +272,65 @@ def test_a_merge_that_is_killed_can_be_run_again(photos: Path, members: list[str
         process.wait()
     merge(parts, str(tmp_path / "killed"))
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+class Kill(BaseException):
+    """What ends a merge."""
+
+
+@pytest.mark.parametrize(("place", "stride"), [("disk", 1), ("s3", 7)])
+def test_a_merge_killed_at_any_change_loses_no_earlier_result(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+    bucket: str,
+    place: str,
+    stride: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second merge ends after 0, `stride`, … changes, until it makes no more; the next makes up for it."""
+    parts = shares(photos, members, tmp_path, 2, "rle")
+    earlier = {path.name for path in photos.iterdir()}
+    draw_pair(tmp_path / "new", "later_01", 80)
+    predict(Shard(str(photos), 1, 1, ("later_01.jpg",)), str(tmp_path / "3"), members, format="rle")
+    kind, left = (places._Folder, places._Bucket)[place == "s3"], sys.maxsize
+
+    def counted(change: Callable[..., None]) -> Callable[..., None]:
+        def act(self: object, *values: object) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Kill
+            change(self, *values)
+
+        return act
+
+    for name in ("write", "copy", "remove"):
+        monkeypatch.setattr(kind, name, counted(getattr(kind, name)))
+
+    def out(name: str) -> str:
+        return f"{bucket}/{name}" if place == "s3" else str(tmp_path / "out" / name)
+
+    def content(name: str) -> dict[str, bytes]:
+        return {path: data for path, data in tree(storage.local_folder(out(name))).items() if path != INVENTORY}
+
+    style = merge(parts, out("once")).style
+    merge([str(tmp_path / "3")], out("once"))
+    changes = 0
+    while True:
+        left = sys.maxsize
+        merge(parts, out(f"{changes}"))
+        left = changes
+        try:
+            merge([str(tmp_path / "3")], out(f"{changes}"))
+            break
+        except Kill:
+            left = sys.maxsize
+        assert find_photographs(out(f"{changes}"), style).keys() >= earlier
+        merge([str(tmp_path / "3")], out(f"{changes}"))
+        assert content(f"{changes}") == content("once")
+        changes += stride
+    assert changes > 10
 
 
 def test_commands(photos: Path, members: list[str], tmp_path: Path) -> None:  # noqa: F811

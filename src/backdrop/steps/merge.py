@@ -22,6 +22,7 @@ from backdrop.steps import predict
 
 STEP = "merge"
 RECORD, PHOTOGRAPHS = predict.MERGED
+NEXT = "merging"  # the folder where all tables and the record are complete before they take their places
 REMEDY = "Remove its folder, and run the command again"
 HEAD = ["image", "version", "model", "failure"]
 
@@ -91,6 +92,8 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
     if storage.absolute(out).rstrip("/") in {storage.absolute(part).rstrip("/") for part in parts}:
         raise ConfigError(f"{out} is one of the shares", "Use another --out")
     with hold(out, STEP):
+        if _is_unfinished(out):
+            _finish(out)
         found = [_read(part) for part in parts]
         first = _check(found)
         style, chosen = first.shard.style, first.record.format
@@ -109,7 +112,8 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
             failed=sum(bool(row.failure) for row in rows.values()),
         )
         with TemporaryDirectory() as scratch:
-            folder = Path(scratch)
+            folder = Path(scratch, NEXT)
+            folder.mkdir()
             _write_tables(folder, found, chosen, before, again)
             _write_rows(folder, rows)
             (folder / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -125,15 +129,49 @@ def merge(parts: Sequence[str], out: str, versions: Mapping[str, str] | None = N
 
 
 def _write(claim: Claim, parts: Sequence[Part], folder: Path, tables: Files) -> None:
-    """Writes the shares' files and the tables; without the record, all would be merged again."""
+    """Writes the shares' files and the tables; a merge that is killed meanwhile is finished by the next."""
     with progress("merging shares", len(parts)) as advance:
         for part in parts:
             claim.add(part.folder, {name: part.files[name] for name in part.files.keys() - {*predict.OWN}})
             advance()
+    claim.add(folder.parent, {f"{NEXT}/{name}": entry for name, entry in tables.items() if name != RECORD})
+    claim.add(folder.parent, {f"{NEXT}/{RECORD}": tables[RECORD]})
+    _put_in_place(claim, folder, tables)
+
+
+def _put_in_place(claim: Claim, folder: Path, tables: Files) -> None:
+    """Replaces the earlier tables by those of a folder, which are also in `NEXT`, and ends the merge."""
     claim.remove({*predict.OWN} - tables.keys() | {RECORD})
     claim.add(folder, {name: entry for name, entry in tables.items() if name != RECORD})
     claim.add(folder, {RECORD: tables[RECORD]})
+    claim.remove({f"{NEXT}/{RECORD}"})
+    claim.remove({f"{NEXT}/{name}" for name in (*predict.OWN, PHOTOGRAPHS)})
     claim.seal()
+
+
+def _is_unfinished(out: str) -> bool:
+    """Whether a merge was killed when its tables were complete, but not all in their places."""
+    return is_output(out) and storage.exists(storage.within(out, f"{NEXT}/{RECORD}"))
+
+
+def _finish(out: str) -> None:
+    """Ends the merge that was killed."""
+    names = [f"{NEXT}/{name}" for name in (*predict.OWN, PHOTOGRAPHS, RECORD)]
+    folder = storage.local_folder(out, names) / NEXT
+    _put_in_place(Claim(out, STEP, RECORD), folder, entries(folder))
+
+
+def find_photographs(out: str, style: str) -> dict[str, Row]:
+    """The photographs whose results of that style are at `out`, by name, after a merge that was killed is finished.
+
+    Raises:
+        DataError: as `read_photographs`.
+        StorageError: if they can't be read, or the merge can't be finished.
+    """
+    if _is_unfinished(out):
+        with hold(out, STEP):
+            _finish(out)
+    return read_photographs(out, style)
 
 
 def read_photographs(out: str, style: str) -> dict[str, Row]:

@@ -12,7 +12,7 @@ from backdrop.config.records import Record
 from backdrop.data.photographs import Shard, list_names
 from backdrop.inference.compose import PictureOptions, PictureType
 from backdrop.steps import predict
-from backdrop.steps.merge import read_photographs
+from backdrop.steps.merge import find_photographs
 from backdrop.tracking.registry import require_version
 
 
@@ -92,7 +92,7 @@ def shard(request: Request) -> ShardPlan:
     version = require_version(request.model)
     versions = _versions(request.images)
     if request.format != "submission":
-        done = read_photographs(request.out, style)
+        done = find_photographs(request.out, style)
         versions = {name: file for name, file in versions.items() if name not in done or done[name].version != file}
     key = storage.sha256(json.dumps([style, version.digest, request.images, request.count, versions]).encode())
     folder = f"{request.work.rstrip('/')}/predict-{key[:16]}"
