@@ -27,9 +27,12 @@ from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import content_key, read_member
 from backdrop.steps.evaluate import evaluate
+from backdrop.steps.history import history
+from backdrop.steps.hold import hold
 from backdrop.steps.models import models
 from backdrop.steps.promote import override, promote
 from backdrop.steps.register import Registration, find_registration, register
+from backdrop.steps.release import release
 from backdrop.steps.rollback import rollback
 from backdrop.steps.split import split
 from backdrop.tracking import cache, registry
@@ -489,6 +492,27 @@ def test_wrong_names_are_reported(tracked: str, name: str) -> None:
         fetch(require_version(f"models:/{name}/3"))
     with pytest.raises(TrackingError, match="There is no model"):
         rollback(name)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        history,
+        hold,
+        release,
+        rollback,
+        lambda model: promote("photos", model),
+        lambda model: override(model, 1, "it's mine"),
+        lambda model: registry.find_versions(model, "0"),
+    ],
+)
+def test_a_models_address_is_no_name(act: Callable[[str], object], tracked: str) -> None:
+    """MLflow's answer to it sounds as if the server were at fault."""
+    with pytest.raises(TrackingError) as refused:
+        act("models:/products@champion")
+    assert str(refused.value) == (
+        "models:/products@champion is an address, not a model's name. Write only the name, such as products."
+    )
 
 
 def test_a_version_that_backdrop_did_not_make_is_reported(tracked: str, name: str) -> None:

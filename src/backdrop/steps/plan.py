@@ -118,11 +118,12 @@ def plan(run: Run, out: str) -> PlanRecord:
 def _split(run: Run, ensemble: Ensemble, out: str) -> dict[Rule, str]:
     """Makes the plan of each fold scheme; the further ones have the objects and the holdout of the first."""
     Path(out).mkdir(parents=True, exist_ok=True)
+    champion = f"models:/{history.checked_name(run.name)}@champion"
     paths: dict[Rule, str] = {}
     for number, rule in enumerate(ensemble.plans()):
         first = next(iter(paths.values()), None)
         path = str(Path(out, f"{number:03}.csv"))
-        split(run.data, path, rule, None if first else run.objects, f"models:/{run.name}@champion", first)
+        split(run.data, path, rule, None if first else run.objects, champion, first)
         paths[rule] = path
     return paths
 

@@ -6,6 +6,7 @@ transaction: that orders the entries. Aliases, tags and descriptions only mirror
 writes to it puts them right.
 """
 
+import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from backdrop.tracking.webhook import send_decision
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 SUFFIX = ".history"
+# MLflow allows more characters, but these need no quoting in its filters and addresses.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SOURCE = "backdrop://history"  # with the name; MLflow requires a source, but nothing is stored there
 ENTRY, DIGEST = "backdrop.entry", "backdrop.entry_digest"
 ANCHOR = "backdrop.history"  # the last entry's digest, on the model itself, so that a shortened history is found
@@ -165,10 +168,24 @@ def _read(client: MlflowClient, name: str) -> Chain:
     return chain((Line(int(one.version), one.tags.get(ENTRY), one.tags.get(DIGEST)) for one in versions), anchor)
 
 
+def checked_name(name: str) -> str:
+    """The name of a model of ours, existing or not.
+
+    Raises:
+        TrackingError: if it can't be one.
+    """
+    if name.startswith("models:/"):
+        raise TrackingError(f"{name} is an address, not a model's name", "Write only the name, such as products")
+    if not NAME.fullmatch(name) or name.endswith(SUFFIX):
+        remedy = f"Use letters, digits, dots, dashes and underscores, and another ending than {SUFFIX}"
+        raise TrackingError(f"{name!r} isn't a valid model name", remedy)
+    return name
+
+
 def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
     """A registered model; None if there is none."""
     try:
-        return client.get_registered_model(name)
+        return client.get_registered_model(checked_name(name))
     except MlflowException as error:
         if is_missing(error):
             return None

@@ -11,7 +11,7 @@ from backdrop.config.records import Record
 from backdrop.tracking import history
 from backdrop.tracking.client import connect, is_missing, pages, server_errors
 from backdrop.tracking.evaluations import DIGEST
-from backdrop.tracking.registry import EVALUATION_RUN, NAME
+from backdrop.tracking.registry import EVALUATION_RUN
 from backdrop.tracking.students import outdated
 
 
@@ -49,7 +49,7 @@ def list_models() -> Iterator[ListedModel]:
     client = connect(wait=False)
     with server_errors("The registered models can't be listed"):
         for model in pages(client.search_registered_models, order_by=["name"]):
-            if not NAME.fullmatch(model.name):
+            if not history.NAME.fullmatch(model.name):
                 continue
             versions = pages(client.search_model_versions, f"name = '{model.name}'")
             ours = [version for version in versions if DIGEST in version.tags]

@@ -20,9 +20,7 @@ from backdrop.tracking.version_files import ENSEMBLE, MANIFEST, SIZE, TEACHER, V
 EVALUATION_RUN = "backdrop.evaluation_run"
 VERDICT = "backdrop.verdict"
 
-# MLflow allows more characters, but these need no quoting in its filters and addresses.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-ADDRESS = re.compile(rf"models:/(?P<name>{NAME.pattern})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))")
+ADDRESS = re.compile(rf"models:/(?P<name>{history.NAME.pattern})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))")
 
 
 def find_versions(name: str, digest: str) -> list[Version]:
@@ -31,7 +29,7 @@ def find_versions(name: str, digest: str) -> list[Version]:
     Raises:
         TrackingError: if the server doesn't answer.
     """
-    query = f"name = '{_checked(name)}' and tags.`{DIGEST}` = '{digest}'"
+    query = f"name = '{history.checked_name(name)}' and tags.`{DIGEST}` = '{digest}'"
     client = connect()
     with server_errors(f"The versions of {name} can't be searched"):
         versions = [_version(entry) for entry in client.search_model_versions(query)]
@@ -47,7 +45,7 @@ def find_alias(name: str, alias: str) -> Version | None:
         TrackingError: if the history was changed, the version was deleted, or the server doesn't answer.
     """
     client = connect()
-    known = history.read(_checked(name))
+    known = history.read(name)
     with server_errors(f"Model {name} can't be read"):
         model = history.find_model(client, name)
         if model is None:
@@ -69,7 +67,7 @@ def find_number(name: str, number: int) -> Version:
     Raises:
         TrackingError: if there is none, or the server doesn't answer.
     """
-    version = find_address(f"models:/{name}/{number}")
+    version = find_address(f"models:/{history.checked_name(name)}/{number}")
     if version is None:
         raise TrackingError(f"There is no models:/{name}/{number}, or it was deleted", f"See `backdrop history {name}`")
     return version
@@ -167,7 +165,7 @@ def register(name: str, folder: Path, digest: str, facts: Facts) -> tuple[Versio
 def _create_version(name: str, folder: Path, digest: str, facts: Facts) -> Version:
     client, run_id = connect(), facts.evaluation
     with server_errors(f"A version of {name} can't be created"):
-        history.create_model(client, _checked(name))
+        history.create_model(client, history.checked_name(name))
         run = client.get_run(run_id)
         logged = client.create_logged_model(run.info.experiment_id, name=ENSEMBLE, source_run_id=run_id)
         model = str(logged.model_id)
@@ -222,13 +220,6 @@ def champion_plan(address: str, name: str = PLAN) -> Path | None:
     version = find_address(address)
     path = fetch_evaluation(version.evaluation_run) / name if version else None
     return path if path and path.is_file() else None
-
-
-def _checked(name: str) -> str:
-    if not NAME.fullmatch(name) or name.endswith(history.SUFFIX):
-        remedy = f"Use letters, digits, dots, dashes and underscores, and another ending than {history.SUFFIX}"
-        raise TrackingError(f"{name!r} isn't a valid model name", remedy)
-    return name
 
 
 def _version(entry: ModelVersion) -> Version:
