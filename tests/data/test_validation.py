@@ -1,6 +1,7 @@
 import os
 import shutil
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,10 +119,10 @@ def test_of_photographs_that_look_alike_each_is_named_once_and_twenty_are_shown(
     assert "warning: … and 4 more like this" in check_text(report)
 
 
-@pytest.mark.parametrize("rows", [3, 512])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 7), (512, 2048)])
 @pytest.mark.parametrize("spread", [0, 3, 60])
 def test_near_duplicates_are_exactly_those_of_all_pairs(
-    rows: int, spread: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, columns: int, spread: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = np.random.default_rng(spread)
     base = random.normal(120, spread, (7, 32, 32, 3)) + 20 * random.normal(size=(7, 1, 1, 1))
@@ -131,10 +132,26 @@ def test_near_duplicates_are_exactly_those_of_all_pairs(
     thumbnails = (base[random.integers(0, 7, 90)] + noise + shift).round().clip(0, 255).astype(np.uint8)
     thumbnails[[5, 80]] = thumbnails[33]
     distances = ((thumbnails[:, None].astype(np.int64) - thumbnails) ** 2).sum(axis=(2, 3, 4))
-    expected = [(int(i), int(j)) for i, j in np.argwhere(distances < 4 * 3072) if i < j]
+    objects, digests = random.integers(0, 60, 90).astype(str), random.integers(0, 80, 90).astype(str)
+    apart = (objects[:, None] != objects) & (digests[:, None] != digests)
+    near = (distances < 4 * 3072) & apart
+    expected = [next((j for j in range(i) if near[i, j]), i) for i in range(90)]
     monkeypatch.setattr(validation, "ROWS", rows)
-    assert validation._near_pairs(thumbnails) == expected
-    assert 3 < len(expected) < 90 * 89 / 2
+    monkeypatch.setattr(validation, "COLUMNS", columns)
+    assert validation._first_alike(thumbnails, objects.tolist(), digests.tolist()) == expected
+    assert 3 < sum(i != j for i, j in enumerate(expected)) < 90
+
+
+def test_many_photographs_that_look_alike_are_compared_in_little_memory() -> None:
+    """Such as those of small products on white: every one is a near duplicate of thousands."""
+    count = 6000
+    thumbnails = np.full((count, 32, 32, 3), 255, np.uint8)
+    thumbnails[:, 0, 0] = np.random.default_rng(0).integers(200, 255, (count, 3))
+    names = [str(number) for number in range(count)]
+    tracemalloc.start()
+    assert validation._first_alike(thumbnails, names, names) == [0] * count
+    assert tracemalloc.get_traced_memory()[1] < 500e6  # all pairs would take 2 GB
+    tracemalloc.stop()
 
 
 def test_another_size_is_a_warning(data: Path) -> None:

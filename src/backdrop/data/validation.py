@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ NEAR = 2.0
 UNTURNED = 1.2
 THUMBNAIL = 32
 BLOCK = 8  # pixels of a thumbnail, a side of the squares whose means are compared first
-ROWS = 512  # thumbnails that are compared with others at a time
+ROWS, COLUMNS = 512, 2048  # thumbnails that are compared at a time
 
 Thumbnail = NDArray[np.uint8]
 
@@ -190,36 +191,50 @@ def _near_duplicates(looks: Sequence[Look], digests: Digests) -> list[Fault]:
     seen = [(look.photo, look.thumbnail) for look in looks if look.thumbnail is not None]
     if not seen:
         return []
-    thumbnails = np.array([thumbnail for _, thumbnail in seen])
-    remedy = "Look at both: is it one object under two names?"
-    faults: dict[Path, Fault] = {}
-    for a, b in ((seen[i][0], seen[j][0]) for i, j in _near_pairs(thumbnails)):
-        if b.image not in faults and a.object != b.object and digests[a.stem][0] != digests[b.stem][0]:
-            faults[b.image] = _warning(b.image, f"looks like {printable(a.image)}, another object's", remedy)
-    return list(faults.values())
+    photos = [photo for photo, _ in seen]
+    first = _first_alike(
+        np.array([thumbnail for _, thumbnail in seen]),
+        [photo.object for photo in photos],
+        [digests[photo.stem][0] for photo in photos],
+    )
+    what, remedy = "looks like {}, another object's", "Look at both: is it one object under two names?"
+    return [
+        _warning(photos[place].image, what.format(printable(photos[other].image)), remedy)
+        for place, other in enumerate(first)
+        if other < place
+    ]
 
 
-def _near_pairs(thumbnails: Thumbnail) -> list[tuple[int, int]]:
-    """All pairs of near duplicates among thumbnails (N, 32, 32, 3), by their places, ordered.
+def _first_alike(thumbnails: Thumbnail, objects: Sequence[str], digests: Sequence[str]) -> list[int]:
+    """For each thumbnail of (N, 32, 32, 3), the place of the first before it that is its near duplicate; or its own.
 
-    The means of blocks, scaled so that they are never farther apart than the pixels, rule out nearly all pairs. Sorted
-    by the direction in which they differ most, each is compared only with those that follow within reach.
+    Near duplicates are of two objects and of two digests. The means of blocks, scaled so that they are never farther
+    apart than the pixels, rule out nearly all pairs. Sorted by the direction in which they differ most, each is
+    compared only with those that follow within reach.
     """
     means = _block_means(thumbnails)
     order = np.argsort(means[:, 0], kind="stable")
     means, limit = means[order], NEAR**2 * thumbnails[0].size
-    squares = (means**2).sum(axis=1)
-    pairs: list[tuple[int, int]] = []
+    pixels = thumbnails.reshape(len(thumbnails), -1)
+    names, contents = (np.unique(values, return_inverse=True)[1] for values in (objects, digests))
+    first = np.arange(len(thumbnails))
     for start in range(0, len(means), ROWS):
         rows = slice(start, start + ROWS)
         stop = int(np.searchsorted(means[:, 0], means[rows][-1, 0] + math.sqrt(limit) + 1))
-        distances = squares[rows, None] + squares[start:stop] - 2 * means[rows] @ means[start:stop].T
-        for some in _parts(np.argwhere(np.triu(distances < limit + 1, 1)) + start):
-            one, other = order[some].T
-            differences = thumbnails[one].astype(np.int32) - thumbnails[other]
-            near = (differences**2).sum(axis=(1, 2, 3)) < limit
-            pairs += zip(np.minimum(one, other)[near].tolist(), np.maximum(one, other)[near].tolist(), strict=True)
-    return sorted(pairs)
+        for begin in range(start, stop, COLUMNS):
+            columns = slice(begin, min(stop, begin + COLUMNS))
+            possible = _squared_distances(means[rows], means[columns]) < limit + 1
+            a, b = order[rows][possible.any(axis=1), None], order[columns][None, possible.any(axis=0)]
+            near = _squared_distances(pixels[a[:, 0]], pixels[b[0]]) < limit
+            near &= (names[a] != names[b]) & (contents[a] != contents[b])
+            np.minimum.at(first, np.maximum(a, b)[near], np.minimum(a, b)[near])
+    return [int(place) for place in first]
+
+
+def _squared_distances(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Those (N, M) of vectors (N, D) and (M, D), exact if the vectors are whole numbers."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return np.asarray((one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T)
 
 
 def _block_means(thumbnails: Thumbnail) -> NDArray[np.float64]:
@@ -230,7 +245,3 @@ def _block_means(thumbnails: Thumbnail) -> NDArray[np.float64]:
     means -= means.mean(axis=0)
     _, directions = np.linalg.eigh(means.T @ means)
     return np.asarray(means @ directions[:, ::-1])
-
-
-def _parts(items: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    return (items[start : start + ROWS] for start in range(0, len(items), ROWS))
