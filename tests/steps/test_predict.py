@@ -425,6 +425,14 @@ def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -
     assert str(result.exception) == "--format can't be submision. Did you mean submission?"
 
 
+def test_the_command_names_the_page_of_doubtful_photographs(
+    photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path
+) -> None:
+    out, config = tmp_path / "out", write_rule(model, tmp_path / "known.yaml")
+    said = run("predict", photos, "--out", out, "--ensemble", config, "--members", *members)
+    assert said == f"{out}: cut-outs of 10 photographs\nthe most doubtful: {out}/doubtful.html\n"
+
+
 def test_what_is_passed_over_is_named_and_counts(photos: Path, members: list[str], tmp_path: Path) -> None:
     for name in ("car0_01.CR2", "notes.txt"):  # a raw file beside its JPEG is no loss
         (photos / name).write_bytes(b"x")

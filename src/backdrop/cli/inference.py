@@ -177,7 +177,7 @@ def predict(
 
     By a registered model or by members. Exit code 1 if a photograph failed.
     """
-    from backdrop.common.storage import within
+    from backdrop.common.storage import exists, within
     from backdrop.config.explain import as_choice
     from backdrop.data.photographs import parse_shard
     from backdrop.inference.compose import PictureOptions, PictureType
@@ -203,6 +203,8 @@ def predict(
     if record.failed:
         empty = "; the submission has empty masks for them" if record.format == "submission" else ""
         print(f"{count(record.failed, 'photograph')} failed{empty}: see {within(out, 'failed.csv')}")
+    if exists(within(out, "doubtful.html")):
+        print(f"the most doubtful: {within(out, 'doubtful.html')}")
     if record.passed_over:
         print(passed_over_text(record.passed_over))
     raise typer.Exit(1 if record.missed else 0)
