@@ -1,6 +1,7 @@
 """The page of `backdrop serve` in a real browser, on a wide screen and on a telephone's."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from backdrop.config.postprocessing import Threshold
 from backdrop.inference.ensemble import EnsembleModel
 from backdrop.serving.gate import Limits
 from tests.data.test_formats import HEIC
@@ -65,6 +67,16 @@ def test_photographs_are_cut_out_compared_and_fit_the_screen(
     picture = cv2.imread(str(tmp_path / "shot.png"))
     assert abs(picture.shape[1] - width) < 20
     assert picture.std() > 10
+
+
+def test_a_photograph_without_a_product_is_named(tab: Tab, model: EnsembleModel, photos: list[Path]) -> None:  # noqa: F811
+    """It has no doubtful region, and its cut-out is nothing at all."""
+    strict = replace(model, operations=(Threshold(kind="threshold", level=0.999),))
+    with serving(champion_of(strict)) as running:
+        tab.open(f"http://127.0.0.1:{running.port}/", WIDE)
+        tab.choose("#files", photos[0])
+        finish(tab, 1)
+        assert tab.run("document.querySelector('.bad').textContent") == "No product found"
 
 
 def test_everything_has_a_name(tab: Tab, service: Service, photos: list[Path]) -> None:  # noqa: F811  # a fixture
