@@ -239,3 +239,49 @@ def test_a_copy_that_was_changed_is_made_again(
     assert (folder / "a.jpg").read_bytes() == b"photograph"
     assert (folder / "b.jpg").stat() == other
     assert capsys.readouterr().err == f"{folder}/a.jpg has changed since it was copied; copying 1 file again\n"
+
+
+class PageHandler(JsonHandler):
+    """Answers everything with a web page, as S3's console, a login, and what leads to https do."""
+
+    status = 200
+
+    def _answer(self) -> None:
+        self.body()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", "13")
+        self.send_header("Last-Modified", "Thu, 01 Jan 1970 00:00:00 GMT")
+        if self.status != 200:
+            self.send_header("Location", f"https://ada:hunter2@s3.example{self.path}?state=hunter2")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(b"<html></html>")
+
+    do_GET = do_PUT = do_HEAD = do_POST = _answer  # noqa: N815  # http.server's names
+
+
+@pytest.mark.parametrize("status", [200, 301, 302, 307, 308])
+def test_a_web_page_is_not_taken_for_s3(status: int, s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = type("Handler", (PageHandler,), {"status": status})
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        s3_client.client.cache_clear()
+        where = "" if status == 200 else " that leads to https://s3.example"
+        for call in (
+            storage.list_files,
+            storage.read_bytes,
+            storage.exists,
+            lambda address: find_photographs([address], []),
+            s3.read_version,
+            lambda address: storage.write_bytes(address, b"x"),
+        ):
+            with pytest.raises(StorageError, match=f"^{endpoint} answers as S3 with a web page{where}\\. Set AWS_"):
+                call("s3://photos/cars")
+
+
+def test_a_web_page_in_s3_is_read(bucket: str) -> None:
+    s3_client.client().put_object(Bucket="photos", Key="index.html", Body=b"<html>", ContentType="text/html")
+    assert storage.exists(f"{bucket}/index.html")
+    assert storage.read_bytes(f"{bucket}/index.html") == b"<html>"

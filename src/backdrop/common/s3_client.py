@@ -8,8 +8,9 @@ import http
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from backdrop.common.environment import check_bundles, check_header
 from backdrop.common.errors import StorageError, shorten
@@ -111,12 +112,32 @@ def client(uploads: bool = False) -> Any:
         made = session.client("s3", config=config)
         if made.meta.endpoint_url.startswith("https:"):
             check_bundles("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+        # With the star it is called before botocore follows where the answer leads.
+        made.meta.events.register("needs-retry.s3.*", partial(_refuse_page, made.meta.endpoint_url))
         return made
     # Of a role that isn't granted, of what answers in the place of STS, of a file's `s3 = …` without keys below it, and
     # of an endpoint that isn't a URL.
     except (BotoCoreError, ClientError, ResponseParserError, AttributeError, ValueError) as error:
         remedy = "Check AWS_ENDPOINT_URL (http://…), AWS_PROFILE, the keys or the role, the region and boto3's files"
         raise StorageError(f"S3 can't be used with these settings ({shorten(error)})", remedy) from error
+
+
+def _refuse_page(url: str, operation: Any, response: Any, **_: Any) -> None:
+    """Refuses a web page as an answer: a console's, a login's, or one that leads to https.
+
+    boto3 takes an object to exist by it and a listing to be empty, and follows where it leads without end.
+
+    Raises:
+        StorageError: if the answer is one. What S3 answers without an ETag is XML.
+    """
+    if response is None or operation.name == "DeleteObject" or response[0].status_code >= http.HTTPStatus.BAD_REQUEST:
+        return
+    headers = response[0].headers
+    if headers.get("content-type", "").startswith("text/html") and "etag" not in headers:
+        to = urlsplit(headers.get("location", ""))
+        target = f" that leads to {to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
+        what = f"{without_credentials(url)} answers as S3 with a web page{target}"
+        raise StorageError(what, "Set AWS_ENDPOINT_URL to S3's own address, not that of its console or of a login")
 
 
 def call(address: str, function: Callable[[], T]) -> T:
