@@ -97,10 +97,12 @@ def test_the_corners_of_the_curve_enclose_the_same_area_as_all_its_points(pairs:
     dice = np.array([one.dice for one in photos])
     bad = dice <= np.quantile(dice, 0.05)
     if bad.all():
-        assert found.roc == ()
+        assert (found.roc, found.auroc) == ((), None)
         return
     x, y, limits = np.array(found.roc).T
-    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(bad, [-one.expected for one in photos]))
+    area = pytest.approx(roc_auc_score(bad, [-one.expected for one in photos]))
+    assert np.trapezoid(y, x) == area
+    assert found.auroc == area  # of photographs doubted alike half count
     assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     assert (np.diff(limits) >= 0).all()
     predicted = np.array(
