@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from backdrop.config import ExitRule, find_recipe
 from backdrop.evaluation.early_exit import Judged, Trial, first_costs, fit, learn
 from backdrop.evaluation.metrics import bootstrap, object_means
+from backdrop.evaluation.predicted_dice import Known
 from backdrop.evaluation.records import Score
 from backdrop.inference.ensemble import gather
 from backdrop.inference.member import read_member
@@ -187,3 +188,11 @@ def test_each_recipe_may_be_first_or_the_cheapest_together(tmp_path: Path) -> No
     total = 16**2 + 3 * 32**2 + 2 * 64**2
     assert list(costs.values()) == pytest.approx([16**2 / total, 3 * 32**2 / total, 2 * 64**2 / total, 3328 / total])
     assert first_costs(replace(model, members=model.members[:2])) == {}
+
+
+def test_the_prediction_of_dice_learns_from_what_a_rule_leads_to() -> None:
+    one = Judged(judged(1)[0].score, {ONE: Trial(doubt=0.3, dice=0.95, expected=0.96)}, expected=0.98)
+    stops, goes_on = (ExitRule(first=ONE, unconfidence_above=limit) for limit in (0.3, 0.29))
+    assert one.known(stops) == Known("o0", expected=0.96, dice=0.95)
+    for rule in (goes_on, ExitRule(first=TWO, unconfidence_above=1), None):
+        assert one.known(rule) == Known("o0", expected=0.98, dice=0.99)
