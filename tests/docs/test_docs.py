@@ -1,6 +1,8 @@
 """What the documentation says is there: files, anchors, commands, options, keys, and the output that it shows."""
 
+import ast
 import json
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -15,9 +17,13 @@ from typer.testing import CliRunner
 
 from backdrop.cli.app import app
 from backdrop.config import find_ensemble, find_recipe
+from backdrop.config.postprocessing import BestMembers
+from backdrop.evaluation.ablation import choose_best
+from backdrop.evaluation.records import dump_scores
 from backdrop.pipelines.package import Package, build, build_prediction
 from backdrop.pipelines.parameters import read_parameters
 from tests.docs.pages import HIDDEN, PAGES, ROOT, Block, Shown, anchors, blocks, commands, links, shown
+from tests.evaluation.test_ablation import SCORES
 
 UsageError = typer.BadParameter.__base__  # click's, which typer brings along
 PLACEHOLDER = re.compile(r"[A-Z][A-Z-]*$")
@@ -122,6 +128,37 @@ def test_every_key_of_a_yaml_block_exists(
             schema = json.loads((ROOT / "charts/backdrop/values.schema.json").read_text())
             defaults = yaml.safe_load((ROOT / "charts/backdrop/values.yaml").read_text())
             jsonschema.validate(over(defaults, content), schema)
+
+
+PYTHON_BLOCKS = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)
+def test_every_import_of_a_python_block_exists(block: Block) -> None:
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                pkgutil.resolve_name(f"{node.module}:{alias.name}")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                pkgutil.resolve_name(alias.name)
+
+
+def test_the_best_members_are_chosen_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("report").mkdir()
+    Path("report/images.csv").write_bytes(dump_scores(SCORES))
+    (block,) = [block for block in PYTHON_BLOCKS if "choose_best" in block.text]
+    exec(block.text, {})
+    assert BestMembers.model_validate_json(capsys.readouterr().out) == choose_best(SCORES, 2, 0.05)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_python_name_exists(page: Path) -> None:
+    for name in re.findall(r"`(backdrop(?:\.\w+){2,})`", page.read_text()):
+        pkgutil.resolve_name(name)
 
 
 def over(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
