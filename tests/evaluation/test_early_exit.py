@@ -88,6 +88,23 @@ def test_a_photograph_stops_up_to_the_limit() -> None:
     assert one.by(ExitRule(first=("c",), unconfidence_above=9)) == one.score
 
 
+@pytest.mark.parametrize("max_loss", [1e-5, 3e-4, 1.0])
+def test_what_a_rule_saves_and_costs_is_measured_where_it_was_not_learned(max_loss: float) -> None:
+    photos = judged(36)
+    learned, rules = fit(photos, COSTS, max_loss)
+    known, held = folded(photos), [one for one in photos if one.score.fold is None]
+    measured = {fold: learn([one for one in known if one.score.fold != fold], COSTS, max_loss) for fold in range(FOLDS)}
+    for part, by_fold, found in ((known, measured, learned.oof), (held, rules, learned.holdout)):
+        assert found is not None
+        used = [(one, by_fold[one.score.fold]) for one in part]
+        assert (found.objects, found.images) == (len({one.score.object for one in part}), len(part))
+        assert found.stopped == sum(one.stopped(rule) is not None for one, rule in used)
+        saving = [1 - COSTS[rule.first] if rule and one.stopped(rule) else 0 for one, rule in used]
+        assert found.saved.mean == pytest.approx(np.mean(saving))  # each object has as many views
+        losing = [one.score.dice - one.by(rule).dice for one, rule in used]
+        assert found.lost.mean == pytest.approx(np.mean(losing))
+
+
 def test_without_loss_all_stop_at_the_cheapest_and_the_dearer_are_never_first_for_nothing() -> None:
     learned, rules = fit(judged(36, loss=0.0), COSTS, 1e-4)
     assert learned.rule is not None
