@@ -23,7 +23,7 @@ from backdrop.config import Recipe
 from backdrop.config.records import parse, parse_yaml
 from backdrop.tracking import client, metrics_uploader, provenance, tracking_uri, version_page
 from backdrop.tracking.cache import fetch_once
-from backdrop.tracking.client import connect, experiment_id
+from backdrop.tracking.client import connect, experiment_id, server_errors
 from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.registry import require_version
 from backdrop.tracking.runs import MemberRun, flatten
@@ -103,6 +103,20 @@ def test_a_server_below_a_path_with_a_login(
             TrackingError, match=r"answers, but it isn't MLflow \(404\)\. Fix MLFLOW_TRACKING_URI: in a"
         ):
             connect()
+
+
+def test_a_login_that_expires_in_the_middle_is_to_be_renewed(
+    mlflow_server: str, clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gated(int(mlflow_server.rpartition(":")[2])) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/mlflow")
+        for name, value in zip(("USERNAME", "PASSWORD"), GATE_LOGIN.split(":", 1), strict=True):
+            monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+        client = connect()
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "expired")
+        message = r"^It failed \(.* 401 .*\)\. Set MLFLOW_TRACKING_USERNAME and"
+        with pytest.raises(TrackingError, match=message), server_errors("It failed"):
+            client.search_experiments()
 
 
 def test_a_login_page_is_no_server(clean: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ T = TypeVar("T")
 LOGIN = f"Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or {TOKEN}"
 # A proxy's own page, or MLflow's below another path; a login page comes with a 200.
 NOWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # a login that expires in the middle, or lacks a right
 ADDRESS = f"Fix {URI}: in a browser it is what stands before /#/, a path such as /mlflow included"
 AGAIN = "Check the server and run the same command again: finished work is reused"
 
@@ -249,13 +250,18 @@ def is_transient(error: Exception) -> bool:
             return True
         if READ_ONLY.search(str(error)):
             return False
-        status = error.get_http_status_code()  # type: ignore[no-untyped-call]  # mlflow left it untyped
     elif not isinstance(error, OSError) or error.filename:  # one of our own files
         return False
-    else:
-        response = getattr(error, "response", None)
-        status = 503 if response is None else response.status_code
-    return bool(status >= 500 or status == 429)
+    status = _status(error)
+    return status >= 500 or status == 429
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status of the answer that an error is of; 503 if there was none."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]  # mlflow left it untyped
+    response = getattr(error, "response", None)
+    return 503 if response is None else int(response.status_code)
 
 
 def _explained(error: Exception, what: str, remedy: str) -> TrackingError:
@@ -265,6 +271,8 @@ def _explained(error: Exception, what: str, remedy: str) -> TrackingError:
         return TrackingError(f"{what}: you may only read {place()}", remedy)
     if os.strerror(errno.ENOSPC) in str(error):
         remedy = "Free some space"
+    elif _status(error) in REFUSED:
+        remedy = f"{LOGIN}, of a user who may do this"
     return TrackingError(f"{what} ({_words(error)})", remedy)
 
 
