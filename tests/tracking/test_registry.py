@@ -27,7 +27,7 @@ from backdrop.evaluation.scoring import score_holdout
 from backdrop.inference.ensemble import load_ensemble
 from backdrop.inference.member import content_key, read_member
 from backdrop.steps.evaluate import evaluate
-from backdrop.steps.history import history
+from backdrop.steps.history import history, verify_history
 from backdrop.steps.hold import hold
 from backdrop.steps.models import models
 from backdrop.steps.promote import override, promote
@@ -490,8 +490,9 @@ def test_wrong_names_are_reported(tracked: str, name: str) -> None:
         fetch(require_version("models:/a b@champion"))
     with pytest.raises(TrackingError, match="There is no"):
         fetch(require_version(f"models:/{name}/3"))
-    with pytest.raises(TrackingError, match="There is no model"):
-        rollback(name)
+    for act in (rollback, history, verify_history):
+        with pytest.raises(TrackingError, match="There is no model"):
+            act(name)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from backdrop.tracking import history as records
-from backdrop.tracking.ledger import Entry
+from backdrop.tracking.ledger import Chain, Entry
 from backdrop.tracking.students import outdated
 
 
@@ -13,7 +13,7 @@ def history(name: str) -> list[Entry]:
     Raises:
         TrackingError: if there is no such model, its history was changed, or MLflow can't be reached.
     """
-    return [link.entry for link in records.read(name).links]
+    return [link.entry for link in _known(name, records.read(name)).links]
 
 
 def outdated_student(name: str) -> str:
@@ -29,6 +29,13 @@ def verify_history(name: str) -> Sequence[str]:
     """What was changed in a model's history since it was written; nothing if all is well.
 
     Raises:
-        TrackingError: if MLflow can't be reached.
+        TrackingError: if there is no such model, or MLflow can't be reached.
     """
-    return records.examine(name).faults
+    return _known(name, records.examine(name)).faults
+
+
+def _known(name: str, chain: Chain) -> Chain:
+    """The chain of a model that exists, or of one that was deleted; a wrong name has neither model nor chain."""
+    if not chain.links and not chain.faults:
+        records.require_model(name)
+    return chain

@@ -110,10 +110,8 @@ def decide(name: str, make: Callable[[State], Entry | None]) -> State:
         GateError: if somebody else changed the champion first.
         TrackingError: if there is no such model, or as `record`.
     """
-    client, seen = connect(), list[int | None]()
-    with server_errors(f"Model {name} can't be read"):
-        if find_model(client, name) is None:
-            raise TrackingError(f"There is no model {name} in {place()}", "List the models with `backdrop models`")
+    require_model(name)
+    seen = list[int | None]()
 
     def propose(state: State) -> Entry | None:
         seen.append(state.champion)
@@ -122,6 +120,14 @@ def decide(name: str, make: Callable[[State], Entry | None]) -> State:
         return make(state)
 
     return record(name, propose)
+
+
+def require_model(name: str) -> None:
+    """Raises a TrackingError if there is no such model, or the server doesn't answer."""
+    client = connect()
+    with server_errors(f"Model {name} can't be read"):
+        if find_model(client, name) is None:
+            raise TrackingError(f"There is no model {name} in {place()}", "List the models with `backdrop models`")
 
 
 def overtaken(name: str, state: State) -> GateError:
