@@ -1,6 +1,7 @@
 """`shard` by a registered model, and the prediction pipeline in processes on this machine."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -73,6 +74,23 @@ def test_only_new_and_changed_photographs_are_predicted(model: str, photos: Path
     done(shard(whole), tmp_path / "submission", "submission")
     assert len(shard(whole).versions) == 6
     assert shard(whole).missing == ()
+
+
+def test_what_failed_is_tried_again_with_the_next_new_photographs(model: str, photos: Path, tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", Request(str(photos), model, str(tmp_path / "out"), str(tmp_path / "work"), 2)
+    bad = photos / "car2_01.jpg"
+    data, times = bad.read_bytes(), bad.stat()
+    bad.write_bytes(bytes(len(data)))  # as a disk gives it that is full of errors
+    os.utime(bad, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done(shard(asked), out)
+    assert [row[0] for row in table(out / "failed.csv")[1:]] == [bad.name]
+    bad.write_bytes(data)
+    os.utime(bad, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert shard(asked).versions == {}  # or a GPU would be asked for every night
+    draw_pair(tmp_path / "new", "car7_01", 7)
+    assert done(shard(asked), out) == [bad.name, "car7_01.jpg"]
+    assert not (out / "failed.csv").exists()
+    assert (out / "car2_01.png").is_file()
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from backdrop.config.records import Record
 from backdrop.data.photographs import Shard, list_names
 from backdrop.inference.compose import PictureOptions, PictureType
 from backdrop.steps import predict
-from backdrop.steps.merge import find_photographs
+from backdrop.steps.merge import Row, find_photographs
 from backdrop.tracking.registry import require_version
 
 
@@ -79,8 +80,9 @@ def options_of(background: str, crop: float, file_type: str) -> PictureOptions:
 def shard(request: Request) -> ShardPlan:
     """Finds the photographs without results at `out`, and the shares of them that aren't predicted yet.
 
-    A photograph is new if its file isn't the one that was predicted. For a submission all are new, because Kaggle takes
-    none that is incomplete. The model's address becomes that of a version, so that all shares use the same.
+    A photograph is new if its file isn't the one that was predicted. With new ones, those that failed are tried again:
+    perhaps their disk was to blame. For a submission all are new, because Kaggle takes none that is incomplete. The
+    model's address becomes that of a version, so that all shares use the same.
 
     Raises:
         ConfigError: if an option can't be used.
@@ -92,8 +94,7 @@ def shard(request: Request) -> ShardPlan:
     version = require_version(request.model)
     versions = _versions(request.images)
     if request.format != "submission":
-        done = find_photographs(request.out, style)
-        versions = {name: file for name, file in versions.items() if name not in done or done[name].version != file}
+        versions = _due(versions, find_photographs(request.out, style))
     key = storage.sha256(json.dumps([style, version.digest, request.images, request.count, versions]).encode())
     folder = f"{request.work.rstrip('/')}/predict-{key[:16]}"
     plan = ShardPlan(
@@ -107,6 +108,12 @@ def shard(request: Request) -> ShardPlan:
     numbers = range(1, request.count + 1) if versions else ()
     missing = [one for one in numbers if not storage.exists(f"{plan.address(one)}/{predict.RECORD}")]
     return plan.model_copy(update={"missing": tuple(missing)})
+
+
+def _due(versions: dict[str, str], done: Mapping[str, Row]) -> dict[str, str]:
+    """The photographs to predict, with the versions of their files."""
+    new = {name for name, file in versions.items() if name not in done or done[name].version != file}
+    return {name: file for name, file in versions.items() if name in new or (new and done[name].failure)}
 
 
 def _versions(images: str) -> dict[str, str]:
