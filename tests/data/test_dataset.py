@@ -118,6 +118,16 @@ def test_a_folder_that_is_not_a_dataset_is_refused_with_what_is_missing(tmp_path
         dataset.open_dataset(tmp_path / "nowhere")
 
 
+def test_who_names_the_photographs_folder_hears_that_it_is_the_one_above(
+    data: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.upload_folder(data, f"{bucket}/cars", "")
+    monkeypatch.chdir(data / "train")
+    for folder in (data / "train", Path(), f"{bucket}/cars/train", f"{bucket}/cars/train/"):
+        with pytest.raises(DataError, match=r"no photographs in train/\. Name the folder that it is in"):
+            dataset.open_dataset(folder)
+
+
 def test_names_and_twins_are_checked(data: Path) -> None:
     bad = data / "train" / "car.jpg"
     bad.write_bytes((data / "train" / "car00_01.jpg").read_bytes())

@@ -188,6 +188,8 @@ def list_dataset(data: str | Path) -> Dataset:
     train, train_masks, test = (list_images(root / name, suffixes) for name, suffixes in FOLDERS.items())
     if not train.images:
         remedy = "Make a dataset of it by `backdrop import`, or lay it out as train/*.jpg and train_masks/*_mask.gif"
+        if Path(data).absolute().name == "train":
+            remedy = "Name the folder that it is in"
         raise DataError(f"{printable(data)} has no photographs in train/", remedy)
     images, image_faults = _by_stem(train.images, "")
     masks, mask_faults = _by_stem(train_masks.images, "_mask")
