@@ -285,3 +285,18 @@ def test_a_web_page_in_s3_is_read(bucket: str) -> None:
     s3_client.client().put_object(Bucket="photos", Key="index.html", Body=b"<html>", ContentType="text/html")
     assert storage.exists(f"{bucket}/index.html")
     assert storage.read_bytes(f"{bucket}/index.html") == b"<html>"
+
+
+def test_an_empty_page_that_answers_a_removal_is_no_web_page(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Google's answer is, also where an upload in parts is given up."""
+
+    def removed(handler: JsonHandler) -> None:
+        handler.send_response(204)
+        handler.send_header("Content-Type", "text/html; charset=UTF-8")
+        handler.end_headers()
+
+    with running(ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (JsonHandler,), {"do_DELETE": removed}))) as one:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{one.server_port}")
+        s3_client.client.cache_clear()
+        s3.delete("s3://photos/car")
+        s3_client.client().abort_multipart_upload(Bucket="photos", Key="car", UploadId="1")

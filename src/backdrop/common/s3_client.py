@@ -130,7 +130,8 @@ def _refuse_page(url: str, operation: Any, response: Any, **_: Any) -> None:
     Raises:
         StorageError: if the answer is one. What S3 answers without an ETag is XML.
     """
-    if response is None or operation.name == "DeleteObject" or response[0].status_code >= http.HTTPStatus.BAD_REQUEST:
+    deletes = operation.http["method"] == "DELETE"  # an upload that is given up, too: some answer with an empty page
+    if response is None or deletes or response[0].status_code >= http.HTTPStatus.BAD_REQUEST:
         return
     headers = response[0].headers
     if headers.get("content-type", "").startswith("text/html") and "etag" not in headers:
