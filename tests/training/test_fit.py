@@ -1,8 +1,11 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +153,24 @@ def test_a_member_that_may_not_be_read_is_not_to_be_trained_again(
         with another_user(), pytest.raises(MemberError, match=rf"{name} .*Permission denied.* Check its permissions"):
             read_member(Path())
         Path(name).chmod(0o644)
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(errno.EIO, "Check its disk"), (errno.EMFILE, "Raise the limit of open")])
+def test_a_member_that_cannot_be_read_now_is_not_to_be_trained_again(
+    code: int, remedy: str, data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(str(data), str(plan), "tiny", 0, str(tmp_path / "m"), SMALL)
+    whole = Path.open
+    for name in ("member.json", "recipe.yaml", "weights.safetensors"):
+
+        def fail(path: Path, *values: Any, name: str = name, **named: Any) -> Any:
+            if path.name == name:
+                raise OSError(code, os.strerror(code))
+            return whole(path, *values, **named)
+
+        monkeypatch.setattr(Path, "open", fail)
+        with pytest.raises(MemberError, match=rf"m can't be used \(.*{name} can't be read.*\. {remedy}"):
+            read_member(tmp_path / "m")
 
 
 def test_the_content_key_knows_recipe_fold_version_and_the_masks_it_sees(data: Path, plan: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from backdrop import __version__
 from backdrop.common import storage
-from backdrop.common.errors import BackdropError, MemberError, is_out_of_memory, shorten
+from backdrop.common.errors import REMEDIES, BackdropError, MemberError, is_out_of_memory, shorten
 from backdrop.common.text import parse_json
 from backdrop.config import Recipe
 from backdrop.config import digest as recipe_digest
@@ -215,8 +215,10 @@ def read_member(folder: Path) -> Member:
         recorded = {RECIPE: record.settings, WEIGHTS: record.weights, **({ONNX: record.onnx} if record.onnx else {})}
         digests = {file: file_digest(folder / file) for file in recorded}
     except (BackdropError, ValueError) as error:
-        if _is_denied(error):
-            raise MemberError(f"{name} can't be used ({shorten(error)})", "Check its permissions") from error
+        if trouble := _trouble(error):
+            denied = isinstance(trouble, PermissionError)
+            remedy = "Check its permissions" if denied else REMEDIES.get(trouble.errno or 0, "Check its disk")
+            raise MemberError(f"{name} can't be used ({shorten(error)})", remedy) from error
         raise MemberError(
             f"{name} is not a finished member ({shorten(error)})",
             "Run its `backdrop train` again, and name the member as that prints it",
@@ -227,9 +229,11 @@ def read_member(folder: Path) -> Member:
     return Member(folder, record, recipe)
 
 
-def _is_denied(error: BaseException | None) -> bool:
-    """Whether an error comes from a permission that is missing."""
-    return error is not None and (isinstance(error, PermissionError) or _is_denied(error.__cause__))
+def _trouble(error: BaseException | None) -> OSError | None:
+    """Why a file that is there can't be read: no permission, too many open files, a disk's fault; None if another."""
+    if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return error
+    return _trouble(error.__cause__) if error else None
 
 
 def verify_member(member: Member, plan: FoldPlan, digests: Digests) -> None:
