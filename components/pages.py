@@ -122,7 +122,7 @@ def plan_page(record: PlanRecord, name: str) -> str:
 def shard_page(plan: ShardPlan) -> str:
     """How many photographs are new, and which shares are to be predicted."""
     if not plan.versions:
-        return "# Nothing to do\n\nEvery photograph has its result.\n"
+        return "# Nothing to do\n\nNo photograph is new.\n"
     numbers = ", ".join(map(str, plan.missing)) or "none; all are predicted, and only to be merged"
     return f"# {count(len(plan.versions), 'photograph')} for {plan.model}\n\nShares to predict: {numbers}\n"
 
