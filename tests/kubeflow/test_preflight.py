@@ -167,7 +167,7 @@ def test_mlflow_that_refuses_the_name_it_is_called(mlflow: str, monkeypatch: pyt
     other = mlflow.replace("127.0.0.1", "127.1")  # the same machine by another name
     assert urllib.request.urlopen(f"{other}/health").status == 200
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    with pytest.raises(TrackingError, match=r"403.*Check its permissions and its --allowed-hosts\.$"):
+    with pytest.raises(TrackingError, match=rf"403.*Add {other[7:]} to the server's --allowed-hosts\.$"):
         preflight.check_mlflow()
 
 

@@ -97,7 +97,7 @@ def check_mlflow() -> str:
     if not is_server(tracking_uri()):
         raise TrackingError(f"{URI} isn't a server's address", "Set it to the address that pods use")
     client = connect_mlflow(wait=False)
-    with server_errors("MLflow can't list its experiments", "Check its permissions and its --allowed-hosts"):
+    with server_errors("MLflow can't list its experiments", "Check the server"):
         client.search_experiments(max_results=1)
     return "MLflow answers"
 

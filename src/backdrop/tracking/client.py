@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from mlflow import MlflowClient, environment_variables
 from mlflow.entities import Run
@@ -46,6 +46,7 @@ T = TypeVar("T")
 LOGIN = f"Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or {TOKEN}"
 # A proxy's own page, or MLflow's below another path; a login page comes with a 200.
 NOWHERE = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+OTHER_NAME = "Invalid Host header"  # of a server that doesn't know the name by which it is called
 REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # a login that expires in the middle, or lacks a right
 ADDRESS = f"Fix {URI}: in a browser it is what stands before /#/, a path such as /mlflow included"
 AGAIN = "Check the server and run the same command again: finished work is reused"
@@ -271,6 +272,8 @@ def _explained(error: Exception, what: str, remedy: str) -> TrackingError:
         return TrackingError(f"{what}: you may only read {place()}", remedy)
     if os.strerror(errno.ENOSPC) in str(error):
         remedy = "Free some space"
+    elif OTHER_NAME in str(error):
+        remedy = f"Add {urlsplit(without_credentials(tracking_uri())).netloc} to the server's --allowed-hosts"
     elif _status(error) in REFUSED:
         remedy = f"{LOGIN}, of a user who may do this"
     return TrackingError(f"{what} ({_words(error)})", remedy)
