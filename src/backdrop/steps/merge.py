@@ -144,7 +144,7 @@ def _put_in_place(claim: Claim, folder: Path, tables: Files) -> None:
     claim.remove({*predict.OWN} - tables.keys() | {RECORD})
     claim.add(folder, {name: entry for name, entry in tables.items() if name != RECORD})
     claim.add(folder, {RECORD: tables[RECORD]})
-    claim.remove({f"{NEXT}/{RECORD}"})
+    claim.remove({f"{NEXT}/{RECORD}"})  # first: with it, the tables that are left would be taken for all
     claim.remove({f"{NEXT}/{name}" for name in (*predict.OWN, PHOTOGRAPHS)})
     claim.seal()
 
