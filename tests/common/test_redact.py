@@ -82,7 +82,7 @@ def test_no_client_shows_one(password: str, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(EndpointError) as kubeflow:
         connect(address)
     with pytest.raises(TuningError) as ray:
-        jobs.run(address, "far", ["true"], {})
+        jobs.run(address, "far", ["true"])
     with pytest.raises(
         StorageError, match=r"^The address s3://bucket/x contains credentials\. Set AWS_ACCESS_KEY_ID"
     ) as held:

@@ -228,7 +228,7 @@ def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], No
     if address.startswith(("http://", "https://")):
         from backdrop.tuning.cluster import jobs
 
-        return lambda command: jobs.run(address, _job(target), command, {})
+        return lambda command: jobs.run(address, _job(target), command)
     return None
 
 

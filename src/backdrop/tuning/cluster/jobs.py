@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -23,7 +22,6 @@ from backdrop.tuning.cluster.auth import USAGE, cluster_token
 TIMEOUT_S = (10.0, 30.0)  # to connect, and for each answer
 SILENCE_S = 60.0  # after this long without a log line we reconnect, because the connection may be dead
 POLICY = RetryPolicy(pause_s=5.0, max_pause_s=5.0, give_up_s=600.0)
-SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|KEY|USERNAME", re.IGNORECASE)
 DASHBOARD = "that of its dashboard, such as http://head:8265"
 FAILED = ("FAILED", "STOPPED")
 UNKNOWN, TAKEN = "status code 404", "already exists"  # in the errors of Ray's client
@@ -31,7 +29,7 @@ UNKNOWN, TAKEN = "status code 404", "already exists"  # in the errors of Ray's c
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it logs each connection
 
 
-def run(address: str, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+def run(address: str, name: str, command: Sequence[str]) -> None:
     """Runs a command on a Ray cluster until it has succeeded; its log is shown on stderr.
 
     The job's submission id is `name`. A job of that id that runs is followed, and one that has succeeded isn't run
@@ -43,11 +41,9 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
             override it.
         name: contains the spec's digest, so that the same spec has the same name.
         command: the program and its arguments on the cluster's nodes.
-        environment: variables for the job and its workers; everyone who sees the cluster's dashboard sees them.
 
     Raises:
-        TuningError: if the job fails; if the cluster can't be reached, rejects the token or forgets the job; or if
-            `environment` contains what looks like a secret.
+        TuningError: if the job fails, or if the cluster can't be reached, rejects the token or forgets the job.
     """
     if is_misread(address):
         raise TuningError(f"The password for Ray at {without_credentials(address)} can't be read", ENCODE)
@@ -55,14 +51,13 @@ def run(address: str, name: str, command: Sequence[str], environment: Mapping[st
         raise TuningError(
             f"Ray's address {without_credentials(address)} isn't an http address", f"Set RAY_ADDRESS to {DASHBOARD}"
         )
-    _refuse_secrets(environment)
     with _errors_at(address):
         client = _Client(address, headers={"Authorization": f"Bearer {cluster_token()}"})
         job, status = _latest(client, name)
         if status == "SUCCEEDED":
             return log(f"Ray job {job} at {address} has already succeeded")
         if status is None:
-            _submit(client, job, command, environment)
+            _submit(client, job, command)
         log(f"following Ray job {job} at {address}")
         try:
             _check(_follow(client, job), address)
@@ -77,15 +72,6 @@ class _Client(JobSubmissionClient):
 
     def _do_request(self, *arguments: Any, **options: Any) -> Any:
         return super()._do_request(*arguments, timeout=TIMEOUT_S, **options)
-
-
-def _refuse_secrets(environment: Mapping[str, str]) -> None:
-    for name, value in environment.items():
-        if SECRET.search(name) or without_credentials(value) != value:
-            raise TuningError(
-                f"{name} looks like a secret, but a job's environment is shown on the cluster's dashboard",
-                "Set it on the cluster's nodes instead",
-            )
 
 
 @contextlib.contextmanager
@@ -112,8 +98,8 @@ def _latest(client: Any, name: str) -> tuple[str, str | None]:
     return job, known.get(job)
 
 
-def _submit(client: Any, job: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-    request = {"entrypoint": shlex.join(command), "runtime_env": {"env_vars": {**environment, **USAGE}}}
+def _submit(client: Any, job: str, command: Sequence[str]) -> None:
+    request = {"entrypoint": shlex.join(command), "runtime_env": {"env_vars": USAGE}}
     try:
         _retry(lambda: client.submit_job(submission_id=job, **request))
     except RuntimeError as error:
