@@ -83,7 +83,7 @@ def test_what_was_altered_there_is_refused(port: int, monkeypatch: pytest.Monkey
     use(monkeypatch, f"http://127.0.0.1:{port}")
     storage.write_bytes("s3://photos/a", b"one")
     assert storage.exists("s3://photos/a")
-    s3_client.client().put_object(Bucket="photos", Key="a", Body=b"two", Metadata=s3.metadata("s3://photos/a"))
+    s3_client.client().put_object(Bucket="photos", Key="a", Body=b"two", Metadata=s3.head("s3://photos/a").metadata)
     with pytest.raises(StorageError, match="is damaged: its sha256 differs"):
         storage.read_bytes("s3://photos/a")
 

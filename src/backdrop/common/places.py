@@ -207,7 +207,7 @@ class _Bucket:
 
     def read(self, name: str) -> bytes | None:
         path = f"{self._address}/{name}"
-        return s3.read(path) if s3.metadata(path) is not None else None
+        return s3.read(path) if s3.head(path) else None
 
     def write(self, name: str, data: bytes) -> None:
         s3.write(f"{self._address}/{name}", data)

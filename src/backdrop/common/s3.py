@@ -139,7 +139,8 @@ def upload(path: Path, address: str) -> bool:
     bucket, key = split_file(address)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if (metadata(address) or {}).get(DIGEST) == digest:
+    known = head(address)
+    if known and known.metadata.get(DIGEST) == digest:
         return False
     extra = {"Metadata": {DIGEST: digest}}
     call(address, lambda: client(uploads=True).upload_file(str(path), bucket, key, ExtraArgs=extra))
@@ -271,16 +272,6 @@ def delete(address: str) -> None:
     """
     bucket, key = split_file(address)
     call(address, lambda: client().delete_object(Bucket=bucket, Key=key))
-
-
-def metadata(address: str) -> dict[str, str] | None:
-    """An object's metadata, with lowercase names; None if it doesn't exist.
-
-    Raises:
-        StorageError: if S3 doesn't respond.
-    """
-    state = head(address)
-    return state and state.metadata
 
 
 def head(address: str) -> Head | None:

@@ -203,7 +203,7 @@ def exists(address: str | Path) -> bool:
     """
     if is_url(address):
         return _url_exists(str(address))
-    return s3.metadata(str(address)) is not None if is_remote(address) else Path(address).is_file()
+    return s3.head(str(address)) is not None if is_remote(address) else Path(address).is_file()
 
 
 def list_files(address: str | Path, hidden: bool = False) -> list[str]:
