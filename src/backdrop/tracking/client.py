@@ -18,7 +18,7 @@ from mlflow.store.entities import PagedList
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from backdrop.common.environment import check_bundles, check_header
+from backdrop.common.environment import KUBERNETES_HOST, check_bundles, check_header
 from backdrop.common.errors import TrackingError, shorten
 from backdrop.common.redact import ENCODE, is_misread, without_credentials
 from backdrop.common.retry import RetryPolicy, trying
@@ -32,7 +32,6 @@ with warnings.catch_warnings():
     import mlflow.pyfunc  # noqa: F401  # only so that it warns here
 
 REGISTRY = "MLFLOW_REGISTRY_URI"  # of another server for the models; MLflow reads it
-POD = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in each pod
 DATABRICKS = re.compile(r"(databricks(-uc)?|uc)(:|$)")  # names models and experiments in its own way
 BUNDLES = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # as its client reads them
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105  # the variable's name
@@ -80,7 +79,7 @@ def connect(wait: bool | None = None) -> MlflowClient:
         if address.startswith("https:"):
             check_bundles(*BUNDLES)
         what = f"MLflow at {without_credentials(address)} doesn't answer"
-        if wait if wait is not None else POD in os.environ:
+        if wait if wait is not None else KUBERNETES_HOST in os.environ:
             retry(what, functools.partial(ping, address))
         else:
             with server_errors(what, f"Start the server or fix {servers[address]}"):
