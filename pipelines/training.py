@@ -29,8 +29,7 @@ from backdrop.components.promote import promote
 from backdrop.components.register import register
 from backdrop.components.train import train
 from backdrop.components.tune import tune
-from backdrop.config import Ensemble, Part, Recipe
-from backdrop.config.catalog import change_recipe
+from backdrop.config import Ensemble, Part, Recipe, find_recipe
 from backdrop.config.cluster import NODE_SELECTOR, PIPELINE, RETRIES, SIGNING_KEY, TOLERATIONS, TRUSTED_KEY
 from backdrop.config.planned import Planned, planned
 from backdrop.config.records import dump_yaml
@@ -77,7 +76,7 @@ def with_overrides(ensemble: Ensemble, assignments: Sequence[str]) -> Ensemble:
     """
 
     def changed(part: Part) -> Part:
-        return Part(recipe=change_recipe(part.resolve(), assignments), weight=part.weight, folds=part.folds)
+        return Part(recipe=find_recipe(part.resolve(), assignments), weight=part.weight, folds=part.folds)
 
     return ensemble.model_copy(update={"members": tuple(changed(part) for part in ensemble.parts())})
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from backdrop.common.errors import ConfigError
 from backdrop.config import Ensemble, Gate, Recipe, find_ensemble, find_recipe, find_text, parse_size, records, shipped
-from backdrop.config.catalog import change_recipe
 from backdrop.config.folds import Rule
 from backdrop.config.legacy import Legacy
 from backdrop.config.recipe import digest
@@ -168,7 +167,7 @@ def test_no_number_of_a_recipe_may_be_infinite(name: str) -> None:
     assert len(paths) > 5
     for path in paths:
         with pytest.raises(ConfigError, match=re.escape(path)):
-            change_recipe(recipe, [f"{path}=.inf"])
+            find_recipe(recipe, [f"{path}=.inf"])
 
 
 @pytest.mark.parametrize("name", shipped("ensembles"))

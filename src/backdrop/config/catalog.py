@@ -32,12 +32,15 @@ class Source(NamedTuple):
 
 
 def find_recipe(
-    name: str, overrides: Iterable[str] = (), over: Mapping[str, Any] | None = None, option: str = "--set"
+    recipe: str | Recipe,
+    overrides: Iterable[str] = (),
+    over: Mapping[str, Any] | None = None,
+    option: str = "--set",
 ) -> Recipe:
-    """Reads a shipped recipe by name, or a YAML file by path or `s3://` address.
+    """A shipped recipe by name, that of a YAML file by path or `s3://` address, or the given one, with changes.
 
     Args:
-        name: the name or path.
+        recipe: the name or path, or the recipe itself.
         overrides: assignments `a.b=c`, applied last.
         over: top-level keys that replace the recipe's.
         option: the name of the overrides in errors.
@@ -45,26 +48,14 @@ def find_recipe(
     Raises:
         ConfigError: if there is no such recipe, or it isn't valid.
     """
-    source = find_text("recipes", name)
+    if isinstance(recipe, Recipe):
+        values, source = recipe.model_dump(mode="json"), recipe.name
+    else:
+        file = find_text("recipes", recipe)
+        values, source = file.values(), file.name
     assignments = list(overrides)
-    merged = override({**source.values(), **(over or {})}, assignments, option)
-    return parse(Recipe, merged, source.name, [f"{option} {assignment}" for assignment in assignments])
-
-
-def change_recipe(recipe: Recipe, overrides: Iterable[str], option: str = "--set") -> Recipe:
-    """A recipe with `a.b=c` set.
-
-    Args:
-        recipe: what is changed.
-        overrides: the assignments.
-        option: what the overrides are called in an error.
-
-    Raises:
-        ConfigError: if the recipe has no such key, or a value doesn't fit.
-    """
-    assignments = list(overrides)
-    values = override(recipe.model_dump(mode="json"), assignments, option)
-    return parse(Recipe, values, recipe.name, [f"{option} {assignment}" for assignment in assignments])
+    merged = override({**values, **(over or {})}, assignments, option)
+    return parse(Recipe, merged, source, [f"{option} {assignment}" for assignment in assignments])
 
 
 def changes(recipe: Recipe) -> list[str] | None:
@@ -77,7 +68,7 @@ def changes(recipe: Recipe) -> list[str] | None:
         return None
     base = find_recipe(recipe.name)
     made = list(_assignments(base.model_dump(mode="json"), recipe.model_dump(mode="json"), ""))
-    return made if change_recipe(base, made) == recipe else None
+    return made if find_recipe(base, made) == recipe else None
 
 
 def _assignments(old: Any, new: Any, key: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, FiniteFloat, Tag, model_validator
 
 from backdrop.common.errors import ConfigError
-from backdrop.config.catalog import change_recipe, find_recipe, find_text
+from backdrop.config.catalog import find_recipe, find_text
 from backdrop.config.folds import PLAN, By, Rule
 from backdrop.config.network import Share
 from backdrop.config.patterns import NAME
@@ -64,9 +64,9 @@ class Part(Record):
             ConfigError: if there is no such recipe, or it isn't valid.
         """
         overrides = as_assignments(self.set)
-        if isinstance(self.recipe, str):
-            return find_recipe(self.recipe, overrides, option="set")
-        return change_recipe(self.recipe, overrides, option="set") if overrides else self.recipe
+        if isinstance(self.recipe, Recipe) and not overrides:
+            return self.recipe
+        return find_recipe(self.recipe, overrides, option="set")
 
 
 class Group(Record):

@@ -10,7 +10,6 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
-from backdrop.config.catalog import change_recipe
 from backdrop.config.network import Tta
 from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
@@ -66,7 +65,7 @@ def distill(
     from backdrop.inference.onnx import require_export  # slow: imports torch
 
     require_export()
-    chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
+    chosen = find_recipe(recipe, overrides)
     if chosen.tta.scales != PLAIN.scales:
         raise ConfigError("A student's graph has one input size, and tta.scales names others", "Leave tta.scales out")
     plans, dataset = read_plans(plan), open_dataset(data)

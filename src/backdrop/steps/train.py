@@ -14,7 +14,6 @@ from backdrop.common.places import checked_address
 from backdrop.common.progress import log, working
 from backdrop.common.text import parse_json
 from backdrop.config import Recipe, find_recipe
-from backdrop.config.catalog import change_recipe
 from backdrop.config.records import Record
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
@@ -91,7 +90,7 @@ def train(
         TrainingError: if training can't continue.
         TrackingError: if MLflow can't be reached.
     """
-    chosen = find_recipe(recipe, overrides) if isinstance(recipe, str) else change_recipe(recipe, overrides)
+    chosen = find_recipe(recipe, overrides)
     folds, dataset = read_plan(plan), open_dataset(data)
     digests = verify(folds, dataset)
     labels = NO_LABELS if pseudo is None else read_labels(storage.local_folder(pseudo), folds, dataset, fold)
