@@ -25,7 +25,7 @@ from backdrop.data.masks import encode_png
 from backdrop.data.photographs import Shard, Source, find_photographs, find_shard, list_names
 from backdrop.data.rle import decode_rle
 from backdrop.inference.batch import Cutout, PredictionStore, keep_networks
-from backdrop.inference.compose import Color, Image, PictureKind, PictureOptions, Pictures, parse_color
+from backdrop.inference.compose import Color, Image, PictureOptions, Pictures, parse_color
 from backdrop.inference.ensemble import EnsembleModel, gather, load_ensemble
 from backdrop.inference.submission import check_names, open_submission
 from backdrop.inference.uncertainty import DiceRange
@@ -194,15 +194,14 @@ def predict_one(
         TrackingError: as `predict`.
         StorageError: as `predict`.
     """
-    pictures_of(format, options)
+    pictures = pictures_of(format, options) or Pictures("mask")
     if format in TABLES:
         raise ConfigError(f"{format} is not a picture", "Use cutout, mask or alpha, or write to a folder with --out")
     image = decode_photo(data, "The photograph")
     chosen = _open(members, model, ensemble)
     (outcome,) = chosen.outcomes([chosen.prepare(image)], with_probability=True)
     assert outcome.probability is not None
-    kind: PictureKind = "alpha" if format == "alpha" else "mask" if format == "mask" else "cutout"
-    return Pictures(kind, options).draw(image, outcome.probability, chosen.cut(outcome, ""))
+    return pictures.draw(image, outcome.probability, chosen.cut(outcome, ""))
 
 
 def read_background(text: str) -> Color | Image:
