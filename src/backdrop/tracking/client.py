@@ -165,7 +165,7 @@ def find_runs(client: MlflowClient, query: str) -> list[Run]:
     """
     experiment = experiment_id(client)
     with server_errors("The server can't be searched"):
-        return list(client.search_runs([experiment], query, order_by=["attributes.start_time DESC"]))
+        return list(pages(client.search_runs, [experiment], query, order_by=["attributes.start_time DESC"]))
 
 
 def pages(search: Callable[..., PagedList[Any]], *what: Any, **options: Any) -> Iterator[Any]:

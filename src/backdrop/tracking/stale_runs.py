@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
-from backdrop.tracking.client import connect, experiment_id, pages, server_errors
+from backdrop.tracking.client import connect, find_runs, server_errors
 from backdrop.tracking.metrics_uploader import HEARTBEAT
 from backdrop.tracking.runs import KIND
-
-PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,7 @@ def close_idle(idle_s: float) -> Iterator[StaleRun]:
     """
     client = connect()
     latest = time.time_ns() // 1_000_000 - idle_s * 1000
-    experiment = experiment_id(client)
-    with server_errors("The server can't be searched"):
-        search = pages(client.search_runs, [experiment], "attributes.status = 'RUNNING'", max_results=PAGE)
-        running: list[Run] = list(search)
-    for run in running:
+    for run in find_runs(client, "attributes.status = 'RUNNING'"):
         last = _last_sign(run)
         if last is not None and last < latest:
             with server_errors(f"Run {run.info.run_id} can't be closed"):
