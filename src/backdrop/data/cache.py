@@ -51,13 +51,12 @@ class DecodedCache:
         Raises:
             DataError: if a file is missing, no image, or not the one that was expected.
         """
-        kept = self._kept(photo) if self.folder else None
-        return self._decode(photo) if kept is None else kept
+        return self._kept(photo) or self._decode(photo)
 
     def image(self, photo: Photo) -> NDArray[np.uint8]:
         """Only the photograph; raises as a call does."""
-        kept = self._kept(photo) if self.folder else None
-        return self._decode_image(photo) if kept is None else kept[0]
+        kept = self._kept(photo)
+        return kept[0] if kept else self._decode_image(photo)
 
     def prepare(self, photos: Sequence[Photo]) -> None:
         """Decodes photographs that are missing from the cache or damaged, with a progress bar.
@@ -98,6 +97,8 @@ class DecodedCache:
 
     def _kept(self, photo: Photo) -> Pair | None:
         """What a file holds, first the photograph, then the mask; None if there is no file, or it isn't whole."""
+        if not self.folder:
+            return None
         height, width = self.spec.height, self.spec.width
         pixels = height * width
         try:
