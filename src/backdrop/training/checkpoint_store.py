@@ -41,7 +41,7 @@ class CheckpointStore:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise StorageError(f"{self.folder} is not a folder", places.REMEDY)
-        for address in filter(None, (self.remote, str(self.folder))):
+        for address in self._places():
             output_file.inspect_file(f"{address}/{INDEX}", _is_index, "the list of checkpoints")
 
     def write(self, checkpoint: Checkpoint) -> None:
@@ -83,7 +83,7 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Removes all checkpoints, and nothing else."""
-        for address in filter(None, (self.remote, str(self.folder))):
+        for address in self._places():
             for name in _names(address):
                 outputs.remove(f"{address}/{name}")
         if self.remote and _index(self.remote):
@@ -97,8 +97,10 @@ class CheckpointStore:
 
     def names(self) -> set[str]:
         """The checkpoints that exist or are in an index."""
-        places = filter(None, (self.remote, str(self.folder)))
-        return {name for address in places for name in (*_names(address), *_index(address))}
+        return {name for address in self._places() for name in (*_names(address), *_index(address))}
+
+    def _places(self) -> list[str]:
+        return [address for address in (self.remote, str(self.folder)) if address]
 
     def _copy(self, remote: str, name: str) -> None:
         """Adds a checkpoint in S3, where those may be that another machine wrote."""
