@@ -5,7 +5,7 @@ linear scale the differences that matter would all be in the top line of pixels.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -92,10 +92,7 @@ def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | 
     parts = _upright_axis(scale)
     parts += [_text(LEFT, HEIGHT - 4, "0", "start"), _text(WIDTH - RIGHT, HEIGHT - 4, str(len(values) - 1), "end")]
     for run in runs(values):
-        points = " ".join("{:.1f},{:.1f}".format(*point(epoch)) for epoch in run)
-        parts.append(
-            f'<polyline class="line" points="{points}"/>' if len(run) > 1 else _dot(*point(run[0]), "line-dot")
-        )
+        parts.append(_line(map(point, run)) if len(run) > 1 else _dot(*point(run[0]), "line-dot"))
     if chosen is not None and 0 <= chosen < len(values) and math.isfinite(values[chosen]):
         parts.append(_dot(*point(chosen), "chosen"))
     return _svg(parts, label)
@@ -133,11 +130,7 @@ def reliability(points: Sequence[tuple[float, float, str]], label: str) -> str:
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(_text(left + (right - left) * tick, TALL - 4, f"{tick:g}", "middle"))
         parts.append(_text(left - 6, floor - (floor - TOP) * tick + 3.5, f"{tick:g}", "end"))
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts.append(f'<polyline class="line" points="{line}"/>')
-    for (x, y), (_, _, title) in zip(places, points, strict=True):
-        parts.append(f"<g><title>{escape(title)}</title>{_dot(x, y, 'line-dot')}</g>")
-    return _svg(parts, label, WIDE, TALL)
+    return _svg([*parts, *_dotted_line(places, [title for _, _, title in points])], label, WIDE, TALL)
 
 
 def risk_coverage(points: Sequence[tuple[float, float, str]], dices: Scale, label: str) -> str:
@@ -154,10 +147,7 @@ def risk_coverage(points: Sequence[tuple[float, float, str]], dices: Scale, labe
     parts += [
         _text(left + (right - left) * tick, HEIGHT - 4, f"{tick:.0%}", "middle") for tick in (0, 0.25, 0.5, 0.75, 1)
     ]
-    parts.append(f'<polyline class="line" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
-    for (x, y), (_, _, title) in zip(places, points, strict=True):
-        parts.append(f"<g><title>{escape(title)}</title>{_dot(x, y, 'line-dot')}</g>")
-    return _svg(parts, label)
+    return _svg([*parts, *_dotted_line(places, [title for _, _, title in points])], label)
 
 
 def pareto(points: Sequence[tuple[float, float, str, str]], costs: Scale, dices: Scale, label: str) -> str:
@@ -179,7 +169,7 @@ def pareto(points: Sequence[tuple[float, float, str, str]], costs: Scale, dices:
     for tick, text in pick(costs, left + 8, right - 8, 2.5 * NEAREST):
         parts.append(_text(costs.place(tick, left + 8, right - 8), TALL - 4, text, "middle"))
     best = [place for place, point in zip(places, points, strict=True) if point[2]]
-    parts.append(f'<polyline class="line" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in best)}"/>')
+    parts.append(_line(best))
     written: list[tuple[float, float]] = []
     for (x, y), (_, _, number, title) in sorted(zip(places, points, strict=True), key=lambda pair: bool(pair[1][2])):
         has_room = all(math.dist((x, y), other) >= NEAREST for other in written)
@@ -238,6 +228,19 @@ def _upright_axis(scale: Scale) -> list[str]:
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(_text(LEFT - 6, y + 3.5, label, "end"))
     return [*parts, f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>']
+
+
+def _dotted_line(places: Sequence[tuple[float, float]], titles: Sequence[str]) -> list[str]:
+    """A line with a dot at each place, which has a tooltip."""
+    dots = (
+        f"<g><title>{escape(title)}</title>{_dot(x, y, 'line-dot')}</g>"
+        for (x, y), title in zip(places, titles, strict=True)
+    )
+    return [_line(places), *dots]
+
+
+def _line(places: Iterable[tuple[float, float]]) -> str:
+    return f'<polyline class="line" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
 
 
 def _dot(x: float, y: float, kind: str) -> str:
