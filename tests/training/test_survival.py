@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from backdrop.training import trainer
 from backdrop.training.checkpoint import Checkpoint, Progress, pieces
 from backdrop.training.checkpoint_store import CheckpointStore
 from backdrop.training.samples import Samples
+from backdrop.training.state import State
 from backdrop.training.step import Batch
 from tests.conftest import NEEDS_TIMM, SMALL, small_disk
 
@@ -296,6 +298,24 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_work_is_kept(
         monkeypatch.undo()
         (out / "ballast").unlink()
         assert train(str(data), str(plan), "tiny", 0, str(out), EVERYTHING).member.resumed_at
+
+
+def test_metrics_that_the_last_epoch_could_not_write_are_written_with_the_member(
+    data: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m"
+    end_epoch = State.end_epoch
+
+    def end_without_room(state: State, *args: Any) -> None:
+        end_epoch(state, *args)
+        (out / "metrics.jsonl").unlink()
+        (out / "metrics.jsonl").mkdir()  # as if its disk had a moment of trouble
+
+    monkeypatch.setattr(State, "end_epoch", end_without_room)
+    after_the_last_epoch((out / "metrics.jsonl").rmdir, monkeypatch)
+    made = train(str(data), str(plan), "tiny", 0, str(out), [*SMALL, "epochs=1"]).member
+    assert len(read_member(out).history()) == made.epochs == 1
+    assert train(str(data), str(plan), "tiny", 0, str(out), [*SMALL, "epochs=1"]).reused
 
 
 def test_sample_pictures_that_cannot_be_written_fail_no_member(

@@ -32,7 +32,7 @@ from backdrop.training.live_pictures import LivePictures, Show, draw
 from backdrop.training.pretrained import load_encoder
 from backdrop.training.samples import Samples
 from backdrop.training.state import State
-from backdrop.training.trainer import Trainer, Watch, first_network
+from backdrop.training.trainer import Trainer, Watch, dump_metrics, first_network
 
 WORST = 4
 
@@ -83,7 +83,7 @@ def train_member(job: FoldJob, show: Show | None = None) -> Member:
             if job.spec.pseudo.teacher:
                 files[layout.ONNX] = export(assemble(recipe, weights), recipe)
             record = _record(job.spec, state.progress, files, judge.mean(scores))
-            claim.write(files)
+            claim.write({layout.METRICS: dump_metrics(state), **files})
             pictures: dict[str, bytes] = {}
             try:
                 pictures |= _pictures(job, trained, scores, state.progress)

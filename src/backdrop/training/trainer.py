@@ -172,13 +172,17 @@ class Trainer:
         """Writes all rows from the state each time, so that a resumed run leaves no gaps or duplicates."""
         if not self.claim:
             return
-        lines = [json.dumps(row) + "\n" for row in state.progress.history]
         try:
-            self.claim.write({METRICS: "".join(lines).encode()})
-        except StorageError as error:  # the disk is full, say; the next epoch writes all rows again
+            self.claim.write({METRICS: dump_metrics(state)})
+        except StorageError as error:  # the disk is full, say; the next epoch, or the end, writes all rows again
             log(f"The metrics were not written; training continues: {error}")
         if self.watch:
             self.watch(state.progress.history)
+
+
+def dump_metrics(state: State) -> bytes:
+    """The epochs so far as `metrics.jsonl` has them."""
+    return "".join(json.dumps(row) + "\n" for row in state.progress.history).encode()
 
 
 def take_step(recipe: Recipe, loss: Loss, state: State, batches: Sequence[Batch]) -> torch.Tensor:
