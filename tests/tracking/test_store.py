@@ -15,14 +15,18 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
+import cv2
 import mlflow.store
+import numpy as np
 import pytest
 from alembic import command
 from alembic.config import Config
 from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from sqlalchemy import create_engine
+from typer.testing import CliRunner
 
+from backdrop.cli.app import app
 from backdrop.common.errors import TrackingError
 from backdrop.tracking import store as embedded
 from backdrop.tracking import tracking_uri
@@ -301,3 +305,35 @@ def test_a_folder_that_mlflow_would_take_for_another_is_refused(
     with pytest.raises(TrackingError, match=r"can't open a store at .*, whose path has .*\. Rename the folder"):
         connect()
     assert list((tmp_path / name).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["history", "products"],
+        ["history", "products", "--verify"],
+        ["verify", "products"],
+        ["models"],
+        ["promote", "photos", "--name", "products"],
+        ["rollback", "products"],
+        ["hold", "products", "--reason", "a sale"],
+        ["release", "products"],
+        ["predict", "photos", "--model", "models:/products@champion", "--out", "out"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_command_that_only_reads_makes_no_store(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("BACKDROP_TRACKING", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite("photos/a.png", np.zeros((8, 8, 3), np.uint8))
+    said = CliRunner().invoke(app, command)
+    store = tmp_path / "mlflow.db"
+    if command == ["models"]:
+        assert f"No registered models in {store}" in said.output
+    else:
+        assert f"because there is no {store}" in str(said.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]

@@ -11,7 +11,8 @@ from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy, repeat
 from backdrop.inference.batch import keep_networks
 from backdrop.inference.ensemble import EnsembleModel, load_ensemble
-from backdrop.tracking.registry import find_address, missing, parse_address
+from backdrop.tracking.client import missing
+from backdrop.tracking.registry import find_address, parse_address
 from backdrop.tracking.students import outdated
 from backdrop.tracking.version_files import fetch
 

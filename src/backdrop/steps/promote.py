@@ -132,6 +132,7 @@ def promote(data: str, name: str, predict: bool = True) -> Decision:
         PlanError: if `data` isn't what the challenger's plan was made for.
         TrackingError: if MLflow can't be reached, or has lost files of the challenger or of the evaluations.
     """
+    history.require_model(name)
     state = history.mirror(name)
     if state.nomination is None:
         raise GateError(f"{name} has no challenger", "Register an ensemble with `backdrop register`")

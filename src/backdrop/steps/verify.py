@@ -4,6 +4,7 @@ from backdrop.common.errors import TrackingError
 from backdrop.common.progress import working
 from backdrop.config.records import Record
 from backdrop.tracking import history, registry, signing
+from backdrop.tracking.client import missing
 from backdrop.tracking.version_files import examine
 
 SHOWN = 5  # files that an error names
@@ -49,7 +50,7 @@ def verify(model: str) -> Verification:
     known = history.read(name)
     version = registry.find_address(address)
     if version is None:
-        raise TrackingError(f"There is no {address}", "List the models with `backdrop models`")
+        raise missing(address)
     entry = known.state.registered.get(version.version)
     if entry is None:
         raise TrackingError(f"The history of {name} doesn't know {version.address}", "Register it with Backdrop")

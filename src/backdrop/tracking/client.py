@@ -139,6 +139,19 @@ def place() -> str:
     return str(sqlite_path(uri) or without_credentials(uri))
 
 
+def has_store() -> bool:
+    """Whether there is a store to read: `connect` would create the file that isn't there."""
+    path = sqlite_path(tracking_uri())
+    return path is None or path.is_file()
+
+
+def missing(what: str) -> TrackingError:
+    """The error of a model or version that isn't there."""
+    if has_store():
+        return TrackingError(f"There is no {what} in {place()}", "List the models with `backdrop models`")
+    return TrackingError(f"There is no {what}, because there is no {place()}", f"Work where you trained, or set {URI}")
+
+
 def experiment_id(client: MlflowClient) -> str:
     """The id of the experiment that MLflow's variables name, or else of `backdrop`, which is created if needed.
 

@@ -21,7 +21,7 @@ from backdrop.common.owner import actor
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy
 from backdrop.common.storage import sha256
-from backdrop.tracking.client import connect, is_missing, pages, place, retry, server_errors
+from backdrop.tracking.client import connect, has_store, is_missing, missing, pages, retry, server_errors
 from backdrop.tracking.ledger import BEGINNING, Chain, Entry, Line, State, chain
 from backdrop.tracking.model_card import Facts, model_card, plain, version_card
 from backdrop.tracking.webhook import send_decision
@@ -55,6 +55,8 @@ def examine(name: str) -> Chain:
     Raises:
         TrackingError: if the server doesn't answer.
     """
+    if not has_store():
+        return Chain()
     client = connect()
     with server_errors(f"The history of {name} can't be read"):
         return _read(client, name)
@@ -124,10 +126,12 @@ def decide(name: str, make: Callable[[State], Entry | None]) -> State:
 
 def require_model(name: str) -> None:
     """Raises a TrackingError if there is no such model, or the server doesn't answer."""
+    if not has_store():
+        raise missing(f"model {name}")
     client = connect()
     with server_errors(f"Model {name} can't be read"):
         if find_model(client, name) is None:
-            raise TrackingError(f"There is no model {name} in {place()}", "List the models with `backdrop models`")
+            raise missing(f"model {name}")
 
 
 def overtaken(name: str, state: State) -> GateError:

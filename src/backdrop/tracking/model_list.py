@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from backdrop.config.records import Record
 from backdrop.tracking import history
-from backdrop.tracking.client import connect, is_missing, pages, server_errors
+from backdrop.tracking.client import connect, has_store, is_missing, pages, server_errors
 from backdrop.tracking.evaluations import DIGEST
 from backdrop.tracking.registry import EVALUATION_RUN
 from backdrop.tracking.students import outdated
@@ -46,6 +46,8 @@ def list_models() -> Iterator[ListedModel]:
     Raises:
         TrackingError: if the server doesn't answer.
     """
+    if not has_store():
+        return
     client = connect(wait=False)
     with server_errors("The registered models can't be listed"):
         for model in pages(client.search_registered_models, order_by=["name"]):

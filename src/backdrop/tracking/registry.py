@@ -11,7 +11,7 @@ from backdrop.common.errors import TrackingError
 from backdrop.config.folds import PLAN
 from backdrop.evaluation.gate import Verdict
 from backdrop.tracking import history
-from backdrop.tracking.client import connect, is_missing, place, server_errors
+from backdrop.tracking.client import connect, has_store, is_missing, missing, server_errors
 from backdrop.tracking.evaluations import DIGEST, fetch_evaluation
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.model_card import Facts
@@ -92,6 +92,8 @@ def find_address(address: str) -> Version | None:
         TrackingError: if the address is malformed, or the server doesn't answer.
     """
     name, alias, number = parse_address(address)
+    if not has_store():
+        return None
     if alias:
         return find_alias(name, alias)
     client = connect()
@@ -114,11 +116,6 @@ def require_version(address: str) -> Version:
     if version is None:
         raise missing(address)
     return version
-
-
-def missing(address: str) -> TrackingError:
-    """The error of an address without a version."""
-    return TrackingError(f"There is no {address} in {place()}", "List the models with `backdrop models`")
 
 
 def register(name: str, folder: Path, digest: str, facts: Facts) -> tuple[Version, bool]:
