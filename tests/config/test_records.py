@@ -214,6 +214,10 @@ def test_ensembles_that_cannot_be_are_refused() -> None:
             "set: {description: 2026-01-01}",
             r"^set description=2026-01-01: .* can't be 2026-01-01\. Put it in quotes\.$",
         ),
+        *(
+            (f"set: {{input.size: {value}}}", r"input\.size can't be .*\. Write it as WxH, such as 768x512\.$")
+            for value in ("512", "512.0", "0", "-5", "true", "null", "[512, 512]", "512x")
+        ),
         ("set: {description: !!set {a}}", r"description can't be {'a'}\. Put it in quotes\.$"),
         ("set: {schedule.9.lr: 1}", r"^set schedule\.9\.lr: schedule has no item 9\. Use 0 to 1, or set schedule\.$"),
         ("set: {epochs.a.b: 1}", r"^set epochs\.a\.b: epochs is not a mapping\. Set epochs as a whole\.$"),

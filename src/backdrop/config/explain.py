@@ -1,5 +1,6 @@
 """Turns a validation error of YAML values into one sentence and a remedy."""
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,14 +53,29 @@ def explain(
         source: the name of the file or other source.
         overrides: assignments in the values, such as `--set a.b=c`; a wrong one is named instead of the source.
     """
-    fault = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", *(e["type"] == kind for kind in LATE)))
+    fault: Fault = min(
+        error.errors(), key=lambda e: (e["type"] != "extra_forbidden", *(e["type"] == kind for kind in LATE))
+    )
     path = _path_of(fault, values)
+    if fault["type"] == "string_type":
+        fault = _as_text(record, fault, path, values)
     what, remedy = _renamed(fault, path, values) or _sentence(record, fault, path)
     for assignment in overrides:
         key, place = f"{assignment.partition('=')[0].split()[-1]}.", f"{_dotted(path)}."
         if place.startswith(key) or key.startswith(place):
             source = assignment
     return ConfigError(f"{source}: {what}", remedy)
+
+
+def _as_text(record: type[BaseModel], fault: Fault, path: Path, values: Mapping[str, Any]) -> Fault:
+    """The fault that a value has as text, too; the given one if quotes are all that it lacks."""
+    written = copy.deepcopy(dict(values))
+    _value_at(written, path[:-1])[path[-1]] = str(fault["input"])
+    try:
+        record.model_validate(written)
+    except ValidationError as error:
+        return next((other for other in error.errors() if other["loc"] == fault["loc"]), fault)
+    return fault
 
 
 def _path_of(fault: Fault, values: Any) -> list[str | int]:
