@@ -78,10 +78,10 @@ def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | 
     """A line chart of values over epochs.
 
     Args:
-        values: one per epoch from 0; one that isn't finite leaves a gap.
+        values: one per epoch; one that isn't finite leaves a gap.
         scale: of the vertical axis.
         label: text for screen readers.
-        chosen: an epoch to mark.
+        chosen: an epoch from 0 to mark.
     """
     last = max(1, len(values) - 1)
 
@@ -90,7 +90,7 @@ def line_chart(values: Sequence[float], scale: Scale, label: str, chosen: int | 
         return x, scale.place(values[epoch], HEIGHT - BOTTOM, TOP)
 
     parts = _upright_axis(scale)
-    parts += [_text(LEFT, HEIGHT - 4, "0", "start"), _text(WIDTH - RIGHT, HEIGHT - 4, str(len(values) - 1), "end")]
+    parts += [_text(LEFT, HEIGHT - 4, "1", "start"), _text(WIDTH - RIGHT, HEIGHT - 4, str(len(values)), "end")]
     for run in runs(values):
         parts.append(_line(map(point, run)) if len(run) > 1 else _dot(*point(run[0]), "line-dot"))
     if chosen is not None and 0 <= chosen < len(values) and math.isfinite(values[chosen]):

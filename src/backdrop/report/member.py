@@ -34,7 +34,7 @@ def render_member(member: Member) -> str:
         seconds=record.seconds,
         history=member.history(),
     )
-    note = f"epoch {record.selected_epoch} of {record.epochs}, trained in {time_text(record.seconds)}"
+    note = f"epoch {record.selected_epoch + 1} of {record.epochs}, trained in {time_text(record.seconds)}"
     headline = f'<div class="facts">{fact("Dice out of fold", dice_text(record.dice), note)}</div>'
     figures = "".join(_figure(path) for path in sorted((member.folder / SAMPLES).glob("*.png")))
     body = f"<section><h2>Curves over epochs</h2>{curves_of([summary])}</section>"

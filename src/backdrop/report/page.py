@@ -115,7 +115,7 @@ def _members(members: Sequence[MemberSummary]) -> str:
             m.name,
             "all" if m.fold is None else m.fold,
             m.epochs,
-            m.selected_epoch,
+            m.selected_epoch + 1,
             *map(dice_text, (m.oof_dice, m.holdout_dice)),
             time_text(m.seconds),
         )

@@ -58,7 +58,7 @@ def schedules(search: Search) -> str:
 
 
 def _schedule(trial: Trial, lines: Sequence[Line], scale: Scale) -> str:
-    last = write(0, LOW + 14, "0", "start") + write(1, LOW + 14, str(len(trial.lrs) - 1), "end")
+    last = write(0, LOW + 14, "1", "start") + write(1, LOW + 14, str(len(trial.lrs)), "end")
     drawn = chart(lines, LOW, f"Learning rate of {trial.name}", upright_axis(scale, LOW) + last)
     result = dice_text(trial.dice) if trial.status == "finished" else f"{dice_text(trial.dice)} {trial.status}"
     return f"<figure><figcaption><b>{escape(trial.name)}</b><span>{result}</span></figcaption>{drawn}</figure>"
@@ -105,8 +105,8 @@ def _epochs(search: Search, length: int) -> str:
     """Labels of the epochs, or of the folds, below the chart."""
     if len(search.folds) == 1:
         ends = (
-            write(0.5 / length, TALL + 16, "0", "middle"),
-            write(1 - 0.5 / length, TALL + 16, str(length - 1), "middle"),
+            write(0.5 / length, TALL + 16, "1", "middle"),
+            write(1 - 0.5 / length, TALL + 16, str(length), "middle"),
         )
         return "".join(ends if length > 1 else ends[:1])
     parts = []
