@@ -425,6 +425,24 @@ def test_on_the_command_line(photos: Path, members: list[str], tmp_path: Path) -
     assert str(result.exception) == "--format can't be submision. Did you mean submission?"
 
 
+def test_photographs_without_a_product_are_counted(
+    photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(photos)
+    for level in (0.0, 0.5, 1.0):
+        values = {
+            "name": "x",
+            "members": [{"recipe": model.members[0].recipe}],
+            "postprocessing": [{"kind": "threshold", "level": level}],
+        }
+        (tmp_path / "x.yaml").write_text(dump_yaml(parse(Ensemble, values, "x")))
+        predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / "x.yaml"), format="rle")
+        empty = [f"{name}.jpg" for name, *_, rle in table(tmp_path / "out" / "masks.csv")[1:] if not rle]
+        said = re.findall(r"No product was found in (\d+) photographs?, such as (\S+)", capsys.readouterr().err)
+        assert said == ([(str(len(empty)), empty[0])] if empty else [])
+    assert len(empty) == 10
+
+
 def test_the_command_names_the_page_of_doubtful_photographs(
     photos: Path, members: list[str], model: EnsembleModel, tmp_path: Path
 ) -> None:

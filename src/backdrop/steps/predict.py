@@ -16,6 +16,7 @@ from backdrop.common.lock import alone
 from backdrop.common.outputs import output_folder, probe
 from backdrop.common.progress import log, progress, working
 from backdrop.common.text import dump_table, parse_json
+from backdrop.common.words import count
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record, parse
 from backdrop.data.dataset import opened_image
@@ -130,6 +131,7 @@ def predict(
     names = {} if sample_submission is None else _check(photos, format, sample_submission)
     chosen = keep_networks(_open(members, model, ensemble))
     failed: list[Cutout] = []
+    empty: list[str] = []
     dices: dict[str, DiceRange] = {}
     doubtful: list[Cutout] = []
     store = PredictionStore(partial_folder, pictures)
@@ -138,6 +140,8 @@ def predict(
             for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:
                     failed.append(cutout)
+                elif not cutout.rle:
+                    empty.append(cutout.image)
                 if cutout.dice:
                     dices[cutout.image] = cutout.dice
                     doubtful = sorted([*doubtful, cutout], key=_doubt)[:SHOWN]
@@ -157,6 +161,8 @@ def predict(
         _write_doubtful(folder, record, doubtful, photos, store)
         (folder / RECORD).write_text(record.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
     store.clear()
+    if empty:
+        log(f"No product was found in {count(len(empty), 'photograph')}, such as {empty[0]}")
     return record
 
 
