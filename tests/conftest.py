@@ -238,7 +238,7 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Iterator[str]:
     """The address of an MLflow server."""
-    from backdrop.tracking.server import local_server  # as slow to import as mlflow
+    from tests.fakes.mlflow import local_server  # as slow to import as mlflow
 
     with local_server(make_store(tmp_path_factory.mktemp("mlflow"))) as address:
         yield address

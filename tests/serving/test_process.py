@@ -31,7 +31,7 @@ def registered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Workspace]:
     """Two versions of a model on a server, the first is the champion."""
-    from backdrop.tracking.server import local_server
+    from tests.fakes.mlflow import local_server
 
     with local_server(tmp_path_factory.mktemp("mlflow")) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

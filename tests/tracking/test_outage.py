@@ -21,10 +21,10 @@ from backdrop.tracking import metrics_uploader
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.members import run_of
 from backdrop.tracking.runs import MemberRun
-from backdrop.tracking.server import local_server
 from backdrop.training import trainer
 from tests.conftest import SMALL
 from tests.fakes.http import free_port
+from tests.fakes.mlflow import local_server
 from tests.fakes.proxy import wire_to
 
 HOUR_MS = 3_600_000

@@ -27,8 +27,8 @@ from backdrop.tracking.client import connect, experiment_id, server_errors
 from backdrop.tracking.members import fetch_member, find_member, run_of
 from backdrop.tracking.registry import require_version
 from backdrop.tracking.runs import MemberRun, flatten
-from backdrop.tracking.server import local_server
 from tests.fakes.http import JsonHandler, free_port, running, silent
+from tests.fakes.mlflow import local_server
 from tests.fakes.proxy import GATE_LOGIN, gated
 from tests.tracking.workspace import START_MS, metrics_line, write_member
 

@@ -12,10 +12,10 @@ from backdrop.steps.tune import tune
 from backdrop.tracking import searches
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.searches import SearchRuns
-from backdrop.tracking.server import local_server
 from backdrop.tuning.results import Search
 from backdrop.tuning.trial_store import Entry, Row
 from tests.fakes.http import free_port
+from tests.fakes.mlflow import local_server
 from tests.tracking.workspace import server_is_thorough
 
 # Where Ray's own processes took too long to start, they are started again, and Ray forgets the first ones.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backdrop.common.errors import TrackingError
-from backdrop.tracking.server import local_server
 from tests.conftest import SMALL
+from tests.fakes.mlflow import local_server
 
 
 def test_nothing_is_left_of_a_server_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,11 +37,6 @@ def test_a_variable_that_mlflow_cannot_convert_is_named(clean: None, monkeypatch
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "abc")
     with pytest.raises(TrackingError, match=r"^MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR can't be used \(Failed to convert"):
         connect()
-
-
-def test_a_port_in_use_is_reported(mlflow_server: str, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="is taken"), local_server(tmp_path, int(mlflow_server.rpartition(":")[2])):
-        pass
 
 
 def test_asking_whether_tracking_is_on_imports_no_mlflow() -> None:

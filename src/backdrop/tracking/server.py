@@ -1,4 +1,4 @@
-"""Runs an MLflow server on this machine, for tasks in containers and for the tests."""
+"""Runs an MLflow server on this machine, for tasks in containers."""
 
 import contextlib
 import http.client
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backdrop.common import processes
@@ -21,27 +21,6 @@ START_S = 600.0  # generous: a busy machine takes half a minute, and a server th
 LOG_S = 15.0  # between two log lines while it starts
 # The job runner is eight more processes that outlive the server, and we use no jobs.
 SETTINGS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-
-
-@contextlib.contextmanager
-def local_server(folder: Path, port: int | None = None) -> Iterator[str]:
-    """Runs `mlflow server` while the block lasts. Clients send artifacts through it.
-
-    Args:
-        folder: for its database, artifacts and `server.log`; existing ones are used again.
-        port: of 127.0.0.1; None for a free one.
-
-    Yields:
-        Its address, for MLFLOW_TRACKING_URI.
-
-    Raises:
-        TrackingError: if the port is taken, or the server doesn't start.
-    """
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    artifacts = ("--artifacts-destination", str(folder / "artifacts"))
-    with _serve(folder / "mlflow.db", artifacts, folder / "server.log", port) as address:
-        yield address
 
 
 @contextlib.contextmanager
@@ -59,13 +38,26 @@ def store_server(database: Path, log_file: Path) -> Iterator[str]:
         TrackingError: if it doesn't start.
     """
     artifacts = ("--no-serve-artifacts", "--default-artifact-root", str(artifact_folder(database)))
-    with _serve(database, artifacts, log_file, None) as address:
+    with serve(database, artifacts, log_file, _free_port()) as address:
         yield address
 
 
 @contextlib.contextmanager
-def _serve(database: Path, artifacts: tuple[str, ...], log_file: Path, port: int | None) -> Iterator[str]:
-    port = _claim(port or 0)
+def serve(database: Path, artifacts: Sequence[str], log_file: Path, port: int) -> Iterator[str]:
+    """Runs `mlflow server` while the block lasts.
+
+    Args:
+        database: of its runs and models.
+        artifacts: options that say where artifacts are.
+        log_file: for its output.
+        port: a free one of 127.0.0.1.
+
+    Yields:
+        Its address, for MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: if it doesn't start.
+    """
     address = f"{HOST}:{port}"
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"{SQLITE}{database}", *artifacts),
@@ -107,15 +99,7 @@ def is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _claim(port: int) -> int:
-    """The port, if it is free; for 0, any free port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also right after a server stopped there
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise TrackingError(
-                f"Port {port} of {HOST} is taken", "Use another, or stop the program that listens there"
-            ) from error
-        free: int = probe.getsockname()[1]
-        return free
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
