@@ -166,10 +166,9 @@ class State:
 
 @dataclass(frozen=True)
 class Chain:
-    """A model's entries: the valid ones, the numbers of void ones, and what is wrong with the chain."""
+    """A model's valid entries, and what is wrong with the chain."""
 
     links: tuple[Link, ...] = ()
-    void: tuple[int, ...] = ()
     faults: tuple[str, ...] = ()
 
     @property
@@ -205,7 +204,6 @@ def chain(lines: Iterable[Line], anchor: str = BEGINNING) -> Chain:
         shows that an entry was changed or deleted, as does a digest that doesn't match.
     """
     links: list[Link] = []
-    void: list[int] = []
     faults: list[str] = []
     digests = {BEGINNING}
     expected = 1
@@ -219,13 +217,11 @@ def chain(lines: Iterable[Line], anchor: str = BEGINNING) -> Chain:
         elif entry.previous == (links[-1].digest if links else BEGINNING):
             links.append(Link(line.number, str(line.digest), entry))
             digests.add(str(line.digest))
-        elif entry.previous in digests:
-            void.append(line.number)
-        else:
+        elif entry.previous not in digests:  # else it is void
             faults.append(f"entry {line.number} follows an entry that isn't there")
     if anchor not in digests:
         faults.append("the last entries were deleted or changed")
-    return Chain(tuple(links), tuple(void), tuple(faults))
+    return Chain(tuple(links), tuple(faults))
 
 
 def _parse(line: Line) -> Entry | None:
