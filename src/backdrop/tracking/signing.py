@@ -12,7 +12,7 @@ from backdrop.common.errors import ConfigError, TrackingError, shorten
 from backdrop.config.cluster import SIGNING_KEY, TRUSTED_KEY
 
 SIGNATURE = "model.sig"
-IGNORED = (SIGNATURE, "registered_model_meta")  # MLflow writes the second when it fetches a model
+MADE_BY_FETCHING = "registered_model_meta"  # MLflow writes it over whatever is there when it fetches a model
 PEM, PKCS11 = "-----BEGIN", "pkcs11:"
 
 
@@ -70,7 +70,7 @@ def verify(folder: Path, key: str, address: str) -> None:
     if not (folder / SIGNATURE).is_file():
         raise TrackingError(f"{address} isn't signed", f"Register it again with {SIGNING_KEY}, or unset {TRUSTED_KEY}")
     files = hashing.Config()  # type: ignore[no-untyped-call]  # as above
-    files.set_ignored_paths(paths=IGNORED, ignore_git_paths=False)
+    files.set_ignored_paths(paths=(SIGNATURE, MADE_BY_FETCHING), ignore_git_paths=False)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             config = verifying.Config()  # type: ignore[no-untyped-call]  # as above

@@ -35,7 +35,7 @@ from backdrop.tracking import history, signing, tracking_uri
 from backdrop.tracking.artifacts import file_sizes
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, retry, server_errors
-from backdrop.tracking.signing import SIGNATURE
+from backdrop.tracking.signing import MADE_BY_FETCHING, SIGNATURE
 
 ENSEMBLE = "ensemble"
 FILES = "files.json"
@@ -43,7 +43,6 @@ CODE = ("MLmodel", "pyfunc.py", FILES)
 # Python would write a folder of this name beside the code wherever it runs it, and would run what is in it instead of
 # the code, whoever wrote that.
 NO_BYTECODE = "__pycache__"
-MADE_BY_FETCHING = "registered_model_meta"  # MLflow writes it over whatever is there
 LOST = "Run `backdrop register` for the same members: it uploads them again"
 SIZE, MANIFEST = "backdrop.size", "backdrop.files"
 TEACHER = "teacher"  # in a student's history: the digest of the ensemble that taught it
