@@ -4,11 +4,12 @@ import contextlib
 import json
 import sys
 import time
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backdrop.common.words import now
 
 PATHS = ("/", "/v1/cutout", "/v1/mask", "/openapi.json", "/healthz", "/readyz", "/metrics")
 QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, and logged only if they fail
@@ -86,7 +87,7 @@ class Observer:
             if path not in QUIET or status >= 500:
                 length = Headers(scope=scope).get("content-length", "")
                 line = {
-                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "time": now(),
                     "method": scope["method"],
                     "path": path[:MAX_PATH],
                     "status": status,

@@ -9,7 +9,6 @@ writes to it puts them right.
 import re
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from mlflow import MlflowClient
@@ -21,6 +20,7 @@ from backdrop.common.owner import actor
 from backdrop.common.progress import log
 from backdrop.common.retry import RetryPolicy
 from backdrop.common.storage import sha256
+from backdrop.common.words import now
 from backdrop.tracking.client import connect, has_store, is_missing, missing, pages, retry, server_errors
 from backdrop.tracking.ledger import BEGINNING, Chain, Entry, Line, State, chain
 from backdrop.tracking.model_card import Facts, model_card, plain, version_card
@@ -91,7 +91,7 @@ def record(name: str, propose: Callable[[State], Entry | None]) -> State:
             if entry is None:
                 return known.state, None
             tokens.add(token := secrets.token_hex(8))
-            stamp = {"actor": actor(), "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+            stamp = {"actor": actor(), "time": now()}
             _append(client, name, entry.model_copy(update={**stamp, "token": token, "previous": known.head}))
 
     state, added = retry(f"The history of {name} can't be written", attempt, POLICY)

@@ -13,7 +13,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import HTTPError
@@ -25,6 +24,7 @@ from backdrop.common.owner import actor
 from backdrop.common.progress import log
 from backdrop.common.redact import is_http
 from backdrop.common.retry import RetryPolicy, retry
+from backdrop.common.words import now
 from backdrop.config.records import Record
 from backdrop.evaluation.gate import Verdict
 from backdrop.tracking import version_page
@@ -115,8 +115,7 @@ def failure_sent(task: str) -> Iterator[None]:
         if os.environ.get(ADDRESS):
             reason = shorten(str(error) if isinstance(error, BackdropError | SystemExit) else repr(error))
             text = _escape(f"Task {task} of a pipeline failed: {reason} ({actor()})")
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            _send(Message(text=text, event="failed", task=task, reason=reason, actor=actor(), time=now))
+            _send(Message(text=text, event="failed", task=task, reason=reason, actor=actor(), time=now()))
         raise
 
 
