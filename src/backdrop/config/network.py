@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
+from backdrop.common.storage import is_url
 from backdrop.config.patterns import ARCHITECTURE, SHA256, SIZE
 from backdrop.config.records import Record
 
@@ -111,8 +112,7 @@ class Pretrained(Record):
     def source(self) -> str:
         """Where to read the file: its address, or its name in BACKDROP_PRETRAINED_MIRROR if the address is a URL."""
         mirror = os.environ.get(MIRROR, "").rstrip("/")
-        is_url = self.address.startswith(("https://", "http://"))
-        return f"{mirror}/{self.address.rpartition('/')[2]}" if mirror and is_url else self.address
+        return f"{mirror}/{self.address.rpartition('/')[2]}" if mirror and is_url(self.address) else self.address
 
 
 class Input(Record):

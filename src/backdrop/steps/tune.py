@@ -225,7 +225,7 @@ def _elsewhere(target: str, cluster: str | None) -> Callable[[Sequence[str]], No
         text = read_text(Path(cluster), "cluster")
         made = parse(Cluster, parse_yaml(text, cluster), cluster)
         return lambda command: kuberay.run(made, _job(target), command)
-    if address.startswith(("http://", "https://")):
+    if storage.is_url(address):
         from backdrop.tuning.cluster import jobs
 
         return lambda command: jobs.run(address, _job(target), command)
