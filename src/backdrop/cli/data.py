@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Data, Json, Objects, Seed
+from backdrop.cli.options import Data, Json, Objects, Out, Seed
 from backdrop.cli.output import check_text, import_text
 from backdrop.common.words import count
 
@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @command(app, "backdrop sample photos --objects 14 --views 8 --size 384x256")
 def sample(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the new dataset.")],
+    out: Out,
     objects: Annotated[int, typer.Option(metavar="N", help="Number of cars.")] = 14,
     views: Annotated[int, typer.Option(metavar="N", help="Photographs of each car.")] = 16,
     size: Annotated[str, typer.Option(metavar="WxH", help="Size in pixels.")] = "768x512",
@@ -32,7 +32,7 @@ def import_(
     source: Annotated[
         str, typer.Argument(metavar="SRC", help="Folder or s3:// prefix of photographs, in folders or not.")
     ],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the new dataset.")],
+    out: Out,
     pattern: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Read names by its groups object and view.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backdrop.cli.command import command
-from backdrop.cli.options import Data, Members, Plans, Weights
+from backdrop.cli.options import Data, Members, Model, Plans, Student, Weights
 from backdrop.cli.output import passed_over_text
 from backdrop.common.errors import ConfigError
 from backdrop.common.words import count
@@ -152,7 +152,7 @@ def predict(
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Folder for the results.")] = None,
     members: Members = [],  # noqa: B006  # typer wants the default itself and never changes it
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")] = None,
-    student: Annotated[bool, typer.Option("--student", help="Use the small network that MODEL taught.")] = False,
+    student: Student = False,
     ensemble: Annotated[
         str | None, typer.Option(metavar="ENSEMBLE", help="Weights and post-processing, for --members.")
     ] = None,
@@ -235,7 +235,7 @@ def merge(
 
 @command(app, "backdrop drift --reference models:/cars@champion --current new --out drift")
 def drift(
-    reference: Annotated[str, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")],
+    reference: Model,
     current: Annotated[
         str, typer.Option(metavar="FOLDER", help="New photographs: a folder, file, pattern or s3:// address.")
     ],
@@ -264,7 +264,7 @@ def drift(
 @command(app, "backdrop next photos --model models:/cars@champion --out next", name="next")
 def next_objects(
     data: Data,
-    model: Annotated[str, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")],
+    model: Model,
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder for next.csv.")],
     number: Annotated[int, typer.Option("--count", metavar="N", help="How many objects to choose.")] = 20,
 ) -> None:

@@ -96,9 +96,7 @@ def submit(
 @command(app, 'backdrop pipeline schedule demo --name weekly \\\n  --cron "0 0 3 * * 0" --params params.yaml')
 def schedule(
     name: Annotated[str, typer.Option(metavar="NAME", help="The recurring run's name.")],
-    ensemble: Annotated[
-        str, typer.Argument(metavar="ENSEMBLE", help="A shipped ensemble's name, or a YAML file.")
-    ] = "",
+    ensemble: EnsembleName = "",
     cron: Annotated[str, typer.Option(metavar="CRON", help="When to start: six fields, seconds first.")] = "",
     params: Annotated[Path | None, typer.Option(metavar="YAML", help="The run's parameters, as for `submit`.")] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Create it, but start no runs.")] = False,

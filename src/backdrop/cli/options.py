@@ -33,6 +33,9 @@ SetFile = Annotated[
     str | None, typer.Option(metavar="YAML", help="Keys that replace the recipe's, such as a search's schedule.yaml.")
 ]
 Objects = Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only the first N objects by name.")]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="Folder of the new dataset.")]
+Model = Annotated[str, typer.Option(metavar="MODEL", help="Registered model: models:/NAME@champion.")]
+Student = Annotated[bool, typer.Option("--student", help="Use the small network that MODEL taught.")]
 Name = Annotated[str, typer.Option(metavar="NAME", help="Name of the registered model.")]
 Members = Annotated[
     list[str], typer.Option(metavar="MEMBER...", help="Members: one or more folders or runs:/ID/member addresses.")

@@ -45,7 +45,7 @@ def promote(
     data: Annotated[
         str, typer.Argument(metavar="DATA|MODEL", help="Dataset of the holdout; with --override, the model.")
     ],
-    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the registered model.")] = "",
+    name: Name = "",
     override: Annotated[
         bool, typer.Option("--override", help="Promote --version of MODEL, whatever the gate says.")
     ] = False,
@@ -75,7 +75,7 @@ def promote(
 
 @command(app, "backdrop rollback cars --reason 'halos around glass'")
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.")] = "",
+    model: Model = "",
     name: Annotated[str, typer.Option(metavar="MODEL", help="The same as MODEL.")] = "",
     to: Annotated[
         str, typer.Option(metavar="VERSION|DATE", help="An earlier champion. By default, the last one.")

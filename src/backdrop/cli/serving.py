@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from backdrop.cli.command import command
+from backdrop.cli.options import Student
 
 app = typer.Typer()
 
@@ -12,7 +13,7 @@ app = typer.Typer()
 @command(app, "backdrop serve models:/cars@champion --port 8000")
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Registered model: models:/NAME@champion.")],
-    student: Annotated[bool, typer.Option("--student", help="Use the small network that MODEL taught.")] = False,
+    student: Student = False,
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port to listen at.")] = 8000,
     tokens: Annotated[
