@@ -24,7 +24,7 @@ DIGITS = 3  # significant digits of drawn values, for readable schedules
 WARMUP_START = 0.1  # a warm-up starts at this share of the learning rate
 MIN_EPOCHS = 4  # a schedule needs at least this many
 
-N = TypeVar("N", int, float)
+N = TypeVar("N", int, float, str)
 
 
 class Chance(Protocol):
@@ -83,8 +83,7 @@ class Draws:
         """One of the choices."""
         if len(choices) == 1:
             return choices[0]
-        choice = self.values[name] = self.chance.suggest_categorical(self._name(name), choices)
-        return choice
+        return self._kept(name, self.chance.suggest_categorical(self._name(name), choices))
 
     def _kept(self, name: str, value: N) -> N:
         self.values[name] = value

@@ -70,9 +70,7 @@ def is_current(database: Path) -> bool:
     """Whether the store exists, and the installed MLflow created or checked it."""
     try:
         current = revision(database)
-        return current is not None and database.with_name(f".{database.name}.lock").read_text(
-            encoding="utf-8"
-        ) == _marker(current)
+        return current is not None and _lock_path(database).read_text(encoding="utf-8") == _marker(current)
     except (OSError, TrackingError):
         return False
 
@@ -103,8 +101,12 @@ def _not_mlflows(database: Path, error: Exception) -> TrackingError:
     return TrackingError(what, f"Move it away, or set {URI} to another store")
 
 
+def _lock_path(database: Path) -> Path:
+    return database.with_name(f".{database.name}.lock")
+
+
 def _open_lock(database: Path) -> int:
-    path = database.with_name(f".{database.name}.lock")
+    path = _lock_path(database)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:

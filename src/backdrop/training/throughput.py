@@ -77,9 +77,7 @@ def measure(
             raise TrainingError(f"{size} needs more memory than this machine has", remedy) from error
 
 
-def _measure(
-    recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float, limit_s: float = math.inf
-) -> Throughput:
+def _measure(recipe: Recipe, photos: Sequence[Photo], digests: Digests, seconds: float, limit_s: float) -> Throughput:
     target = device()
     state, loss = begin(recipe, None, first_network(recipe), "", ALONE), make_loss(**recipe.loss_options())
     set_lr(state.optimizer, LR)
