@@ -25,14 +25,13 @@ BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowE
 
 @dataclass(frozen=True)
 class Outlines:
-    """The shapes drawn on one photograph of a given size; only those with one of `labels` count, all if empty."""
+    """The shapes drawn on one photograph of a given size."""
 
     file: Path
     width: int
     height: int
     shapes: tuple[Mapping[str, Any], ...]
     kind: str
-    labels: frozenset[str]
 
     def mask(self) -> Mask:
         """The union of the shapes (H, W).
@@ -111,7 +110,7 @@ def _coco(file: Path, content: Mapping[str, Any], labels: frozenset[str]) -> Ite
                     f"{printable(file)} doesn't say how large {photo} is", "Export it with width and height"
                 )
             size = int(image["width"]), int(image["height"])
-            yield photo, Outlines(file, *size, tuple(shapes[key]), "coco", labels)
+            yield photo, Outlines(file, *size, tuple(shapes[key]), "coco")
 
 
 def _labelme(file: Path, content: Mapping[str, Any], labels: frozenset[str]) -> Iterator[tuple[str, Outlines]]:
@@ -120,7 +119,7 @@ def _labelme(file: Path, content: Mapping[str, Any], labels: frozenset[str]) -> 
     ]
     if shapes:
         size = int(content["imageWidth"]), int(content["imageHeight"])
-        yield _plain(content["imagePath"]), Outlines(file, *size, tuple(shapes), "labelme", labels)
+        yield _plain(content["imagePath"]), Outlines(file, *size, tuple(shapes), "labelme")
 
 
 def _plain(name: str) -> str:
