@@ -183,6 +183,17 @@ def test_the_evaluation_run_holds_what_was_found(tracked: str, workspace: Worksp
     assert json.loads(client.get_model_version(name, "1").tags["backdrop.verdict"])["reasons"] == verdict["reasons"]
 
 
+@server_is_thorough
+def test_two_models_that_share_an_evaluation_both_bear_the_verdict(
+    tracked: str, workspace: Workspace, name: str
+) -> None:
+    for model in (name, f"{name}-too"):
+        put(workspace, model, seed=1, dice=0.95)
+        promote(str(workspace.data), model)
+        tags = connect().get_model_version(model, "1").tags
+        assert json.loads(tags["backdrop.verdict"])["outcome"] == "promoted"
+
+
 def test_members_that_are_given_as_folders_are_children_too(tracked: str, workspace: Workspace, name: str) -> None:
     runs = [run_of(address) for address in track(workspace, seed=1)]
     made = put(workspace, name, seed=1, dice=0.95)

@@ -317,7 +317,7 @@ def _objects(plan: FoldPlan) -> int:
 
 
 def _publish(challenger: Version, verdict: Verdict, standing: Standing) -> None:
-    """Writes a verdict onto the version's report and tags, unless it stands there."""
+    """Writes a verdict onto the version's tag and report, unless it stands there."""
+    registry.set_verdict(challenger, verdict)  # of this model alone: another may share the evaluation
     if evaluations.find_verdict(challenger.evaluation_run) != verdict:
         evaluations.log_verdict(challenger.evaluation_run, verdict, standing)
-        registry.set_verdict(challenger, verdict)
