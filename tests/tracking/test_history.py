@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from backdrop.common.errors import GateError, TrackingError
 from backdrop.steps.history import history, verify_history
@@ -165,6 +167,30 @@ def test_a_kill_before_the_aliases_are_set_is_put_right(
     connect().set_registered_model_alias(name, "challenger", "1")  # by hand
     records.mirror(name)
     assert shown(name) == {"champion": 1}
+
+
+@server_is_thorough
+def test_a_rollback_that_is_cut_short_is_finished_and_not_undone(
+    tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, dice in ((1, 0.95), (2, 0.97)):
+        workspace.register(name, seed, dice)
+        promote(str(workspace.data), name)
+
+    def fail(*_: object) -> None:
+        raise MlflowException("no", error_code=BAD_REQUEST)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backdrop.tracking.history._mirror", fail)
+        with pytest.raises(TrackingError, match=rf"Then run `backdrop rollback {name} --to 1`"):
+            rollback(name)
+    assert shown(name) == {"champion": 2, "previous": 1}
+    assert rollback(name, to="1").version == 1
+    assert shown(name) == {"champion": 1, "previous": 2, "challenger": 2}
+    assert [entry.event for entry in history(name)].count("rolled back") == 1
+    release(name)
+    with pytest.raises(TrackingError, match="is the champion already"):
+        rollback(name, to="1")
 
 
 def test_whoever_comes_second_is_told_who_won(tracked: str, workspace: Workspace, name: str) -> None:

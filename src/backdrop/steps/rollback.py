@@ -5,6 +5,7 @@ from datetime import date, datetime, time
 from backdrop.common.errors import TrackingError
 from backdrop.common.progress import working
 from backdrop.tracking import history, registry
+from backdrop.tracking.client import AGAIN
 from backdrop.tracking.ledger import Entry, State
 from backdrop.tracking.version_files import Version, check_files
 
@@ -12,6 +13,8 @@ from backdrop.tracking.version_files import Version, check_files
 @working("rolling back")
 def rollback(name: str, to: str = "", reason: str = "") -> Version:
     """Makes an earlier champion the champion again, and holds it: only people replace it, until `release`.
+
+    A call that was cut short is finished by another with `to`.
 
     Args:
         name: the registered model.
@@ -26,15 +29,27 @@ def rollback(name: str, to: str = "", reason: str = "") -> Version:
         GateError: if somebody else changes the champion meanwhile.
         TrackingError: if there is no such version to go back to, or MLflow has lost its files or can't be reached.
     """
+    chosen = list[Version]()
 
     def choose(state: State) -> Entry | None:
         number = _target(name, to, state)
-        check_files(registry.find_number(name, number))
+        version = registry.find_number(name, number)
+        check_files(version)
+        chosen.append(version)
+        if number == state.champion:  # an earlier call was cut short
+            return None
         return Entry(event="rolled back", version=number, champion=state.champion, reason=reason)
 
-    state = history.decide(name, choose)
-    assert state.champion is not None  # it was chosen
-    return registry.find_number(name, state.champion)
+    try:
+        history.decide(name, choose)
+    except TrackingError as error:
+        if not chosen:
+            raise
+        # Without `to`, a second call would undo what this one may have done.
+        first = "Check the server" if error.remedy == AGAIN else error.remedy
+        then = f"Then run `backdrop rollback {name} --to {chosen[-1].version}`"
+        raise TrackingError(error.what, f"{first}. {then}") from error
+    return chosen[-1]
 
 
 def _target(name: str, to: str, state: State) -> int:
@@ -53,7 +68,7 @@ def _target(name: str, to: str, state: State) -> int:
         )
         who = f"Version {to} was never" if to.isdecimal() else f"At {to} there was no"
         raise TrackingError(f"{who} champion of {name}", remedy)
-    if number == state.champion:
+    if number == state.champion and not state.hold:
         raise TrackingError(f"{present} is the champion already", "To keep it there, use `backdrop hold`")
     return number
 
