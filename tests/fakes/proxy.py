@@ -122,6 +122,29 @@ def gated(port: int) -> Iterator[str]:
         yield proxy.address
 
 
+class _Expired(_Handler):
+    """Answers with a login page, as a success, in the place of files of one name."""
+
+    name = ""
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if self.command == "GET" and self.path.endswith(f"/{self.name}"):
+            self._answer(200, [("Content-Type", "text/html")], b"<html>Sign in</html>", 20)
+            return False
+        self.headers.replace_header("Host", f"127.0.0.1:{self.server.target}")
+        return True
+
+
+@contextmanager
+def expired(port: int, name: str) -> Iterator[str]:
+    """The address of a server behind a login that has expired for files of one name, while the block lasts."""
+    with faulty(port, share=0.0) as proxy:
+        proxy.RequestHandlerClass = type("_ExpiredFor", (_Expired,), {"name": name})
+        yield proxy.address
+
+
 class Wire(socketserver.ThreadingTCPServer):
     """Forwards each connection from port `at` of this machine (0: a free one) to `port`, which it names as the host."""
 

@@ -11,9 +11,13 @@ from backdrop.common.errors import TrackingError
 from backdrop.steps.models import models
 from backdrop.steps.promote import promote
 from backdrop.steps.rollback import rollback
+from backdrop.tracking import evaluations
 from backdrop.tracking.client import connect
+from backdrop.tracking.members import find_member
 from backdrop.tracking.registry import champion_plan, find_alias, require_version
 from backdrop.tracking.version_files import fetch
+from tests.fakes.proxy import expired
+from tests.tracking.test_members import KEY, upload
 from tests.tracking.test_registry import champion, put
 from tests.tracking.workspace import Workspace, server_is_thorough
 
@@ -48,6 +52,26 @@ def test_lost_files_of_a_version_are_uploaded_again_by_register(
         assert weights.is_file()
         fetch(require_version(address))
     assert promote(data, name).outcome == "promoted"
+
+
+@pytest.mark.parametrize("tracked", ["server"], indirect=True)
+def test_a_login_page_in_a_files_place_is_no_lost_file(
+    tracked: str, mlflow_server: str, workspace: Workspace, name: str, member: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = put(workspace, name, seed=1, dice=0.95)
+    upload(member)
+    needs = {
+        "weights.safetensors": (lambda: fetch(require_version(f"models:/{name}/1")), lambda: find_member(KEY)),
+        "images.csv": (lambda: evaluations.fetch_evaluation(made.run_id),),
+        "statistics.csv": (lambda: evaluations.fetch_statistics(made.run_id),),
+    }
+    for file, acts in needs.items():
+        with expired(int(mlflow_server.rpartition(":")[2]), file) as address:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            for act in acts:
+                shutil.rmtree(storage.cache_folder(), ignore_errors=True)
+                with pytest.raises(TrackingError, match=rf"{file} of .* didn't arrive.*your login"):
+                    act()
 
 
 @server_is_thorough

@@ -36,7 +36,7 @@ from backdrop.evaluation.records import (
 from backdrop.evaluation.statistics import Statistics, read_statistics
 from backdrop.inference.member import CONFIG
 from backdrop.report import Standing, with_verdict
-from backdrop.tracking.artifacts import file_sizes
+from backdrop.tracking.artifacts import file_sizes, require_as_listed
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, find_runs, server_errors
 from backdrop.tracking.members import run_of
@@ -99,7 +99,7 @@ def find_evaluation(digest: str, plans: Mapping[str, bytes], metadata: bytes) ->
     """
     client = connect()
     for run in find_runs(client, f"{_filter(digest, _digest(plans, metadata))} and attributes.status = 'FINISHED'"):
-        lost = _lost(client, run)
+        lost = _lost(run, _sizes(client, run))
         if not lost:
             return str(run.info.run_id)
         log(f"Evaluation run {run.info.run_id} isn't reused: MLflow has lost its {', '.join(lost)}")
@@ -143,10 +143,10 @@ def fetch_evaluation(run_id: str) -> Path:
     def fill(folder: Path) -> None:
         client = connect()
         with server_errors(f"Evaluation run {run_id} can't be fetched"), tempfile.TemporaryDirectory() as scratch:
-            _check(client, client.get_run(run_id))
-            plans = {entry.path for entry in client.list_artifacts(run_id) if Path(entry.path).suffix == ".csv"}
+            sizes = _check(client, client.get_run(run_id))
+            plans = {name for name in sizes if "/" not in name and Path(name).suffix == ".csv"}
             for name in (*(plans | {PLAN}), CONFIG, f"{REPORT}/{METRICS}", f"{REPORT}/{IMAGES}"):
-                path = Path(client.download_artifacts(run_id, checked_name(name, f"Run {run_id}"), scratch))
+                path = _download(client, run_id, checked_name(name, f"Run {run_id}"), sizes, scratch)
                 (folder / path.name).write_bytes(path.read_bytes())
         _require_unchanged(folder, run_id)
 
@@ -177,8 +177,8 @@ def fetch_statistics(run_id: str) -> list[Statistics]:
     client = connect()
     what = f"The statistics of evaluation run {run_id} can't be fetched"
     with server_errors(what), tempfile.TemporaryDirectory() as scratch:
-        _check(client, client.get_run(run_id))
-        return read_statistics(client.download_artifacts(run_id, f"{REPORT}/{STATISTICS}", scratch))
+        sizes = _check(client, client.get_run(run_id))
+        return read_statistics(_download(client, run_id, f"{REPORT}/{STATISTICS}", sizes, scratch))
 
 
 def read_ensemble(folder: Path) -> Ensemble:
@@ -339,24 +339,36 @@ def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
     client.set_tag(run_id, FILES, json.dumps(sizes))
 
 
-def _lost(client: MlflowClient, run: Run) -> list[str]:
+def _sizes(client: MlflowClient, run: Run) -> dict[str, int]:
+    """The sizes of the run's files in MLflow, by name."""
+    with server_errors(f"The files of run {run.info.run_id} can't be listed"):
+        return file_sizes(partial(client.list_artifacts, run.info.run_id))
+
+
+def _lost(run: Run, sizes: Mapping[str, int]) -> list[str]:
     """The names of the run's files that are gone or not as long as they were."""
     written = json.loads(run.data.tags.get(FILES, "{}"))
-    with server_errors(f"The files of run {run.info.run_id} can't be listed"):
-        sizes = file_sizes(partial(client.list_artifacts, run.info.run_id))
     page = f"{REPORT}/{PAGE}"  # its length changes with the verdict
     return [name for name, size in {**written, page: sizes.get(page)}.items() if not size or sizes.get(name) != size]
 
 
-def _check(client: MlflowClient, run: Run) -> None:
-    """Makes sure that MLflow still has the run's files.
+def _check(client: MlflowClient, run: Run) -> dict[str, int]:
+    """Makes sure that MLflow still has the run's files, and returns their sizes by name.
 
     Raises:
         TrackingError: if it hasn't.
     """
-    if lost := _lost(client, run):
+    sizes = _sizes(client, run)
+    if lost := _lost(run, sizes):
         what = f"MLflow has lost {', '.join(lost)} of evaluation run {run.info.run_id}"
         raise TrackingError(what, "Run `backdrop evaluate` and `backdrop register` again for the same members")
+    return sizes
+
+
+def _download(client: MlflowClient, run_id: str, name: str, sizes: Mapping[str, int], scratch: str) -> Path:
+    path = Path(client.download_artifacts(run_id, name, scratch))
+    require_as_listed(path.parent, {path.name: sizes[name]}, f"evaluation run {run_id}")
+    return path
 
 
 def _adopt(client: MlflowClient, parent: str, run_id: str) -> None:

@@ -18,7 +18,7 @@ from backdrop.common.errors import MemberError, TrackingError
 from backdrop.common.progress import log
 from backdrop.inference.member import CURVES, METRICS, ONNX, RECIPE, RECORD, SAMPLES, WEIGHTS, read_member
 from backdrop.tracking import EXPERIMENT, sqlite_path, tracking_uri
-from backdrop.tracking.artifacts import file_sizes, local_artifacts
+from backdrop.tracking.artifacts import file_sizes, local_artifacts, require_as_listed
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.store import is_current
 
@@ -117,11 +117,13 @@ def fetch_member(address: str) -> Path:
 
         client = connect()
         with server_errors(f"Member {address} can't be fetched", "Check the address: `backdrop train` prints it"):
-            missing = _missing(file_sizes(partial(client.list_artifacts, run_id), ARTIFACT))
+            sizes = file_sizes(partial(client.list_artifacts, run_id), ARTIFACT)
+            missing = _missing(sizes)
             if not missing:
                 client.download_artifacts(run_id, ARTIFACT, str(folder))
         if missing:
             raise TrackingError(f"{address} has no finished member ({missing})", AGAIN)
+        require_as_listed(folder / ARTIFACT, sizes, address)
         try:
             read_member(folder / ARTIFACT)
         except MemberError as error:

@@ -32,7 +32,7 @@ from backdrop.config.records import Record, parse_yaml
 from backdrop.data.dataset import file_digest
 from backdrop.inference.member import CONFIG, MEMBERS, ONNX, RECIPE, Member, read_member
 from backdrop.tracking import history, signing, tracking_uri
-from backdrop.tracking.artifacts import file_sizes
+from backdrop.tracking.artifacts import file_sizes, require_as_listed
 from backdrop.tracking.cache import fetch_once
 from backdrop.tracking.client import connect, is_missing, retry, server_errors
 from backdrop.tracking.signing import MADE_BY_FETCHING, SIGNATURE
@@ -188,9 +188,9 @@ def fetch(version: Version) -> Path:
     key = signing.trusted_key()
 
     def fill(folder: Path) -> None:
-        _require_whole(version)
+        sizes = _require_whole(version)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # of its disk and its group
-            model = _download(version, scratch)
+            model = _download(version, sizes, scratch)
             if key:
                 signing.verify(model, key, version.address)
             ensemble = model / "artifacts" / ENSEMBLE
@@ -224,9 +224,10 @@ def examine(version: Version, recorded: str) -> tuple[int, Sequence[str], bool]:
     """
     key = signing.trusted_key()
     with tempfile.TemporaryDirectory() as scratch:
-        if not _sizes(version):
+        sizes = _sizes(version)
+        if not sizes:
             return 0, ["all files are missing"], False
-        model = _download(version, scratch)
+        model = _download(version, sizes, scratch)
         signed = (model / SIGNATURE).is_file()
         digests = _digests(model)
         faults = _compare(model, digests, recorded)
@@ -297,19 +298,25 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
 
 
-def _download(version: Version, scratch: str) -> Path:
+def _download(version: Version, sizes: Mapping[str, int], scratch: str) -> Path:
+    uri = tracking_uri()
     try:
         with server_errors(f"{version.address} can't be fetched"):
-            return Path(download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=tracking_uri()))
+            model = Path(download_artifacts(artifact_uri=version.address, dst_path=scratch, tracking_uri=uri))
     except TrackingError as error:
         if os.strerror(errno.ENOSPC) in str(error.__cause__):  # here: MLflow names the file that it read
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
+    require_as_listed(model, _counted(sizes), version.address)
+    return model
 
 
-def _require_whole(version: Version) -> None:
-    if not is_whole(version):
+def _require_whole(version: Version) -> dict[str, int]:
+    """The sizes of a version's files, none of which is lost."""
+    sizes = _sizes(version)
+    if _total(sizes) != version.size:
         raise TrackingError(f"MLflow has lost files of {version.address}", LOST)
+    return sizes
 
 
 def _sizes(version: Version) -> dict[str, int]:
@@ -325,8 +332,12 @@ def _sizes(version: Version) -> dict[str, int]:
 
 
 def _total(sizes: Mapping[str, int]) -> int:
-    """The size of what a version needs; fetching a model adds files to it."""
-    return sum(size for name, size in sizes.items() if name.startswith("artifacts/") or name in CODE)
+    return sum(_counted(sizes).values())
+
+
+def _counted(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of what a version needs; fetching a model adds files to it."""
+    return {name: size for name, size in sizes.items() if name.startswith("artifacts/") or name in CODE}
 
 
 def _verify(folder: Path, version: Version) -> None:
