@@ -68,7 +68,7 @@ def report(found: list[Score], worst: int = 2, history: list[dict[str, Any]] = H
     evaluation = summarize(found, members, "m", "p")
     alone = evaluation.holdout.members
     summaries = [
-        MemberSummary(member, "tiny", i, 10, 9, 0.98765, alone[member].dice if held else None, 3725.0, history)
+        MemberSummary(member, i, 10, 9, 0.98765, alone[member].dice if held else None, 3725.0, history)
         for i, member in enumerate(members)
     ]
     picture = np.full((40, 60, 3), 90, np.uint8)

@@ -25,7 +25,6 @@ def render_member(member: Member) -> str:
     record = member.record
     summary = MemberSummary(
         name=member.name,
-        recipe=record.recipe,
         fold=record.fold,
         epochs=record.epochs,
         selected_epoch=record.selected_epoch,

@@ -39,7 +39,6 @@ class MemberSummary:
     """
 
     name: str
-    recipe: str
     fold: int | None
     epochs: int
     selected_epoch: int

@@ -383,7 +383,6 @@ def _summary(member: Member, evaluation: Evaluation) -> MemberSummary:
     record, alone = member.record, evaluation.holdout.members.get(member.name)
     return MemberSummary(
         name=member.name,
-        recipe=record.recipe,
         fold=record.fold,
         epochs=record.epochs,
         selected_epoch=record.selected_epoch,

@@ -65,9 +65,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Link:
-    """A valid entry with its number and digest."""
+    """A valid entry with its digest."""
 
-    number: int
     digest: str
     entry: Entry
 
@@ -215,7 +214,7 @@ def chain(lines: Iterable[Line], anchor: str = BEGINNING) -> Chain:
         if entry is None:
             faults.append(f"entry {line.number} was changed")
         elif entry.previous == (links[-1].digest if links else BEGINNING):
-            links.append(Link(line.number, str(line.digest), entry))
+            links.append(Link(str(line.digest), entry))
             digests.add(str(line.digest))
         elif entry.previous not in digests:  # else it is void
             faults.append(f"entry {line.number} follows an entry that isn't there")
