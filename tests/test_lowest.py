@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = ("heic", "pipelines", "s3", "serving", "signing", "student", "tuning")
 FIRST = {"kubernetes": "30.1.*", "nvidia-ml-py": "12.*", "torch": "2.13.0"}  # of `>=30` and `>=12`; torch is pinned
 CORE = "config data models inference evaluation training/test_step.py training/test_losses.py report pipelines serving"
-TOOLS = ("hypothesis", "jsonschema", "moto[server]", "pytest")
+TOOLS = ("hypothesis", "jsonschema", "mapie", "moto[server]", "pytest")
 
 
 def lowest() -> list[str]:
