@@ -436,10 +436,15 @@ def test_photographs_without_a_product_are_counted(
             "postprocessing": [{"kind": "threshold", "level": level}],
         }
         (tmp_path / "x.yaml").write_text(dump_yaml(parse(Ensemble, values, "x")))
-        predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / "x.yaml"), format="rle")
-        empty = [f"{name}.jpg" for name, *_, rle in table(tmp_path / "out" / "masks.csv")[1:] if not rle]
-        said = re.findall(r"No product was found in (\d+) photographs?, such as (\S+)", capsys.readouterr().err)
-        assert said == ([(str(len(empty)), empty[0])] if empty else [])
+        known: dict[str, list[tuple[str, str]]] = {}
+        formats: tuple[Format, ...] = ("rle", "mask", "alpha", "cutout")
+        for format in formats:  # noqa: A001  # the parameter's name
+            predict(str(photos), str(tmp_path / "out"), members, ensemble=str(tmp_path / "x.yaml"), format=format)
+            said = capsys.readouterr().err
+            known[format] = re.findall(r"No product was found in (\d+) photographs?, such as (\S+)", said)
+            if format == "rle":
+                empty = [f"{name}.jpg" for name, *_, rle in table(tmp_path / "out" / "masks.csv")[1:] if not rle]
+        assert known == dict.fromkeys(formats, [(str(len(empty)), empty[0])] if empty else [])
     assert len(empty) == 10
 
 

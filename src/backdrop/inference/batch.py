@@ -48,7 +48,7 @@ class Cutout(Record):
     """A photograph's mask, run-length encoded, at the photograph's size; or the reason for its `failure`.
 
     If pictures are drawn, `picture` is the picture's path in the store, and `digest` its sha256; `rle` is empty then.
-    `dice` is the Dice that the mask probably has, and its interval; None if the model can't say.
+    `empty` says that no pixel is product. `dice` is the Dice that the mask probably has, and its interval; None if the model can't say.
     """
 
     image: str
@@ -58,6 +58,7 @@ class Cutout(Record):
     picture: str = ""
     digest: str = ""
     failure: str = ""
+    empty: bool = False
     dice: DiceRange | None = None
 
 
@@ -327,6 +328,7 @@ def _finish(model: EnsembleModel, source: Source, outcome: Outcome, finish: Fini
     view = PurePosixPath(source.name).stem.rpartition("_")[2]
     try:
         mask = model.cut(outcome, view)
-        return finish(source, outcome, mask).model_copy(update={"dice": model.predict_dice(outcome, mask)})
+        known = {"empty": not mask.any(), "dice": model.predict_dice(outcome, mask)}
+        return finish(source, outcome, mask).model_copy(update=known)
     except DataError as error:
         return Cutout(image=source.name, failure=_reason(source, error))

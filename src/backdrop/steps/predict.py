@@ -140,7 +140,7 @@ def predict(
             for cutout in store.cut_out(chosen, photos):
                 if cutout.failure:
                     failed.append(cutout)
-                elif not cutout.rle:
+                elif cutout.empty:
                     empty.append(cutout.image)
                 if cutout.dice:
                     dices[cutout.image] = cutout.dice
