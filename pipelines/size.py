@@ -35,7 +35,7 @@ class Size:
     @property
     def sentence(self) -> str:
         """Says how large a run becomes."""
-        return f"a run grows to {self.end / 1000:,.0f} kB, of which Argo keeps 1,049 kB, retries included"
+        return f"a run grows to {self.end / 1000:,.0f} kB without retries; Argo keeps 1,049 kB at most"
 
 
 def estimate_size(documents: Sequence[Mapping[str, Any]]) -> Size:

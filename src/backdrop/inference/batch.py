@@ -48,7 +48,8 @@ class Cutout(Record):
     """A photograph's mask, run-length encoded, at the photograph's size; or the reason for its `failure`.
 
     If pictures are drawn, `picture` is the picture's path in the store, and `digest` its sha256; `rle` is empty then.
-    `empty` says that no pixel is product. `dice` is the Dice that the mask probably has, and its interval; None if the model can't say.
+    `empty` says that no pixel is product. `dice` is the Dice that the mask probably has, and its interval; None if the
+    model can't say.
     """
 
     image: str
