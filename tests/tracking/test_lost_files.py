@@ -64,6 +64,9 @@ def test_a_login_page_in_a_files_place_is_no_lost_file(
         "weights.safetensors": (lambda: fetch(require_version(f"models:/{name}/1")), lambda: find_member(KEY)),
         "images.csv": (lambda: evaluations.fetch_evaluation(made.run_id),),
         "statistics.csv": (lambda: evaluations.fetch_statistics(made.run_id),),
+        "ensemble.yaml": (lambda: evaluations.fetch_ensemble(made.run_id),),
+        "index.html": (lambda: promote(str(workspace.data), name),),
+        "verdict.json": (lambda: evaluations.find_verdict(made.run_id),),
     }
     for file, acts in needs.items():
         with expired(int(mlflow_server.rpartition(":")[2]), file) as address:
@@ -72,6 +75,9 @@ def test_a_login_page_in_a_files_place_is_no_lost_file(
                 shutil.rmtree(storage.cache_folder(), ignore_errors=True)
                 with pytest.raises(TrackingError, match=rf"{file} of .* didn't arrive.*your login"):
                     act()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+        if file == "index.html":
+            assert promote(str(workspace.data), name).outcome == "unchanged"
 
 
 @server_is_thorough

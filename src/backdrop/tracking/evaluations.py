@@ -99,7 +99,7 @@ def find_evaluation(digest: str, plans: Mapping[str, bytes], metadata: bytes) ->
     """
     client = connect()
     for run in find_runs(client, f"{_filter(digest, _digest(plans, metadata))} and attributes.status = 'FINISHED'"):
-        lost = _lost(run, _sizes(client, run))
+        lost = _lost(run, _sizes(client, run.info.run_id))
         if not lost:
             return str(run.info.run_id)
         log(f"Evaluation run {run.info.run_id} isn't reused: MLflow has lost its {', '.join(lost)}")
@@ -162,9 +162,11 @@ def fetch_ensemble(run_id: str) -> Ensemble:
         TrackingError: if MLflow has lost it, or the server doesn't answer.
         ConfigError: if its YAML isn't valid.
     """
+    client = connect()
     what = f"Evaluation run {run_id} can't be fetched"
     with server_errors(what), tempfile.TemporaryDirectory() as scratch:
-        return read_ensemble(Path(connect().download_artifacts(run_id, CONFIG, scratch)).parent)
+        sizes = _check(client, client.get_run(run_id))
+        return read_ensemble(_download(client, run_id, CONFIG, sizes, scratch).parent)
 
 
 def fetch_statistics(run_id: str) -> list[Statistics]:
@@ -199,8 +201,8 @@ def log_verdict(run_id: str, verdict: Verdict, standing: Standing) -> None:
     """
     client = connect()
     with server_errors("The verdict can't be written"), tempfile.TemporaryDirectory() as scratch:
-        _check(client, client.get_run(run_id))
-        page = Path(client.download_artifacts(run_id, f"{REPORT}/{PAGE}", scratch))
+        sizes = _check(client, client.get_run(run_id))
+        page = _download(client, run_id, f"{REPORT}/{PAGE}", sizes, scratch)
         page.write_text(with_verdict(page.read_text(encoding="utf-8"), verdict, standing), encoding="utf-8")
         client.log_artifact(run_id, str(page), REPORT)
         if verdict.outcome != "unchanged":
@@ -247,9 +249,10 @@ def find_champion_scores(run_id: str, champion: str) -> list[Score] | None:
     client, name = connect(), _champion(champion)
     with server_errors("The champion's scores can't be read"), tempfile.TemporaryDirectory() as scratch:
         digest = client.get_run(run_id).data.tags.get(f"{CHAMPION_SCORES}.{name}")
-        if not digest or f"{CHAMPIONS}/{name}.csv" not in {e.path for e in client.list_artifacts(run_id, CHAMPIONS)}:
+        sizes, file = _sizes(client, run_id), f"{CHAMPIONS}/{name}.csv"
+        if not digest or file not in sizes:
             return None
-        path = Path(client.download_artifacts(run_id, f"{CHAMPIONS}/{name}.csv", scratch))
+        path = _download(client, run_id, file, sizes, scratch)
         return read_scores(path) if storage.sha256(path.read_bytes()) == digest else None
 
 
@@ -265,9 +268,10 @@ def find_verdict(run_id: str) -> Verdict | None:
     """
     client = connect()
     with server_errors("The verdict can't be read"), tempfile.TemporaryDirectory() as scratch:
-        if VERDICT not in {entry.path for entry in client.list_artifacts(run_id)}:
+        sizes = _sizes(client, run_id)
+        if VERDICT not in sizes:
             return None
-        text = read_text(Path(client.download_artifacts(run_id, VERDICT, scratch)), "verdict")
+        text = read_text(_download(client, run_id, VERDICT, sizes, scratch), "verdict")
         return parse(Verdict, parse_yaml(text, VERDICT), VERDICT)
 
 
@@ -339,10 +343,10 @@ def _log_files(client: MlflowClient, run_id: str, findings: Findings) -> None:
     client.set_tag(run_id, FILES, json.dumps(sizes))
 
 
-def _sizes(client: MlflowClient, run: Run) -> dict[str, int]:
+def _sizes(client: MlflowClient, run_id: str) -> dict[str, int]:
     """The sizes of the run's files in MLflow, by name."""
-    with server_errors(f"The files of run {run.info.run_id} can't be listed"):
-        return file_sizes(partial(client.list_artifacts, run.info.run_id))
+    with server_errors(f"The files of run {run_id} can't be listed"):
+        return file_sizes(partial(client.list_artifacts, run_id))
 
 
 def _lost(run: Run, sizes: Mapping[str, int]) -> list[str]:
@@ -358,7 +362,7 @@ def _check(client: MlflowClient, run: Run) -> dict[str, int]:
     Raises:
         TrackingError: if it hasn't.
     """
-    sizes = _sizes(client, run)
+    sizes = _sizes(client, run.info.run_id)
     if lost := _lost(run, sizes):
         what = f"MLflow has lost {', '.join(lost)} of evaluation run {run.info.run_id}"
         raise TrackingError(what, "Run `backdrop evaluate` and `backdrop register` again for the same members")
