@@ -140,9 +140,9 @@ def place() -> str:
 
 
 def has_store() -> bool:
-    """Whether there is a store to read: `connect` would create the file that isn't there."""
+    """Whether there is a store or a registry to read: `connect` would create the file that isn't there."""
     path = sqlite_path(tracking_uri())
-    return path is None or path.is_file()
+    return path is None or path.is_file() or bool(os.environ.get(REGISTRY))
 
 
 def missing(what: str) -> TrackingError:
