@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -56,16 +57,16 @@ def test_the_phases_of_another_size_are_measured_on_their_own(data: Path, monkey
     recipe = find_recipe("tiny", (*SMALL, "schedule.0.scale=0.5", "schedule.0.epochs=3", "schedule.1.epochs=1"))
     paces = {0.5: 40.0, 1.0: 10.0}
     monkeypatch.setattr(throughput, "_pace", lambda recipe, *_: paces[recipe.schedule[0].scale])
-    four = throughput._measure(recipe.model_copy(update={"epochs": 4}), photos, content_digests(photos), 0.1)
+    four = throughput._measure(recipe.model_copy(update={"epochs": 4}), photos, content_digests(photos), 0.1, math.inf)
     assert four.training == pytest.approx(4 / (3 / 40 + 1 / 10))
-    one = throughput._measure(recipe.model_copy(update={"epochs": 1}), photos, content_digests(photos), 0.1)
+    one = throughput._measure(recipe.model_copy(update={"epochs": 1}), photos, content_digests(photos), 0.1, math.inf)
     assert one.training == 40.0  # the shorter phase has no epoch
 
 
 def test_memory_is_measured_where_there_is_no_proc(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "STATUS", tmp_path / "none")  # as on macOS
     photos = list(open_dataset(data).photos.values())[:2]
-    assert throughput._measure(find_recipe("tiny", SMALL), photos, content_digests(photos), 0.1).memory > 0
+    assert throughput._measure(find_recipe("tiny", SMALL), photos, content_digests(photos), 0.1, math.inf).memory > 0
 
 
 def test_members_are_spread_longest_first() -> None:
@@ -80,7 +81,7 @@ def test_a_recipe_that_is_too_large_is_reported(data: Path) -> None:
     # Wider than a recipe may be: a network that is only too large for this machine would fill it first.
     vast = small.model_copy(update={"network": small.network.model_copy(update={"width": 1_000_000})})
     with pytest.raises(TrainingError, match="tiny at 64x32 in batches of 2 needs more memory"):
-        measure(vast, photos, content_digests(photos), 0.1)
+        measure(vast, photos, content_digests(photos), 0.1, math.inf)
 
 
 def test_other_errors_come_through_whole(data: Path) -> None:
