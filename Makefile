@@ -37,7 +37,7 @@ demo: setup ## Make a sample dataset and run the whole pipeline on it; again: tr
 	$(BIN)/backdrop sample $(DEMO)/data --objects 14 --views 8 --size 384x256 --seed 2
 	cd $(DEMO) && ../$(BIN)/backdrop pipeline run demo --data data --work .
 
-test: setup ## Run the tests (a quarter of an hour on two cores, no network); COVERAGE=1 also measures what they reach
+test: setup ## Run the tests (twenty minutes on two cores, no network); COVERAGE=1 also measures what they reach
 	$(TESTING) $(BIN)/python -m pytest -m 'not (thorough or slow or e2e)' $(WORKERS) \
 		$(if $(COVERAGE),$(COVERAGE_OPTIONS))
 
