@@ -92,6 +92,25 @@ def test_a_version_whose_files_were_changed_never_takes_over(
     assert "were changed" in champion.trouble
 
 
+def test_a_model_that_was_made_again_takes_over_under_the_same_number(
+    registry: None,
+    workspace: Workspace,  # noqa: F811  # a fixture
+    tmp_path: Path,
+) -> None:
+    name = f"model-{tmp_path.name}"
+    champion = Champion(f"models:/{name}@champion")
+    served = []
+    for seed in (1, 2):
+        workspace.register(name, seed, 0.95)
+        promote(str(workspace.data), name)
+        champion.look()
+        assert champion.current is not None
+        served.append((champion.current.address, [one.record.seed for one in champion.current.model.members]))
+        connect().delete_registered_model(name)
+    assert served == [(f"models:/{name}/1", [1, 1]), (f"models:/{name}/1", [2, 2])]
+    assert champion.switches == 1
+
+
 def test_a_malformed_address_is_refused() -> None:
     with pytest.raises(TrackingError, match="cars isn't a model's address"):
         Champion("cars")

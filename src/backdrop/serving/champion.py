@@ -48,6 +48,7 @@ class Champion:
         self.current: Served | None = None
         self.switches = 0
         self.trouble = ""
+        self._digest = ""  # of the current version's ensemble
         self._answered = -math.inf  # when the registry answered last
         self._outdated = ""
         self._closing = threading.Event()
@@ -86,12 +87,13 @@ class Champion:
         if version is None:
             raise missing(self.address)
         self._note(outdated(version.name, version.version))
-        if self.current and self.current.address == version.address:
+        # A model that was deleted and made again counts its versions from 1 again.
+        if self.current and (self.current.address, self._digest) == (version.address, version.digest):
             return
         model = keep_networks(load_ensemble(fetch(version)))
         model.mask(BLANK)
         self.switches += self.current is not None
-        self.current = Served(version.address, model)
+        self.current, self._digest = Served(version.address, model), version.digest
         log(f"serving {version.address}")
 
     def _note(self, outdated: str) -> None:
