@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backdrop.common.errors import TrackingError
 from backdrop.common.storage import sha256
 from backdrop.evaluation.gate import Verdict
 from backdrop.tracking.ledger import Chain, Entry, Line, State, chain
@@ -90,6 +91,12 @@ def test_the_champion_at_a_time() -> None:
         state = state.after(judged(version, state.champion, "promoted").model_copy(update={"time": stamp}))
     at = {day: state.champion_at(START + timedelta(days=day)) for day in range(7)}
     assert at == {0: None, 1: 1, 2: 1, 3: 2, 4: 2, 5: 1, 6: 1}
+    late = (START + timedelta(days=2)).isoformat()  # by a clock that is days late
+    state = state.after(judged(3, 1, "promoted").model_copy(update={"time": late}))
+    for day in (2, 4):
+        with pytest.raises(TrackingError, match=f"Who was champion at 2026-01-0{day + 1} 00:00 can't be told"):
+            state.champion_at(START + timedelta(days=day))
+    assert (state.champion_at(START + timedelta(days=1)), state.champion_at(START + timedelta(days=6))) == (1, 3)
 
 
 ENTRIES = st.lists(st.integers(1, 9).map(registered), min_size=1, max_size=12)

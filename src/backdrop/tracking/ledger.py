@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from backdrop.common.errors import TrackingError
 from backdrop.common.storage import sha256
 from backdrop.config.records import Record
 from backdrop.evaluation.gate import Verdict
@@ -108,9 +109,16 @@ class State:
         return self.changes[-1].champion if self.changes else None
 
     def champion_at(self, when: datetime) -> int | None:
-        """The champion at a time; None if there was none."""
-        before = [entry for entry in self.changes if datetime.fromisoformat(entry.time) <= when]
-        return before[-1].version if before else None
+        """The champion at a time; None if there was none.
+
+        Raises:
+            TrackingError: if the writers' clocks differed, so that a change before that time follows one after it.
+        """
+        made = [datetime.fromisoformat(entry.time) <= when for entry in self.changes]
+        if made != sorted(made, reverse=True):
+            what = f"Who was champion at {when:%Y-%m-%d %H:%M} can't be told: the writers' clocks differed"
+            raise TrackingError(what, "Choose a version from `backdrop history`")
+        return self.changes[sum(made) - 1].version if any(made) else None
 
     def decision(self, version: int, evaluation: str, champion: int | None) -> Entry | None:
         """The gate's last decision about a version, on this evaluation, against this champion; None if none."""
