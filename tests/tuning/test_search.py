@@ -23,7 +23,8 @@ from backdrop.config.records import dump_yaml
 from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
 from backdrop.tuning.results import Search
-from backdrop.tuning.trial_store import TrialStore
+from backdrop.tuning.search import _compare, _winner
+from backdrop.tuning.trial_store import Entry, Row, TrialStore, named
 from tests.conftest import SMALL, SPACE, draw_cars
 from tests.tuning.conftest import NAMED
 
@@ -287,3 +288,23 @@ def test_presets_alone_are_no_search(cars: tuple[Path, Path], space: Path, tmp_p
     data, plan = map(str, cars)
     with pytest.raises(ConfigError, match="--trials 2 leaves nothing to search after the 2 presets of small"):
         tune(data, plan, "tiny", str(tmp_path / "out"), Budget(trials=2), str(space))
+
+
+FINALISTS = {"002-cosine": "cosine", "000-own": "preset"}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "chosen"),
+    [((), "002-cosine"), (("finished",) * 4, "002-cosine"), (("failed", *["finished"] * 3), "000-own")],
+)
+def test_a_sampled_schedule_whose_repeats_failed_is_not_the_result(statuses: tuple[Any, ...], chosen: str) -> None:
+    finalists = [Entry(name=name, family=family, override={}) for name, family in FINALISTS.items()]
+    dices = (0.98, 0.97, 0.99, 0.97)
+    repeats = [
+        Entry(
+            name=named(index, "repeat"), family="cosine", override={}, status=status,
+            rows=(Row(fold=0, epoch=0, lr=0.1, loss=0.1, dice=dices[index], seconds=1.0, time_ms=0),),
+        )
+        for index, status in enumerate(statuses)
+    ]  # fmt: skip
+    assert _winner(finalists, _compare(finalists, [1, 2], repeats), repeats).name == chosen

@@ -91,7 +91,7 @@ class Search(Record):
         budget_epochs: maximum epochs of a trial on each fold.
         epochs: the recipe's own, to which `schedule.yaml` is scaled.
         trials: in the order of their names.
-        comparison: None if only presets or no preset have a Dice.
+        comparison: None if only presets or no preset have a Dice, or a repeat failed.
         chosen: the trial whose schedule is in `schedule.yaml`.
     """
 

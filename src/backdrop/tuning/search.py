@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backdrop.common.errors import ConfigError, TuningError
+from backdrop.common.progress import log
 from backdrop.common.words import count
 from backdrop.config import Budget, Recipe, Space
 from backdrop.config.space import Candidate
@@ -101,8 +102,10 @@ def run_search(plan: Plan, parallel: int | None, notify: Notify) -> tuple[Search
         repeats = [_with_seed(index, finalist, seed) for index, (finalist, seed) in pairs]
         repeated = _phase(plan, REPEATS, Listed(repeats), workers, notify) if len(finalists) == 2 and seeds else []
     comparison = _compare(finalists, seeds, repeated)
-    better = comparison is None or comparison.difference > 0
-    winner = finalists[0 if better else 1]
+    winner = _winner(finalists, comparison, repeated)
+    if repeated and comparison is None:
+        what = f"A repeat failed, so {winner.name} is chosen without a comparison"
+        log(f"{what}. To try it again, delete {plan.out}/search.json and run the same command")
     result = Search(
         recipe=plan.recipe.name,
         space=plan.space.name,
@@ -147,6 +150,12 @@ def _finalists(order: Sequence[Trial], entries: Sequence[Entry]) -> list[Entry]:
 def _with_seed(index: int, trial: Entry, seed: int) -> Entry:
     name = named(index, f"{trial.name}-seed-{seed}")
     return Entry(name=name, family=trial.family, override={**trial.override, SEED: seed})
+
+
+def _winner(finalists: Sequence[Entry], comparison: Comparison | None, repeated: Sequence[Entry]) -> Entry:
+    """The better finalist; the preset if a repeat failed, because a sampled schedule has to prove itself."""
+    better = comparison.difference > 0 if comparison else not repeated
+    return finalists[0 if better else 1]
 
 
 def _compare(finalists: Sequence[Entry], seeds: Sequence[int], repeated: Sequence[Entry]) -> Comparison | None:
