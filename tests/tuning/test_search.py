@@ -238,13 +238,16 @@ def test_a_search_in_s3_resumes_on_another_machine(
 
 
 @pytest.mark.thorough
-def test_ctrl_c_leaves_what_a_search_needs_to_resume(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_a_search_needs_to_resume(
+    number: signal.Signals, code: int, cars: tuple[Path, Path], space: Path, tmp_path: Path
+) -> None:
     out, budget = tmp_path / "out", Budget(trials=3, epochs=200, searcher="random", repeats=0)
     process = start(cars, out, space, budget)
     while process.poll() is None and not list(out.glob("trials/000-own/fold-0/checkpoints/index.json")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() != 0
+    process.send_signal(number)
+    assert process.wait() == code
     own = TrialStore(str(out / "trials"), (out / "key").read_text()).find(0)
     assert own is not None
     assert own.status == "running"

@@ -43,12 +43,19 @@ def terminable() -> Iterator[None]:
         yield
         return
 
+    codes: list[int] = []
+
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+        codes.append(128 + number)
+        raise SystemExit(codes[0])
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except SystemExit as error:
+        if codes:
+            error.code = codes[0]  # Ray makes another of it
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -17,8 +17,10 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from backdrop.common.errors import TuningError, shorten
+from backdrop.common.processes import terminable
 from backdrop.common.progress import log, progress, working
 from backdrop.common.redact import without_credentials
+from backdrop.common.temporary import temporary_beside
 from backdrop.tuning.cluster.auth import USAGE, local_cluster
 from backdrop.tuning.samplers import Source
 from backdrop.tuning.trial import DICE, EPOCHS, ERROR, ROW, TrialSpec, run, sweep
@@ -71,7 +73,8 @@ def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: 
     candidates = Candidates(source, store)
     with progress(label, source.total * spec.epochs) as advance:
         recorder = TrialRecorder(store, spec.epochs, candidates.tell, notify, advance)
-        with tempfile.TemporaryDirectory() as scratch:  # for Ray's own state, which we never restore
+        # For Ray's own state, which we never restore.
+        with temporary_beside(Path(tempfile.gettempdir(), "search")) as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(run, spec=spec), share(parallel)),
                 tune_config=tune.TuneConfig(
@@ -85,7 +88,7 @@ def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: 
                 ),
                 run_config=tune.RunConfig(
                     name="search",
-                    storage_path=scratch,
+                    storage_path=str(scratch),
                     callbacks=[recorder],
                     failure_config=tune.FailureConfig(max_failures=TRIES),
                     verbose=0,
@@ -106,6 +109,8 @@ def search(spec: TrialSpec, source: Source, early: bool, parallel: int, notify: 
 def cluster() -> Iterator[None]:
     """Connects to the cluster that RAY_ADDRESS names, or else starts one on this machine while the block lasts.
 
+    A SIGTERM ends the block. Left to itself, Ray would abort this process three seconds later, whatever it still does.
+
     Raises:
         TuningError: if Ray doesn't start, or the cluster can't be reached.
     """
@@ -115,16 +120,20 @@ def cluster() -> Iterator[None]:
     if address == LOCAL:
         address = None
     # Socket paths have a length limit, so the folder's path must be short.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+    with temporary_beside(Path("/tmp/ray")) as path:  # noqa: S108  # a new folder in /tmp
+        path.mkdir()
+        folder = str(path)
         try:
             if address:
                 _join(address, folder)
-                yield
+                with terminable():
+                    yield
             else:
                 with local_cluster():
                     with working("starting Ray"):
                         _start(folder)
-                    yield
+                    with terminable():
+                        yield
         finally:
             ray.shutdown()
 
