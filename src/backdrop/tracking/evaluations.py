@@ -249,8 +249,10 @@ def find_champion_scores(run_id: str, champion: str) -> list[Score] | None:
     client, name = connect(), _champion(champion)
     with server_errors("The champion's scores can't be read"), tempfile.TemporaryDirectory() as scratch:
         digest = client.get_run(run_id).data.tags.get(f"{CHAMPION_SCORES}.{name}")
+        if not digest:
+            return None
         sizes, file = _sizes(client, run_id), f"{CHAMPIONS}/{name}.csv"
-        if not digest or file not in sizes:
+        if file not in sizes:
             return None
         path = _download(client, run_id, file, sizes, scratch)
         return read_scores(path) if storage.sha256(path.read_bytes()) == digest else None
