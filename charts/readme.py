@@ -25,6 +25,7 @@ def rows(text: str) -> Iterator[tuple[str, Any, str]]:
     Raises:
         ValueError: if a key has no comment.
     """
+    values = yaml.safe_load(text)
     path: list[str] = []  # of the section that a key is in
     comment = ""
     for line in text.splitlines():
@@ -37,7 +38,7 @@ def rows(text: str) -> Iterator[tuple[str, Any, str]]:
             if not comment:
                 raise ValueError(f"{'.'.join(path)} has no comment in values.yaml")
             section = not comment.startswith("-- ")
-            yield ".".join(path), None if section else _at(yaml.safe_load(text), path), comment.removeprefix("-- ")
+            yield ".".join(path), None if section else _at(values, path), comment.removeprefix("-- ")
             path = path if section else path[:-1]
             comment = ""
 
