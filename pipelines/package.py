@@ -3,12 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from kfp.compiler import Compiler
+from google.protobuf import json_format
 from kfp.dsl.graph_component import GraphComponent
 
 from backdrop import __version__
@@ -24,8 +22,6 @@ from backdrop.pipelines.training import Tuned, training
 
 DIGITS = 12
 COMPILED = ", compiled by `backdrop pipeline compile`"  # ends a package's first line
-# libyaml's, if PyYAML has it: without it a large ensemble's package takes seconds to read.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -105,10 +101,9 @@ def digest(documents: Sequence[dict[str, Any]]) -> str:
 
 
 def _compile(graph: GraphComponent) -> list[dict[str, Any]]:
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "package.yaml")
-        Compiler().compile(graph, str(path))
-        documents = list(yaml.load_all(name_alike(path.read_text(encoding="utf-8")), Loader=LOADER))  # a safe loader
+    """What `kfp.compiler.Compiler` writes, without the YAML: that takes most of its time, and would only be parsed."""
+    specs = [json_format.MessageToDict(spec) for spec in (graph.pipeline_spec, graph.platform_spec)]
+    documents: list[dict[str, Any]] = json.loads(name_alike(json.dumps(specs)))
     compact(documents[0], _settings(documents))
     return documents
 
