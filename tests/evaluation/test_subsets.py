@@ -121,7 +121,7 @@ def test_scoring_without_a_member_is_scoring_an_ensemble_without_it(
     members = [open_member(address) for address in trained]
     if way == "in parts":
         monkeypatch.setattr(batch, "LARGE", 1)  # each photograph alone
-        monkeypatch.setattr(ensemble, "BLOCK", 4 * 64 * 10)
+        monkeypatch.setattr(ensemble, "BLOCK", 20 * 64 * 8)  # 20 rows of 8 sums
         monkeypatch.setattr(scoring, "ROOM", 0)  # and its answers are computed again
 
     def scores(some: list[Member]) -> scoring.Scored:
