@@ -84,7 +84,7 @@ def make_model(folder: Path, seed: int = 0) -> EnsembleModel:
 def champion_of(model: EnsembleModel | None) -> Champion:
     """A champion that is loaded already; its registry, which the tests turn off, is away."""
     champion = Champion("models:/cars@champion")
-    champion.current = Served("models:/cars/3", model) if model else None
+    champion.current = Served("models:/cars/3", "d" * 64, model) if model else None
     return champion
 
 

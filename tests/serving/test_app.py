@@ -324,7 +324,7 @@ def test_another_version_takes_over_without_a_failed_request(tmp_path: Path, png
 
         askers = [pool.submit(keep_asking) for _ in range(4)]
         for turn in range(20):
-            champion.current = Served(f"models:/cars/{turn % 2}", models[turn % 2])
+            champion.current = Served(f"models:/cars/{turn % 2}", f"{turn % 2}", models[turn % 2])
             time.sleep(0.03)
         ending.set()
         replies = [reply for asker in askers for reply in asker.result()]

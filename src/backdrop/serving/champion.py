@@ -23,9 +23,10 @@ BLANK = np.zeros((16, 16, 3), np.uint8)  # a photograph that a new version is tr
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded version; `address` names it by its number, such as `models:/cars/3`."""
+    """A loaded version; `address` names it by its number, such as `models:/cars/3`; `digest` is its ensemble's."""
 
     address: str
+    digest: str
     model: EnsembleModel
 
 
@@ -48,7 +49,6 @@ class Champion:
         self.current: Served | None = None
         self.switches = 0
         self.trouble = ""
-        self._digest = ""  # of the current version's ensemble
         self._answered = -math.inf  # when the registry answered last
         self._outdated = ""
         self._closing = threading.Event()
@@ -88,12 +88,12 @@ class Champion:
             raise missing(self.address)
         self._note(outdated(version.name, version.version))
         # A model that was deleted and made again counts its versions from 1 again.
-        if self.current and (self.current.address, self._digest) == (version.address, version.digest):
+        if self.current and (self.current.address, self.current.digest) == (version.address, version.digest):
             return
         model = keep_networks(load_ensemble(fetch(version)))
         model.mask(BLANK)
         self.switches += self.current is not None
-        self.current, self._digest = Served(version.address, model), version.digest
+        self.current = Served(version.address, version.digest, model)
         log(f"serving {version.address}")
 
     def _note(self, outdated: str) -> None:
