@@ -44,9 +44,9 @@ test: setup ## Run the tests (twenty minutes on two cores, no network); COVERAGE
 test-thorough: setup ## Run the tests that try the same in more settings, and those of tens of seconds (minutes)
 	$(TESTING) $(BIN)/python -m pytest -m thorough $(WORKERS)
 
-test-slow: setup ## Measure coverage, and run the tests that take minutes each, or need Docker, helm or a browser (hours)
+test-slow: setup ## Measure coverage, and run all other tests: of minutes each, or with Docker, helm or a browser (hours)
 	$(MAKE) test COVERAGE=1
-	$(BIN)/python -m pytest -m 'slow or e2e' -o faulthandler_timeout=0
+	$(BIN)/python -m pytest -m 'thorough or slow or e2e' -o faulthandler_timeout=0
 
 # timm needs torchvision, which isn't pinned beside torch: pip finds two that fit each other.
 test-encoders: ## Run the tests of timm's encoders, in an environment of their own (6 GB)
