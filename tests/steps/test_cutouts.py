@@ -21,11 +21,12 @@ from backdrop.common.errors import BackdropError, ConfigError, DataError, Storag
 from backdrop.common.outputs import output_folder
 from backdrop.data.dataset import read_image, read_mask
 from backdrop.data.listing import list_images
+from backdrop.data.masks import Mask
 from backdrop.data.photographs import find_photographs, list_names
 from backdrop.inference import batch
 from backdrop.inference.alpha import make_matte
-from backdrop.inference.compose import PictureOptions
-from backdrop.inference.ensemble import gather
+from backdrop.inference.compose import PictureOptions, Pictures
+from backdrop.inference.ensemble import EnsembleModel, Outcome, gather
 from backdrop.steps.members import open_member
 from backdrop.steps.predict import MERGED, OWN, predict, read_background
 from tests.conftest import draw_pair
@@ -72,6 +73,26 @@ def test_photographs_that_fail_are_reported(photos: Path, members: list[str], tm
     assert (record.images, record.failed) == (14, 4)
     assert dict(table(tmp_path / "out" / "failed.csv")[1:]) == reasons
     assert len(list((tmp_path / "out").glob("*.png"))) == 10
+
+
+def test_no_cut_out_has_one_photograph_s_mask_and_another_s_pixels(
+    photos: Path,  # noqa: F811
+    members: list[str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    written, other = photos / "car3_01.jpg", (photos / "car0_01.jpg").read_bytes()  # of one size
+
+    class Overtaken(EnsembleModel):
+        def cut(self, outcome: Outcome, view: str) -> Mask:
+            written.write_bytes(other)
+            return super().cut(outcome, view)
+
+    model = Overtaken(gather([open_member(address) for address in members], None).members, {})
+    store = batch.PredictionStore(tmp_path / "store", Pictures("cutout"))
+    cutouts = list(store.cut_out(model, find_photographs([str(photos)], [])[0]))
+    failed = {one.image: one.failure for one in cutouts if one.failure}
+    assert failed == {written.name: "has changed since it was first read. Run the step again."}
+    assert sum(bool(one.picture) for one in cutouts) == 9
 
 
 def test_a_picture_too_large_for_its_format_is_reported(

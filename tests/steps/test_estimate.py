@@ -87,5 +87,5 @@ def test_a_recipe_that_is_too_large_is_reported(data: Path) -> None:
 def test_other_errors_come_through_whole(data: Path) -> None:
     photos = list(open_dataset(data).photos.values())[:2]
     digests = {photo.stem: ("0" * 64, "0" * 64) for photo in photos}
-    with pytest.raises(DataError, match=r"has changed since the plan was verified\. Run the step again"):
+    with pytest.raises(DataError, match=r"has changed since it was first read\. Run the step again"):
         measure(find_recipe("tiny", [*SMALL, "loading.cache=none"]), photos, digests, 0.1)

@@ -115,7 +115,7 @@ def test_a_photograph_that_changed_is_another_file(data: Path, plan: Path) -> No
     one = samples(data, plan)
     stem = one.photos[0].stem
     digests = {**one.decoded.digests, stem: ("0" * 64, one.decoded.digests[stem][1])}
-    with pytest.raises(DataError, match="has changed since the plan was verified"):
+    with pytest.raises(DataError, match="has changed since it was first read"):
         open_cache(one.photos, digests, one.recipe.input, "disk")
 
 
@@ -221,4 +221,4 @@ for one in loaded:
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.count("has changed since the plan was verified. Run the step again.") == 2, done.stderr
+    assert done.stdout.count("has changed since it was first read. Run the step again.") == 2, done.stderr

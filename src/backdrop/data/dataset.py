@@ -328,6 +328,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_if_readable(path: Path) -> str:
+    """Like `file_digest`, but empty if the file can't be read, which is reported when its pixels are needed."""
+    try:
+        return file_digest(path)
+    except DataError:
+        return ""
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[BufferedReader]:
     try:
@@ -357,7 +365,7 @@ def _not_read(mask: Path, stem: str) -> tuple[str, str]:
 
 
 def _changed(path: Path) -> DataError:
-    return DataError(f"{printable(path)} has changed since the plan was verified", "Run the step again")
+    return DataError(f"{printable(path)} has changed since it was first read", "Run the step again")
 
 
 def _stem(path: Path, ending: str) -> str:

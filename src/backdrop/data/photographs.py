@@ -35,10 +35,11 @@ SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph's file, and its name in outputs: a relative path with `/` between folders."""
+    """A photograph's file, its name in outputs (a relative path with `/` between folders), and its sha256 if known."""
 
     path: Path
     name: str
+    digest: str | None = None
 
 
 @dataclass(frozen=True)

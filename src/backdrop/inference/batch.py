@@ -22,7 +22,7 @@ from backdrop.common.devices import device
 from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
-from backdrop.data.dataset import CHUNK, file_digest, opened_image
+from backdrop.data.dataset import CHUNK, digest_if_readable, file_digest, opened_image
 from backdrop.data.listing import printable
 from backdrop.data.masks import Mask
 from backdrop.data.photographs import Source
@@ -83,7 +83,7 @@ class PredictionStore:
     def cut_out(self, model: EnsembleModel, photos: Sequence[Source]) -> Iterator[Cutout]:
         """The photographs' masks or pictures, in order, chunk by chunk; finished chunks are read from files."""
         for start in range(0, len(photos), CHUNK):
-            chunk = photos[start : start + CHUNK]
+            chunk = in_threads(_identify, photos[start : start + CHUNK])
             part = self.folder / f"{_key(model, chunk, self.pictures)}.json"
             self.parts.append(part)
             yield from self._read(part) or self._cut_out_to(part, model, chunk)
@@ -114,9 +114,7 @@ class PredictionStore:
     def _draw(self, pictures: Pictures, chunk: str, source: Source, outcome: Outcome, mask: Mask) -> Cutout:
         """Writes a photograph's picture. It is decoded again, because those of a chunk wouldn't fit in memory."""
         height, width = mask.shape
-        with opened_image(source.path) as image:
-            if image.shape[:2] != mask.shape:
-                raise DataError(f"{printable(source.path)} changed while it was predicted", "Run the command again")
+        with opened_image(source.path, source.digest) as image:
             assert outcome.probability is not None
             data = pictures.draw(image, outcome.probability, mask)
         path = f"{chunk}/{PurePosixPath(source.name).with_suffix(pictures.suffix)}"
@@ -279,22 +277,18 @@ def _is_large(item: tuple[Photograph, object], sums: int) -> bool:
 
 
 def _key(model: EnsembleModel, photos: Sequence[Source], pictures: Pictures | None) -> str:
-    names = [photo.name for photo in photos]
+    names, digests = zip(*((photo.name, photo.digest) for photo in photos), strict=True)
     told = model.predicted_dice and model.predicted_dice.model_dump_json()
-    digests = in_threads(_digest, photos)
     parts = [__version__, model.digest(), told, model.computation(), names, digests, pictures and pictures.digest()]
     return storage.sha256(json.dumps(parts).encode())
 
 
-def _digest(photo: Source) -> str:
-    try:
-        return file_digest(photo.path)
-    except DataError:  # reported later as a failure
-        return ""
+def _identify(photo: Source) -> Source:
+    return replace(photo, digest=digest_if_readable(photo.path))
 
 
 def _prepare(model: EnsembleModel, source: Source) -> Photograph:
-    with opened_image(source.path) as image:
+    with opened_image(source.path, source.digest) as image:
         _require_fit(model, image)
         return model.prepare(image)
 
