@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from backdrop.cli import app
 from backdrop.common.errors import DataError, MemberError
 from backdrop.config.folds import Rule
-from backdrop.data.dataset import open_dataset, read_image, read_mask
+from backdrop.data.dataset import file_digest, open_dataset, read_image, read_mask
 from backdrop.data.folds import FoldPlan, Row, dump_plan, make_plan, read_plan, verify
-from backdrop.data.masks import mask_digest
+from backdrop.data.masks import Mask, mask_digest
 from backdrop.data.pseudo_labels import LABELS, mask_name, read_labels
-from backdrop.inference.ensemble import EnsembleModel, gather
+from backdrop.inference.ensemble import EnsembleModel, Outcome, gather
 from backdrop.inference.member import read_member, verify_member
 from backdrop.inference.uncertainty import unconfidence
 from backdrop.steps.evaluate import evaluate
@@ -189,6 +189,22 @@ def test_photographs_that_cannot_be_used_are_named_once_and_the_others_labeled(
     with pytest.raises(DataError, match=r"test has no photograph that can be used\. See the lines above"):
         label(str(unlabeled), str(plan), members, str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_label_names_the_photograph_that_it_was_predicted_from(
+    unlabeled: Path, plan: Path, members: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = unlabeled / "test" / "new0_01.jpg"
+    before, real = file_digest(photo), EnsembleModel.cut
+
+    def cut(model: EnsembleModel, outcome: Outcome, view: str) -> Mask:
+        shutil.copy(unlabeled / "test" / "new1_01.jpg", photo)
+        return real(model, outcome, view)
+
+    monkeypatch.setattr(EnsembleModel, "cut", cut)
+    record = label(str(unlabeled), str(plan), members, str(tmp_path / "l"), max_uncertainty=1e9)
+    assert record.failed == 1
+    assert {row["image_sha256"] for row in rows(tmp_path / "l") if row["image"] == photo.stem} == {before}
 
 
 def test_files_of_test_that_are_passed_over_are_told(

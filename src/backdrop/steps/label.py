@@ -12,7 +12,7 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.threads import in_threads
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, digest_if_readable, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.listing import printable, summarize
 from backdrop.data.masks import encode_png, mask_digest
@@ -72,24 +72,23 @@ def label(
     if dataset.unlabeled_passed_over:
         log(summarize(dataset.unlabeled_passed_over))
     digests = verify(plans[0], dataset)
-    check_copies(dataset, digests)
+    images = check_copies(dataset, digests)
     model = keep_networks(gather([open_member(address) for address in members], config))
     able = labelers(plans[0], {row.object: one for row, one in judges(plans, digests, model).items()})
-    photos = list(dataset.unlabeled.values())
     labels: list[Label] = []
     failed: set[str] = set()
     with (
         output_folder(out, STEP, LABELS) as folder,
-        progress("labeling photographs", len(photos) * len(able)) as advance,
+        progress("labeling photographs", len(images) * len(able)) as advance,
     ):
         for fold, one in able.items():
             (folder / mask_name(fold, "")).parent.mkdir()
-            labels += _label_fold(folder, fold, one, photos, max_uncertainty, advance, failed)
+            labels += _label_fold(folder, fold, one, images, max_uncertainty, advance, failed)
         if not labels:
             raise DataError(f"{printable(dataset.root)}/test has no photograph that can be used", "See the lines above")
         (folder / LABELS).write_bytes(dump_labels(plans[0], labels))
     kept = {str(fold): sum(row.kept for row in labels if row.fold == fold) for fold in able}
-    return LabelRecord(photographs=len(photos), kept=kept, failed=len(failed))
+    return LabelRecord(photographs=len(images), kept=kept, failed=len(failed))
 
 
 def labelers(plan: FoldPlan, judges: Mapping[str, EnsembleModel]) -> dict[int, EnsembleModel]:
@@ -128,7 +127,7 @@ def check_unlabeled(dataset: Dataset, plan: FoldPlan) -> None:
             raise DataError(what, "Remove it from test")
 
 
-def check_copies(dataset: Dataset, digests: Digests) -> None:
+def check_copies(dataset: Dataset, digests: Digests) -> dict[Photo, str]:
     """Makes sure that no photograph without a mask is one of the plan's under the name of another object.
 
     A member would train on what it is validated on, or on what is held out.
@@ -137,41 +136,41 @@ def check_copies(dataset: Dataset, digests: Digests) -> None:
         dataset: the photographs.
         digests: of the plan's photographs, as from `verify`.
 
+    Returns:
+        The sha256 of each photograph without a mask; empty if it can't be read.
+
     Raises:
         DataError: if one is.
     """
     placed = {image: stem for stem, (image, _) in digests.items()}
-
-    def find(photo: Photo) -> str | None:
-        try:
-            return placed.get(file_digest(photo.image))
-        except DataError:  # it is named when it is to be predicted
-            return None
-
     photos = list(dataset.unlabeled.values())
-    for photo, stem in zip(photos, in_threads(find, photos, "comparing photographs", lasting=False), strict=True):
-        if stem:
-            twin = printable(dataset.photos[stem].image)
+    files = [photo.image for photo in photos]
+    images = in_threads(digest_if_readable, files, "comparing photographs", lasting=False)
+    for photo, image in zip(photos, images, strict=True):
+        if image in placed:
+            twin = printable(dataset.photos[placed[image]].image)
             what = f"{printable(photo.image)} is the same photograph as {twin}, which the plan places"
             raise DataError(what, "Remove it from test")
+    return dict(zip(photos, images, strict=True))
 
 
 def _label_fold(
     folder: Path,
     fold: int,
     model: EnsembleModel,
-    photos: Sequence[Photo],
+    images: Mapping[Photo, str],
     max_uncertainty: float,
     advance: Callable[[], None],
     failed: set[str],
 ) -> Iterator[Label]:
     """Writes all masks, then removes those of uncertain objects, because an object is kept or dropped as a whole.
 
-    The names of photographs that can't be used are added to `failed`.
+    The names of photographs that can't be used are added to `failed`; one that isn't that of its sha256 any more can't.
     """
     doubts: dict[str, list[float]] = {}
     found: list[tuple[Photo, float, str]] = []
-    for photo, outcome in outcomes(model, usable(partial(_prepare, model), photos, partial(_report, failed))):
+    prepared = usable(partial(_prepare, model, images), list(images), partial(_report, failed))
+    for photo, outcome in outcomes(model, prepared):
         mask = model.cut(outcome, photo.view)
         assert outcome.probability is not None
         doubt = unconfidence(outcome.probability)
@@ -179,17 +178,17 @@ def _label_fold(
         doubts.setdefault(photo.object, []).append(doubt)
         (folder / mask_name(fold, photo.stem)).write_bytes(encode_png(mask))
         advance()
-    for _ in range(len(photos) - len(found)):
+    for _ in range(len(images) - len(found)):
         advance()
     for photo, doubt, digest in found:
         kept = sum(doubts[photo.object]) / len(doubts[photo.object]) <= max_uncertainty
         if not kept:
             (folder / mask_name(fold, photo.stem)).unlink()
-        yield Label(photo.stem, photo.object, fold, doubt, kept, file_digest(photo.image), digest if kept else "")
+        yield Label(photo.stem, photo.object, fold, doubt, kept, images[photo], digest if kept else "")
 
 
-def _prepare(model: EnsembleModel, photo: Photo) -> Photograph:
-    with opened_image(photo.image) as image:
+def _prepare(model: EnsembleModel, images: Mapping[Photo, str], photo: Photo) -> Photograph:
+    with opened_image(photo.image, images[photo]) as image:
         return model.prepare(image)
 
 
