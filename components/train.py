@@ -36,10 +36,14 @@ def train(
 
     with failure_sent("train"), recipe_file(config.path, recipe, searched) as path:
         plan = recipe_plan(plans.path, config.path, recipe)
-        if f"train-{recipe}-{fold}" in missing.split(", "):
-            record = watched("train", lambda: step(data, plan, path, fold, out))
-        else:
-            record = reuse(data, plan, path, fold)
-        Path(page.path).write_text(render_member(open_member(record.address)), encoding="utf-8")
+
+        def work():
+            missed = f"train-{recipe}-{fold}" in missing.split(", ")
+            record = step(data, plan, path, fold, out) if missed else reuse(data, plan, path, fold)
+            Path(page.path).write_text(render_member(open_member(record.address)), encoding="utf-8")
+            return record
+
+        # The page is drawn there, too: MLflow takes seconds to be loaded once more.
+        record = watched("train", work)
     metrics.metadata.update(member_figures(record))
     return record.address
