@@ -10,31 +10,37 @@ WORKDIR /build
 # pip has an environment of its own, so that the one that is shipped has none.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
 # The pattern is for builders that refuse a folder that isn't there.
-COPY pyproject.toml constraints.txt wheel[s] ./
+COPY constraints.txt wheel[s] ./
+# The arguments again, because those of a stage end with it.
+ENV PATH=/opt/pip/bin:$PATH PIP_CONSTRAINT=/build/constraints.txt PIP_FIND_LINKS=/build PIP_NO_CACHE_DIR=1 \
+    PIP_EXTRA_INDEX_URL=$PIP_EXTRA_INDEX_URL PIP_NO_INDEX=$PIP_NO_INDEX
+
+# A stage of its own: what else changes in pyproject.toml installs nothing again.
+FROM builder AS requirements
+COPY pyproject.toml ./
 RUN python3 -c 'import pathlib, tomllib; \
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 write = lambda name, *extras: pathlib.Path(name).write_text("\n".join( \
     sum((project["optional-dependencies"][extra] for extra in extras), project["dependencies"]))); \
 write("cpu.txt", "heic", "pipelines", "s3", "serving", "signing", "student"); \
 write("cuda.txt", "heic", "pipelines", "s3", "serving", "signing", "student", "tuning")'
-# The arguments again, because those of a stage end with it.
-ENV PATH=/opt/pip/bin:$PATH PIP_CONSTRAINT=/build/constraints.txt PIP_FIND_LINKS=/build PIP_NO_CACHE_DIR=1 \
-    PIP_EXTRA_INDEX_URL=$PIP_EXTRA_INDEX_URL PIP_NO_INDEX=$PIP_NO_INDEX
 
 # Schedules are searched in the other image only: this one has no Ray.
 FROM builder AS dependencies-cpu
+COPY --from=requirements /build/cpu.txt ./
 # The index of PyTorch's CPU builds; not needed where wheels/ has one.
 ARG CPU_INDEX
 RUN pip --python /opt/venv install --requirement cpu.txt ${CPU_INDEX:+--extra-index-url "$CPU_INDEX"} \
     && find /opt/venv -type d \( -name tests -o -path '*/torch/test' -o -path '*/torch/include' \) -prune -exec rm -rf {} +
 
 FROM builder AS dependencies-cuda
+COPY --from=requirements /build/cuda.txt ./
 RUN pip --python /opt/venv install --requirement cuda.txt \
     && find /opt/venv -type d \( -name tests -o -path '*/torch/test' -o -path '*/ray/jars' \) -prune -exec rm -rf {} +
 
 # A layer of its own: a new version of the code is a few hundred kilobytes to pull.
 FROM builder AS package
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY components components
 COPY pipelines pipelines
 COPY src src
