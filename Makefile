@@ -11,12 +11,15 @@ BASE ?= python:3.11-slim
 # A file's tests stay on one worker, so that what they share is made once; tests/conftest.py puts the longest files first.
 # Three workers keep two cores busy: tests wait almost half of their time for servers, Ray and retries.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
-# Whatever the shell says, their many processes compile our modules once, and buffer their output as a user's do.
-TESTING := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= PYTHONUNBUFFERED=
+# Whatever the shell says, tests' processes buffer their output as a user's do.
+TESTING := OMP_NUM_THREADS=1 PYTHONUNBUFFERED=
 COVERAGE_OPTIONS := --cov --cov-report=term --cov-fail-under=90
 
 BUILD = --build-arg BASE=$(BASE) --build-arg PIP_EXTRA_INDEX_URL --build-arg PIP_NO_INDEX \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --build-arg SOURCE=$(SOURCE)
+
+# Whatever the shell says, a module is compiled when it is first imported: pip would compile all, which takes longer.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-thorough test-slow test-encoders check generate verify wheels image release constraints clean
@@ -30,7 +33,7 @@ setup: .venv/.ready ## Make the environment in .venv, with the pinned versions
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed; name it: make PYTHON=python3.12'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,pipelines,s3]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,pipelines,s3]'
 	touch $@
 
 demo: setup ## Make a sample dataset and run the whole pipeline on it; again: trains only what has changed
