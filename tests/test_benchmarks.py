@@ -29,6 +29,7 @@ def test_the_members_are_the_winners() -> None:
         assert gpu.resolve(found[0]).pretrained is None
 
 
+@pytest.mark.thorough
 def test_every_row_is_written_and_one_that_fails_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

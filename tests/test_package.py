@@ -99,6 +99,6 @@ def test_the_wheel_works_in_an_empty_folder(installed: Callable[..., str], tmp_p
     assert all(path.startswith(f"{tmp_path / 'venv'}/") for path in installed("python", "-c", code).split())
     assert "package.yaml" in installed("backdrop", "pipeline", "compile", "tiny")
     assert "14 objects x 2 views" in installed("backdrop", "sample", "photos", "--views", "2", "--size", "96x64")
-    said = installed("backdrop", "pipeline", "run", "demo", "--data", "photos", "--set", "epochs=1")
-    assert "models:/demo/1" in said
+    said = installed("backdrop", "pipeline", "run", "tiny", "--data", "photos", "--folds", "0", "--set", "epochs=1")
+    assert "models:/tiny/1" in said
     assert (tmp_path / "empty" / "work" / "report" / "index.html").is_file()

@@ -363,6 +363,7 @@ print(os.readlink("/proc/self/fd/0"), open(os.devnull).fileno() > 2)
     assert done.stdout == f"{os.devnull} True\n", done.stderr
 
 
+@pytest.mark.thorough
 def test_processes_import_nothing_from_the_current_folder(tmp_path: Path, data: Path) -> None:
     (tmp_path / "types.py").write_text("raise RuntimeError")
     code = "import sys; from backdrop.cli import app; app.main()"

@@ -111,7 +111,7 @@ LONGER = (*SMALL, "epochs=12")  # so that their masks differ
 RECIPES = {"tiny": (), "other": ("name=other", "seed=1")}
 
 
-@pytest.mark.parametrize("way", ["whole", "in parts"])
+@pytest.mark.parametrize("way", [pytest.param("whole", marks=pytest.mark.thorough), "in parts"])
 def test_scoring_without_a_member_is_scoring_an_ensemble_without_it(
     data: Path, plan: Path, trained_once: Callable[..., str], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

@@ -148,12 +148,16 @@ def test_failed_member_does_not_stop_the_others(
 
 
 @pytest.mark.e2e
-def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+def test_a_second_run_trains_nothing_and_the_folder_alone_is_enough(
+    run: Callable[..., tuple[int, str]], here: Path
+) -> None:
+    """The README's path, with no server: two runs, the list of models, the champion's masks, and an honest rollback."""
     code, text = run("sound")
     assert code == 0, text
     assert "models:/cars/1 (new)" in text
     assert "promoted: it is models:/cars@champion now" in text
-    first = (tmp_path / "work" / "report" / "index.html").read_bytes()
+    assert re.search(r"MLflow +\S+/mlflow ui\n", text)
+    first = (here / "work" / "report" / "index.html").read_bytes()
     code, text = run("sound")
     assert code == 0, text
     assert text.count("reused") == 2
@@ -162,15 +166,7 @@ def test_second_run_trains_nothing(run: Callable[..., tuple[int, str]], tmp_path
     assert "Nothing was missing" in text
     assert [line.split()[1] for line in text.splitlines() if "done in" in line] == ["check", "plan"]
     assert b"Promoted" in first
-    assert (tmp_path / "work" / "report" / "index.html").read_bytes() == first
-
-
-@pytest.mark.e2e
-def test_after_a_run_the_folder_alone_is_enough(run: Callable[..., tuple[int, str]], here: Path) -> None:
-    """The README's path, with no server: the run, the list of models, the champion's masks, and an honest rollback."""
-    code, text = run("sound")
-    assert code == 0, text
-    assert re.search(r"MLflow +\S+/mlflow ui\n", text)
+    assert (here / "work" / "report" / "index.html").read_bytes() == first
     (model,) = models()
     assert (model.name, model.champion) == ("cars", 1)
     predict("data/train", str(here / "masks"), model="models:/cars@champion")

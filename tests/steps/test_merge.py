@@ -25,7 +25,7 @@ from backdrop.inference.ensemble import EnsembleModel
 from backdrop.inference.submission import open_submission
 from backdrop.steps import predict as predicting
 from backdrop.steps.merge import PHOTOGRAPHS, RECORD, find_photographs, merge, read_photographs
-from backdrop.steps.predict import TABLES, Format, PredictRecord, ShardRecord, predict
+from backdrop.steps.predict import Format, PredictRecord, ShardRecord, predict
 from tests.conftest import draw_pair
 from tests.steps.test_cutouts import tree
 from tests.steps.test_predict import members, model, photos, spoil, table, write_rule  # noqa: F401  # fixtures, too
@@ -278,7 +278,7 @@ class Kill(BaseException):
     """What ends a merge."""
 
 
-@pytest.mark.parametrize(("place", "stride"), [("disk", 1), ("s3", 7)])
+@pytest.mark.parametrize(("place", "stride"), [("disk", 1), pytest.param("s3", 7, marks=pytest.mark.thorough)])
 def test_a_merge_killed_at_any_change_loses_no_earlier_result(
     photos: Path,  # noqa: F811
     members: list[str],  # noqa: F811
@@ -385,7 +385,7 @@ def write_share(folder: Path, format: Format, number: int, count: int, runs: int
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel isn't Linux")
-@pytest.mark.parametrize("format", TABLES)
+@pytest.mark.parametrize("format", ["rle", pytest.param("submission", marks=pytest.mark.thorough)])
 def test_tables_may_be_larger_than_the_memory(format: Format, tmp_path: Path) -> None:  # noqa: A002
     small = write_share(tmp_path / "small", format, 1, 1, 1)
     large = [write_share(tmp_path / f"{number}", format, number, 4, 50_000) for number in range(1, 5)]

@@ -40,6 +40,7 @@ WRITTEN = {
     "cp": (),
 }
 FILES = ("split", "compile", "cp")  # these write a file, not a folder
+ALIKE = sorted({*WRITTEN} - {"train", "split"})  # as one of these two
 HERE = [(command, "folder") for command in WRITTEN]  # searches: tests/tuning/test_search.py
 IN_S3 = [(command, "s3") for command, _ in HERE if command not in ("compile", "cp")]
 # Each way of writing once: bit by bit, as a whole, and as a single file; all commands are tried by the slow test.
@@ -219,7 +220,9 @@ def test_nothing_of_others_is_touched_however_often_it_is_killed(
     run_among_others(command, world, neighborhood, tmp_path, kills=12)
 
 
-@pytest.mark.parametrize("command", list(WRITTEN))
+@pytest.mark.parametrize(
+    "command", ["train", "split", *(pytest.param(name, marks=pytest.mark.thorough) for name in ALIKE)]
+)
 def test_no_address_is_refused(command: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")

@@ -193,6 +193,7 @@ def test_a_rollback_that_is_cut_short_is_finished_and_not_undone(
         rollback(name, to="1")
 
 
+@server_is_thorough
 def test_whoever_comes_second_is_told_who_won(tracked: str, workspace: Workspace, name: str) -> None:
     for seed, dice in ((1, 0.95), (2, 0.97)):
         workspace.register(name, seed, dice)
@@ -254,6 +255,7 @@ def test_a_long_history_is_read_whole_while_it_grows(
     assert [link.entry.event for link in known.links] == ["registered", "promoted", "held", "released"]
 
 
+@server_is_thorough
 def test_a_model_that_was_deleted_begins_anew(tracked: str, workspace: Workspace, name: str) -> None:
     """MLflow numbers its versions from 1 again: a number stands for another ensemble then."""
     data = str(workspace.data)

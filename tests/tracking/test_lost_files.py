@@ -101,6 +101,7 @@ def test_nothing_is_rolled_back_to_a_version_without_files(
         rollback(name)
 
 
+@server_is_thorough
 @pytest.mark.parametrize("lost", ["", "report/index.html"])
 def test_an_evaluation_that_mlflow_has_lost_is_logged_again(
     tracked: str, workspace: Workspace, name: str, lost: str, artifacts: Callable[[str], Path]

@@ -6,9 +6,10 @@ from backdrop.common.errors import TrackingError
 from backdrop.steps.predict import predict
 from backdrop.steps.promote import promote
 from backdrop.steps.register import register
-from tests.tracking.workspace import Workspace
+from tests.tracking.workspace import Workspace, server_is_thorough
 
 
+@server_is_thorough
 def test_the_champion_cuts_out_as_its_members_do(tracked: str, workspace: Workspace, tmp_path: Path) -> None:
     name, images = f"model-{tmp_path.name}", str(workspace.data / "train")
     champion, members = f"models:/{name}@champion", [str(folder) for folder in workspace.members(1)]

@@ -88,6 +88,7 @@ def larger(workspace: Workspace, make_dataset: Callable[..., Path], extend: bool
     return workspace.with_plan(plan)
 
 
+@server_is_thorough
 def test_from_registering_to_rolling_back(
     tracked: str, workspace: Workspace, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +163,7 @@ def test_models_are_listed_with_their_champions(tracked: str, workspace: Workspa
     assert line.endswith(f"{model.dice:.5f} ({model.low:.5f} to {model.high:.5f}, {HELD} objects)")
 
 
+@server_is_thorough
 def test_the_evaluation_run_holds_what_was_found(tracked: str, workspace: Workspace, name: str, tmp_path: Path) -> None:
     members = track(workspace, seed=1)
     made = put(workspace, name, seed=1, dice=0.95, members=members)
@@ -200,6 +202,7 @@ def test_members_that_are_given_as_folders_are_children_too(tracked: str, worksp
     assert {connect().get_run(run).data.tags["mlflow.parentRunId"] for run in runs} == {made.run_id}
 
 
+@server_is_thorough
 def test_members_keep_the_parent_that_they_have(tracked: str, workspace: Workspace, name: str) -> None:
     members = track(workspace, seed=1)
     connect().set_tag(run_of(members[0]), "mlflow.parentRunId", "pipeline")
@@ -207,6 +210,7 @@ def test_members_keep_the_parent_that_they_have(tracked: str, workspace: Workspa
     assert connect().get_run(run_of(members[0])).data.tags["mlflow.parentRunId"] == "pipeline"
 
 
+@server_is_thorough
 def test_a_pipelines_run_is_the_evaluations_parent(
     tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +223,7 @@ def test_a_pipelines_run_is_the_evaluations_parent(
     assert put(workspace, name, seed=1, dice=0.95).run_id == run_id  # the next one finds it
 
 
+@server_is_thorough
 def test_a_killed_registration_is_resumed(
     tracked: str, workspace: Workspace, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +340,7 @@ def test_a_holdout_that_the_champion_trained_on_is_not_used_to_judge(
     assert "--extend" in verdict.reasons[0]
 
 
+@server_is_thorough
 def test_an_object_that_the_champion_knows_by_another_name_does_not_judge_it(
     tracked: str, workspace: Workspace, name: str
 ) -> None:

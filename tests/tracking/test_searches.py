@@ -1,4 +1,4 @@
-"""A search's runs in MLflow: a parent, and one for each trial."""
+"""A search's runs in MLflow, where they are cut short; those of a whole one: tests/tuning/test_search.py."""
 
 import time
 from contextlib import ExitStack
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from backdrop.common.retry import RetryPolicy
-from backdrop.config import Budget, find_recipe
-from backdrop.steps.tune import tune
+from backdrop.config import find_recipe
 from backdrop.tracking import searches
 from backdrop.tracking.client import connect, experiment_id
 from backdrop.tracking.searches import SearchRuns
@@ -18,43 +17,10 @@ from tests.fakes.http import free_port
 from tests.fakes.mlflow import local_server
 from tests.tracking.workspace import server_is_thorough
 
-# Where Ray's own processes took too long to start, they are started again, and Ray forgets the first ones.
-pytestmark = pytest.mark.filterwarnings(r"ignore:subprocess \d+ is still running:ResourceWarning")
-
-BUDGET = Budget(trials=4, epochs=2, searcher="random", repeats=2)
-
 
 def runs(kind: str) -> list:
     client = connect()
     return client.search_runs([experiment_id(client)], f"tags.`backdrop.kind` = '{kind}'")
-
-
-@server_is_thorough
-def test_a_search_is_a_parent_with_a_run_per_trial(
-    tracked: str,
-    cars: tuple[Path, Path],
-    space: Path,
-    tmp_path: Path,
-) -> None:
-    data, plan = map(str, cars)
-    search = tune(data, plan, "tiny", str(tmp_path / "out"), BUDGET, str(space)).search
-    (parent,) = runs("search")
-    assert parent.info.status == "FINISHED"
-    assert parent.data.tags["backdrop.chosen"] == search.chosen
-    trials = {run.info.run_name: run for run in runs("trial")}
-    repeats = {name for name in trials if name.startswith("repeat-")}
-    assert set(trials) - repeats == {trial.name for trial in search.trials}
-    assert len(repeats) == 4
-    client = connect()
-    for trial in search.trials:
-        run = trials[trial.name]
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.info.status == {"finished": "FINISHED", "stopped": "KILLED"}[trial.status]
-        history = client.get_metric_history(run.info.run_id, "dice")
-        assert [(point.step, point.value) for point in history] == list(enumerate(trial.dices))
-        assert {key: run.data.params[key] for key in trial.values} == {k: str(v) for k, v in trial.values.items()}
-    names = {file.path for file in client.list_artifacts(parent.info.run_id, "search")}
-    assert names >= {"search/schedule.yaml", "search/trials.csv"}
 
 
 def entry(rows: int, status: str = "running") -> Entry:

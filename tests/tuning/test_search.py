@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from mlflow.entities import Run
 
 from backdrop.common import storage
 from backdrop.common.errors import ConfigError, StorageError, TuningError
@@ -22,6 +24,7 @@ from backdrop.config import Budget, find_recipe, read_over
 from backdrop.config.records import dump_yaml
 from backdrop.steps.train import train
 from backdrop.steps.tune import read_search, tune
+from backdrop.tracking.client import connect, experiment_id
 from backdrop.tuning.results import Search
 from backdrop.tuning.search import _compare, _winner
 from backdrop.tuning.trial_store import Entry, Row, TrialStore, named
@@ -54,11 +57,12 @@ class Whole:
     cars: tuple[Path, Path]
     space: Path
     search: Search
+    store: str
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """One search for all tests, because Ray takes long to start."""
+def whole(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Whole:
+    """One search for all tests, because Ray takes long to start; `store` has its runs."""
     folder = tmp_path_factory.mktemp("whole")
     cars, space = draw_cars(folder), folder / "space.yaml"
     space.write_text(SPACE)
@@ -67,9 +71,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         for name in NAMED:
             environment.delenv(name, raising=False)
         environment.setenv("BACKDROP_CACHE", str(folder / "cache"))
-        environment.setenv("BACKDROP_TRACKING", "off")
+        environment.delenv("BACKDROP_TRACKING")
+        store = f"sqlite:///{make_store(folder / 'store')}/mlflow.db"
+        environment.setenv("MLFLOW_TRACKING_URI", store)
         search = tune(data, plan, "tiny", str(folder / "search"), BUDGET, str(space)).search
-    return Whole(folder / "search", cars, space, search)
+    return Whole(folder / "search", cars, space, search, store)
 
 
 def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path) -> None:
@@ -116,6 +122,32 @@ def test_a_search_finds_a_schedule_that_train_takes(whole: Whole, tmp_path: Path
     assert again.search == search
     with pytest.raises(TuningError, match="a search of other data, settings or budget"):
         tune(data, plan, "tiny", str(out), BUDGET.model_copy(update={"seed": 1}), str(space))
+
+
+def test_a_search_is_a_parent_in_mlflow_with_a_run_per_trial(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BACKDROP_TRACKING")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole.store)
+    client, search = connect(), whole.search
+
+    def runs(kind: str) -> list[Run]:
+        return client.search_runs([experiment_id(client)], f"tags.`backdrop.kind` = '{kind}'")
+
+    (parent,) = runs("search")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["backdrop.chosen"] == search.chosen
+    trials = {run.info.run_name: run for run in runs("trial")}
+    repeats = {name for name in trials if name.startswith("repeat-")}
+    assert set(trials) - repeats == {trial.name for trial in search.trials}
+    assert len(repeats) == 2 * BUDGET.repeats
+    for trial in search.trials:
+        run = trials[trial.name]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == {"finished": "FINISHED", "stopped": "KILLED"}[trial.status]
+        history = client.get_metric_history(run.info.run_id, "dice")
+        assert [(point.step, point.value) for point in history] == list(enumerate(trial.dices))
+        assert {key: run.data.params[key] for key in trial.values} == {k: str(v) for k, v in trial.values.items()}
+    names = {file.path for file in client.list_artifacts(parent.info.run_id, "search")}
+    assert names >= {"search/schedule.yaml", "search/trials.csv"}
 
 
 @pytest.mark.slow
