@@ -202,6 +202,35 @@ def test_workers_load_the_same_and_who_dies_is_named(data: Path, plan: Path, num
     assert "MiB free" in done.stdout
 
 
+FULL = """
+import os, sys
+from pathlib import Path
+import numpy as np
+import torch
+from backdrop.common.errors import TrainingError
+from backdrop.training.loader import load
+class Items(torch.utils.data.Dataset):
+    def __getitem__(self, key):
+        disk = os.statvfs("/dev/shm")
+        filler = bytes((disk.f_bavail - 2) * disk.f_frsize)  # leaves room for the first two tensors
+        Path("/dev/shm/filler").write_bytes(filler)
+        return np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8), np.float32(1)
+try:
+    next(load(Items(), [[0]], 1, torch.device("cpu")))
+except TrainingError as error:
+    print(error)
+"""
+
+
+def test_a_batch_that_shared_memory_has_no_room_for_is_an_error_not_a_wait() -> None:
+    mount = "mount -t tmpfs -o size=8m tmpfs /dev/shm"
+    if subprocess.run(["sh", "-c", f"unshare --mount {mount}"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    command = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, FULL]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert "A data loading worker died (RuntimeError: unable to allocate shared memory" in done.stdout, done.stderr
+
+
 def test_a_photograph_that_changes_meanwhile_is_named(data: Path, plan: Path) -> None:
     code = f"""
 from pathlib import Path

@@ -49,7 +49,7 @@ def load(
         batch_sampler=keys,
         num_workers=count,
         multiprocessing_context="fork" if count else None,  # since Python 3.14, no longer the default
-        collate_fn=collate,
+        collate_fn=_collate_shared if count else collate,
         pin_memory=device.type == "cuda",
     )
     return raise_errors(_watched(iter(loader)))
@@ -66,6 +66,18 @@ def _worker_count(requested: int | None, device: torch.device) -> int:
 def collate(items: Sequence[Item | BackdropError]) -> Loaded:
     """The samples as a batch, or the first error among them."""
     return next((item for item in items if isinstance(item, BackdropError)), None) or default_collate(list(items))
+
+
+def _collate_shared(items: Sequence[Item | BackdropError]) -> Loaded:
+    """A worker's batch, all of it in shared memory.
+
+    What isn't there yet is put there by a thread that only prints its error, and the process would wait for ever.
+    """
+    batch = collate(items)
+    if not isinstance(batch, BackdropError):
+        for tensor in batch:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return batch
 
 
 def raise_errors(batches: Iterable[Loaded]) -> Iterator[Sequence[torch.Tensor]]:
