@@ -526,7 +526,7 @@ def test_a_finished_member_of_the_store_is_found_and_fetched_without_mlflow(
 def test_a_missing_run_is_reported(tracked: str) -> None:
     with pytest.raises(TrackingError, match="can't be fetched"):
         fetch_member("runs:/" + "0" * 32 + "/member")
-    assert not list((Path(os.environ["BACKDROP_CACHE"]) / "members").iterdir())
+    assert not list(Path(os.environ["BACKDROP_CACHE"]).rglob("members/*"))
 
 
 def test_settings_are_flattened() -> None:
@@ -554,4 +554,16 @@ def test_of_two_downloads_at_once_one_is_kept(tmp_path: Path) -> None:
         first, second = pool.map(fetch, (1, 2))
     assert first in "12"
     assert second in "12"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from backdrop.tracking.cache import fetch_once\n"
+        "fetch_once(Path(sys.argv[1]), lambda folder: ((folder / 'part').write_text('1'), os.kill(os.getpid(), 9)))"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "copy")], check=False)
+    assert killed.returncode == -9
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["part"]
+    fetch_once(tmp_path / "copy", lambda folder: (folder / "whole").touch())
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

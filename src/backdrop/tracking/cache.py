@@ -3,12 +3,12 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from backdrop.common.progress import log
 from backdrop.common.storage import disk_errors
+from backdrop.common.temporary import temporary_beside
 from backdrop.common.text import parse_json
 
 FILES = ".files.json"  # the sha256 of each file of a copy, by name
@@ -37,9 +37,7 @@ def fetch_once(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def _fetch(folder: Path, fill: Callable[[Path], None]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        filled = Path(scratch) / folder.name
+    with temporary_beside(folder) as filled:
         filled.mkdir()
         fill(filled)
         (filled / FILES).write_text(json.dumps(_digests(filled)), encoding="utf-8")
