@@ -94,12 +94,14 @@ def test_a_photograph_that_cannot_be_read_is_named_and_teaches_nothing(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
     without = soften(workspace)
-    broken = workspace.data / "test" / "new_01.jpg"
+    broken, closed = (workspace.data / "test" / name for name in ("new_01.jpg", "new_02.jpg"))
     broken.parent.mkdir()
     broken.write_bytes(b"no picture")
+    closed.mkdir()  # can't even be opened
     capfd.readouterr()
     assert soften(workspace) == without
-    assert capfd.readouterr().err.count(str(broken)) == 1
+    said = capfd.readouterr().err
+    assert [said.count(str(photo)) for photo in (broken, closed)] == [1, 1]
 
 
 def test_a_student_is_a_member_of_all_folds_and_is_reused(taught: Workspace, tmp_path: Path) -> None:

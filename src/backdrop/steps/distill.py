@@ -11,7 +11,7 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.network import Tta
-from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, digest_if_readable, file_digest, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher
@@ -85,7 +85,6 @@ def soften(taught: Taught) -> PseudoLabels:
         taught: photographs, each with the ensemble that may teach it.
 
     Raises:
-        DataError: if a photograph can't be read.
         StorageError: if the cache can't be written.
     """
     photos: list[Photo] = []
@@ -95,7 +94,7 @@ def soften(taught: Taught) -> PseudoLabels:
         for model, group in taught:
             name = storage.sha256(" ".join([model.digest(), *model.computation()]).encode())
             folder = storage.cache_folder() / "soft" / name
-            images = dict(zip(group, in_threads(lambda photo: file_digest(photo.image), group), strict=True))
+            images = dict(zip(group, in_threads(lambda photo: digest_if_readable(photo.image), group), strict=True))
             found = _find(folder)
             for photo, (mask, digest) in _soft_masks(model, images, folder, found, advance):
                 photos.append(replace(photo, mask=mask, soft=True))
