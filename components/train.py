@@ -1,8 +1,13 @@
 """`train` as a component: one recipe on one fold."""
 
+from typing import TYPE_CHECKING
+
 from kfp import dsl
 
 from backdrop.components.image import component
+
+if TYPE_CHECKING:
+    from backdrop.steps.train import TrainRecord
 
 
 @component
@@ -37,7 +42,7 @@ def train(
     with failure_sent("train"), recipe_file(config.path, recipe, searched) as path:
         plan = recipe_plan(plans.path, config.path, recipe)
 
-        def work():
+        def work() -> "TrainRecord":
             missed = f"train-{recipe}-{fold}" in missing.split(", ")
             record = step(data, plan, path, fold, out) if missed else reuse(data, plan, path, fold)
             Path(page.path).write_text(render_member(open_member(record.address)), encoding="utf-8")
