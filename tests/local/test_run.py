@@ -203,11 +203,12 @@ def test_two_fold_schemes_and_a_second_run_on_more_objects(
     config = tmp_path / "schemes.yaml"
     config.write_text(yaml.safe_dump(values))
     plans = []
-    for objects in (6, 9):
+    for objects, folds, last in ((6, [0], "[7/7]"), (9, None, "[10/10]")):
         text = io.StringIO()
-        request = Request(find_ensemble(str(config)), str(make_dataset(objects)), "cars", tmp_path / "work")
+        data, work = str(make_dataset(objects)), tmp_path / "work"
+        request = Request(find_ensemble(str(config)), data, "cars", work, folds=folds)
         assert run_here(request, Console(file=text, width=100)) == 0, text.getvalue()
-        assert "[10/10] promote" in text.getvalue()
+        assert f"{last} promote" in text.getvalue()
         assert "reused" not in text.getvalue()
         (folder,) = max((tmp_path / "work" / "runs").iterdir()).rglob("plan/plans")
         plans.append(read_plans([str(path) for path in sorted(folder.iterdir())]))
