@@ -9,7 +9,7 @@ from backdrop.common import storage
 from backdrop.common.errors import ConfigError
 from backdrop.common.redact import without_credentials
 from backdrop.components.image import IMAGE
-from backdrop.config.cluster import LABEL_KEY, LABEL_VALUE, Cluster, Toleration
+from backdrop.config.cluster import Cluster, Toleration, label_fault
 from backdrop.config.explain import suggest
 from backdrop.config.quantity import is_quantity, is_size
 from backdrop.config.records import parse, parse_yaml, read_text
@@ -97,8 +97,8 @@ def _check(path: Path, name: str, value: Any, kfp_type: str) -> None:
         raise ConfigError(f"{path}: {name} is {value}", f"Give at least {MINIMUM[name]}")
     if name == "accelerator" and not RESOURCE.fullmatch(value):
         raise ConfigError(f"{path}: {name} is {value!r}", "Give a resource's whole name, such as nvidia.com/gpu")
-    if name.endswith("node_selector"):
-        _check_labels(f"{path}: {name}", value)
+    if name.endswith("node_selector") and (fault := label_fault(value)):
+        raise ConfigError(f"{path}: {name}: {fault[0]}", fault[1])
     if name.endswith("tolerations"):
         tolerations_of(f"{path}: {name}", value)
     if name == "ray_cluster":
@@ -109,16 +109,4 @@ def _check_cluster(path: Path, settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key in OWN:
             raise ConfigError(f"{path}: ray_cluster has {key}", f"Take it out: {OWN[key]}")
-    made = parse(Cluster, {"image": IMAGE, **settings}, f"{path}: ray_cluster")
-    _check_labels(f"{path}: ray_cluster: labels", made.labels)
-
-
-def _check_labels(source: str, labels: Mapping[str, Any]) -> None:
-    for label, text in labels.items():
-        if not LABEL_KEY.fullmatch(str(label)):
-            raise ConfigError(f"{source}: {label!r} isn't a label's key", "Write it as nvidia.com/gpu.present")
-        if not isinstance(text, str):
-            raise ConfigError(f"{source}: {label} is {text!r}, not text", f'Put it in quotes: "{str(text).lower()}"')
-        if not LABEL_VALUE.fullmatch(text):
-            remedy = "A label's value has letters, digits and -_. between them, at most 63"
-            raise ConfigError(f"{source}: {label} is {text!r}", remedy)
+    parse(Cluster, {"image": IMAGE, **settings}, f"{path}: ray_cluster")

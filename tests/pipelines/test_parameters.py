@@ -51,7 +51,7 @@ def test_what_is_given_is_taken_and_the_rest_is_the_packages(package: Package, t
     ("text", "message"),
     [
         ("name: cars", "key data is missing. Add data."),
-        ("data: d\nray_cluster: {labels: {a: 1}}", "ray_cluster: labels.a"),
+        ("data: d\nray_cluster: {labels: {a: 1}}", "ray_cluster: labels: a is 1, not text"),
         ("data: d\nray_cluster: {head_memroy: 4Gi}", "Did you mean head_memory?"),
         ("data: d\nray_cluster: {head_cpu: four}", "ray_cluster: head_cpu"),
         (

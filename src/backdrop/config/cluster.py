@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from backdrop.config.network import MIRROR, Count
 from backdrop.config.quantity import Quantity, Size
@@ -49,6 +49,26 @@ LIGHT_CPU_LIMIT = "2"  # `check` reads all photographs; four times the request i
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
+
+def label_fault(labels: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """What Kubernetes, hours later, wouldn't take of labels, and the remedy; None if it takes all."""
+    for key, value in labels.items():
+        if not LABEL_KEY.fullmatch(str(key)):
+            return f"{key!r} isn't a label's key", "Write it as nvidia.com/gpu.present"
+        if not isinstance(value, str):
+            return f"{key} is {value!r}, not text", f'Put it in quotes: "{str(value).lower()}"'
+        if not LABEL_VALUE.fullmatch(value):
+            return f"{key} is {value!r}", "A label's value has letters, digits and -_. between them, at most 63"
+    return None
+
+
+def _labels(value: Any) -> Any:
+    if isinstance(value, dict) and (fault := label_fault(value)):
+        raise ValueError("; ".join(fault))
+    return value
+
+
+Labels = Annotated[dict[str, str], BeforeValidator(_labels)]
 NODE_SELECTOR = {"nvidia.com/gpu.present": "true"}
 TOLERATIONS = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
@@ -143,14 +163,14 @@ class Cluster(Record):
     cpu: Quantity = "4"
     memory: Size = "16Gi"
     storage: Size | Literal[""] = ""
-    node_selector: dict[str, str] = NODE_SELECTOR
+    node_selector: Labels = NODE_SELECTOR
     tolerations: list[Toleration] = Field(default=TOLERATIONS, validate_default=True)
     affinity: dict[str, Any] = Field(default_factory=dict)
     head_cpu: Quantity = "2"
     head_memory: Size = "8Gi"
-    head_node_selector: dict[str, str] = Field(default_factory=dict)
+    head_node_selector: Labels = Field(default_factory=dict)
     head_tolerations: list[Toleration] = Field(default_factory=list)
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict)
     priority_class: str = ""
     service_account: str = ""
     retries: Annotated[int, Field(ge=0)] = RETRIES

@@ -11,8 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from backdrop.common.errors import TuningError
+from backdrop.common.errors import ConfigError, TuningError
 from backdrop.config.cluster import CONFIG_KEYS, NETWORK_KEYS, SECRET_KEYS, Cluster
+from backdrop.config.records import parse
 from backdrop.tuning.cluster.manifest import SPEC, manifest
 
 COMMAND = ["backdrop", "tune", "s3://photos", "--set", "name=a b"]
@@ -205,3 +206,10 @@ def test_its_digest_is_that_of_the_question() -> None:
 def test_a_name_that_kuberay_would_refuse_is_refused(name: str) -> None:
     with pytest.raises(TuningError, match=r"can't be a RayJob's name. Use at most 47"):
         manifest(PLAIN, name, COMMAND)
+
+
+@pytest.mark.parametrize("labels", [{"GPU pool": "a"}, {"pool": "-"}, {"a/b/c": "x"}, {"gpu": True}, {"a": "x" * 64}])
+@pytest.mark.parametrize("key", [name for name in Cluster.model_fields if "label" in name or "selector" in name])
+def test_labels_that_kubernetes_would_refuse_are_refused(key: str, labels: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^cluster\.yaml: {key}: "):
+        parse(Cluster, {"image": "registry.example/backdrop:1", key: labels}, "cluster.yaml")
