@@ -118,6 +118,19 @@ def test_a_folder_that_is_not_a_dataset_is_refused_with_what_is_missing(tmp_path
         dataset.open_dataset(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("car0_01.cr2", ".cr2"), ("car0/01.jpg", "folder"), ("car\udcfc_01.jpg", "name isn't UTF-8")],
+)
+def test_where_every_photograph_is_passed_over_it_is_said(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / "train" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"photograph")
+    said = rf"no photographs in train/\. Make a dataset .* \(1 file passed over: {kind} \(1\)\)"
+    with pytest.raises(DataError, match=said):
+        dataset.open_dataset(tmp_path)
+
+
 def test_who_names_the_photographs_folder_hears_that_it_is_the_one_above(
     data: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

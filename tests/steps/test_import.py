@@ -356,6 +356,9 @@ def test_an_empty_folder_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(DataError, match="has no photographs"):
         import_photos(str(tmp_path / "in"), str(tmp_path / "out"), PLAIN)
+    (tmp_path / "in" / "a.cr2").touch()
+    with pytest.raises(DataError, match=r"has no photographs\..* \(1 file passed over: \.cr2 \(1\)\)"):
+        import_photos(str(tmp_path / "in"), str(tmp_path / "out"), PLAIN)
     with pytest.raises(StorageError, match=r"lost\.json is not a file"):
         import_photos(str(tmp_path / "in"), str(tmp_path / "out"), ImportOptions(masks=str(tmp_path / "lost.json")))
 

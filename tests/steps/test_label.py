@@ -239,6 +239,8 @@ def test_what_can_not_be_labeled_is_named(
     bare = make_dataset(name="bare")
     own = tmp_path / "bare.csv"
     own.write_bytes(dump_plan(make_plan(open_dataset(bare), Rule(2, 0.15, "area", 0))))
-    with pytest.raises(DataError, match="test has no photographs"):
+    (bare / "test").mkdir()
+    (bare / "test" / "a_01.cr2").touch()
+    with pytest.raises(DataError, match=r"test has no photographs\..* \(1 file passed over: \.cr2 \(1\)\)"):
         label(str(bare), str(own), members, str(tmp_path / "l"))
     assert not (tmp_path / "l").exists()

@@ -29,6 +29,7 @@ from backdrop.data.listing import (
     bad_name,
     base_stem,
     list_images,
+    none_found,
     normalized,
     printable,
     results_below,
@@ -190,7 +191,7 @@ def list_dataset(data: str | Path) -> Dataset:
         remedy = "Make a dataset of it by `backdrop import`, or lay it out as train/*.jpg and train_masks/*_mask.gif"
         if Path(data).absolute().name == "train":
             remedy = "Name the folder that it is in"
-        raise DataError(f"{printable(data)} has no photographs in train/", remedy)
+        raise none_found(f"{printable(data)} has no photographs in train/", remedy, train.passed_over)
     images, image_faults = _by_stem(train.images, "")
     masks, mask_faults = _by_stem(train_masks.images, "_mask")
     photos, name_faults = _name(images, masks)

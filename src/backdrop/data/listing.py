@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from backdrop.common import storage
-from backdrop.common.errors import StorageError
+from backdrop.common.errors import DataError, StorageError
 from backdrop.common.names import MAX_BYTES, is_plain
 from backdrop.common.outputs import written_by
 from backdrop.common.places import INVENTORY
@@ -205,9 +205,19 @@ def names_doubt(names: Iterable[tuple[str, str]]) -> str:
 
 def summarize(passed_over: Iterable[PassedOver]) -> str:
     """`4 files passed over: .heic (1), .txt (3)`; empty if there are none."""
-    kinds = Counter(Path(one.file).suffix.lower() or one.reason for one in passed_over)
+    kinds = Counter(_kind(one) for one in passed_over)
     listed = ", ".join(f"{kind} ({number})" for kind, number in sorted(kinds.items()))
     return f"{count(kinds.total(), 'file')} passed over: {listed}" if kinds else ""
+
+
+def _kind(one: PassedOver) -> str:
+    return one.reason if one.reason in BAD_NAMES else Path(one.file).suffix.lower() or one.reason
+
+
+def none_found(what: str, remedy: str, passed_over: Iterable[PassedOver]) -> DataError:
+    """The error of a place without photographs: all of its files, if there are any, were passed over."""
+    others = summarize(passed_over)
+    return DataError(what, remedy + (f" ({others})" if others else ""))
 
 
 def _reason(path: Path, suffixes: set[str]) -> PassedOver | None:

@@ -22,6 +22,7 @@ from backdrop.data.listing import (
     is_hidden,
     list_tree,
     name_fault,
+    none_found,
     normalized,
     printable,
     results_below,
@@ -136,9 +137,8 @@ def find_photographs(inputs: Sequence[str], skipped: Collection[Path]) -> tuple[
         for source in _sources(root, listing):
             _add(source, sources)
     if not sources:
-        others = summarize(passed_over.values())
-        remedy = "Name the folder that they lie in, such as DATA/test" + (f" ({others})" if others else "")
-        raise DataError(f"{printable(', '.join(inputs))} has no photographs", remedy)
+        remedy = "Name the folder that they lie in, such as DATA/test"
+        raise none_found(f"{printable(', '.join(inputs))} has no photographs", remedy, passed_over.values())
     return sorted(sources.values(), key=lambda source: source.name), tuple(passed_over.values())
 
 

@@ -19,7 +19,7 @@ from backdrop.data.dataset import FOLDERS
 from backdrop.data.importing.convert import convert
 from backdrop.data.importing.naming import UNNAMED, Name, name_photos
 from backdrop.data.importing.sources import Source, find_sources
-from backdrop.data.listing import MASKS, PassedOver, list_images, names_doubt, printable
+from backdrop.data.listing import MASKS, PassedOver, list_images, names_doubt, none_found, printable
 from backdrop.data.masks import encode_png
 
 STEP = "import"
@@ -107,10 +107,10 @@ def import_photos(source: str, out: str, options: ImportOptions, dry_run: bool =
         require(out, STEP)
         with hold(out, STEP, "OUT", beside=True), output_folder(out, STEP, TABLE) as folder:
             rows = _rows(sources.photos, names, options, root, folder)
-            _require_one(source, rows)
+            _require_one(source, rows, sources.passed_over)
             table = ([getattr(row, column) for column in COLUMNS] for row in (*rows, *duplicates))
             (folder / TABLE).write_bytes(dump_table(COLUMNS, table))
-    _require_one(source, rows)
+    _require_one(source, rows, sources.passed_over)
     doubt = _names_doubt([one.name for one, row in zip(sources.photos, rows, strict=True) if row.target], names)
     return ImportRecord(rows=(*rows, *duplicates), passed_over=tuple(sources.passed_over), doubt=doubt)
 
@@ -154,9 +154,10 @@ def _require_apart(source: str, out: str) -> None:
         raise StorageError(f"{out} and {source} lie within each other", "Name an OUT beside the photographs")
 
 
-def _require_one(source: str, rows: Sequence[ImportRow]) -> None:
+def _require_one(source: str, rows: Sequence[ImportRow], passed_over: Sequence[PassedOver]) -> None:
     if not rows:
-        raise DataError(f"{source} has no photographs", "Name the folder that they or their folders lie in")
+        remedy = "Name the folder that they or their folders lie in"
+        raise none_found(f"{source} has no photographs", remedy, passed_over)
     if not any(row.target for row in rows):
         first = rows[0]
         more = f" ({len(rows)} photographs in all)" if len(rows) > 1 else ""

@@ -14,7 +14,7 @@ from backdrop.config import find_ensemble
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Digests, Photo, digest_if_readable, open_dataset, opened_image
 from backdrop.data.folds import FoldPlan, read_plans, verify
-from backdrop.data.listing import printable, summarize
+from backdrop.data.listing import none_found, printable, summarize
 from backdrop.data.masks import encode_png, mask_digest
 from backdrop.data.pseudo_labels import LABELS, Label, dump_labels, mask_name
 from backdrop.evaluation.scoring import judges
@@ -68,7 +68,8 @@ def label(
     plans, dataset = read_plans(plan), open_dataset(data)
     check_unlabeled(dataset, plans[0])
     if not dataset.unlabeled:
-        raise DataError(f"{printable(dataset.root)}/test has no photographs", "Put those without masks there")
+        what = f"{printable(dataset.root)}/test has no photographs"
+        raise none_found(what, "Put those without masks there", dataset.unlabeled_passed_over)
     if dataset.unlabeled_passed_over:
         log(summarize(dataset.unlabeled_passed_over))
     digests = verify(plans[0], dataset)

@@ -10,7 +10,7 @@ from backdrop.common.text import dump_table
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
 from backdrop.data.dataset import Dataset, Photo, open_dataset, opened_image
-from backdrop.data.listing import printable, summarize
+from backdrop.data.listing import none_found, printable, summarize
 from backdrop.data.photographs import Source
 from backdrop.evaluation.selection import choose, look
 from backdrop.evaluation.statistics import measure_image
@@ -91,9 +91,8 @@ def _candidates(dataset: Dataset) -> dict[str, Photo]:
     labeled = {photo.object for photo in dataset.labeled}
     found = {stem: photo for stem, photo in dataset.unlabeled.items() if photo.object not in labeled}
     if not found:
-        raise DataError(
-            f"{printable(dataset.root)}/test has no photographs of new objects", "Put those without masks there"
-        )
+        what = f"{printable(dataset.root)}/test has no photographs of new objects"
+        raise none_found(what, "Put those without masks there", dataset.unlabeled_passed_over)
     if dataset.unlabeled_passed_over:
         log(summarize(dataset.unlabeled_passed_over))
     return found
