@@ -74,8 +74,7 @@ Shards = Annotated[
 Volume = Annotated[
     str, typer.Option("--volume", metavar="CLAIM", help="Mount this volume claim at /mnt/backdrop in every task's pod.")
 ]
-# As Kubernetes takes them; the part before a slash is a domain.
-LABEL = re.compile(r"((?:[a-z0-9.-]{1,253}/)?\w(?:[\w.-]{0,61}\w)?)=(\w(?:[\w.-]{0,61}\w)?)?", re.ASCII)
+# As Kubernetes takes it.
 CLAIM = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
@@ -130,8 +129,11 @@ def pods_of(labels: Sequence[str], retries: int | None, volume: str) -> "Pods":
 
 
 def _label(text: str) -> tuple[str, str]:
-    match = LABEL.fullmatch(text)
-    if match is None:
-        remedy = "Write KEY=VALUE, each of at most 63 letters, digits, '-', '_' and '.'"
-        raise ConfigError(f"--label {text} isn't a label", remedy)
-    return match[1], match[2] or ""
+    from backdrop.config.cluster import label_fault
+
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--label {text} isn't a label", "Write KEY=VALUE")
+    if fault := label_fault({key: value}):
+        raise ConfigError(f"--label {text}: {fault[0]}", fault[1])
+    return key, value
