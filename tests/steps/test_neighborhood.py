@@ -19,7 +19,7 @@ from backdrop.steps.train import train
 from tests.conftest import SMALL, SPACE, draw_dataset, draw_pair
 from tests.steps.command_process import start
 
-TRAINED = ("epochs=6", *SMALL[1:], "checkpoint.every_steps=1", "loading.workers=0")
+TRAINED = ("epochs=3", *SMALL[1:], "checkpoint.every_steps=1", "loading.workers=0")
 
 # What each command writes; others' files have these names too.
 WRITTEN = {

@@ -196,6 +196,7 @@ def test_two_models_that_share_an_evaluation_both_bear_the_verdict(
         assert json.loads(tags["backdrop.verdict"])["outcome"] == "promoted"
 
 
+@server_is_thorough
 def test_members_that_are_given_as_folders_are_children_too(tracked: str, workspace: Workspace, name: str) -> None:
     runs = [run_of(address) for address in track(workspace, seed=1)]
     made = put(workspace, name, seed=1, dice=0.95)

@@ -63,6 +63,7 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_modules_beside_the_photographs_are_not_imported_by_trials(tmp_path: Path) -> None:
     (tmp_path / "statistics.py").write_text("raise SystemExit('beside the photographs')")
     code = (

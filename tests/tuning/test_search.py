@@ -226,6 +226,7 @@ def test_tpe_resumes_with_the_same_draws(cars: tuple[Path, Path], space: Path, t
     kill_again_and_again(whole, tmp_path, kills=4, seed=2, budget=budget)
 
 
+@pytest.mark.thorough
 def test_a_trial_that_fails_is_a_row(cars: tuple[Path, Path], space: Path, tmp_path: Path) -> None:
     data, plan = map(str, cars)
     space.write_text(
