@@ -67,8 +67,6 @@ def shipped_recipes() -> list[Any]:
 # Where a run on several workers begins, so that none of these is left for the end.
 LONGEST = (
     "local/test_run.py",
-    "test_package.py",
-    "e2e/test_containers.py",
     "tracking/test_registry.py",
     "tracking/test_history.py",
     "tuning/test_search.py",
