@@ -329,14 +329,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_if_readable(path: Path) -> str:
-    """Like `file_digest`, but empty if the file can't be read, which is reported when its pixels are needed."""
-    try:
-        return file_digest(path)
-    except DataError:
-        return ""
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[BufferedReader]:
     try:

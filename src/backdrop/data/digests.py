@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.common import storage
+from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
-from backdrop.data.dataset import Digests, Fault, Photo, read_file, read_mask_file
+from backdrop.data.dataset import Digests, Fault, Photo, file_digest, read_file, read_mask_file
 from backdrop.data.formats import examine, shape_of
 from backdrop.data.listing import printable
 from backdrop.data.mask_files import MaskFile
@@ -26,6 +27,14 @@ def content_digests(photos: Iterable[Photo]) -> Digests:
     chosen = list(photos)
     measured = in_threads(measure, chosen, "reading photographs", lasting=False)
     return {photo.stem: digests for photo, (digests, _) in zip(chosen, measured, strict=True)}
+
+
+def digest_if_readable(path: Path) -> str:
+    """Like `file_digest`, but empty if the file can't be read, which is reported when its pixels are needed."""
+    try:
+        return file_digest(path)
+    except DataError:
+        return ""
 
 
 def dataset_digest(digests: Digests) -> str:

@@ -22,7 +22,8 @@ from backdrop.common.devices import device
 from backdrop.common.errors import DataError
 from backdrop.common.threads import in_threads
 from backdrop.config.records import Record
-from backdrop.data.dataset import CHUNK, digest_if_readable, file_digest, opened_image
+from backdrop.data.dataset import CHUNK, file_digest, opened_image
+from backdrop.data.digests import digest_if_readable
 from backdrop.data.listing import printable
 from backdrop.data.masks import Mask
 from backdrop.data.photographs import Source

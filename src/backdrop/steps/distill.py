@@ -11,7 +11,8 @@ from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Recipe, find_recipe
 from backdrop.config.network import Tta
-from backdrop.data.dataset import Dataset, Digests, Photo, digest_if_readable, file_digest, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, file_digest, open_dataset, opened_image
+from backdrop.data.digests import digest_if_readable
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.masks import encode_soft_png
 from backdrop.data.pseudo_labels import PseudoLabels, Teacher

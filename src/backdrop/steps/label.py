@@ -12,7 +12,8 @@ from backdrop.common.progress import log, progress, working
 from backdrop.common.threads import in_threads
 from backdrop.config import find_ensemble
 from backdrop.config.records import Record
-from backdrop.data.dataset import Dataset, Digests, Photo, digest_if_readable, open_dataset, opened_image
+from backdrop.data.dataset import Dataset, Digests, Photo, open_dataset, opened_image
+from backdrop.data.digests import digest_if_readable
 from backdrop.data.folds import FoldPlan, read_plans, verify
 from backdrop.data.listing import none_found, printable, summarize
 from backdrop.data.masks import encode_png, mask_digest
