@@ -137,6 +137,7 @@ def test_schedule(kfp: FakeKfp, host: str, params: str, call: Call) -> None:
         (["schedule", "--name", "weekly"], "A recurring run needs ENSEMBLE, --cron and --params"),
         (["schedule", "tiny", "--name", "w", "--cron", "0 3 * * 0", "--params", "x"], "has 5 fields, not 6"),
         (["submit", "tiny", "--params", "/no/such"], "Parameters /no/such can't be read"),
+        (["upload", "tiny", "--label", "queue name=a"], "--label queue name=a: 'queue name' isn't a label's key."),
         (["upload", "tiny", "--label", "queue"], "--label queue isn't a label. Write KEY=VALUE"),
         (["upload", "tiny", "--label", "_queue=a"], "--label _queue=a: '_queue' isn't a label's key. Write it as"),
         (["upload", "tiny", "--label", "queue=a b"], "--label queue=a b: queue is 'a b'. A label's value has letters"),

@@ -52,6 +52,12 @@ def test_a_hundred_thousand_photographs_have_shares_enough(monkeypatch: pytest.M
         build_prediction(2)
 
 
+@pytest.mark.thorough
+def test_a_hundred_shares_are_too_many() -> None:
+    with pytest.raises(ConfigError, match=r"100 shares are too many: a run grows to .*Use fewer --shards"):
+        build_prediction(100)
+
+
 def test_the_same_graph_gives_the_same_bytes_and_no_ensembles() -> None:
     assert build_prediction(3).dump() == build_prediction(3).dump()
     assert build_prediction(3).version != build_prediction(4).version
