@@ -73,11 +73,14 @@ verify: check ## Everything generated is up to date (needs helm)
 	$(BIN)/python charts/readme.py --check
 	$(BIN)/python -m tests.charts.snapshots --check
 
-wheels: setup ## Download into wheels/ what the image installs; then `make image PIP_NO_INDEX=1` needs no network
+wheels: wheels/.ready ## Download into wheels/ what the image installs; then `make image PIP_NO_INDEX=1` needs no network
+
+wheels/.ready: .venv/.ready
 	rm -rf wheels
 	SOURCE_DATE_EPOCH=315532800 $(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir wheels \
 		'.[heic,pipelines,s3,serving,signing,student,tuning]' 'setuptools>=77'
 	rm wheels/backdrop_ml-*
+	touch $@
 
 image: ## Build both images (variables: IMAGE, CPU_IMAGE, BASE, SOURCE, CPU_INDEX, PIP_EXTRA_INDEX_URL, PIP_NO_INDEX)
 	docker build --target cpu --tag $(CPU_IMAGE) --build-arg CPU_INDEX $(BUILD) .
