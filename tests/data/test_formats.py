@@ -154,6 +154,57 @@ def test_truncated_files_are_no_images(kind: str) -> None:
                 decode(data[: int(len(data) * share)], "a")
 
 
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("GIF", {}),
+        ("WEBP", {}),
+        ("WEBP", {"exif": b"Exif\0\0II*\0" + bytes(9)}),
+        ("AVIF", {}),
+    ],
+)
+def test_a_copy_that_was_cut_short_and_filled_with_zeros_is_damaged(kind: str, options: dict, share: float) -> None:
+    data = saved(scene(360, 480), kind, **options)
+    lost = int(len(data) * share)
+    for decode in (formats.decode_photo, formats.decode_levels):
+        decode(data, "a")
+        with pytest.raises(DataError, match=r"^a (is|ends) .*\. Copy it again"):
+            decode(data[:-lost] + bytes(lost), "a")
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("path", [HEIC, AVIF], ids=lambda path: path.suffix)
+def test_zeros_count_inside_the_box_of_pixels_only(path: Path, large: bool) -> None:
+    data = path.read_bytes()
+    formats.decode_photo(data + bytes(300), "a")
+    start = data.index(b"mdat") - 4
+    head, content = data[:start], data[start + 8 :]
+    size = len(content) + 300 + 8 * large
+    box = struct.pack(">I4sQ", 1, b"mdat", size + 8) if large else struct.pack(">I4s", size + 8, b"mdat")
+    assert damage.find_heif_damage(head + box + content + bytes(300))
+    assert not damage.find_heif_damage(head + box + content + bytes(299) + b"1" + bytes(300))
+    assert not damage.find_heif_damage(head + struct.pack(">I4s", 0, b"mdat") + content + bytes(300))
+
+
+def test_a_lossless_webp_may_end_in_zeros() -> None:
+    mask = np.zeros((1400, 2000, 3), np.uint8)
+    mask[300:700, 500:1000] = 255
+    data = saved(mask, "WEBP", lossless=True, method=0, quality=20)
+    assert data.endswith(bytes(1000))
+    assert np.array_equal(formats.decode_photo(data, "a"), mask)
+
+
+@given(st.integers(0, 255), st.integers(0, 60), st.sampled_from([0, 1, 3]), st.sampled_from(["WEBP", "AVIF"]))
+@settings(max_examples=30)
+def test_plain_images_do_not_end_in_zeros(level: int, quality: int, slope: int, kind: str) -> None:
+    rows, columns = np.mgrid[:400, :600]
+    plain = np.uint8((level + slope * rows + (slope == 3) * columns) % 256)
+    formats.decode_photo(saved(np.dstack([plain] * 3), kind, quality=quality), "a")
+
+
 def test_a_changed_byte_in_a_png_is_found_by_its_checksum() -> None:
     with pytest.raises(DataError, match="damaged inside"):
         formats.decode_photo(without_checksum(saved(scene(30, 40), "PNG")), "a")

@@ -18,6 +18,8 @@ START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 EXTENSION, PICTURE = 0x21, 0x2C  # of a GIF
 MOST_BITS = 12  # of a GIF's code
 MOST_CODES = 1 << MOST_BITS
+ZEROS = "ends in zeros where pixels should be"
+LOST = bytes(256)  # an arithmetic coder ends in at most a few zeros
 
 
 def find_jpeg_damage(data: bytes, warning: str) -> str:
@@ -67,6 +69,36 @@ def find_png_damage(data: bytes) -> str:
             return ""
         start = end
     return "is truncated"
+
+
+def find_webp_damage(data: bytes) -> str:
+    """The damage of a lossy WebP whose end is zeros, as a copy leaves it that was cut short: decoders read it as gray.
+
+    A lossless one of a mask may end in thousands of zeros, and have them all.
+    """
+    start, end = 12, 8 + int.from_bytes(data[4:8], "little")
+    while start < min(end, len(data)):
+        name, stop = data[start : start + 4], start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+        if name == b"VP8 " and data[start + 8 : stop].endswith(LOST):
+            return ZEROS
+        start = stop + stop % 2
+    return ""
+
+
+def find_heif_damage(data: bytes) -> str:
+    """The damage of an AVIF or a HEIC whose pixels end in zeros (see `find_webp_damage`)."""
+    start = 0
+    while start < len(data):
+        size, name, content = int.from_bytes(data[start : start + 4]), data[start + 4 : start + 8], start + 8
+        if size == 1:
+            size, content = int.from_bytes(data[start + 8 : start + 16]), start + 16
+        if not size:  # it lasts to the end of the file, whose zeros may be a card's padding
+            break
+        stop = start + size
+        if name == b"mdat" and data[content:stop].endswith(LOST):
+            return ZEROS
+        start = max(stop, content)
+    return ""
 
 
 def find_gif_damage(data: bytes) -> str:

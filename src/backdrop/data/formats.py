@@ -22,7 +22,15 @@ from PIL import Image, TiffImagePlugin
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError, is_out_of_memory
 from backdrop.data.color_profiles import as_srgb, from_cmyk, profile_of
-from backdrop.data.damage import MAX_SCANS, count_scans, find_gif_damage, find_jpeg_damage, find_png_damage
+from backdrop.data.damage import (
+    MAX_SCANS,
+    count_scans,
+    find_gif_damage,
+    find_heif_damage,
+    find_jpeg_damage,
+    find_png_damage,
+    find_webp_damage,
+)
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
 STRIP = 2**24  # pixels that are copied at a time
@@ -31,6 +39,12 @@ LFS = b"version https://git-lfs"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
 MAX_BRANDS = 64  # bytes in which they lie
+BEFORE_DECODING = {
+    "png": find_png_damage,
+    "webp": find_webp_damage,
+    "avif": find_heif_damage,
+    "heic": find_heif_damage,
+}
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 SAVE_AGAIN = "Copy it again from where it came, or save it as a JPEG or PNG of 8 bits"
@@ -166,7 +180,7 @@ def examine(data: bytes, name: object) -> tuple[str, int]:
     file_format = format_of(data)
     if file_format == "lfs":
         raise DataError(f"{name} is a Git LFS pointer, not the image", "Run `git lfs pull`")
-    if file_format == "png" and (damage := find_png_damage(data)):
+    if (find_damage := BEFORE_DECODING.get(file_format)) and (damage := find_damage(data)):
         raise DataError(f"{name} {damage}", COPY_AGAIN)
     with _readable(name, file_format):
         width, height = _size(data)
