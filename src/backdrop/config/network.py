@@ -1,7 +1,7 @@
 """The network, and how a photograph becomes its input."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -44,16 +44,12 @@ class LinkNet(Record):
     `skip` joins decoder and encoder features: added, or concatenated and convolved 1x1.
     """
 
+    stride: ClassVar[int] = 32  # as UNet.stride
     kind: Literal["linknet"]
     encoder: Literal["resnet18", "resnet34"] = "resnet34"
     # With fewer, torch 2.13 writes beyond its memory on CPUs with AVX2, in the backward pass of a 1x1 with a stride.
     width: Annotated[int, Field(ge=8, le=4096)] = 64
     skip: Literal["add", "concat"] = "add"
-
-    @property
-    def stride(self) -> int:
-        """The input's sides must be multiples of the stride."""
-        return 32
 
 
 class VggUNet(Record):
@@ -62,14 +58,10 @@ class VggUNet(Record):
     `encoder_width` is the width of VGG's first stage, 64 in torchvision.
     """
 
+    stride: ClassVar[int] = 32  # as UNet.stride
     kind: Literal["vgg_unet"]
     width: Width = 32
     encoder_width: Width = 64
-
-    @property
-    def stride(self) -> int:
-        """The input's sides must be multiples of the stride."""
-        return 32
 
 
 class TimmUNet(Record):
@@ -78,14 +70,10 @@ class TimmUNet(Record):
     The decoder has `width` channels at full size, doubled at each halving.
     """
 
+    stride: ClassVar[int] = 32  # as UNet.stride
     kind: Literal["timm_unet"]
     encoder: str = Field(pattern=ARCHITECTURE)
     width: Width = 16
-
-    @property
-    def stride(self) -> int:
-        """The input's sides must be multiples of the stride."""
-        return 32
 
 
 Network = Annotated[UNet | LinkNet | VggUNet | TimmUNet, Field(discriminator="kind")]
