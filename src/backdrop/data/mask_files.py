@@ -76,8 +76,8 @@ def _by_color_or_alpha(color: Levels, alpha: Levels) -> MaskFile:
         if (shown is not None and len(shown) == 2) or _same(by_color.mask, _by_level(alpha).mask):
             return by_color
         if by_color.mask is not None and not (by_color.mask & (alpha > 0)).any():
-            levels = _brightness(color, by_color.mask)
-            if levels[0] * CONTRAST <= levels[1]:
+            gray = by_color.content  # of two levels
+            if int(gray.min()) * CONTRAST <= int(gray.max()):
                 note = (
                     "has a transparent product on an opaque background",
                     "Check that its brighter part is the product",
@@ -132,12 +132,6 @@ def _same(one: Mask | None, other: Mask | None) -> bool:
 
 def _noted(file: MaskFile, note: tuple[str, str]) -> MaskFile:
     return MaskFile(file.content, file.mask, file.trouble, file.remedy, (note, *file.notes))
-
-
-def _brightness(color: Levels, mask: Mask) -> tuple[float, float]:
-    """The brightness of background and product, each of one color."""
-    gray = cv2.cvtColor(np.ascontiguousarray(color), cv2.COLOR_RGB2GRAY)
-    return float(gray[~mask][0]), float(gray[mask][0])
 
 
 def _distinct(values: NDArray[Any]) -> tuple[int, ...] | None:
