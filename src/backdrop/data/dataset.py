@@ -207,7 +207,7 @@ def list_dataset(data: str | Path) -> Dataset:
             path for stem, path in sorted(masks.items()) if stem not in images and printable(path) not in reported
         ),
         unlabeled=unlabeled,
-        faults=(*name_faults, *_bad_names(train.passed_over, train_masks.passed_over), *image_faults, *mask_faults),
+        faults=(*name_faults, *_bad_names(train.passed_over + train_masks.passed_over), *image_faults, *mask_faults),
         unlabeled_faults=(*test_twins, *test_names),
         passed_over=tuple(one for one in passed_over if one.file not in reported),
         unusable=unusable,
@@ -392,6 +392,6 @@ def _name(images: dict[str, Path], masks: dict[str, Path]) -> tuple[dict[str, Ph
     return photos, faults
 
 
-def _bad_names(*groups: Iterable[PassedOver]) -> Iterator[Fault]:
-    for one in (one for group in groups for one in group if one.reason in BAD_NAMES):
-        yield Fault(level="error", file=one.file, what=bad_name(one.reason), remedy="Rename it")
+def _bad_names(passed_over: Iterable[PassedOver]) -> list[Fault]:
+    bad = [one for one in passed_over if one.reason in BAD_NAMES]
+    return [Fault(level="error", file=one.file, what=bad_name(one.reason), remedy="Rename it") for one in bad]
