@@ -168,7 +168,7 @@ def _compare(
     means, allowed = object_means(differences), _allowance(gate, costs)
     change, slices = bootstrap(means), _slices(new, [difference for _, difference in differences], gate, allowed)
     few, worse = len(means) < gate.minimum_objects, [part for part in slices if part.worse]
-    p = None if few else _rise(means, allowed)
+    p = None if few else float(p_value([value + allowed for value in means.values()]))
     clear = p is not None and p < level(look)
     promoted = clear and not worse
     reasons = [_few(len(means), gate)] if few else []
@@ -197,10 +197,6 @@ def _allowance(gate: Gate, costs: tuple[float | None, float | None]) -> float:
     if gate.mode == "better" or new is None or old is None or new == old:
         return 0.0
     return gate.margin if new < old else -gate.margin
-
-
-def _rise(means: Mapping[str, float], allowed: float) -> float:
-    return float(p_value([value + allowed for value in means.values()]))
 
 
 def _slices(scores: Sequence[Score], changes: Sequence[float], gate: Gate, allowed: float) -> tuple[Slice, ...]:
