@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.data import damage, formats
@@ -84,6 +84,42 @@ def test_photographs_are_turned_as_a_viewer_shows_them(kind: str, orientation: i
     data = saved(scene(20, 30), kind.removeprefix("Big"), exif=exif, **options)
     assert np.array_equal(formats.decode_photo(data, "a"), by_opencv(data))
     assert formats.shape_of(data) == by_opencv(data).shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        *((kind, "XML:com.adobe.xmp") for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")),
+        ("PNG", "Raw profile type exif"),
+    ],
+)
+def test_only_exif_turns_a_photograph(kind: str, text: str) -> None:
+    """Pillow turns by XMP, and by the text that ImageMagick leaves in a PNG, too; no browser does."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text(text, xmp if text.startswith("XML") else f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}")
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[700], tags.tagtype[700] = xmp.encode(), 1
+    options = {"PNG": {"pnginfo": texts}, "TIFF": {"tiffinfo": tags}}
+    data = saved(scene(20, 30), kind, **options.get(kind, {"xmp": xmp.encode()}))
+    plain = saved(scene(20, 30), kind)
+    assert data != plain
+    assert np.array_equal(formats.decode_photo(data, "a"), formats.decode_photo(plain, "a"))
+    assert np.array_equal(formats.decode_levels(data, "a"), formats.decode_levels(plain, "a"))
+    assert formats.shape_of(data) == (20, 30)
+
+
+def test_exif_behind_a_png_s_pixels_turns_it() -> None:
+    """As exiftool writes it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(scene(20, 30), "PNG", exif=exif)
+    start, pixels = data.index(b"eXIf") - 4, data.index(b"IDAT") - 4
+    late = data[:start] + data[pixels:-12] + data[start:pixels] + data[-12:]
+    assert np.array_equal(formats.decode_photo(late, "a"), formats.turn(scene(20, 30), 6))
+    assert formats.shape_of(late) == (30, 20)
 
 
 @given(st.integers(128, 600), st.integers(128, 600), st.sampled_from([0, 1, 2]), st.booleans(), st.integers(1, 8))

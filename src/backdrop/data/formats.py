@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError, is_out_of_memory
@@ -45,7 +45,8 @@ BEFORE_DECODING = {
     "avif": find_heif_damage,
     "heic": find_heif_damage,
 }
-SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+SWAPPING = (5, 6, 7, 8)  # orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 SAVE_AGAIN = "Copy it again from where it came, or save it as a JPEG or PNG of 8 bits"
 # Of TIFF, which Pillow names only in part.
@@ -111,7 +112,7 @@ def decoded(data: bytes, name: object, least: int = 0) -> Iterator[Pixels]:
     """
     file_format, pixels = examine(data, name)
     jpeg = partial(_decode_jpeg, least=least)
-    decoders: dict[str, Callable[[bytes], Pixels]] = {"jpeg": jpeg, "heic": _decode_heic, "png": _opencv}
+    decoders: dict[str, Callable[[bytes], Pixels]] = {"jpeg": jpeg, "heic": _decode_heic, "png": _decode_png}
     with _room.take(pixels):
         with _readable(name, file_format):
             image = np.ascontiguousarray(decoders.get(file_format, _decode_other)(data))
@@ -156,7 +157,7 @@ def shape_of(data: bytes) -> tuple[int, int]:
 
 def orientation_of(data: bytes) -> int:
     """The EXIF orientation 1..8 of a readable image; 1 for HEIC, whose decoder applies it."""
-    return 1 if format_of(data) == "heic" else _orientation(_pillow(data))
+    return 1 if format_of(data) == "heic" else _orientation(_pillow(data), data)
 
 
 def turn(image: Any, orientation: int) -> Any:
@@ -273,6 +274,7 @@ def _size(data: bytes) -> tuple[int, int]:
 def _load(data: bytes) -> Image.Image:
     image = _pillow(data)
     _refuse_rare_tiff(image)
+    image.info.pop("xmp", None)  # Pillow would turn a TIFF by it
     image.load()
     return image
 
@@ -314,7 +316,7 @@ def _decode_jpeg(data: bytes, least: int) -> Pixels:
         image = _decode_rare_jpeg(data)
     opened = _pillow(data)
     converted = from_cmyk(opened)
-    turned: Pixels = turn(image if converted is None else converted, _orientation(opened))
+    turned: Pixels = turn(image if converted is None else converted, _orientation(opened, data))
     return turned
 
 
@@ -323,11 +325,17 @@ def _decode_rare_jpeg(data: bytes) -> Pixels:
     with contextlib.suppress(ValueError):
         image: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
         return image
-    return _opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _opencv(data)
 
 
-def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> Pixels:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+def _decode_png(data: bytes) -> Pixels:
+    image: Pixels = turn(_opencv(data), _orientation(_pillow(data), data))
+    return image
+
+
+def _opencv(data: bytes) -> Pixels:
+    """A color image as it is stored."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError("OpenCV can't read it")
     for rows in np.array_split(image, max(1, image.nbytes >> 24)):  # a view: OpenCV copies what it changes in place
@@ -345,7 +353,7 @@ def _decode_other(data: bytes) -> Pixels:
 
 def _turned_levels(data: bytes) -> Levels:
     image = _load(data)
-    turned: Levels = turn(_levels(image), _orientation(image))
+    turned: Levels = turn(_levels(image), _orientation(image, data))
     return turned
 
 
@@ -395,12 +403,19 @@ def _png_levels(data: bytes) -> Levels:
         raise ValueError("OpenCV can't read it")
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    turned: Levels = turn(image, _orientation(_pillow(data)) if b"eXIf" in data else 1)
+    turned: Levels = turn(image, _orientation(_pillow(data), data))
     return turned
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1..8; 1 if there is none, or if EXIF is damaged."""
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """The EXIF orientation 1..8; 1 if there is none, or if EXIF is damaged.
+
+    Pillow's own also heeds XMP and a PNG's texts, by which no viewer turns a photograph.
+    """
     with contextlib.suppress(OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error, Warning):
-        return int(image.getexif().get(0x0112, 1))
+        if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info and b"eXIf" in data:
+            image.load()  # it follows the pixels
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        return int(_tiff_tag(image, ORIENTATION) or exif.get(ORIENTATION, 1))
     return 1
