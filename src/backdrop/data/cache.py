@@ -5,8 +5,6 @@ A file ends in the sha256 of its name and pixels. Each process verifies a file o
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from numpy.typing import NDArray
 from backdrop.common import storage
 from backdrop.common.errors import StorageError
 from backdrop.common.progress import log
-from backdrop.common.temporary import OWN
 from backdrop.common.threads import in_threads
 from backdrop.common.words import count
 from backdrop.config import Input
@@ -126,17 +123,8 @@ class DecodedCache:
 
     def _keep(self, photo: Photo) -> None:
         image, mask = self._decode(photo)
-        path = self._path(photo)
-        temporary = path.with_name(f"{OWN}{secrets.token_hex(8)}")  # tempfile's only their owner may read
-        with storage.disk_errors(path):
-            try:
-                pixels = np.concatenate([image.ravel(), mask.ravel()])
-                digest = np.frombuffer(self._digest(photo, pixels), np.uint8)
-                temporary.write_bytes(np.concatenate([pixels, digest]).data)
-                os.replace(temporary, path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
+        pixels = np.concatenate([image.ravel(), mask.ravel()])
+        storage.write_bytes(self._path(photo), b"".join((pixels.data, self._digest(photo, pixels))))
 
 
 def open_cache(photos: Sequence[Photo], digests: Digests, spec: Input, cache: str) -> DecodedCache:
