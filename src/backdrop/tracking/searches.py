@@ -44,9 +44,9 @@ class SearchRuns(OpenRun):
     """
 
     def __init__(self, key: str, recipe: Recipe, space: str) -> None:
-        tags = {SEARCH: key, "backdrop.recipe": recipe.name, "backdrop.space": space}
-        new_tags, query = _opening("search", tags)
-        super().__init__(f"{recipe.name}-search", new_tags, f"{query} and attributes.status != 'FINISHED'")
+        tags = {KIND: "search", SEARCH: key, "backdrop.recipe": recipe.name, "backdrop.space": space}
+        query = f"tags.`{SEARCH}` = '{key}' and tags.`{KIND}` = 'search' and attributes.status != 'FINISHED'"
+        super().__init__(f"{recipe.name}-search", tags, query)
         self._key = key
         self._news: dict[str, tuple[Entry, Recipe]] = {}
         self._sent: dict[str, Sent] = {}
@@ -139,9 +139,10 @@ class SearchRuns(OpenRun):
             sent.closed = True
 
     def _begin(self, name: str, entry: Entry, recipe: Recipe) -> Sent:
-        tags = {TRIAL: f"{self._key}/{name}", PARENT: self.run_id, "backdrop.family": entry.family}
-        new_tags, query = _opening("trial", tags)
-        run = open_run(self.client, name, new_tags, f"{query} and tags.`{PARENT}` = '{self.run_id}'")
+        known = {TRIAL: f"{self._key}/{name}", KIND: "trial", PARENT: self.run_id}
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in known.items())
+        tags = {**known, "backdrop.family": entry.family, **provenance("trial")}
+        run = open_run(self.client, name, tags, query)
         values = [Param(key, str(value)) for key, value in entry.values.items()]
         params = [*values, *(Param(*pair) for pair in flatten(recipe.model_dump(mode="json")))]
         new = [param for param in params if param.key not in run.data.params]
@@ -168,14 +169,3 @@ class SearchRuns(OpenRun):
         tags = {"backdrop.chosen": search.chosen, "backdrop.verdict": compared.sentence if compared else ""}
         self.client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in tags.items()])
         self.close()
-
-
-def _opening(kind: str, tags: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """The tags of a new run, and the filter that finds it again, by its first tag and its kind."""
-    key = next(iter(tags))
-    return {
-        KIND: kind,
-        HEARTBEAT: heartbeat(),
-        **provenance(kind),
-        **tags,
-    }, f"tags.`{key}` = '{tags[key]}' and tags.`{KIND}` = '{kind}'"
