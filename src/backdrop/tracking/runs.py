@@ -156,9 +156,8 @@ class MemberRun(OpenRun):
         super().__enter__()
         known = self.run.data.params
         params = [Param(*pair) for pair in flatten(self._recipe.model_dump(mode="json")) if pair[0] not in known]
-        tags = {**self.tags, OWNER: owner(), HEARTBEAT: heartbeat()}
         with server_errors("The member's run can't be opened"):
-            self.client.log_batch(self.run_id, params=params, tags=[RunTag(*tag) for tag in tags.items()])
+            self.client.log_batch(self.run_id, params=params, tags=[RunTag(*tag) for tag in self.tags.items()])
         return self
 
     def follow(self, metrics: Path) -> None:
