@@ -5,7 +5,7 @@ and also `data:` addresses, so pictures are artifacts, by their address on the s
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Self
 from urllib.parse import urlencode
@@ -92,7 +92,7 @@ def version_card(name: str, version: int, facts: Facts, state: State) -> str:
         plain(facts.description),
         _verdict(version, state),
         evaluation_card(facts),
-        "### Use\n\n" + _usage(f"models:/{name}/{version}"),
+        _usage(f"models:/{name}/{version}"),
     ]
     return _joined(parts)
 
@@ -129,7 +129,7 @@ def model_card(name: str, facts: Mapping[int, Facts], state: State) -> str:
         f"Dice {_dice(known)} on {count(known.holdout_objects, 'object')}." if known else "",
         _hold(name, state),
         _challenger(state),
-        "### Use\n\n" + _usage(f"models:/{name}@champion") if state.champion else "",
+        _usage(f"models:/{name}@champion") if state.champion else "",
         f"`backdrop history {name}` shows who decided what, when and why.",
     ]
     return _joined(parts)
@@ -206,19 +206,17 @@ def _amount(objects: int, photographs: int) -> str:
 
 
 def _usage(address: str) -> str:
-    return "\n".join(_usage_lines(address))
+    return f"""### Use
 
+```
+backdrop predict photos --model {address} --out masks
+```
 
-def _usage_lines(address: str) -> Iterator[str]:
-    yield "```"
-    yield f"backdrop predict photos --model {address} --out masks"
-    yield "```"
-    yield ""
-    yield "or in Python, from the bytes of image files to those of PNG files:"
-    yield ""
-    yield "```"
-    yield "import mlflow, pandas, pathlib"
-    yield f'model = mlflow.pyfunc.load_model("{address}")'
-    yield 'photo = pathlib.Path("photo.jpg").read_bytes()'
-    yield 'mask = model.predict(pandas.DataFrame({"image": [photo]}))["mask"][0]'
-    yield "```"
+or in Python, from the bytes of image files to those of PNG files:
+
+```
+import mlflow, pandas, pathlib
+model = mlflow.pyfunc.load_model("{address}")
+photo = pathlib.Path("photo.jpg").read_bytes()
+mask = model.predict(pandas.DataFrame({{"image": [photo]}}))["mask"][0]
+```"""
