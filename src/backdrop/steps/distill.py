@@ -96,8 +96,7 @@ def soften(taught: Taught) -> PseudoLabels:
             name = storage.sha256(" ".join([model.digest(), *model.computation()]).encode())
             folder = storage.cache_folder() / "soft" / name
             images = dict(zip(group, in_threads(lambda photo: digest_if_readable(photo.image), group), strict=True))
-            found = _find(folder)
-            for photo, (mask, digest) in _soft_masks(model, images, folder, found, advance):
+            for photo, (mask, digest) in _soft_masks(model, images, folder, advance):
                 photos.append(replace(photo, mask=mask, soft=True))
                 digests[photo.stem] = (images[photo], digest)
     return PseudoLabels(tuple(sorted(photos, key=lambda photo: photo.stem)), digests)
@@ -134,19 +133,11 @@ def _divide(dataset: Dataset, plans: Sequence[FoldPlan], digests: Digests, ensem
     return [*groups.values(), *([(ensemble, unlabeled)] if unlabeled else [])]
 
 
-def _find(folder: Path) -> dict[str, Path]:
-    """The soft masks in a folder, by the sha256 of their photographs."""
-    return {path.name.partition("-")[0]: path for path in folder.glob("*-*.png")}
-
-
 def _soft_masks(
-    model: EnsembleModel,
-    images: dict[Photo, str],
-    folder: Path,
-    found: dict[str, Path],
-    advance: Callable[[], None],
+    model: EnsembleModel, images: dict[Photo, str], folder: Path, advance: Callable[[], None]
 ) -> Iterator[tuple[Photo, tuple[Path, str]]]:
     """Each photograph's soft mask and the sha256 of its file, which is in its name, so that damage is found."""
+    found = {path.name.partition("-")[0]: path for path in folder.glob("*-*.png")}  # by their photographs' sha256
     missing: list[Photo] = []
     for photo, image in images.items():
         path = found.get(image)
