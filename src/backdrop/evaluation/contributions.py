@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from backdrop.evaluation.metrics import estimate_values, object_means, spread
+from backdrop.evaluation.metrics import estimate_values, object_means, point_estimate, spread
 from backdrop.evaluation.records import Contribution, Estimate, RecipeSet, Score
 from backdrop.evaluation.subsets import Recipes, Subsets
 from backdrop.inference.ensemble import EnsembleModel, prediction_cost
@@ -44,10 +44,8 @@ def set_dice(scores: Sequence[Score], subsets: Mapping[str, Subsets]) -> dict[Re
     folded = [(score.object, subsets[score.image].sets) for score in scores if score.fold is not None]
     whole = tuple(sorted({name for _, sets in folded for some in sets for name in some}))
     known = [(name, sets) for name, sets in folded if whole in sets]
-    means = {some: object_means((name, sets[some]) for name, sets in known) for some in (known[0][1] if known else ())}
-    return {
-        some: Estimate(dice=math.fsum(each.values()) / len(each), objects=len(each)) for some, each in means.items()
-    }
+    shared = known[0][1] if known else ()
+    return {some: point_estimate((name, sets[some]) for name, sets in known) for some in shared}
 
 
 def compare_sets(dice: Mapping[Recipes, Estimate], model: EnsembleModel) -> tuple[RecipeSet, ...]:

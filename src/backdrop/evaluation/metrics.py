@@ -88,6 +88,12 @@ def estimate_values(values: Iterable[tuple[str, float]]) -> Estimate:
     return Estimate(dice=found.mean, objects=len(means), low=found.low, high=found.high)
 
 
+def point_estimate(values: Iterable[tuple[str, float]]) -> Estimate:
+    """As `estimate_values`, but without an interval."""
+    means = object_means(values)
+    return Estimate(dice=_mean(means), objects=len(means))
+
+
 def summarize(
     scores: Sequence[Score], members: Mapping[str, Mapping[str, float]], model: str, plans: str
 ) -> Evaluation:
@@ -149,16 +155,14 @@ def _tail(count: int) -> float:
 
 
 def _oof(scores: Sequence[Score], recipe: str) -> Estimate:
-    means = object_means((score.object, score.recipes[recipe]) for score in scores if recipe in score.recipes)
-    return Estimate(dice=_mean(means), objects=len(means))
+    return point_estimate((score.object, score.recipes[recipe]) for score in scores if recipe in score.recipes)
 
 
 def _alone(member: str, held: Sequence[Score], dice: Mapping[str, float]) -> Estimate:
     for score in held:
         if not math.isfinite(dice.get(score.image, math.nan)):
             raise MemberError(f"Member {member} has no Dice on holdout image {score.image}", "Train that member again")
-    means = object_means((score.object, dice[score.image]) for score in held)
-    return Estimate(dice=_mean(means), objects=len(means))
+    return point_estimate((score.object, dice[score.image]) for score in held)
 
 
 def _refuse_nan(scores: Iterable[Score]) -> None:
