@@ -108,7 +108,10 @@ def plan(run: Run, out: str) -> PlanRecord:
         missing.append(VERDICT)
     return PlanRecord(
         data=plans[ensemble.rule()].data,
-        members={name: _found_member(addresses[name], member) for name, member in members.items()},
+        members={
+            name: FoundMember(address=addresses[name], epochs=member.record.epochs, dice=member.record.dice)
+            for name, member in members.items()
+        },
         registration=registration,
         champion=state.champion,
         missing=tuple(missing),
@@ -163,7 +166,3 @@ def _registration(
 ) -> Registration | None:
     tuned = ensemble.tuned([member.recipe for member in members]) if run.budget else ensemble
     return find_registration(run.data, list(paths.values()), members, tuned, run.name)
-
-
-def _found_member(address: str, member: Member) -> FoundMember:
-    return FoundMember(address=address, epochs=member.record.epochs, dice=member.record.dice)
