@@ -16,8 +16,6 @@ from urllib3.exceptions import HTTPError
 from backdrop.common.environment import use_network
 from backdrop.common.errors import EndpointError, shorten
 
-__all__ = ["ApiError", "Kubernetes", "Resource", "connect", "own_namespace", "pod_namespace"]
-
 TIMEOUT_S = (5.0, 20.0)  # to connect, and to read, in one attempt; Kubernetes' client ignores a single float
 RETRIES = 2  # of a request without an answer; urllib3 makes no pause
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

@@ -14,6 +14,7 @@ from backdrop.common.errors import EndpointError, TuningError
 from backdrop.common.retry import RetryPolicy
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster import kuberay
+from backdrop.tuning.cluster.manifest import manifest
 from tests.fakes.http import silent
 from tests.fakes.kubernetes import FakeKubernetes, fake_kubernetes, refusal
 
@@ -46,7 +47,7 @@ def test_a_rayjob_is_made_and_watched(fake: FakeKubernetes, capsys: pytest.Captu
     run()
     job = fake.jobs[KEY]
     job["metadata"].pop("uid"), job["metadata"].pop("namespace"), job.pop("status")
-    assert job == kuberay.manifest(CLUSTER, "tune-1", COMMAND)
+    assert job == manifest(CLUSTER, "tune-1", COMMAND)
     title = "RayJob tune-1 in namespace mine"
     assert capsys.readouterr().err.splitlines() == [
         f"{title}: waiting for KubeRay's operator",
@@ -80,7 +81,7 @@ def test_the_same_question_is_attached_to(fake: FakeKubernetes) -> None:
 
 @pytest.mark.parametrize("status", [RUNNING, DONE])
 def test_another_question_of_that_name_is_refused(fake: FakeKubernetes, status: dict[str, Any]) -> None:
-    fake.create("mine", kuberay.manifest(CLUSTER.model_copy(update={"workers": 2}), "tune-1", COMMAND))
+    fake.create("mine", manifest(CLUSTER.model_copy(update={"workers": 2}), "tune-1", COMMAND))
     fake.statuses = [status]
     with pytest.raises(TuningError, match=r"^RayJob tune-1 in namespace mine was created for another .*kubectl delete"):
         run()
@@ -94,7 +95,7 @@ def test_what_isnt_ours_is_left_alone(fake: FakeKubernetes) -> None:
 
 
 def test_a_failed_cluster_is_created_again(fake: FakeKubernetes) -> None:
-    fake.create("mine", kuberay.manifest(CLUSTER.model_copy(update={"memory": "1Gi"}), "tune-1", COMMAND))
+    fake.create("mine", manifest(CLUSTER.model_copy(update={"memory": "1Gi"}), "tune-1", COMMAND))
     fake.jobs[KEY]["status"] = FAILED
     fake.linger = 5
     new = threading.Event()
@@ -113,7 +114,7 @@ def test_a_failed_cluster_is_created_again(fake: FakeKubernetes) -> None:
 
 def test_a_cluster_that_is_not_deleted_is_reported(fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kuberay, "POLICY", RetryPolicy(0.01, 0.01, give_up_s=0.1))
-    fake.create("mine", kuberay.manifest(CLUSTER, "tune-1", COMMAND))
+    fake.create("mine", manifest(CLUSTER, "tune-1", COMMAND))
     fake.jobs[KEY]["status"] = FAILED
     fake.linger = 10**9
     with pytest.raises(TuningError, match=r"isn't deleted. Check that KubeRay's operator is running"):

@@ -14,8 +14,6 @@ from backdrop.common.retry import RetryPolicy, retry, trying
 from backdrop.config.cluster import Cluster
 from backdrop.tuning.cluster.manifest import SPEC, manifest
 
-__all__ = ["manifest", "run"]
-
 RAYJOBS = Resource("ray.io", "v1", "rayjobs")
 POLL_S = 10.0
 # For an API server that doesn't answer, or an old RayJob that isn't deleted.
