@@ -7,7 +7,7 @@ from backdrop.common.words import count
 from backdrop.evaluation.metrics import FEW_OBJECTS
 from backdrop.evaluation.records import SPEED, Contribution, Evaluation, RecipeSet
 from backdrop.report.charts import Scale, dice_scale, interval, pareto, positive_scale
-from backdrop.report.parts import table
+from backdrop.report.parts import interval_text, table
 
 FEW_ROWS = 12  # a longer table is folded away
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -47,8 +47,8 @@ def _table(rows: Sequence[Contribution], noun: str, place: str) -> str:
 
 def _row(one: Contribution, scale: Scale) -> list[str]:
     added, low, high = one.added.mean, one.added.low, one.added.high
-    spread = "" if low is None else f"{low:+.5f} to {high:+.5f}"
-    cells = [str(one.without.objects), _macs(one.cost), f"{one.without.dice:.5f}", f"{added:+.5f}", spread]
+    figures = f"{one.without.dice:.5f}", f"{added:+.5f}", interval_text(low, high)
+    cells = [str(one.without.objects), _macs(one.cost), *figures]
     if one.without.objects < FEW_OBJECTS:
         cells = [f'<span class="few">{cell}</span>' for cell in cells]
     ends = added if low is None else low, added if high is None else high

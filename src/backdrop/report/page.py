@@ -13,7 +13,7 @@ from backdrop.report.charts import Scale, dice_scale, histogram, line_chart, pos
 from backdrop.report.contributions import contributions_section
 from backdrop.report.gallery import Gallery
 from backdrop.report.lineage import Lineage, lineage_section
-from backdrop.report.parts import dice_text, fact, fill, frame, table, time_text
+from backdrop.report.parts import dice_text, fact, fill, frame, interval_text, table, time_text
 from backdrop.report.quality import comparisons_section, quality_section, slices_section
 from backdrop.report.verdict import verdict_section
 
@@ -102,9 +102,9 @@ def _headline(report: Report) -> str:
 
 
 def _fact(title: str, score: Estimate) -> str:
-    spread = f"{score.low:.5f} to {score.high:.5f}, " if score.low is not None and score.high is not None else ""
-    note = f"{'95 % interval ' if spread else ''}{spread}{count(score.objects, 'object')}"
-    return fact(title, f"{score.dice:.5f}", note)
+    spread = interval_text(score.low, score.high, ".5f")
+    interval = f"95 % interval {spread}, " if spread else ""
+    return fact(title, f"{score.dice:.5f}", interval + count(score.objects, "object"))
 
 
 def _members(members: Sequence[MemberSummary]) -> str:
@@ -164,15 +164,17 @@ def _repair(effects: Sequence[Effect]) -> str:
         return ""
     heads = ("operation", "difference of Dice", "95 % interval", "images changed", "verdict")
     rows = [
-        [escape(e.operation), f"{e.difference:+.5f}", _spread(e), f"{e.changed:,} of {e.images:,}", e.verdict]
+        [
+            escape(e.operation),
+            f"{e.difference:+.5f}",
+            interval_text(e.low, e.high),
+            f"{e.changed:,} of {e.images:,}",
+            e.verdict,
+        ]
         for e in effects
     ]
     note = '<p class="note">Each operation on its own, then all together, out of fold.</p>'
     return f"<section><h2>Post-processing</h2>{table(heads, rows)}{note}</section>"
-
-
-def _spread(effect: Effect) -> str:
-    return "" if effect.low is None else f"{effect.low:+.5f} to {effect.high:+.5f}"
 
 
 def _early_exit(learned: Exit | None) -> str:
@@ -240,5 +242,5 @@ def _saving(title: str, saving: Saving) -> list[str]:
         f"{100 * saved.mean:.1f} %",
         "" if saved.low is None or saved.high is None else f"{100 * saved.low:.1f} to {100 * saved.high:.1f} %",
         f"{lost.mean:+.5f}",
-        "" if lost.low is None else f"{lost.low:+.5f} to {lost.high:+.5f}",
+        interval_text(lost.low, lost.high),
     ]

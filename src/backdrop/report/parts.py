@@ -71,6 +71,11 @@ def dice_text(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.5f}"
 
 
+def interval_text(low: float | None, high: float | None, form: str = "+.5f") -> str:
+    """`LOW to HIGH` with five digits and signs, or in another format; empty for None."""
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
 def time_text(seconds: float) -> str:
     """`2 h 05 min`, `3 min 07 s` or `12 s`."""
     minutes, rest = divmod(round(seconds), 60)

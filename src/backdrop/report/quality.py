@@ -8,7 +8,7 @@ from backdrop.evaluation.outline import Measures
 from backdrop.evaluation.records import DICE, Calibration, Estimate, Evaluation, Quality, Score, Spread, Summary
 from backdrop.evaluation.slices import group_order, slice_groups
 from backdrop.report.charts import Scale, dice_scale, interval, reliability
-from backdrop.report.parts import table
+from backdrop.report.parts import interval_text, table
 
 SHOWN = {"view": 48}  # groups of a slice, those with the lowest Dice
 OTHERS_SHOWN = 12
@@ -74,7 +74,7 @@ def _compared(name: str, dice: Estimate, gain: Spread | None, measures: Mapping[
     forms = {"boundary_iou": ".5f", "nsd_2": ".5f", "boundary_error": "+.2f"}
     others = [f"{measures[key].mean:{form}}" if key in measures else "" for key, form in forms.items()]
     higher = f"{gain.mean:+.5f}" if gain else ""
-    spread = f"{gain.low:+.5f} to {gain.high:+.5f}" if gain and gain.low is not None else ""
+    spread = interval_text(gain.low, gain.high) if gain else ""
     return [escape(name), f"{dice.dice:.5f}", higher, spread, *others, str(dice.objects)]
 
 
@@ -97,10 +97,9 @@ def _summary(name: str, found: Summary | None) -> list[str]:
     if found is None:
         return [""] * 4
     form, plain = ("+.2f", ".2f") if name == "boundary_error" else (".5f", ".5f")
-    low_high = "" if found.low is None else f"{found.low:{form}} to {found.high:{form}}"
     return [
         f"{found.mean:{form}}",
-        low_high,
+        interval_text(found.low, found.high, form),
         f"{found.spread:{plain}}",
         f"{found.worst_tenth:{plain}}",
     ]
@@ -144,8 +143,7 @@ def _slice(scores: Sequence[Score], measures: Mapping[str, Measures], name: str,
 
 def _group(group: str, mean: Estimate, others: Sequence[str], scale: Scale) -> list[str]:
     low, high = (mean.dice if end is None else end for end in (mean.low, mean.high))
-    spread = "" if mean.low is None else f"{low:.5f} to {high:.5f}"
-    cells = [str(mean.objects), *others, f"{mean.dice:.5f}", spread]
+    cells = [str(mean.objects), *others, f"{mean.dice:.5f}", interval_text(mean.low, mean.high, ".5f")]
     if mean.objects < FEW_OBJECTS:
         cells = [f'<span class="few">{cell}</span>' for cell in cells]
     return [escape(group), *cells, interval(low, mean.dice, high, scale)]
