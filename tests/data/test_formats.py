@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from backdrop.common.errors import ConfigError, DataError
 from backdrop.data import damage, formats
+from backdrop.data.orientation import turn
 
 HEIC = Path(__file__).parent / "files" / "two-colors.heic"
 AVIF = HEIC.with_suffix(".avif")  # 10 bits, Display P3
@@ -118,7 +119,7 @@ def test_exif_behind_a_png_s_pixels_turns_it() -> None:
     data = saved(scene(20, 30), "PNG", exif=exif)
     start, pixels = data.index(b"eXIf") - 4, data.index(b"IDAT") - 4
     late = data[:start] + data[pixels:-12] + data[start:pixels] + data[-12:]
-    assert np.array_equal(formats.decode_photo(late, "a"), formats.turn(scene(20, 30), 6))
+    assert np.array_equal(formats.decode_photo(late, "a"), turn(scene(20, 30), 6))
     assert formats.shape_of(late) == (30, 20)
 
 
@@ -370,7 +371,7 @@ def test_avif_is_read_as_a_viewer_shows_it(orientation: int) -> None:
     shown = formats.decode_photo(data, "a")
     turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
     assert np.array_equal(shown, turned)
-    assert np.abs(shown.astype(int) - formats.turn(image, orientation)).mean() < 3
+    assert np.abs(shown.astype(int) - turn(image, orientation)).mean() < 3
     assert formats.shape_of(data) == shown.shape[:2]
 
 

@@ -17,8 +17,9 @@ from backdrop.common.errors import DataError, PlanError
 from backdrop.data import validation
 from backdrop.data.dataset import open_dataset
 from backdrop.data.folds import read_plan, verify
-from backdrop.data.formats import decode_photo, turn
+from backdrop.data.formats import decode_photo
 from backdrop.data.listing import summarize
+from backdrop.data.orientation import turn
 from backdrop.data.validation import inspect
 from backdrop.steps.check import CheckReport, check
 from backdrop.steps.import_ import ImportOptions, import_photos

@@ -79,7 +79,7 @@ def find_webp_damage(data: bytes) -> str:
     start, end = 12, 8 + int.from_bytes(data[4:8], "little")
     while start < min(end, len(data)):
         name, stop = data[start : start + 4], start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
-        if name == b"VP8 " and data[start + 8 : stop].endswith(LOST):
+        if name == b"VP8 " and data.endswith(LOST, start + 8, stop):
             return ZEROS
         start = stop + stop % 2
     return ""
@@ -95,7 +95,7 @@ def find_heif_damage(data: bytes) -> str:
         if not size:  # it lasts to the end of the file, whose zeros may be a card's padding
             break
         stop = start + size
-        if name == b"mdat" and data[content:stop].endswith(LOST):
+        if name == b"mdat" and data.endswith(LOST, content, stop):
             return ZEROS
         start = max(stop, content)
     return ""
@@ -177,3 +177,12 @@ def _count_pixels(colors: int, bits: int, codes: bytes) -> int:
                 raise ValueError
             total += previous
     return total
+
+
+# By format, those that read no more than the file's bytes.
+BEFORE_DECODING = {
+    "png": find_png_damage,
+    "webp": find_webp_damage,
+    "avif": find_heif_damage,
+    "heic": find_heif_damage,
+}

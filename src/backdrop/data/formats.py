@@ -17,20 +17,13 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from backdrop.common.environment import read_count
 from backdrop.common.errors import DataError, TooLargeError, is_out_of_memory
 from backdrop.data.color_profiles import as_srgb, from_cmyk, profile_of
-from backdrop.data.damage import (
-    MAX_SCANS,
-    count_scans,
-    find_gif_damage,
-    find_heif_damage,
-    find_jpeg_damage,
-    find_png_damage,
-    find_webp_damage,
-)
+from backdrop.data.damage import BEFORE_DECODING, MAX_SCANS, count_scans, find_gif_damage, find_jpeg_damage
+from backdrop.data.orientation import SWAPPING, find_orientation, turn
 
 MAX_PIXELS = 300_000_000  # default of BACKDROP_MAX_PIXELS
 STRIP = 2**24  # pixels that are copied at a time
@@ -39,14 +32,6 @@ LFS = b"version https://git-lfs"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
 MAX_BRANDS = 64  # bytes in which they lie
-BEFORE_DECODING = {
-    "png": find_png_damage,
-    "webp": find_webp_damage,
-    "avif": find_heif_damage,
-    "heic": find_heif_damage,
-}
-ORIENTATION = 0x0112  # the tag of EXIF and TIFF
-SWAPPING = (5, 6, 7, 8)  # orientations that swap height and width
 COPY_AGAIN = "Copy it again from where it came, or remove it"
 SAVE_AGAIN = "Copy it again from where it came, or save it as a JPEG or PNG of 8 bits"
 # Of TIFF, which Pillow names only in part.
@@ -157,18 +142,7 @@ def shape_of(data: bytes) -> tuple[int, int]:
 
 def orientation_of(data: bytes) -> int:
     """The EXIF orientation 1..8 of a readable image; 1 for HEIC, whose decoder applies it."""
-    return 1 if format_of(data) == "heic" else _orientation(_pillow(data), data)
-
-
-def turn(image: Any, orientation: int) -> Any:
-    """Applies an EXIF orientation 1..8 to an image or a mask (H, W, ...)."""
-    if orientation in SWAPPING:
-        image = image.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return image
+    return 1 if format_of(data) == "heic" else find_orientation(_pillow(data), data)
 
 
 def examine(data: bytes, name: object) -> tuple[str, int]:
@@ -316,7 +290,7 @@ def _decode_jpeg(data: bytes, least: int) -> Pixels:
         image = _decode_rare_jpeg(data)
     opened = _pillow(data)
     converted = from_cmyk(opened)
-    turned: Pixels = turn(image if converted is None else converted, _orientation(opened, data))
+    turned: Pixels = turn(image if converted is None else converted, find_orientation(opened, data))
     return turned
 
 
@@ -329,7 +303,7 @@ def _decode_rare_jpeg(data: bytes) -> Pixels:
 
 
 def _decode_png(data: bytes) -> Pixels:
-    image: Pixels = turn(_opencv(data), _orientation(_pillow(data), data))
+    image: Pixels = turn(_opencv(data), find_orientation(_pillow(data), data))
     return image
 
 
@@ -353,7 +327,7 @@ def _decode_other(data: bytes) -> Pixels:
 
 def _turned_levels(data: bytes) -> Levels:
     image = _load(data)
-    turned: Levels = turn(_levels(image), _orientation(image, data))
+    turned: Levels = turn(_levels(image), find_orientation(image, data))
     return turned
 
 
@@ -403,19 +377,5 @@ def _png_levels(data: bytes) -> Levels:
         raise ValueError("OpenCV can't read it")
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    turned: Levels = turn(image, _orientation(_pillow(data), data))
+    turned: Levels = turn(image, find_orientation(_pillow(data), data))
     return turned
-
-
-def _orientation(image: Image.Image, data: bytes) -> int:
-    """The EXIF orientation 1..8; 1 if there is none, or if EXIF is damaged.
-
-    Pillow's own also heeds XMP and a PNG's texts, by which no viewer turns a photograph.
-    """
-    with contextlib.suppress(OSError, ValueError, SyntaxError, TypeError, KeyError, struct.error, Warning):
-        if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info and b"eXIf" in data:
-            image.load()  # it follows the pixels
-        exif = Image.Exif()
-        exif.load(image.info.get("exif", b""))
-        return int(_tiff_tag(image, ORIENTATION) or exif.get(ORIENTATION, 1))
-    return 1

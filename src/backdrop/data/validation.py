@@ -18,9 +18,10 @@ from backdrop.common.words import count
 from backdrop.data import masks
 from backdrop.data.dataset import Dataset, Digests, Fault, Photo, read_file
 from backdrop.data.digests import dataset_digest, mask_faults, twins
-from backdrop.data.formats import decode_levels, decode_photo, orientation_of, shape_of, turn
+from backdrop.data.formats import decode_levels, decode_photo, orientation_of, shape_of
 from backdrop.data.listing import BAD_NAMES, names_doubt, printable
 from backdrop.data.mask_files import interpret
+from backdrop.data.orientation import turn
 
 # Two photographs are near duplicates if their thumbnails differ by less than this, root mean square of 0..255.
 NEAR = 2.0

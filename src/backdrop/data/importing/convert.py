@@ -8,13 +8,14 @@ import numpy as np
 from backdrop.common.errors import DataError
 from backdrop.common.words import count
 from backdrop.data.dataset import read_file
-from backdrop.data.formats import SWAPPING, Levels, Pixels, decode_levels, decode_photo, format_of, orientation_of, turn
+from backdrop.data.formats import Levels, Pixels, decode_levels, decode_photo, format_of, orientation_of
 from backdrop.data.importing.annotations import Outlines
 from backdrop.data.importing.sources import Mask as MaskSource
 from backdrop.data.importing.sources import Source, shown
 from backdrop.data.listing import printable
 from backdrop.data.mask_files import CODED, FEW_COLORS, alpha_of, interpret
 from backdrop.data.masks import Mask
+from backdrop.data.orientation import SWAPPING, turn
 
 JPEG_QUALITY = 95
 KEPT = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "avif": ".avif"}  # formats whose bytes are copied
